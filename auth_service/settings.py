@@ -1,0 +1,262 @@
+"""The one contract between deployment and service: settings.json, plus secrets as credential files.
+
+The NixOS module, the local launcher and the tests all write this file; nothing else configures the service.
+Secrets never stand in it: each is a file in the credentials directory (systemd's `LoadCredential`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MASTER_KEY_MIN_BYTES = 32
+
+
+class SettingsError(Exception):
+    """The settings file or a credential is unusable; the text is one line for the operator."""
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a URL's host (no brackets) can only ever mean this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse_base_url(value: str) -> str:
+    """Accept an absolute http(s) URL in the one canonical form that we compare bytewise (RFC 8414 §3.3)."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an absolute http or https URL")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, password, query or fragment")
+    if value.endswith("/"):
+        raise ValueError("must not end with a slash")
+    if value != value.strip() or parts.netloc != parts.netloc.lower() or "//" in parts.path:
+        raise ValueError("must be in canonical form: lower-case host, no spaces, no empty path segment")
+    _ = parts.port  # raises ValueError on a port that is none
+    return value
+
+
+def _parse_public_url(value: str) -> str:
+    """As `_parse_base_url`, and https unless only this machine can reach it."""
+    parts = urlsplit(_parse_base_url(value))
+    if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
+        raise ValueError("must be https: plain http is accepted for a loopback host only")
+    return value
+
+
+BaseUrl = Annotated[str, AfterValidator(_parse_base_url)]
+PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
+ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ScopeName = Annotated[
+    str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")
+]
+Seconds = Annotated[int, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class AllowList(_Model):
+    """Who may log in. Empty everywhere means nobody."""
+
+    users: tuple[str, ...] = Field(
+        default=(), strict=False, description="Login names at the identity provider."
+    )
+    organizations: tuple[str, ...] = Field(
+        default=(), strict=False, description="Members of these organizations."
+    )
+    teams: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = Field(
+        default=(), strict=False, description="Members of these teams, as `organization/team-slug`."
+    )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this list admits nobody."""
+        return not (self.users or self.organizations or self.teams)
+
+
+class GitHub(_Model):
+    """GitHub, or GitHub Enterprise Server by its own URLs, as the identity provider."""
+
+    type: Literal["github"]
+    client_id: Annotated[str, Field(min_length=1)]
+    url: BaseUrl = Field(default="https://github.com", description="Where users log in.")
+    api_url: BaseUrl = Field(default="https://api.github.com", description="The REST API's base URL.")
+
+
+class Lifetimes(_Model):
+    """How long things live, in seconds."""
+
+    access_token: Seconds = 3600
+    refresh_token: Seconds = 30 * 24 * 3600
+    authorization_code: Annotated[int, Field(gt=0, le=60)] = 60
+    login: Annotated[int, Field(gt=0, le=600)] = 600
+
+
+class Router(_Model):
+    """What the routes handed to Traefik need to know of its static configuration."""
+
+    entry_points: tuple[str, ...] = Field(min_length=1, strict=False)
+    tls: bool = False
+    certificate_resolver: str | None = None
+
+
+class Scope(_Model):
+    """One scope of a resource."""
+
+    description: str = Field(description="Shown on the consent page.")
+    required: bool = Field(default=True, description="Whether every request needs it.")
+
+
+class Resource(_Model):
+    """One MCP server. It is its URL: routes, metadata, audience and challenges all follow from that."""
+
+    url: PublicUrl
+    backends: tuple[BaseUrl, ...] = Field(
+        min_length=1, strict=False, description="MCP endpoints that serve it."
+    )
+    title: str | None = Field(default=None, description="What people see; the name where absent.")
+    scopes: dict[ScopeName, Scope] = Field(
+        default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
+    )
+    allowed: AllowList | None = Field(
+        default=None, description="Who may use it; the gateway's list where absent."
+    )
+
+    @model_validator(mode="after")
+    def _has_path(self) -> Resource:
+        if not urlsplit(self.url).path:
+            raise ValueError("url must have a path, for example https://time.example.com/mcp")
+        return self
+
+
+class Settings(_Model):
+    """settings.json, validated. Field names are the file's keys."""
+
+    issuer: PublicUrl = Field(description="The authorization server's public URL: RFC 8414 `issuer`.")
+    identity_provider: GitHub
+    allowed: AllowList = AllowList()
+    redis_url: Annotated[str, Field(pattern=r"^(unix|redis|rediss)://")]
+    state_directory: Annotated[str, Field(pattern=r"^/")] = Field(description="Holds the token-signing keys.")
+    listen: Annotated[str, Field(pattern=r"^\S+:\d+$")] = Field(default="127.0.0.1:9000")
+    internal_url: BaseUrl = Field(
+        default="http://127.0.0.1:9000", description="Where Traefik reaches this service; never public."
+    )
+    workers: Annotated[int, Field(ge=1)] = 1
+    router: Router
+    lifetimes: Lifetimes = Lifetimes()
+    default_resource: ResourceName | None = Field(
+        default=None,
+        description="The resource of clients that name none (MCP 2025-03-26); refused where absent.",
+    )
+    resources: dict[ResourceName, Resource] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Settings:
+        owners: dict[str, str] = {}
+        for name, resource in self.resources.items():
+            if (other := owners.setdefault(resource.url, name)) != name:
+                raise ValueError(f"resources.{name}.url is already the URL of resources.{other}")
+        if self.default_resource is not None and self.default_resource not in self.resources:
+            raise ValueError(f"default_resource names no resource: {self.default_resource}")
+        provider_host = urlsplit(self.identity_provider.url).hostname or ""
+        if is_loopback_host(provider_host) and not self.is_loopback:
+            raise ValueError(
+                "identity_provider.url is a loopback stand-in, which only a loopback issuer may use: "
+                "name the real provider"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the gateway is for this machine only, which is where plain http is tolerated."""
+        return is_loopback_host(urlsplit(self.issuer).hostname or "")
+
+
+class Credentials:
+    """The secrets, read once from the credentials directory. Its `repr` shows none of them."""
+
+    def __init__(self, *, client_secret: str, master_key: bytes) -> None:
+        self.client_secret = client_secret
+        self._master_key = master_key
+
+    def __repr__(self) -> str:
+        return "Credentials(<redacted>)"
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Return the 64 hex digits of HMAC-SHA256(master key, purpose): one independent key per purpose.
+
+        `identity-key:NAME` is the key that resource NAME's identity assertions are signed with, and the only
+        one that leaves this service: its bridge holds it too.
+        """
+        return (
+            hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256")
+            .hexdigest()
+            .encode()
+        )
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and validate settings.json.
+
+    Raises SettingsError with one line that names the file and the offending key.
+    """
+    try:
+        document = json.loads(path.read_bytes(), object_pairs_hook=_refuse_duplicate_keys)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: is not valid JSON: {error}") from error
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{path}: {key + ': ' if key else ''}{message}") from error
+
+
+def load_credentials(directory: Path) -> Credentials:
+    """Read the secrets `client-secret` and `master-key` from the credentials directory.
+
+    Raises SettingsError with one line that names the file that is missing or unusable.
+    """
+    master_key = _read_credential(directory, "master-key")
+    if len(master_key) < MASTER_KEY_MIN_BYTES:
+        raise SettingsError(f"{directory / 'master-key'}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
+    try:
+        client_secret = _read_credential(directory, "client-secret").decode("ascii")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
+    return Credentials(client_secret=client_secret, master_key=master_key)
+
+
+def _read_credential(directory: Path, name: str) -> bytes:
+    path = directory / name
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"{path}: the credential cannot be read: {error.strerror}") from error
+    if not secret:
+        raise SettingsError(f"{path}: the credential is empty")
+    return secret
+
+
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"key {repeated!r} stands twice in one object")
+    return document
