@@ -1,0 +1,222 @@
+"""settings.json and the credentials: what is accepted, and the one line that an operator reads otherwise."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import hmac
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from auth_service.settings import (
+    Credentials,
+    PublicUrl,
+    Settings,
+    SettingsError,
+    is_loopback_host,
+    load_credentials,
+    load_settings,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MINIMAL: dict[str, Any] = {
+    "issuer": "https://mcp.example.com",
+    "identity_provider": {"type": "github", "client_id": "Iv1.abc"},
+    "redis_url": "unix:///run/redis/redis.sock",
+    "state_directory": "/var/lib/mcp-oauth-gateway",
+    "router": {"entry_points": ["websecure"], "tls": True},
+    "resources": {
+        "time": {"url": "https://time.mcp.example.com/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
+    },
+}
+
+
+def settings_with(path: str, value: object) -> dict[str, Any]:
+    """Return the minimal settings with the member at the dotted path set."""
+    document = copy.deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    target = document
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    target[last] = value
+    return document
+
+
+def load(tmp_path: Path, document: object) -> Settings:
+    path = tmp_path / "settings.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return load_settings(path)
+
+
+def test_minimal_settings_are_enough(tmp_path: Path) -> None:
+    settings = load(tmp_path, MINIMAL)
+    assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
+    assert settings.allowed.is_empty
+    assert settings.default_resource is None
+
+
+def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
+    document = settings_with("identity_provider.url", "http://127.0.0.1:5000")
+    document["issuer"] = "http://localhost:8080"
+    document["resources"]["time"]["url"] = "http://localhost:8080/time/mcp"
+    assert load(tmp_path, document).is_loopback
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("isuer", "https://mcp.example.com", "isuer: Extra inputs are not permitted"),
+        ("identity_provider.secret", "x", "identity_provider.secret: Extra inputs"),
+        ("resources.time.backend", "x", "resources.time.backend: Extra inputs"),
+        ("workers", "2", "workers: Input should be a valid integer"),
+        ("workers", 0, "workers: "),
+        ("lifetimes.authorization_code", 61, "lifetimes.authorization_code: "),
+        ("issuer", "http://mcp.example.com", "issuer: must be https"),
+        ("issuer", "http://localhost.evil.com", "issuer: must be https"),
+        ("issuer", "https://mcp.example.com/", "issuer: must not end with a slash"),
+        ("issuer", "https://MCP.example.com", "issuer: must be in canonical form"),
+        ("issuer", "https://user@mcp.example.com", "issuer: must have no user"),
+        ("issuer", "https://mcp.example.com?x=1", "issuer: must have no user, password, query"),
+        ("issuer", "https://mcp.example.com#", "issuer: must have no user, password, query"),
+        ("issuer", "http://local\thost", "issuer: must hold visible ASCII characters only"),
+        ("issuer", "https://ｍcp.example.com", "issuer: must hold visible ASCII characters only"),
+        ("issuer", "https://mcp.example.com:port", "issuer: "),
+        ("issuer", "ftp://mcp.example.com", "issuer: must be an absolute http or https URL"),
+        ("resources", {}, "resources: "),
+        ("resources.time.url", "https://time.mcp.example.com", "resources.time: url must have a path"),
+        ("resources.time.url", "http://10.0.0.5/mcp", "resources.time.url: must be https"),
+        ("resources.time.backends", [], "resources.time.backends: "),
+        ("resources.time.scopes", {"a b": {"description": "x"}}, "resources.time.scopes.a b"),
+        ("resources.Time", MINIMAL["resources"]["time"], "resources.Time"),
+        (
+            "resources.again",
+            MINIMAL["resources"]["time"],
+            "resources.again.url is already the URL of resources.time",
+        ),
+        ("default_resource", "wiki", "default_resource names no resource: wiki"),
+        ("identity_provider.url", "http://127.0.0.1:5000", "identity_provider.url is a loopback stand-in"),
+        ("allowed.teams", ["acme"], "allowed.teams.0"),
+        ("redis_url", "http://127.0.0.1:6379", "redis_url: "),
+    ],
+)
+def test_a_fault_is_one_line_that_names_file_and_key(
+    tmp_path: Path, path: str, value: object, named: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, settings_with(path, value))
+    message = str(caught.value)
+    assert named in message
+    assert message.startswith(str(tmp_path / "settings.json"))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("missing", list(MINIMAL))
+def test_a_missing_key_is_named(tmp_path: Path, missing: str) -> None:
+    document = {key: value for key, value in MINIMAL.items() if key != missing}
+    with pytest.raises(SettingsError, match=f"{missing}: Field required"):
+        load(tmp_path, document)
+
+
+@pytest.mark.parametrize("document", ["", "{", "[1]", '"x"', '{"issuer": "a", "issuer": "b"}', "\ufeff{}"])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, document: str) -> None:
+    with pytest.raises(SettingsError):
+        load(tmp_path, document)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.json: cannot be read: No such file"):
+        load_settings(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
+def test_loopback_hosts_are_recognized(host: str) -> None:
+    assert is_loopback_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "0.0.0.0", "", "localhost."]
+)
+def test_lookalikes_of_loopback_hosts_are_not(host: str) -> None:
+    assert not is_loopback_host(host)
+
+
+URL_PIECES = st.sampled_from(
+    [
+        "https://",
+        "http://",
+        "//",
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "evil.com",
+        ".",
+        "@",
+        ":",
+        ":80",
+        "/",
+        "\\",
+        "?",
+        "#",
+    ]
+)
+
+
+@given(st.lists(URL_PIECES | st.text(max_size=3), max_size=8).map("".join))
+def test_an_accepted_url_is_unchanged_and_safe_to_use_plain_only_on_this_machine(text: str) -> None:
+    try:
+        url = TypeAdapter(PublicUrl).validate_python(text)
+    except ValidationError:
+        return
+    assert url == text
+    parts = urlsplit(url)
+    assert parts.scheme == "https" or parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    assert not set("?#@\\ \t\n") & set(url)
+    assert not url.endswith("/")
+
+
+def write_credentials(directory: Path, **secrets: bytes) -> Path:
+    for name, secret in {"client_secret": b"s3cret\n", "master_key": b"k" * 32, **secrets}.items():
+        (directory / name.replace("_", "-")).write_bytes(secret)
+    return directory
+
+
+def test_credentials_are_read_without_their_line_break_and_never_shown(tmp_path: Path) -> None:
+    credentials = load_credentials(write_credentials(tmp_path))
+    assert credentials.client_secret == "s3cret"
+    assert "s3cret" not in repr(credentials)
+
+
+def test_a_server_key_is_the_documented_derivation() -> None:
+    credentials = Credentials(client_secret="x", master_key=b"k" * 32)
+    expected = hmac.new(b"k" * 32, b"mcp-oauth-gateway:identity-key:time", hashlib.sha256).hexdigest()
+    assert credentials.derive_key("identity-key:time") == expected.encode()
+    assert credentials.derive_key("identity-key:wiki") != expected.encode()
+
+
+@pytest.mark.parametrize(
+    ("secrets", "message"),
+    [
+        ({"master_key": b"short"}, "master-key: must hold at least 32 bytes"),
+        ({"master_key": b""}, "master-key: the credential is empty"),
+        ({"client_secret": b"\n"}, "client-secret: the credential is empty"),
+        ({"client_secret": "schlüssel".encode()}, "client-secret: must be ASCII text"),
+    ],
+)
+def test_an_unusable_credential_is_named(tmp_path: Path, secrets: dict[str, bytes], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_credentials(write_credentials(tmp_path, **secrets))
+
+
+@pytest.mark.parametrize("name", ["client-secret", "master-key"])
+def test_a_missing_credential_is_named(tmp_path: Path, name: str) -> None:
+    (write_credentials(tmp_path) / name).unlink()
+    with pytest.raises(SettingsError, match=f"{name}: the credential cannot be read: No such file"):
+        load_credentials(tmp_path)
