@@ -87,7 +87,7 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("issuer", "https://mcp.example.com?x=1", "issuer: must have no user, password, query"),
         ("issuer", "https://mcp.example.com#", "issuer: must have no user, password, query"),
         ("issuer", "http://local\thost", "issuer: must hold visible ASCII characters only"),
-        ("issuer", "https://ｍcp.example.com", "issuer: must hold visible ASCII characters only"),
+        ("issuer", "https://\uff4dcp.example.com", "issuer: must hold visible ASCII characters only"),
         ("issuer", "https://mcp.example.com:port", "issuer: "),
         ("issuer", "ftp://mcp.example.com", "issuer: must be an absolute http or https URL"),
         ("resources", {}, "resources: "),
