@@ -1,0 +1,323 @@
+"""Signing keys on disk, and the access tokens made with them (RFC 9068 profile, ES256 only).
+
+A key is a file `<activation time>.pem` in one directory: published in the JWKS as soon as it is there,
+signing from that time until a newer one does, and gone (with every token it signed) once deleted. The
+directory is the only state, so workers, hosts that share it and `mcp-gatewayctl` agree without a word.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+ALGORITHM = "ES256"
+TOKEN_TYPE = "at+jwt"  # noqa: S105 -- RFC 9068 §2.1 media type, no secret
+CLOCK_SKEW_SECONDS = 10
+"""How far the clocks of two gateway hosts may differ before one refuses what the other has just issued."""
+
+_NAME_FORMAT = "%Y%m%dT%H%M%SZ"
+_REQUIRED_CLAIMS = ["iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid", "name"]
+
+log = logging.getLogger(__name__)
+
+
+class SigningKeyError(Exception):
+    """The key directory or a key file is unusable; the text is one line for the operator."""
+
+
+class InvalidTokenError(Exception):
+    """An access token was refused. The text names the reason for logs; it never quotes the token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """One key pair and the second from which it signs."""
+
+    path: Path
+    activation: int
+    kid: str
+    public_jwk: dict[str, str]
+    private_key: ec.EllipticCurvePrivateKey
+    public_key: ec.EllipticCurvePublicKey
+
+    def __repr__(self) -> str:
+        return f"SigningKey(path={self.path!r}, kid={self.kid!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedClaims:
+    """What a verified access token proves. Whether its grant still lives is not checked here."""
+
+    subject: str
+    name: str
+    client_id: str
+    scope: str
+    audience: str
+    sid: str
+    token_id: str
+    issued_at: int
+    expires_at: int
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The granted scope tokens."""
+        return frozenset(self.scope.split())
+
+
+class SigningKeys:
+    """The keys of one directory, read again whenever its listing has changed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Load every key, making the first one if there is none.
+
+        Raises SigningKeyError if the directory cannot be used or a key file is broken.
+        """
+        self._directory = directory
+        self._keys: dict[str, SigningKey] = {}
+        self._refused_names: list[str] | None = None
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _list_names(directory):
+                with _locked(directory):
+                    if not _list_names(directory):
+                        create_key_file(directory, activation=int(time.time()))
+            self._keys = _load(_list_names(directory), directory, known={})
+        except OSError as error:
+            raise SigningKeyError(f"{error.filename or directory}: {error.strerror}") from error
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the public keys, newest first, as a JWK set (RFC 7517 §5)."""
+        return {"keys": [key.public_jwk for key in reversed(self.all())]}
+
+    def all(self) -> list[SigningKey]:
+        """Return every key, ordered by activation."""
+        self._refresh()
+        return list(self._keys.values())
+
+    def signing_key(self, *, now: int) -> SigningKey:
+        """Return the newest key that is active; the oldest one should a clock set back leave none active."""
+        keys = self.all()
+        return next((key for key in reversed(keys) if key.activation <= now), keys[0])
+
+    def find_key(self, kid: str) -> SigningKey | None:
+        """Return the key of that RFC 7638 thumbprint, also one whose file has only just appeared."""
+        return next((key for key in self.all() if key.kid == kid), None)
+
+    def _refresh(self) -> None:
+        # Listing one small directory costs microseconds, far less than checking a signature, and bounds what
+        # unknown kids can cost: no file is read twice, and a listing that cannot be used is tried once.
+        names: list[str] = []
+        try:
+            names = _list_names(self._directory)
+            if names not in (list(self._keys), self._refused_names):
+                self._keys = _load(names, self._directory, known=self._keys)
+        except (OSError, SigningKeyError) as error:
+            self._refused_names = names
+            log.warning("signing keys not reloaded, keeping the last good ones: %s", error)
+
+
+def create_key_file(directory: Path, *, activation: int) -> Path:
+    """Make a key that signs from `activation` (seconds since 1970) and return its file.
+
+    The file appears whole or not at all, and belongs to the directory's owner also when root makes it. Raises
+    FileExistsError if a key with that activation exists.
+    """
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    path = directory / (datetime.fromtimestamp(activation, UTC).strftime(_NAME_FORMAT) + ".pem")
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+            if os.geteuid() == 0:
+                owner = directory.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        os.link(temporary, path)
+    finally:
+        Path(temporary).unlink()
+    return path
+
+
+def issue_access_token(
+    keys: SigningKeys,
+    *,
+    issuer: str,
+    sub: str,
+    name: str,
+    client_id: str,
+    scope: str,
+    resource: str,
+    sid: str,
+    lifetime: int,
+    now: int,
+) -> str:
+    """Sign an access token (RFC 9068 §2.2) for exactly one resource.
+
+    `scope` is space-separated (RFC 6749 §3.3), `sid` names the grant, `lifetime` and `now` are in seconds.
+    """
+    key = keys.signing_key(now=now)
+    claims = {
+        "iss": issuer,
+        "sub": sub,
+        "aud": resource,
+        "exp": now + lifetime,
+        "iat": now,
+        "jti": secrets.token_urlsafe(16),
+        "client_id": client_id,
+        "scope": scope,
+        "sid": sid,
+        "name": name,
+    }
+    return jwt.encode(
+        claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid}
+    )
+
+
+def verify_access_token(
+    keys: SigningKeys, unverified_token: str, *, issuer: str, resources: Collection[str]
+) -> VerifiedClaims:
+    """Verify a token's header, signature, issuer, audience and times against the system clock.
+
+    `resources` are the URLs of which its audience must be one. Raises InvalidTokenError. Not checked: that
+    the grant lives, and whether the scope suffices.
+    """
+    key = _find_verification_key(keys, unverified_token)
+    try:
+        claims = jwt.decode(
+            unverified_token,
+            key.public_key,
+            algorithms=[ALGORITHM],
+            issuer=issuer,
+            audience=list(resources),
+            leeway=CLOCK_SKEW_SECONDS,
+            options={
+                "require": _REQUIRED_CLAIMS,
+                "verify_signature": True,
+                "verify_iss": True,
+                "verify_aud": True,
+                "verify_sub": True,
+                "verify_jti": True,
+                "verify_exp": True,
+                "verify_iat": True,
+                "verify_nbf": True,
+            },
+        )
+    except jwt.InvalidTokenError as error:
+        raise InvalidTokenError(type(error).__name__) from error
+    # The leeway is for a token from a host whose clock is ahead; no token outlives its own expiry.
+    if claims["exp"] <= time.time():
+        raise InvalidTokenError("ExpiredSignatureError")
+    # PyJWT accepts a list that contains the audience; ours name exactly one.
+    texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidTokenError("a claim has the wrong type")
+    return VerifiedClaims(
+        subject=claims["sub"],
+        name=claims["name"],
+        client_id=claims["client_id"],
+        scope=claims["scope"],
+        audience=claims["aud"],
+        sid=claims["sid"],
+        token_id=claims["jti"],
+        issued_at=int(claims["iat"]),
+        expires_at=int(claims["exp"]),
+    )
+
+
+def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningKey:
+    """Return the key that the header names, if the header is exactly what `issue_access_token` writes.
+
+    Allowing nothing else closes `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and whatever JOSE adds next.
+    """
+    try:
+        header = jwt.get_unverified_header(unverified_token)
+    except jwt.InvalidTokenError as error:
+        raise InvalidTokenError("not a JWT") from error
+    kid = header.get("kid")
+    if header != {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": kid} or not isinstance(kid, str):
+        raise InvalidTokenError("the header is not that of an access token of ours")
+    key = keys.find_key(kid)
+    if key is None:
+        raise InvalidTokenError("signed by an unknown key")
+    return key
+
+
+def _list_names(directory: Path) -> list[str]:
+    """Return the names of the key files, which sort by activation."""
+    return sorted(path.name for path in directory.iterdir() if path.suffix == ".pem")
+
+
+def _load(names: list[str], directory: Path, *, known: dict[str, SigningKey]) -> dict[str, SigningKey]:
+    if not names:
+        raise SigningKeyError(f"{directory}: holds no signing key")
+    return {name: known.get(name) or _read_key_file(directory / name) for name in names}
+
+
+def _read_key_file(path: Path) -> SigningKey:
+    """Read one key file. Raises SigningKeyError, or OSError if it cannot be read."""
+    try:
+        activation = datetime.strptime(path.stem, _NAME_FORMAT).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise SigningKeyError(
+            f"{path}: the name must be an activation time such as 20261124T000500Z.pem"
+        ) from error
+    try:
+        private_key = load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError) as error:
+        raise SigningKeyError(f"{path}: is not an unencrypted PEM private key") from error
+    if not isinstance(private_key, ec.EllipticCurvePrivateKey) or private_key.curve.name != "secp256r1":
+        raise SigningKeyError(f"{path}: must be an elliptic curve key on P-256, as {ALGORITHM} needs")
+    public_key = private_key.public_key()
+    public = jwt.algorithms.ECAlgorithm.to_jwk(public_key, as_dict=True)
+    kid = _thumbprint(public)
+    return SigningKey(
+        path=path,
+        activation=int(activation.timestamp()),
+        kid=kid,
+        public_jwk={**public, "kid": kid, "use": "sig", "alg": ALGORITHM},
+        private_key=private_key,
+        public_key=public_key,
+    )
+
+
+def _thumbprint(jwk: dict[str, Any]) -> str:
+    """Return the RFC 7638 §3 thumbprint of an elliptic curve key."""
+    members = {member: jwk[member] for member in ("crv", "kty", "x", "y")}
+    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock against the other workers and processes that start at the same moment."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
