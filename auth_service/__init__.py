@@ -1,0 +1,55 @@
+"""The authorization server of the gateway: OAuth 2.1 for MCP clients, login at an identity provider."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Flask
+
+from .grants import AuthorizationServer
+from .idp.github import GitHubProvider
+from .settings import Credentials, Settings
+from .store import Store
+from .tokens import SigningKeys
+from .users import Users
+from .views import Gateway, authorize, discovery, errors, registration, token
+
+MAX_REQUEST_BYTES = 64 * 1024
+
+
+def create_app(settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> Flask:
+    """Build the WSGI application that serves everything public but the MCP endpoints themselves."""
+    provider = _make_provider(settings, credentials)
+    users = Users(settings, store, provider)
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
+    app.extensions["gateway"] = Gateway(
+        settings=settings,
+        store=store,
+        keys=keys,
+        provider=provider,
+        users=users,
+        server=AuthorizationServer(
+            settings, store, keys, users, refresh_key=credentials.derive_key("refresh-token")
+        ),
+        ticket_key=credentials.derive_key("ticket"),
+        upstream_key=credentials.derive_key("upstream-verifier"),
+    )
+    path = urlsplit(settings.issuer).path
+    app.register_blueprint(discovery.make_blueprint(settings))
+    for blueprint in (authorize.blueprint, registration.blueprint, token.blueprint):
+        app.register_blueprint(blueprint, url_prefix=path)
+    errors.register(app)
+    return app
+
+
+def _make_provider(settings: Settings, credentials: Credentials) -> GitHubProvider:
+    lists = [settings.allowed, *(each.allowed for each in settings.resources.values() if each.allowed)]
+    return GitHubProvider(
+        settings.identity_provider,
+        client_secret=credentials.client_secret,
+        callback_url=f"{settings.issuer}/callback",
+        organizations=frozenset(name.lower() for each in lists for name in each.organizations),
+        teams=frozenset(name.lower() for each in lists for name in each.teams),
+    )

@@ -1,0 +1,61 @@
+"""Every way in which a request can end other than well. One handler (views/errors.py) renders them all."""
+
+from __future__ import annotations
+
+import re
+
+_NOT_DESCRIPTION_TEXT = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
+
+
+class GatewayError(Exception):
+    """Base of all errors that this service raises on purpose."""
+
+
+class ServiceUnavailable(GatewayError):  # noqa: N818 -- named as the HTTP status that it becomes
+    """Something this service depends on does not answer: nothing is granted, and the caller may retry."""
+
+    def __init__(self, dependency: str, *, retry_after: int = 5) -> None:
+        super().__init__(f"{dependency} is unavailable")
+        self.dependency = dependency
+        self.retry_after = retry_after
+
+
+class OAuthError(GatewayError):
+    """An error response of RFC 6749 §5.2, or of an RFC that extends its list of codes.
+
+    `description` may quote what a client sent: characters that RFC 6749 forbids in `error_description` are
+    replaced here, so that no input can make the error response itself malformed.
+    """
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        self.error = error
+        self.description = _NOT_DESCRIPTION_TEXT.sub("?", description)
+        self.status = status
+        super().__init__(f"{error}: {self.description}")
+
+
+class AuthorizationRedirectError(OAuthError):
+    """An authorization error that goes back to the client, whose redirect URI has been validated."""
+
+    def __init__(self, cause: OAuthError, *, redirect_uri: str, state: str | None) -> None:
+        super().__init__(cause.error, cause.description)
+        self.redirect_uri = redirect_uri
+        self.state = state
+
+
+class PageError(GatewayError):
+    """An error that only the person in front of the browser can act on: a page, never a redirect."""
+
+    def __init__(
+        self, title: str, explanation: str, *, status: int = 400, help_clients: bool = False
+    ) -> None:
+        super().__init__(f"{title}: {explanation}")
+        self.title = title
+        self.explanation = explanation
+        self.status = status
+        self.help_clients = help_clients
+        """Whether to show how to connect anew in each client."""
+
+
+class LoginError(GatewayError):
+    """The identity provider refused a login or answered nonsense. The text is for the log only."""

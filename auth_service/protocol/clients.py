@@ -1,0 +1,193 @@
+"""OAuth clients: their metadata as validated (RFC 7591 §2), and what each may do."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from auth_service.errors import OAuthError
+
+from . import redirect_uris
+
+GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
+RESPONSE_TYPES_SUPPORTED = ("code",)
+REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic")
+GENERATED_ID_PREFIX = "mcp_"
+"""Keeps generated identifiers apart from Client ID Metadata Documents, whose identifiers are https URLs."""
+
+MAX_REDIRECT_URIS = 20
+
+_Text = Annotated[str, Field(max_length=2048)]
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a secret. Plain SHA-256: ours are random, 256 bit, and cannot be guessed."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ClientMetadata(BaseModel):
+    """What a client says of itself. Members that we do not know are ignored, as RFC 7591 §2 demands."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    redirect_uris: tuple[str, ...] = Field(min_length=1, max_length=MAX_REDIRECT_URIS, strict=False)
+    client_name: Annotated[str, Field(max_length=200)] | None = None
+    token_endpoint_auth_method: str = "client_secret_basic"  # noqa: S105 -- RFC 7591 §2 default, no secret
+    grant_types: tuple[_Text, ...] = Field(default=("authorization_code",), strict=False, max_length=20)
+    response_types: tuple[_Text, ...] = Field(default=("code",), strict=False, max_length=20)
+    application_type: str = "web"
+    scope: _Text | None = None
+    client_uri: _Text | None = None
+    logo_uri: _Text | None = None
+    tos_uri: _Text | None = None
+    policy_uri: _Text | None = None
+    contacts: tuple[_Text, ...] | None = Field(default=None, strict=False, max_length=20)
+    software_id: _Text | None = None
+    software_version: _Text | None = None
+
+    @field_validator("application_type")
+    @classmethod
+    def _is_known_type(cls, value: str) -> str:
+        if value not in {"web", "native"}:
+            raise ValueError("must be web or native")
+        return value
+
+    @field_validator("client_uri", "logo_uri", "tos_uri", "policy_uri")
+    @classmethod
+    def _is_web_page(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError("must be an http or https URL")
+        return value
+
+    @field_validator("grant_types")
+    @classmethod
+    def _keep_supported_grants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # What we cannot grant is left out, and the response says what was granted (RFC 7591 §2).
+        kept = tuple(grant for grant in GRANT_TYPES_SUPPORTED if grant in value)
+        if "authorization_code" not in kept:
+            raise ValueError("must contain authorization_code")
+        return kept
+
+    @field_validator("response_types")
+    @classmethod
+    def _keep_supported_responses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "code" not in value:
+            raise ValueError("must contain code")
+        return RESPONSE_TYPES_SUPPORTED
+
+    @model_validator(mode="after")
+    def _has_text_without_controls(self) -> ClientMetadata:
+        if self.client_name is not None and not self.client_name.strip():
+            raise ValueError("client_name: must not be blank")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A client as stored. Its methods are those that Authlib's grants call (`ClientMixin`)."""
+
+    client_id: str
+    metadata: ClientMetadata
+    secret_hash: str | None = None
+    registration_token_hash: str | None = None
+    issued_at: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.secret_hash is not None) != self.auth_method.startswith("client_secret_"):
+            raise ValueError("a client has a secret exactly if it authenticates with one")
+
+    @property
+    def auth_method(self) -> str:
+        """The one way in which this client authenticates at the token endpoint."""
+        return self.metadata.token_endpoint_auth_method
+
+    @property
+    def name(self) -> str:
+        """What people are shown; the identifier where the client gave no name."""
+        return self.metadata.client_name or self.client_id
+
+    def get_client_id(self) -> str:
+        """Return the identifier."""
+        return self.client_id
+
+    def check_client_secret(self, unverified_secret: str) -> bool:
+        """Whether this is the client's secret."""
+        return self.secret_hash is not None and hmac.compare_digest(
+            hash_secret(unverified_secret), self.secret_hash
+        )
+
+    def check_registration_token(self, unverified_token: str) -> bool:
+        """Whether this is the token that manages the registration (RFC 7592 §1.2)."""
+        return self.registration_token_hash is not None and hmac.compare_digest(
+            hash_secret(unverified_token), self.registration_token_hash
+        )
+
+    def check_endpoint_auth_method(self, method: str, _endpoint: str) -> bool:
+        """Whether the client authenticates so, which is the same at every endpoint."""
+        return method == self.auth_method
+
+    def check_redirect_uri(self, requested: str) -> bool:
+        """Whether the client registered this redirect URI."""
+        return any(redirect_uris.matches(uri, requested) for uri in self.metadata.redirect_uris)
+
+    def get_default_redirect_uri(self) -> str | None:
+        """Return the redirect URI of a request that names none, which only a single one can be."""
+        return self.metadata.redirect_uris[0] if len(self.metadata.redirect_uris) == 1 else None
+
+    def check_response_type(self, response_type: str) -> bool:
+        """Whether the client may ask for this."""
+        return response_type in self.metadata.response_types
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        """Whether the client may use this grant."""
+        return grant_type in self.metadata.grant_types
+
+    def get_allowed_scope(self, scope: str | None) -> str:
+        """Return every scope: what a client may get is the resource's rule and the user's consent."""
+        return scope or ""
+
+
+def parse_metadata(
+    document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS
+) -> ClientMetadata:
+    """Validate a registration request's body, or a metadata document.
+
+    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
+    member.
+    """
+    if not isinstance(document, dict):
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
+    # JSON null means the same as an absent member (RFC 7591 §2 has no nullable ones).
+    present = {name: value for name, value in document.items() if value is not None}
+    try:
+        metadata = ClientMetadata.model_validate(present)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        member = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
+        raise OAuthError(code, f"{member + ': ' if member else ''}{message}") from error
+    for uri in metadata.redirect_uris:
+        redirect_uris.check(uri)
+    if metadata.token_endpoint_auth_method not in auth_methods:
+        raise OAuthError(
+            "invalid_client_metadata", f"token_endpoint_auth_method must be one of {', '.join(auth_methods)}"
+        )
+    return metadata
+
+
+def information_response(client: Client, *, registration_uri: str) -> dict[str, Any]:
+    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller
+    has.
+    """
+    response: dict[str, Any] = client.metadata.model_dump(exclude_none=True)
+    response["client_id"] = client.client_id
+    response["client_id_issued_at"] = client.issued_at
+    response["registration_client_uri"] = registration_uri
+    if client.secret_hash is not None:
+        response["client_secret_expires_at"] = 0
+    return response

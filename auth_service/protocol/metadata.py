@@ -1,0 +1,88 @@
+"""What the gateway says of itself: RFC 8414, OpenID Connect Discovery and RFC 9728 documents, and where they
+stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from . import clients, pkce
+
+AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
+OPENID_CONFIGURATION = "/.well-known/openid-configuration"
+PROTECTED_RESOURCE = "/.well-known/oauth-protected-resource"
+
+
+def authorization_server(issuer: str, *, scopes: list[str]) -> dict[str, Any]:
+    """Return the RFC 8414 document, which serves as OpenID discovery document too."""
+    auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
+    return {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/authorize",
+        "token_endpoint": f"{issuer}/token",
+        "registration_endpoint": f"{issuer}/register",
+        "revocation_endpoint": f"{issuer}/revoke",
+        "jwks_uri": f"{issuer}/jwks",
+        "scopes_supported": scopes,
+        "response_types_supported": list(clients.RESPONSE_TYPES_SUPPORTED),
+        "response_modes_supported": ["query"],
+        "grant_types_supported": list(clients.GRANT_TYPES_SUPPORTED),
+        "token_endpoint_auth_methods_supported": auth_methods,
+        "revocation_endpoint_auth_methods_supported": auth_methods,
+        "code_challenge_methods_supported": list(pkce.METHODS_SUPPORTED),
+        "authorization_response_iss_parameter_supported": True,
+    }
+
+
+def authorization_server_paths(issuer: str) -> tuple[str, ...]:
+    """Return the paths on the issuer's host where that document stands.
+
+    Without a path in the issuer both forms coincide; with one, RFC 8414 §3.1 inserts the well-known segment
+    before it, OpenID Connect Discovery §4 appends it, and clients try the root as well.
+    """
+    path = urlsplit(issuer).path
+    roots = (AUTHORIZATION_SERVER, OPENID_CONFIGURATION)
+    if not path:
+        return roots
+    return (
+        *roots,
+        *(f"{root}{path}" for root in roots),
+        *(f"{path}{root}" for root in roots),
+    )
+
+
+def protected_resource(url: str, *, issuer: str, title: str, scopes: list[str]) -> dict[str, Any]:
+    """Return the RFC 9728 document of one resource."""
+    return {
+        "resource": url,
+        "resource_name": title,
+        "authorization_servers": [issuer],
+        "scopes_supported": scopes,
+        "bearer_methods_supported": ["header"],
+    }
+
+
+def protected_resource_url(url: str) -> str:
+    """Return where the document of a resource stands: the path-inserted URI of RFC 9728 §3.1."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{PROTECTED_RESOURCE}{parts.path}"
+
+
+def protected_resource_locations(urls: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """Map (host with port, path) to the name of the resource whose document stands there; `urls` maps names
+    to URLs.
+
+    A host's root has one only if the host has one resource: which else would it be?
+    """
+    locations: dict[tuple[str, str], str] = {}
+    by_host: dict[str, list[str]] = {}
+    for name, url in urls.items():
+        parts = urlsplit(url)
+        locations[parts.netloc, f"{PROTECTED_RESOURCE}{parts.path}"] = name
+        by_host.setdefault(parts.netloc, []).append(name)
+    for host, names in by_host.items():
+        if len(names) == 1:
+            locations.setdefault((host, PROTECTED_RESOURCE), names[0])
+    return locations

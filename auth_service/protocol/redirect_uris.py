@@ -1,0 +1,101 @@
+"""Where an authorization response may go (OAuth 2.1 §2.3; RFC 8252 §7; RFC 9700 §4.1)."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from auth_service.errors import OAuthError
+
+MAX_LENGTH = 2048
+
+KNOWN_APP_SCHEMES = frozenset(
+    {"claude", "cursor", "vscode", "vscode-insiders", "vscodium", "windsurf", "zed", "lmstudio", "raycast"}
+)
+"""Private-use schemes without a dot that MCP clients register although RFC 8252 §7.1 asks for a dot."""
+
+# RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
+_URI = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
+_HOST = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]"
+)
+_LOOPBACK = re.compile(r"(http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?].*)?)")
+_APP_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
+
+
+def check(uri: str) -> None:
+    """Accept a URI for registration.
+
+    Raises OAuthError `invalid_redirect_uri` that names the URI and the rule it breaks.
+    """
+    if reason := _find_fault(uri):
+        raise OAuthError("invalid_redirect_uri", f"redirect_uri {uri[:200]} {reason}")
+
+
+def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
+    if len(uri) > MAX_LENGTH:
+        return f"is longer than {MAX_LENGTH} characters"
+    if not _URI.fullmatch(uri):
+        return "has a fragment, a wildcard or a character that no redirect URI may have"
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        return "is not a URI"
+    if "@" in parts.netloc:
+        return "names a user"
+    if parts.scheme == "https":
+        host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc
+        return (
+            None if uri.startswith("https://") and _HOST.fullmatch(host) else "has no valid lower-case host"
+        )
+    if parts.scheme == "http":
+        return (
+            None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
+        )
+    if not uri.startswith(f"{parts.scheme}:/"):
+        return "is not a URI with a lower-case scheme and a path"
+    if parts.scheme in KNOWN_APP_SCHEMES or _APP_SCHEME.fullmatch(parts.scheme):
+        return None
+    return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
+
+
+def matches(registered: str, requested: str) -> bool:
+    """Whether a request's URI is the registered one: the same string, but for the port of a loopback address.
+
+    Native applications listen on whatever port is free (RFC 8252 §7.3).
+    """
+    return requested == registered or (
+        is_loopback(requested) and without_port(requested) == without_port(registered)
+    )
+
+
+def is_loopback(uri: str) -> bool:
+    """Whether the response goes to a program on the user's own machine, over http."""
+    return _LOOPBACK.fullmatch(uri) is not None
+
+
+def without_port(uri: str) -> str:
+    """Return what stays the same from one login of an application to the next."""
+    loopback = _LOOPBACK.fullmatch(uri)
+    return loopback[1] + loopback[2] if loopback else uri
+
+
+def display_target(uri: str) -> str:
+    """Return what people are told about where the response goes: the host, or an application's scheme."""
+    parts = urlsplit(uri)
+    return parts.netloc if parts.scheme in {"http", "https"} else f"{parts.scheme}:"
+
+
+def form_action_source(uri: str) -> str:
+    """Return the CSP source expression that lets a form's redirect through to this URI."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in {"http", "https"} else f"{parts.scheme}:"
+
+
+def with_parameters(uri: str, parameters: dict[str, str | None]) -> str:
+    """Append parameters that have a value, keeping the query that is there (RFC 6749 §3.1.2)."""
+    parts = urlsplit(uri)
+    added = urlencode({name: value for name, value in parameters.items() if value is not None})
+    query = f"{parts.query}&{added}" if parts.query else added
+    return urlunsplit(parts._replace(query=query))

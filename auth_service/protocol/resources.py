@@ -1,0 +1,47 @@
+"""Resource indicators (RFC 8707): which MCP server a client asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlsplit
+
+from auth_service.errors import OAuthError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _canonical(uri: str) -> str | None:
+    """Return the form that URIs naming the same resource share; None for one that names none.
+
+    People paste URLs: the case of scheme and host, a default port, trailing slashes and `utm_*` tracking
+    parameters do not make another resource. Any other query does.
+    """
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.fragment or "#" in uri or "@" in parts.netloc or not parts.hostname:
+        return None
+    if any(not name.startswith("utm_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    authority = host if port in {None, _DEFAULT_PORTS.get(parts.scheme)} else f"{host}:{port}"
+    return f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
+
+
+def parse_resource(requested: str | None, urls: Mapping[str, str], *, default: str | None) -> str:
+    """Return the name of the resource that a request is for; `urls` maps the names to their URLs.
+
+    Raises OAuthError `invalid_target` (RFC 8707 §2) for an unknown one, and for none where no default is set:
+    there is no token for everything.
+    """
+    if requested is None:
+        if default is None:
+            raise OAuthError("invalid_target", "resource is missing: name the MCP server's URL")
+        return default
+    canonical = _canonical(requested)
+    for name, url in urls.items():
+        if canonical == _canonical(url):
+            return name
+    raise OAuthError("invalid_target", f"resource {requested[:200]} is not an MCP server of this gateway")

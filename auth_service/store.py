@@ -1,0 +1,323 @@
+"""All state, in Redis. Secrets are looked up by their hashes and never stored.
+
+| key | value | lives |
+|---|---|---|
+| `client:ID` | a registered client | days unless used, then as long as its grants |
+| `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
+| `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
+| `redeemed:HASH` | that the code has been redeemed | 10 minutes |
+| `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
+| `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
+| `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
+| `pins:PROVIDER` | login → subject that first used it | for good |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .errors import ServiceUnavailable
+from .protocol.clients import Client, ClientMetadata, hash_secret
+
+REVOCATIONS_CHANNEL = "revocations"
+UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
+CODE_MEMORY = 600
+"""Seconds for which a code's replay revokes its grant; the code itself is good for less."""
+ROTATION_GRACE = 60
+"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
+"""
+
+_SOCKET_TIMEOUT = 3
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """One user's consent for one client to use one resource. Every token belongs to exactly one."""
+
+    sid: str
+    sub: str
+    name: str
+    client_id: str
+    client_name: str
+    resource: str
+    scope: str
+    redirect: str
+    """The redirect URI without a loopback port: tells one application of a client from another."""
+    created_at: int
+    upstream: str | None = field(default=None, repr=False)
+    """The identity provider's token, encrypted; only where memberships must be re-checked with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What an authorization code stands for."""
+
+    sid: str
+    client_id: str
+    redirect_uri: str
+    code_challenge: str
+    resource: str
+    expires_at: int
+
+    def get_redirect_uri(self) -> None:
+        """Tell Authlib that the token request need not repeat the redirect URI (OAuth 2.1 §10.2)."""
+
+
+class Redemption(Enum):
+    """How an attempt to redeem a code ended."""
+
+    DONE = "done"
+    REPLAYED = "replayed"
+    GRANT_GONE = "gone"
+
+
+class Rotation(Enum):
+    """How an attempt to use a refresh token ended."""
+
+    ROTATED = "rotated"
+    REPEATED = "repeated"
+    REUSED = "reused"
+    GRANT_GONE = "gone"
+
+
+# KEYS redeemed, grant, refresh, client · ARGV code memory, grant lifetime, has refresh, client lifetime
+_REDEEM = """
+if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
+if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 'replayed' end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+if ARGV[3] == '1' then
+  redis.call('HSET', KEYS[3], 'current', 0)
+  redis.call('EXPIRE', KEYS[3], ARGV[2])
+end
+redis.call('EXPIRE', KEYS[4], ARGV[4])
+return 'done'
+"""
+
+# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
+# bounded.
+# KEYS refresh, grant, client · ARGV generation, now, grace, grant lifetime, client lifetime
+_ROTATE = """
+local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
+if not current or redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
+local generation = tonumber(ARGV[1])
+if generation == current then
+  redis.call('HSET', KEYS[1], 'current', generation + 1, generation, ARGV[2])
+  redis.call('HDEL', KEYS[1], generation - 16)
+  redis.call('EXPIRE', KEYS[1], ARGV[4])
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+  redis.call('EXPIRE', KEYS[3], ARGV[5])
+  return 'rotated'
+end
+local rotated_at = tonumber(redis.call('HGET', KEYS[1], generation))
+if rotated_at and tonumber(ARGV[2]) - rotated_at <= tonumber(ARGV[3]) then return 'repeated' end
+return 'reused'
+"""
+
+
+def _denies_when_unavailable(
+    method: Callable[Concatenate[Store, P], T],
+) -> Callable[Concatenate[Store, P], T]:
+    """Turn every failure of Redis into the one error that denies."""
+
+    @functools.wraps(method)
+    def call(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(store, *args, **kwargs)
+        except redis.RedisError as error:
+            raise ServiceUnavailable("Redis") from error
+
+    return call
+
+
+class Store:
+    """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer."""
+
+    def __init__(self, redis_url: str, *, grant_lifetime: int) -> None:
+        """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use."""
+        self._redis: redis.Redis = redis.Redis.from_url(
+            redis_url,
+            decode_responses=True,
+            socket_timeout=_SOCKET_TIMEOUT,
+            socket_connect_timeout=_SOCKET_TIMEOUT,
+            # One immediate retry covers a connection that Redis' restart has cut; more would queue up
+            # requests.
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._grant_lifetime = grant_lifetime
+        self._redeem = self._redis.register_script(_REDEEM)
+        self._rotate = self._redis.register_script(_ROTATE)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    # Clients
+
+    @_denies_when_unavailable
+    def add_client(self, client: Client) -> None:
+        """Store a new registration, which goes away unless it is used."""
+        self._redis.set(_client_key(client.client_id), _dump_client(client), ex=UNUSED_CLIENT_LIFETIME)
+
+    @_denies_when_unavailable
+    def find_client(self, client_id: str) -> Client | None:
+        """Return a registered client."""
+        document = cast("str | None", self._redis.get(_client_key(client_id)))
+        return _load_client(document) if document is not None else None
+
+    # Logins on their way through the identity provider
+
+    @_denies_when_unavailable
+    def add_login(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
+        """Keep what the callback needs, under the hash of the upstream `state`."""
+        self._redis.set(f"login:{hash_secret(state)}", json.dumps(login), ex=lifetime)
+
+    @_denies_when_unavailable
+    def consume_login(self, state: str) -> dict[str, Any] | None:
+        """Return a login once: whoever comes second finds nothing."""
+        document = cast("str | None", self._redis.getdel(f"login:{hash_secret(state)}"))
+        return json.loads(document) if document is not None else None
+
+    # Codes and grants
+
+    @_denies_when_unavailable
+    def add_code(self, code: str, record: Code, grant: Grant) -> None:
+        """Store a code together with the grant it will yield, which dies with the code unless redeemed."""
+        now = int(time.time())
+        with self._redis.pipeline() as transaction:
+            transaction.set(
+                f"code:{hash_secret(code)}", json.dumps(dataclasses.asdict(record)), ex=CODE_MEMORY
+            )
+            transaction.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=CODE_MEMORY)
+            for index in _indices(grant):
+                transaction.zremrangebyscore(index, "-inf", now - self._grant_lifetime)
+                transaction.zadd(index, {grant.sid: now})
+                transaction.expire(index, self._grant_lifetime)
+            transaction.execute()
+
+    @_denies_when_unavailable
+    def find_code(self, code: str) -> Code | None:
+        """Return what a code stands for, also once it is expired or redeemed. Changes nothing."""
+        document = cast("str | None", self._redis.get(f"code:{hash_secret(code)}"))
+        return Code(**json.loads(document)) if document is not None else None
+
+    @_denies_when_unavailable
+    def redeem_code(
+        self, code: str, record: Code, *, with_refresh_token: bool, grant_lifetime: int
+    ) -> Redemption:
+        """Turn a code into a living grant: of all that try, one gets DONE."""
+        result = self._redeem(
+            keys=[
+                f"redeemed:{hash_secret(code)}",
+                _grant_key(record.sid),
+                f"refresh:{record.sid}",
+                _client_key(record.client_id),
+            ],
+            args=[
+                CODE_MEMORY,
+                grant_lifetime,
+                int(with_refresh_token),
+                self._grant_lifetime + UNUSED_CLIENT_LIFETIME,
+            ],
+        )
+        return Redemption(result)
+
+    @_denies_when_unavailable
+    def find_grant(self, sid: str) -> Grant | None:
+        """Return a grant if it lives; its existence is what makes its access tokens good."""
+        document = cast("str | None", self._redis.get(_grant_key(sid)))
+        return Grant(**json.loads(document)) if document is not None else None
+
+    @_denies_when_unavailable
+    def rotate(self, grant: Grant, *, generation: int) -> Rotation:
+        """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
+        result = self._rotate(
+            keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id)],
+            args=[
+                generation,
+                int(time.time()),
+                ROTATION_GRACE,
+                self._grant_lifetime,
+                self._grant_lifetime + UNUSED_CLIENT_LIFETIME,
+            ],
+        )
+        return Rotation(result)
+
+    @_denies_when_unavailable
+    def revoke_grant(self, sid: str) -> Grant | None:
+        """End a grant and every token and code of it, everywhere; return it if it lived.
+
+        All revoking goes through here: it is what tells the other workers (channel `revocations`).
+        """
+        grant = self.find_grant(sid)
+        with self._redis.pipeline() as transaction:
+            transaction.delete(_grant_key(sid), f"refresh:{sid}")
+            if grant is not None:
+                for index in _indices(grant):
+                    transaction.zrem(index, sid)
+            transaction.publish(REVOCATIONS_CHANNEL, sid)
+            transaction.execute()
+        return grant
+
+    # Pinned logins
+
+    @_denies_when_unavailable
+    def find_pins(self, provider: str) -> dict[str, str]:
+        """Return the subjects that the logins of a provider are pinned to."""
+        return cast("dict[str, str]", self._redis.hgetall(f"pins:{provider}"))
+
+    @_denies_when_unavailable
+    def pin(self, provider: str, login: str, subject: str) -> str:
+        """Pin a login to the subject unless it is pinned already, and return whom it is pinned to."""
+        with self._redis.pipeline() as transaction:
+            transaction.hsetnx(f"pins:{provider}", login, subject)
+            transaction.hget(f"pins:{provider}", login)
+            return str(transaction.execute()[1])
+
+
+def new_sid() -> str:
+    """Return a fresh grant id."""
+    return secrets.token_urlsafe(24)
+
+
+def _client_key(client_id: str) -> str:
+    return f"client:{client_id}"
+
+
+def _grant_key(sid: str) -> str:
+    return f"grant:{sid}"
+
+
+def _indices(grant: Grant) -> tuple[str, str]:
+    return f"grants-of-user:{grant.sub}", f"grants-of-client:{grant.client_id}"
+
+
+def _dump_client(client: Client) -> str:
+    return json.dumps(
+        {
+            "client_id": client.client_id,
+            "metadata": client.metadata.model_dump(exclude_none=True),
+            "secret_hash": client.secret_hash,
+            "registration_token_hash": client.registration_token_hash,
+            "issued_at": client.issued_at,
+        }
+    )
+
+
+def _load_client(document: str) -> Client:
+    members = json.loads(document)
+    return Client(**{**members, "metadata": ClientMetadata.model_validate(members["metadata"])})

@@ -1,0 +1,55 @@
+"""HTTP: parameters in, pages, redirects and JSON out. What is decided is decided in the layers below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import Response, current_app, request
+
+from auth_service.grants import AuthorizationServer
+from auth_service.idp import IdentityProvider
+from auth_service.protocol import parameters
+from auth_service.settings import Settings
+from auth_service.store import Store
+from auth_service.tokens import SigningKeys
+from auth_service.users import Users
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Everything the views call on."""
+
+    settings: Settings
+    store: Store
+    keys: SigningKeys
+    provider: IdentityProvider
+    users: Users
+    server: AuthorizationServer
+    ticket_key: bytes = field(repr=False)
+    upstream_key: bytes = field(repr=False)
+
+
+def gateway() -> Gateway:
+    """Return the parts that the current application was made of."""
+    return cast(Gateway, current_app.extensions["gateway"])
+
+
+def query_parameters() -> dict[str, str]:
+    """Return the query's parameters; raises OAuthError if one is repeated."""
+    return parameters.parse(request.args.items(multi=True))
+
+
+def form_parameters() -> dict[str, str]:
+    """Return the body's parameters and never the query's; raises OAuthError if one is repeated."""
+    return parameters.parse(request.form.items(multi=True))
+
+
+def allow_any_origin(response: Response) -> Response:
+    """Let web pages of any origin call an endpoint that relies on no cookie."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "GET, POST")
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, MCP-Protocol-Version"
+        response.headers["Access-Control-Max-Age"] = "86400"
+    return response

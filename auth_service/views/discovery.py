@@ -1,0 +1,63 @@
+"""The metadata documents and the public keys."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, abort, jsonify, request
+
+from auth_service.protocol import metadata
+from auth_service.settings import Settings
+
+from . import allow_any_origin, gateway
+
+
+def make_blueprint(settings: Settings) -> Blueprint:
+    """Make the routes of all documents, whose paths follow from the settings.
+
+    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the
+    root of the MCP server's.
+    """
+    blueprint = Blueprint("discovery", __name__)
+    blueprint.after_request(allow_any_origin)
+    scopes = list(
+        dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes)
+    )
+    server_document = metadata.authorization_server(settings.issuer, scopes=scopes)
+    locations = metadata.protected_resource_locations(
+        {name: resource.url for name, resource in settings.resources.items()}
+    )
+
+    def authorization_server() -> Response:
+        return _cacheable(jsonify(server_document))
+
+    def protected_resource() -> Response:
+        name = locations.get((_requested_host(settings), request.path))
+        if name is None:
+            abort(404)
+        resource = settings.resources[name]
+        document = metadata.protected_resource(
+            resource.url, issuer=settings.issuer, title=resource.title or name, scopes=list(resource.scopes)
+        )
+        return _cacheable(jsonify(document))
+
+    def jwks() -> Response:
+        return _cacheable(jsonify(gateway().keys.jwks()))
+
+    for path in metadata.authorization_server_paths(settings.issuer):
+        blueprint.add_url_rule(path, view_func=authorization_server)
+    for path in sorted({path for _, path in locations}):
+        blueprint.add_url_rule(path, view_func=protected_resource)
+    blueprint.add_url_rule(f"{urlsplit(settings.issuer).path}/jwks", view_func=jwks)
+    return blueprint
+
+
+def _requested_host(settings: Settings) -> str:
+    """Return the request's host and port as resources' URLs write them."""
+    default_port = ":443" if urlsplit(settings.issuer).scheme == "https" else ":80"
+    return request.host.lower().removesuffix(default_port)
+
+
+def _cacheable(response: Response) -> Response:
+    response.headers["Cache-Control"] = "public, max-age=300"
+    return response

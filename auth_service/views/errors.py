@@ -1,0 +1,96 @@
+"""The one place that turns errors into responses."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify, make_response, redirect
+from werkzeug.exceptions import HTTPException
+
+from auth_service.errors import AuthorizationRedirectError, OAuthError, PageError, ServiceUnavailable
+from auth_service.protocol import redirect_uris
+
+from . import gateway
+from .pages import render_page, wants_page
+
+log = logging.getLogger(__name__)
+
+
+def register(app: Flask) -> None:
+    """Install the handlers."""
+    app.register_error_handler(AuthorizationRedirectError, _redirect_error)
+    app.register_error_handler(OAuthError, _render_oauth_error)
+    app.register_error_handler(PageError, _render_page_error)
+    app.register_error_handler(ServiceUnavailable, _render_unavailable)
+    app.register_error_handler(HTTPException, _render_http_error)
+    app.register_error_handler(Exception, _render_unexpected)
+
+
+def _redirect_error(error: AuthorizationRedirectError) -> Response:
+    """Answer RFC 6749 §4.1.2.1, with `iss` as in every authorization response (RFC 9207)."""
+    location = redirect_uris.with_parameters(
+        error.redirect_uri,
+        {
+            "error": error.error,
+            "error_description": error.description,
+            "state": error.state,
+            "iss": gateway().settings.issuer,
+        },
+    )
+    response = make_response(redirect(location, code=303))
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _render_oauth_error(error: OAuthError) -> Response:
+    if wants_page():
+        return _render_page_error(
+            PageError("This request is not valid", f"{error.description}.", status=error.status)
+        )
+    response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
+    response.headers["Cache-Control"] = "no-store"
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="token"'
+    return response
+
+
+def _render_page_error(error: PageError) -> Response:
+    return render_page("error.html", status=error.status, error=error)
+
+
+def _render_unavailable(error: ServiceUnavailable) -> Response:
+    log.error("%s", error)
+    if wants_page():
+        page = PageError(
+            "The gateway cannot answer right now",
+            "Something it depends on does not respond. Try again in a moment.",
+            status=503,
+        )
+        response = _render_page_error(page)
+    else:
+        response = make_response(
+            jsonify(error="temporarily_unavailable", error_description="try again later"), 503
+        )
+        response.headers["Cache-Control"] = "no-store"
+    response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _render_http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    if wants_page():
+        return _render_page_error(PageError(error.name, error.description or "", status=status))
+    code = "invalid_request" if status < 500 else "server_error"
+    response = make_response(jsonify(error=code, error_description=error.name), status)
+    if (allowed := getattr(error, "valid_methods", None)) is not None:
+        response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _render_unexpected(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    if wants_page():
+        return _render_page_error(
+            PageError("Something went wrong here", "The operator finds the reason in the log.", status=500)
+        )
+    return make_response(jsonify(error="server_error", error_description="unexpected error"), 500)

@@ -1,0 +1,71 @@
+"""The token and revocation endpoints."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from auth_service.errors import OAuthError
+from auth_service.grants import FormRequest
+from auth_service.tokens import InvalidTokenError, verify_access_token
+
+from . import allow_any_origin, form_parameters, gateway
+
+blueprint = Blueprint("token", __name__)
+blueprint.after_request(allow_any_origin)
+
+
+@blueprint.after_request
+def _forbid_storing(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Pragma"] = "no-cache"
+    return response
+
+
+@blueprint.post("/token")
+def token() -> Response:
+    """Redeem a code or a refresh token (RFC 6749 §3.2)."""
+    form = _parse_form()
+    if "grant_type" not in form.form:
+        raise OAuthError("invalid_request", "grant_type is missing")
+    return jsonify(gateway().server.create_token_response(form))
+
+
+@blueprint.post("/revoke")
+def revoke() -> Response:
+    """End the grant of a token of the client's own (RFC 7009). Anything else is answered alike, unchanged."""
+    form = _parse_form()
+    server = gateway().server
+    client = server.authenticate_client(form, [])
+    unverified_token = form.form.get("token")
+    if unverified_token is None:
+        raise OAuthError("invalid_request", "token is missing")
+    sid = _find_sid(unverified_token)
+    grant = gateway().store.find_grant(sid) if sid else None
+    if grant is not None and grant.client_id == client.client_id:
+        gateway().store.revoke_grant(grant.sid)
+    return jsonify({})
+
+
+def _parse_form() -> FormRequest:
+    return FormRequest(
+        f"{gateway().settings.issuer}{request.path}",
+        form_parameters(),
+        authorization=request.headers.get("Authorization"),
+    )
+
+
+def _find_sid(unverified_token: str) -> str | None:
+    """Return the grant of a token that this service issued, be it an access or a refresh token."""
+    if (parsed := gateway().server.parse_refresh_token(unverified_token)) is not None:
+        return parsed[0]
+    settings = gateway().settings
+    try:
+        claims = verify_access_token(
+            gateway().keys,
+            unverified_token,
+            issuer=settings.issuer,
+            resources=[resource.url for resource in settings.resources.values()],
+        )
+    except InvalidTokenError:
+        return None
+    return claims.sid

