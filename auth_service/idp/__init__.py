@@ -32,3 +32,6 @@ class IdentityProvider(Protocol):
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code that the browser brought back."""
+
+    def identify(self, token: str) -> Identity:
+        """Return who the token of a former login belongs to, with the memberships held now."""

@@ -77,6 +77,11 @@ class GitHubProvider:
             identity = self._identify(session, token)
         return Login(identity=identity, token=token if self._organizations or self._teams else None)
 
+    def identify(self, token: str) -> Identity:
+        """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
+        with requests.Session() as session:
+            return self._identify(session, token)
+
     def _identify(self, session: requests.Session, token: str) -> Identity:
         user = self._api(session, token, "/user")
         if user is None:

@@ -138,7 +138,7 @@ def _finish_login(parameters: dict[str, str], authorization: AuthorizationReques
             status=403,
         )
     return gateway().server.issue_code(
-        authorization, sub=identity.subject, name=identity.login, upstream=None
+        authorization, sub=identity.subject, name=identity.login, upstream=gateway().users.seal(login.token)
     )
 
 
