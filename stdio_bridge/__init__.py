@@ -1,0 +1,1 @@
+"""Streamable HTTP in front of one unmodified stdio MCP server."""

@@ -1,0 +1,325 @@
+"""waitress, with responses that are written later.
+
+waitress ties a worker thread to every open response. Here a request is handed to the application on the loop's own
+thread, together with a `Response` that anything may complete later, so a waiting response costs a socket and a few
+objects. What is subclassed of waitress 3.0 is its channel and task: the parser, the buffers, the server sockets and
+the header writer are used as they are. tests/stdio_bridge/test_detach.py holds the assumptions.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import waitress.server
+from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.task import ErrorTask, Task
+
+from . import jsonrpc
+from .loop import Loop
+
+log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, str]]
+
+_MAINTENANCE_SECONDS = 30.0
+_NEVER_OVERFLOW = 1 << 40
+
+
+class Request:
+    """One HTTP request, whole."""
+
+    __slots__ = ("_parsed", "method", "path")
+
+    def __init__(self, parsed: Any) -> None:
+        self._parsed = parsed
+        self.method: str = parsed.command
+        self.path: str = parsed.path
+
+    def header(self, name: str) -> str | None:
+        """Return a header's value, repeated ones joined by commas. `name` is in waitress' form: `MCP_METHOD`.
+
+        Names with an underscore on the wire are dropped by the parser, so they cannot stand in for another.
+        """
+        value: str | None = self._parsed.headers.get(name)
+        return value
+
+    def headers_with_prefix(self, prefix: str) -> dict[str, str]:
+        """Return the headers whose names start so, keyed by the rest of the name."""
+        return {name[len(prefix) :]: value for name, value in self._parsed.headers.items() if name.startswith(prefix)}
+
+    def body(self) -> bytes:
+        """Read the body. Its size is bounded by the server's limit."""
+        data: bytes = self._parsed.get_body_stream().read()
+        return data
+
+
+class Response:
+    """The answer to one request: either `reply` once, or `start` and then `write` until `finish`.
+
+    Writing to a client that is gone does nothing; `on_disconnect` tells of it, once, unless the response was finished.
+    """
+
+    __slots__ = ("_task", "finished", "on_disconnect", "started")
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self.started = False
+        self.finished = False
+        self.on_disconnect: Callable[[], None] | None = None
+
+    def reply(self, status: str, headers: Headers, body: bytes = b"") -> None:
+        """Send a whole response. Does nothing when the client is gone."""
+        if self.finished:
+            return
+        task = self._task
+        self.started = self.finished = True
+        task.status = status
+        task.response_headers = headers
+        task.content_length = len(body)
+        task.send(b"" if task.request.command == "HEAD" else body)
+        task.channel.finish_response(task)
+
+    def start(self, headers: Headers, data: bytes) -> None:
+        """Begin a 200 response of unknown length with these bytes."""
+        if self.finished:
+            return
+        self.started = True
+        self._task.response_headers = headers
+        self._task.send(data)
+
+    def write(self, data: bytes) -> None:
+        """Send more. A client that leaves too much unread is dropped."""
+        if not self.finished:
+            self._task.send(data)
+
+    def finish(self) -> None:
+        """End the response begun by `start`."""
+        if not self.finished:
+            self.finished = True
+            self._task.channel.finish_response(self._task)
+
+    def disconnected(self) -> None:
+        """Note that the client is gone; called by the channel."""
+        if not self.finished:
+            self.finished = True
+            if self.on_disconnect is not None:
+                self.on_disconnect()
+
+
+Application = Callable[[Request, Response], None]
+
+
+class _Task(Task):  # type: ignore[misc] # waitress is untyped
+    """Writes one response's bytes: head and first body bytes together, in one packet."""
+
+    complete = True  # status and headers are set before the first write
+
+    def send(self, data: bytes) -> None:
+        if not self.channel.connected:
+            return
+        head = b""
+        if not self.wrote_header:  # type: ignore[has-type]  # waitress is untyped
+            head = self.build_response_header()
+            self.wrote_header = True
+        if self.chunked_response and data:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        self.channel.write_soon(head + data)
+
+    def set_close_on_finish(self) -> None:
+        # waitress closes a connection after each chunked response; HTTP/1.1 does not ask for that, and a client
+        # whose calls are answered by event streams would connect anew for each.
+        if not self.chunked_response:
+            super().set_close_on_finish()
+
+    def finish(self) -> None:
+        if self.chunked_response and self.channel.connected:
+            self.channel.write_soon(b"0\r\n\r\n")
+
+
+class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
+    """What the parser refuses (too large, malformed) is answered in JSON-RPC too."""
+
+    def execute(self) -> None:
+        refused = self.request.error
+        self.status = f"{refused.code} {refused.reason}"
+        body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.INVALID_REQUEST, f"{refused.reason}: {refused.body}"))
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
+    """One connection."""
+
+    error_task_class = _RefusalTask
+    response: Response | None = None
+    requests: list[Any]
+
+    def service(self) -> None:
+        """Hand the first waiting request to the application."""
+        if not self.requests or not self.connected:
+            return
+        parsed = self.requests[0]
+        if parsed.error:
+            super().service()
+            self._map.touch(self._fileno)
+            return
+        task = _Task(self, parsed)
+        task.start()
+        self.response = response = Response(task)
+        try:
+            self.server.application(Request(parsed), response)
+        except Exception:
+            log.exception("%s %s failed", parsed.command, parsed.path)
+            self._fail(response)
+
+    def _fail(self, response: Response) -> None:
+        if response.started:
+            self.drop()
+            return
+        body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.INTERNAL_ERROR, "internal error"))
+        response.reply("500 Internal Server Error", [("Content-Type", "application/json")], body)
+
+    def finish_response(self, task: _Task) -> None:
+        """Go on to the connection's next request, or close it."""
+        self.response = None
+        task.finish()
+        if task.close_on_finish:
+            self.close_when_flushed = True
+            for request in self.requests:
+                request.close()
+            self.requests = []
+        elif self.requests:
+            self.requests.pop(0).close()
+            if self.requests and self.connected:
+                self.server.add_task(self)
+        self.last_activity = time.time()
+        self._map.touch(self._fileno)
+
+    def write_soon(self, data: bytes) -> int:
+        """Send what the socket takes and keep the rest, up to the limit: past it the client is dropped."""
+        if not self.connected:
+            raise ClientDisconnected
+        size = len(data)
+        if not self.total_outbufs_len:
+            try:
+                data = data[self.send(data, do_close=False) :]
+            except OSError:
+                self.drop()
+                return 0
+            if not data:
+                return size
+        elif self.total_outbufs_len > self.server.max_unsent_bytes:
+            log.warning("dropped a client that left %d bytes unread", self.total_outbufs_len)
+            self.drop()
+            return 0
+        self.outbufs[-1].append(data)
+        self.total_outbufs_len += len(data)
+        self._map.touch(self._fileno)
+        return size
+
+    def drop(self) -> None:
+        """Close the connection before the loop waits again."""
+        self.connected = False
+        self._map.call_soon(self.handle_close)
+
+    def handle_close(self) -> None:
+        if self.socket is None:
+            return
+        response, self.response = self.response, None
+        server_fd = self.server.fileno
+        super().handle_close()
+        for request in self.requests:
+            request.close()
+        self.requests = []
+        self._map.touch(server_fd)  # it may accept again
+        if response is not None:
+            response.disconnected()
+
+
+class _InlineDispatcher:
+    """Takes the place of waitress' thread pool: requests are handled on the loop's thread, in order."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def add_task(self, channel: _Channel) -> None:
+        self._loop.call_soon(channel.service)
+
+
+class HttpServer:
+    """Serves an application on sockets that already listen or are bound."""
+
+    def __init__(
+        self,
+        application: Application,
+        loop: Loop,
+        listener: socket.socket,
+        *,
+        max_body_bytes: int,
+        max_unsent_bytes: int,
+        max_connections: int,
+    ) -> None:
+        self._loop = loop
+        self._server = waitress.server.create_server(
+            application,
+            map=loop,
+            _dispatcher=_InlineDispatcher(loop),
+            sockets=[listener],
+            backlog=4096,
+            # An early look at the next request is also how a disconnect is noticed while one is being answered.
+            channel_request_lookahead=1,
+            connection_limit=max_connections,
+            max_request_body_size=max_body_bytes + 1,
+            max_request_header_size=64 * 1024,
+            inbuf_overflow=_NEVER_OVERFLOW,  # a sandbox may have no place for temporary files
+            outbuf_overflow=_NEVER_OVERFLOW,
+            outbuf_high_watermark=_NEVER_OVERFLOW,  # waitress would wait there; write_soon drops instead
+            recv_bytes=65536,
+            log_socket_errors=False,
+            ident=None,
+            clear_untrusted_proxy_headers=False,
+        )
+        self._server.channel_class = _Channel
+        self._server.max_unsent_bytes = max_unsent_bytes
+        self._server.fileno = self._server._fileno
+        self._server.next_channel_cleanup = math.inf
+        self._closed = False
+        self._maintain()
+
+    def _maintain(self) -> None:
+        if self._closed:
+            return
+        self._server.maintenance(time.time())
+        for fd in self._server.active_channels:
+            self._loop.touch(fd)
+        self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
+
+    @property
+    def wake(self) -> Callable[[], None]:
+        """Make the loop take a turn; callable from signal handlers."""
+        pull: Callable[[], None] = self._server.pull_trigger
+        return pull
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.active_channels)
+
+    def stop_accepting(self) -> None:
+        """Leave new connections to whoever listens next."""
+        self._server.accepting = False
+        self._loop.touch(self._server.fileno)
+
+    def close(self) -> None:
+        """Drop every connection and the listening socket."""
+        self._closed = True
+        for channel in list(self._server.active_channels.values()):
+            channel.handle_close()
+        self._server.close()

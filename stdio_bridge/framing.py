@@ -1,0 +1,68 @@
+"""Bytes and messages: lines on the pipes, events on the streams. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines, with a bound on what an unfinished line may hold.
+
+    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._skipping = False
+        self.skipped = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each line that `data` completes, without its line break, leaving out empty ones."""
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line = self._finish(end)
+            if line:
+                yield line
+        if rest:
+            self._keep(rest)
+
+    def flush(self) -> bytes:
+        """Return what stands after the last line break, at the end of the stream."""
+        return self._finish(b"")
+
+    def _keep(self, part: bytes) -> None:
+        if self._skipping:
+            return
+        self._size += len(part)
+        if self._size > self._limit:
+            self._skipping = True
+            self._parts.clear()
+        else:
+            self._parts.append(part)
+
+    def _finish(self, end: bytes) -> bytes:
+        self._keep(end)
+        line = b"".join(self._parts)
+        self.skipped += self._skipping
+        self._parts.clear()
+        self._size = 0
+        self._skipping = False
+        return line.rstrip(b"\r")
+
+
+SSE_COMMENT = b": keep-alive\n\n"
+SSE_OPEN = b": open\n\n"
+
+
+def sse_event(data: bytes, event_id: str | None = None) -> bytes:
+    """Frame one event. `data` must have no line break, which `jsonrpc.encode` guarantees."""
+    if event_id is None:
+        return b"event: message\ndata: " + data + b"\n\n"
+    return b"event: message\nid: " + event_id.encode("ascii") + b"\ndata: " + data + b"\n\n"
+
+
+def sse_priming_event(event_id: str) -> bytes:
+    """An event with an id and no data, from which a client can resume (2025-11-25, "Sending Messages")."""
+    return b"id: " + event_id.encode("ascii") + b"\ndata: \n\n"

@@ -1,0 +1,129 @@
+"""Who a request is from: the gateway's signed assertion, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from . import jsonrpc
+from .errors import Refusal, UsageError
+
+_KEY_MIN_BYTES = 32
+_MAX_AGE_SECONDS = 60
+_CACHED_ASSERTIONS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A verified user. `expires` is in seconds since 1970; None means never."""
+
+    user: str
+    grant: str | None = None
+    expires: float | None = None
+
+
+ANYONE = Identity(user="")
+
+
+class Verifier(Protocol):
+    """Tells from a request's assertion who sent it."""
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the verified user. Raises Refusal."""
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Return the grant that a revocation push names. Raises Refusal."""
+
+
+class Trusting:
+    """For a bridge used without a gateway: every request is the same user's."""
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the one user there is, whatever is claimed."""
+        return ANYONE
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Refuse: without a key nobody can be believed."""
+        raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
+
+
+class Verifying:
+    """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
+
+    Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
+    """
+
+    def __init__(self, key: bytes, *, now: Callable[[], float]) -> None:
+        self._assertions = _serializer(key, "mcp-oauth-gateway.identity")
+        self._revocations = _serializer(key, "mcp-oauth-gateway.revocation")
+        self._now = now
+        self._cache: dict[str, tuple[float, Identity]] = {}
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the verified user. Raises Refusal on a missing, forged, old or expired assertion."""
+        if assertion is None:
+            raise _forbidden("the request carries no identity assertion: it did not come through the gateway")
+        now = self._now()
+        signed_at, identity = self._cache.get(assertion) or self._verify(assertion)
+        if not 0 <= now - signed_at <= _MAX_AGE_SECONDS or identity.expires is None or identity.expires <= now:
+            raise _forbidden("the identity assertion is not valid now")
+        return identity
+
+    def _verify(self, assertion: str) -> tuple[float, Identity]:
+        claims, signed_at = _load(self._assertions, assertion)
+        user, grant, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+        if not isinstance(user, str) or not user or not isinstance(grant, str):
+            raise _forbidden("the identity assertion is not valid")
+        if not isinstance(expires, int | float):
+            raise _forbidden("the identity assertion is not valid")
+        if len(self._cache) >= _CACHED_ASSERTIONS:
+            del self._cache[next(iter(self._cache))]
+        verified = signed_at, Identity(user=user, grant=grant, expires=float(expires))
+        self._cache[assertion] = verified
+        return verified
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Return the grant that a revocation push names. Raises Refusal."""
+        claims, _ = _load(self._revocations, body.decode("latin-1"))
+        grant = claims.get("sid")
+        if not isinstance(grant, str):
+            raise _forbidden("the revocation is not valid")
+        return grant
+
+
+def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(
+        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+
+
+def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, Any], float]:
+    try:
+        claims, signed_at = serializer.loads(signed, return_timestamp=True)
+    except BadSignature as error:
+        raise _forbidden("the signature does not verify") from error
+    if not isinstance(claims, dict):
+        raise _forbidden("the signed value is not an object")
+    return claims, signed_at.timestamp()
+
+
+def _forbidden(text: str) -> Refusal:
+    return Refusal("403 Forbidden", jsonrpc.SERVER_ERROR, text)
+
+
+def load_verifier(key_file: Path | None, *, now: Callable[[], float]) -> Verifier:
+    """Make the verifier for that key; without a file everyone is trusted. Raises UsageError."""
+    if key_file is None:
+        return Trusting()
+    try:
+        key = key_file.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--require-identity {key_file}: cannot be read: {error.strerror}") from error
+    if len(key) < _KEY_MIN_BYTES:
+        raise UsageError(f"--require-identity {key_file}: must hold at least {_KEY_MIN_BYTES} bytes")
+    return Verifying(key, now=now)

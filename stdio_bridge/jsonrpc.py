@@ -1,0 +1,120 @@
+"""JSON-RPC 2.0 messages as MCP uses them: reading, telling kinds apart, making answers."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Any, NoReturn
+
+Message = dict[str, Any]
+RequestId = str | int
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+# The implementation-defined code that MCP's own SDKs use where no other fits (2026-07-28, "Error Codes").
+SERVER_ERROR = -32000
+
+
+class Kind(enum.Enum):
+    """What a message is."""
+
+    REQUEST = enum.auto()
+    NOTIFICATION = enum.auto()
+    RESPONSE = enum.auto()
+
+
+class InvalidMessage(ValueError):
+    """Not a JSON-RPC message. `code` is PARSE_ERROR or INVALID_REQUEST."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def parse_json(data: bytes) -> Any:
+    """Read strict JSON in UTF-8. Raises InvalidMessage(PARSE_ERROR)."""
+    try:
+        return _decode(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(PARSE_ERROR, "not valid JSON in UTF-8") from error
+
+
+def encode(value: object) -> bytes:
+    """Write compact JSON, ASCII only, so never with a line break. Raises ValueError on what JSON cannot say."""
+    return _encode(value).encode("ascii")
+
+
+def kind_of(message: object) -> Kind:
+    """Tell what a parsed value is. Raises InvalidMessage(INVALID_REQUEST)."""
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise InvalidMessage(INVALID_REQUEST, 'not a JSON-RPC 2.0 message (an object with "jsonrpc": "2.0")')
+    if "method" in message:
+        if not isinstance(message["method"], str):
+            raise InvalidMessage(INVALID_REQUEST, "method must be a string")
+        if not isinstance(message.get("params", {}), dict):
+            raise InvalidMessage(INVALID_REQUEST, "params must be an object")
+        if "id" not in message:
+            return Kind.NOTIFICATION
+        if not is_request_id(message["id"]):
+            raise InvalidMessage(INVALID_REQUEST, "id must be a string or an integer")
+        return Kind.REQUEST
+    if ("result" in message) == ("error" in message):
+        raise InvalidMessage(INVALID_REQUEST, "neither a request, a notification nor a response")
+    if "error" in message and not isinstance(message["error"], dict):
+        raise InvalidMessage(INVALID_REQUEST, "error must be an object")
+    # An error about a request that could not be read has no id, or null.
+    if not is_request_id(message.get("id")) and not ("error" in message and message.get("id") is None):
+        raise InvalidMessage(INVALID_REQUEST, "id must be a string or an integer")
+    return Kind.RESPONSE
+
+
+def is_request_id(value: object) -> bool:
+    """MCP: an id is a string or an integer, never null."""
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def params_of(message: Message) -> Message:
+    """Return the params object, empty where there is none."""
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}
+
+
+def meta_of(message: Message) -> Message:
+    """Return `params._meta`, empty where there is none."""
+    meta = params_of(message).get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def with_meta(message: Message, **values: object) -> Message:
+    """Return a copy whose `params._meta` has these members too."""
+    params = params_of(message)
+    return {**message, "params": {**params, "_meta": {**meta_of(message), **values}}}
+
+
+def error(request_id: RequestId | None, code: int, text: str, data: object = None) -> Message:
+    """Make an error response."""
+    body: Message = {"code": code, "message": text}
+    if data is not None:
+        body["data"] = data
+    return {"jsonrpc": "2.0", "id": request_id, "error": body}
+
+
+def result(request_id: RequestId, value: Message) -> Message:
+    """Make a success response."""
+    return {"jsonrpc": "2.0", "id": request_id, "result": value}
+
+
+def notification(method: str, params: Message) -> Message:
+    """Make a notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}

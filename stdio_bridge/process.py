@@ -1,0 +1,320 @@
+"""The server's process: started, spoken to in lines, watched, and surely ended. All on the loop's thread."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from .framing import LineSplitter
+from .loop import Loop
+
+log = logging.getLogger(__name__)
+server_log = logging.getLogger("stdio_bridge.server")
+
+_READ_BYTES = 256 * 1024
+_STDERR_LINE_BYTES = 8 * 1024
+_STDERR_KEPT_LINES = 10
+_STDERR_LINES_PER_SECOND = 100
+_END_GRACE_SECONDS = 0.2
+_DRAIN_READS = 256
+
+
+class SpawnError(Exception):
+    """The server cannot be started; the text is one line that names the program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """How a server ended, for people."""
+
+    reason: str
+    stderr: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.stderr:
+            return self.reason
+        return f"{self.reason}; it last wrote: {' | '.join(self.stderr)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one server process. Bytes and seconds."""
+
+    max_line_bytes: int
+    max_unsent_bytes: int
+    stop_seconds: float
+
+
+class _Pipe:
+    """One end of a pipe, as the loop sees it."""
+
+    accepting = False
+
+    def __init__(self, loop: Loop, stream: IO[bytes]) -> None:
+        self._loop = loop
+        self._stream = stream
+        self.fd = stream.fileno()
+        self.closed = False
+        os.set_blocking(self.fd, False)
+        loop[self.fd] = self
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None: ...
+
+    def handle_write_event(self) -> None: ...
+
+    def handle_close(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            del self._loop[self.fd]
+            self._stream.close()
+
+
+class _Reader(_Pipe):
+    """Reads a pipe into a function until its end, which is given as empty bytes."""
+
+    def __init__(self, loop: Loop, stream: IO[bytes], take: Callable[[bytes], None]) -> None:
+        super().__init__(loop, stream)
+        self._take = take
+
+    def readable(self) -> bool:
+        return True
+
+    def handle_read_event(self) -> None:
+        self._read_once()
+
+    def handle_close(self) -> None:
+        # A hang-up may come with more to read than one read takes.
+        self.drain()
+        self.close()
+
+    def drain(self) -> None:
+        """Read what is there now, within bounds: a descendant may have escaped the group and go on writing."""
+        for _ in range(_DRAIN_READS):
+            if not self._read_once():
+                return
+
+    def _read_once(self) -> bool:
+        if self.closed:
+            return False
+        try:
+            data = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        self._take(data)
+        return bool(data)
+
+
+class _Writer(_Pipe):
+    """Writes to a pipe without ever waiting."""
+
+    def __init__(self, loop: Loop, stream: IO[bytes]) -> None:
+        super().__init__(loop, stream)
+        self._unsent = bytearray()
+        self._ending = False
+
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def writable(self) -> bool:
+        return bool(self._unsent)
+
+    def write(self, data: bytes) -> None:
+        if self.closed or self._ending:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        self._unsent += data[self._write_some(data) :]
+        if self._unsent:
+            self._loop.touch(self.fd)
+
+    def end(self) -> None:
+        """Close once all is written."""
+        self._ending = True
+        if not self._unsent:
+            self.close()
+
+    def handle_write_event(self) -> None:
+        del self._unsent[: self._write_some(self._unsent)]
+        if self._ending and not self._unsent:
+            self.close()
+
+    def _write_some(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The reader is gone; the process' end is told of by its own event.
+            self._unsent.clear()
+            self._loop.call_soon(self.close)
+            return len(data)
+
+
+class _ExitWatch(_Pipe):
+    """A process file descriptor, readable once the process has ended."""
+
+    def __init__(self, loop: Loop, pid: int, ended: Callable[[], None]) -> None:
+        super().__init__(loop, open(os.pidfd_open(pid), "rb", buffering=0))  # noqa: SIM115, PTH123 - kept open
+        self._ended = ended
+
+    def readable(self) -> bool:
+        return True
+
+    def handle_read_event(self) -> None:
+        self.close()
+        self._ended()
+
+
+class _Stderr:
+    """Passes the server's stderr on to the log, line by line and no faster than a bound; keeps the last lines."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lines = LineSplitter(_STDERR_LINE_BYTES)
+        self._second = 0
+        self._logged = 0
+        self._dropped = 0
+        self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
+
+    def feed(self, data: bytes) -> None:
+        for line in self._lines.feed(data) if data else (self._lines.flush(),):
+            if line:
+                self._log(line.decode("utf-8", "replace"))
+
+    def _log(self, line: str) -> None:
+        self.last.append(line[:500])
+        second = int(self._clock())
+        if second != self._second:
+            if self._dropped:
+                server_log.warning("%d more lines were not logged", self._dropped)
+            self._second, self._logged, self._dropped = second, 0, 0
+        if self._logged < _STDERR_LINES_PER_SECOND:
+            self._logged += 1
+            server_log.info("%s", line)
+        else:
+            self._dropped += 1
+
+
+class ServerProcess:
+    """One running server.
+
+    `on_line` gets each line of its stdout, `on_exit` is called once, after the last line.
+    Raises SpawnError when it cannot be started.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: str | None,
+        limits: Limits,
+        on_line: Callable[[bytes], None],
+        on_exit: Callable[[Exit], None],
+    ) -> None:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the operator's own command, without a shell
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=dict(environment),
+                cwd=directory,
+                start_new_session=True,  # a process group of its own, to be ended with all its children
+            )
+        except OSError as error:
+            raise SpawnError(f"{command[0]}: cannot be started: {error.strerror}") from error
+        assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+        assert process.stdout is not None  # noqa: S101 - as above
+        assert process.stderr is not None  # noqa: S101 - as above
+        self.pid = process.pid
+        self._process = process
+        self._loop = loop
+        self._limits = limits
+        self._on_line = on_line
+        self._on_exit = on_exit
+        self._lines = LineSplitter(limits.max_line_bytes)
+        self._stderr = _Stderr(loop.clock)
+        self._writer = _Writer(loop, process.stdin)
+        self._stdout = _Reader(loop, process.stdout, self._read_stdout)
+        self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
+        self._watch = _ExitWatch(loop, process.pid, self._ended)
+        self._stopping: str | None = None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the server has not read yet."""
+        return self._writer.unsent
+
+    def write(self, line: bytes) -> None:
+        """Send one line. A server that reads nothing while the bound of unsent bytes is passed is ended."""
+        self._writer.write(line + b"\n")
+        if self._writer.unsent > self._limits.max_unsent_bytes:
+            self.stop("it had left too much of its input unread")
+
+    def stop(self, reason: str) -> None:
+        """End it: stdin closed, then SIGTERM, then SIGKILL, a third of the time apart. `on_exit` follows."""
+        if self._stopping is not None:
+            return
+        self._stopping = reason
+        self._writer.end()
+        step = self._limits.stop_seconds / 3
+        self._loop.call_later(step, lambda: self._signal(signal.SIGTERM))
+        self._loop.call_later(2 * step, lambda: self._signal(signal.SIGKILL))
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not yet reaped (the watch reaps), so the number still means this process and its group.
+        if not self._watch.closed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def _read_stdout(self, data: bytes) -> None:
+        skipped = self._lines.skipped
+        for line in self._lines.feed(data):
+            self._on_line(line)
+        if self._lines.skipped > skipped:
+            log.warning("skipped a line of more than %d bytes on the server's stdout", self._limits.max_line_bytes)
+        if not data:
+            if last := self._lines.flush():
+                self._on_line(last)
+            # A server that can say nothing more is of no use. It usually is ending: then its status says more.
+            self._loop.call_later(_END_GRACE_SECONDS, lambda: self.stop("it had closed its stdout"))
+
+    def _ended(self) -> None:
+        # Children that outlive the leader go with it. Before wait(), so that the group's number cannot be another's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self._process.wait()
+        self._stdout.drain()
+        self._stdout.close()
+        self._stderr_reader.drain()
+        self._stderr_reader.close()
+        self._writer.close()
+        reason = f"exited with status {status}" if status >= 0 else f"was ended by signal {-status}"
+        if self._stopping is not None:
+            reason = f"{reason}, after {self._stopping}"
+        self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last)))

@@ -1,0 +1,402 @@
+"""Who said what to whom, without any I/O or clock: ids rewritten, answers matched, streams kept for resuming.
+
+`Link` is one server process' conversation, shared by any number of clients. Its rules:
+
+- Every client request goes to the server under an id of the link's own, so equal ids of different clients, or of one
+  client twice, cannot meet. The same holds for a progress token, and for the server's own requests in the other way.
+- A response belongs to the call with its id; there is exactly one, a second one is dropped.
+- Progress belongs to the call whose token it names. Other messages name no call: they go with the call in flight
+  where there is one they can be of, or else to a client, and never to a client who cannot be meant.
+- When the server ends, every call in flight fails at once. Nothing is sent twice.
+
+`EventStream` is one server-sent event stream that outlives its connections, within bounds.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from . import jsonrpc
+from .framing import sse_event, sse_priming_event
+from .jsonrpc import Message, RequestId
+
+_MAX_SERVER_REQUESTS = 1000
+
+
+class Reply(Protocol):
+    """Where the answer to one request goes."""
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer."""
+
+    def finish(self, message: Message) -> None:
+        """Answer."""
+
+
+class Client(Protocol):
+    """Someone for whom a link speaks to the server."""
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the server that belongs to no call."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Call:
+    """A client's request that the server has not answered yet."""
+
+    client: Client
+    reply: Reply
+    message: Message
+    wire_id: int
+    deadline: float
+    last_deadline: float
+    patience: float
+
+    @property
+    def client_id(self) -> RequestId:
+        """The id as the client wrote it."""
+        request_id: RequestId = self.message["id"]
+        return request_id
+
+    @property
+    def method(self) -> str:
+        """The method asked for."""
+        method: str = self.message["method"]
+        return method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ServerRequest:
+    """A request of the server that its client has not answered yet."""
+
+    server_id: RequestId
+    client: Client
+    progress_token: RequestId | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a call may take, in seconds: since it began or last made progress, and in all."""
+
+    idle: float
+    total: float
+
+
+class Link:
+    """One server's conversation. `write` sends a message to it."""
+
+    def __init__(self, write: Callable[[Message], None], *, patience: Patience) -> None:
+        self._write = write
+        self._patience = patience
+        self._calls: dict[int, Call] = {}
+        self._asked: dict[str, _ServerRequest] = {}
+        self._next_id = 0
+        self._clients: dict[Client, None] = {}
+        self.dropped_messages = 0
+
+    # What clients do.
+
+    def join(self, client: Client) -> None:
+        """Let this client get what the server says to no one in particular."""
+        self._clients[client] = None
+
+    def leave(self, client: Client) -> None:
+        """Forget a client: its calls are cancelled, what it was asked is answered with an error."""
+        self._clients.pop(client, None)
+        for call in [call for call in self._calls.values() if call.client is client]:
+            self.cancel(call, "the client has left")
+        for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
+            self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
+
+    def request(self, client: Client, message: Message, reply: Reply, now: float) -> Call:
+        """Pass a client's request on; its answer goes to `reply`."""
+        self._next_id += 1
+        wire_id = self._next_id
+        call = Call(
+            client=client,
+            reply=reply,
+            message=message,
+            wire_id=wire_id,
+            deadline=now + self._patience.idle,
+            last_deadline=now + self._patience.total,
+            patience=self._patience.idle,
+        )
+        self._calls[wire_id] = call
+        if "progressToken" in jsonrpc.meta_of(message):
+            message = jsonrpc.with_meta(message, progressToken=wire_id)
+        self._write({**message, "id": wire_id})
+        return call
+
+    def notify(self, client: Client, message: Message) -> None:
+        """Pass a client's notification on."""
+        method = message["method"]
+        params = jsonrpc.params_of(message)
+        if method == "notifications/cancelled":
+            for call in self._calls_with_id(client, params.get("requestId")):
+                self.cancel(call, params.get("reason"))
+                call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "cancelled by the client"))
+            return
+        if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
+            self.dropped_messages += 1
+            return
+        self._write(message)
+
+    def respond(self, client: Client, message: Message) -> None:
+        """Pass a client's answer on. One that nobody asked this client for is dropped."""
+        wire_id = message.get("id")
+        asked = self._asked.get(wire_id) if isinstance(wire_id, str) else None
+        if asked is None or asked.client is not client:
+            self.dropped_messages += 1
+            return
+        del self._asked[str(wire_id)]
+        self._write({**message, "id": asked.server_id})
+
+    def cancel(self, call: Call, reason: object = None) -> None:
+        """Give a call up: the server is told, a late answer is dropped, `reply` hears nothing more."""
+        if self._calls.pop(call.wire_id, None) is None or call.method == "initialize":
+            return  # "The `initialize` request MUST NOT be cancelled by clients"
+        params: Message = {"requestId": call.wire_id}
+        if isinstance(reason, str):
+            params["reason"] = reason
+        self._write(jsonrpc.notification("notifications/cancelled", params))
+
+    def expire(self, now: float) -> int:
+        """Fail the calls whose time is up, and return how many there were."""
+        expired = [call for call in self._calls.values() if call.deadline <= now]
+        for call in expired:
+            self.cancel(call, "timed out")
+            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the server did not answer in time"))
+        return len(expired)
+
+    # What the server does.
+
+    def receive(self, message: Message, now: float) -> None:
+        """Take a message of the server. Raises InvalidMessage on what is none; nothing has happened then."""
+        kind = jsonrpc.kind_of(message)
+        if kind is jsonrpc.Kind.RESPONSE:
+            self._receive_response(message)
+        elif kind is jsonrpc.Kind.REQUEST:
+            self._receive_request(message)
+        else:
+            self._receive_notification(message, now)
+
+    def _receive_response(self, message: Message) -> None:
+        wire_id = message.get("id")
+        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
+        if call is None:
+            self.dropped_messages += 1
+            return
+        call.reply.finish({**message, "id": call.client_id})
+
+    def _receive_request(self, message: Message) -> None:
+        if message["method"] == "ping":
+            # About this connection, which is ours: no client need be there for it.
+            self._write(jsonrpc.result(message["id"], {}))
+            return
+        call, client = self._addressee()
+        if client is None:
+            self._refuse(message["id"], "no client is there to answer")
+            return
+        if len(self._asked) >= _MAX_SERVER_REQUESTS:
+            self._refuse(message["id"], "too many requests are unanswered")
+            return
+        self._next_id += 1
+        # A string, so that a client's own integers cannot be taken for it in a log or a trace.
+        wire_id = f"s{self._next_id}"
+        self._asked[wire_id] = _ServerRequest(
+            server_id=message["id"],
+            client=client,
+            progress_token=jsonrpc.meta_of(message).get("progressToken"),
+        )
+        self._deliver({**message, "id": wire_id}, call, client)
+
+    def _receive_notification(self, message: Message, now: float) -> None:
+        method = message["method"]
+        params = jsonrpc.params_of(message)
+        if method == "notifications/progress":
+            self._receive_progress(message, params.get("progressToken"), now)
+        elif method == "notifications/cancelled":
+            self._receive_cancelled(message, params.get("requestId"))
+        elif method in _TO_EVERY_CLIENT:
+            self._receive_change(message)
+        else:
+            call, client = self._addressee()
+            if client is None:
+                self.dropped_messages += 1
+            else:
+                self._deliver(message, call, client)
+
+    def _receive_progress(self, message: Message, token: object, now: float) -> None:
+        call = self._calls.get(token) if isinstance(token, int) else None
+        if call is None:
+            self.dropped_messages += 1
+            return
+        call.deadline = min(now + call.patience, call.last_deadline)
+        client_token = jsonrpc.meta_of(call.message)["progressToken"]
+        params = {**jsonrpc.params_of(message), "progressToken": client_token}
+        call.reply.send({**message, "params": params})
+
+    def _receive_cancelled(self, message: Message, server_id: object) -> None:
+        for wire_id, asked in self._asked.items():
+            if asked.server_id == server_id:
+                del self._asked[wire_id]
+                params = {**jsonrpc.params_of(message), "requestId": wire_id}
+                asked.client.receive({**message, "params": params})
+                return
+        self.dropped_messages += 1
+
+    def _receive_change(self, message: Message) -> None:
+        """The lists and resources are everyone's: each client is told, on the call's stream if it has just one."""
+        for client in list(self._clients):
+            calls = [call for call in self._calls.values() if call.client is client]
+            if len(calls) == 1:
+                calls[0].reply.send(message)
+            else:
+                client.receive(message)
+
+    def _addressee(self) -> tuple[Call | None, Client | None]:
+        """Whom an unaddressed message is for, and with which call, as far as that can be told."""
+        clients = {call.client for call in self._calls.values()} or set(self._clients)
+        if len(clients) != 1:
+            return None, None
+        (client,) = clients
+        calls = list(self._calls.values())
+        return (calls[0] if len(calls) == 1 else None), client
+
+    def _deliver(self, message: Message, call: Call | None, client: Client) -> None:
+        if call is not None:
+            call.reply.send(message)
+        else:
+            client.receive(message)
+
+    def _refuse(self, server_id: RequestId, text: str) -> None:
+        self._write(jsonrpc.error(server_id, jsonrpc.INTERNAL_ERROR, text))
+
+    def close(self, reason: str) -> None:
+        """The server is gone: every call in flight fails, and says why."""
+        calls, self._calls = self._calls, {}
+        self._asked.clear()
+        for call in calls.values():
+            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
+
+    # What there is.
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls the server has not answered."""
+        return len(self._calls)
+
+    def has_calls_of(self, client: Client) -> bool:
+        """Whether a call of this client is in flight."""
+        return any(call.client is client for call in self._calls.values())
+
+    def _calls_with_id(self, client: Client, request_id: object) -> list[Call]:
+        return [call for call in self._calls.values() if call.client is client and call.client_id == request_id]
+
+    def _was_asked(self, client: Client, token: object) -> bool:
+        return token is not None and any(
+            asked.client is client and asked.progress_token == token for asked in self._asked.values()
+        )
+
+
+_TO_EVERY_CLIENT = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+
+
+class Wire(Protocol):
+    """An open event stream's connection."""
+
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class EventStream:
+    """Events with ids, kept until delivered and then for resuming, the oldest dropped beyond the bound of bytes.
+
+    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session.
+    """
+
+    number: int
+    max_bytes: int
+    wire: Wire | None = None
+    ended: bool = False
+    _events: collections.deque[tuple[int, bytes]] = field(default_factory=collections.deque)
+    _size: int = 0
+    _next: int = 0
+    _sent: int = -1
+
+    def add(self, message: Message) -> None:
+        """Append a message, and send it if someone is connected."""
+        self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)))
+
+    def prime(self) -> None:
+        """Append an event without data, so that the client has an id to resume from."""
+        self._append(sse_priming_event(self._event_id(self._next)))
+
+    def end(self) -> None:
+        """There will be no more events."""
+        self.ended = True
+        if self.wire is not None:
+            wire, self.wire = self.wire, None
+            wire.finish()
+
+    def attach(self, wire: Wire, after: int | None = None) -> None:
+        """Go on over this connection, with the events after that number, or those never sent."""
+        if self.wire is not None:
+            self.wire.finish()
+        self.wire = wire
+        first = self._sent if after is None else after
+        for number, data in list(self._events):
+            if number > first:
+                wire.write(data)
+                self._sent = max(self._sent, number)
+        if self.ended:
+            self.end()
+
+    def detach(self, wire: Wire) -> None:
+        """That connection is gone."""
+        if self.wire is wire:
+            self.wire = None
+
+    def _append(self, data: bytes) -> None:
+        self._events.append((self._next, data))
+        self._size += len(data)
+        while self._size > self.max_bytes and len(self._events) > 1:
+            self._size -= len(self._events.popleft()[1])
+        if self.wire is not None:
+            self._sent = self._next
+            self.wire.write(data)
+        self._next += 1
+
+    def _event_id(self, number: int) -> str:
+        return f"{self.number}-{number}"
+
+
+def parse_event_id(event_id: str) -> tuple[int, int] | None:
+    """Split an event id into stream and event number; None on what was never issued."""
+    stream, dash, event = event_id.partition("-")
+    if not dash or not stream.isdecimal() or not event.isdecimal() or len(event_id) > 40:
+        return None
+    return int(stream), int(event)
+
+
+def negotiated_version(answer: Message) -> str | None:
+    """Return the protocol version that an `initialize` result settles on."""
+    result = answer.get("result")
+    version = result.get("protocolVersion") if isinstance(result, dict) else None
+    return version if isinstance(version, str) else None
+
+
+def requests_in(messages: Iterable[Message]) -> list[Message]:
+    """Pick the requests of a batch."""
+    return [message for message in messages if jsonrpc.kind_of(message) is jsonrpc.Kind.REQUEST]
