@@ -20,7 +20,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 def create_app(settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> Flask:
     """Build the WSGI application that serves everything public but the MCP endpoints themselves."""
     provider = _make_provider(settings, credentials)
-    users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
+    users = Users(settings, store, provider)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
@@ -30,9 +30,7 @@ def create_app(settings: Settings, credentials: Credentials, store: Store, keys:
         keys=keys,
         provider=provider,
         users=users,
-        server=AuthorizationServer(
-            settings, store, keys, users, refresh_key=credentials.derive_key("refresh-token")
-        ),
+        server=AuthorizationServer(settings, store, keys, users, refresh_key=credentials.derive_key("refresh-token")),
         ticket_key=credentials.derive_key("ticket"),
         upstream_key=credentials.derive_key("upstream-verifier"),
     )

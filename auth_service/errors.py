@@ -11,7 +11,7 @@ class GatewayError(Exception):
     """Base of all errors that this service raises on purpose."""
 
 
-class ServiceUnavailable(GatewayError):  # noqa: N818 -- named as the HTTP status that it becomes
+class ServiceUnavailable(GatewayError):
     """Something this service depends on does not answer: nothing is granted, and the caller may retry."""
 
     def __init__(self, dependency: str, *, retry_after: int = 5) -> None:
@@ -46,9 +46,7 @@ class AuthorizationRedirectError(OAuthError):
 class PageError(GatewayError):
     """An error that only the person in front of the browser can act on: a page, never a redirect."""
 
-    def __init__(
-        self, title: str, explanation: str, *, status: int = 400, help_clients: bool = False
-    ) -> None:
+    def __init__(self, title: str, explanation: str, *, status: int = 400, help_clients: bool = False) -> None:
         super().__init__(f"{title}: {explanation}")
         self.title = title
         self.explanation = explanation

@@ -4,9 +4,9 @@
 |---|---|---|
 | `client:ID` | a registered client | days unless used, then as long as its grants |
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
-| `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
+| `code:HASH` | what an authorization code stands for, kept past its end so that a replay is noticed | 10 minutes |
 | `redeemed:HASH` | that the code has been redeemed | 10 minutes |
-| `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
+| `grant:SID` | a grant; access tokens are good while it exists | from its last use, the refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
 | `pins:PROVIDER` | login → subject that first used it | for good |
@@ -31,13 +31,12 @@ from redis.retry import Retry
 from .errors import ServiceUnavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
 
-REVOCATIONS_CHANNEL = "revocations"
+GRANT_PREFIX = "grant:"
 UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 ROTATION_GRACE = 60
-"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
-"""
+"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes."""
 
 _SOCKET_TIMEOUT = 3
 
@@ -108,8 +107,7 @@ redis.call('EXPIRE', KEYS[4], ARGV[4])
 return 'done'
 """
 
-# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
-# bounded.
+# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and bounded.
 # KEYS refresh, grant, client · ARGV generation, now, grace, grant lifetime, client lifetime
 _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
@@ -145,26 +143,28 @@ def _denies_when_unavailable(
 
 
 class Store:
-    """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer."""
+    """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer as it should."""
 
-    def __init__(self, redis_url: str, *, grant_lifetime: int) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        grant_lifetime: int,
+        on_revoked: Callable[[Grant], None] = lambda _grant: None,
+    ) -> None:
         """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use."""
+        self._on_revoked = on_revoked
         self._redis: redis.Redis = redis.Redis.from_url(
             redis_url,
             decode_responses=True,
             socket_timeout=_SOCKET_TIMEOUT,
             socket_connect_timeout=_SOCKET_TIMEOUT,
-            # One immediate retry covers a connection that Redis' restart has cut; more would queue up
-            # requests.
+            # One immediate retry covers a connection that Redis' restart has cut; more would queue up requests.
             retry=Retry(NoBackoff(), 1),
         )
         self._grant_lifetime = grant_lifetime
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
 
     # Clients
 
@@ -199,9 +199,7 @@ class Store:
         """Store a code together with the grant it will yield, which dies with the code unless redeemed."""
         now = int(time.time())
         with self._redis.pipeline() as transaction:
-            transaction.set(
-                f"code:{hash_secret(code)}", json.dumps(dataclasses.asdict(record)), ex=CODE_MEMORY
-            )
+            transaction.set(f"code:{hash_secret(code)}", json.dumps(dataclasses.asdict(record)), ex=CODE_MEMORY)
             transaction.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=CODE_MEMORY)
             for index in _indices(grant):
                 transaction.zremrangebyscore(index, "-inf", now - self._grant_lifetime)
@@ -216,9 +214,7 @@ class Store:
         return Code(**json.loads(document)) if document is not None else None
 
     @_denies_when_unavailable
-    def redeem_code(
-        self, code: str, record: Code, *, with_refresh_token: bool, grant_lifetime: int
-    ) -> Redemption:
+    def redeem_code(self, code: str, record: Code, *, with_refresh_token: bool, grant_lifetime: int) -> Redemption:
         """Turn a code into a living grant: of all that try, one gets DONE."""
         result = self._redeem(
             keys=[
@@ -244,7 +240,7 @@ class Store:
 
     @_denies_when_unavailable
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
-        """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
+        """Use the refresh token of a generation; ROTATED makes the next one current and prolongs the grant."""
         result = self._rotate(
             keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id)],
             args=[
@@ -261,7 +257,8 @@ class Store:
     def revoke_grant(self, sid: str) -> Grant | None:
         """End a grant and every token and code of it, everywhere; return it if it lived.
 
-        All revoking goes through here: it is what tells the other workers (channel `revocations`).
+        All revoking goes through here. Every worker hears of it from Redis (`grant_watch`), the bridges from
+        `on_revoked`.
         """
         grant = self.find_grant(sid)
         with self._redis.pipeline() as transaction:
@@ -269,8 +266,9 @@ class Store:
             if grant is not None:
                 for index in _indices(grant):
                     transaction.zrem(index, sid)
-            transaction.publish(REVOCATIONS_CHANNEL, sid)
             transaction.execute()
+        if grant is not None:
+            self._on_revoked(grant)
         return grant
 
     # Pinned logins
@@ -299,7 +297,7 @@ def _client_key(client_id: str) -> str:
 
 
 def _grant_key(sid: str) -> str:
-    return f"grant:{sid}"
+    return GRANT_PREFIX + sid
 
 
 def _indices(grant: Grant) -> tuple[str, str]:

@@ -116,9 +116,7 @@ class Client:
 
     def check_client_secret(self, unverified_secret: str) -> bool:
         """Whether this is the client's secret."""
-        return self.secret_hash is not None and hmac.compare_digest(
-            hash_secret(unverified_secret), self.secret_hash
-        )
+        return self.secret_hash is not None and hmac.compare_digest(hash_secret(unverified_secret), self.secret_hash)
 
     def check_registration_token(self, unverified_token: str) -> bool:
         """Whether this is the token that manages the registration (RFC 7592 §1.2)."""
@@ -151,13 +149,10 @@ class Client:
         return scope or ""
 
 
-def parse_metadata(
-    document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS
-) -> ClientMetadata:
+def parse_metadata(document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS) -> ClientMetadata:
     """Validate a registration request's body, or a metadata document.
 
-    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
-    member.
+    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the member.
     """
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
@@ -181,9 +176,7 @@ def parse_metadata(
 
 
 def information_response(client: Client, *, registration_uri: str) -> dict[str, Any]:
-    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller
-    has.
-    """
+    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller has."""
     response: dict[str, Any] = client.metadata.model_dump(exclude_none=True)
     response["client_id"] = client.client_id
     response["client_id_issued_at"] = client.issued_at

@@ -16,9 +16,7 @@ KNOWN_APP_SCHEMES = frozenset(
 
 # RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
 _URI = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
-_HOST = re.compile(
-    r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]"
-)
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]")
 _LOOPBACK = re.compile(r"(http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?].*)?)")
 _APP_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
 
@@ -32,7 +30,7 @@ def check(uri: str) -> None:
         raise OAuthError("invalid_redirect_uri", f"redirect_uri {uri[:200]} {reason}")
 
 
-def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
+def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 - one line per rule
     if len(uri) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
     if not _URI.fullmatch(uri):
@@ -46,13 +44,9 @@ def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
         return "names a user"
     if parts.scheme == "https":
         host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc
-        return (
-            None if uri.startswith("https://") and _HOST.fullmatch(host) else "has no valid lower-case host"
-        )
+        return None if uri.startswith("https://") and _HOST.fullmatch(host) else "has no valid lower-case host"
     if parts.scheme == "http":
-        return (
-            None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
-        )
+        return None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
     if not uri.startswith(f"{parts.scheme}:/"):
         return "is not a URI with a lower-case scheme and a path"
     if parts.scheme in KNOWN_APP_SCHEMES or _APP_SCHEME.fullmatch(parts.scheme):
@@ -65,9 +59,7 @@ def matches(registered: str, requested: str) -> bool:
 
     Native applications listen on whatever port is free (RFC 8252 §7.3).
     """
-    return requested == registered or (
-        is_loopback(requested) and without_port(requested) == without_port(registered)
-    )
+    return requested == registered or (is_loopback(requested) and without_port(requested) == without_port(registered))
 
 
 def is_loopback(uri: str) -> bool:

@@ -12,9 +12,7 @@ def parse(scope: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((scope or "").split(" "))) if scope else ()
 
 
-def grantable(
-    requested: tuple[str, ...], *, supported: Collection[str], default: Collection[str]
-) -> tuple[str, ...]:
+def grantable(requested: tuple[str, ...], *, supported: Collection[str], default: Collection[str]) -> tuple[str, ...]:
     """Return the scopes to ask the user's consent for.
 
     Scopes that the resource does not have are left out, as RFC 6749 §3.3 allows: clients add `openid` or

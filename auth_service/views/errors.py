@@ -44,9 +44,7 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
 
 def _render_oauth_error(error: OAuthError) -> Response:
     if wants_page():
-        return _render_page_error(
-            PageError("This request is not valid", f"{error.description}.", status=error.status)
-        )
+        return _render_page_error(PageError("This request is not valid", f"{error.description}.", status=error.status))
     response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:
@@ -68,9 +66,7 @@ def _render_unavailable(error: ServiceUnavailable) -> Response:
         )
         response = _render_page_error(page)
     else:
-        response = make_response(
-            jsonify(error="temporarily_unavailable", error_description="try again later"), 503
-        )
+        response = make_response(jsonify(error="temporarily_unavailable", error_description="try again later"), 503)
         response.headers["Cache-Control"] = "no-store"
     response.headers["Retry-After"] = str(error.retry_after)
     return response

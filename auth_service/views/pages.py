@@ -16,12 +16,8 @@ def wants_page() -> bool:
     return request.endpoint in _PAGE_ENDPOINTS
 
 
-def render_page(
-    template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any
-) -> Response:
-    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this
-    service.
-    """
+def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:
+    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this service."""
     response = make_response(
         render_template(template, stylesheet=f"{gateway().settings.issuer}/style.css", **context), status
     )
@@ -33,8 +29,7 @@ def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
     """Set the security headers of a page or of a redirect that belongs to the login."""
     form_action = " ".join(("'self'", *form_targets))
     response.headers["Content-Security-Policy"] = (
-        "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
-        f"form-action {form_action}"
+        f"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action {form_action}"
     )
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["X-Content-Type-Options"] = "nosniff"
