@@ -37,9 +37,7 @@ def _parse_base_url(value: str) -> str:
     """Accept an absolute http(s) URL in the one canonical form that we compare bytewise (RFC 8414 §3.3)."""
     # urlsplit drops tabs and line breaks, so that what it reports is not what we would compare.
     if not re.fullmatch(r"[!-~]+", value):
-        raise ValueError(
-            "must hold visible ASCII characters only (write an international host name in punycode)"
-        )
+        raise ValueError("must hold visible ASCII characters only (write an international host name in punycode)")
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an absolute http or https URL")
@@ -64,9 +62,7 @@ def _parse_public_url(value: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_parse_base_url)]
 PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
 ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-ScopeName = Annotated[
-    str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")
-]
+ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
 Seconds = Annotated[int, Field(gt=0)]
 
 
@@ -77,12 +73,8 @@ class _Model(BaseModel):
 class AllowList(_Model):
     """Who may log in. Empty everywhere means nobody."""
 
-    users: tuple[str, ...] = Field(
-        default=(), strict=False, description="Login names at the identity provider."
-    )
-    organizations: tuple[str, ...] = Field(
-        default=(), strict=False, description="Members of these organizations."
-    )
+    users: tuple[str, ...] = Field(default=(), strict=False, description="Login names at the identity provider.")
+    organizations: tuple[str, ...] = Field(default=(), strict=False, description="Members of these organizations.")
     teams: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = Field(
         default=(), strict=False, description="Members of these teams, as `organization/team-slug`."
     )
@@ -130,21 +122,19 @@ class Resource(_Model):
     """One MCP server. It is its URL: routes, metadata, audience and challenges all follow from that."""
 
     url: PublicUrl
-    backends: tuple[BaseUrl, ...] = Field(
-        min_length=1, strict=False, description="MCP endpoints that serve it."
-    )
+    backends: tuple[BaseUrl, ...] = Field(min_length=1, strict=False, description="MCP endpoints that serve it.")
     title: str | None = Field(default=None, description="What people see; the name where absent.")
     scopes: dict[ScopeName, Scope] = Field(
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
     )
-    allowed: AllowList | None = Field(
-        default=None, description="Who may use it; the gateway's list where absent."
-    )
+    allowed: AllowList | None = Field(default=None, description="Who may use it; the gateway's list where absent.")
 
     @model_validator(mode="after")
-    def _has_path(self) -> Resource:
+    def _is_routable(self) -> Resource:
         if not urlsplit(self.url).path:
             raise ValueError("url must have a path, for example https://time.example.com/mcp")
+        if len({urlsplit(backend).path for backend in self.backends}) > 1:
+            raise ValueError("backends must all have the same path")
         return self
 
 
@@ -207,11 +197,7 @@ class Credentials:
         `identity-key:NAME` is the key that resource NAME's identity assertions are signed with, and the only
         one that leaves this service: its bridge holds it too.
         """
-        return (
-            hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256")
-            .hexdigest()
-            .encode()
-        )
+        return hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256").hexdigest().encode()
 
 
 def load_settings(path: Path) -> Settings:
@@ -239,18 +225,23 @@ def load_credentials(directory: Path) -> Credentials:
 
     Raises SettingsError with one line that names the file that is missing or unusable.
     """
-    master_key = _read_credential(directory, "master-key")
-    if len(master_key) < MASTER_KEY_MIN_BYTES:
-        raise SettingsError(f"{directory / 'master-key'}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
+    master_key = load_master_key(directory / "master-key")
     try:
-        client_secret = _read_credential(directory, "client-secret").decode("ascii")
+        client_secret = _read_credential(directory / "client-secret").decode("ascii")
     except UnicodeDecodeError as error:
         raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
     return Credentials(client_secret=client_secret, master_key=master_key)
 
 
-def _read_credential(directory: Path, name: str) -> bytes:
-    path = directory / name
+def load_master_key(path: Path) -> bytes:
+    """Read the master key. Raises SettingsError with one line that names the file."""
+    master_key = _read_credential(path)
+    if len(master_key) < MASTER_KEY_MIN_BYTES:
+        raise SettingsError(f"{path}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
+    return master_key
+
+
+def _read_credential(path: Path) -> bytes:
     try:
         secret = path.read_bytes().strip()
     except OSError as error:

@@ -144,9 +144,7 @@ def create_key_file(directory: Path, *, activation: int) -> Path:
     The file appears whole or not at all, and belongs to the directory's owner also when root makes it. Raises
     FileExistsError if a key with that activation exists.
     """
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path = directory / (datetime.fromtimestamp(activation, UTC).strftime(_NAME_FORMAT) + ".pem")
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
     try:
@@ -193,9 +191,7 @@ def issue_access_token(
         "sid": sid,
         "name": name,
     }
-    return jwt.encode(
-        claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid}
-    )
+    return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid})
 
 
 def verify_access_token(
@@ -283,9 +279,7 @@ def _read_key_file(path: Path) -> SigningKey:
     try:
         activation = datetime.strptime(path.stem, _NAME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
-        raise SigningKeyError(
-            f"{path}: the name must be an activation time such as 20261124T000500Z.pem"
-        ) from error
+        raise SigningKeyError(f"{path}: the name must be an activation time such as 20261124T000500Z.pem") from error
     try:
         private_key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:

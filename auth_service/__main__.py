@@ -1,0 +1,92 @@
+"""`mcp-auth-service`: validates the settings, then serves them on Gunicorn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from auth_service.asgi import NOTIFY_VARIABLE, Application
+from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
+
+# Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
+KEEP_ALIVE_SECONDS = 120
+GRACEFUL_SECONDS = 10
+
+
+class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
+    """Gunicorn with our settings. On SIGHUP new workers read the file again."""
+
+    def __init__(self, settings_file: Path, credentials: Credentials, settings: Settings) -> None:
+        self._settings_file = settings_file
+        self._credentials = credentials
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set what differs from Gunicorn's defaults."""
+        options: dict[str, Any] = {
+            "bind": [self._settings.listen],
+            "workers": self._settings.workers,
+            "worker_class": "asgi",
+            "asgi_lifespan": "on",
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "graceful_timeout": GRACEFUL_SECONDS,
+            # A peer's SCRIPT_NAME header would shift the path under every rule.
+            "forwarder_headers": "",
+            "control_socket_disable": True,
+            "proc_name": "mcp-auth-service",
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        """Build a worker's application. Raises SettingsError or SigningKeyError, which ends the worker."""
+        return Application(load_settings(self._settings_file), self._credentials)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service; returns the exit status, 2 for unusable settings."""
+    parser = argparse.ArgumentParser(prog="mcp-auth-service", description="The gateway's authorization server.")
+    parser.add_argument("--settings", required=True, type=Path, metavar="FILE", help="settings.json")
+    parser.add_argument(
+        "--credentials",
+        type=Path,
+        metavar="DIRECTORY",
+        default=os.environ.get("CREDENTIALS_DIRECTORY"),
+        help="where client-secret and master-key are (default: $CREDENTIALS_DIRECTORY)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(options.settings)
+        if options.credentials is None:
+            raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
+        credentials = load_credentials(Path(options.credentials))
+        _check_address(settings.listen)
+    except SettingsError as error:
+        sys.stderr.write(f"mcp-auth-service: {error}\n")
+        return 2
+    if address := os.environ.pop("NOTIFY_SOCKET", None):
+        os.environ[NOTIFY_VARIABLE] = address
+    _Server(options.settings, credentials, settings).run()
+    return 0
+
+
+def _check_address(listen: str) -> None:
+    """Refuse an address that is taken, in one line: Gunicorn would retry and then log a trace."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"listen: {listen}: {getattr(error, 'strerror', None) or error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The ASGI application of a worker: `/verify` and what the host itself asks natively, all else through Flask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+from a2wsgi import WSGIMiddleware
+
+from auth_service import create_app
+from auth_service.grant_watch import GrantWatch
+from auth_service.push import RevocationPush
+from auth_service.routes import dynamic_configuration
+from auth_service.settings import Credentials, Settings
+from auth_service.store import Store
+from auth_service.tokens import SigningKeys
+from auth_service.verify import PATH_PREFIX, Receive, Send, Verifier
+
+SIGNING_KEYS_DIRECTORY = "signing-keys"
+FLASK_THREADS = 16
+_READINESS_POLL_SECONDS = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class Application:
+    """Routes by path. `lifespan` starts and ends the watch over grants."""
+
+    def __init__(self, settings: Settings, credentials: Credentials) -> None:
+        """Build every part. Raises SigningKeyError."""
+        keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY)
+        store = Store(
+            settings.redis_url,
+            grant_lifetime=settings.lifetimes.refresh_token,
+            on_revoked=RevocationPush(settings, credentials),
+        )
+        self._watch = GrantWatch(settings.redis_url)
+        self._verify = Verifier(settings, credentials, keys, self._watch)
+        self._flask = cast(
+            "Callable[[MutableMapping[str, Any], Receive, Send], Any]",
+            WSGIMiddleware(cast("Any", create_app(settings, credentials, store, keys)), workers=FLASK_THREADS),
+        )
+        self._routes = json.dumps(dynamic_configuration(settings)).encode()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, or serve the lifespan protocol."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        path = scope["path"]
+        if path.startswith(PATH_PREFIX):
+            await self._verify(scope, receive, send)
+        elif path == "/routes":
+            await _answer(send, 200, self._routes)
+        elif path == "/healthz":
+            await _answer(send, 200, b'{"status":"ok"}')
+        elif path == "/readyz":
+            ready = self._watch.is_watching()
+            await _answer(send, 200 if ready else 503, b'{"redis":%s}' % (b"true" if ready else b"false"))
+        else:
+            await self._flask(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        tasks = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._tell_when_ready())]
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._watch.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _tell_when_ready(self) -> None:
+        """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
+        while not self._watch.is_watching():  # noqa: ASYNC110 - "watching" lapses by itself: there is no event
+            await asyncio.sleep(_READINESS_POLL_SECONDS)
+        if not (address := os.environ.get(NOTIFY_VARIABLE)):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+
+
+NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
+"""Where NOTIFY_SOCKET is kept from Gunicorn, which would report readiness before any worker serves."""
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"cache-control", b"no-store"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,164 @@
+"""Knowing that a grant still lives without asking Redis each time, and knowing when that knowledge ends.
+
+One connection per worker has Redis report every write to, expiry of and flush of the grants' keys (CLIENT TRACKING in
+broadcast mode, Redis 6). Silence on it proves nothing by itself, so it carries a heartbeat: Redis answers in order,
+hence an answered PING proves that everything before it was reported. That proof is good for TRUST_SECONDS; without it
+a worker asks Redis for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from auth_service.errors import ServiceUnavailable
+from auth_service.store import GRANT_PREFIX
+
+TRUST_SECONDS: Final = 0.1
+"""How late a worker may learn that a grant has ended: the promise is 100 ms."""
+HEARTBEAT_SECONDS: Final = 0.04
+ANSWER_TIMEOUT_SECONDS: Final = 1.0
+RECONNECT_SECONDS: Final = 0.2
+MAX_CONNECTIONS: Final = 32
+
+_INVALIDATIONS: Final = "__redis__:invalidate"
+
+log = logging.getLogger(__name__)
+
+
+class Grant:
+    """What this worker knows of one grant. Shared by all tokens of the grant, dropped with the last."""
+
+    __slots__ = ("__weakref__", "found_alive", "sid")
+
+    def __init__(self, sid: str) -> None:
+        self.sid = sid
+        self.found_alive = False
+
+
+class GrantWatch:
+    """The grants of one Redis, watched from one event loop."""
+
+    def __init__(self, redis_url: str) -> None:
+        # One retry: a pooled connection may be one that Redis closed when it restarted.
+        connection_options: dict[str, Any] = {
+            "socket_timeout": ANSWER_TIMEOUT_SECONDS,
+            "socket_connect_timeout": ANSWER_TIMEOUT_SECONDS,
+            "retry": Retry(NoBackoff(), 1),
+            "protocol": 2,
+        }
+        self._pool = BlockingConnectionPool.from_url(
+            redis_url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT_SECONDS, **connection_options
+        )
+        self._redis = Redis(connection_pool=self._pool)
+        self._grants: WeakValueDictionary[str, Grant] = WeakValueDictionary()
+        self._changes_seen = 0
+        self.trusted_until = 0.0
+        """Until when, on the monotonic clock, `Grant.found_alive` may be believed."""
+
+    def is_watching(self) -> bool:
+        """Whether every change to a grant is being reported, which implies that Redis answers."""
+        return time.monotonic() < self.trusted_until
+
+    def grant(self, sid: str) -> Grant:
+        """Return what is known of a grant; the same object for as long as anyone holds it."""
+        return self._grants.setdefault(sid, Grant(sid))
+
+    async def is_alive(self, grant: Grant) -> bool:
+        """Whether the grant lives, from what is known if that can be believed, else by asking Redis.
+
+        Raises ServiceUnavailable if Redis does not answer.
+        """
+        if grant.found_alive and self.is_watching():
+            return True
+        changes_seen = self._changes_seen
+        try:
+            alive = bool(await self._redis.exists(GRANT_PREFIX + grant.sid))
+        except (RedisError, OSError) as error:
+            raise ServiceUnavailable("redis") from error
+        # A change reported while we asked may be this grant's end, with the answer from just before it.
+        grant.found_alive = alive and changes_seen == self._changes_seen
+        return alive
+
+    async def run(self) -> None:
+        """Watch until cancelled, over as many connections as it takes."""
+        lost = False
+        while True:
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py left it out
+            try:
+                await self._watch(connection)
+            except (RedisError, OSError) as error:
+                if not lost:
+                    log.warning("redis.lost: asking for each request: %s", error)
+                lost = True
+            finally:
+                self.trusted_until = 0.0
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def close(self) -> None:
+        """Close the connections of `is_alive`."""
+        await self._pool.disconnect()
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        await connection.connect()  # type: ignore[no-untyped-call]  # as above
+        client_id = await _call(connection, "CLIENT", "ID")
+        await _call(connection, "CLIENT", "TRACKING", "ON", "REDIRECT", client_id, "BCAST", "PREFIX", GRANT_PREFIX)
+        await _call(connection, "SUBSCRIBE", _INVALIDATIONS)
+        # What changed before this moment was reported to nobody.
+        self._forget_all()
+        log.info("redis.watching: grants are watched")
+        sent: deque[float] = deque()
+        with _background(self._beat(connection, sent)):
+            while True:
+                match await connection.read_response():
+                    case [b"pong", *_]:
+                        self.trusted_until = sent.popleft() + TRUST_SECONDS
+                    case [b"message", _, None]:  # FLUSHDB or FLUSHALL
+                        self._forget_all()
+                    case [b"message", _, keys]:
+                        for key in keys:
+                            self._forget(key.decode().removeprefix(GRANT_PREFIX))
+
+    async def _beat(self, connection: AbstractConnection, sent: deque[float]) -> None:
+        while True:
+            sent.append(time.monotonic())
+            await connection.send_command("PING", check_health=False)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _forget(self, sid: str) -> None:
+        self._changes_seen += 1
+        grant = self._grants.get(sid)
+        if grant is not None:
+            grant.found_alive = False
+
+    def _forget_all(self) -> None:
+        self._changes_seen += 1
+        for grant in self._grants.values():
+            grant.found_alive = False
+
+
+async def _call(connection: AbstractConnection, *command: Any) -> Any:
+    await connection.send_command(*command, check_health=False)
+    return await connection.read_response()
+
+
+@contextmanager
+def _background(coroutine: Any) -> Iterator[None]:
+    task = asyncio.ensure_future(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()

@@ -1,0 +1,138 @@
+"""Traefik's dynamic configuration, which follows from the settings alone (PROTOCOL: Traefik's HTTP provider).
+
+What is public has a router here; what has none (`/verify`, `/routes`, `/healthz`, `/readyz`) cannot be reached
+through Traefik. The name of a resource reaches `/verify` in the ForwardAuth address, which is Traefik's own
+configuration, and never in anything that a client sends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from auth_service.protocol import metadata
+from auth_service.settings import Settings
+from auth_service.verify import PATH_PREFIX
+
+AUTH_SERVICE: Final = "mcp-auth-service"
+AUTHORIZATION_PATHS: Final = (
+    "/authorize",
+    "/consent",
+    "/callback",
+    "/token",
+    "/register",
+    "/revoke",
+    "/jwks",
+    "/style.css",
+)
+IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
+HSTS_SECONDS: Final = 365 * 24 * 3600
+MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
+
+_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _RESOURCE_PRIORITY = 3000, 2000, 1000
+
+
+def dynamic_configuration(settings: Settings) -> dict[str, Any]:
+    """Return what `GET /routes` answers."""
+    routers: dict[str, Any] = {}
+    services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
+    middlewares: dict[str, Any] = {"mcp-cors": {"headers": _CORS}}
+    common: list[str] = []
+    if settings.router.tls:
+        middlewares["mcp-hsts"] = {"headers": {"stsSeconds": HSTS_SECONDS, "forceSTSHeader": True}}
+        common.append("mcp-hsts")
+
+    def router(rule: str, service: str, *, priority: int, through: list[str]) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "rule": rule,
+            "service": service,
+            "priority": priority,
+            "entryPoints": list(settings.router.entry_points),
+        }
+        if common or through:
+            entry["middlewares"] = [*common, *through]
+        if settings.router.tls:
+            resolver = settings.router.certificate_resolver
+            entry["tls"] = {} if resolver is None else {"certResolver": resolver}
+        return entry
+
+    issuer = urlsplit(settings.issuer)
+    hosts = {issuer.hostname or ""} | {
+        urlsplit(resource.url).hostname or "" for resource in settings.resources.values()
+    }
+    routers["mcp-metadata"] = router(
+        f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
+        AUTH_SERVICE,
+        priority=_METADATA_PRIORITY,
+        through=[],
+    )
+    routers["mcp-authorization"] = router(
+        f"Host(`{issuer.hostname}`) && ({_any('Path', [issuer.path + path for path in AUTHORIZATION_PATHS])})",
+        AUTH_SERVICE,
+        priority=_AUTHORIZATION_PRIORITY,
+        through=[],
+    )
+    locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
+    for name, resource in settings.resources.items():
+        url = urlsplit(resource.url)
+        host = f"Host(`{url.hostname}`)"
+        documents = [path for (_, path), owner in locations.items() if owner == name]
+        routers[f"mcp-{name}-metadata"] = router(
+            f"{host} && ({_any('Path', documents)})", AUTH_SERVICE, priority=_METADATA_PRIORITY, through=[]
+        )
+        middlewares[f"mcp-{name}-auth"] = {"forwardAuth": _forward_auth(settings, name)}
+        through = ["mcp-cors", f"mcp-{name}-auth"]
+        backend_path = urlsplit(resource.backends[0]).path
+        if backend_path != url.path:
+            middlewares[f"mcp-{name}-path"] = {
+                "replacePathRegex": {
+                    "regex": f"^{re.escape(url.path)}(/.*)?$",
+                    "replacement": f"{backend_path}${{1}}",
+                }
+            }
+            through.append(f"mcp-{name}-path")
+        routers[f"mcp-{name}"] = router(
+            f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))",
+            f"mcp-{name}",
+            priority=_RESOURCE_PRIORITY,
+            through=through,
+        )
+        services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
+    return {"http": {"routers": routers, "services": services, "middlewares": middlewares}}
+
+
+# Answers preflight by itself, before anything is verified: a browser sends it without a token.
+_CORS: Final = {
+    "accessControlAllowOriginList": ["*"],
+    "accessControlAllowMethods": ["GET", "POST", "DELETE", "OPTIONS"],
+    "accessControlAllowHeaders": ["*", "Authorization"],
+    "accessControlExposeHeaders": ["Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate"],
+    "accessControlMaxAge": 7200,
+    "addVaryHeader": True,
+}
+
+
+def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
+    return {
+        "address": f"{settings.internal_url}{PATH_PREFIX}{name}",
+        "trustForwardHeader": False,
+        "authRequestHeaders": ["Authorization"],
+        # Each is removed from the request, then set if /verify answers with it. It never answers with
+        # Authorization: the user's token goes no further.
+        "authResponseHeaders": ["Authorization", *IDENTITY_HEADERS],
+        "maxResponseBodySize": MAX_VERIFY_BODY_BYTES,
+    }
+
+
+def _service(origins: list[str]) -> dict[str, Any]:
+    return {"loadBalancer": {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}}
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _any(matcher: str, values: list[str] | tuple[str, ...]) -> str:
+    return " || ".join(f"{matcher}(`{value}`)" for value in values)

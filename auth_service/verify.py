@@ -1,0 +1,250 @@
+"""`/verify/NAME`: what Traefik's ForwardAuth asks before each request to resource NAME.
+
+The hot path, so one ASGI callable without a framework. A token that has passed every check is remembered with its
+ready-made answer, and passes again while the answer is fresh (REFRESH_SECONDS, never beyond the token's end) and its
+grant is known to live (`grant_watch`). Whatever has lapsed is checked again; what cannot be checked is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from auth_service.errors import ServiceUnavailable
+from auth_service.grant_watch import Grant, GrantWatch
+from auth_service.identity import BackendSigner, derive_identity_key
+from auth_service.protocol.metadata import protected_resource_url
+from auth_service.settings import Credentials, Resource, Settings
+from auth_service.tokens import InvalidTokenError, SigningKeys, VerifiedClaims, verify_access_token
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+PATH_PREFIX: Final = "/verify/"
+REFRESH_SECONDS: Final = 25
+"""Bridges take an assertion for 60 s: one handed out at the end of its time still has more than half of that."""
+MAX_TOKEN_BYTES: Final = 4096
+MAX_REMEMBERED: Final = 32_768
+"""Tokens remembered per resource; at some 3 KiB each this bounds a worker's memory."""
+
+_TOKEN68 = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # RFC 7235 §2.1
+_AMBIGUOUS_PATH = re.compile(rb"%2f|%5c|%2e|%25|%00|\.\.|;|\\|//", re.IGNORECASE)
+_HEADER_SAFE = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_NO_BODY: Final[Message] = {"type": "http.response.body"}
+
+
+class MalformedRequestError(Exception):
+    """The request carries a token, or a path, in a way that is refused. The text goes to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A ready-made negative answer."""
+
+    start: Message
+    body: Message
+
+
+@dataclass(slots=True, eq=False)
+class _Remembered:
+    """A token that passed every check, and the answer to give while that holds."""
+
+    grant: Grant
+    answer: Message
+    fresh_from: float
+    fresh_until: float
+
+
+def parse_bearer_token(authorization: bytes) -> bytes | None:
+    """Return the unverified token, or None if the scheme is another one (then there is no bearer token).
+
+    Raises MalformedRequestError for what is no token by its syntax or length (RFC 6750 §2.1, RFC 7235 §2.1).
+    """
+    scheme, _, rest = authorization.partition(b" ")
+    if scheme.lower() != b"bearer":
+        return None
+    token = rest.strip(b" ")
+    if len(token) > MAX_TOKEN_BYTES or not _TOKEN68.fullmatch(token):
+        raise MalformedRequestError("the Authorization header holds no well-formed bearer token")
+    return token
+
+
+def check_forwarded_uri(uri: bytes) -> None:
+    """Refuse a token in the query (RFC 6750 §2.3), and paths that a router and a backend may read differently.
+
+    `uri` is the path and query that the client sent to the router. Raises MalformedRequestError.
+    """
+    path, _, query = uri.partition(b"?")
+    if _AMBIGUOUS_PATH.search(path):
+        raise MalformedRequestError("the path is ambiguous")
+    if any(name == "access_token" for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)):
+        raise MalformedRequestError("a token in the query is not accepted")
+
+
+def header_text(value: str) -> str:
+    """Return a value as visible ASCII: everything else, and the percent sign, as percent-encoded UTF-8."""
+    return quote(value, safe=_HEADER_SAFE)
+
+
+class _ProtectedResource:
+    """One resource: its challenges, its signer, and the tokens that have passed for it."""
+
+    def __init__(self, name: str, resource: Resource, credentials: Credentials) -> None:
+        self.url = resource.url
+        self.usual_uri = urlsplit(resource.url).path.encode()
+        self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
+        self.remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._signer = BackendSigner(derive_identity_key(credentials, name))
+        self._challenge = [f'resource_metadata="{protected_resource_url(resource.url)}"']
+        if self.required_scopes:
+            self._challenge.append(f'scope="{" ".join(sorted(self.required_scopes))}"')
+        self.no_token = self.refusal(401)
+        self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here")
+        self.insufficient_scope = self.refusal(403, "insufficient_scope", "the access token does not reach that far")
+
+    def refusal(self, status: int, error: str | None = None, description: str | None = None) -> Refusal:
+        """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent."""
+        named = {"error": error, "error_description": description}
+        members = {member: value for member, value in named.items() if value is not None}
+        challenge = ", ".join([f'{member}="{value}"' for member, value in members.items()] + self._challenge)
+        return _refusal(status, members, [(b"www-authenticate", f"Bearer {challenge}".encode("ascii"))])
+
+    def sign(self, claims: VerifiedClaims) -> Message:
+        """Return the start of the answer that lets a request pass, with a fresh identity assertion."""
+        values = {
+            b"x-gateway-identity": self._signer.sign_identity(claims),
+            b"x-user-id": header_text(claims.subject),
+            b"x-user-name": header_text(claims.name),
+            b"x-client-id": header_text(claims.client_id),
+            b"x-scopes": " ".join(header_text(scope) for scope in claims.scope.split()),
+        }
+        headers = [(name, value.encode("ascii")) for name, value in values.items()]
+        return {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [*headers, (b"content-length", b"0")],
+        }
+
+    def remember(self, token: bytes, remembered: _Remembered) -> None:
+        """Keep what passed, at the cost of what has been here longest."""
+        self.remembered[token] = remembered
+        self.remembered.move_to_end(token)
+        if len(self.remembered) > MAX_REMEMBERED:
+            self.remembered.popitem(last=False)
+
+
+class Verifier:
+    """The ASGI callable behind `/verify/`."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, keys: SigningKeys, watch: GrantWatch) -> None:
+        self._issuer = settings.issuer
+        self._keys = keys
+        self._watch = watch
+        self._resources = {
+            PATH_PREFIX + name: _ProtectedResource(name, resource, credentials)
+            for name, resource in settings.resources.items()
+        }
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one ForwardAuth request; the resource is in the path, which Traefik's configuration sets."""
+        resource = self._resources.get(scope["path"])
+        if resource is None:
+            await _send_refusal(send, _NOT_FOUND)
+            return
+        try:
+            token = self._find_token(resource, scope["headers"])
+            answer = await self._admit(resource, token) if token is not None else resource.no_token
+        except MalformedRequestError as error:
+            answer = resource.refusal(400, "invalid_request", str(error))
+        except ServiceUnavailable as error:
+            answer = _refusal(
+                503, {"error": "temporarily_unavailable"}, [(b"retry-after", str(error.retry_after).encode())]
+            )
+        if isinstance(answer, Refusal):
+            await _send_refusal(send, answer)
+        else:
+            await send(answer)
+            await send(_NO_BODY)
+
+    @staticmethod
+    def _find_token(resource: _ProtectedResource, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the unverified bearer token. Raises MalformedRequestError."""
+        authorization: bytes | None = None
+        for name, value in headers:
+            if name == b"authorization":
+                if authorization is not None:
+                    raise MalformedRequestError("more than one Authorization header")
+                authorization = value
+            elif name == b"x-forwarded-uri" and value != resource.usual_uri:
+                check_forwarded_uri(value)
+        return None if authorization is None else parse_bearer_token(authorization)
+
+    async def _admit(self, resource: _ProtectedResource, token: bytes) -> Message | Refusal:
+        """Return the answer to a token: a start message that lets the request pass, or a refusal.
+
+        Raises ServiceUnavailable.
+        """
+        remembered = resource.remembered.get(token)
+        if remembered is None or not remembered.fresh_from <= time.time() < remembered.fresh_until:
+            try:
+                remembered = self._verify(resource, token)
+            except InvalidTokenError:
+                resource.remembered.pop(token, None)
+                return resource.invalid_token
+            if remembered is None:
+                return resource.insufficient_scope
+        if not await self._watch.is_alive(remembered.grant):
+            resource.remembered.pop(token, None)
+            return resource.invalid_token
+        resource.remember(token, remembered)
+        return remembered.answer
+
+    def _verify(self, resource: _ProtectedResource, unverified_token: bytes) -> _Remembered | None:
+        """Check everything but the grant, and sign. None if the scope does not suffice.
+
+        Raises InvalidTokenError.
+        """
+        now = time.time()
+        claims = verify_access_token(
+            self._keys, unverified_token.decode("ascii"), issuer=self._issuer, resources=[resource.url]
+        )
+        if not resource.required_scopes <= claims.scopes:
+            return None
+        return _Remembered(
+            grant=self._watch.grant(claims.sid),
+            answer=resource.sign(claims),
+            fresh_from=now,
+            fresh_until=min(now + REFRESH_SECONDS, claims.expires_at),
+        )
+
+
+def _refusal(status: int, members: dict[str, str], headers: list[tuple[bytes, bytes]]) -> Refusal:
+    body = json.dumps(members).encode() if members else b""
+    return Refusal(
+        start={
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                *headers,
+                (b"content-type", b"application/json"),
+                (b"cache-control", b"no-store"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        },
+        body={"type": "http.response.body", "body": body},
+    )
+
+
+async def _send_refusal(send: Send, refusal: Refusal) -> None:
+    await send(refusal.start)
+    await send(refusal.body)
+
+
+_NOT_FOUND: Final = _refusal(404, {"error": "not_found"}, [])
