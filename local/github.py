@@ -214,9 +214,7 @@ def _login_pages(stand_in: StandIn) -> Blueprint:
         if sent_id != stand_in.client_id or not hmac.compare_digest(
             sent_secret.encode(), stand_in.client_secret.encode()
         ):
-            return _oauth_error(
-                "incorrect_client_credentials", "The client_id and/or client_secret is incorrect."
-            )
+            return _oauth_error("incorrect_client_credentials", "The client_id and/or client_secret is incorrect.")
         code = request.form.get("code", "")
         try:
             claims = codes.loads(code, max_age=CODE_LIFETIME)
@@ -225,9 +223,7 @@ def _login_pages(stand_in: StandIn) -> Blueprint:
         if claims is None or code in spent_codes or not _proves(claims["challenge"]):
             return _oauth_error("bad_verification_code", "The code passed is incorrect or expired.")
         if request.form.get("redirect_uri", claims["redirect_uri"]) != claims["redirect_uri"]:
-            return _oauth_error(
-                "redirect_uri_mismatch", "The redirect_uri does not belong to the application."
-            )
+            return _oauth_error("redirect_uri_mismatch", "The redirect_uri does not belong to the application.")
         spent_codes.add(code)
         token = _serializer(stand_in, "token").dumps(
             {"user": claims["user"], "scope": claims["scope"], "nonce": secrets.token_hex(8)}
@@ -416,9 +412,7 @@ def parse_loopback_address(text: str) -> tuple[str, int]:
     """Parse `HOST:PORT` with a loopback address as the host. Raises ValueError."""
     host, _, port = text.rpartition(":")
     if not ipaddress.ip_address(host.strip("[]")).is_loopback:
-        raise ValueError(
-            f"{host} is not a loopback address: without passwords, no other machine may log in here"
-        )
+        raise ValueError(f"{host} is not a loopback address: without passwords, no other machine may log in here")
     return host.strip("[]"), int(port)
 
 

@@ -1,0 +1,85 @@
+# Everything lives in this folder: Python packages in .venv, npm packages in .cache.
+PYTHON ?= python3
+PORT ?= 8080
+ARGS ?=
+
+BIN := .venv/bin
+NPM_LOCAL := .cache/npm-local
+NPM_TESTS := .cache/npm-tests
+# What the layers of `make test` need of Debian; installed where that is possible.
+DEBIAN_PACKAGES := debootstrap iproute2 nix-bin redis-server systemd-container
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-unit test-flows test-e2e test-systemd lint format evaluate debian-packages clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
+	@exec $(BIN)/python -m local --port $(PORT) $(ARGS)
+
+test: debian-packages .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
+	$(BIN)/pytest -ra
+
+test-unit: .venv/test ## What needs nothing but Python
+	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local
+
+test-flows: .venv/test ## The OAuth flows on a real Redis
+	$(BIN)/pytest -ra tests/flows
+
+test-e2e: .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
+	$(BIN)/pytest -ra tests/e2e
+
+test-systemd: debian-packages .venv/test ## The NixOS module's units under a real systemd (as root)
+	$(BIN)/pytest -ra tests/systemd
+
+lint: .venv/test ## Formatting, linters, types, layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/test ## Mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+evaluate: debian-packages ## Evaluate the NixOS module anew, for tests/systemd/evaluated
+	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/nixos/full_flow.nix \
+	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/full_flow.json
+
+clean: ## Remove what was installed and the local stack's state
+	rm -rf .venv .cache .local-stack
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "no virtual environment could be made: on Debian, install python3-venv" >&2; exit 2; }
+	@touch $@
+
+.venv/local: .venv/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[local]'
+	@touch $@
+
+.venv/test: .venv/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[local,test]'
+	@touch $@
+
+# Without Node.js the stack leaves its npm server out, and tests skip what needs it; both say so.
+$(NPM_LOCAL)/ready: local/npm/package-lock.json
+$(NPM_TESTS)/ready: tests/npm/package-lock.json
+%/ready:
+	@mkdir -p $(@D)
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+	  cp $(dir $<)package.json $(dir $<)package-lock.json $(@D) && \
+	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; \
+	else echo "Node.js and npm are not installed: doing without $(dir $<)package.json" >&2; fi
+
+debian-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=$$(for package in $(DEBIAN_PACKAGES); do \
+	    dpkg-query --show --showformat='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || echo $$package; \
+	  done); \
+	  [ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $$missing; }; \
+	else echo "not root on Debian: tests that need one of $(DEBIAN_PACKAGES) are skipped where it is missing" >&2; fi

@@ -1,0 +1,114 @@
+"""`python -m local`: the whole gateway on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from local.options import UsageError, parse_options
+from local.processes import Console, Part, Processes
+from local.stack import Stack, prepare
+
+START_SECONDS = 90
+POLL_SECONDS = 0.1
+
+
+class NotHealthyError(Exception):
+    """A part does not serve in time; the text names it and says what it last answered."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stack; returns the exit status: 0 after Ctrl-C, 1 if a part failed, 2 for unusable input."""
+    try:
+        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        stack = prepare(options)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return asyncio.run(_run(stack, options.notices))
+
+
+async def _run(stack: Stack, notices: Sequence[str]) -> int:
+    console = Console(sys.stdout, ["gateway", *stack.part_names])
+    processes = Processes(console)
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopped = asyncio.create_task(stopping.wait())
+    serving = asyncio.create_task(_start(stack, processes, console))
+    try:
+        await _first_of(serving, stopped, processes.ended)
+        if serving.done() and serving.exception() is None:
+            for notice in notices:
+                console.write("gateway", notice)
+            console.write("gateway", _instructions(stack))
+            await _first_of(stopped, processes.ended)
+        if stopped.done():
+            console.write("gateway", "stopping")
+            return 0
+        if serving.done() and (error := serving.exception()) is not None:
+            console.write("gateway", f"{error}: stopping")
+        else:
+            console.write("gateway", f"{processes.ended.result()}: stopping. Its own lines above say why.")
+        return 1
+    finally:
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError, NotHealthyError):
+            await serving
+        # What ends from now on was asked to.
+        if not processes.ended.done():
+            processes.ended.cancel()
+        await processes.stop()
+        stopped.cancel()
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _start(stack: Stack, processes: Processes, console: Console) -> None:
+    """Start stage after stage, each once the one before serves. Raises NotHealthyError."""
+    for stage in stack.stages:
+        for part in stage:
+            await processes.start(part)
+        await asyncio.gather(*(_wait_until_healthy(part) for part in stage))
+        console.write("gateway", f"serving: {', '.join(part.name for part in stage)}")
+
+
+async def _wait_until_healthy(part: Part) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while (problem := await asyncio.to_thread(part.find_problem)) is not None:
+        if time.monotonic() > deadline:
+            raise NotHealthyError(f"{part.name} does not serve after {START_SECONDS} s ({problem})")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _instructions(stack: Stack) -> str:
+    """Return what to paste into each client."""
+    claude = [f"  claude mcp add --transport http {name} {url}" for name, url in stack.resources.items()]
+    cursor = {"mcpServers": {name: {"url": url} for name, url in stack.resources.items()}}
+    code = {"servers": {name: {"type": "http", "url": url} for name, url in stack.resources.items()}}
+    return "\n".join(
+        [
+            "everything is healthy",
+            "",
+            "Claude Code:",
+            *claude,
+            "Cursor (.cursor/mcp.json):",
+            f"  {json.dumps(cursor)}",
+            "VS Code (.vscode/mcp.json):",
+            f"  {json.dumps(code)}",
+            "",
+            f"Who may log in: {', '.join(stack.users)}. Ctrl-C stops everything; clients and grants are kept.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

