@@ -33,9 +33,7 @@ MINIMAL: dict[str, Any] = {
     "redis_url": "unix:///run/redis/redis.sock",
     "state_directory": "/var/lib/mcp-oauth-gateway",
     "router": {"entry_points": ["websecure"], "tls": True},
-    "resources": {
-        "time": {"url": "https://time.mcp.example.com/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
-    },
+    "resources": {"time": {"url": "https://time.mcp.example.com/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}},
 }
 
 
@@ -107,9 +105,7 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("redis_url", "http://127.0.0.1:6379", "redis_url: "),
     ],
 )
-def test_a_fault_is_one_line_that_names_file_and_key(
-    tmp_path: Path, path: str, value: object, named: str
-) -> None:
+def test_a_fault_is_one_line_that_names_file_and_key(tmp_path: Path, path: str, value: object, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, settings_with(path, value))
     message = str(caught.value)
@@ -141,9 +137,7 @@ def test_loopback_hosts_are_recognized(host: str) -> None:
     assert is_loopback_host(host)
 
 
-@pytest.mark.parametrize(
-    "host", ["localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "0.0.0.0", "", "localhost."]
-)
+@pytest.mark.parametrize("host", ["localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "0.0.0.0", "", "localhost."])
 def test_lookalikes_of_loopback_hosts_are_not(host: str) -> None:
     assert not is_loopback_host(host)
 

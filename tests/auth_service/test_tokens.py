@@ -73,9 +73,7 @@ def verify(keys: SigningKeys, token: str) -> VerifiedClaims:
     return verify_access_token(keys, token, issuer=ISSUER, resources=[RESOURCE])
 
 
-def forge(
-    keys: SigningKeys, *, header: dict[str, Any] | None = None, claims: dict[str, Any] | None = None
-) -> str:
+def forge(keys: SigningKeys, *, header: dict[str, Any] | None = None, claims: dict[str, Any] | None = None) -> str:
     """Return a token with a valid signature whose header or claims are changed; None removes a member."""
     good = issue(keys)
     new_header = {**jwt.get_unverified_header(good), **(header or {})}
@@ -236,15 +234,11 @@ class TestAccessTokens:
         ],
         ids=str,
     )
-    def test_a_claim_that_is_wrong_or_missing_is_refused(
-        self, keys: SigningKeys, claims: dict[str, Any]
-    ) -> None:
+    def test_a_claim_that_is_wrong_or_missing_is_refused(self, keys: SigningKeys, claims: dict[str, Any]) -> None:
         with pytest.raises(InvalidTokenError):
             verify(keys, forge(keys, claims=claims))
 
-    def test_a_token_is_good_until_its_last_second(
-        self, keys: SigningKeys, clock: time_machine.Traveller
-    ) -> None:
+    def test_a_token_is_good_until_its_last_second(self, keys: SigningKeys, clock: time_machine.Traveller) -> None:
         token = issue(keys, lifetime=3600)
         clock.move_to(NOW + 3599)
         assert verify(keys, token).expires_at == NOW + 3600
@@ -262,9 +256,7 @@ class TestAccessTokens:
         with pytest.raises(InvalidTokenError):
             verify(keys, ".".join(parts))
 
-    @pytest.mark.parametrize(
-        "token", ["", ".", "..", "...", "a.b.c", "e30.e30.e30", "\x00", "é.é.é", "a" * 10_000]
-    )
+    @pytest.mark.parametrize("token", ["", ".", "..", "...", "a.b.c", "e30.e30.e30", "\x00", "é.é.é", "a" * 10_000])
     def test_what_is_no_jwt_is_refused(self, keys: SigningKeys, token: str) -> None:
         with pytest.raises(InvalidTokenError):
             verify(keys, token)
@@ -361,9 +353,7 @@ class TestSigningKeys:
         with pytest.raises(SigningKeyError, match=r"latest\.pem: the name must be an activation time"):
             SigningKeys(tmp_path)
 
-    def test_an_emptied_directory_does_not_stop_a_running_service(
-        self, keys: SigningKeys, tmp_path: Path
-    ) -> None:
+    def test_an_emptied_directory_does_not_stop_a_running_service(self, keys: SigningKeys, tmp_path: Path) -> None:
         token = issue(keys)
         keys.signing_key(now=NOW).path.unlink()
         assert verify(keys, token).sid == "grant"
@@ -378,9 +368,7 @@ class TestSigningKeys:
         assert set(jwk) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
         assert re.fullmatch(r"SigningKey\(path=[^,]+, kid='[\w-]+'\)", repr(keys.signing_key(now=NOW)))
 
-    def test_two_keys_of_one_second_do_not_overwrite_each_other(
-        self, keys: SigningKeys, tmp_path: Path
-    ) -> None:
+    def test_two_keys_of_one_second_do_not_overwrite_each_other(self, keys: SigningKeys, tmp_path: Path) -> None:
         with pytest.raises(FileExistsError):
             create_key_file(tmp_path / "signing-keys", activation=NOW)
         assert len(list((tmp_path / "signing-keys").iterdir())) == 1

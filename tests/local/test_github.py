@@ -53,9 +53,7 @@ def arrived_at_callback(answer: TestResponse) -> dict[str, str]:
 
 def redeem(github: FlaskClient, code: str, **parameters: str) -> dict[str, str]:
     form = {"client_id": "app", "client_secret": "app-secret", "code": code, "redirect_uri": CALLBACK}
-    answer = github.post(
-        "/login/oauth/access_token", data=form | parameters, headers={"Accept": "application/json"}
-    )
+    answer = github.post("/login/oauth/access_token", data=form | parameters, headers={"Accept": "application/json"})
     assert answer.status_code == 200
     body = answer.get_json()
     assert isinstance(body, dict)
@@ -109,9 +107,7 @@ def test_an_unknown_application_is_not_found(github: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "uri", ["http://localhost.evil.example/callback", "https://localhost:8080/callback", CALLBACK + "2"]
 )
-def test_a_foreign_redirect_goes_to_the_registered_callback_with_an_error(
-    github: FlaskClient, uri: str
-) -> None:
+def test_a_foreign_redirect_goes_to_the_registered_callback_with_an_error(github: FlaskClient, uri: str) -> None:
     answer = github.get(f"/login/oauth/authorize?client_id=app&redirect_uri={uri}")
     assert arrived_at_callback(answer)["error"] == "redirect_uri_mismatch"
 
@@ -131,9 +127,7 @@ def test_a_code_works_once(github: FlaskClient) -> None:
         ({"client_id": "other"}, "incorrect_client_credentials"),
     ],
 )
-def test_a_code_is_refused_with_anything_wrong(
-    github: FlaskClient, wrong: dict[str, str], error: str
-) -> None:
+def test_a_code_is_refused_with_anything_wrong(github: FlaskClient, wrong: dict[str, str], error: str) -> None:
     assert redeem(github, **({"code": authorize(github)["code"]} | wrong))["error"] == error
 
 

@@ -1,0 +1,103 @@
+"""The whole local stack, as its launcher starts it, once for all end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+START_SECONDS = 100
+STOP_SECONDS = 30
+
+
+class RunningStack:
+    """A launcher process and what it has printed."""
+
+    def __init__(self, state_directory: Path, *, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.issuer = f"http://localhost:{self.port}"
+        self.lines: list[str] = []
+        self._healthy = threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "local", "--port", str(self.port), "--state-directory", str(state_directory)],
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if "everything is healthy" in line:
+                self._healthy.set()
+        self._healthy.set()
+
+    def wait_until_healthy(self) -> None:
+        """Wait for the launcher's own word."""
+        assert self._healthy.wait(START_SECONDS), self.output
+        assert self.process.poll() is None, self.output
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Stop as a person does, and return the exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(STOP_SECONDS)
+        self._reader.join(STOP_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    @property
+    def output(self) -> str:
+        """Everything printed so far."""
+        return "".join(self.lines)
+
+    def resource(self, name: str) -> str:
+        """Return the URL of a server."""
+        return f"{self.issuer}/{name}/mcp"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The healthy stack."""
+    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    try:
+        running.wait_until_healthy()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def browser_script(tmp_path: Path) -> Path:
+    """A program for $BROWSER: returns at once, as browsers do, and clicks through in the background."""
+    script = tmp_path / "browser"
+    script.write_text(
+        f'#!/bin/sh\ncd "{PROJECT}" && "{sys.executable}" -m tests.browser "$1" >"{tmp_path}/browser.log" 2>&1 &\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
+@pytest.fixture
+def client_environment(tmp_path: Path, browser_script: Path) -> dict[str, str]:
+    """The environment of a client program that has never run before."""
+    return {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "BROWSER": str(browser_script)}

@@ -1,0 +1,141 @@
+"""What never reaches a server, tried through the real router."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+import requests
+
+from tests.browser import Browser
+from tests.e2e.conftest import RunningStack
+from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
+
+
+@pytest.fixture(scope="module")
+def tokens(stack: RunningStack) -> Tokens:
+    return log_in(stack.issuer, stack.resource("time"))
+
+
+def test_the_right_token_reaches_the_server(stack: RunningStack, tokens: Tokens) -> None:
+    answer = initialize(stack.resource("time"), tokens.access_token)
+    assert answer.status_code == 200
+    assert answer.json()["result"]["serverInfo"]["name"] == "mcp-time"
+
+
+def test_no_token_is_told_where_to_get_one(stack: RunningStack) -> None:
+    answer = initialize(stack.resource("time"), None)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == (
+        f'Bearer resource_metadata="{stack.issuer}/.well-known/oauth-protected-resource/time/mcp", scope="mcp"'
+    )
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT"])
+@pytest.mark.parametrize("path", ["", "/", "/deeper"])
+def test_every_method_and_sub_path_needs_a_token(stack: RunningStack, method: str, path: str) -> None:
+    answer = requests.request(method, stack.resource("time") + path, headers=MCP_HEADERS, timeout=10)
+    assert answer.status_code == 401
+
+
+def test_a_preflight_is_answered_without_a_token(stack: RunningStack) -> None:
+    headers = {"Origin": "https://claude.ai", "Access-Control-Request-Method": "POST"}
+    answer = requests.options(stack.resource("time"), headers=headers, timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("token", ["x", "eyJhbGciOiJub25lIn0.e30.", "a.b.c"])
+def test_a_wrong_token_is_invalid(stack: RunningStack, token: str) -> None:
+    answer = initialize(stack.resource("time"), token)
+    assert answer.status_code == 401
+    assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+
+def test_a_token_for_another_server_is_invalid(stack: RunningStack, tokens: Tokens) -> None:
+    assert initialize(stack.resource("fetch"), tokens.access_token).status_code == 401
+
+
+def test_a_tampered_token_is_invalid(stack: RunningStack, tokens: Tokens) -> None:
+    head, payload, signature = tokens.access_token.split(".")
+    flipped = signature[:10] + ("A" if signature[10] != "A" else "B") + signature[11:]
+    assert initialize(stack.resource("time"), f"{head}.{payload}.{flipped}").status_code == 401
+
+
+@pytest.mark.parametrize("name", ["X-Gateway-Identity", "X_Gateway_Identity", "X.Gateway.Identity", "X-User-Id"])
+def test_a_forged_identity_without_a_token_is_no_identity(stack: RunningStack, name: str) -> None:
+    assert initialize(stack.resource("time"), None, {name: "github:1"}).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["X-Gateway-Identity", "X_Gateway_Identity", "X.Gateway.Identity"])
+def test_a_forged_identity_beside_a_token_is_replaced(stack: RunningStack, tokens: Tokens, name: str) -> None:
+    # The bridge believes the signed assertion only: had the forged one reached it, this would be 403.
+    assert initialize(stack.resource("time"), tokens.access_token, {name: "forged"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/verify/time", "/routes", "/healthz", "/readyz", "/metrics", "/revocations"])
+def test_what_is_internal_has_no_route(stack: RunningStack, path: str) -> None:
+    assert requests.get(stack.issuer + path, timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/time%2fmcp", "/time/mcp/..%2f..%2fhealthz", "/time/mcp/../../fetch/mcp", "/time/mcp;x", "//time/mcp"]
+)
+def test_an_ambiguous_path_reaches_no_server(stack: RunningStack, tokens: Tokens, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tokens.access_token}\r\n"
+            "Accept: text/event-stream\r\nConnection: close\r\n\r\n".encode()
+        )
+        status = int(connection.makefile("rb").readline().split()[1])
+    assert status in {400, 401, 404}
+
+
+def test_two_authorization_headers_are_refused(stack: RunningStack, tokens: Tokens) -> None:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+        bearer = f"Authorization: Bearer {tokens.access_token}\r\n"
+        connection.sendall(
+            f"GET /time/mcp HTTP/1.1\r\nHost: localhost\r\n{bearer * 2}Connection: close\r\n\r\n".encode()
+        )
+        assert int(connection.makefile("rb").readline().split()[1]) in {400, 401}
+
+
+def test_who_is_on_no_list_gets_no_code(stack: RunningStack) -> None:
+    with pytest.raises(AssertionError, match="stranger may not use this server"):
+        log_in(stack.issuer, stack.resource("time"), browser=Browser(login="stranger"))
+
+
+def test_who_declines_gives_no_code(stack: RunningStack) -> None:
+    with pytest.raises(KeyError, match="code"):
+        log_in(stack.issuer, stack.resource("time"), browser=Browser(decision="deny"))
+
+
+def test_a_refresh_rotates_and_a_revocation_ends_everything_at_once(stack: RunningStack) -> None:
+    tokens = log_in(stack.issuer, stack.resource("time"))
+    answer = refresh(stack.issuer, tokens)
+    assert answer.status_code == 200
+    renewed = Tokens(tokens.client_id, answer.json()["access_token"], answer.json()["refresh_token"])
+    assert renewed.refresh_token != tokens.refresh_token
+    opened = initialize(stack.resource("time"), renewed.access_token)
+    assert opened.status_code == 200
+    session = {"Mcp-Session-Id": opened.headers["Mcp-Session-Id"], "Authorization": f"Bearer {renewed.access_token}"}
+    with requests.get(stack.resource("time"), headers={**MCP_HEADERS, **session}, stream=True, timeout=20) as stream:
+        assert stream.status_code == 200
+        form = {"token": renewed.refresh_token, "client_id": renewed.client_id}
+        assert requests.post(f"{stack.issuer}/revoke", data=form, timeout=10).status_code == 200
+        revoked = time.monotonic()
+        for _ in stream.iter_content(1024):
+            pass
+        assert time.monotonic() - revoked < 10, "the open stream did not end"
+    assert initialize(stack.resource("time"), renewed.access_token).status_code == 401
+    assert refresh(stack.issuer, renewed).json()["error"] == "invalid_grant"
+
+
+def test_another_users_session_is_not_found(stack: RunningStack, tokens: Tokens) -> None:
+    session = initialize(stack.resource("time"), tokens.access_token).headers["Mcp-Session-Id"]
+    other = log_in(stack.issuer, stack.resource("time"), browser=Browser(login="hubot"))
+    ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+    for token, status in ((other.access_token, 404), (tokens.access_token, 200)):
+        headers = {**MCP_HEADERS, "Mcp-Session-Id": session, "Authorization": f"Bearer {token}"}
+        assert requests.post(stack.resource("time"), json=ping, headers=headers, timeout=10).status_code == status

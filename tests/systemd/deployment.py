@@ -1,0 +1,75 @@
+"""Puts an evaluated configuration on a machine: what nixos-rebuild does, as far as the module asks for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+UNITS = Path("etc/systemd/system")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What evaluate.nix answers."""
+
+    units: dict[str, list[str]]
+    files: dict[str, str]
+    tmpfiles: list[str]
+    users: dict[str, str]
+    hosts: dict[str, list[str]]
+    programs: list[str]
+    ports: list[int]
+    warnings: list[str]
+    failedAssertions: list[str]  # noqa: N815 - evaluate.nix's own key
+
+
+def can_evaluate() -> bool:
+    """Whether Nix and nixpkgs' library are at hand."""
+    if shutil.which("nix-instantiate") is None:
+        return False
+    command = ("nix-instantiate", "--eval", "-E", "(import <nixpkgs/lib>).version")
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def evaluate(path: Path) -> dict[str, object]:
+    """Evaluate the configuration in a .nix file; raises RuntimeError with Nix's message."""
+    command = ["nix-instantiate", "--eval", "--strict", "--json", str(HERE / "evaluate.nix")]
+    done = subprocess.run([*command, "--arg", "configuration", str(path)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def load(path: Path) -> Configuration:
+    """Read an evaluated configuration."""
+    return Configuration(**json.loads(path.read_text()))
+
+
+def install(configuration: Configuration, root: Path) -> None:
+    """Write units and files below `root`; enables the units as their `[Install]` section says."""
+    for name, text in configuration.files.items():
+        _write(root / "etc" / name, text)
+    for name, lines in configuration.units.items():
+        _write(root / UNITS / name, "\n".join(lines) + "\n")
+        for line in lines:
+            if line.startswith("WantedBy="):
+                wants = root / UNITS / f"{line.removeprefix('WantedBy=')}.wants"
+                wants.mkdir(parents=True, exist_ok=True)
+                link = wants / name
+                link.unlink(missing_ok=True)
+                link.symlink_to(f"../{name}")
+    _write(root / "etc/tmpfiles.d/gateway.conf", "".join(f"{line}\n" for line in configuration.tmpfiles))
+    people = "".join(f"g {group} -\nu {user} -:{group}\n" for user, group in configuration.users.items())
+    _write(root / "etc/sysusers.d/gateway.conf", people)
+    hosts = {"127.0.0.1": ["localhost"], **configuration.hosts}
+    _write(root / "etc/hosts", "".join(f"{address} {' '.join(names)}\n" for address, names in hosts.items()))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,79 @@
+"""The part of the NixOS test driver's API that the test scripts use, for a container."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.systemd.container import Container
+
+RETRY_SECONDS = 30
+
+
+class Machine:
+    """A container as a test script sees it (nixpkgs, nixos/lib/test-driver)."""
+
+    def __init__(self, container: Container, *, path: str) -> None:
+        self._container = container
+        self._path = path
+
+    def execute(self, command: str, timeout: float = 60) -> tuple[int, str]:
+        """Run a command; return its exit status and output."""
+        done = self._container.run(command, path=self._path, timeout=timeout)
+        return done.returncode, done.stdout
+
+    def succeed(self, *commands: str) -> str:
+        """Run commands, each of which must succeed; return their output."""
+        output = ""
+        for command in commands:
+            status, text = self.execute(command)
+            assert status == 0, f"{command}: exit status {status}\n{text}\n{self.journal()}"
+            output += text
+        return output
+
+    def fail(self, *commands: str) -> str:
+        """Run commands, each of which must fail; return their output."""
+        output = ""
+        for command in commands:
+            status, text = self.execute(command)
+            assert status != 0, f"{command}: succeeded\n{text}"
+            output += text
+        return output
+
+    def wait_until_succeeds(self, command: str, timeout: float = RETRY_SECONDS) -> str:
+        """Run a command until it succeeds; return its output."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, text = self.execute(command)
+            if status == 0:
+                return text
+            assert time.monotonic() < deadline, f"{command}: exit status {status}\n{text}\n{self.journal()}"
+            time.sleep(0.2)
+
+    def wait_for_unit(self, unit: str, timeout: float = RETRY_SECONDS) -> None:
+        """Wait until a unit is active."""
+        self.wait_until_succeeds(f"systemctl is-active {unit}", timeout)
+
+    def wait_for_open_port(self, port: int, timeout: float = RETRY_SECONDS) -> None:
+        """Wait until something listens on a port."""
+        self.wait_until_succeeds(f"ss --listening --tcp --numeric --no-header | grep -q ':{port} '", timeout)
+
+    def journal(self) -> str:
+        """Return the end of the journal, for a failure's message."""
+        return self.execute("journalctl --boot --no-pager --lines=80")[1]
+
+
+@contextlib.contextmanager
+def subtest(name: str) -> Iterator[None]:
+    """Name what a failure inside was about."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from error
+
+
+def run_script(script: Path, machine: Machine) -> None:
+    """Run a test script."""
+    exec(compile(script.read_text(), str(script), "exec"), {"machine": machine, "subtest": subtest})
