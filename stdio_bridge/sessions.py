@@ -44,6 +44,7 @@ class Session:
         self.id = secrets.token_urlsafe(24)
         self.user = user
         self.version: str | None = None
+        self.stopping = False
         self.last_used = manager.loop.clock()
         self._manager = manager
         self._streams: dict[int, EventStream] = {}
@@ -90,7 +91,8 @@ class Session:
         self._open.clear()
 
     def stop(self, reason: str) -> None:
-        """End the process, and with it everything of this session."""
+        """End the process, and with it everything of this session, which is unknown from now on."""
+        self.stopping = True
         self._process.stop(reason)
 
     # The client's side
@@ -279,7 +281,7 @@ class Sessions:
                 request_id=request_id,
             )  # fmt: skip
         session = self._sessions.get(session_id)
-        if session is None or session.user != identity.user or session.version is None:
+        if session is None or session.stopping or session.user != identity.user or session.version is None:
             raise Refusal(
                 "404 Not Found",
                 jsonrpc.SERVER_ERROR,

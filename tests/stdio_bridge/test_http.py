@@ -1,0 +1,241 @@
+"""The whole bridge, over HTTP, in front of a real process."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from itsdangerous import URLSafeTimedSerializer
+
+ECHO = (sys.executable, str(Path(__file__).with_name("echo_server.py")))
+KEY = "5" * 64
+ROOT = Path(__file__).parents[2]
+
+
+class Bridge:
+    """A running bridge, and the little of an MCP client that the tests need."""
+
+    def __init__(self, *options: str, command: tuple[str, ...] = ECHO) -> None:
+        arguments = (
+            sys.executable,
+            "-m",
+            "stdio_bridge",
+            "--listen",
+            "127.0.0.1:0",
+            *options,
+            "--",
+            *command,
+        )
+        self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stderr is not None
+        address = next(line for line in self.process.stderr if "serving" in line)
+        found = re.search(r":(\d+)/", address)
+        assert found is not None
+        self.port = int(found[1])
+
+    def request(
+        self, method: str, body: object = None, path: str = "/mcp", **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        common = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, body=data, headers=common | given)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
+
+    def initialize(self, version: str = "2025-06-18", **headers: str) -> str:
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        status, answered, content = self.request("POST", rpc("initialize", params), **headers)
+        assert status == 200, content
+        return answered["mcp-session-id"]
+
+    def call(self, session: str, tool: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        return self.request("POST", rpc("tools/call", {"name": tool}), Mcp_Session_Id=session, **headers)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        status = self.process.wait(20)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+def rpc(method: str, params: dict[str, Any], request_id: int = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+
+
+def assertion(user: str, grant: str = "g") -> str:
+    return signed("identity", {"sub": user, "sid": grant, "exp": int(time.time()) + 60})
+
+
+def signed(purpose: str, claims: object) -> str:
+    options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    serializer = URLSafeTimedSerializer(KEY.encode(), salt=f"mcp-oauth-gateway.{purpose}", signer_kwargs=options)
+    return str(serializer.dumps(claims))
+
+
+@pytest.fixture
+def bridge() -> Iterator[Bridge]:
+    running = Bridge("--no-identity")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Bridge]:
+    key = tmp_path / "key"
+    key.write_text(KEY + "\n")
+    running = Bridge("--require-identity", str(key))
+    yield running
+    running.stop()
+
+
+def test_each_session_has_a_process_of_its_own_and_keeps_it(bridge: Bridge) -> None:
+    one, two = bridge.initialize(), bridge.initialize()
+    pids = [bridge.call(session, "pid")[2] for session in (one, one, two)]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_notification_is_accepted_without_a_body(bridge: Bridge) -> None:
+    session = bridge.initialize()
+    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    status, _, content = bridge.request("POST", note, Mcp_Session_Id=session)
+    assert (status, content) == (202, b"")
+
+
+def test_an_answer_alone_is_json_and_one_with_a_log_line_before_it_is_an_event_stream(bridge: Bridge) -> None:
+    session = bridge.initialize()
+    assert bridge.call(session, "pid")[1]["content-type"] == "application/json"
+    _, headers, content = bridge.call(session, "log")
+    assert headers["content-type"] == "text/event-stream"
+    events = [json.loads(line[6:]) for line in content.splitlines() if line.startswith(b"data: {")]
+    assert [event.get("method") for event in events] == ["notifications/message", None]
+    assert events[1]["id"] == 1
+
+
+def test_a_crash_fails_the_call_at_once_with_the_status_and_the_last_words(bridge: Bridge) -> None:
+    session = bridge.initialize()
+    _, _, content = bridge.call(session, "crash")
+    assert "exited with status 3" in json.loads(content)["error"]["message"]
+    assert "the tool broke" in json.loads(content)["error"]["message"]
+    assert bridge.call(session, "pid")[0] == 404
+
+
+def test_noise_and_a_megabyte_of_stderr_do_not_hinder_a_call(bridge: Bridge) -> None:
+    assert bridge.call(bridge.initialize(), "noise")[0] == 200
+
+
+def test_a_deleted_session_is_unknown_at_once_and_its_process_goes(bridge: Bridge) -> None:
+    session = bridge.initialize()
+    (child,) = bridge.children()
+    assert bridge.request("DELETE", Mcp_Session_Id=session)[0] in {200, 204}
+    assert bridge.call(session, "pid")[0] == 404
+    child.wait(10)
+
+
+def test_a_session_that_does_not_exist_is_404_and_a_missing_id_400(bridge: Bridge) -> None:
+    assert bridge.call("made-up", "pid")[0] == 404
+    assert bridge.request("POST", rpc("tools/list", {}))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        pytest.param(400, b"{", {}, id="not JSON"),
+        pytest.param(400, b"[]", {}, id="an empty batch"),
+        pytest.param(400, b'{"id":1}', {}, id="not JSON-RPC"),
+        pytest.param(400, b'{"jsonrpc":"2.0","id":null,"method":"ping"}', {}, id="a null id"),
+        pytest.param(406, b"{}", {"Accept": "text/html"}, id="an Accept we cannot meet"),
+        pytest.param(415, b"{}", {"Content_Type": "text/plain"}, id="another media type"),
+        pytest.param(403, b"{}", {"Origin": "https://evil.example"}, id="a foreign page"),
+        pytest.param(403, b"{}", {"Host": "evil.example"}, id="a rebound name"),
+    ],
+)
+def test_bad_requests_are_refused_in_json_rpc(
+    bridge: Bridge, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    got, _, content = bridge.request("POST", body, **headers)
+    assert got == status
+    assert json.loads(content)["error"]["message"]
+
+
+def test_a_body_over_the_limit_is_refused_in_json_rpc() -> None:
+    running = Bridge("--no-identity", "--max-message-bytes", "1000")
+    status, _, content = running.request("POST", b" " * 1001)
+    assert (status, json.loads(content)["error"]["code"]) == (413, -32600)
+    running.stop()
+
+
+def test_without_an_assertion_nothing_starts_whatever_the_plain_headers_claim(guarded: Bridge) -> None:
+    status, _, _ = guarded.request("POST", rpc("initialize", {}), X_User_Id="github:1", X_User_Name="root")
+    assert status == 403
+    assert guarded.children() == []
+
+
+def test_a_session_is_its_users_alone(guarded: Bridge) -> None:
+    session = guarded.initialize(X_Gateway_Identity=assertion("github:1"))
+    assert guarded.call(session, "pid", X_Gateway_Identity=assertion("github:2"))[0] == 404
+    assert guarded.call(session, "pid", X_Gateway_Identity=assertion("github:1"))[0] == 200
+
+
+def test_a_revocation_ends_the_streams_of_that_grant_only_when_it_is_signed(guarded: Bridge) -> None:
+    mine = assertion("github:1", "g1")
+    session = guarded.initialize(X_Gateway_Identity=mine)
+    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=20)
+    headers = {"Accept": "text/event-stream", "Mcp-Session-Id": session, "X-Gateway-Identity": mine}
+    connection.request("GET", "/mcp", headers=headers)
+    stream = connection.getresponse()
+    assert stream.readline() == b": open\n"
+    assert guarded.request("POST", mine.encode(), path="/revocations")[0] == 403
+    revocation = signed("revocation", {"sid": "g1"}).encode()
+    assert guarded.request("POST", revocation, path="/revocations")[0] == 204
+    assert b": open" not in stream.read()
+    connection.close()
+
+
+def test_sigterm_ends_every_process_and_the_status_is_0() -> None:
+    running = Bridge("--no-identity")
+    for _ in range(3):
+        running.initialize()
+    children = running.children()
+    assert running.stop() == 0
+    assert [child for child in children if child.is_running()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--no-identity", "--listen", "127.0.0.1:0", "--", "no-such-program"], "no-such-program"),
+        (["--no-identity", "--listen", "nonsense", "--", "true"], "nonsense"),
+        (["--no-identity", "--", "true"], "--listen"),
+        (["--listen", "127.0.0.1:0", "--", "true"], "--require-identity"),
+        (["--require-identity", "/nonexistent", "--listen", "127.0.0.1:0", "--", "true"], "/nonexistent"),
+        (["--no-identity", "--listen", "127.0.0.1:0"], "command"),
+    ],
+)
+def test_an_unusable_command_line_is_one_line_and_status_2(arguments: list[str], word: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "LISTEN_PID"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "stdio_bridge", *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=30, check=False, env=environment,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert word in ended.stderr

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stdio_bridge import jsonrpc
+from stdio_bridge.session import EventStream, Link, Patience, parse_event_id
+
+Message = dict[str, Any]
+
+
+class Someone:
+    """A client, or a reply, that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.received: list[Message] = []
+        self.answers: list[Message] = []
+
+    def receive(self, message: Message) -> None:
+        self.received.append(message)
+
+    send = receive
+
+    def finish(self, message: Message) -> None:
+        self.answers.append(message)
+
+
+class Conversation:
+    """A link whose server is the test."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.link = Link(self.sent.append, patience=Patience(idle=10, total=25))
+
+    def ask(self, client: Someone, request_id: int | str, token: str | None = None) -> Someone:
+        params: Message = {"name": "t"} if token is None else {"_meta": {"progressToken": token}}
+        reply = Someone()
+        message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+        self.link.request(client, message, reply, now=0)
+        return reply
+
+    def say(self, now: float = 1, **message: object) -> None:
+        self.link.receive({"jsonrpc": "2.0", **message}, now)
+
+
+@pytest.fixture
+def talk() -> Conversation:
+    return Conversation()
+
+
+def test_two_equal_ids_in_flight_each_get_their_own_answer(talk: Conversation) -> None:
+    client = Someone()
+    first, second = talk.ask(client, 1), talk.ask(client, 1)
+    wire_first, wire_second = (message["id"] for message in talk.sent)
+    talk.say(id=wire_second, result={"n": 2})
+    talk.say(id=wire_first, result={"n": 1})
+    assert first.answers == [{"jsonrpc": "2.0", "id": 1, "result": {"n": 1}}]
+    assert second.answers == [{"jsonrpc": "2.0", "id": 1, "result": {"n": 2}}]
+
+
+def test_an_answer_given_twice_or_to_nobody_is_dropped(talk: Conversation) -> None:
+    reply = talk.ask(Someone(), "a")
+    wire_id = talk.sent[0]["id"]
+    talk.say(id=wire_id, result={})
+    talk.say(id=wire_id, result={})
+    talk.say(id=999, result={})
+    assert len(reply.answers) == 1
+    assert talk.link.dropped_messages == 2
+
+
+def test_progress_reaches_the_call_whose_token_it_names_under_the_clients_own_token(
+    talk: Conversation,
+) -> None:
+    client = Someone()
+    first, second = talk.ask(client, 1, token="same"), talk.ask(client, 2, token="same")
+    token = talk.sent[1]["params"]["_meta"]["progressToken"]
+    talk.say(method="notifications/progress", params={"progressToken": token, "progress": 5})
+    assert first.received == []
+    assert second.received[0]["params"] == {"progressToken": "same", "progress": 5}
+
+
+def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation) -> None:
+    reply = talk.ask(Someone(), 1, token="t")
+    token = talk.sent[0]["params"]["_meta"]["progressToken"]
+    for now in (9, 18):
+        talk.say(now, method="notifications/progress", params={"progressToken": token})
+        assert talk.link.expire(now + 1) == 0
+    assert talk.link.expire(25) == 1
+    assert reply.answers[0]["error"]["message"] == "the server did not answer in time"
+    assert talk.sent[-1]["method"] == "notifications/cancelled"
+
+
+def test_a_client_cancels_by_its_own_id_and_the_server_hears_the_links(talk: Conversation) -> None:
+    client = Someone()
+    reply = talk.ask(client, "mine")
+    cancelled = jsonrpc.notification("notifications/cancelled", {"requestId": "mine"})
+    talk.link.notify(client, cancelled)
+    assert talk.sent[-1]["params"]["requestId"] == talk.sent[0]["id"]
+    assert "error" in reply.answers[0]
+
+
+def test_a_client_cannot_cancel_anothers_call(talk: Conversation) -> None:
+    reply = talk.ask(Someone(), "mine")
+    talk.link.notify(Someone(), jsonrpc.notification("notifications/cancelled", {"requestId": "mine"}))
+    assert reply.answers == []
+    assert len(talk.sent) == 1
+
+
+def test_a_servers_request_goes_with_the_call_in_flight_and_its_answer_finds_back(talk: Conversation) -> None:
+    client = Someone()
+    reply = talk.ask(client, 1)
+    talk.say(id=0, method="sampling/createMessage", params={})
+    asked = reply.received[0]
+    talk.link.respond(client, {"jsonrpc": "2.0", "id": asked["id"], "result": {"ok": True}})
+    assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 0, "result": {"ok": True}}
+
+
+def test_only_the_client_that_was_asked_can_answer(talk: Conversation) -> None:
+    reply = talk.ask(Someone(), 1)
+    talk.say(id=0, method="elicitation/create", params={})
+    before = len(talk.sent)
+    talk.link.respond(Someone(), {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
+    assert len(talk.sent) == before
+
+
+def test_what_may_be_of_either_of_two_clients_reaches_neither(talk: Conversation) -> None:
+    first, second = talk.ask(Someone(), 1), talk.ask(Someone(), 1)
+    talk.say(method="notifications/message", params={"data": "whose?"})
+    talk.say(id=7, method="roots/list")
+    assert first.received == second.received == []
+    assert talk.sent[-1]["id"] == 7
+    assert "error" in talk.sent[-1]
+
+
+def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conversation) -> None:
+    replies = [talk.ask(Someone(), number) for number in range(3)]
+    talk.link.close("exited with status 3")
+    assert [reply.answers[0]["error"]["message"] for reply in replies] == ["the MCP server exited with status 3"] * 3
+    assert talk.link.in_flight == 0
+
+
+def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
+    talk.say(id="p", method="ping")
+    assert talk.sent == [{"jsonrpc": "2.0", "id": "p", "result": {}}]
+
+
+class Socket:
+    def __init__(self) -> None:
+        self.data = b""
+        self.finished = False
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_a_stream_resumes_after_the_last_event_seen_and_repeats_no_other() -> None:
+    stream, first = EventStream(number=2, max_bytes=10_000), Socket()
+    stream.attach(first)
+    stream.add({"n": 0})
+    stream.add({"n": 1})
+    stream.detach(first)
+    stream.add({"n": 2})
+    again = Socket()
+    stream.attach(again, after=0)
+    assert again.data.count(b"id: ") == 2
+    assert b"id: 2-1\n" in again.data
+    assert b"id: 2-2\n" in again.data
+
+
+def test_a_stream_keeps_no_more_bytes_than_its_bound() -> None:
+    stream, late = EventStream(number=0, max_bytes=200), Socket()
+    for number in range(100):
+        stream.add({"n": number})
+    stream.attach(late)
+    assert len(late.data) <= 200
+    assert b'{"n":99}' in late.data
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "a-b", "1-2-3", "٣-1x", "9" * 50 + "-1"])
+def test_an_event_id_that_was_never_issued_is_none(text: str) -> None:
+    assert parse_event_id(text) is None
