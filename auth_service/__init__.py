@@ -20,7 +20,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 def create_app(settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> Flask:
     """Build the WSGI application that serves everything public but the MCP endpoints themselves."""
     provider = _make_provider(settings, credentials)
-    users = Users(settings, store, provider)
+    users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES

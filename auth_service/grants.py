@@ -4,7 +4,7 @@ What differs from Authlib, each for a reason that a test holds on to:
 - parameters are read from where RFC 6749 puts them (query at /authorize, body at /token), each once;
 - PKCE S256 is required of every client, at /authorize already;
 - a client authenticates with exactly the one method it registered;
-- a code is redeemed by one atomic operation in `save_token`, before any token leaves, and its replay by someone
+- a code is redeemed by one atomic operation before any token is made, and its replay by someone
   who proves client and verifier revokes the grant;
 - no error text quotes what a client sent, where Authlib would raise ValueError on it.
 """
@@ -109,11 +109,16 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         """Issuing is the grants' own work: only they know what makes it atomic."""
         raise NotImplementedError
 
-    def authenticate_client(self, request: FormRequest, methods: list[str], endpoint: str = "token") -> Client:
+    def authenticate_client(
+        self,
+        request: FormRequest,
+        methods: list[str],
+        endpoint: str = "token",
+    ) -> Client:
         """Return the client that the request proves, by the one method that it registered (RFC 6749 §2.3).
 
-        Raises OAuthError `invalid_client` with status 401 for everything else: that is what makes clients whose
-        registration is gone register anew.
+        Raises OAuthError `invalid_client` with status 401 for everything else: that is what makes clients
+        whose registration is gone register anew.
         """
         basic = _parse_basic(request.headers.get("Authorization"))
         client_id = basic[0] if basic else request.form.get("client_id")
@@ -145,8 +150,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
             raise PageError(
                 "This application asked for an answer at an address it has not registered",
-                "Nothing was sent there. If you started this yourself, remove the connection in the application "
-                "and add it again.",
+                "Nothing was sent there. If you started this yourself, remove the connection "
+                "in the application and add it again.",
                 help_clients=True,
             )
         try:
@@ -254,8 +259,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     def make_refresh_token(self, sid: str, generation: int) -> str:
         """Return the refresh token of one generation of a grant.
 
-        Made, not stored: the same generation always yields the same token, which lets a repeated request have the
-        same successor although nothing that could be stolen from Redis would yield it.
+        Made, not stored: the same generation always yields the same token, which lets a repeated request
+        have the same successor although nothing that could be stolen from Redis would yield it.
         """
         message = f"{sid}.{generation}"
         mac = hmac.new(self.refresh_key, message.encode(), "sha256").digest()
@@ -272,7 +277,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         return sid, int(generation)
 
     def check_resource(self, requested: str | None, granted: str) -> None:
-        """Check the `resource` of a token request, which may be left out but not be another (RFC 8707 §2.2)."""
+        """Check the `resource` of a token request, which may be left out but not be another (RFC 8707)."""
         if requested is None:
             return
         urls = {name: resource.url for name, resource in self.settings.resources.items()}
@@ -280,7 +285,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             raise OAuthError("invalid_target", "the grant is for another resource")
 
 
-class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # Authlib ships no types
+class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # untyped
     """Redeems codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
 
     server: AuthorizationServer
@@ -288,8 +293,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
     def query_authorization_code(self, code: str, client: Client) -> Code | None:
         """Return the record of a code if the request proves everything it is bound to; changes nothing.
 
-        Everything is checked before anything is consumed: neither a forged code nor another client, nor one who
-        saw the code but has no verifier, can spoil the login of the one it was issued to.
+        Everything is checked before anything is consumed: neither a forged code nor another client, nor one
+        who saw the code but has no verifier, can spoil the login of the one it was issued to.
         """
         record = self.server.store.find_code(code)
         if record is None or record.client_id != client.client_id:
@@ -299,6 +304,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
             raise OAuthError("invalid_grant", "redirect_uri is not that of the authorization request")
         pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
         self.server.check_resource(self.request.form.get("resource"), record.resource)
+        if record.expires_at <= time.time():
+            raise OAuthError("invalid_grant", "the code is expired")
         return record
 
     def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
@@ -307,6 +314,9 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         record: Code = self.request.authorization_code
         with_refresh_token = client.check_grant_type("refresh_token")
         lifetimes = server.settings.lifetimes
+        grant = server.store.find_grant(record.sid)
+        if grant is None:
+            raise OAuthError("invalid_grant", "the grant was revoked")
         result = server.store.redeem_code(
             self.request.form["code"],
             record,
@@ -316,9 +326,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         if result is Redemption.REPLAYED:
             server.store.revoke_grant(record.sid)
             raise OAuthError("invalid_grant", "the code was used before: everything issued for it is revoked")
-        grant = server.store.find_grant(record.sid)
-        if result is Redemption.GRANT_GONE or grant is None or record.expires_at <= time.time():
-            raise OAuthError("invalid_grant", "the code is expired or its grant was revoked")
+        if result is Redemption.GRANT_GONE:
+            raise OAuthError("invalid_grant", "the grant was revoked")
         refresh_token = server.make_refresh_token(grant.sid, 0) if with_refresh_token else None
         body = server.token_response(grant, scope=grant.scope, refresh_token=refresh_token)
         return 200, body, []

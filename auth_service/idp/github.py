@@ -77,6 +77,11 @@ class GitHubProvider:
             identity = self._identify(session, token)
         return Login(identity=identity, token=token if self._organizations or self._teams else None)
 
+    def identify(self, token: str) -> Identity:
+        """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
+        with requests.Session() as session:
+            return self._identify(session, token)
+
     def _identify(self, session: requests.Session, token: str) -> Identity:
         user = self._api(session, token, "/user")
         if user is None:
@@ -94,10 +99,8 @@ class GitHubProvider:
         teams = set()
         for name in self._teams:
             organization, _, slug = name.partition("/")
-            path = (
-                f"/orgs/{quote(organization, safe='')}/teams/{quote(slug, safe='')}/memberships/{quote(login, safe='')}"
-            )
-            if self._is_active(session, token, path):
+            team = f"/orgs/{quote(organization, safe='')}/teams/{quote(slug, safe='')}"
+            if self._is_active(session, token, f"{team}/memberships/{quote(login, safe='')}"):
                 teams.add(name)
         return Identity(
             subject=f"{self.name}:{user_id}",

@@ -152,7 +152,8 @@ class Client:
 def parse_metadata(document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS) -> ClientMetadata:
     """Validate a registration request's body, or a metadata document.
 
-    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the member.
+    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
+    member.
     """
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
@@ -176,7 +177,9 @@ def parse_metadata(document: Any, *, auth_methods: tuple[str, ...] = REGISTRATIO
 
 
 def information_response(client: Client, *, registration_uri: str) -> dict[str, Any]:
-    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller has."""
+    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller
+    has.
+    """
     response: dict[str, Any] = client.metadata.model_dump(exclude_none=True)
     response["client_id"] = client.client_id
     response["client_id_issued_at"] = client.issued_at

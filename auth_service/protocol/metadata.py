@@ -1,4 +1,6 @@
-"""What the gateway says of itself: RFC 8414, OpenID Connect Discovery and RFC 9728 documents, and where they stand."""
+"""What the gateway says of itself: RFC 8414, OpenID Connect Discovery and RFC 9728 documents, and where they
+stand.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ def protected_resource_url(url: str) -> str:
 
 
 def protected_resource_locations(urls: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Map (host with port, path) to the name of the resource whose document stands there; `urls` maps names to URLs.
+    """Map (host with port, path) to the name of the resource whose document stands there; `urls` maps names
+    to URLs.
 
     A host's root has one only if the host has one resource: which else would it be?
     """

@@ -13,7 +13,8 @@ MAX_PARAMETERS = 64
 def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return each parameter once; one without a value counts as omitted.
 
-    Raises OAuthError `invalid_request` for a repeated or oversized one, `invalid_target` for a second `resource`:
+    Raises OAuthError `invalid_request` for a repeated or oversized one, `invalid_target` for a second
+    `resource`:
     RFC 8707 allows several, but a token of ours is for one.
     """
     parameters: dict[str, str] = {}

@@ -30,7 +30,7 @@ def check(uri: str) -> None:
         raise OAuthError("invalid_redirect_uri", f"redirect_uri {uri[:200]} {reason}")
 
 
-def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 - one line per rule
+def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
     if len(uri) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
     if not _URI.fullmatch(uri):

@@ -1,7 +1,9 @@
 """The authorization endpoint: consent page, then the identity provider, then the code.
 
-The order is the defence against the confused deputy: one application at the identity provider stands behind every
-client, so the provider's own consent proves nothing. The user approves the client here first; the browser that
+The order is the defence against the confused deputy: one application at the identity provider stands behind
+every
+client, so the provider's own consent proves nothing. The user approves the client here first; the browser
+that
 approved is bound to the upstream login by a cookie, and only that browser gets a code when it returns.
 """
 
@@ -131,7 +133,9 @@ def _finish_login(parameters: dict[str, str], authorization: AuthorizationReques
             "You are logged in, but not on its list. Ask the operator to add you, or log in as someone else.",
             status=403,
         )
-    return gateway().server.issue_code(authorization, sub=identity.subject, name=identity.login, upstream=None)
+    return gateway().server.issue_code(
+        authorization, sub=identity.subject, name=identity.login, upstream=gateway().users.seal(login.token)
+    )
 
 
 def _redirect(location: str) -> Response:
@@ -144,7 +148,9 @@ def _redirect(location: str) -> Response:
 
 
 def _cookie_name() -> str:
-    return "mcp-gateway-browser" if gateway().settings.is_loopback else "__Host-mcp-gateway-browser"
+    # The prefix needs Secure, which plain http rules out; settings allow that for a loopback issuer only.
+    is_plain = gateway().settings.issuer.startswith("http:")
+    return "mcp-gateway-browser" if is_plain else "__Host-mcp-gateway-browser"
 
 
 def _set_browser_cookie(response: Response, browser: str) -> None:
@@ -171,7 +177,9 @@ def _tickets() -> URLSafeTimedSerializer:
 
 
 def _make_ticket(parameters: dict[str, str], browser: str) -> str:
-    """Return the form's one hidden field: CSRF token and authorization request in one, so that they cannot part."""
+    """Return the form's one hidden field: CSRF token and authorization request in one, so that they cannot
+    part.
+    """
     return str(
         _tickets().dumps(
             {"browser": _fingerprint(browser), "nonce": secrets.token_urlsafe(8), "parameters": parameters}

@@ -15,8 +15,8 @@ from . import allow_any_origin, gateway
 def make_blueprint(settings: Settings) -> Blueprint:
     """Make the routes of all documents, whose paths follow from the settings.
 
-    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the root of
-    the MCP server's.
+    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the
+    root of the MCP server's.
     """
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)

@@ -17,7 +17,9 @@ def wants_page() -> bool:
 
 
 def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:
-    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this service."""
+    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this
+    service.
+    """
     response = make_response(
         render_template(template, stylesheet=f"{gateway().settings.issuer}/style.css", **context), status
     )

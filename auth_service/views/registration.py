@@ -26,7 +26,8 @@ def register() -> tuple[Response, int]:
     except BadRequest as error:
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
     metadata = clients.parse_metadata(document)
-    secret = secrets.token_urlsafe(32) if metadata.token_endpoint_auth_method != "none" else None  # noqa: S105 - the name of a method
+    is_public = metadata.token_endpoint_auth_method == "none"  # noqa: S105 -- the method's name
+    secret = None if is_public else secrets.token_urlsafe(32)
     registration_token = secrets.token_urlsafe(32)
     client = Client(
         client_id=clients.GENERATED_ID_PREFIX + secrets.token_urlsafe(16),

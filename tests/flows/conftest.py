@@ -1,0 +1,204 @@
+"""The service as a whole on a real Redis; GitHub is the stand-in, called in process."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from requests.adapters import BaseAdapter
+from werkzeug.test import TestResponse
+
+from auth_service import create_app
+from auth_service.settings import Credentials, Settings
+from auth_service.store import Store
+from auth_service.tokens import SigningKeys
+from local import github
+
+ISSUER = "https://auth.example.com"
+GITHUB = "https://github.example.net"
+RESOURCE = "https://time.example.com/mcp"
+REDIRECT = "http://127.0.0.1:33418/callback"
+VERIFIER = "v" * 43
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+
+
+class _InProcess(BaseAdapter):
+    """Answers what the service asks of GitHub from the stand-in, without a socket."""
+
+    def __init__(self, app: Flask) -> None:
+        super().__init__()
+        self._app = app
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        parts = urlsplit(request.url or "")
+        answer = self._app.test_client().open(
+            parts.path,
+            method=request.method or "GET",
+            query_string=str(parts.query),
+            headers=dict(request.headers),
+            data=request.body,
+        )
+        response = requests.Response()
+        response.status_code = answer.status_code
+        response.headers.update(answer.headers)
+        response.raw = _Body(answer.data)
+        response.request = request
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, amount: int, *, decode_content: bool) -> bytes:
+        return self._data[:amount]
+
+    def release_conn(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class World:
+    """The service, the stand-in GitHub, and one browser that talks to both."""
+
+    app: Flask
+    store: Store
+    stand_in: github.StandIn
+    browser: FlaskClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.browser = self.new_browser()
+
+    def new_browser(self) -> FlaskClient:
+        """Return a browser with no cookies."""
+        return self.app.test_client()
+
+    def register(self, **metadata: Any) -> dict[str, Any]:
+        """Register a client, public unless told otherwise."""
+        body: dict[str, Any] = {
+            "client_name": "Inspector",
+            "redirect_uris": [REDIRECT],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "none",
+        } | metadata
+        response = self.app.test_client().post("/register", json=body, base_url=ISSUER)
+        assert response.status_code == 201, response.text
+        document: dict[str, Any] = response.get_json()
+        return document
+
+    def authorize(self, client_id: str, **changes: str | None) -> TestResponse:
+        """Open the authorization page; None leaves a parameter out."""
+        usual: dict[str, str | None] = {
+            "response_type": "code",
+            "client_id": client_id,
+            "redirect_uri": REDIRECT,
+            "state": "client-state",
+            "code_challenge": CHALLENGE,
+            "code_challenge_method": "S256",
+            "resource": RESOURCE,
+        }
+        sent = {name: value for name, value in (usual | changes).items() if value is not None}
+        return self.browser.get("/authorize", query_string=sent, base_url=ISSUER)
+
+    def decide(self, page: TestResponse, decision: str = "approve") -> TestResponse:
+        """Submit the consent form."""
+        assert page.status_code == 200, page.text
+        form = {"ticket": ticket_of(page), "decision": decision}
+        return self.browser.post("/consent", data=form, base_url=ISSUER)
+
+    def log_in(self, approved: TestResponse, login: str = "octocat") -> str:
+        """Choose a user at the stand-in and return the callback URL it sends the browser to."""
+        parts = urlsplit(approved.location)
+        assert f"{parts.scheme}://{parts.netloc}" == GITHUB
+        answer = (
+            github.create_app(self.stand_in)
+            .test_client()
+            .post(parts.path, query_string=parts.query, data={"login": login})
+        )
+        return answer.location
+
+    def follow(self, url: str) -> TestResponse:
+        """Let the browser open a URL of the service."""
+        assert url.startswith(ISSUER)
+        return self.browser.get(url, base_url=ISSUER)
+
+    def obtain_code(self, client_id: str, *, login: str = "octocat", **changes: str | None) -> str:
+        """Go through the whole login and return the code that the client receives."""
+        approved = self.decide(self.authorize(client_id, **changes))
+        return parameters_of(self.follow(self.log_in(approved, login)))["code"]
+
+    def token(self, **parameters: str) -> TestResponse:
+        """Call the token endpoint."""
+        return self.app.test_client().post("/token", data=parameters, base_url=ISSUER)
+
+    def redeem(self, client_id: str, code: str, **changes: str) -> TestResponse:
+        """Redeem a code as the client that asked for it would."""
+        parameters = {
+            "grant_type": "authorization_code",
+            "client_id": client_id,
+            "code": code,
+            "redirect_uri": REDIRECT,
+            "code_verifier": VERIFIER,
+        } | changes
+        return self.token(**parameters)
+
+
+def parameters_of(response: TestResponse) -> dict[str, str]:
+    """Return the query of the URL that a response redirects to."""
+    assert response.status_code == 303, response.text
+    return dict(parse_qsl(urlsplit(response.location).query, strict_parsing=True))
+
+
+def ticket_of(page: TestResponse) -> str:
+    """Return the hidden field of the consent form."""
+    match = re.search(r'name="ticket" value="([^"]+)"', page.text)
+    assert match is not None
+    return unescape(match[1])
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    """Two MCP servers; octocat may use both."""
+    return Settings.model_validate(
+        {
+            "issuer": ISSUER,
+            "identity_provider": {"type": "github", "client_id": "app", "url": GITHUB, "api_url": GITHUB},
+            "allowed": {"users": ["octocat"]},
+            "redis_url": redis_url,
+            "state_directory": str(tmp_path),
+            "router": {"entry_points": ["web"]},
+            "resources": {
+                "time": {"url": RESOURCE, "backends": ["http://127.0.0.1:9001/mcp"]},
+                "fetch": {"url": "https://fetch.example.com/mcp", "backends": ["http://127.0.0.1:9002/mcp"]},
+            },
+        }
+    )
+
+
+@pytest.fixture
+def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The service with the stand-in GitHub behind it."""
+    stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
+    adapter = _InProcess(github.create_app(stand_in))
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
+    credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
+    store = Store(settings.redis_url, grant_lifetime=settings.lifetimes.refresh_token)
+    yield World(create_app(settings, credentials, store, SigningKeys(tmp_path / "keys")), store, stand_in)
+    store.close()

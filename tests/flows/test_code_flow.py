@@ -1,0 +1,145 @@
+"""Authorization code flow, from registration to token, and the attacks on it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jwt
+import pytest
+
+from .conftest import ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
+
+
+def test_a_registered_client_gets_a_token_for_the_one_resource_it_asked_for(world: World) -> None:
+    client_id = world.register()["client_id"]
+    page = world.authorize(client_id)
+    assert "Inspector" in page.text
+    answer = parameters_of(world.follow(world.log_in(world.decide(page))))
+    assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
+    response = world.redeem(client_id, answer["code"])
+    assert response.headers["Cache-Control"] == "no-store"
+    claims = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
+    assert (claims["aud"], claims["sub"], claims["name"]) == (RESOURCE, "github:583231", "octocat")
+    assert world.store.find_grant(claims["sid"]) is not None
+
+
+def test_a_code_yields_one_token_to_a_hundred_who_redeem_it_at_once(world: World) -> None:
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id)
+    with ThreadPoolExecutor(100) as pool:
+        statuses = list(pool.map(lambda _: world.redeem(client_id, code).status_code, range(100)))
+    assert statuses.count(200) == 1
+    assert statuses.count(400) == 99
+
+
+def test_a_replayed_code_revokes_what_it_had_issued(world: World) -> None:
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id)
+    issued = world.redeem(client_id, code).get_json()
+    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    assert refreshed.get_json()["error"] == "invalid_grant"
+
+
+def test_one_without_the_verifier_can_neither_redeem_nor_spoil_a_code(world: World) -> None:
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id)
+    assert world.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+    assert world.redeem(client_id, code).status_code == 200
+    assert world.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+
+
+def test_another_client_can_not_redeem_a_code(world: World) -> None:
+    code = world.obtain_code(world.register()["client_id"])
+    other = world.register()["client_id"]
+    assert world.redeem(other, code).get_json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"code_challenge": None},
+        {"code_challenge_method": None},
+        {"code_challenge_method": "plain"},
+        {"response_type": "token"},
+        {"response_type": "code token"},
+        {"resource": "https://other.example.com/mcp"},
+        {"resource": None},
+        {"scope": "admin"},
+    ],
+)
+def test_a_bad_request_goes_back_to_the_client_as_an_error_with_iss_and_state(
+    world: World, change: dict[str, str | None]
+) -> None:
+    answer = parameters_of(world.authorize(world.register()["client_id"], **change))
+    assert "code" not in answer
+    assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
+
+
+@pytest.mark.parametrize(
+    "redirect_uri",
+    [
+        "https://evil.example/",
+        "http://localhost.evil.com/callback",
+        "http://127.0.0.1:33418/other",
+        "javascript:1",
+    ],
+)
+def test_nothing_is_redirected_to_an_address_that_is_not_registered(world: World, redirect_uri: str) -> None:
+    response = world.authorize(world.register()["client_id"], redirect_uri=redirect_uri)
+    assert response.status_code == 400
+    assert response.location is None
+
+
+def test_a_loopback_redirect_may_come_back_on_another_port(world: World) -> None:
+    page = world.authorize(world.register()["client_id"], redirect_uri=REDIRECT.replace("33418", "50000"))
+    assert page.status_code == 200
+
+
+def test_an_unknown_client_gets_a_page_at_authorize_and_401_at_token(world: World) -> None:
+    assert world.authorize("mcp_gone").status_code == 400
+    response = world.redeem("mcp_gone", "code")
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+
+
+def test_a_user_who_is_on_no_list_gets_no_code(world: World) -> None:
+    approved = world.decide(world.authorize(world.register()["client_id"]))
+    response = world.follow(world.log_in(approved, "stranger"))
+    assert response.status_code == 403
+    assert response.location is None
+
+
+def test_a_login_belongs_to_the_browser_that_approved_it(world: World) -> None:
+    approved = world.decide(world.authorize(world.register()["client_id"]))
+    callback = world.log_in(approved)
+    world.browser = world.new_browser()
+    assert world.follow(callback).status_code == 400
+
+
+def test_a_consent_form_is_good_in_the_browser_it_was_made_for_only(world: World) -> None:
+    page = world.authorize(world.register()["client_id"])
+    world.browser = world.new_browser()
+    assert world.decide(page).status_code == 400
+
+
+def test_a_consent_form_sent_by_another_site_is_refused(world: World) -> None:
+    page = world.authorize(world.register()["client_id"])
+    response = world.browser.post(
+        "/consent",
+        data={"ticket": ticket_of(page), "decision": "approve"},
+        headers={"Sec-Fetch-Site": "cross-site"},
+        base_url=ISSUER,
+    )
+    assert response.status_code == 400
+
+
+def test_declining_tells_the_client(world: World) -> None:
+    answer = parameters_of(world.decide(world.authorize(world.register()["client_id"]), "deny"))
+    assert answer["error"] == "access_denied"
+
+
+def test_a_hostile_client_name_is_text_on_the_page(world: World) -> None:
+    page = world.authorize(world.register(client_name="<script>alert(1)</script>")["client_id"])
+    assert "<script>" not in page.text
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]

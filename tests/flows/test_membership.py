@@ -1,0 +1,53 @@
+"""Organization members: let in at login, asked about again at each refresh."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from auth_service.settings import Settings
+from local import github
+
+from .conftest import World
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Members of one organization may come in, nobody by name."""
+    return Settings.model_validate({**settings.model_dump(), "allowed": {"organizations": ["acme"]}})
+
+
+def test_a_member_may_refresh_until_the_membership_ends(world: World) -> None:
+    client_id = world.register()["client_id"]
+    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+
+    def refresh(token: str) -> dict[str, str]:
+        response = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=token)
+        body: dict[str, str] = response.get_json()
+        return body
+
+    refreshed = refresh(issued["refresh_token"])
+    assert "access_token" in refreshed
+    world.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in world.stand_in.users]
+    assert refresh(refreshed["refresh_token"])["error"] == "invalid_grant"
+
+
+def test_refreshing_grants_nothing_while_github_does_not_answer_and_costs_nothing_after(world: World) -> None:
+    client_id = world.register()["client_id"]
+    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+
+    def refresh() -> int:
+        return world.token(
+            grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"]
+        ).status_code
+
+    world.stand_in.faults["/user"] = github.Fault()
+    assert refresh() == 503
+    world.stand_in.faults.clear()
+    assert refresh() == 200
+
+
+def test_someone_outside_the_organization_gets_no_code(world: World) -> None:
+    approved = world.decide(world.authorize(world.register()["client_id"]))
+    assert world.follow(world.log_in(approved, "stranger")).status_code == 403

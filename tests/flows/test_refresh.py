@@ -1,0 +1,57 @@
+"""Refresh tokens: rotation, the grace for shared ones, reuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import time_machine
+from werkzeug.test import TestResponse
+
+from .conftest import World
+
+
+def _login(world: World) -> tuple[str, dict[str, Any]]:
+    client_id = world.register()["client_id"]
+    return client_id, world.redeem(client_id, world.obtain_code(client_id)).get_json()
+
+
+def _refresh(world: World, client_id: str, refresh_token: str) -> TestResponse:
+    return world.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token)
+
+
+def test_a_refresh_rotates_and_a_repeat_within_the_grace_gets_the_same_successor(world: World) -> None:
+    client_id, issued = _login(world)
+    first = _refresh(world, client_id, issued["refresh_token"]).get_json()
+    again = _refresh(world, client_id, issued["refresh_token"]).get_json()
+    assert first["refresh_token"] == again["refresh_token"] != issued["refresh_token"]
+    assert _refresh(world, client_id, first["refresh_token"]).status_code == 200
+
+
+def test_reuse_after_the_grace_revokes_the_family(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        successor = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        clock.shift(61)
+        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+        assert _refresh(world, client_id, successor).get_json()["error"] == "invalid_grant"
+
+
+def test_another_client_can_not_refresh(world: World) -> None:
+    _, issued = _login(world)
+    other = world.register()["client_id"]
+    assert _refresh(world, other, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
+def test_revoking_either_token_ends_the_grant_but_only_for_its_own_client(world: World, kind: str) -> None:
+    client_id, issued = _login(world)
+    other = world.register()["client_id"]
+
+    def revoke(client: str) -> int:
+        return world.app.test_client().post("/revoke", data={"client_id": client, "token": issued[kind]}).status_code
+
+    assert revoke(other) == 200
+    assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+    assert revoke(client_id) == 200
+    assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
