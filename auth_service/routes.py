@@ -67,8 +67,9 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         priority=_METADATA_PRIORITY,
         through=[],
     )
+    paths = _any("Path", [issuer.path + path for path in AUTHORIZATION_PATHS])
     routers["mcp-authorization"] = router(
-        f"Host(`{issuer.hostname}`) && ({_any('Path', [issuer.path + path for path in AUTHORIZATION_PATHS])})",
+        f"Host(`{issuer.hostname}`) && ({paths} || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`))",
         AUTH_SERVICE,
         priority=_AUTHORIZATION_PRIORITY,
         through=[],

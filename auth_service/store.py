@@ -186,6 +186,18 @@ class Store:
         document = cast("str | None", self._redis.get(_client_key(client_id)))
         return _load_client(document) if document is not None else None
 
+    @_denies_when_unavailable
+    def update_client(self, client: Client) -> None:
+        """Replace a registration that still exists; how long it lives does not change."""
+        self._redis.set(_client_key(client.client_id), _dump_client(client), xx=True, keepttl=True)
+
+    @_denies_when_unavailable
+    def remove_client(self, client_id: str) -> None:
+        """Remove a registration, and end every grant of it."""
+        self._redis.delete(_client_key(client_id))
+        for sid in cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1)):
+            self.revoke_grant(sid)
+
     # Logins on their way through the identity provider
 
     @_denies_when_unavailable
@@ -308,7 +320,11 @@ def _grant_key(sid: str) -> str:
 
 
 def _indices(grant: Grant) -> tuple[str, str]:
-    return f"grants-of-user:{grant.sub}", f"grants-of-client:{grant.client_id}"
+    return f"grants-of-user:{grant.sub}", _client_index(grant.client_id)
+
+
+def _client_index(client_id: str) -> str:
+    return f"grants-of-client:{client_id}"
 
 
 def _dump_client(client: Client) -> str:

@@ -38,9 +38,10 @@ let
       hardening.base
       // hardening.network.${server.sandbox.network}
       // {
+        # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
         Type = "notify";
         Slice = "mcp-gateway.slice";
-        ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key -- ${utils.escapeSystemdExecArgs server.command}";
+        ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* -- ${utils.escapeSystemdExecArgs server.command}";
         Restart = "on-failure";
         RestartSec = 1;
         DynamicUser = true;

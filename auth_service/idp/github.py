@@ -155,7 +155,7 @@ def _call(
                 raise LoginError("GitHub refused its token")
             if response.status_code == 404:
                 return None
-            if response.status_code == 403 and response.headers.get("X-RateLimit-Remaining") != "0":
+            if response.status_code == 403 and not _is_rate_limited(response):
                 return None
             if response.status_code != 200:
                 raise ServiceUnavailable("GitHub")
@@ -166,3 +166,15 @@ def _call(
     if not isinstance(document, dict):
         raise ServiceUnavailable("GitHub")
     return document
+
+
+def _is_rate_limited(response: requests.Response) -> bool:
+    """Whether a 403 means "not now" rather than "not you": GitHub's primary and secondary rate limits.
+
+    Taken for "not you", it would end the grants of members.
+    """
+    return (
+        response.headers.get("X-RateLimit-Remaining") == "0"
+        or "Retry-After" in response.headers
+        or b"rate limit" in response.raw.read(_MAX_BYTES, decode_content=True).lower()
+    )

@@ -48,7 +48,7 @@ def _render_oauth_error(error: OAuthError) -> Response:
     response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Basic realm="token"'
+        response.headers["WWW-Authenticate"] = "Bearer" if error.error == "invalid_token" else 'Basic realm="token"'
     return response
 
 

@@ -1,12 +1,14 @@
-"""Dynamic client registration (RFC 7591)."""
+"""Dynamic client registration (RFC 7591), and a client's management of its own registration (RFC 7592)."""
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
+from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import BadRequest
+from flask import Blueprint, Response, jsonify, make_response, request
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from auth_service.errors import OAuthError
 from auth_service.protocol import clients
@@ -19,13 +21,9 @@ blueprint.after_request(allow_any_origin)
 
 
 @blueprint.post("/register")
-def register() -> tuple[Response, int]:
-    """Register a client. The answer is the only time its secrets are shown."""
-    try:
-        document = request.get_json()
-    except BadRequest as error:
-        raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
-    metadata = clients.parse_metadata(document)
+def register() -> Response:
+    """Register a client (RFC 7591 §3)."""
+    metadata = clients.parse_metadata(_parse_body())
     is_public = metadata.token_endpoint_auth_method == "none"  # noqa: S105 -- the method's name
     secret = None if is_public else secrets.token_urlsafe(32)
     registration_token = secrets.token_urlsafe(32)
@@ -37,12 +35,70 @@ def register() -> tuple[Response, int]:
         issued_at=int(time.time()),
     )
     gateway().store.add_client(client)
-    body = clients.information_response(
-        client, registration_uri=f"{gateway().settings.issuer}/register/{client.client_id}"
-    )
+    return _respond(client, registration_token=registration_token, secret=secret, status=201)
+
+
+@blueprint.get("/register/<client_id>")
+def read(client_id: str) -> Response:
+    """Show a client its registration (RFC 7592 §2.1). Its secret is stored as a hash and cannot be shown again."""
+    client, registration_token = _authenticate(client_id)
+    return _respond(client, registration_token=registration_token)
+
+
+@blueprint.put("/register/<client_id>")
+def update(client_id: str) -> Response:
+    """Replace a client's metadata (RFC 7592 §2.2), by the rules of registration."""
+    client, registration_token = _authenticate(client_id)
+    document = _parse_body()
+    if document.get("client_id") != client_id:
+        raise OAuthError("invalid_client_metadata", "client_id must be this client's own")
+    unverified_secret = document.get("client_secret")
+    if unverified_secret is not None and not (
+        isinstance(unverified_secret, str) and client.check_client_secret(unverified_secret)
+    ):
+        raise OAuthError("invalid_client_metadata", "client_secret must be the current one")
+    metadata = clients.parse_metadata(document)
+    if metadata.token_endpoint_auth_method != client.auth_method:
+        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
+    updated = dataclasses.replace(client, metadata=metadata)
+    gateway().store.update_client(updated)
+    return _respond(updated, registration_token=registration_token)
+
+
+@blueprint.delete("/register/<client_id>")
+def delete(client_id: str) -> Response:
+    """Remove a client and end all its grants (RFC 7592 §2.3)."""
+    client, _ = _authenticate(client_id)
+    gateway().store.remove_client(client.client_id)
+    return make_response("", 204)
+
+
+def _parse_body() -> dict[str, Any]:
+    try:
+        document = request.get_json()
+    except (BadRequest, UnsupportedMediaType) as error:
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
+    if not isinstance(document, dict):
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
+    return document
+
+
+def _authenticate(client_id: str) -> tuple[Client, str]:
+    """Return the client whose registration token the request carries; 401 for anything else (RFC 7592 §2)."""
+    authorization = request.authorization
+    unverified_token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    client = gateway().store.find_client(client_id)
+    if unverified_token is None or client is None or not client.check_registration_token(unverified_token):
+        raise OAuthError("invalid_token", "the registration access token is not this client's", status=401)
+    return client, unverified_token
+
+
+def _respond(client: Client, *, registration_token: str, secret: str | None = None, status: int = 200) -> Response:
+    uri = f"{gateway().settings.issuer}/register/{client.client_id}"
+    body = clients.information_response(client, registration_uri=uri)
     body["registration_access_token"] = registration_token
     if secret is not None:
         body["client_secret"] = secret
-    response = jsonify(body)
+    response = make_response(jsonify(body), status)
     response.headers["Cache-Control"] = "no-store"
-    return response, 201
+    return response

@@ -51,3 +51,21 @@ def test_refreshing_grants_nothing_while_github_does_not_answer_and_costs_nothin
 def test_someone_outside_the_organization_gets_no_code(world: World) -> None:
     approved = world.decide(world.authorize(world.register()["client_id"]))
     assert world.follow(world.log_in(approved, "stranger")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        github.Fault(403, "{}", {"X-RateLimit-Remaining": "0"}),
+        github.Fault(403, "{}", {"Retry-After": "60"}),
+        github.Fault(403, '{"message": "You have exceeded a secondary rate limit"}'),
+    ],
+)
+def test_a_rate_limit_is_not_taken_for_a_membership_that_ended(world: World, fault: github.Fault) -> None:
+    client_id = world.register()["client_id"]
+    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+    world.stand_in.faults["/user/memberships/orgs/acme"] = fault
+    refresh = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": issued["refresh_token"]}
+    assert world.token(**refresh).status_code == 503
+    world.stand_in.faults.clear()
+    assert world.token(**refresh).status_code == 200

@@ -1,0 +1,71 @@
+"""Traefik's dynamic configuration: what is public, what is verified, and what has no route."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from auth_service.routes import IDENTITY_HEADERS, dynamic_configuration
+from auth_service.settings import Settings
+from tests.auth_service.test_settings import MINIMAL
+
+INTERNAL_PATHS = ("/verify", "/routes", "/healthz", "/readyz", "/metrics")
+
+
+def configuration(**changes: Any) -> dict[str, Any]:
+    document = dynamic_configuration(Settings.model_validate({**copy.deepcopy(MINIMAL), **changes}))
+    http: dict[str, Any] = document["http"]
+    return http
+
+
+def test_the_mcp_path_is_verified_before_anything_else_touches_it() -> None:
+    http = configuration()
+    router = http["routers"]["mcp-time"]
+    assert router["rule"] == "Host(`time.mcp.example.com`) && (Path(`/mcp`) || PathPrefix(`/mcp/`))"
+    assert router["middlewares"] == ["mcp-hsts", "mcp-cors", "mcp-time-auth"]
+    assert http["services"]["mcp-time"]["loadBalancer"]["servers"] == [{"url": "http://127.0.0.1:9001"}]
+
+
+def test_forward_auth_names_the_resource_and_lets_no_identity_or_token_through() -> None:
+    forward_auth = configuration()["middlewares"]["mcp-time-auth"]["forwardAuth"]
+    assert forward_auth["address"] == "http://127.0.0.1:9000/verify/time"
+    assert set(forward_auth["authResponseHeaders"]) == {"Authorization", *IDENTITY_HEADERS}
+    assert forward_auth["authRequestHeaders"] == ["Authorization"]
+    assert forward_auth["trustForwardHeader"] is False
+
+
+def test_every_router_is_verified_or_leads_to_the_authorization_server() -> None:
+    http = configuration()
+    for name, router in http["routers"].items():
+        verified = any("forwardAuth" in http["middlewares"][each] for each in router["middlewares"])
+        assert verified or router["service"] == "mcp-auth-service", name
+
+
+@pytest.mark.parametrize("path", INTERNAL_PATHS)
+def test_what_is_internal_has_no_router(path: str) -> None:
+    assert all(f"`{path}" not in router["rule"] for router in configuration()["routers"].values())
+
+
+def test_a_path_of_its_own_is_rewritten_after_verification() -> None:
+    resource = {"url": "https://mcp.example.com/time.v1/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
+    http = configuration(resources={"time": resource})
+    assert http["routers"]["mcp-time"]["middlewares"][-2:] == ["mcp-time-auth", "mcp-time-path"]
+    rewrite = http["middlewares"]["mcp-time-path"]["replacePathRegex"]
+    assert rewrite == {"regex": r"^/time\.v1/mcp(/.*)?$", "replacement": "/mcp${1}"}
+
+
+def test_certificates_come_from_the_resolver_that_the_settings_name() -> None:
+    router = {"entry_points": ["websecure"], "tls": True, "certificate_resolver": "acme"}
+    assert configuration(router=router)["routers"]["mcp-time"]["tls"] == {"certResolver": "acme"}
+    assert configuration()["routers"]["mcp-time"]["tls"] == {}
+
+
+def test_a_loopback_gateway_needs_no_tls_and_says_nothing_of_it() -> None:
+    resource = {"url": "http://localhost:8080/time/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
+    http = configuration(
+        issuer="http://localhost:8080", resources={"time": resource}, router={"entry_points": ["web"], "tls": False}
+    )
+    assert all("tls" not in router for router in http["routers"].values())
+    assert "mcp-hsts" not in http["middlewares"]
