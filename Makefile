@@ -46,6 +46,8 @@ format: .venv/test ## Mend what can be mended
 evaluate: debian-packages ## Evaluate the NixOS module anew, for tests/systemd/evaluated
 	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/nixos/full_flow.nix \
 	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/full_flow.json
+	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/systemd/cases/mistakes.nix \
+	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/mistakes.json
 
 clean: ## Remove what was installed and the local stack's state
 	rm -rf .venv .cache .local-stack

@@ -105,7 +105,7 @@ in
           Restart = "always";
           RestartSec = 1;
           LoadCredential = [
-            "client-secret:${github.clientSecretFile}"
+            "client-secret:${toString github.clientSecretFile}"
             "master-key:${cfg.generatedMasterKeyFile}"
           ];
           DynamicUser = true;

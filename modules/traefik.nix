@@ -81,7 +81,7 @@ in
       # As credentials they need not be readable by Traefik's user where they lie.
       serviceConfig.LoadCredential = lib.mkIf (cfg.certificate.certFile != null) [
         "mcp-oauth-gateway.crt:${cfg.certificate.certFile}"
-        "mcp-oauth-gateway.key:${cfg.certificate.keyFile}"
+        "mcp-oauth-gateway.key:${toString cfg.certificate.keyFile}"
       ];
     };
 

@@ -53,11 +53,7 @@ rec {
 
   # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.
   network = {
-    none.RestrictAddressFamilies = [
-      "AF_UNIX"
-      "AF_INET"
-      "AF_INET6"
-    ];
+    none = { };
 
     internet = relax.network // {
       # Special-purpose ranges of RFC 6890, the metadata services of clouds among them.
