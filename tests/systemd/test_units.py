@@ -61,6 +61,12 @@ def test_the_whole_flow_with_every_unit_started_by_systemd(machine: Machine) -> 
     run_script(SCENARIOS / "full_flow.py", machine)
 
 
+@needs_container
+@pytest.mark.timeout(900)
+def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(machine: Machine) -> None:
+    run_script(SCENARIOS / "hardening.py", machine)
+
+
 def _install_programs(upper: Path) -> None:
     source = upper / "opt/source"
     for name in SOURCES:
