@@ -38,8 +38,14 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
     console = Console(sys.stdout, ["gateway", *stack.part_names])
     processes = Processes(console)
     stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            processes.kill()
+        stopping.set()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     stopped = asyncio.create_task(stopping.wait())
     serving = asyncio.create_task(_start(stack, processes, console))
     try:
@@ -47,10 +53,11 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
         if serving.done() and serving.exception() is None:
             for notice in notices:
                 console.write("gateway", notice)
-            console.write("gateway", _instructions(stack))
+            console.write_plain(_instructions(stack))
+            console.write("gateway", "everything is healthy: Ctrl-C stops it; clients and grants are kept")
             await _first_of(stopped, processes.ended)
         if stopped.done():
-            console.write("gateway", "stopping")
+            console.write("gateway", "stopping; once more to kill what is slow to")
             return 0
         if serving.done() and (error := serving.exception()) is not None:
             console.write("gateway", f"{error}: stopping")
@@ -90,22 +97,23 @@ async def _wait_until_healthy(part: Part) -> None:
 
 
 def _instructions(stack: Stack) -> str:
-    """Return what to paste into each client."""
-    claude = [f"  claude mcp add --transport http {name} {url}" for name, url in stack.resources.items()]
+    """Return what to paste into each client, in lines that can be copied whole."""
     cursor = {"mcpServers": {name: {"url": url} for name, url in stack.resources.items()}}
     code = {"servers": {name: {"type": "http", "url": url} for name, url in stack.resources.items()}}
     return "\n".join(
         [
-            "everything is healthy",
             "",
-            "Claude Code:",
-            *claude,
-            "Cursor (.cursor/mcp.json):",
-            f"  {json.dumps(cursor)}",
-            "VS Code (.vscode/mcp.json):",
-            f"  {json.dumps(code)}",
+            "Claude Code (then /mcp in a session to log in):",
+            *(f"claude mcp add --transport http {name} {url}" for name, url in stack.resources.items()),
             "",
-            f"Who may log in: {', '.join(stack.users)}. Ctrl-C stops everything; clients and grants are kept.",
+            "Cursor, in .cursor/mcp.json:",
+            json.dumps(cursor, indent=2),
+            "",
+            "VS Code, in .vscode/mcp.json:",
+            json.dumps(code, indent=2),
+            "",
+            f"Who may log in: {', '.join(stack.users)}",
+            "",
         ]
     )
 

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import socket
 import sys
@@ -442,6 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sys.stderr.write(f"stand-in GitHub listens on http://{options.listen}\n")
     stand_in = StandIn(options.client_id, secret, options.callback_url, users)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a task that waits a moment is no warning
     waitress.create_server(create_app(stand_in), sockets=[listener]).run()
     return 0
 

@@ -41,11 +41,16 @@ class Console:
         self._colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
     def write(self, name: str, text: str) -> None:
-        """Write `text` under `name`, the prefix before each of its lines."""
+        """Write `text` under `name`, which stands before each of its lines."""
         prefix = f"{name:<{self._width}} |"
         if self._coloured:
             prefix = f"\x1b[{self._colours[name]}m{prefix}\x1b[0m"
         self._stream.writelines(f"{prefix} {line}\n" for line in text.splitlines() or [""])
+        self._stream.flush()
+
+    def write_plain(self, text: str) -> None:
+        """Write `text` as it is, for people to copy from."""
+        self._stream.write(f"{text}\n")
         self._stream.flush()
 
 

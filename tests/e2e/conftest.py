@@ -21,13 +21,16 @@ STOP_SECONDS = 30
 class RunningStack:
     """A launcher process and what it has printed."""
 
-    def __init__(self, state_directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, state_directory: Path, *arguments: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.issuer = f"http://localhost:{self.port}"
         self.lines: list[str] = []
         self._healthy = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "local", "--port", str(self.port), "--state-directory", str(state_directory)],
+            [
+                *(sys.executable, "-m", "local", "--port", str(self.port)),
+                *("--state-directory", str(state_directory), *arguments),
+            ],
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

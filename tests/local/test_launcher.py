@@ -1,0 +1,212 @@
+"""The launcher says in one line what is wrong, and leaves nothing running however it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.__main__ import main
+from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
+from tests.e2e.conftest import RunningStack, free_port
+
+# Ends neither when its input does nor on SIGTERM.
+STUBBORN_SERVER = """\
+import json, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("method") == "initialize":
+        result = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {},
+                  "serverInfo": {"name": "stubborn", "version": "1"}}
+        answer = {"result": result}
+    else:
+        answer = {"error": {"code": -32601, "message": "no such method"}}
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **answer}), flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the launcher with what it must refuse, and return the line it says."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_a_server_is_a_command_or_a_url() -> None:
+    assert parse_server("notes='/bin/sh' -c 'echo  hi'") == StdioServer("notes", ("/bin/sh", "-c", "echo  hi"))
+    assert parse_server("wiki=http://10.0.0.5:3000/mcp?x=1") == HttpServer("wiki", "http://10.0.0.5:3000/mcp?x=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("notes", "NAME="),
+        ("notes=", "NAME="),
+        ("=sh", "a name has"),
+        ("No_tes=sh", "a name has"),
+        ("-notes=sh", "a name has"),
+        ("notes=sh 'unclosed", "No closing quotation"),
+        ("notes=no-such-program", "no-such-program: no such program"),
+    ],
+)
+def test_a_bad_server_is_refused_with_what_to_do(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_server(text)
+
+
+def test_a_server_may_replace_a_built_in_one() -> None:
+    options = parse_options(["--server", "time=http://127.0.0.1:1/mcp"])
+    assert [server for server in options.servers if server.name == "time"] == [
+        HttpServer("time", "http://127.0.0.1:1/mcp")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "0"], "0 is not a port"),
+        (["--port", "http"], "http is not a port"),
+        (["--servers"], "--servers"),
+        (["--server", "a=sh", "--server", "a=sh"], "given twice"),
+        (["--allow-user", "mona"], "go with --github-client-id"),
+        (["--github-client-secret-file", "x"], "go with --github-client-id"),
+        (["--github-client-id", "x"], "add --github-client-secret-file"),
+        (["--github-client-id", "x", "--github-client-secret-file", "x"], "add --allow-user"),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.enable_socket
+def test_a_missing_program_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("local.options.SEARCH_PATH", str(tmp_path))
+    assert fails(capsys).startswith("mcp-server-time: no such program")
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("address", [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_a_taken_port_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, address: tuple[str, socket.AddressFamily]
+) -> None:
+    host, family = address
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    with listener:
+        port = str(listener.getsockname()[1])
+        line = fails(capsys, "--port", port, "--state-directory", str(tmp_path / "state"))
+    assert line.startswith(f"port {port}: ")
+    assert "PORT=" in line
+
+
+@pytest.mark.enable_socket
+def test_an_unreadable_secret_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = fails(
+        capsys,
+        *("--port", str(free_port()), "--state-directory", str(tmp_path / "state"), "--github-client-id", "x"),
+        *("--github-client-secret-file", str(tmp_path / "missing"), "--allow-user", "mona"),
+    )
+    assert line == f"--github-client-secret-file {tmp_path / 'missing'}: No such file or directory\n"
+
+
+@pytest.mark.enable_socket
+def test_a_state_directory_that_cannot_be_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = fails(capsys, "--port", str(free_port()), "--state-directory", str(tmp_path / "file"))
+    assert line.startswith(f"{tmp_path / 'file'}: ")
+    too_long = tmp_path / ("x" * 100)
+    line = fails(capsys, "--port", str(free_port()), "--state-directory", str(too_long))
+    assert "choose a shorter --state-directory" in line
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[RunningStack]:
+    """A healthy stack with a server that will not go by itself."""
+    (tmp_path / "stubborn.py").write_text(STUBBORN_SERVER)
+    stack = RunningStack(tmp_path / "state", "--server", f"stubborn='{sys.executable}' '{tmp_path / 'stubborn.py'}'")
+    try:
+        stack.wait_until_healthy()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def descendants(stack: RunningStack) -> list[psutil.Process]:
+    """Return every process of the stack, a session's server among them."""
+    return psutil.Process(stack.process.pid).children(recursive=True)
+
+
+def assert_all_end(processes: list[psutil.Process]) -> None:
+    """Wait until each has ended; where nobody reaps orphans, a zombie has."""
+    deadline = time.monotonic() + 30
+    while alive := [process for process in processes if _is_alive(process)]:
+        assert time.monotonic() < deadline, alive
+        psutil.wait_procs(alive, timeout=0.2)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_leaves_no_process_behind(running: RunningStack, number: signal.Signals) -> None:
+    processes = descendants(running)
+    assert {"redis-server", "traefik"} <= {process.name() for process in processes}
+    assert running.stop(number) == 0
+    assert [process for process in processes if _is_alive(process)] == []
+
+
+@pytest.mark.enable_socket
+def test_a_killed_launcher_leaves_no_process_behind(running: RunningStack) -> None:
+    processes = descendants(running)
+    assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert_all_end(processes)
+
+
+@pytest.mark.enable_socket
+def test_a_part_that_dies_is_named_and_ends_the_whole(running: RunningStack) -> None:
+    processes = descendants(running)
+    next(process for process in processes if process.name() == "redis-server").kill()
+    assert running.process.wait(60) == 1
+    assert_all_end(processes)
+    assert "redis ended unexpectedly (SIGKILL)" in running.output
+
+
+@pytest.mark.enable_socket
+def test_a_bridge_that_is_killed_leaves_its_server_to_the_launcher(running: RunningStack) -> None:
+    bridge = next(process for process in descendants(running) if "stubborn.py" in " ".join(process.cmdline()))
+    processes = descendants(running)
+    bridge.kill()
+    assert running.process.wait(60) == 1
+    assert_all_end(processes)
+    assert "stubborn ended unexpectedly (SIGKILL)" in running.output
+
+
+@pytest.mark.enable_socket
+def test_a_second_stack_in_the_same_folder_is_refused(
+    running: RunningStack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = fails(capsys, "--port", str(free_port()), "--state-directory", str(tmp_path / "state"))
+    assert "a stack runs there already" in line
