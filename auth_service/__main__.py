@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -20,14 +21,25 @@ KEEP_ALIVE_SECONDS = 120
 GRACEFUL_SECONDS = 10
 
 
+log = logging.getLogger("auth_service")
+
+
 class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
-    """Gunicorn with our settings. On SIGHUP new workers read the file again."""
+    """Gunicorn with our settings. On SIGHUP the file is read again, and new workers serve what it says."""
 
     def __init__(self, settings_file: Path, credentials: Credentials, settings: Settings) -> None:
         self._settings_file = settings_file
         self._credentials = credentials
         self._settings = settings
         super().__init__()
+
+    def reload(self) -> None:
+        """Read the settings again; the last good ones stay in force while the file is unusable."""
+        try:
+            self._settings = load_settings(self._settings_file)
+        except SettingsError as error:
+            log.error("settings.refused: keeping the last good ones: %s", error)
+        super().reload()
 
     def load_config(self) -> None:
         """Set what differs from Gunicorn's defaults."""
@@ -47,8 +59,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             self.cfg.set(name, value)
 
     def load(self) -> Application:
-        """Build a worker's application. Raises SettingsError or SigningKeyError, which ends the worker."""
-        return Application(load_settings(self._settings_file), self._credentials)
+        """Build a worker's application. Raises SigningKeyError, which ends the worker."""
+        return Application(self._settings, self._credentials)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.credentials is None:
             raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
         credentials = load_credentials(Path(options.credentials))
-        _check_address(settings.listen)
+        if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd listens for us
+            _check_address(settings.listen)
     except SettingsError as error:
         sys.stderr.write(f"mcp-auth-service: {error}\n")
         return 2

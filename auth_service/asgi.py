@@ -64,6 +64,9 @@ class Application:
         elif path == "/readyz":
             ready = self._watch.is_watching()
             await _answer(send, 200 if ready else 503, b'{"redis":%s}' % (b"true" if ready else b"false"))
+        elif not scope["query_string"].isascii():
+            # WSGI has no form for it, and no parameter of ours comes unencoded (RFC 3986 §3.4).
+            await _answer(send, 400, b'{"error":"invalid_request","error_description":"the query is not ASCII"}')
         else:
             await self._flask(scope, receive, send)
 

@@ -21,6 +21,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from auth_service.errors import ServiceUnavailable
@@ -56,7 +57,7 @@ class GrantWatch:
         connection_options: dict[str, Any] = {
             "socket_timeout": ANSWER_TIMEOUT_SECONDS,
             "socket_connect_timeout": ANSWER_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             "protocol": 2,
         }
         self._pool = BlockingConnectionPool.from_url(

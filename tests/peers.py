@@ -21,7 +21,7 @@ def npm_command(package: str, program: str | None = None) -> list[str]:
     folder = NPM_FOLDER / "node_modules" / package
     manifest = folder / "package.json"
     if not manifest.exists():
-        pytest.skip(f"npm package {package} is not installed: run `make npm-tests`")
+        pytest.skip(f"npm package {package} is not installed: run `make test-e2e`, with Node.js and npm")
     programs = json.loads(manifest.read_text())["bin"]
     script = programs[program] if program is not None else next(iter(programs.values()))
     return [str(NODE), str(folder / script)]

@@ -181,3 +181,26 @@ def test_a_reload_reads_the_settings_again_and_keeps_serving(service: Service, t
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("/verify/wiki", 401)
     assert service.get("/verify/time").status_code == 401
+
+
+def test_a_reload_of_a_broken_file_keeps_the_last_good_settings(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    good = path.read_text()
+    path.write_text("{")
+    service.process.send_signal(signal.SIGHUP)
+    # Gunicorn handles signals in order: once a later reload shows, the broken one is over.
+    resource = {"url": "https://wiki.example.com/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
+    time.sleep(1)
+    assert service.process.poll() is None
+    assert service.get("/verify/time").status_code == 401
+    document = json.loads(good)
+    path.write_text(json.dumps({**document, "resources": {**document["resources"], "wiki": resource}}))
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("/verify/wiki", 401)
+
+
+def test_a_query_that_is_not_ascii_is_malformed(service: Service) -> None:
+    host, _, port = service.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /authorize?client_id=\xff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert connection.makefile("rb").readline().split()[1] == b"400"

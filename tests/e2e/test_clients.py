@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +19,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 from tests.browser import Browser
-from tests.e2e.conftest import PROJECT, RunningStack
+from tests.e2e.conftest import RunningStack
+from tests.peers import npm_command
 
-NODE_MODULES = PROJECT / ".cache/npm-tests/node_modules"
 CLIENT_SECONDS = 60
 
 
@@ -119,11 +118,8 @@ def test_fastmcp_logs_in_and_calls_a_tool(stack: RunningStack, client_environmen
 @pytest.fixture
 def mcp_remote(stack: RunningStack, client_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """`mcp-remote` between us and the gateway: a stdio server as far as we are concerned."""
-    program = NODE_MODULES / ".bin/mcp-remote"
-    if not program.exists() or shutil.which("node") is None:
-        pytest.skip("mcp-remote is not installed: it needs Node.js and npm, then `make test`")
     process = subprocess.Popen(
-        [program, stack.resource("time"), "--transport", "http-only"],
+        [*npm_command("mcp-remote", "mcp-remote"), stack.resource("time"), "--transport", "http-only"],
         env={**client_environment, "MCP_REMOTE_CONFIG_DIR": client_environment["HOME"]},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -227,7 +227,6 @@ def test_only_loopback_is_listened_on() -> None:
             parse_loopback_address(wrong)
 
 
-@pytest.mark.enable_socket
 def test_what_cannot_start_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secret = tmp_path / "secret"
     arguments = ["--client-id=app", f"--client-secret-file={secret}", f"--callback-url={CALLBACK}"]

@@ -92,7 +92,6 @@ def test_a_bad_command_line_is_refused_in_one_line(
     assert message in fails(capsys, *arguments)
 
 
-@pytest.mark.enable_socket
 def test_a_missing_program_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -100,7 +99,6 @@ def test_a_missing_program_is_named(
     assert fails(capsys).startswith("mcp-server-time: no such program")
 
 
-@pytest.mark.enable_socket
 @pytest.mark.parametrize("address", [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
 def test_a_taken_port_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, address: tuple[str, socket.AddressFamily]
@@ -117,7 +115,6 @@ def test_a_taken_port_is_named(
     assert "PORT=" in line
 
 
-@pytest.mark.enable_socket
 def test_an_unreadable_secret_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = fails(
         capsys,
@@ -127,7 +124,6 @@ def test_an_unreadable_secret_file_is_named(capsys: pytest.CaptureFixture[str], 
     assert line == f"--github-client-secret-file {tmp_path / 'missing'}: No such file or directory\n"
 
 
-@pytest.mark.enable_socket
 def test_a_state_directory_that_cannot_be_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = fails(capsys, "--port", str(free_port()), "--state-directory", str(tmp_path / "file"))
@@ -169,7 +165,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.enable_socket
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_leaves_no_process_behind(running: RunningStack, number: signal.Signals) -> None:
     processes = descendants(running)
@@ -178,14 +173,12 @@ def test_a_stop_leaves_no_process_behind(running: RunningStack, number: signal.S
     assert [process for process in processes if _is_alive(process)] == []
 
 
-@pytest.mark.enable_socket
 def test_a_killed_launcher_leaves_no_process_behind(running: RunningStack) -> None:
     processes = descendants(running)
     assert running.stop(signal.SIGKILL) == -signal.SIGKILL
     assert_all_end(processes)
 
 
-@pytest.mark.enable_socket
 def test_a_part_that_dies_is_named_and_ends_the_whole(running: RunningStack) -> None:
     processes = descendants(running)
     next(process for process in processes if process.name() == "redis-server").kill()
@@ -194,7 +187,6 @@ def test_a_part_that_dies_is_named_and_ends_the_whole(running: RunningStack) -> 
     assert "redis ended unexpectedly (SIGKILL)" in running.output
 
 
-@pytest.mark.enable_socket
 def test_a_bridge_that_is_killed_leaves_its_server_to_the_launcher(running: RunningStack) -> None:
     bridge = next(process for process in descendants(running) if "stubborn.py" in " ".join(process.cmdline()))
     processes = descendants(running)
@@ -204,7 +196,6 @@ def test_a_bridge_that_is_killed_leaves_its_server_to_the_launcher(running: Runn
     assert "stubborn ended unexpectedly (SIGKILL)" in running.output
 
 
-@pytest.mark.enable_socket
 def test_a_second_stack_in_the_same_folder_is_refused(
     running: RunningStack, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -1,0 +1,199 @@
+"""What ForwardAuth asks: which requests pass, and what those that do not are told."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import time
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+
+from auth_service.grant_watch import GrantWatch
+from auth_service.identity import derive_identity_key
+from auth_service.settings import Credentials, Settings
+from auth_service.store import GRANT_PREFIX
+from auth_service.tokens import SigningKeys, issue_access_token
+from auth_service.verify import MAX_REMEMBERED, MAX_TOKEN_BYTES, Verifier
+from stdio_bridge.errors import Refusal
+from stdio_bridge.identity import Verifying
+from tests.auth_service.test_settings import MINIMAL
+from tests.conftest import RedisServer
+
+SID = "the-grant"
+URL = MINIMAL["resources"]["time"]["url"]
+CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32)
+
+
+@dataclasses.dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+
+
+class World:
+    """A verifier over a real Redis in which one grant lives."""
+
+    def __init__(self, directory: Path, server: RedisServer) -> None:
+        document = copy.deepcopy(MINIMAL)
+        document["resources"]["wiki"] = {"url": "https://wiki.example.com/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
+        self.settings = Settings.model_validate(document)
+        self.keys = SigningKeys(directory)
+        self.server = server
+        self.runner = asyncio.Runner()
+        self.watch = GrantWatch(server.url)
+        self.verifier = Verifier(self.settings, CREDENTIALS, self.keys, self.watch)
+        with server.client() as redis:
+            redis.set(GRANT_PREFIX + SID, "{}")
+
+    def token(self, **changes: Any) -> str:
+        claims: dict[str, Any] = {
+            "issuer": self.settings.issuer,
+            "sub": "github:583231",
+            "name": "octocat",
+            "client_id": "client",
+            "scope": "mcp",
+            "resource": URL,
+            "sid": SID,
+            "lifetime": 3600,
+            "now": int(time.time()),
+        }
+        return issue_access_token(self.keys, **{**claims, **changes})
+
+    def verify(self, *authorization: str, name: str = "time", uri: str = "/mcp") -> Answer:
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        async def receive() -> MutableMapping[str, Any]:
+            raise AssertionError("the body is never read")
+
+        headers = [(b"authorization", value.encode("latin-1")) for value in authorization]
+        scope = {"path": f"/verify/{name}", "headers": [*headers, (b"x-forwarded-uri", uri.encode("latin-1"))]}
+        self.runner.run(self.verifier(scope, receive, send))
+        return Answer(sent[0]["status"], {key.decode(): value.decode() for key, value in sent[0]["headers"]})
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis_server: RedisServer, redis_url: str) -> Iterator[World]:
+    world = World(tmp_path, redis_server)
+    yield world
+    world.runner.run(world.watch.close())
+    world.runner.close()
+
+
+def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(world: World) -> None:
+    answer = world.verify(f"Bearer {world.token()}")
+    assert answer.status == 200
+    identity = Verifying(derive_identity_key(CREDENTIALS, "time"), now=time.time).identify(
+        answer.headers["x-gateway-identity"]
+    )
+    assert (identity.user, identity.grant) == ("github:583231", SID)
+    plain = {name: answer.headers[name] for name in ("x-user-id", "x-user-name", "x-client-id", "x-scopes")}
+    assert plain == {
+        "x-user-id": "github:583231",
+        "x-user-name": "octocat",
+        "x-client-id": "client",
+        "x-scopes": "mcp",
+    }
+    assert "authorization" not in answer.headers
+
+
+def test_another_servers_bridge_does_not_believe_it(world: World) -> None:
+    answer = world.verify(f"Bearer {world.token()}")
+    wiki = Verifying(derive_identity_key(CREDENTIALS, "wiki"), now=time.time)
+    with pytest.raises(Refusal, match="does not verify"):
+        wiki.identify(answer.headers["x-gateway-identity"])
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_has_no_case(world: World, scheme: str) -> None:
+    assert world.verify(f"{scheme} {world.token()}").status == 200
+
+
+@pytest.mark.parametrize("authorization", [(), ("Basic eDp5",), ("",)])
+def test_without_a_bearer_token_the_challenge_names_no_error(world: World, authorization: tuple[str, ...]) -> None:
+    answer = world.verify(*authorization)
+    assert answer.status == 401
+    metadata = "https://time.mcp.example.com/.well-known/oauth-protected-resource/mcp"
+    assert answer.headers["www-authenticate"] == f'Bearer resource_metadata="{metadata}", scope="mcp"'
+
+
+def test_a_token_of_another_resource_is_invalid(world: World) -> None:
+    answer = world.verify(f"Bearer {world.token()}", name="wiki")
+    assert answer.status == 401
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lifetime": -1}, {"issuer": "https://evil.example"}, {"sid": "no-grant"}, {"now": 4102444800}]
+)
+def test_an_expired_foreign_future_or_revoked_token_is_invalid(world: World, changes: dict[str, Any]) -> None:
+    assert world.verify(f"Bearer {world.token(**changes)}").status == 401
+
+
+def test_too_little_scope_names_what_is_needed(world: World) -> None:
+    answer = world.verify(f"Bearer {world.token(scope='other')}")
+    assert answer.status == 403
+    assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
+    assert 'scope="mcp"' in answer.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("token", ["", "a b", "é", "a" * (MAX_TOKEN_BYTES + 1), 'x"y'])
+def test_what_is_no_token_is_malformed(world: World, token: str) -> None:
+    assert world.verify(f"Bearer {token}").status == 400
+
+
+def test_two_tokens_are_malformed_even_if_both_are_good(world: World) -> None:
+    good = f"Bearer {world.token()}"
+    assert world.verify(good, good).status == 400
+
+
+@pytest.mark.parametrize(
+    "uri", ["/mcp?access_token=x", "/mcp/%2e%2e/x", "/mcp%2fx", "/mcp/..", "/mcp;x", "/mcp//x", "/mcp%00"]
+)
+def test_a_token_in_the_query_and_an_ambiguous_path_are_malformed(world: World, uri: str) -> None:
+    assert world.verify(f"Bearer {world.token()}", uri=uri).status == 400
+
+
+def test_a_revoked_grant_is_refused_at_the_next_request(world: World) -> None:
+    authorization = f"Bearer {world.token()}"
+    assert world.verify(authorization).status == 200
+    with world.server.client() as redis:
+        redis.delete(GRANT_PREFIX + SID)
+    assert world.verify(authorization).status == 401
+
+
+def test_a_remembered_token_still_expires(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        authorization = f"Bearer {world.token(lifetime=20)}"
+        assert world.verify(authorization).status == 200
+        clock.shift(19)
+        assert world.verify(authorization).status == 200
+        clock.shift(1)
+        assert world.verify(authorization).status == 401
+
+
+def test_without_redis_nobody_passes(tmp_path: Path, world: World) -> None:
+    nowhere = GrantWatch(f"unix://{tmp_path / 'absent.sock'}")
+    world.verifier = Verifier(world.settings, CREDENTIALS, world.keys, nowhere)
+    answer = world.verify(f"Bearer {world.token()}")
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_flood_of_bad_tokens_is_not_remembered(world: World) -> None:
+    for number in range(50):
+        assert world.verify(f"Bearer bad{number}").status == 401
+    remembered = world.verifier._resources["/verify/time"].remembered
+    assert len(remembered) == 0
+    assert MAX_REMEMBERED < 100_000
+
+
+def test_an_unknown_resource_is_not_found(world: World) -> None:
+    assert world.verify(f"Bearer {world.token()}", name="nothing").status == 404
