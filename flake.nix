@@ -23,9 +23,24 @@
         default = pkgs.callPackage ./nix/package.nix { };
       });
 
-      checks = forEachSystem (pkgs: {
-        package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+      apps = forEachSystem (pkgs: {
+        local = {
+          type = "app";
+          program = lib.getExe (
+            pkgs.callPackage ./nix/local.nix { package = self.packages.${pkgs.stdenv.hostPlatform.system}.default; }
+          );
+        };
       });
+
+      checks = forEachSystem (
+        pkgs:
+        # callPackage's own additions are no derivations.
+        lib.filterAttrs (_: lib.isDerivation) (
+          pkgs.callPackage ./nix/checks.nix {
+            package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+          }
+        )
+      );
 
       devShells = forEachSystem (pkgs: {
         default = pkgs.callPackage ./nix/devshell.nix { };

