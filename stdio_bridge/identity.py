@@ -15,6 +15,7 @@ from .errors import Refusal, UsageError
 
 _KEY_MIN_BYTES = 32
 _MAX_AGE_SECONDS = 60
+_MAX_CLOCK_SKEW_SECONDS = 10
 _CACHED_ASSERTIONS = 1024
 
 
@@ -55,6 +56,8 @@ class Trusting:
 class Verifying:
     """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
 
+    One signed a few seconds in the future is believed too: the clocks of two hosts differ.
+
     Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
     """
 
@@ -70,7 +73,11 @@ class Verifying:
             raise _forbidden("the request carries no identity assertion: it did not come through the gateway")
         now = self._now()
         signed_at, identity = self._cache.get(assertion) or self._verify(assertion)
-        if not 0 <= now - signed_at <= _MAX_AGE_SECONDS or identity.expires is None or identity.expires <= now:
+        if (
+            not -_MAX_CLOCK_SKEW_SECONDS <= now - signed_at <= _MAX_AGE_SECONDS
+            or identity.expires is None
+            or identity.expires <= now
+        ):
             raise _forbidden("the identity assertion is not valid now")
         return identity
 
