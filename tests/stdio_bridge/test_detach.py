@@ -1,0 +1,205 @@
+"""What detach.py takes for granted about waitress, and what it promises on top."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stdio_bridge.detach import HttpServer, Request, Response
+from stdio_bridge.loop import Loop
+
+MAX_BODY_BYTES = 100
+MAX_UNSENT_BYTES = 1 << 20
+GIVE_UP_SECONDS = 20
+
+
+class Client:
+    """One connection, read only as far as the test wants."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.socket = socket.create_connection(site.address)
+        self.socket.setblocking(False)
+        self.received = b""
+        self.closed = False
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read_until(self, condition: Callable[[bytes], object]) -> bytes:
+        def met() -> bool:
+            try:
+                data = self.socket.recv(65536)
+                self.received += data
+                self.closed = not data
+            except BlockingIOError:
+                pass
+            return bool(condition(self.received))
+
+        self._site.turn_until(met)
+        return self.received
+
+    def read_to_end(self) -> bytes:
+        return self.read_until(lambda _: self.closed)
+
+
+class Site:
+    """A server whose application is the test; both ends run on the test's own thread."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Request, Response]] = []
+        self.clients: list[Client] = []
+        self.loop = Loop()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = listener.getsockname()
+        self.server = HttpServer(
+            lambda request, response: self.asked.append((request, response)),
+            self.loop,
+            listener,
+            max_body_bytes=MAX_BODY_BYTES,
+            max_unsent_bytes=MAX_UNSENT_BYTES,
+            max_connections=10,
+        )
+
+    def connect(self) -> Client:
+        self.clients.append(Client(self))
+        return self.clients[-1]
+
+    def ask(self, data: bytes) -> tuple[Client, Request, Response]:
+        client, before = self.connect(), len(self.asked)
+        client.send(data)
+        self.turn_until(lambda: len(self.asked) > before)
+        return client, *self.asked[-1]
+
+    def turn_until(self, condition: Callable[[], object]) -> None:
+        deadline = self.loop.clock() + GIVE_UP_SECONDS
+        while not condition():
+            assert self.loop.clock() < deadline, "what the test waits for did not happen"
+            self.loop.call_later(0.02, lambda: None)
+            self.loop.turn()
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.socket.close()
+        self.server.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    running = Site()
+    yield running
+    running.close()
+
+
+def get(path: str, *headers: str, method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: a", *headers, "", ""]).encode()
+
+
+def test_a_header_with_underscores_cannot_stand_in_for_one_with_hyphens(site: Site) -> None:
+    _, request, _ = site.ask(get("/", "X_Gateway_Identity: forged", "X-Gateway-Name: real"))
+    assert request.header("X_GATEWAY_IDENTITY") is None
+    assert request.headers_with_prefix("X_GATEWAY_") == {"NAME": "real"}
+
+
+def test_a_repeated_header_is_joined_and_not_chosen_from(site: Site) -> None:
+    _, request, _ = site.ask(get("/", "X-Gateway-Identity: one", "X-Gateway-Identity: two"))
+    assert request.header("X_GATEWAY_IDENTITY") == "one, two"
+
+
+def test_a_response_may_be_written_after_the_application_returned(site: Site) -> None:
+    client, request, response = site.ask(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+    assert (request.method, request.path, request.body()) == ("POST", "/a", b"body")
+    response.reply("202 Accepted", [], b"later")
+    answer = client.read_until(lambda data: data.endswith(b"later"))
+    assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
+
+
+def test_pipelined_requests_are_handed_over_and_answered_one_after_the_other(site: Site) -> None:
+    client, first, response = site.ask(get("/1") + get("/2"))
+    other, _, _ = site.ask(get("/other"))
+    assert [request.path for request, _ in site.asked] == ["/1", "/other"]
+    response.reply("200 OK", [], b"one")
+    site.turn_until(lambda: len(site.asked) == 3)
+    site.asked[2][1].reply("200 OK", [], b"two")
+    client.read_until(lambda data: data.endswith(b"two"))
+    assert (first.path, site.asked[2][0].path) == ("/1", "/2")
+    assert re.findall(rb"\r\n\r\n(one|two)", client.received) == [b"one", b"two"]
+    assert other.received == b""
+
+
+def test_a_connection_outlives_a_stream_that_was_finished(site: Site) -> None:
+    client, _, response = site.ask(get("/stream"))
+    response.start([("Content-Type", "text/event-stream")], b"a")
+    response.write(b"bc")
+    response.finish()
+    body = client.read_until(lambda data: data.endswith(b"0\r\n\r\n")).partition(b"\r\n\r\n")[2]
+    assert body == b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
+    client.send(get("/next"))
+    site.turn_until(lambda: len(site.asked) == 2)
+
+
+def test_head_tells_the_length_and_sends_no_body(site: Site) -> None:
+    client, _, response = site.ask(get("/", "Connection: close", method="HEAD"))
+    response.reply("200 OK", [], b"four")
+    head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+    assert b"Content-Length: 4" in head
+    assert body == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        pytest.param(413, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, id="too large"),
+        pytest.param(400, b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", id="malformed"),
+    ],
+)
+def test_what_the_parser_refuses_is_answered_in_json_rpc_and_never_handed_over(
+    site: Site, status: int, data: bytes
+) -> None:
+    client = site.connect()
+    client.send(data)
+    head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert json.loads(body)["error"]["code"] == -32600
+    assert site.asked == []
+
+
+def test_a_body_of_exactly_the_limit_is_handed_over(site: Site) -> None:
+    _, request, _ = site.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)
+    assert len(request.body()) == MAX_BODY_BYTES
+
+
+def test_a_client_that_leaves_too_much_unread_is_dropped(site: Site) -> None:
+    _, _, response = site.ask(get("/"))
+    dropped: list[bool] = []
+    response.on_disconnect = lambda: dropped.append(True)
+    response.start([], b"first")
+
+    def written_until_dropped() -> list[bool]:
+        response.write(b"x" * 65536)
+        return dropped
+
+    site.turn_until(written_until_dropped)
+    assert dropped == [True]
+    site.turn_until(lambda: site.server.connections == 0)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_client_that_leaves_is_noticed_once_and_writing_on_is_harmless(site: Site, started: bool) -> None:
+    client, _, response = site.ask(get("/"))
+    left: list[bool] = []
+    response.on_disconnect = lambda: left.append(True)
+    if started:
+        response.start([], b"first")
+    client.socket.close()
+    site.turn_until(lambda: left)
+    response.write(b"more")
+    response.finish()
+    response.reply("200 OK", [])
+    site.turn_until(lambda: site.server.connections == 0)
+    assert left == [True]
