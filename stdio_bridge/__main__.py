@@ -45,8 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     notifier = Notifier(os.environ)
 
+    def drain() -> None:
+        notifier.tell("STOPPING=1")
+        bridge.drain(server)
+
     def stop(_signal: int, _frame: object) -> None:
-        loop.call_soon(lambda: bridge.drain(server))
+        loop.call_soon(drain)
         server.wake()
 
     signal.signal(signal.SIGTERM, stop)
@@ -55,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.info("serving http://%s/mcp", _name_of(listener))
     notifier.tell("READY=1")
     loop.run()
-    notifier.tell("STOPPING=1")
     server.close()
     loop.close()
     return 0

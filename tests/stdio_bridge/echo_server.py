@@ -21,9 +21,9 @@ def call(name: str, request: dict[str, Any]) -> None:
     if name == "noise":
         sys.stdout.write("not json\n" + "\n")
         sys.stderr.write("x" * 1_000_000 + "\n")
-    if name == "log":
+    if name in {"log", "log and hang"}:
         say(method="notifications/message", params={"level": "info", "data": "working"})
-    if name != "never":
+    if name not in {"never", "log and hang"}:
         say(id=request["id"], result={"content": [{"type": "text", "text": str(os.getpid())}]})
 
 
