@@ -3,7 +3,7 @@
 waitress ties a worker thread to every open response. Here a request is handed to the application on the loop's own
 thread, together with a `Response` that anything may complete later, so a waiting response costs a socket and a few
 objects. What is subclassed of waitress 3.0 is its channel and task: the parser, the buffers, the server sockets and
-the header writer are used as they are. tests/stdio_bridge/test_http.py holds the assumptions.
+the header writer are used as they are. tests/stdio_bridge/test_detach.py holds the assumptions.
 """
 
 from __future__ import annotations
