@@ -51,7 +51,7 @@ def prepare(options: Options) -> Stack:
     Raises UsageError.
     """
     traefik = require_program("traefik", needed_by="the local stack")
-    redis_server = _find_redis()
+    redis_server = find_redis()
     folder = _make_private(options.state_directory)
     _lock(folder)
     redis_socket = folder / "redis.sock"
@@ -166,7 +166,7 @@ _STRICT_REQUESTS = {
 }
 
 
-def _find_redis() -> str:
+def find_redis() -> str:
     """Return the system's Redis server if it is new enough, else the one from PyPI. Raises UsageError."""
     system = shutil.which("redis-server", path=SEARCH_PATH)
     if system is not None:

