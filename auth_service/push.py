@@ -29,7 +29,7 @@ class RevocationPush:
         self._targets = {
             resource.url: (
                 BackendSigner(derive_identity_key(credentials, name)),
-                [_revocation_url(backend) for backend in resource.backends],
+                [_revocation_url(backend) for backend in resource.endpoints],
             )
             for name, resource in settings.resources.items()
         }

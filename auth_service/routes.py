@@ -8,6 +8,7 @@ configuration, and never in anything that a client sends.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from auth_service.protocol import metadata
 from auth_service.settings import Settings
 from auth_service.verify import PATH_PREFIX
 
-AUTH_SERVICE: Final = "mcp-auth-service"
+AUTH_SERVICE: Final = "mcp.auth-service"
 AUTHORIZATION_PATHS: Final = (
     "/authorize",
     "/consent",
@@ -30,18 +31,20 @@ IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-
 HSTS_SECONDS: Final = 365 * 24 * 3600
 MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 
-_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _RESOURCE_PRIORITY = 3000, 2000, 1000
+_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 
 
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     """Return what `GET /routes` answers."""
     routers: dict[str, Any] = {}
     services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
-    middlewares: dict[str, Any] = {"mcp-cors": {"headers": _CORS}}
+    if settings.instances:
+        services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
+    middlewares: dict[str, Any] = {"mcp.cors": {"headers": _CORS}}
     common: list[str] = []
     if settings.router.tls:
-        middlewares["mcp-hsts"] = {"headers": {"stsSeconds": HSTS_SECONDS, "forceSTSHeader": True}}
-        common.append("mcp-hsts")
+        middlewares["mcp.hsts"] = {"headers": {"stsSeconds": HSTS_SECONDS, "forceSTSHeader": True}}
+        common.append("mcp.hsts")
 
     def router(rule: str, service: str, *, priority: int, through: list[str]) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -61,14 +64,14 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     hosts = {issuer.hostname or ""} | {
         urlsplit(resource.url).hostname or "" for resource in settings.resources.values()
     }
-    routers["mcp-metadata"] = router(
+    routers["mcp.metadata"] = router(
         f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
         AUTH_SERVICE,
         priority=_METADATA_PRIORITY,
         through=[],
     )
     paths = _any("Path", [issuer.path + path for path in AUTHORIZATION_PATHS])
-    routers["mcp-authorization"] = router(
+    routers["mcp.authorization"] = router(
         f"Host(`{issuer.hostname}`) && ({paths} || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`))",
         AUTH_SERVICE,
         priority=_AUTHORIZATION_PRIORITY,
@@ -79,27 +82,40 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         url = urlsplit(resource.url)
         host = f"Host(`{url.hostname}`)"
         documents = [path for (_, path), owner in locations.items() if owner == name]
-        routers[f"mcp-{name}-metadata"] = router(
+        routers[f"mcp-{name}.metadata"] = router(
             f"{host} && ({_any('Path', documents)})", AUTH_SERVICE, priority=_METADATA_PRIORITY, through=[]
         )
-        middlewares[f"mcp-{name}-auth"] = {"forwardAuth": _forward_auth(settings, name)}
-        through = ["mcp-cors", f"mcp-{name}-auth"]
-        backend_path = urlsplit(resource.backends[0]).path
+        middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
+        through = ["mcp.cors", f"mcp-{name}.auth"]
+        backend_path = urlsplit(resource.endpoints[0]).path
         if backend_path != url.path:
-            middlewares[f"mcp-{name}-path"] = {
+            middlewares[f"mcp-{name}.path"] = {
                 "replacePathRegex": {
                     "regex": f"^{re.escape(url.path)}(/.*)?$",
                     "replacement": f"{backend_path}${{1}}",
                 }
             }
-            through.append(f"mcp-{name}-path")
-        routers[f"mcp-{name}"] = router(
-            f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))",
-            f"mcp-{name}",
-            priority=_RESOURCE_PRIORITY,
-            through=through,
-        )
-        services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
+            through.append(f"mcp-{name}.path")
+        rule = f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))"
+        routers[f"mcp-{name}"] = router(rule, f"mcp-{name}", priority=_RESOURCE_PRIORITY, through=through)
+        if not resource.replicas:
+            services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
+            continue
+        services[f"mcp-{name}"] = _service([_origin(url) for url in resource.replicas.values()], check="/healthz")
+        # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a
+        # call that waits for input) is found again. A client with a session names its replica by the session's id.
+        services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
+        for replica, endpoint in resource.replicas.items():
+            of_replica = f"mcp-{name}.{replica}"
+            routers[of_replica] = router(
+                f"{rule} && HeaderRegexp(`Mcp-Session-Id`, `^{replica}[.]`)",
+                of_replica,
+                priority=_REPLICA_PRIORITY,
+                through=through,
+            )
+            # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
+            services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
+            services[f"{of_replica}.only"] = _service([_origin(endpoint)], check="/healthz")
     return {"http": {"routers": routers, "services": services, "middlewares": middlewares}}
 
 
@@ -126,8 +142,18 @@ def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
     }
 
 
-def _service(origins: list[str]) -> dict[str, Any]:
-    return {"loadBalancer": {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}}
+def _service(origins: Sequence[str], *, check: str | None = None) -> dict[str, Any]:
+    """Return a service; with `check`, one that leaves out whoever does not answer that path with 200."""
+    balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
+    if check is not None:
+        balancer["healthCheck"] = {"path": check, **_HEALTH_CHECK}
+        balancer["passiveHealthCheck"] = _PASSIVE_HEALTH_CHECK
+    return {"loadBalancer": balancer}
+
+
+# A dead one is out after one failed request, or after a second without any; a live one is back after a second.
+_HEALTH_CHECK: Final = {"interval": "1s", "unhealthyInterval": "1s", "timeout": "2s"}
+_PASSIVE_HEALTH_CHECK: Final = {"maxFailedAttempts": 1, "failureWindow": "2s"}
 
 
 def _origin(url: str) -> str:

@@ -62,6 +62,8 @@ def _parse_public_url(value: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_parse_base_url)]
 PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
 ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+# What a bridge puts before the ids of its sessions, followed by a dot.
+ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
 Seconds = Annotated[int, Field(gt=0)]
 
@@ -122,7 +124,12 @@ class Resource(_Model):
     """One MCP server. It is its URL: routes, metadata, audience and challenges all follow from that."""
 
     url: PublicUrl
-    backends: tuple[BaseUrl, ...] = Field(min_length=1, strict=False, description="MCP endpoints that serve it.")
+    backends: tuple[BaseUrl, ...] = Field(
+        default=(), strict=False, description="MCP endpoints that serve it, each as good as another for any request."
+    )
+    replicas: dict[ReplicaName, BaseUrl] = Field(
+        default={}, description="Instead of backends: bridges that were each told their name (`--replica NAME`)."
+    )
     title: str | None = Field(default=None, description="What people see; the name where absent.")
     scopes: dict[ScopeName, Scope] = Field(
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
@@ -133,9 +140,16 @@ class Resource(_Model):
     def _is_routable(self) -> Resource:
         if not urlsplit(self.url).path:
             raise ValueError("url must have a path, for example https://time.example.com/mcp")
-        if len({urlsplit(backend).path for backend in self.backends}) > 1:
-            raise ValueError("backends must all have the same path")
+        if bool(self.backends) == bool(self.replicas):
+            raise ValueError("must have either backends or replicas")
+        if len({urlsplit(endpoint).path for endpoint in self.endpoints}) > 1:
+            raise ValueError("backends and replicas must all have the same path")
         return self
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The URL of every backend or replica."""
+        return self.backends or tuple(self.replicas.values())
 
 
 class Settings(_Model):
@@ -149,6 +163,12 @@ class Settings(_Model):
     listen: Annotated[str, Field(pattern=r"^\S+:\d+$")] = Field(default="127.0.0.1:9000")
     internal_url: BaseUrl = Field(
         default="http://127.0.0.1:9000", description="Where Traefik reaches this service; never public."
+    )
+    instances: tuple[BaseUrl, ...] = Field(
+        default=(),
+        strict=False,
+        description="Where Traefik reaches each instance of this service, if there are several; internal_url is then "
+        "an address that always leads to a live one.",
     )
     workers: Annotated[int, Field(ge=1)] = 1
     router: Router

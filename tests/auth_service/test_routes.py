@@ -24,12 +24,12 @@ def test_the_mcp_path_is_verified_before_anything_else_touches_it() -> None:
     http = configuration()
     router = http["routers"]["mcp-time"]
     assert router["rule"] == "Host(`time.mcp.example.com`) && (Path(`/mcp`) || PathPrefix(`/mcp/`))"
-    assert router["middlewares"] == ["mcp-hsts", "mcp-cors", "mcp-time-auth"]
+    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth"]
     assert http["services"]["mcp-time"]["loadBalancer"]["servers"] == [{"url": "http://127.0.0.1:9001"}]
 
 
 def test_forward_auth_names_the_resource_and_lets_no_identity_or_token_through() -> None:
-    forward_auth = configuration()["middlewares"]["mcp-time-auth"]["forwardAuth"]
+    forward_auth = configuration()["middlewares"]["mcp-time.auth"]["forwardAuth"]
     assert forward_auth["address"] == "http://127.0.0.1:9000/verify/time"
     assert set(forward_auth["authResponseHeaders"]) == {"Authorization", *IDENTITY_HEADERS}
     assert forward_auth["authRequestHeaders"] == ["Authorization"]
@@ -40,7 +40,7 @@ def test_every_router_is_verified_or_leads_to_the_authorization_server() -> None
     http = configuration()
     for name, router in http["routers"].items():
         verified = any("forwardAuth" in http["middlewares"][each] for each in router["middlewares"])
-        assert verified or router["service"] == "mcp-auth-service", name
+        assert verified or router["service"] == "mcp.auth-service", name
 
 
 @pytest.mark.parametrize("path", INTERNAL_PATHS)
@@ -51,8 +51,8 @@ def test_what_is_internal_has_no_router(path: str) -> None:
 def test_a_path_of_its_own_is_rewritten_after_verification() -> None:
     resource = {"url": "https://mcp.example.com/time.v1/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
     http = configuration(resources={"time": resource})
-    assert http["routers"]["mcp-time"]["middlewares"][-2:] == ["mcp-time-auth", "mcp-time-path"]
-    rewrite = http["middlewares"]["mcp-time-path"]["replacePathRegex"]
+    assert http["routers"]["mcp-time"]["middlewares"][-2:] == ["mcp-time.auth", "mcp-time.path"]
+    rewrite = http["middlewares"]["mcp-time.path"]["replacePathRegex"]
     assert rewrite == {"regex": r"^/time\.v1/mcp(/.*)?$", "replacement": "/mcp${1}"}
 
 
@@ -68,4 +68,34 @@ def test_a_loopback_gateway_needs_no_tls_and_says_nothing_of_it() -> None:
         issuer="http://localhost:8080", resources={"time": resource}, router={"entry_points": ["web"], "tls": False}
     )
     assert all("tls" not in router for router in http["routers"].values())
-    assert "mcp-hsts" not in http["middlewares"]
+    assert "mcp.hsts" not in http["middlewares"]
+
+
+@pytest.mark.parametrize("name", ["metadata", "auth-service", "authorization", "time-auth", "time-metadata", "time-a"])
+def test_no_name_of_a_server_takes_the_place_of_anything_else(name: str) -> None:
+    time = {"url": "https://time.example.com/mcp", "replicas": {"a": "http://127.0.0.1:9001/mcp"}}
+    other = {"url": "https://other.example.com/mcp", "backends": ["http://127.0.0.1:9002/mcp"]}
+
+    def entries(resources: dict[str, Any]) -> int:
+        return sum(len(kind) for kind in configuration(resources=resources).values())
+
+    assert entries({"time": time, name: other}) == entries({"time": time, "harmless": other})
+
+
+def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
+    url = "https://time.example.com/mcp"
+    replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
+    http = configuration(resources={"time": {"url": url, "replicas": replicas}})
+    any_replica, of_a = http["routers"]["mcp-time"], http["routers"]["mcp-time.a"]
+    assert of_a["rule"] == any_replica["rule"] + " && HeaderRegexp(`Mcp-Session-Id`, `^a[.]`)"
+    assert of_a["priority"] > any_replica["priority"]
+    assert of_a["middlewares"] == any_replica["middlewares"]
+    assert http["services"]["mcp-time.a"] == {"failover": {"service": "mcp-time.a.only", "fallback": "mcp-time"}}
+    assert http["services"]["mcp-time.a.only"]["loadBalancer"]["servers"] == [{"url": "http://10.0.0.1:9001"}]
+
+
+def test_the_pages_are_balanced_over_the_live_instances() -> None:
+    instances = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
+    balancer = configuration(instances=instances)["services"]["mcp.auth-service"]["loadBalancer"]
+    assert balancer["servers"] == [{"url": url} for url in instances]
+    assert balancer["healthCheck"]["path"] == "/readyz"

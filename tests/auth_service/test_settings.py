@@ -91,7 +91,9 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("resources", {}, "resources: "),
         ("resources.time.url", "https://time.mcp.example.com", "resources.time: url must have a path"),
         ("resources.time.url", "http://10.0.0.5/mcp", "resources.time.url: must be https"),
-        ("resources.time.backends", [], "resources.time.backends: "),
+        ("resources.time.backends", [], "resources.time: must have either backends or replicas"),
+        ("resources.time.replicas", {"a": "http://127.0.0.1:2/mcp"}, "must have either backends or replicas"),
+        ("resources.time.replicas", {"a.b": "http://127.0.0.1:2/mcp"}, "resources.time.replicas.a.b"),
         ("resources.time.scopes", {"a b": {"description": "x"}}, "resources.time.scopes.a b"),
         ("resources.Time", MINIMAL["resources"]["time"], "resources.Time"),
         (
