@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.systemd.network import NetworkNamespace
+
 BOOT_TIMEOUT = 60  # seconds
 
 # systemd-nspawn wants a cgroup tree that it may write, and mounts that go away with it.
@@ -23,9 +25,11 @@ mkdir -p "/sys/fs/cgroup/$NAME"
 echo $$ > "/sys/fs/cgroup/$NAME/cgroup.procs"
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
 # CAP_BPF and bpf(2) are for IPAddressDeny.
-exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no --keep-unit --private-network \\
-  --boot --console=read-only --capability=all --system-call-filter=bpf
+exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no --keep-unit \\
+  --network-namespace-path="$NETWORK" --boot --console=read-only --capability=all --system-call-filter=bpf
 """
+# Ends the machine with whoever holds the other end of its standard input, however that one ends.
+TETHER = 'cat; kill -KILL "$1" 2> /dev/null'
 
 
 class Container:
@@ -36,6 +40,7 @@ class Container:
         self._process = process
         self._log = folder / "boot.log"
         self._init = self._find_init()
+        self._tether = subprocess.Popen(("/bin/sh", "-c", TETHER, "-", str(self._init)), stdin=subprocess.PIPE)
         self.root = Path(f"/proc/{self._init}/root")
 
     def run(self, script: str, *, path: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -64,6 +69,7 @@ class Container:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._init, signal.SIGKILL)
         self._process.wait(timeout=30)
+        self._tether.communicate()
 
     def _find_init(self) -> int:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
@@ -81,14 +87,20 @@ class Container:
 
 
 @contextlib.contextmanager
-def booted(*, name: str, lower: Path, folder: Path) -> Iterator[Container]:
+def booted(*, name: str, lower: Path, folder: Path, network: NetworkNamespace) -> Iterator[Container]:
     """Boot `folder/upper` over the root `lower`; all of it is gone at the end."""
     for part in ("upper", "work", "root"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     with (folder / "boot.log").open("wb") as log:
         process = subprocess.Popen(
             ("unshare", "--mount", "/bin/sh", "-c", LAUNCH),
-            env={**os.environ, "NAME": name, "LOWER": str(lower), "FOLDER": str(folder)},
+            env={
+                **os.environ,
+                "NAME": name,
+                "LOWER": str(lower),
+                "FOLDER": str(folder),
+                "NETWORK": str(network.path),
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

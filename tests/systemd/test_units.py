@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.systemd import deployment
 from tests.systemd.container import Container, booted
 from tests.systemd.driver import Machine, run_script
+from tests.systemd.network import switch
 from tests.systemd.root import BUNDLE, STORE_PREFIX, cached_root
 
 CHECKOUT = Path(__file__).parents[2]
@@ -46,7 +47,12 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     deployment.install(configuration, upper)
     _install_programs(upper)
     _install_secrets(upper, root, [name for names in configuration.hosts.values() for name in names])
-    with booted(name=f"gateway-{os.getpid()}", lower=root, folder=folder) as running:
+    with (
+        switch() as network,
+        booted(
+            name=f"gateway-{os.getpid()}", lower=root, folder=folder, network=network.plug("192.168.1.1")
+        ) as running,
+    ):
         yield running
 
 
