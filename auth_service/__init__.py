@@ -8,7 +8,7 @@ from flask import Flask
 
 from .grants import AuthorizationServer
 from .idp.github import GitHubProvider
-from .settings import Credentials, Settings
+from .settings import Credentials, GitHub, Settings, SettingsError
 from .store import Store
 from .tokens import SigningKeys
 from .users import Users
@@ -43,6 +43,8 @@ def create_app(settings: Settings, credentials: Credentials, store: Store, keys:
 
 
 def _make_provider(settings: Settings, credentials: Credentials) -> GitHubProvider:
+    if not isinstance(settings.identity_provider, GitHub):
+        raise SettingsError("identity_provider.type: oidc cannot be served yet")
     lists = [settings.allowed, *(each.allowed for each in settings.resources.values() if each.allowed)]
     return GitHubProvider(
         settings.identity_provider,

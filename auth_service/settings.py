@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,6 +18,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MASTER_KEY_MIN_BYTES = 32
+OIDC_OWN_PARAMETERS = frozenset(
+    {
+        *("client_id", "redirect_uri", "response_type", "response_mode", "scope", "state", "nonce"),
+        *("code_challenge", "code_challenge_method", "request", "request_uri"),
+    }
+)
+"""Parameters of a login at an OpenID Connect provider that its protection rests on."""
 
 
 class SettingsError(Exception):
@@ -59,8 +67,15 @@ def _parse_public_url(value: str) -> str:
     return value
 
 
+def _parse_issuer(value: str) -> str:
+    """As `_parse_public_url`, but for one trailing slash, which some providers' issuers have."""
+    _parse_public_url(value.removesuffix("/"))
+    return value
+
+
 BaseUrl = Annotated[str, AfterValidator(_parse_base_url)]
 PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
+IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
 ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 # What a bridge puts before the ids of its sessions, followed by a dot.
 ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
@@ -80,11 +95,14 @@ class AllowList(_Model):
     teams: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = Field(
         default=(), strict=False, description="Members of these teams, as `organization/team-slug`."
     )
+    groups: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), strict=False, description="Members of these groups of an OpenID Connect provider."
+    )
 
     @property
     def is_empty(self) -> bool:
         """Whether this list admits nobody."""
-        return not (self.users or self.organizations or self.teams)
+        return not (self.users or self.organizations or self.teams or self.groups)
 
 
 class GitHub(_Model):
@@ -96,6 +114,41 @@ class GitHub(_Model):
     api_url: BaseUrl = Field(default="https://api.github.com", description="The REST API's base URL.")
 
 
+class OpenIDConnect(_Model):
+    """Any OpenID Connect provider, found by discovery, as the identity provider."""
+
+    type: Literal["oidc"]
+    issuer: IssuerUrl = Field(description="As the provider writes it: its discovery document must name the same.")
+    client_id: Annotated[str, Field(min_length=1)]
+    title: Annotated[str, Field(min_length=1)] = Field(
+        default="your organization's login", description="What people are shown: Continue with TITLE."
+    )
+    scopes: tuple[ScopeName, ...] = Field(
+        default=("openid", "profile", "email"),
+        strict=False,
+        description="Asked for at each login; `offline_access` is added where the provider offers it.",
+    )
+    username_claim: Annotated[str, Field(min_length=1)] = Field(
+        default="preferred_username",
+        description="Matched against `users`. `email` counts only while `email_verified` is true.",
+    )
+    groups_claim: Annotated[str, Field(min_length=1)] = Field(
+        default="groups", description="A list of strings, matched against `groups` letter by letter."
+    )
+    authorization_parameters: dict[str, str] = Field(
+        default={},
+        description="Added to each authorization request, for example `prompt: consent` or `access_type: offline`.",
+    )
+
+    @model_validator(mode="after")
+    def _is_login(self) -> OpenIDConnect:
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must contain openid")
+        if taken := sorted(OIDC_OWN_PARAMETERS & self.authorization_parameters.keys()):
+            raise ValueError(f"authorization_parameters may not set {taken[0]}")
+        return self
+
+
 class Lifetimes(_Model):
     """How long things live, in seconds."""
 
@@ -103,6 +156,37 @@ class Lifetimes(_Model):
     refresh_token: Seconds = 30 * 24 * 3600
     authorization_code: Annotated[int, Field(gt=0, le=60)] = 60
     login: Annotated[int, Field(gt=0, le=600)] = 600
+    unused_client: Seconds = Field(
+        default=7 * 24 * 3600,
+        description="How long a registration waits for a first login, and outlives its last grant.",
+    )
+    unconfirmed_user: Seconds = Field(
+        default=24 * 3600,
+        description="How long after a login tokens can be refreshed where the provider gave nothing to ask again with.",
+    )
+
+
+class Limits(_Model):
+    """What one address, client or user may have."""
+
+    registrations_per_hour: Annotated[int, Field(ge=1)] = Field(
+        default=60, description="New registrations from one address (one /64 in IPv6)."
+    )
+    unused_clients: Annotated[int, Field(ge=1)] = Field(
+        default=10_000, description="Registrations without a login, in all; the oldest go first."
+    )
+    grants_per_client: Annotated[int, Field(ge=1)] = Field(
+        default=50, description="Live grants of one user for one client; the least recently used go first."
+    )
+
+
+class ClientDocuments(_Model):
+    """Clients that are known by an https URL, where their metadata is fetched from."""
+
+    enabled: bool = True
+    allowed_hosts: tuple[str, ...] | None = Field(
+        default=None, strict=False, description="The hosts such URLs may name; any public one where absent."
+    )
 
 
 class Router(_Model):
@@ -156,7 +240,7 @@ class Settings(_Model):
     """settings.json, validated. Field names are the file's keys."""
 
     issuer: PublicUrl = Field(description="The authorization server's public URL: RFC 8414 `issuer`.")
-    identity_provider: GitHub
+    identity_provider: Annotated[GitHub | OpenIDConnect, Field(discriminator="type")]
     allowed: AllowList = AllowList()
     redis_url: Annotated[str, Field(pattern=r"^(unix|redis|rediss)://")]
     state_directory: Annotated[str, Field(pattern=r"^/")] = Field(description="Holds the token-signing keys.")
@@ -173,6 +257,8 @@ class Settings(_Model):
     workers: Annotated[int, Field(ge=1)] = 1
     router: Router
     lifetimes: Lifetimes = Lifetimes()
+    limits: Limits = Limits()
+    client_documents: ClientDocuments = ClientDocuments()
     default_resource: ResourceName | None = Field(
         default=None,
         description="The resource of clients that name none (MCP 2025-03-26); refused where absent.",
@@ -187,13 +273,24 @@ class Settings(_Model):
                 raise ValueError(f"resources.{name}.url is already the URL of resources.{other}")
         if self.default_resource is not None and self.default_resource not in self.resources:
             raise ValueError(f"default_resource names no resource: {self.default_resource}")
-        provider_host = urlsplit(self.identity_provider.url).hostname or ""
-        if is_loopback_host(provider_host) and not self.is_loopback:
+        provider = self.identity_provider
+        key, url = ("url", provider.url) if isinstance(provider, GitHub) else ("issuer", provider.issuer)
+        if is_loopback_host(urlsplit(url).hostname or "") and not self.is_loopback:
             raise ValueError(
-                "identity_provider.url is a loopback stand-in, which only a loopback issuer may use: "
+                f"identity_provider.{key} is a loopback stand-in, which only a loopback issuer may use: "
                 "name the real provider"
             )
+        self._check_lists({"allowed": self.allowed})
+        self._check_lists({f"resources.{name}.allowed": each.allowed for name, each in self.resources.items()})
         return self
+
+    def _check_lists(self, lists: Mapping[str, AllowList | None]) -> None:
+        """Refuse entries that the identity provider has no notion of: they would admit nobody, silently."""
+        foreign = ("groups",) if isinstance(self.identity_provider, GitHub) else ("organizations", "teams")
+        for key, allowed in lists.items():
+            for kind in foreign:
+                if allowed is not None and getattr(allowed, kind):
+                    raise ValueError(f"{key}.{kind}: identity provider {self.identity_provider.type} has none")
 
     @property
     def is_loopback(self) -> bool:
@@ -220,6 +317,10 @@ class Credentials:
         return hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256").hexdigest().encode()
 
 
+_TAG = re.compile(r"^identity_provider\.(?:github|oidc)(?=\.|$)")
+"""Where Pydantic names the chosen type as if it were a key."""
+
+
 def load_settings(path: Path) -> Settings:
     """Read and validate settings.json.
 
@@ -235,7 +336,7 @@ def load_settings(path: Path) -> Settings:
         return Settings.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = _TAG.sub("identity_provider", ".".join(str(part) for part in first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{path}: {key + ': ' if key else ''}{message}") from error
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from auth_service.settings import (
     Credentials,
+    OpenIDConnect,
     PublicUrl,
     Settings,
     SettingsError,
@@ -35,6 +36,8 @@ MINIMAL: dict[str, Any] = {
     "router": {"entry_points": ["websecure"], "tls": True},
     "resources": {"time": {"url": "https://time.mcp.example.com/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}},
 }
+
+OIDC: dict[str, Any] = {"type": "oidc", "issuer": "https://login.example.com/", "client_id": "gateway"}
 
 
 def settings_with(path: str, value: object) -> dict[str, Any]:
@@ -59,6 +62,16 @@ def test_minimal_settings_are_enough(tmp_path: Path) -> None:
     assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
     assert settings.allowed.is_empty
     assert settings.default_resource is None
+
+
+def test_a_provider_of_openid_connect_has_groups_and_no_organizations(tmp_path: Path) -> None:
+    document = settings_with("identity_provider", OIDC) | {"allowed": {"groups": ["staff"]}}
+    settings = load(tmp_path, document)
+    assert settings.allowed.groups == ("staff",)
+    assert isinstance(settings.identity_provider, OpenIDConnect)
+    assert settings.identity_provider.issuer == "https://login.example.com/"
+    with pytest.raises(SettingsError, match=r"allowed\.organizations: identity provider oidc has none"):
+        load(tmp_path, document | {"allowed": {"organizations": ["acme"]}})
 
 
 def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
@@ -104,6 +117,27 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("default_resource", "wiki", "default_resource names no resource: wiki"),
         ("identity_provider.url", "http://127.0.0.1:5000", "identity_provider.url is a loopback stand-in"),
         ("allowed.teams", ["acme"], "allowed.teams.0"),
+        ("allowed.groups", ["staff"], "allowed.groups: identity provider github has none"),
+        ("resources.time.allowed", {"groups": ["staff"]}, "resources.time.allowed.groups: identity provider github"),
+        ("identity_provider", {"type": "saml", "client_id": "x"}, "identity_provider: "),
+        ("identity_provider", OIDC | {"issuer": "http://login.example.com"}, "identity_provider.issuer: must be https"),
+        (
+            "identity_provider",
+            OIDC | {"issuer": "https://login.example.com//"},
+            "identity_provider.issuer: must not end",
+        ),
+        (
+            "identity_provider",
+            OIDC | {"issuer": "http://127.0.0.1:1"},
+            "identity_provider.issuer is a loopback stand-in",
+        ),
+        ("identity_provider", OIDC | {"scopes": ["profile"]}, "identity_provider: scopes must contain openid"),
+        (
+            "identity_provider",
+            OIDC | {"authorization_parameters": {"state": "x"}},
+            "identity_provider: authorization_parameters may not set state",
+        ),
+        ("limits.registrations_per_hour", 0, "limits.registrations_per_hour: "),
         ("redis_url", "http://127.0.0.1:6379", "redis_url: "),
     ],
 )
