@@ -1,6 +1,10 @@
-# The test driver runs this with `machine` and `subtest` in scope, in a VM or in a container.
-# ruff: noqa: F821
-# mypy: disable-error-code="name-defined"
+# The test driver runs this, in a VM or in a container, with what is imported here in scope.
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.systemd.driver import machine, start_all, subtest
+
+start_all()
 machine.wait_for_unit("redis-mcp-oauth-gateway.service")
 machine.wait_for_unit("mcp-auth-service.service")
 machine.wait_for_unit("traefik.service")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.systemd.network import NetworkNamespace
@@ -33,15 +32,41 @@ TETHER = 'cat; kill -KILL "$1" 2> /dev/null'
 
 
 class Container:
-    """One booted machine. `root` is its file system, as seen from outside."""
+    """One machine: `folder/upper` over the root `lower`. `root` is its file system while it runs, seen from outside."""
 
-    def __init__(self, *, name: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, *, name: str, lower: Path, folder: Path, network: NetworkNamespace) -> None:
         self.name = name
-        self._process = process
-        self._log = folder / "boot.log"
-        self._init = self._find_init()
-        self._tether = subprocess.Popen(("/bin/sh", "-c", TETHER, "-", str(self._init)), stdin=subprocess.PIPE)
-        self.root = Path(f"/proc/{self._init}/root")
+        self._folder = folder
+        self._environment = {
+            **os.environ,
+            "NAME": name,
+            "LOWER": str(lower),
+            "FOLDER": str(folder),
+            "NETWORK": str(network.path),
+        }
+        self._processes: tuple[subprocess.Popen[bytes], ...] = ()
+        self._init = 0
+
+    @property
+    def root(self) -> Path:
+        """The file system of the running machine."""
+        return Path(f"/proc/{self._init}/root")
+
+    def boot(self) -> None:
+        """Start systemd as PID 1; what an earlier boot wrote is there."""
+        for part in ("upper", "work", "root"):
+            (self._folder / part).mkdir(parents=True, exist_ok=True)
+        with (self._folder / "boot.log").open("wb") as log:
+            launcher = subprocess.Popen(
+                ("unshare", "--mount", "/bin/sh", "-c", LAUNCH),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._init = self._find_init(launcher)
+        tether = subprocess.Popen(("/bin/sh", "-c", TETHER, "-", str(self._init)), stdin=subprocess.PIPE)
+        self._processes = launcher, tether
 
     def run(self, script: str, *, path: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside, as root, with this search path before the system's own."""
@@ -66,48 +91,29 @@ class Container:
 
     def stop(self) -> None:
         """Kill PID 1, with which everything inside ends; killing systemd-nspawn alone would leave it running."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._init, signal.SIGKILL)
-        self._process.wait(timeout=30)
-        self._tether.communicate()
+        if self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init, signal.SIGKILL)
+            launcher, tether = self._processes
+            launcher.wait(timeout=30)
+            tether.communicate()
+            self._processes = ()
 
-    def _find_init(self) -> int:
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+    def remove(self) -> None:
+        """Stop, and forget everything that was written."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _find_init(self, launcher: subprocess.Popen[bytes]) -> int:
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
         deadline = time.monotonic() + BOOT_TIMEOUT
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if launcher.poll() is not None:
                 break
             with contextlib.suppress(OSError, ValueError, IndexError):
                 init = int(children.read_text().split()[0])
                 if Path(f"/proc/{init}/comm").read_text().strip() == "systemd":
                     return init
             time.sleep(0.05)
-        self._process.kill()
-        raise RuntimeError(f"systemd did not start:\n{self._log.read_text()[-3000:]}")
-
-
-@contextlib.contextmanager
-def booted(*, name: str, lower: Path, folder: Path, network: NetworkNamespace) -> Iterator[Container]:
-    """Boot `folder/upper` over the root `lower`; all of it is gone at the end."""
-    for part in ("upper", "work", "root"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    with (folder / "boot.log").open("wb") as log:
-        process = subprocess.Popen(
-            ("unshare", "--mount", "/bin/sh", "-c", LAUNCH),
-            env={
-                **os.environ,
-                "NAME": name,
-                "LOWER": str(lower),
-                "FOLDER": str(folder),
-                "NETWORK": str(network.path),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    container = Container(name=name, process=process, folder=folder)
-    try:
-        yield container
-    finally:
-        container.stop()
-        shutil.rmtree(folder / "upper", ignore_errors=True)
+        launcher.kill()
+        raise RuntimeError(f"systemd did not start:\n{(self._folder / 'boot.log').read_text()[-3000:]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +47,21 @@ def evaluate(path: Path) -> dict[str, object]:
 
 
 def load(path: Path) -> Configuration:
-    """Read an evaluated configuration."""
+    """Read the evaluated configuration of one machine."""
     return Configuration(**json.loads(path.read_text()))
 
 
-def install(configuration: Configuration, root: Path) -> None:
-    """Write units and files below `root`; enables the units as their `[Install]` section says."""
+def load_machines(path: Path) -> dict[str, Configuration]:
+    """Read the evaluated configurations of all machines of a scenario, by name."""
+    document = json.loads(path.read_text())
+    return {name: Configuration(**each) for name, each in document.get("nodes", {"machine": document}).items()}
+
+
+def install(configuration: Configuration, root: Path, *, neighbours: Mapping[str, str]) -> None:
+    """Write units and files below `root`; enables the units as their `[Install]` section says.
+
+    `neighbours` are the addresses of the scenario's machines by their names.
+    """
     for name, text in configuration.files.items():
         _write(root / "etc" / name, text)
     for name, lines in configuration.units.items():
@@ -66,8 +76,12 @@ def install(configuration: Configuration, root: Path) -> None:
     _write(root / "etc/tmpfiles.d/gateway.conf", "".join(f"{line}\n" for line in configuration.tmpfiles))
     people = "".join(f"g {group} -\nu {user} -:{group}\n" for user, group in configuration.users.items())
     _write(root / "etc/sysusers.d/gateway.conf", people)
-    hosts = {"127.0.0.1": ["localhost"], **configuration.hosts}
-    _write(root / "etc/hosts", "".join(f"{address} {' '.join(names)}\n" for address, names in hosts.items()))
+    hosts = [
+        ("127.0.0.1", ["localhost"]),
+        *configuration.hosts.items(),
+        *((address, [name]) for name, address in neighbours.items()),
+    ]
+    _write(root / "etc/hosts", "".join(f"{address} {' '.join(names)}\n" for address, names in hosts))
 
 
 def _write(path: Path, text: str) -> None:

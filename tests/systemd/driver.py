@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.systemd.container import Container
 
@@ -18,6 +19,18 @@ class Machine:
     def __init__(self, container: Container, *, path: str) -> None:
         self._container = container
         self._path = path
+        self._running = False
+
+    def start(self) -> None:
+        """Boot; does nothing on a machine that runs."""
+        if not self._running:
+            self._container.boot()
+            self._running = True
+
+    def crash(self) -> None:
+        """End at once, as by pulling the plug."""
+        self._container.stop()
+        self._running = False
 
     def execute(self, command: str, timeout: float = 60) -> tuple[int, str]:
         """Run a command; return its exit status and output."""
@@ -74,6 +87,20 @@ def subtest(name: str) -> Iterator[None]:
         raise AssertionError(f"{name}: {error}") from error
 
 
-def run_script(script: Path, machine: Machine) -> None:
-    """Run a test script."""
-    exec(compile(script.read_text(), str(script), "exec"), {"machine": machine, "subtest": subtest})
+if TYPE_CHECKING:
+    # What scripts find in their scope.
+    machine: Machine
+
+    def start_all() -> None:
+        """Boot every machine."""
+
+
+def run_script(script: Path, machines: Mapping[str, Machine]) -> None:
+    """Run a test script; each machine is a variable in it, and `machine` is the one, where there is but one."""
+
+    def boot_all() -> None:
+        for each in machines.values():
+            each.start()
+
+    scope = {**machines, "machines": list(machines.values()), "start_all": boot_all, "subtest": subtest}
+    exec(compile(script.read_text(), str(script), "exec"), scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import shutil
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.systemd import deployment
-from tests.systemd.container import Container, booted
+from tests.systemd.container import Container
 from tests.systemd.driver import Machine, run_script
 from tests.systemd.network import switch
 from tests.systemd.root import BUNDLE, STORE_PREFIX, cached_root
@@ -30,6 +31,7 @@ COMMANDS = {
     "opt/test/bin/stand-in-github": "local.github",
     "opt/test/bin/test-client": "tests.nixos.client",
 }
+PROGRAMS_PATH = f"/{STORE_PREFIX}mcp-oauth-gateway/bin:/{STORE_PREFIX}test-client/bin"
 SOURCES = ("auth_service", "stdio_bridge", "local", "tests")
 
 needs_container = pytest.mark.skipif(
@@ -38,39 +40,47 @@ needs_container = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    configuration = deployment.load(EVALUATED / "full_flow.json")
-    root = cached_root(CHECKOUT)
-    folder = tmp_path_factory.mktemp("container")
-    upper = folder / "upper"
-    deployment.install(configuration, upper)
-    _install_programs(upper)
-    _install_secrets(upper, root, [name for names in configuration.hosts.values() for name in names])
-    with (
-        switch() as network,
-        booted(
-            name=f"gateway-{os.getpid()}", lower=root, folder=folder, network=network.plug("192.168.1.1")
-        ) as running,
-    ):
-        yield running
+@contextlib.contextmanager
+def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
+    """The machines of an evaluated scenario on one switch, not booted yet."""
+    configurations = deployment.load_machines(EVALUATED / f"{scenario}.json")
+    lower = cached_root(CHECKOUT)
+    names = {name for each in configurations.values() for names in each.hosts.values() for name in names}
+    secrets = _secrets(lower, sorted(names))
+    # As NixOS' test driver numbers them: by name, from 1.
+    addresses = {name: f"192.168.1.{number}" for number, name in enumerate(sorted(configurations), 1)}
+    with contextlib.ExitStack() as cleanup:
+        network = cleanup.enter_context(switch())
+        machines: dict[str, Machine] = {}
+        for name, configuration in configurations.items():
+            upper = folder / name / "upper"
+            deployment.install(configuration, upper, neighbours=addresses)
+            _install_programs(upper)
+            _write(upper, secrets)
+            container = Container(
+                name=f"{name}-{os.getpid()}", lower=lower, folder=folder / name, network=network.plug(addresses[name])
+            )
+            cleanup.callback(container.remove)
+            machines[name] = Machine(container, path=PROGRAMS_PATH)
+        yield machines
 
 
 @pytest.fixture(scope="module")
-def machine(container: Container) -> Machine:
-    return Machine(container, path=f"/{STORE_PREFIX}mcp-oauth-gateway/bin:/{STORE_PREFIX}test-client/bin")
+def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Machine]]:
+    with deployed("full_flow", tmp_path_factory.mktemp("machines")) as machines:
+        yield machines
 
 
 @needs_container
 @pytest.mark.timeout(900)
-def test_the_whole_flow_with_every_unit_started_by_systemd(machine: Machine) -> None:
-    run_script(SCENARIOS / "full_flow.py", machine)
+def test_the_whole_flow_with_every_unit_started_by_systemd(one_host: dict[str, Machine]) -> None:
+    run_script(SCENARIOS / "full_flow.py", one_host)
 
 
 @needs_container
 @pytest.mark.timeout(900)
-def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(machine: Machine) -> None:
-    run_script(SCENARIOS / "hardening.py", machine)
+def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str, Machine]) -> None:
+    run_script(SCENARIOS / "hardening.py", one_host)
 
 
 def _install_programs(upper: Path) -> None:
@@ -87,8 +97,8 @@ def _install_programs(upper: Path) -> None:
         command.chmod(0o755)
 
 
-def _install_secrets(upper: Path, root: Path, names: list[str]) -> None:
-    """Write a self-signed certificate that the machine trusts, and the application's secret."""
+def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
+    """Return the files of a self-signed certificate that the machines trust, and the application's secret."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
@@ -123,12 +133,15 @@ def _install_secrets(upper: Path, root: Path, names: list[str]) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    files = {
+    return {
         "etc/test-certificates/server.crt": pem,
         "etc/test-certificates/server.key": private,
         "etc/test-secrets/github-client-secret": b"s3cret\n",
         str(BUNDLE): (root / BUNDLE).read_bytes() + pem,
     }
+
+
+def _write(upper: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         path = upper / name
         path.parent.mkdir(parents=True, exist_ok=True)
