@@ -10,7 +10,7 @@ class UsageError(Exception):
 
 
 class Refusal(Exception):
-    """A request is answered with an HTTP error status and a JSON-RPC error."""
+    """A request is answered with an HTTP error status and a JSON-RPC error; its id is set where it is known."""
 
     def __init__(
         self,
@@ -18,27 +18,27 @@ class Refusal(Exception):
         code: int,
         text: str,
         *,
-        request_id: jsonrpc.RequestId | None = None,
         data: object = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(text)
         self.status = status
         self.headers = headers
-        self.message = jsonrpc.error(request_id, code, text, data)
+        self.message = jsonrpc.error(None, code, text, data)
 
 
-def bad_request(code: int, text: str, *, request_id: jsonrpc.RequestId | None = None) -> Refusal:
+def bad_request(code: int, text: str, data: object = None) -> Refusal:
     """400."""
-    return Refusal("400 Bad Request", code, text, request_id=request_id)
+    return Refusal("400 Bad Request", code, text, data=data)
 
 
-def unavailable(text: str, *, request_id: jsonrpc.RequestId | None, retry_seconds: int) -> Refusal:
+def not_allowed(methods: str) -> Refusal:
+    """405, naming what is."""
+    return Refusal("405 Method Not Allowed", jsonrpc.INVALID_REQUEST, f"only {methods}", headers=(("Allow", methods),))
+
+
+def unavailable(text: str, *, retry_seconds: int) -> Refusal:
     """503: not now, but soon."""
     return Refusal(
-        "503 Service Unavailable",
-        jsonrpc.SERVER_ERROR,
-        text,
-        request_id=request_id,
-        headers=(("Retry-After", str(retry_seconds)),),
+        "503 Service Unavailable", jsonrpc.SERVER_ERROR, text, headers=(("Retry-After", str(retry_seconds)),)
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stdio_bridge import jsonrpc
-from stdio_bridge.session import EventStream, Link, Patience, parse_event_id
+from stdio_bridge.link import Link, Patience
 
 Message = dict[str, Any]
 
@@ -143,43 +143,3 @@ def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conver
 def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
     talk.say(id="p", method="ping")
     assert talk.sent == [{"jsonrpc": "2.0", "id": "p", "result": {}}]
-
-
-class Socket:
-    def __init__(self) -> None:
-        self.data = b""
-        self.finished = False
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def finish(self) -> None:
-        self.finished = True
-
-
-def test_a_stream_resumes_after_the_last_event_seen_and_repeats_no_other() -> None:
-    stream, first = EventStream(number=2, max_bytes=10_000), Socket()
-    stream.attach(first)
-    stream.add({"n": 0})
-    stream.add({"n": 1})
-    stream.detach(first)
-    stream.add({"n": 2})
-    again = Socket()
-    stream.attach(again, after=0)
-    assert again.data.count(b"id: ") == 2
-    assert b"id: 2-1\n" in again.data
-    assert b"id: 2-2\n" in again.data
-
-
-def test_a_stream_keeps_no_more_bytes_than_its_bound() -> None:
-    stream, late = EventStream(number=0, max_bytes=200), Socket()
-    for number in range(100):
-        stream.add({"n": number})
-    stream.attach(late)
-    assert len(late.data) <= 200
-    assert b'{"n":99}' in late.data
-
-
-@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "a-b", "1-2-3", "٣-1x", "9" * 50 + "-1"])
-def test_an_event_id_that_was_never_issued_is_none(text: str) -> None:
-    assert parse_event_id(text) is None

@@ -1,0 +1,193 @@
+"""Sessions of the legacy era: each is bound to the user who opened it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from stdio_bridge import jsonrpc
+from stdio_bridge.detach import Headers, Response
+from stdio_bridge.errors import Refusal, bad_request
+from stdio_bridge.framing import SSE_OPEN
+from stdio_bridge.identity import Identity
+from stdio_bridge.jsonrpc import Message
+from stdio_bridge.metrics import Registry
+from stdio_bridge.responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
+from stdio_bridge.servers import Servers
+from stdio_bridge.streams import EventStream, parse_event_id
+
+SESSION_HEADER = "Mcp-Session-Id"
+_STANDALONE = 0
+_MAX_ENDED_STREAMS = 16
+_MAX_STREAM_BYTES = 1 << 20
+# The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
+_FIRST_PRIMED_VERSION = "2025-11-25"
+
+
+class Session:
+    """One client's conversation with one server."""
+
+    def __init__(self, sessions: Sessions, user: str) -> None:
+        """Start the server. Raises Refusal."""
+        servers = sessions.servers
+        self.id = secrets.token_urlsafe(24)
+        self.user = user
+        self.version: str | None = None
+        self.last_used = servers.loop.clock()
+        self.open = OpenResponses()
+        self._sessions = sessions
+        self._streams = {_STANDALONE: EventStream(number=_STANDALONE, max_bytes=_MAX_STREAM_BYTES)}
+        self._next_stream = _STANDALONE + 1
+        self._server = servers.start(user, self._ended)
+        self.link = self._server.link
+        self.link.join(self)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is over, though its server may not have ended yet."""
+        return self._server.stopping
+
+    def stop(self, reason: str) -> None:
+        """End the server, and with it everything of this session, which is unknown from now on."""
+        self._server.stop(reason)
+
+    def _ended(self, reason: str) -> None:
+        self._sessions.forget(self)
+        for stream in self._streams.values():
+            stream.end()
+        self.open.finish()
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the server that belongs to no call: it waits for the client's GET stream."""
+        self._streams[_STANDALONE].add(message)
+
+    def open_stream(self, response: Response, identity: Identity, last_event_id: str | None) -> None:
+        """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises Refusal."""
+        number, after = _STANDALONE, None
+        if last_event_id is not None:
+            parsed = parse_event_id(last_event_id)
+            if parsed is None or parsed[0] not in self._streams:
+                raise bad_request(jsonrpc.INVALID_REQUEST, "Last-Event-ID names no stream of this session")
+            number, after = parsed
+        response.start(SSE_HEADERS, SSE_OPEN)
+        self._attach(response, identity, self._streams[number], after)
+
+    def begin_stream(self, response: Response, identity: Identity, headers: Headers) -> EventStream:
+        """Turn the answer to a POST into a stream of its own."""
+        ended = [number for number, stream in self._streams.items() if stream.ended]
+        for number in ended[:-_MAX_ENDED_STREAMS]:
+            del self._streams[number]
+        stream = EventStream(number=self._next_stream, max_bytes=_MAX_STREAM_BYTES)
+        self._streams[self._next_stream] = stream
+        self._next_stream += 1
+        response.start([*SSE_HEADERS, *headers], SSE_OPEN)
+        self._attach(response, identity, stream, None)
+        if self.version is not None and self.version >= _FIRST_PRIMED_VERSION:
+            stream.prime()
+        return stream
+
+    def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
+        self.open.hold(response, identity, lambda: stream.detach(response))
+        stream.attach(response, after)
+
+    def tick(self, now: float) -> None:
+        """End a session that nobody uses."""
+        # A response that was finished by the server's answer needs no holding.
+        self.open.sweep()
+        if self.open or self.link.has_calls_of(self):
+            self.last_used = now
+        elif now - self.last_used > self._sessions.servers.options.idle_timeout:
+            self.stop("it was idle")
+
+
+class Answer:
+    """The answer to one POST that holds requests: JSON if there is nothing else to say, an event stream otherwise."""
+
+    def __init__(self, session: Session, response: Response, identity: Identity, *, expected: int, batch: bool) -> None:
+        self._session = session
+        self._response = response
+        self._identity = identity
+        self._missing = expected
+        self._batch = batch
+        self._stream: EventStream | None = None
+        self._headers: Headers = []
+        # "Disconnection SHOULD NOT be interpreted as the client cancelling its request."
+        session.open.hold(response, identity, lambda: None)
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer, which makes it a stream."""
+        if self._stream is None:
+            self._stream = self._session.begin_stream(self._response, self._identity, self._headers)
+        self._stream.add(message)
+
+    def finish(self, message: Message) -> None:
+        """Answer one of the requests."""
+        self._missing -= 1
+        if self._batch or self._stream is not None:
+            self.send(message)
+            if self._missing == 0 and self._stream is not None:
+                self._stream.end()
+                self._session.open.release(self._response)
+            return
+        self._session.open.release(self._response)
+        self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], jsonrpc.encode(message))
+
+
+class InitializeAnswer(Answer):
+    """The answer to `initialize`: a success opens the session."""
+
+    def __init__(self, session: Session, response: Response, identity: Identity) -> None:
+        super().__init__(session, response, identity, expected=1, batch=False)
+        self._headers = [(SESSION_HEADER, session.id)]
+
+    def finish(self, message: Message) -> None:
+        """Answer, and end the server if it refused."""
+        self._session.version = _negotiated_version(message)
+        if self._session.version is None:
+            self._headers = []
+            self._session.stop("it refused to initialize")
+        super().finish(message)
+
+
+class Sessions:
+    """All sessions of one bridge."""
+
+    def __init__(self, servers: Servers, registry: Registry) -> None:
+        self.servers = servers
+        self._sessions: dict[str, Session] = {}
+        registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
+
+    def open(self, user: str) -> Session:
+        """Start a session. Raises Refusal when there are too many, or the server cannot be started."""
+        session = Session(self, user)
+        self._sessions[session.id] = session
+        return session
+
+    def find(self, session_id: str | None, identity: Identity) -> Session:
+        """Return the user's session. Raises Refusal: 400 without an id, 404 on another's or an ended one."""
+        if session_id is None:
+            raise bad_request(jsonrpc.INVALID_REQUEST, f"{SESSION_HEADER} is missing: initialize first")
+        session = self._sessions.get(session_id)
+        if session is None or session.stopping or session.user != identity.user or session.version is None:
+            raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
+        session.last_used = self.servers.loop.clock()
+        return session
+
+    def forget(self, session: Session) -> None:
+        """Take an ended session out; its id is unknown from now on."""
+        self._sessions.pop(session.id, None)
+
+    def all(self) -> list[Session]:
+        """Return every session."""
+        return list(self._sessions.values())
+
+    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+        """End every open response of an identity that is no longer good."""
+        for session in self.all():
+            session.open.end(ended, reason)
+
+
+def _negotiated_version(answer: Message) -> str | None:
+    result = answer.get("result")
+    version = result.get("protocolVersion") if isinstance(result, dict) else None
+    return version if isinstance(version, str) else None

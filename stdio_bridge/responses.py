@@ -1,0 +1,75 @@
+"""Responses that wait or stream: each ends with the token or the grant of whom it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import jsonrpc
+from .detach import Headers, Response
+from .framing import SSE_COMMENT
+from .identity import Identity
+
+JSON_HEADERS: Headers = [("Content-Type", "application/json")]
+SSE_HEADERS: Headers = [
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache, no-transform"),
+    ("X-Accel-Buffering", "no"),
+]
+
+
+class OpenResponses:
+    """Responses that are not finished, each with its verified user and what to do when nobody hears it any more."""
+
+    def __init__(self) -> None:
+        self._held: dict[Response, tuple[Identity, Callable[[], None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def streams(self) -> int:
+        """How many are event streams at present."""
+        return sum(response.started for response in self._held)
+
+    def hold(self, response: Response, identity: Identity, gone: Callable[[], None]) -> None:
+        """Remember a response; `gone` is called when its client leaves, or it is ended for its identity's sake."""
+        self._held[response] = identity, gone
+        response.on_disconnect = lambda: self._lose(response)
+
+    def release(self, response: Response) -> None:
+        """Forget a response that is finished."""
+        self._held.pop(response, None)
+
+    def _lose(self, response: Response) -> None:
+        held = self._held.pop(response, None)
+        if held is not None:
+            held[1]()
+
+    def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
+        """End every response of an identity that is no longer good."""
+        for response, (identity, _) in list(self._held.items()):
+            if not ended(identity):
+                continue
+            self._lose(response)
+            if response.started:
+                response.finish()
+            else:
+                body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, reason))
+                response.reply("403 Forbidden", JSON_HEADERS, body)
+
+    def sweep(self) -> None:
+        """Forget those that were finished elsewhere."""
+        for response in [response for response in self._held if response.finished]:
+            self.release(response)
+
+    def keep_alive(self) -> None:
+        """Write a comment on every open stream, so that nothing on the way takes it for dead."""
+        for response in self._held:
+            if response.started:
+                response.write(SSE_COMMENT)
+
+    def finish(self) -> None:
+        """End them all."""
+        for response in list(self._held):
+            response.finish()
+        self._held.clear()

@@ -1,0 +1,89 @@
+"""Server-sent event streams that outlive their connections, within bounds. No I/O."""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from . import jsonrpc
+from .framing import sse_event, sse_priming_event
+from .jsonrpc import Message
+
+
+class Wire(Protocol):
+    """An open event stream's connection."""
+
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class EventStream:
+    """Events with ids, kept until delivered and then for resuming, the oldest dropped beyond the bound of bytes.
+
+    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session.
+    """
+
+    number: int
+    max_bytes: int
+    wire: Wire | None = None
+    ended: bool = False
+    _events: collections.deque[tuple[int, bytes]] = field(default_factory=collections.deque)
+    _size: int = 0
+    _next: int = 0
+    _sent: int = -1
+
+    def add(self, message: Message) -> None:
+        """Append a message, and send it if someone is connected."""
+        self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)))
+
+    def prime(self) -> None:
+        """Append an event without data, so that the client has an id to resume from."""
+        self._append(sse_priming_event(self._event_id(self._next)))
+
+    def end(self) -> None:
+        """There will be no more events."""
+        self.ended = True
+        if self.wire is not None:
+            wire, self.wire = self.wire, None
+            wire.finish()
+
+    def attach(self, wire: Wire, after: int | None = None) -> None:
+        """Go on over this connection, with the events after that number, or those never sent."""
+        if self.wire is not None:
+            self.wire.finish()
+        self.wire = wire
+        first = self._sent if after is None else after
+        for number, data in list(self._events):
+            if number > first:
+                wire.write(data)
+                self._sent = max(self._sent, number)
+        if self.ended:
+            self.end()
+
+    def detach(self, wire: Wire) -> None:
+        """That connection is gone."""
+        if self.wire is wire:
+            self.wire = None
+
+    def _append(self, data: bytes) -> None:
+        self._events.append((self._next, data))
+        self._size += len(data)
+        while self._size > self.max_bytes and len(self._events) > 1:
+            self._size -= len(self._events.popleft()[1])
+        if self.wire is not None:
+            self._sent = self._next
+            self.wire.write(data)
+        self._next += 1
+
+    def _event_id(self, number: int) -> str:
+        return f"{self.number}-{number}"
+
+
+def parse_event_id(event_id: str) -> tuple[int, int] | None:
+    """Split an event id into stream and event number; None on what was never issued."""
+    stream, dash, event = event_id.partition("-")
+    if not dash or not stream.isdecimal() or not event.isdecimal() or len(event_id) > 40:
+        return None
+    return int(stream), int(event)
