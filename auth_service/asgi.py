@@ -35,7 +35,7 @@ class Application:
 
     def __init__(self, settings: Settings, credentials: Credentials) -> None:
         """Build every part. Raises SigningKeyError."""
-        keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY)
+        keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
         store = Store(
             settings.redis_url,
             grant_lifetime=settings.lifetimes.refresh_token,

@@ -2,7 +2,8 @@
 
 A key is a file `<activation time>.pem` in one directory: published in the JWKS as soon as it is there,
 signing from that time until a newer one does, and gone (with every token it signed) once deleted. The
-directory is the only state, so workers, hosts that share it and `mcp-gatewayctl` agree without a word.
+directory is the only state, so workers and `mcp-gatewayctl` agree without a word. Keys are derived from the
+master key and their activation time, so that hosts with one master key agree, too.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from auth_service.settings import Credentials
+
 ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 -- RFC 9068 §2.1 media type, no secret
 CLOCK_SKEW_SECONDS = 10
 """How far the clocks of two gateway hosts may differ before one refuses what the other has just issued."""
 
+# SEC 2, section 2.4.2: the number of points, n.
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _NAME_FORMAT = "%Y%m%dT%H%M%SZ"
 _REQUIRED_CLAIMS = ["iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid", "name"]
 
@@ -89,8 +94,8 @@ class VerifiedClaims:
 class SigningKeys:
     """The keys of one directory, read again whenever its listing has changed."""
 
-    def __init__(self, directory: Path) -> None:
-        """Load every key, making the first one if there is none.
+    def __init__(self, directory: Path, credentials: Credentials) -> None:
+        """Load every key, making the first one, active since 1970, if there is none.
 
         Raises SigningKeyError if the directory cannot be used or a key file is broken.
         """
@@ -102,7 +107,7 @@ class SigningKeys:
             if not _list_names(directory):
                 with _locked(directory):
                     if not _list_names(directory):
-                        create_key_file(directory, activation=int(time.time()))
+                        create_key_file(directory, credentials, activation=0)
             self._keys = _load(_list_names(directory), directory, known={})
         except OSError as error:
             raise SigningKeyError(f"{error.filename or directory}: {error.strerror}") from error
@@ -138,13 +143,13 @@ class SigningKeys:
             log.warning("signing keys not reloaded, keeping the last good ones: %s", error)
 
 
-def create_key_file(directory: Path, *, activation: int) -> Path:
+def create_key_file(directory: Path, credentials: Credentials, *, activation: int) -> Path:
     """Make a key that signs from `activation` (seconds since 1970) and return its file.
 
     The file appears whole or not at all, and belongs to the directory's owner also when root makes it. Raises
     FileExistsError if a key with that activation exists.
     """
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = _derive_key(credentials, activation).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path = directory / (datetime.fromtimestamp(activation, UTC).strftime(_NAME_FORMAT) + ".pem")
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
     try:
@@ -159,6 +164,12 @@ def create_key_file(directory: Path, *, activation: int) -> Path:
     finally:
         Path(temporary).unlink()
     return path
+
+
+def _derive_key(credentials: Credentials, activation: int) -> ec.EllipticCurvePrivateKey:
+    # Twice the bits that the curve needs, so that the remainder favours no key (FIPS 186-5, appendix A.2.1).
+    digits = b"".join(credentials.derive_key(f"signing-key:{activation}:{half}") for half in (0, 1))
+    return ec.derive_private_key(int(digits, 16) % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
 
 def issue_access_token(

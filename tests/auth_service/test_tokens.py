@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from auth_service.settings import Credentials
 from auth_service.tokens import (
     CLOCK_SKEW_SECONDS,
     InvalidTokenError,
@@ -38,6 +39,7 @@ from auth_service.tokens import (
 ISSUER = "https://auth.example.com"
 RESOURCE = "https://time.example.com/mcp"
 NOW = 1_795_500_000
+CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def clock() -> Iterator[time_machine.Traveller]:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> SigningKeys:
-    return SigningKeys(tmp_path / "signing-keys")
+    return SigningKeys(tmp_path / "signing-keys", CREDENTIALS)
 
 
 def issue(keys: SigningKeys, **overrides: Any) -> str:
@@ -270,16 +272,26 @@ class TestAccessTokens:
 
 class TestSigningKeys:
     def test_the_first_start_makes_one_key_that_only_the_owner_can_read(self, tmp_path: Path) -> None:
-        keys = SigningKeys(tmp_path / "state" / "signing-keys")
+        keys = SigningKeys(tmp_path / "state" / "signing-keys", CREDENTIALS)
 
         (file,) = (tmp_path / "state" / "signing-keys").iterdir()
-        assert file.name == "20261124T060000Z.pem"
+        assert file.name == "19700101T000000Z.pem"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         assert keys.signing_key(now=NOW).path == file
 
     def test_the_next_start_keeps_the_key(self, keys: SigningKeys, tmp_path: Path) -> None:
-        assert verify(SigningKeys(tmp_path / "signing-keys"), issue(keys)).sid == "grant"
+        assert verify(SigningKeys(tmp_path / "signing-keys", CREDENTIALS), issue(keys)).sid == "grant"
+
+    def test_hosts_with_one_master_key_make_the_same_keys_and_with_another_none_of_them(self, tmp_path: Path) -> None:
+        directories = [tmp_path / name for name in ("one", "two", "stranger")]
+        stranger = Credentials(client_secret="x", master_key=b"s" * 32)
+        sets = [SigningKeys(each, CREDENTIALS) for each in directories[:2]] + [SigningKeys(directories[2], stranger)]
+        for directory, credentials in zip(directories, (CREDENTIALS, CREDENTIALS, stranger), strict=True):
+            create_key_file(directory, credentials, activation=NOW + 60)
+        one, two, other = (keys.jwks()["keys"] for keys in sets)
+        assert one == two
+        assert len({key["kid"] for key in (*one, *other)}) == 4
 
     def test_processes_that_start_at_the_same_moment_make_one_key(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -301,7 +313,7 @@ class TestSigningKeys:
         self, keys: SigningKeys, tmp_path: Path
     ) -> None:
         old = keys.signing_key(now=NOW)
-        create_key_file(tmp_path / "signing-keys", activation=NOW + 60)
+        create_key_file(tmp_path / "signing-keys", CREDENTIALS, activation=NOW + 60)
 
         new, still_old = keys.jwks()["keys"]
         assert still_old["kid"] == old.kid != new["kid"]
@@ -311,9 +323,9 @@ class TestSigningKeys:
     def test_no_token_is_refused_across_a_rotation(
         self, keys: SigningKeys, tmp_path: Path, clock: time_machine.Traveller
     ) -> None:
-        other_worker = SigningKeys(tmp_path / "signing-keys")
+        other_worker = SigningKeys(tmp_path / "signing-keys", CREDENTIALS)
         before = issue(keys)
-        create_key_file(tmp_path / "signing-keys", activation=NOW + 60)
+        create_key_file(tmp_path / "signing-keys", CREDENTIALS, activation=NOW + 60)
         clock.move_to(NOW + 60)
         after = issue(keys, now=NOW + 60)
 
@@ -323,14 +335,17 @@ class TestSigningKeys:
 
     def test_a_deleted_key_takes_its_tokens_with_it(self, keys: SigningKeys, tmp_path: Path) -> None:
         token, old = issue(keys), keys.signing_key(now=NOW)
-        create_key_file(tmp_path / "signing-keys", activation=NOW + 1)
+        create_key_file(tmp_path / "signing-keys", CREDENTIALS, activation=NOW + 1)
         old.path.unlink()
 
         with pytest.raises(InvalidTokenError):
             verify(keys, token)
 
     def test_a_clock_set_back_before_every_key_still_leaves_one_that_signs(self, keys: SigningKeys) -> None:
-        assert keys.signing_key(now=NOW - 10**6).activation == NOW
+        early = NOW + 10**6
+        create_key_file(keys.signing_key(now=NOW).path.parent, CREDENTIALS, activation=early)
+        keys.signing_key(now=NOW).path.unlink()
+        assert keys.signing_key(now=NOW).activation == early
 
     @pytest.mark.parametrize("broken", [b"", b"no key", "rsa", "p384", "encrypted"])
     def test_a_broken_file_beside_a_good_one_is_reported_and_changes_nothing(
@@ -346,12 +361,12 @@ class TestSigningKeys:
             caplog.records[0].message
         ], "the same fault is reported once, not at each request"
         with pytest.raises(SigningKeyError, match=r"20990101T000000Z\.pem: "):
-            SigningKeys(tmp_path / "signing-keys")
+            SigningKeys(tmp_path / "signing-keys", CREDENTIALS)
 
     def test_a_file_whose_name_is_no_time_is_refused_by_name(self, tmp_path: Path) -> None:
         (tmp_path / "latest.pem").write_bytes(b"")
         with pytest.raises(SigningKeyError, match=r"latest\.pem: the name must be an activation time"):
-            SigningKeys(tmp_path)
+            SigningKeys(tmp_path, CREDENTIALS)
 
     def test_an_emptied_directory_does_not_stop_a_running_service(self, keys: SigningKeys, tmp_path: Path) -> None:
         token = issue(keys)
@@ -361,7 +376,7 @@ class TestSigningKeys:
     def test_a_directory_that_is_none_is_refused_with_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(SigningKeyError, match=r"file.*: (File exists|Not a directory)"):
-            SigningKeys(tmp_path / "file")
+            SigningKeys(tmp_path / "file", CREDENTIALS)
 
     def test_no_private_member_is_published_or_printed(self, keys: SigningKeys) -> None:
         (jwk,) = keys.jwks()["keys"]
@@ -370,7 +385,7 @@ class TestSigningKeys:
 
     def test_two_keys_of_one_second_do_not_overwrite_each_other(self, keys: SigningKeys, tmp_path: Path) -> None:
         with pytest.raises(FileExistsError):
-            create_key_file(tmp_path / "signing-keys", activation=NOW)
+            create_key_file(tmp_path / "signing-keys", CREDENTIALS, activation=0)
         assert len(list((tmp_path / "signing-keys").iterdir())) == 1
 
 
@@ -378,7 +393,7 @@ def _start_together(directory: Path, index: int, barrier: Any, kids: Any) -> Non
     # Different clocks would give the keys different names: the lock must hold, not the name.
     with time_machine.travel(NOW + index, tick=False):
         barrier.wait()
-        kids.put(SigningKeys(directory).jwks()["keys"][0]["kid"])
+        kids.put(SigningKeys(directory, CREDENTIALS).jwks()["keys"][0]["kid"])
 
 
 def _pem(key: Any) -> bytes:

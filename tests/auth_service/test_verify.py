@@ -42,7 +42,7 @@ class World:
         document = copy.deepcopy(MINIMAL)
         document["resources"]["wiki"] = {"url": "https://wiki.example.com/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
         self.settings = Settings.model_validate(document)
-        self.keys = SigningKeys(directory)
+        self.keys = SigningKeys(directory, CREDENTIALS)
         self.server = server
         self.runner = asyncio.Runner()
         self.watch = GrantWatch(server.url)

@@ -200,5 +200,5 @@ def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
     credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
     store = Store(settings.redis_url, grant_lifetime=settings.lifetimes.refresh_token)
-    yield World(create_app(settings, credentials, store, SigningKeys(tmp_path / "keys")), store, stand_in)
+    yield World(create_app(settings, credentials, store, SigningKeys(tmp_path / "keys", credentials)), store, stand_in)
     store.close()
