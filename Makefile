@@ -6,11 +6,14 @@ ARGS ?=
 BIN := .venv/bin
 NPM_LOCAL := .cache/npm-local
 NPM_TESTS := .cache/npm-tests
+NPM_BENCH := .cache/bench/npm
+# Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
+BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test` need of Debian; installed where that is possible.
 DEBIAN_PACKAGES := debootstrap iproute2 nix-bin redis-server systemd-container
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-flows test-e2e test-systemd lint format evaluate debian-packages clean
+.PHONY: help run test test-unit test-flows test-e2e test-systemd lint format evaluate bench debian-packages clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +46,9 @@ format: .venv/test ## Mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
+	$(BIN)/python -m bench.bridge $(ARGS)
+
 evaluate: debian-packages ## Evaluate the NixOS module anew, for tests/systemd/evaluated
 	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/nixos/full_flow.nix \
 	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/full_flow.json
@@ -67,9 +73,14 @@ clean: ## Remove what was installed and the local stack's state
 	$(BIN)/pip install --quiet --editable '.[local,test]'
 	@touch $@
 
+$(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --requirement $< && touch $@
+
 # Without Node.js the stack leaves its npm server out, and tests skip what needs it; both say so.
 $(NPM_LOCAL)/ready: local/npm/package-lock.json
 $(NPM_TESTS)/ready: tests/npm/package-lock.json
+$(NPM_BENCH)/ready: bench/npm/package-lock.json
 %/ready:
 	@mkdir -p $(@D)
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
