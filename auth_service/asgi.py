@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -17,17 +18,23 @@ from a2wsgi import WSGIMiddleware
 from auth_service import create_app
 from auth_service.grant_watch import GrantWatch
 from auth_service.push import RevocationPush
+from auth_service.responses import Receive, Send, json_response
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
-from auth_service.verify import PATH_PREFIX, Receive, Send, Verifier
+from auth_service.verify import PATH_PREFIX, Verifier
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
 FLASK_THREADS = 16
 _READINESS_POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
+
+_HEALTHY = json_response(200, b'{"status":"ok"}')
+_READY = json_response(200, b'{"redis":true}')
+_NOT_READY = json_response(503, b'{"redis":false}')
+_NOT_ASCII = json_response(400, b'{"error":"invalid_request","error_description":"the query is not ASCII"}')
 
 
 class Application:
@@ -47,7 +54,7 @@ class Application:
             "Callable[[MutableMapping[str, Any], Receive, Send], Any]",
             WSGIMiddleware(cast("Any", create_app(settings, credentials, store, keys)), workers=FLASK_THREADS),
         )
-        self._routes = json.dumps(dynamic_configuration(settings)).encode()
+        self._routes = json_response(200, json.dumps(dynamic_configuration(settings)).encode())
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or serve the lifespan protocol."""
@@ -58,20 +65,22 @@ class Application:
         if path.startswith(PATH_PREFIX):
             await self._verify(scope, receive, send)
         elif path == "/routes":
-            await _answer(send, 200, self._routes)
+            await self._routes.send(send)
         elif path == "/healthz":
-            await _answer(send, 200, b'{"status":"ok"}')
+            await _HEALTHY.send(send)
         elif path == "/readyz":
-            ready = self._watch.is_watching()
-            await _answer(send, 200 if ready else 503, b'{"redis":%s}' % (b"true" if ready else b"false"))
+            await (_READY if self._watch.is_watching() else _NOT_READY).send(send)
         elif not scope["query_string"].isascii():
             # WSGI has no form for it, and no parameter of ours comes unencoded (RFC 3986 §3.4).
-            await _answer(send, 400, b'{"error":"invalid_request","error_description":"the query is not ASCII"}')
+            await _NOT_ASCII.send(send)
         else:
             await self._flask(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        # What has been loaded until now stays: collecting it again and again would hold up requests.
+        gc.collect()
+        gc.freeze()
         tasks = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._tell_when_ready())]
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -94,18 +103,3 @@ class Application:
 
 NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
 """Where NOTIFY_SOCKET is kept from Gunicorn, which would report readiness before any worker serves."""
-
-
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"cache-control", b"no-store"),
-                (b"content-length", str(len(body)).encode()),
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})

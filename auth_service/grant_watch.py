@@ -2,8 +2,8 @@
 
 One connection per worker has Redis report every write to, expiry of and flush of the grants' keys (CLIENT TRACKING in
 broadcast mode, Redis 6). Silence on it proves nothing by itself, so it carries a heartbeat: Redis answers in order,
-hence an answered PING proves that everything before it was reported. That proof is good for TRUST_SECONDS; without it
-a worker asks Redis for each request.
+hence an answered PING proves that everything before it was reported. That proof is good for REVOCATION_SECONDS; without
+it a worker asks Redis for each request, in one go for all that wait.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import repeat
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -25,10 +26,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from auth_service.errors import ServiceUnavailable
-from auth_service.store import GRANT_PREFIX
+from auth_service.store import GRANT_PREFIX, REVOCATION_SECONDS
 
-TRUST_SECONDS: Final = 0.1
-"""How late a worker may learn that a grant has ended: the promise is 100 ms."""
 HEARTBEAT_SECONDS: Final = 0.04
 ANSWER_TIMEOUT_SECONDS: Final = 1.0
 RECONNECT_SECONDS: Final = 0.2
@@ -46,7 +45,8 @@ class Grant:
 
     def __init__(self, sid: str) -> None:
         self.sid = sid
-        self.found_alive = False
+        self.found_alive: bool | None = None
+        """What Redis last said, unless a change has been reported since."""
 
 
 class GrantWatch:
@@ -66,6 +66,8 @@ class GrantWatch:
         self._redis = Redis(connection_pool=self._pool)
         self._grants: WeakValueDictionary[str, Grant] = WeakValueDictionary()
         self._changes_seen = 0
+        self._questions: dict[str, asyncio.Future[bool | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
         self.trusted_until = 0.0
         """Until when, on the monotonic clock, `Grant.found_alive` may be believed."""
 
@@ -77,21 +79,56 @@ class GrantWatch:
         """Return what is known of a grant; the same object for as long as anyone holds it."""
         return self._grants.setdefault(sid, Grant(sid))
 
+    def find_alive(self, grant: Grant) -> bool | None:
+        """Whether the grant lives, or None if only Redis knows."""
+        return grant.found_alive if self.is_watching() else None
+
     async def is_alive(self, grant: Grant) -> bool:
         """Whether the grant lives, from what is known if that can be believed, else by asking Redis.
 
         Raises ServiceUnavailable if Redis does not answer.
         """
-        if grant.found_alive and self.is_watching():
-            return True
-        changes_seen = self._changes_seen
-        try:
-            alive = bool(await self._redis.exists(GRANT_PREFIX + grant.sid))
-        except (RedisError, OSError) as error:
-            raise ServiceUnavailable("redis") from error
-        # A change reported while we asked may be this grant's end, with the answer from just before it.
-        grant.found_alive = alive and changes_seen == self._changes_seen
-        return alive
+        if (known := self.find_alive(grant)) is not None:
+            return known
+        question = self._questions.get(grant.sid)
+        if question is None:
+            question = self._questions[grant.sid] = asyncio.get_running_loop().create_future()
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask())
+        # Shielded: whoever asked the same must not be left without an answer by the one who hangs up.
+        answer = await asyncio.shield(question)
+        if answer is None:
+            raise ServiceUnavailable("redis")
+        return answer
+
+    async def _ask(self) -> None:
+        """Answer all questions; those that arrive while Redis answers are the next round's.
+
+        Redis' round trip costs the same for one as for all that are waiting.
+        """
+        while self._questions:
+            questions, self._questions = self._questions, {}
+            changes_seen = self._changes_seen
+            answers: list[bool] | None = None
+            try:
+                pipeline = self._redis.pipeline(transaction=False)
+                for sid in questions:
+                    pipeline.exists(GRANT_PREFIX + sid)
+                with suppress(RedisError, OSError):
+                    answers = [bool(found) for found in await pipeline.execute()]
+            finally:
+                # A change reported while we asked may be a grant's end, with the answer from just before it.
+                self._settle(questions, answers, remember=changes_seen == self._changes_seen)
+
+    def _settle(
+        self, questions: dict[str, asyncio.Future[bool | None]], answers: list[bool] | None, *, remember: bool
+    ) -> None:
+        for (sid, question), answer in zip(questions.items(), answers or repeat(None), strict=False):
+            grant = self._grants.get(sid)
+            if grant is not None:
+                grant.found_alive = answer if remember else None
+            if not question.done():
+                question.set_result(answer)
 
     async def run(self) -> None:
         """Watch until cancelled, over as many connections as it takes."""
@@ -111,6 +148,8 @@ class GrantWatch:
 
     async def close(self) -> None:
         """Close the connections of `is_alive`."""
+        if self._asking is not None:
+            self._asking.cancel()
         await self._pool.disconnect()
 
     async def _watch(self, connection: AbstractConnection) -> None:
@@ -126,7 +165,7 @@ class GrantWatch:
             while True:
                 match await connection.read_response():
                     case [b"pong", *_]:
-                        self.trusted_until = sent.popleft() + TRUST_SECONDS
+                        self.trusted_until = sent.popleft() + REVOCATION_SECONDS
                     case [b"message", _, None]:  # FLUSHDB or FLUSHALL
                         self._forget_all()
                     case [b"message", _, keys]:
@@ -143,12 +182,12 @@ class GrantWatch:
         self._changes_seen += 1
         grant = self._grants.get(sid)
         if grant is not None:
-            grant.found_alive = False
+            grant.found_alive = None
 
     def _forget_all(self) -> None:
         self._changes_seen += 1
         for grant in self._grants.values():
-            grant.found_alive = False
+            grant.found_alive = None
 
 
 async def _call(connection: AbstractConnection, *command: Any) -> Any:

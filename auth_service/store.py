@@ -35,6 +35,8 @@ GRANT_PREFIX = "grant:"
 UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
+REVOCATION_SECONDS = 0.1
+"""How long a worker may go on believing that a grant lives, which a revocation therefore waits for."""
 ROTATION_GRACE = 60
 """Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
 """
@@ -195,8 +197,9 @@ class Store:
     def remove_client(self, client_id: str) -> None:
         """Remove a registration, and end every grant of it."""
         self._redis.delete(_client_key(client_id))
-        for sid in cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1)):
-            self.revoke_grant(sid)
+        ended = [self._end_grant(sid) for sid in cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))]
+        if any(ended):
+            time.sleep(REVOCATION_SECONDS)
 
     # Logins on their way through the identity provider
 
@@ -276,9 +279,15 @@ class Store:
     def revoke_grant(self, sid: str) -> Grant | None:
         """End a grant and every token and code of it, everywhere; return it if it lived.
 
-        All revoking goes through here. Every worker hears of it from Redis (`grant_watch`), the bridges from
-        `on_revoked`.
+        When this returns, no worker admits a token of it any more, not even one that has just lost Redis.
         """
+        grant = self._end_grant(sid)
+        if grant is not None:
+            time.sleep(REVOCATION_SECONDS)
+        return grant
+
+    def _end_grant(self, sid: str) -> Grant | None:
+        """All revoking goes through here: workers hear of it from Redis (`grant_watch`), bridges from `on_revoked`."""
         grant = self.find_grant(sid)
         with self._redis.pipeline() as transaction:
             transaction.delete(_grant_key(sid), f"refresh:{sid}")

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from jwt.utils import base64url_decode
 
 from auth_service.settings import Credentials
 
@@ -56,6 +57,10 @@ class InvalidTokenError(Exception):
     """An access token was refused. The text names the reason for logs; it never quotes the token."""
 
 
+class ForgedTokenError(InvalidTokenError):
+    """The signature is not that of the key that the header names, and so never will be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
     """One key pair and the second from which it signs."""
@@ -66,6 +71,8 @@ class SigningKey:
     public_jwk: dict[str, str]
     private_key: ec.EllipticCurvePrivateKey
     public_key: ec.EllipticCurvePublicKey
+    header: str
+    """The encoded header of every token that it signs: PyJWT writes it in one way only."""
 
     def __repr__(self) -> str:
         return f"SigningKey(path={self.path!r}, kid={self.kid!r})"
@@ -126,9 +133,9 @@ class SigningKeys:
         keys = self.all()
         return next((key for key in reversed(keys) if key.activation <= now), keys[0])
 
-    def find_key(self, kid: str) -> SigningKey | None:
-        """Return the key of that RFC 7638 thumbprint, also one whose file has only just appeared."""
-        return next((key for key in self.all() if key.kid == kid), None)
+    def find_key(self, header: str) -> SigningKey | None:
+        """Return the key whose tokens begin with that header, also one whose file has only just appeared."""
+        return next((key for key in self.all() if key.header == header), None)
 
     def _refresh(self) -> None:
         # Listing one small directory costs microseconds, far less than checking a signature, and bounds what
@@ -214,6 +221,7 @@ def verify_access_token(
     the grant lives, and whether the scope suffices.
     """
     key = _find_verification_key(keys, unverified_token)
+    _refuse_hopeless(unverified_token, issuer=issuer, resources=resources)
     try:
         claims = jwt.decode(
             unverified_token,
@@ -234,6 +242,8 @@ def verify_access_token(
                 "verify_nbf": True,
             },
         )
+    except jwt.InvalidSignatureError as error:
+        raise ForgedTokenError(type(error).__name__) from error
     except jwt.InvalidTokenError as error:
         raise InvalidTokenError(type(error).__name__) from error
     # The leeway is for a token from a host whose clock is ahead; no token outlives its own expiry.
@@ -257,21 +267,28 @@ def verify_access_token(
 
 
 def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningKey:
-    """Return the key that the header names, if the header is exactly what `issue_access_token` writes.
+    """Return the key that the header names, if the header is byte for byte what `issue_access_token` writes.
 
-    Allowing nothing else closes `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and whatever JOSE adds next.
+    No header of anyone else's is ever parsed. That closes `alg`, `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and
+    whatever JOSE adds next.
+    """
+    key = keys.find_key(unverified_token.partition(".")[0])
+    if key is None:
+        raise InvalidTokenError("the header is not that of an access token of ours")
+    return key
+
+
+def _refuse_hopeless(unverified_token: str, *, issuer: str, resources: Collection[str]) -> None:
+    """Refuse what its own claims rule out, at a tenth of what checking the signature costs; proves nothing else.
+
+    Raises InvalidTokenError.
     """
     try:
-        header = jwt.get_unverified_header(unverified_token)
-    except jwt.InvalidTokenError as error:
-        raise InvalidTokenError("not a JWT") from error
-    kid = header.get("kid")
-    if header != {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": kid} or not isinstance(kid, str):
-        raise InvalidTokenError("the header is not that of an access token of ours")
-    key = keys.find_key(kid)
-    if key is None:
-        raise InvalidTokenError("signed by an unknown key")
-    return key
+        claims = json.loads(base64url_decode(unverified_token.split(".", 2)[1]))
+        if not (claims["iss"] == issuer and claims["aud"] in resources and claims["exp"] > time.time()):
+            raise InvalidTokenError("expired, or for elsewhere")
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise InvalidTokenError("the claims are not those of an access token of ours") from error
 
 
 def _list_names(directory: Path) -> list[str]:
@@ -307,6 +324,9 @@ def _read_key_file(path: Path) -> SigningKey:
         public_jwk={**public, "kid": kid, "use": "sig", "alg": ALGORITHM},
         private_key=private_key,
         public_key=public_key,
+        header=jwt.encode({}, private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": kid}).partition(".")[
+            0
+        ],
     )
 
 

@@ -7,11 +7,12 @@ grant is known to live (`grant_watch`). Whatever has lapsed is checked again; wh
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -20,44 +21,34 @@ from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import Grant, GrantWatch
 from auth_service.identity import BackendSigner, derive_identity_key
 from auth_service.protocol.metadata import protected_resource_url
+from auth_service.responses import Header, Receive, Response, Send, empty_response, json_response
 from auth_service.settings import Credentials, Resource, Settings
-from auth_service.tokens import InvalidTokenError, SigningKeys, VerifiedClaims, verify_access_token
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from auth_service.tokens import ForgedTokenError, InvalidTokenError, SigningKeys, VerifiedClaims, verify_access_token
 
 PATH_PREFIX: Final = "/verify/"
 REFRESH_SECONDS: Final = 25
 """Bridges take an assertion for 60 s: one handed out at the end of its time still has more than half of that."""
 MAX_TOKEN_BYTES: Final = 4096
 MAX_REMEMBERED: Final = 32_768
-"""Tokens remembered per resource; at some 3 KiB each this bounds a worker's memory."""
+"""Tokens remembered by a worker; at some 3 KiB each this bounds its memory. Only what we have signed gets there."""
+MAX_FORGERIES: Final = 4096
+"""Forged tokens whose signature is not checked again, at some 150 bytes each."""
 
 _TOKEN68 = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # RFC 7235 §2.1
 _AMBIGUOUS_PATH = re.compile(rb"%2f|%5c|%2e|%25|%00|\.\.|;|\\|//", re.IGNORECASE)
 _HEADER_SAFE = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
-_NO_BODY: Final[Message] = {"type": "http.response.body"}
 
 
 class MalformedRequestError(Exception):
     """The request carries a token, or a path, in a way that is refused. The text goes to the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A ready-made negative answer."""
-
-    start: Message
-    body: Message
-
-
 @dataclass(slots=True, eq=False)
 class _Remembered:
-    """A token that passed every check, and the answer to give while that holds."""
+    """A token that we have signed for this resource, and the answer to give while its grant lives."""
 
     grant: Grant
-    answer: Message
+    answer: Response
     fresh_from: float
     fresh_until: float
 
@@ -94,13 +85,12 @@ def header_text(value: str) -> str:
 
 
 class _ProtectedResource:
-    """One resource: its challenges, its signer, and the tokens that have passed for it."""
+    """One resource: its challenges and its signer."""
 
     def __init__(self, name: str, resource: Resource, credentials: Credentials) -> None:
         self.url = resource.url
         self.usual_uri = urlsplit(resource.url).path.encode()
         self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
-        self.remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._signer = BackendSigner(derive_identity_key(credentials, name))
         self._challenge = [f'resource_metadata="{protected_resource_url(resource.url)}"']
         if self.required_scopes:
@@ -109,15 +99,17 @@ class _ProtectedResource:
         self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here")
         self.insufficient_scope = self.refusal(403, "insufficient_scope", "the access token does not reach that far")
 
-    def refusal(self, status: int, error: str | None = None, description: str | None = None) -> Refusal:
+    def refusal(self, status: int, error: str | None = None, description: str | None = None) -> Response:
         """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent."""
         named = {"error": error, "error_description": description}
         members = {member: value for member, value in named.items() if value is not None}
         challenge = ", ".join([f'{member}="{value}"' for member, value in members.items()] + self._challenge)
         return _refusal(status, members, [(b"www-authenticate", f"Bearer {challenge}".encode("ascii"))])
 
-    def sign(self, claims: VerifiedClaims) -> Message:
-        """Return the start of the answer that lets a request pass, with a fresh identity assertion."""
+    def admit(self, claims: VerifiedClaims) -> Response:
+        """Return the answer that lets a request pass, freshly signed; 403 if the scope is too little."""
+        if not self.required_scopes <= claims.scopes:
+            return self.insufficient_scope
         values = {
             b"x-gateway-identity": self._signer.sign_identity(claims),
             b"x-user-id": header_text(claims.subject),
@@ -125,19 +117,7 @@ class _ProtectedResource:
             b"x-client-id": header_text(claims.client_id),
             b"x-scopes": " ".join(header_text(scope) for scope in claims.scope.split()),
         }
-        headers = [(name, value.encode("ascii")) for name, value in values.items()]
-        return {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [*headers, (b"content-length", b"0")],
-        }
-
-    def remember(self, token: bytes, remembered: _Remembered) -> None:
-        """Keep what passed, at the cost of what has been here longest."""
-        self.remembered[token] = remembered
-        self.remembered.move_to_end(token)
-        if len(self.remembered) > MAX_REMEMBERED:
-            self.remembered.popitem(last=False)
+        return empty_response(200, [(name, value.encode("ascii")) for name, value in values.items()])
 
 
 class Verifier:
@@ -151,31 +131,29 @@ class Verifier:
             PATH_PREFIX + name: _ProtectedResource(name, resource, credentials)
             for name, resource in settings.resources.items()
         }
+        self._remembered: OrderedDict[tuple[_ProtectedResource, bytes], _Remembered] = OrderedDict()
+        self._forgeries: OrderedDict[bytes, None] = OrderedDict()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], _receive: Receive, send: Send) -> None:
         """Answer one ForwardAuth request; the resource is in the path, which Traefik's configuration sets."""
         resource = self._resources.get(scope["path"])
         if resource is None:
-            await _send_refusal(send, _NOT_FOUND)
-            return
-        try:
-            token = self._find_token(resource, scope["headers"])
-            answer = await self._admit(resource, token) if token is not None else resource.no_token
-        except MalformedRequestError as error:
-            answer = resource.refusal(400, "invalid_request", str(error))
-        except ServiceUnavailable as error:
-            answer = _refusal(
-                503, {"error": "temporarily_unavailable"}, [(b"retry-after", str(error.retry_after).encode())]
-            )
-        if isinstance(answer, Refusal):
-            await _send_refusal(send, answer)
+            answer = _NOT_FOUND
         else:
-            await send(answer)
-            await send(_NO_BODY)
+            try:
+                authorization = self._find_authorization(resource, scope["headers"])
+                answer = resource.no_token if authorization is None else await self._decide(resource, authorization)
+            except MalformedRequestError as error:
+                answer = resource.refusal(400, "invalid_request", str(error))
+            except ServiceUnavailable as error:
+                retry_after = str(error.retry_after).encode()
+                answer = _refusal(503, {"error": "temporarily_unavailable"}, [(b"retry-after", retry_after)])
+        await send(answer.start)
+        await send(answer.body)
 
     @staticmethod
-    def _find_token(resource: _ProtectedResource, headers: list[tuple[bytes, bytes]]) -> bytes | None:
-        """Return the unverified bearer token. Raises MalformedRequestError."""
+    def _find_authorization(resource: _ProtectedResource, headers: list[Header]) -> bytes | None:
+        """Return the one Authorization header. Raises MalformedRequestError."""
         authorization: bytes | None = None
         for name, value in headers:
             if name == b"authorization":
@@ -184,67 +162,61 @@ class Verifier:
                 authorization = value
             elif name == b"x-forwarded-uri" and value != resource.usual_uri:
                 check_forwarded_uri(value)
-        return None if authorization is None else parse_bearer_token(authorization)
+        return authorization
 
-    async def _admit(self, resource: _ProtectedResource, token: bytes) -> Message | Refusal:
-        """Return the answer to a token: a start message that lets the request pass, or a refusal.
+    async def _decide(self, resource: _ProtectedResource, authorization: bytes) -> Response:
+        """Return the answer to a request with this header.
 
-        Raises ServiceUnavailable.
+        Raises MalformedRequestError, ServiceUnavailable.
         """
-        remembered = resource.remembered.get(token)
+        key = (resource, authorization)
+        remembered = self._remembered.get(key)
         if remembered is None or not remembered.fresh_from <= time.time() < remembered.fresh_until:
+            token = parse_bearer_token(authorization)
+            if token is None:
+                return resource.no_token
             try:
                 remembered = self._verify(resource, token)
             except InvalidTokenError:
-                resource.remembered.pop(token, None)
+                self._remembered.pop(key, None)
                 return resource.invalid_token
-            if remembered is None:
-                return resource.insufficient_scope
-        if not await self._watch.is_alive(remembered.grant):
-            resource.remembered.pop(token, None)
+            self._remembered[key] = remembered
+            if len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        alive = self._watch.find_alive(remembered.grant)
+        if alive is None:
+            alive = await self._watch.is_alive(remembered.grant)
+        if not alive:
             return resource.invalid_token
-        resource.remember(token, remembered)
+        if key in self._remembered:  # still, after waiting for Redis
+            self._remembered.move_to_end(key)
         return remembered.answer
 
-    def _verify(self, resource: _ProtectedResource, unverified_token: bytes) -> _Remembered | None:
-        """Check everything but the grant, and sign. None if the scope does not suffice.
-
-        Raises InvalidTokenError.
-        """
+    def _verify(self, resource: _ProtectedResource, unverified_token: bytes) -> _Remembered:
+        """Check everything but the grant, and sign. Raises InvalidTokenError."""
+        digest = hashlib.sha256(unverified_token).digest()
+        if digest in self._forgeries:
+            raise ForgedTokenError
         now = time.time()
-        claims = verify_access_token(
-            self._keys, unverified_token.decode("ascii"), issuer=self._issuer, resources=[resource.url]
-        )
-        if not resource.required_scopes <= claims.scopes:
-            return None
+        try:
+            claims = verify_access_token(
+                self._keys, unverified_token.decode("ascii"), issuer=self._issuer, resources=[resource.url]
+            )
+        except ForgedTokenError:
+            self._forgeries[digest] = None
+            if len(self._forgeries) > MAX_FORGERIES:
+                self._forgeries.popitem(last=False)
+            raise
         return _Remembered(
             grant=self._watch.grant(claims.sid),
-            answer=resource.sign(claims),
+            answer=resource.admit(claims),
             fresh_from=now,
             fresh_until=min(now + REFRESH_SECONDS, claims.expires_at),
         )
 
 
-def _refusal(status: int, members: dict[str, str], headers: list[tuple[bytes, bytes]]) -> Refusal:
-    body = json.dumps(members).encode() if members else b""
-    return Refusal(
-        start={
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                *headers,
-                (b"content-type", b"application/json"),
-                (b"cache-control", b"no-store"),
-                (b"content-length", str(len(body)).encode()),
-            ],
-        },
-        body={"type": "http.response.body", "body": body},
-    )
-
-
-async def _send_refusal(send: Send, refusal: Refusal) -> None:
-    await send(refusal.start)
-    await send(refusal.body)
+def _refusal(status: int, members: dict[str, str], headers: list[Header]) -> Response:
+    return json_response(status, json.dumps(members).encode() if members else b"", headers)
 
 
 _NOT_FOUND: Final = _refusal(404, {"error": "not_found"}, [])

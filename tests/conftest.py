@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +47,11 @@ class RedisServer:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, SIGSTOP for instance."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def client(self) -> redis.Redis:
         """Return a client for looking behind the service's back."""

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import time_machine
 
+from auth_service import verify
 from auth_service.grant_watch import GrantWatch
 from auth_service.identity import derive_identity_key
 from auth_service.settings import Credentials, Settings
 from auth_service.store import GRANT_PREFIX
-from auth_service.tokens import SigningKeys, issue_access_token
-from auth_service.verify import MAX_REMEMBERED, MAX_TOKEN_BYTES, Verifier
+from auth_service.tokens import SigningKeys, create_key_file, issue_access_token
+from auth_service.verify import MAX_TOKEN_BYTES, REFRESH_SECONDS, Verifier
 from stdio_bridge.errors import Refusal
 from stdio_bridge.identity import Verifying
 from tests.auth_service.test_settings import MINIMAL
@@ -77,6 +78,12 @@ class World:
         scope = {"path": f"/verify/{name}", "headers": [*headers, (b"x-forwarded-uri", uri.encode("latin-1"))]}
         self.runner.run(self.verifier(scope, receive, send))
         return Answer(sent[0]["status"], {key.decode(): value.decode() for key, value in sent[0]["headers"]})
+
+
+def forged(token: str) -> str:
+    """Return the token with another signature."""
+    head, _, signature = token.rpartition(".")
+    return f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
 
 
 @pytest.fixture
@@ -190,9 +197,66 @@ def test_without_redis_nobody_passes(tmp_path: Path, world: World) -> None:
 def test_a_flood_of_bad_tokens_is_not_remembered(world: World) -> None:
     for number in range(50):
         assert world.verify(f"Bearer bad{number}").status == 401
-    remembered = world.verifier._resources["/verify/time"].remembered
-    assert len(remembered) == 0
-    assert MAX_REMEMBERED < 100_000
+    assert len(world.verifier._remembered) == 0
+
+
+def test_what_is_remembered_of_forged_and_good_tokens_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "MAX_FORGERIES", 3)
+    monkeypatch.setattr(verify, "MAX_REMEMBERED", 3)
+    for _ in range(6):
+        good = world.token()
+        assert world.verify(f"Bearer {good}").status == 200
+        assert world.verify(f"Bearer {forged(good)}").status == 401
+    assert len(world.verifier._forgeries) == 3
+    assert len(world.verifier._remembered) == 3
+
+
+def test_a_forged_signature_is_checked_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    authorization = f"Bearer {forged(world.token())}"
+    assert world.verify(authorization).status == 401
+    monkeypatch.setattr(verify, "verify_access_token", None)
+    assert world.verify(authorization).status == 401
+
+
+def test_a_token_that_was_refused_before_its_key_was_there_is_good_with_it(world: World, tmp_path: Path) -> None:
+    authorization = f"Bearer {world.token()}"
+    (key,) = tmp_path.glob("*.pem")
+    newer = create_key_file(tmp_path, CREDENTIALS, activation=4102444800)
+    hidden = key.rename(tmp_path / "hidden")
+    assert world.verify(authorization).status == 401
+    hidden.rename(key)
+    assert world.verify(authorization).status == 200
+    newer.unlink()
+
+
+def test_a_token_of_a_key_that_was_taken_away_is_refused_once_its_answer_has_lapsed(
+    world: World, tmp_path: Path
+) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        authorization = f"Bearer {world.token()}"
+        assert world.verify(authorization).status == 200
+        (key,) = tmp_path.glob("*.pem")
+        create_key_file(tmp_path, CREDENTIALS, activation=1_800_000_001)
+        key.unlink()
+        clock.shift(REFRESH_SECONDS)
+        assert world.verify(authorization).status == 401
+
+
+def test_the_assertion_is_renewed_before_a_bridge_would_refuse_it(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        authorization = f"Bearer {world.token()}"
+        identity = Verifying(derive_identity_key(CREDENTIALS, "time"), now=time.time)
+        for _ in range(8):
+            assert identity.identify(world.verify(authorization).headers["x-gateway-identity"]).grant == SID
+            clock.shift(REFRESH_SECONDS - 1)
+
+
+def test_a_clock_that_is_set_back_makes_no_old_token_good(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        authorization = f"Bearer {world.token()}"
+        assert world.verify(authorization).status == 200
+        clock.shift(-3600)  # now it is from the future
+        assert world.verify(authorization).status == 401
 
 
 def test_an_unknown_resource_is_not_found(world: World) -> None:

@@ -1,0 +1,46 @@
+"""Whole ASGI responses, made before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_NO_BODY: Final[Message] = {"type": "http.response.body"}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The two messages of a response that is sent at once."""
+
+    start: Message
+    body: Message = field(default_factory=lambda: _NO_BODY)
+
+    async def send(self, send: Send) -> None:
+        """Send it."""
+        await send(self.start)
+        await send(self.body)
+
+
+def empty_response(status: int, headers: Iterable[Header]) -> Response:
+    """Make a response without a body."""
+    return Response(_start(status, [*headers, (b"content-length", b"0")]))
+
+
+def json_response(status: int, body: bytes, headers: Iterable[Header] = ()) -> Response:
+    """Make a response that nobody may store."""
+    described = [
+        (b"content-type", b"application/json"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    return Response(_start(status, [*headers, *described]), {"type": "http.response.body", "body": body})
+
+
+def _start(status: int, headers: list[Header]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": headers}
