@@ -6,21 +6,43 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
+from .clients import Clients
 from .grants import AuthorizationServer
 from .idp.github import GitHubProvider
+from .introspection import Introspection
+from .public_fetch import PublicFetcher
 from .settings import Credentials, GitHub, Settings, SettingsError
 from .store import Store
 from .tokens import SigningKeys
 from .users import Users
-from .views import Gateway, authorize, discovery, errors, registration, token
+from .views import Gateway, authorize, client_address, discovery, errors, registration, token
 
 MAX_REQUEST_BYTES = 64 * 1024
 
 
-def create_app(settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> Flask:
-    """Build the WSGI application that serves everything public but the MCP endpoints themselves."""
+def create_app(
+    settings: Settings,
+    credentials: Credentials,
+    store: Store,
+    keys: SigningKeys,
+    *,
+    fetcher: PublicFetcher | None = None,
+) -> Flask:
+    """Build the WSGI application that serves everything public but the MCP endpoints themselves.
+
+    `fetcher` gets clients' documents, from the public internet unless given.
+    """
     provider = _make_provider(settings, credentials)
     users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
+    clients = Clients(
+        store,
+        documents=settings.client_documents,
+        fetcher=fetcher if fetcher is not None else PublicFetcher(),
+        requester=client_address,
+    )
+    server = AuthorizationServer(
+        settings, store, keys, users, clients, refresh_key=credentials.derive_key("refresh-token")
+    )
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
@@ -30,7 +52,8 @@ def create_app(settings: Settings, credentials: Credentials, store: Store, keys:
         keys=keys,
         provider=provider,
         users=users,
-        server=AuthorizationServer(settings, store, keys, users, refresh_key=credentials.derive_key("refresh-token")),
+        server=server,
+        introspection=Introspection(settings, credentials, server),
         ticket_key=credentials.derive_key("ticket"),
         upstream_key=credentials.derive_key("upstream-verifier"),
     )

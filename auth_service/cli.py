@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from auth_service.identity import derive_identity_key
+from auth_service.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError, load_master_key, load_settings
 
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -33,6 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     identity.add_argument("name", metavar="NAME", help="the server's name in the settings")
     identity.add_argument("--master-key", required=True, type=Path, metavar="FILE")
     identity.set_defaults(run=_identity_key)
+    introspection = keys.add_parser("introspection", help="print the key that one server asks about tokens with")
+    introspection.add_argument("name", metavar="NAME", help="the server's name in the settings")
+    introspection.add_argument("--master-key", required=True, type=Path, metavar="FILE")
+    introspection.set_defaults(run=_introspection_key)
     check = commands.add_parser("check-settings", help="say whether a settings.json is valid")
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(run=_check_settings)
@@ -40,10 +46,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _identity_key(options: argparse.Namespace) -> str:
+    return _derived_key(options, derive_identity_key)
+
+
+def _introspection_key(options: argparse.Namespace) -> str:
+    return _derived_key(options, derive_introspection_key)
+
+
+def _derived_key(options: argparse.Namespace, derive: Callable[[Credentials, str], bytes]) -> str:
     if not _RESOURCE_NAME.fullmatch(options.name):
         raise SettingsError(f"{options.name}: is no server name: lower-case letters, digits and inner hyphens")
     credentials = Credentials(client_secret="", master_key=load_master_key(options.master_key))
-    return credentials.derive_key(f"identity-key:{options.name}").decode() + "\n"
+    return derive(credentials, options.name).decode() + "\n"
 
 
 def _check_settings(options: argparse.Namespace) -> str:

@@ -20,6 +20,24 @@ class ServiceUnavailable(GatewayError):
         self.retry_after = retry_after
 
 
+class TooManyRequests(GatewayError):
+    """A quota is used up. `retry_after` is in seconds."""
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__(f"too many requests, again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class ClientDocumentError(GatewayError):
+    """A client's metadata document, or its key set, cannot be used. `reason` may be shown to anyone."""
+
+    def __init__(self, reason: str, *, is_transient: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_transient = is_transient
+        """Whether the same may be fine in a moment."""
+
+
 class OAuthError(GatewayError):
     """An error response of RFC 6749 §5.2, or of an RFC that extends its list of codes.
 

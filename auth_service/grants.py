@@ -12,7 +12,6 @@ What differs from Authlib, each for a reason that a test holds on to:
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import logging
 import secrets
@@ -20,7 +19,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
-from urllib.parse import unquote_plus
 
 from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
@@ -28,8 +26,10 @@ from authlib.oauth2.rfc6749 import grants as authlib_grants
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
 from . import tokens
-from .errors import AuthorizationRedirectError, OAuthError, PageError
-from .protocol import pkce, redirect_uris, resources, scopes
+from .client_authentication import ClientAuthenticator
+from .clients import Clients
+from .errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
+from .protocol import client_documents, pkce, redirect_uris, resources, scopes
 from .protocol.clients import Client
 from .settings import Settings
 from .store import Code, Grant, Redemption, Rotation, Store, new_sid
@@ -46,6 +46,8 @@ class AuthorizationRequest:
 
     client_id: str
     client_name: str
+    client_host: str | None
+    """The host that vouches for the client's name; None for a registered client, for which nobody does."""
     redirect_uri: str
     state: str | None
     code_challenge: str
@@ -72,7 +74,14 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     """Validates authorization and token requests, and issues codes and tokens."""
 
     def __init__(
-        self, settings: Settings, store: Store, keys: SigningKeys, users: Users, *, refresh_key: bytes
+        self,
+        settings: Settings,
+        store: Store,
+        keys: SigningKeys,
+        users: Users,
+        clients: Clients,
+        *,
+        refresh_key: bytes,
     ) -> None:
         """`refresh_key` makes refresh tokens, which need not be stored that way."""
         super().__init__()
@@ -80,6 +89,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.store = store
         self.keys = keys
         self.users = users
+        self.clients = clients
+        self.authenticator = ClientAuthenticator(clients, store.ephemeral, issuer=settings.issuer)
         self.refresh_key = refresh_key
         self.register_grant(AuthorizationCodeGrant)
         self.register_grant(RefreshTokenGrant)
@@ -88,7 +99,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
     def query_client(self, client_id: str) -> Client | None:
         """Return the client of that identifier."""
-        return self.store.find_client(client_id)
+        return self.clients.find(client_id)
 
     def create_oauth2_request(self, request: FormRequest) -> FormRequest:
         """Take the request as it is."""
@@ -115,27 +126,12 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         methods: list[str],
         endpoint: str = "token",
     ) -> Client:
-        """Return the client that the request proves, by the one method that it registered (RFC 6749 §2.3).
-
-        Raises OAuthError `invalid_client` with status 401 for everything else: that is what makes clients
-        whose registration is gone register anew.
-        """
-        basic = _parse_basic(request.headers.get("Authorization"))
-        client_id = basic[0] if basic else request.form.get("client_id")
-        body_secret = request.form.get("client_secret")
-        if basic and (body_secret or request.form.get("client_id", client_id) != client_id):
-            raise OAuthError("invalid_request", "the client authenticates in more than one way")
-        method = "client_secret_basic" if basic else "client_secret_post" if body_secret else "none"
-        secret = basic[1] if basic else body_secret
-        client = self.query_client(client_id) if client_id else None
-        if client is None:
-            raise OAuthError("invalid_client", "unknown client: register again", status=401)
-        if not client.check_endpoint_auth_method(method, endpoint) or (
-            secret is not None and not client.check_client_secret(secret)
-        ):
-            raise OAuthError("invalid_client", "client authentication failed", status=401)
-        request.auth_method = method
-        return client
+        """Return the client that the request proves (`client_authentication`)."""
+        authenticated = self.authenticator.authenticate(
+            request.form, authorization=request.headers.get("Authorization")
+        )
+        request.auth_method = authenticated.method
+        return authenticated.client
 
     # Authorization endpoint
 
@@ -146,21 +142,21 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         AuthorizationRedirectError after that.
         """
         client = self._parse_client(parameters.get("client_id"))
-        redirect_uri = parameters.get("redirect_uri", client.get_default_redirect_uri())
-        if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
-            raise PageError(
-                "This application asked for an answer at an address it has not registered",
-                "Nothing was sent there. If you started this yourself, remove the connection "
-                "in the application and add it again.",
-                help_clients=True,
-            )
+        redirect_uri = _parse_redirect_uri(client, parameters.get("redirect_uri"))
         try:
             return self._parse_validated(client, redirect_uri, parameters)
         except OAuthError as error:
             raise AuthorizationRedirectError(error, redirect_uri=redirect_uri, state=parameters.get("state")) from error
 
     def _parse_client(self, client_id: str | None) -> Client:
-        client = self.query_client(client_id) if client_id else None
+        try:
+            client = self.query_client(client_id) if client_id else None
+        except ClientDocumentError as error:
+            raise PageError(
+                "This application cannot be recognised",
+                f"It is described at {client_id}, but {error.reason}. "
+                + ("Try again in a moment." if error.is_transient else "Only its publisher can mend that."),
+            ) from error
         if client is None:
             raise PageError(
                 "This application is not known here",
@@ -191,6 +187,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         return AuthorizationRequest(
             client_id=client.client_id,
             client_name=client.name,
+            client_host=client_documents.host_of(client.client_id),
             redirect_uri=redirect_uri,
             state=parameters.get("state"),
             code_challenge=challenge,
@@ -203,7 +200,11 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         )
 
     def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str, upstream: str | None) -> str:
-        """Issue the code for an approved request of a user who is allowed in; the caller has seen to both."""
+        """Issue the code for an approved request of a user who is allowed in; the caller has seen to both.
+
+        Raises PageError if the client, or its redirect URI, has gone since the approval.
+        """
+        _parse_redirect_uri(self._parse_client(request.client_id), request.redirect_uri)
         now = int(time.time())
         resource = self.settings.resources[request.resource]
         grant = Grant(
@@ -302,6 +303,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         sent_redirect_uri = self.request.payload.redirect_uri
         if sent_redirect_uri not in {None, record.redirect_uri}:
             raise OAuthError("invalid_grant", "redirect_uri is not that of the authorization request")
+        if not client.check_redirect_uri(record.redirect_uri):
+            raise OAuthError("invalid_grant", "the client no longer has the redirect_uri that the code was sent to")
         pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
         self.server.check_resource(self.request.form.get("resource"), record.resource)
         if record.expires_at <= time.time():
@@ -385,18 +388,14 @@ class _PresentedToken:
         return self.grant.scope
 
 
-def _parse_basic(header: str | None) -> tuple[str, str] | None:
-    """Return identifier and secret of HTTP Basic authentication, None if the request does not use it.
-
-    Raises OAuthError `invalid_client` if it is malformed. Both parts are form-encoded (RFC 6749 §2.3.1).
-    """
-    scheme, _, value = (header or "").partition(" ")
-    if scheme.lower() != "basic":
-        return None
-    try:
-        client_id, colon, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401) from error
-    if not colon:
-        raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401)
-    return unquote_plus(client_id), unquote_plus(secret)
+def _parse_redirect_uri(client: Client, requested: str | None) -> str:
+    """Return where a client's answer may go. Raises PageError."""
+    redirect_uri = requested if requested is not None else client.get_default_redirect_uri()
+    if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
+        raise PageError(
+            "This application asked for an answer at an address it has not registered",
+            "Nothing was sent there. If you started this yourself, remove the connection "
+            "in the application and add it again.",
+            help_clients=True,
+        )
+    return redirect_uri

@@ -24,6 +24,7 @@ AUTHORIZATION_PATHS: Final = (
     "/token",
     "/register",
     "/revoke",
+    "/introspect",
     "/jwks",
     "/style.css",
 )

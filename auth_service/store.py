@@ -15,20 +15,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .errors import ServiceUnavailable
+from .ephemeral import Ephemeral, denies_when_unavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
 
 GRANT_PREFIX = "grant:"
@@ -42,9 +41,6 @@ ROTATION_GRACE = 60
 """
 
 _SOCKET_TIMEOUT = 3
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +127,6 @@ return 'reused'
 """
 
 
-def _denies_when_unavailable(
-    method: Callable[Concatenate[Store, P], T],
-) -> Callable[Concatenate[Store, P], T]:
-    """Turn every failure of Redis into the one error that denies."""
-
-    @functools.wraps(method)
-    def call(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(store, *args, **kwargs)
-        except redis.RedisError as error:
-            raise ServiceUnavailable("Redis") from error
-
-    return call
-
-
 class Store:
     """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer."""
 
@@ -167,6 +148,7 @@ class Store:
             # requests.
             retry=Retry(NoBackoff(), 1),
         )
+        self.ephemeral = Ephemeral(self._redis)
         self._grant_lifetime = grant_lifetime
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
@@ -177,23 +159,23 @@ class Store:
 
     # Clients
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def add_client(self, client: Client) -> None:
         """Store a new registration, which goes away unless it is used."""
         self._redis.set(_client_key(client.client_id), _dump_client(client), ex=UNUSED_CLIENT_LIFETIME)
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def find_client(self, client_id: str) -> Client | None:
         """Return a registered client."""
         document = cast("str | None", self._redis.get(_client_key(client_id)))
         return _load_client(document) if document is not None else None
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def update_client(self, client: Client) -> None:
         """Replace a registration that still exists; how long it lives does not change."""
         self._redis.set(_client_key(client.client_id), _dump_client(client), xx=True, keepttl=True)
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def remove_client(self, client_id: str) -> None:
         """Remove a registration, and end every grant of it."""
         self._redis.delete(_client_key(client_id))
@@ -203,12 +185,12 @@ class Store:
 
     # Logins on their way through the identity provider
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def add_login(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
         """Keep what the callback needs, under the hash of the upstream `state`."""
         self._redis.set(f"login:{hash_secret(state)}", json.dumps(login), ex=lifetime)
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def consume_login(self, state: str) -> dict[str, Any] | None:
         """Return a login once: whoever comes second finds nothing."""
         document = cast("str | None", self._redis.getdel(f"login:{hash_secret(state)}"))
@@ -216,7 +198,7 @@ class Store:
 
     # Codes and grants
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def add_code(self, code: str, record: Code, grant: Grant) -> None:
         """Store a code together with the grant it will yield, which dies with the code unless redeemed."""
         now = int(time.time())
@@ -229,13 +211,13 @@ class Store:
                 transaction.expire(index, self._grant_lifetime)
             transaction.execute()
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def find_code(self, code: str) -> Code | None:
         """Return what a code stands for, also once it is expired or redeemed. Changes nothing."""
         document = cast("str | None", self._redis.get(f"code:{hash_secret(code)}"))
         return Code(**json.loads(document)) if document is not None else None
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def redeem_code(self, code: str, record: Code, *, with_refresh_token: bool, grant_lifetime: int) -> Redemption:
         """Turn a code into a living grant: of all that try, one gets DONE."""
         result = self._redeem(
@@ -254,13 +236,13 @@ class Store:
         )
         return Redemption(result)
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def find_grant(self, sid: str) -> Grant | None:
         """Return a grant if it lives; its existence is what makes its access tokens good."""
         document = cast("str | None", self._redis.get(_grant_key(sid)))
         return Grant(**json.loads(document)) if document is not None else None
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
         """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
         result = self._rotate(
@@ -275,7 +257,16 @@ class Store:
         )
         return Rotation(result)
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
+    def find_refresh_expiry(self, sid: str, *, generation: int) -> int | None:
+        """Return when the refresh token of that generation ends, None if it is not the current one."""
+        with self._redis.pipeline() as transaction:
+            transaction.hget(f"refresh:{sid}", "current")
+            transaction.ttl(f"refresh:{sid}")
+            current, lifetime = transaction.execute()
+        return int(time.time()) + lifetime if current == str(generation) else None
+
+    @denies_when_unavailable
     def revoke_grant(self, sid: str) -> Grant | None:
         """End a grant and every token and code of it, everywhere; return it if it lived.
 
@@ -301,12 +292,12 @@ class Store:
 
     # Pinned logins
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def find_pins(self, provider: str) -> dict[str, str]:
         """Return the subjects that the logins of a provider are pinned to."""
         return cast("dict[str, str]", self._redis.hgetall(f"pins:{provider}"))
 
-    @_denies_when_unavailable
+    @denies_when_unavailable
     def pin(self, provider: str, login: str, subject: str) -> str:
         """Pin a login to the subject unless it is pinned already, and return whom it is pinned to."""
         with self._redis.pipeline() as transaction:

@@ -75,6 +75,7 @@ python.pkgs.buildPythonApplication {
       authlib
       flask
       gunicorn
+      h11
       itsdangerous
       prometheus-client
       pydantic

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from auth_service.errors import OAuthError
 
-from . import redirect_uris
+from . import keys, redirect_uris
 
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
 RESPONSE_TYPES_SUPPORTED = ("code",)
-REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic")
+REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic", "private_key_jwt")
 GENERATED_ID_PREFIX = "mcp_"
 """Keeps generated identifiers apart from Client ID Metadata Documents, whose identifiers are https URLs."""
 
@@ -48,6 +48,23 @@ class ClientMetadata(BaseModel):
     contacts: tuple[_Text, ...] | None = Field(default=None, strict=False, max_length=20)
     software_id: _Text | None = None
     software_version: _Text | None = None
+    token_endpoint_auth_signing_alg: _Text | None = None
+    jwks: dict[str, Any] | None = None
+    jwks_uri: _Text | None = None
+
+    @field_validator("token_endpoint_auth_signing_alg")
+    @classmethod
+    def _is_known_algorithm(cls, value: str | None) -> str | None:
+        if value is not None and value not in keys.ALGORITHMS:
+            raise ValueError(f"must be one of {', '.join(keys.ALGORITHMS)}")
+        return value
+
+    @field_validator("jwks")
+    @classmethod
+    def _has_public_keys(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            keys.parse(value)
+        return value
 
     @field_validator("application_type")
     @classmethod
@@ -85,6 +102,14 @@ class ClientMetadata(BaseModel):
             raise ValueError("client_name: must not be blank")
         return self
 
+    @model_validator(mode="after")
+    def _has_keys_once(self) -> ClientMetadata:
+        if self.jwks is not None and self.jwks_uri is not None:
+            raise ValueError("jwks and jwks_uri must not both be there")
+        if self.token_endpoint_auth_method == "private_key_jwt" and self.jwks is None and self.jwks_uri is None:  # noqa: S105
+            raise ValueError("private_key_jwt needs the client's public keys in jwks")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
@@ -95,6 +120,8 @@ class Client:
     secret_hash: str | None = None
     registration_token_hash: str | None = None
     issued_at: int = 0
+    other_auth_methods: tuple[str, ...] = ()
+    """What the client may authenticate with beside what it prefers; only a metadata document names any."""
 
     def __post_init__(self) -> None:
         if (self.secret_hash is not None) != self.auth_method.startswith("client_secret_"):
@@ -102,7 +129,7 @@ class Client:
 
     @property
     def auth_method(self) -> str:
-        """The one way in which this client authenticates at the token endpoint."""
+        """The way in which this client authenticates, or prefers to."""
         return self.metadata.token_endpoint_auth_method
 
     @property
@@ -126,7 +153,7 @@ class Client:
 
     def check_endpoint_auth_method(self, method: str, _endpoint: str) -> bool:
         """Whether the client authenticates so, which is the same at every endpoint."""
-        return method == self.auth_method
+        return method == self.auth_method or method in self.other_auth_methods
 
     def check_redirect_uri(self, requested: str) -> bool:
         """Whether the client registered this redirect URI."""
@@ -149,9 +176,12 @@ class Client:
         return scope or ""
 
 
-def parse_metadata(document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS) -> ClientMetadata:
+def parse_metadata(
+    document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS, keys_by_reference: bool = False
+) -> ClientMetadata:
     """Validate a registration request's body, or a metadata document.
 
+    `keys_by_reference` is for documents, which may give their keys as `jwks_uri`: it is fetched for nobody else.
     Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
     member.
     """
@@ -167,6 +197,8 @@ def parse_metadata(document: Any, *, auth_methods: tuple[str, ...] = REGISTRATIO
         message = first["msg"].removeprefix("Value error, ")
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
         raise OAuthError(code, f"{member + ': ' if member else ''}{message}") from error
+    if metadata.jwks_uri is not None and not keys_by_reference:
+        raise OAuthError("invalid_client_metadata", "jwks_uri: give the public keys themselves, in jwks")
     for uri in metadata.redirect_uris:
         redirect_uris.check(uri)
     if metadata.token_endpoint_auth_method not in auth_methods:

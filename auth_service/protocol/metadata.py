@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import clients, pkce
+from . import clients, keys, pkce
 
 AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION = "/.well-known/openid-configuration"
 PROTECTED_RESOURCE = "/.well-known/oauth-protected-resource"
 
 
-def authorization_server(issuer: str, *, scopes: list[str]) -> dict[str, Any]:
+def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool) -> dict[str, Any]:
     """Return the RFC 8414 document, which serves as OpenID discovery document too."""
     auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
     return {
@@ -30,9 +30,15 @@ def authorization_server(issuer: str, *, scopes: list[str]) -> dict[str, Any]:
         "response_modes_supported": ["query"],
         "grant_types_supported": list(clients.GRANT_TYPES_SUPPORTED),
         "token_endpoint_auth_methods_supported": auth_methods,
+        "token_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
         "revocation_endpoint_auth_methods_supported": auth_methods,
+        "revocation_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
+        "introspection_endpoint": f"{issuer}/introspect",
+        "introspection_endpoint_auth_methods_supported": [method for method in auth_methods if method != "none"],
+        "introspection_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
         "code_challenge_methods_supported": list(pkce.METHODS_SUPPORTED),
         "authorization_response_iss_parameter_supported": True,
+        "client_id_metadata_document_supported": client_documents,
     }
 
 

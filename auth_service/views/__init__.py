@@ -9,7 +9,8 @@ from flask import Response, current_app, request
 
 from auth_service.grants import AuthorizationServer
 from auth_service.idp import IdentityProvider
-from auth_service.protocol import parameters
+from auth_service.introspection import Introspection
+from auth_service.protocol import addresses, parameters
 from auth_service.settings import Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
@@ -26,6 +27,7 @@ class Gateway:
     provider: IdentityProvider
     users: Users
     server: AuthorizationServer
+    introspection: Introspection
     ticket_key: bytes = field(repr=False)
     upstream_key: bytes = field(repr=False)
 
@@ -43,6 +45,18 @@ def query_parameters() -> dict[str, str]:
 def form_parameters() -> dict[str, str]:
     """Return the body's parameters and never the query's; raises OAuthError if one is repeated."""
     return parameters.parse(request.form.items(multi=True))
+
+
+def client_address() -> str:
+    """Return the network address that the request came from, for counting it.
+
+    Traefik sets `X-Real-Ip` from the connection and removes what the client sent of that name. A value that is no
+    single address was not set by it: then the peer is counted, which all who try that share.
+    """
+    try:
+        return addresses.quota_key(request.headers.get("X-Real-Ip", ""))
+    except ValueError:
+        return request.remote_addr or ""
 
 
 def allow_any_origin(response: Response) -> Response:

@@ -52,6 +52,7 @@ def authorize() -> Response:
         ticket=_make_ticket(parameters, browser),
         client_name=authorization.client_name,
         client_id=authorization.client_id,
+        client_host=authorization.client_host,
         target=redirect_uris.display_target(authorization.redirect_uri),
         is_loopback=redirect_uris.is_loopback(authorization.redirect_uri),
         resource_title=resource.title or authorization.resource,

@@ -21,7 +21,9 @@ def make_blueprint(settings: Settings) -> Blueprint:
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)
     scopes = list(dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes))
-    server_document = metadata.authorization_server(settings.issuer, scopes=scopes)
+    server_document = metadata.authorization_server(
+        settings.issuer, scopes=scopes, client_documents=settings.client_documents.enabled
+    )
     locations = metadata.protected_resource_locations(
         {name: resource.url for name, resource in settings.resources.items()}
     )

@@ -7,7 +7,7 @@ import logging
 from flask import Flask, Response, jsonify, make_response, redirect
 from werkzeug.exceptions import HTTPException
 
-from auth_service.errors import AuthorizationRedirectError, OAuthError, PageError, ServiceUnavailable
+from auth_service.errors import AuthorizationRedirectError, OAuthError, PageError, ServiceUnavailable, TooManyRequests
 from auth_service.protocol import redirect_uris
 
 from . import gateway
@@ -22,6 +22,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(OAuthError, _render_oauth_error)
     app.register_error_handler(PageError, _render_page_error)
     app.register_error_handler(ServiceUnavailable, _render_unavailable)
+    app.register_error_handler(TooManyRequests, _render_too_many)
     app.register_error_handler(HTTPException, _render_http_error)
     app.register_error_handler(Exception, _render_unexpected)
 
@@ -67,6 +68,18 @@ def _render_unavailable(error: ServiceUnavailable) -> Response:
         response = _render_page_error(page)
     else:
         response = make_response(jsonify(error="temporarily_unavailable", error_description="try again later"), 503)
+        response.headers["Cache-Control"] = "no-store"
+    response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _render_too_many(error: TooManyRequests) -> Response:
+    """Answer RFC 6585 §4. OAuth has no code for it; `slow_down` (RFC 8628 §3.5) says the same."""
+    if wants_page():
+        page = PageError("Too many requests came from here", f"Try again in {error.retry_after} seconds.", status=429)
+        response = _render_page_error(page)
+    else:
+        response = make_response(jsonify(error="slow_down", error_description="too many requests"), 429)
         response.headers["Cache-Control"] = "no-store"
     response.headers["Retry-After"] = str(error.retry_after)
     return response

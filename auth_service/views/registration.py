@@ -24,8 +24,8 @@ blueprint.after_request(allow_any_origin)
 def register() -> Response:
     """Register a client (RFC 7591 §3)."""
     metadata = clients.parse_metadata(_parse_body())
-    is_public = metadata.token_endpoint_auth_method == "none"  # noqa: S105 -- the method's name
-    secret = None if is_public else secrets.token_urlsafe(32)
+    has_secret = metadata.token_endpoint_auth_method.startswith("client_secret_")
+    secret = secrets.token_urlsafe(32) if has_secret else None
     registration_token = secrets.token_urlsafe(32)
     client = Client(
         client_id=clients.GENERATED_ID_PREFIX + secrets.token_urlsafe(16),

@@ -1,4 +1,4 @@
-"""The token and revocation endpoints."""
+"""The token, revocation and introspection endpoints."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def revoke() -> Response:
     if grant is not None and grant.client_id == client.client_id:
         gateway().store.revoke_grant(grant.sid)
     return jsonify({})
+
+
+@blueprint.post("/introspect")
+def introspect() -> Response:
+    """Describe a token to its confidential client or its resource's server (RFC 7662)."""
+    return jsonify(
+        gateway().introspection.answer(form_parameters(), authorization=request.headers.get("Authorization"))
+    )
 
 
 def _parse_form() -> FormRequest:

@@ -20,6 +20,7 @@ from requests.adapters import BaseAdapter
 from werkzeug.test import TestResponse
 
 from auth_service import create_app
+from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
@@ -193,12 +194,24 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def fetcher() -> PublicFetcher | None:
+    """What gets clients' documents; the real one unless a test has them."""
+    return None
+
+
+@pytest.fixture
+def world(
+    settings: Settings, tmp_path: Path, fetcher: PublicFetcher | None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
     """The service with the stand-in GitHub behind it."""
     stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
     adapter = _InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
     credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
     store = Store(settings.redis_url, grant_lifetime=settings.lifetimes.refresh_token)
-    yield World(create_app(settings, credentials, store, SigningKeys(tmp_path / "keys", credentials)), store, stand_in)
+    yield World(
+        create_app(settings, credentials, store, SigningKeys(tmp_path / "keys", credentials), fetcher=fetcher),
+        store,
+        stand_in,
+    )
     store.close()

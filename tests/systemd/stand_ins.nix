@@ -173,8 +173,6 @@ in
       default = { };
     };
 
-    networking.nameservers = strings;
-
     users.users = mkOption {
       type = types.attrsOf types.anything;
       default = { };
@@ -273,10 +271,7 @@ in
       inherit traefik;
     };
 
-    environment.etc = {
-      "resolv.conf".text = lib.concatMapStrings (address: "nameserver ${address}\n") config.networking.nameservers;
-    }
-    // lib.listToAttrs (
+    environment.etc = lib.listToAttrs (
       map (file: lib.nameValuePair file.key { inherit (file) text; }) (
         [
           traefikDynamic

@@ -1,0 +1,153 @@
+"""Finding clients: those registered here, and those that an https URL describes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from .ephemeral import Document, Ephemeral
+from .errors import ClientDocumentError
+from .protocol import client_documents, keys
+from .protocol.clients import Client
+from .protocol.keys import KeySetError, VerificationKey
+from .public_fetch import DEADLINE_SECONDS, PublicFetcher
+from .settings import ClientDocuments
+from .store import Store
+
+FETCHES_PER_MINUTE: Final = 30
+"""From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
+REVALIDATION_SECONDS: Final = 24 * 3600
+"""How long a document with an ETag is kept to be asked about again."""
+KEY_SET_REFRESH_SECONDS: Final = 30
+"""How often an unknown `kid` may have a key set fetched again that is still fresh."""
+
+T = TypeVar("T")
+
+
+class Clients:
+    """Clients of either kind. Raises ClientDocumentError, ServiceUnavailable or TooManyRequests beside."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        documents: ClientDocuments,
+        fetcher: PublicFetcher,
+        requester: Callable[[], str],
+    ) -> None:
+        """`requester` returns the network address that the current request comes from."""
+        self._store = store
+        self._ephemeral: Ephemeral = store.ephemeral
+        self._documents = documents
+        self._fetcher = fetcher
+        self._requester = requester
+
+    def find(self, client_id: str) -> Client | None:
+        """Return a client as it is now: a document is believed no longer than its headers allow."""
+        if not client_documents.is_document_url(client_id):
+            return self._store.find_client(client_id)
+        if not self._documents.enabled:
+            return None
+        client_documents.check_url(client_id)
+        hosts = self._documents.allowed_hosts
+        if hosts is not None and client_documents.host_of(client_id) not in hosts:
+            raise ClientDocumentError("its host is not on this gateway's list")
+        return self._find_document(
+            client_id,
+            lambda document: client_documents.parse_client(client_id, document),
+            max_bytes=client_documents.MAX_DOCUMENT_BYTES,
+        )
+
+    def find_key(self, client: Client, *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
+        """Return the client's key that an assertion's header means.
+
+        Keys rotate: for a `kid` that is not there a key set is fetched anew, though not at every attempt.
+        """
+        metadata = client.metadata
+        if metadata.jwks is not None:
+            return keys.select(keys.parse(metadata.jwks), kid=kid, algorithm=algorithm)
+        url = metadata.jwks_uri
+        if url is None:
+            return None
+        found = keys.select(self._find_key_set(url), kid=kid, algorithm=algorithm)
+        if found is None and self._ephemeral.use_once(
+            f"refetch {url}", until=int(time.time()) + KEY_SET_REFRESH_SECONDS
+        ):
+            self._ephemeral.drop_document(url)
+            found = keys.select(self._find_key_set(url), kid=kid, algorithm=algorithm)
+        return found
+
+    def _find_key_set(self, url: str) -> tuple[VerificationKey, ...]:
+        return self._find_document(url, _parse_key_set, max_bytes=client_documents.MAX_KEYS_BYTES)
+
+    def _find_document(self, url: str, parse: Callable[[Any], T], *, max_bytes: int) -> T:
+        """Return a document as `parse` takes it, from the cache while it is fresh. What is refused is not kept."""
+        kept = self._ephemeral.find_document(url)
+        if kept is not None and time.time() < kept.fresh_until:
+            return parse(json.loads(kept.body))
+        with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1):
+            kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
+            if kept is not None and time.time() < kept.fresh_until:
+                return parse(json.loads(kept.body))
+            return self._fetch(url, parse, kept, max_bytes=max_bytes)
+
+    def _fetch(self, url: str, parse: Callable[[Any], T], kept: Document | None, *, max_bytes: int) -> T:
+        self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
+        condition = {"If-None-Match": kept.etag} if kept is not None and kept.etag is not None else {}
+        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=self._admit)
+        body = kept.body if fetched.status == 304 and kept is not None else _decode(fetched.body)
+        parsed = parse(_parse_json(body))
+        now = time.time()
+        lifetime = client_documents.lifetime(fetched.headers, now=now)
+        etag = _etag(fetched.headers.get("etag", condition.get("If-None-Match") if fetched.status == 304 else None))
+        if lifetime is None or (lifetime == 0 and etag is None):
+            self._ephemeral.drop_document(url)
+        else:
+            document = Document(body=body, fresh_until=now + lifetime, etag=etag)
+            self._ephemeral.keep_document(url, document, lifetime=lifetime if etag is None else REVALIDATION_SECONDS)
+        return parsed
+
+    def _admit(self, host: str, addresses: Sequence[str]) -> None:
+        self._ephemeral.take("fetch-from-host", host, limit=FETCHES_PER_MINUTE, window=60)
+        for address in addresses:
+            self._ephemeral.take("fetch-from-address", address, limit=FETCHES_PER_MINUTE, window=60)
+
+
+def _parse_key_set(document: Any) -> tuple[VerificationKey, ...]:
+    try:
+        return keys.parse(document)
+    except KeySetError as error:
+        raise ClientDocumentError(f"its key set {error}") from error
+
+
+def _decode(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ClientDocumentError("it is not UTF-8") from error
+
+
+def _parse_json(body: str) -> Any:
+    try:
+        return json.loads(body, object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ClientDocumentError("it is not JSON with each member once") from error
+
+
+def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError
+    return members
+
+
+def _refuse_constant(_name: str) -> Any:
+    raise ValueError
+
+
+def _etag(value: str | None) -> str | None:
+    """Return an entity tag that may be sent back as it is (RFC 9110 §8.8.3)."""
+    usable = value is not None and len(value) <= 256 and value.isascii() and value.isprintable()
+    return value if usable else None

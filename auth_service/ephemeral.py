@@ -1,0 +1,144 @@
+"""State that is of no worth after minutes or hours: quotas, used-up identifiers, fetched documents, locks.
+
+| key | value | lives |
+|---|---|---|
+| `quota:NAME:HASH` | how often something was done in the current window | one window |
+| `used:HASH` | a client assertion's `jti` | as long as the assertion could be believed |
+| `document:HASH` | a client's metadata document or key set, as fetched | a day at most |
+| `documents` | the hashes of those, by the time they were fetched | as the newest of them |
+| `lock:HASH` | that someone is at work | seconds |
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import redis
+from redis.exceptions import LockError
+
+from .errors import ServiceUnavailable, TooManyRequests
+
+MAX_DOCUMENTS = 1000
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
+
+# KEYS quota · ARGV limit, window
+_TAKE = """
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return redis.call('TTL', KEYS[1]) end
+if redis.call('INCR', KEYS[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+
+# The oldest go when there are too many: whoever publishes a thousand documents forgets their own first.
+# KEYS index, document · ARGV value, lifetime, hash, now, most, prefix
+_KEEP = """
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+redis.call('ZADD', KEYS[1], ARGV[4], ARGV[3])
+redis.call('EXPIRE', KEYS[1], 86400)
+local excess = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[5])
+if excess > 0 then
+  for _, hash in ipairs(redis.call('ZRANGE', KEYS[1], 0, excess - 1)) do redis.call('DEL', ARGV[6] .. hash) end
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, excess - 1)
+end
+"""
+
+
+def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Turn every failure of Redis into the one error that denies."""
+
+    @functools.wraps(method)
+    def call(owner: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(owner, *args, **kwargs)
+        except redis.RedisError as error:
+            raise ServiceUnavailable("Redis") from error
+
+    return call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What was fetched from a URL. Times are in seconds since 1970."""
+
+    body: str
+    fresh_until: float
+    etag: str | None
+
+
+class Ephemeral:
+    """Typed access to it. Every method raises ServiceUnavailable when Redis does not answer."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        """Share a connection pool."""
+        self._redis = connection
+        self._take = connection.register_script(_TAKE)
+        self._keep = connection.register_script(_KEEP)
+
+    @denies_when_unavailable
+    def take(self, quota: str, holder: str, *, limit: int, window: int) -> None:
+        """Count one use of a quota by its holder; raises TooManyRequests beyond `limit` in `window` seconds."""
+        wait = cast("int", self._take(keys=[f"quota:{quota}:{_hash(holder)}"], args=[limit, window]))
+        if wait != 0:
+            raise TooManyRequests(retry_after=max(wait, 1))
+
+    @denies_when_unavailable
+    def use_once(self, identifier: str, *, until: int) -> bool:
+        """Whether this is the identifier's first use; remembered until then (seconds since 1970)."""
+        return bool(self._redis.set(f"used:{_hash(identifier)}", "1", nx=True, exat=until))
+
+    @denies_when_unavailable
+    def find_document(self, url: str) -> Document | None:
+        """Return what was kept of a URL, fresh or not."""
+        stored = cast("str | None", self._redis.get(f"document:{_hash(url)}"))
+        return None if stored is None else Document(**json.loads(stored))
+
+    @denies_when_unavailable
+    def keep_document(self, url: str, document: Document, *, lifetime: int) -> None:
+        """Keep a document for that many seconds."""
+        name = _hash(url)
+        value = json.dumps(asdict(document))
+        self._keep(
+            keys=["documents", f"document:{name}"],
+            args=[value, lifetime, name, time.time(), MAX_DOCUMENTS, "document:"],
+        )
+
+    @denies_when_unavailable
+    def drop_document(self, url: str) -> None:
+        """Forget a document."""
+        self._redis.delete(f"document:{_hash(url)}")
+
+    @contextmanager
+    def only_one(self, name: str, *, seconds: float) -> Iterator[None]:
+        """Hold a lock that ends by itself after `seconds`, waiting as long for another holder.
+
+        Raises ServiceUnavailable if it does not become free.
+        """
+        lock: Any = self._redis.lock(f"lock:{_hash(name)}", timeout=seconds, sleep=0.02, blocking_timeout=seconds)
+        try:
+            is_held = lock.acquire()
+        except redis.RedisError as error:
+            raise ServiceUnavailable("Redis") from error
+        if not is_held:
+            raise ServiceUnavailable("another request for the same thing")
+        try:
+            yield
+        finally:
+            try:
+                lock.release()
+            except LockError:
+                pass  # it had ended by itself
+            except redis.RedisError as error:
+                raise ServiceUnavailable("Redis") from error
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,64 @@
+"""Which network addresses are public: the only ones that a URL chosen by a stranger may lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+
+# IANA's special-purpose registries, and what cloud providers serve secrets at although it looks public.
+_SPECIAL_IPV4 = [
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's wire server
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+]
+# Everything outside is special: mapped and translated IPv4 (NAT64 too), unique local, link-local, multicast.
+_GLOBAL_UNICAST_IPV6 = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_IPV6 = [
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # Teredo, ORCHID, benchmarking
+        "2001:db8::/32",
+        "2002::/16",  # 6to4 leads to any IPv4 address
+        "3fff::/20",
+    )
+]
+
+
+def is_public(address: str) -> bool:
+    """Whether this is the text of an address that only hosts on the public internet have."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return not any(parsed in network for network in _SPECIAL_IPV4)
+    return (
+        parsed.scope_id is None
+        and parsed in _GLOBAL_UNICAST_IPV6
+        and not any(parsed in network for network in _SPECIAL_IPV6)
+    )
+
+
+def quota_key(address: str) -> str:
+    """Return what one customer of an internet provider holds: an IPv4 address, or a /64 of IPv6."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
+    return str(parsed)

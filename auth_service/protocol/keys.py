@@ -1,0 +1,81 @@
+"""Other parties' public keys, as JWK sets (RFC 7517), and the algorithms that we take signatures in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.algorithms import AllowedPublicKeys, ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+ALGORITHMS: Final = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
+"""Signatures by a private key only. What a key may be used for follows from the key, never from a token."""
+MAX_KEYS: Final = 20
+MIN_RSA_BITS: Final = 2048
+
+_RSA: Final = ("PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
+_EC: Final = {"P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",)}
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class KeySetError(ValueError):
+    """A key set is unusable; the text says why and quotes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationKey:
+    """One public key, and the algorithms that it verifies."""
+
+    kid: str | None
+    algorithms: tuple[str, ...]
+    key: AllowedPublicKeys = field(repr=False)
+
+
+def parse(document: Any) -> tuple[VerificationKey, ...]:
+    """Return the keys that can verify a signature. Kinds that we do not know are left out (RFC 7517 §5).
+
+    Raises KeySetError for what is no key set, for one with a private or symmetric key, and where none is left.
+    """
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(jwk, dict) for jwk in listed):
+        raise KeySetError("is not a JWK set")
+    if len(listed) > MAX_KEYS:
+        raise KeySetError(f"has more than {MAX_KEYS} keys")
+    if any(_PRIVATE_MEMBERS & jwk.keys() for jwk in listed):
+        raise KeySetError("holds a private or symmetric key")
+    keys = tuple(key for jwk in listed if (key := _find_key(jwk)) is not None)
+    if not keys:
+        raise KeySetError("holds no key that can verify a signature of ours")
+    return keys
+
+
+def select(keys: tuple[VerificationKey, ...], *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
+    """Return the one key that a token's header means; None if there is none, or more than one it could be."""
+    fitting = [key for key in keys if algorithm in key.algorithms and (kid is None or key.kid == kid)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _find_key(jwk: dict[str, Any]) -> VerificationKey | None:
+    kind, curve, kid, use, algorithm = (jwk.get(name) for name in ("kty", "crv", "kid", "use", "alg"))
+    operations = jwk.get("key_ops")
+    if use not in {None, "sig"} or (operations is not None and operations != ["verify"]):
+        return None
+    if not (kid is None or isinstance(kid, str)) or not isinstance(kind, str):
+        return None
+    key: AllowedPublicKeys
+    try:
+        if kind == "RSA":
+            key, possible = RSAAlgorithm.from_jwk(jwk), _RSA  # type: ignore[assignment]  # no "d": public
+            if not isinstance(key, RSAPublicKey) or key.key_size < MIN_RSA_BITS:
+                return None
+        elif kind == "EC" and curve in _EC:
+            key, possible = ECAlgorithm.from_jwk(jwk), _EC[curve]  # type: ignore[assignment]
+        elif kind == "OKP" and curve in {"Ed25519", "Ed448"}:
+            key, possible = OKPAlgorithm.from_jwk(jwk), ("EdDSA",)  # type: ignore[assignment]
+        else:
+            return None
+    except (jwt.InvalidKeyError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    algorithms = possible if algorithm is None else tuple(name for name in possible if name == algorithm)
+    return VerificationKey(kid=kid, algorithms=algorithms, key=key) if algorithms else None

@@ -1,0 +1,192 @@
+"""Fetching from the public internet what a stranger's URL names, without becoming the stranger's tool.
+
+Every address that the host resolves to must be public, the connection goes to one of those and to nothing else, TLS
+is verified against the host name, and one deadline bounds resolving, connecting and reading together. Nothing is
+followed, nothing is decompressed, no proxy of the environment is used.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as ResolverTimeout
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import h11
+
+from auth_service.errors import ClientDocumentError
+from auth_service.protocol.addresses import is_public
+
+DEADLINE_SECONDS: Final = 5.0
+MAX_CONCURRENT: Final = 4
+"""Per worker: strangers' slow servers must never hold all threads that answer requests."""
+MAX_ADDRESSES: Final = 3
+"""How many of a host's addresses are tried."""
+MAX_HEADER_BYTES: Final = 16 * 1024
+HTTPS_PORT: Final = 443
+
+Resolve = Callable[[str], Sequence[str]]
+"""Host name to the texts of all its addresses; raises OSError."""
+Connect = Callable[[str, int, float], socket.socket]
+"""Address, port and timeout in seconds to a connected socket; raises OSError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A 200 answer, or a 304 to a conditional request. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def resolve_host(host: str) -> Sequence[str]:
+    """Ask the system's resolver."""
+    found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def connect_tcp(address: str, port: int, timeout: float) -> socket.socket:
+    """Connect to an address, which is no name: nothing is resolved here."""
+    return socket.create_connection((address, port), timeout=timeout)
+
+
+class PublicFetcher:
+    """Makes one GET request at a time per caller, of which only a few may be under way."""
+
+    def __init__(
+        self,
+        *,
+        resolve: Resolve = resolve_host,
+        connect: Connect = connect_tcp,
+        tls: ssl.SSLContext | None = None,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> None:
+        """`deadline`, in seconds, is for everything together."""
+        self._resolve = resolve
+        self._connect = connect
+        self._tls = tls if tls is not None else ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._deadline = deadline
+        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+        # getaddrinfo takes no deadline: it runs where it can be left behind.
+        self._resolvers = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="resolve-client-host")
+
+    def fetch(
+        self, url: str, *, headers: Mapping[str, str], max_bytes: int, admit: Callable[[str, Sequence[str]], None]
+    ) -> Fetched:
+        """GET an https URL whose form has been checked.
+
+        `admit` gets the host and the addresses that may be tried before anything is sent there, and may raise. Raises
+        ClientDocumentError, which tells nothing of what the host resolved to or answered.
+        """
+        if not self._slots.acquire(blocking=False):
+            raise ClientDocumentError("too many documents are being fetched", is_transient=True)
+        try:
+            until = time.monotonic() + self._deadline
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            addresses = self._find_addresses(host, until)
+            admit(host, addresses)
+            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            request = h11.Request(
+                method="GET",
+                target=target,
+                headers=[
+                    ("Host", host),
+                    ("Accept", "application/json"),
+                    ("Accept-Encoding", "identity"),
+                    ("User-Agent", "mcp-oauth-gateway"),
+                    ("Connection", "close"),
+                    *headers.items(),
+                ],
+            )
+            with self._open(host, addresses, until) as connection:
+                return _exchange(connection, request, max_bytes=max_bytes, until=until)
+        except (OSError, h11.ProtocolError) as error:
+            raise ClientDocumentError("it could not be fetched", is_transient=True) from error
+        finally:
+            self._slots.release()
+
+    def _find_addresses(self, host: str, until: float) -> Sequence[str]:
+        pending = self._resolvers.submit(self._resolve, host)
+        try:
+            addresses = pending.result(timeout=_left(until))
+        except (OSError, ResolverTimeout, UnicodeError) as error:
+            pending.cancel()
+            raise ClientDocumentError("its host was not found", is_transient=True) from error
+        # All of them: a host that is half private may answer with either half the next time.
+        if not addresses or not all(is_public(address) for address in addresses):
+            raise ClientDocumentError("its host is not on the public internet")
+        return addresses[:MAX_ADDRESSES]
+
+    def _open(self, host: str, addresses: Sequence[str], until: float) -> ssl.SSLSocket:
+        failure: OSError = OSError("no address")
+        for address in addresses:
+            try:
+                plain = self._connect(address, HTTPS_PORT, _left(until))
+            except OSError as error:
+                failure = error
+                continue
+            try:
+                plain.settimeout(_left(until))
+                return self._tls.wrap_socket(plain, server_hostname=host, suppress_ragged_eofs=False)
+            except BaseException:
+                plain.close()
+                raise
+        raise failure
+
+
+def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int, until: float) -> Fetched:
+    state = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
+    connection.settimeout(_left(until))
+    connection.sendall((state.send(request) or b"") + (state.send(h11.EndOfMessage()) or b""))
+    headers: dict[str, str] = {}
+    status, body, received = 0, b"", 0
+    while True:
+        event = state.next_event()
+        if event is h11.NEED_DATA:
+            # Python's TLS takes the timeout for the whole call, however few bytes trickle in.
+            connection.settimeout(_left(until))
+            data = connection.recv(4096)
+            received += len(data)
+            if received > MAX_HEADER_BYTES + 2 * max_bytes:
+                raise ClientDocumentError("the answer is too large")
+            state.receive_data(data)
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+            headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+            _check_head(status, headers, is_conditional=any(name == b"if-none-match" for name, _ in request.headers))
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+            if len(body) > max_bytes:
+                raise ClientDocumentError(f"it is larger than {max_bytes} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            return Fetched(status=status, headers=headers, body=body)
+        elif not isinstance(event, h11.InformationalResponse):
+            raise ClientDocumentError("it could not be fetched", is_transient=True)
+
+
+def _check_head(status: int, headers: Mapping[str, str], *, is_conditional: bool) -> None:
+    if status == 304 and is_conditional:
+        return
+    if status != 200:
+        raise ClientDocumentError("it is not there: the answer's status is not 200", is_transient=status >= 500)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ClientDocumentError("its content type is not application/json")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise ClientDocumentError("it is compressed, which was not asked for")
+
+
+def _left(until: float) -> float:
+    """Return the seconds that are left; raises TimeoutError if none are."""
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left

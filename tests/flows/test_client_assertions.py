@@ -1,0 +1,313 @@
+"""Clients that prove themselves with a key of their own (`private_key_jwt`), known by a document or registered."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from werkzeug.test import TestResponse
+
+from auth_service.client_authentication import JWT_BEARER
+from auth_service.public_fetch import PublicFetcher
+from tests.internet import Internet, internet, respond_json
+
+from .conftest import ISSUER, REDIRECT, VERIFIER, World
+
+HOST = "chatgpt.example.com"
+CLIENT = f"https://{HOST}/oauth/client.json"
+PATH = "/oauth/client.json"
+JWKS_PATH = "/oauth/jwks.json"
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
+
+
+def rsa_jwk(key: rsa.RSAPrivateKey = RSA_KEY, kid: str = "1") -> dict[str, Any]:
+    return {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig", "alg": "RS256"}
+
+
+DOCUMENT: dict[str, Any] = {
+    "client_id": CLIENT,
+    "client_name": "ChatGPT",
+    "redirect_uris": [REDIRECT],
+    "grant_types": ["authorization_code", "refresh_token"],
+    "response_types": ["code"],
+    "token_endpoint_auth_method": "private_key_jwt",
+    "token_endpoint_auth_methods_supported": ["none", "private_key_jwt"],
+    "token_endpoint_auth_signing_alg": "RS256",
+    "jwks_uri": f"https://{HOST}{JWKS_PATH}",
+}
+KEYS_ONLY = {**DOCUMENT, "token_endpoint_auth_methods_supported": ["private_key_jwt"]}
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Internet]:
+    with internet(tmp_path, HOST) as made:
+        made.pages[PATH] = respond_json(KEYS_ONLY)
+        made.pages[JWKS_PATH] = respond_json({"keys": [rsa_jwk()]})
+        yield made
+
+
+@pytest.fixture
+def fetcher(net: Internet) -> PublicFetcher:
+    return net.fetcher(deadline=2)
+
+
+def assertion(
+    client_id: str = CLIENT,
+    *,
+    key: Any = RSA_KEY,
+    algorithm: str = "RS256",
+    headers: dict[str, Any] | None = None,
+    **changes: Any,
+) -> str:
+    """Return an assertion as the client would make it, but for some changes; None leaves a claim out."""
+    now = int(time.time())
+    claims: dict[str, Any] = {"iss": client_id, "sub": client_id, "aud": ISSUER, "exp": now + 60, "iat": now}
+    claims |= {"jti": f"jti-{time.perf_counter_ns()}"} | changes
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(present, key, algorithm=algorithm, headers={"kid": "1"} if headers is None else headers)
+
+
+def redeem(world: World, code: str, unverified_assertion: str, **changes: str) -> TestResponse:
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "code_verifier": VERIFIER,
+        "client_assertion_type": JWT_BEARER,
+        "client_assertion": unverified_assertion,
+    } | changes
+    return world.token(**form)
+
+
+@pytest.mark.parametrize("audience", [ISSUER, f"{ISSUER}/token", [ISSUER]])
+@pytest.mark.parametrize("with_client_id", [True, False])
+def test_a_key_of_the_clients_key_set_proves_it(world: World, audience: Any, with_client_id: bool) -> None:
+    extra = {"client_id": CLIENT} if with_client_id else {}
+    response = redeem(world, world.obtain_code(CLIENT), assertion(aud=audience), **extra)
+    assert response.status_code == 200, response.text
+    refreshed = world.token(
+        grant_type="refresh_token",
+        refresh_token=response.get_json()["refresh_token"],
+        client_assertion_type=JWT_BEARER,
+        client_assertion=assertion(),
+    )
+    assert refreshed.status_code == 200
+
+
+def test_one_who_lists_none_as_well_may_use_either(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT)
+    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 200
+    assert world.redeem(CLIENT, world.obtain_code(CLIENT)).status_code == 200
+
+
+def test_one_who_does_not_list_none_must_prove_itself(world: World) -> None:
+    code = world.obtain_code(CLIENT)
+    response = world.redeem(CLIENT, code)
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    assert world.redeem(CLIENT, code, client_secret="x").status_code == 401
+    assert redeem(world, code, assertion()).status_code == 200
+
+
+def _hmac_with_public_key() -> str:
+    """The oldest trick: a signature by HMAC with what is public."""
+    claims = assertion().split(".")[1]
+    signed = f"{_encode({'alg': 'HS256', 'kid': '1'})}.{claims}"
+    public = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return f"{signed}.{_base64(hmac.digest(public, signed.encode(), 'sha256'))}"
+
+
+def _with_numeric_kid() -> str:
+    signed = f"{_encode({'alg': 'RS256', 'kid': 1})}.{assertion().split('.')[1]}"
+    return f"{signed}.{_base64(RSA_KEY.sign(signed.encode(), PKCS1v15(), SHA256()))}"
+
+
+def _encode(header: dict[str, Any]) -> str:
+    return _base64(json.dumps(header).encode())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unsigned() -> str:
+    return assertion(key=None, algorithm="none")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _hmac_with_public_key,
+        _unsigned,
+        lambda: assertion(key=OTHER_RSA_KEY),
+        lambda: assertion(key=EC_KEY, algorithm="ES256"),
+        lambda: assertion(algorithm="PS256"),
+        lambda: assertion(headers={"kid": "2"}),
+        _with_numeric_kid,
+        lambda: assertion(key=OTHER_RSA_KEY, headers={"jwk": rsa_jwk(OTHER_RSA_KEY)}),
+        lambda: assertion(key=OTHER_RSA_KEY, headers={"jku": f"https://{HOST}/evil.json", "kid": "1"}),
+        lambda: assertion(headers={"kid": "1", "crit": ["x"], "x": 1}),
+        lambda: assertion(headers={"kid": "1", "typ": "at+jwt"}),
+        lambda: assertion(iss=f"https://{HOST}/other.json"),
+        lambda: assertion(sub=f"https://{HOST}/other.json"),
+        lambda: assertion(iss=None),
+        lambda: assertion(sub=None),
+        lambda: assertion(sub=["x"]),
+        lambda: assertion(aud=None),
+        lambda: assertion(aud="https://evil.example"),
+        lambda: assertion(aud=f"{ISSUER}/"),
+        lambda: assertion(aud=f"{ISSUER}/authorize"),
+        lambda: assertion(aud=[ISSUER, "https://evil.example"]),
+        lambda: assertion(aud=[]),
+        lambda: assertion(exp=None),
+        lambda: assertion(exp=int(time.time()) - 60),
+        lambda: assertion(exp=int(time.time()) + 7200),
+        lambda: assertion(exp="soon"),
+        lambda: assertion(iat=int(time.time()) + 60),
+        lambda: assertion(iat=int(time.time()) - 7200),
+        lambda: assertion(nbf=int(time.time()) + 60),
+        lambda: assertion(jti=None),
+        lambda: assertion(jti=""),
+        lambda: assertion(jti=7),
+        lambda: assertion(jti="x" * 300),
+        lambda: assertion()[:-4] + "AAAA",
+        lambda: "a.b.c",
+        lambda: "nonsense",
+    ],
+)
+def test_an_assertion_that_is_wrong_in_any_way_is_refused_and_the_code_stays_good(
+    world: World, make: Callable[[], str]
+) -> None:
+    code = world.obtain_code(CLIENT)
+    response = redeem(world, code, make())
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    assert redeem(world, code, assertion()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_assertion_type": ""},
+        {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"},
+        {"client_id": "https://other.example.com/client.json"},
+    ],
+)
+def test_an_assertion_of_another_type_or_for_another_client_is_refused(world: World, changes: dict[str, str]) -> None:
+    response = redeem(world, world.obtain_code(CLIENT), assertion(), **changes)
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+
+
+def test_two_proofs_at_once_are_refused(world: World) -> None:
+    response = redeem(world, world.obtain_code(CLIENT), assertion(), client_secret="x")
+    assert (response.status_code, response.get_json()["error"]) == (400, "invalid_request")
+
+
+def test_an_assertion_is_good_once(world: World) -> None:
+    used = assertion()
+    assert redeem(world, world.obtain_code(CLIENT), used).status_code == 200
+    response = redeem(world, world.obtain_code(CLIENT), used)
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+
+
+def test_a_rotated_key_is_found_and_the_old_one_is_refused(world: World, net: Internet) -> None:
+    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 200
+    net.pages[JWKS_PATH] = respond_json({"keys": [rsa_jwk(OTHER_RSA_KEY, "2")]})
+    rotated = assertion(key=OTHER_RSA_KEY, headers={"kid": "2"})
+    assert redeem(world, world.obtain_code(CLIENT), rotated).status_code == 200
+    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 401
+
+
+def test_unknown_keys_do_not_make_the_service_fetch_again_and_again(world: World, net: Internet) -> None:
+    for number in range(10):
+        assert redeem(world, "code", assertion(headers={"kid": f"unknown-{number}"})).status_code == 401
+    assert net.asked_for.count(JWKS_PATH) == 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"keys": []},
+        {"keys": [rsa_jwk() | {"d": "AQAB"}]},
+        {"keys": [rsa_jwk() | {"use": "enc"}]},
+        {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "1"}]},
+        {"keys": [rsa_jwk(), rsa_jwk(OTHER_RSA_KEY)]},
+        {"keys": [rsa_jwk()] * 21},
+        {"keys": [rsa_jwk(rsa.generate_private_key(65537, 1024))]},
+        {"keys": "x"},
+        [],
+    ],
+)
+def test_a_key_set_that_is_weak_secret_or_ambiguous_proves_nothing(world: World, net: Internet, keys: Any) -> None:
+    net.pages[JWKS_PATH] = respond_json(keys)
+    response = redeem(world, world.obtain_code(CLIENT), assertion())
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+
+
+def test_a_key_set_on_a_private_host_is_not_fetched(world: World, net: Internet) -> None:
+    net.addresses["internal.example.com"] = ("10.0.0.1",)
+    net.pages[PATH] = respond_json(KEYS_ONLY | {"jwks_uri": "https://internal.example.com/jwks"})
+    connected = len(net.connected)
+    response = redeem(world, world.obtain_code(CLIENT), assertion())
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    assert len(net.connected) == connected + 1  # for the document alone
+
+
+def test_a_key_set_out_of_reach_is_no_refusal(world: World, net: Internet) -> None:
+    code = world.obtain_code(CLIENT)
+    del net.addresses[HOST]
+    assert redeem(world, code, assertion()).status_code == 503
+    net.addresses[HOST] = ("93.184.215.14",)
+    assert redeem(world, code, assertion()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "jwk"),
+    [
+        (EC_KEY, "ES256", ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True)),
+        (ED_KEY, "EdDSA", OKPAlgorithm.to_jwk(ED_KEY.public_key(), as_dict=True)),
+        (RSA_KEY, "PS256", RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True)),
+    ],
+)
+def test_a_registered_client_proves_itself_with_keys_it_registered(
+    world: World, key: Any, algorithm: str, jwk: dict[str, Any]
+) -> None:
+    registered = world.register(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk]})
+    assert registered["jwks"] == {"keys": [jwk]}
+    assert "client_secret" not in registered
+    client_id = registered["client_id"]
+    code = world.obtain_code(client_id)
+    assert world.redeem(client_id, code).status_code == 401
+    proof = assertion(client_id, key=key, algorithm=algorithm, headers={})
+    assert redeem(world, code, proof).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"jwks": {"keys": []}},
+        {"jwks": {"keys": [rsa_jwk() | {"d": "AQAB"}]}},
+        {"jwks": {"keys": [rsa_jwk()]}, "jwks_uri": "https://client.example.com/jwks"},
+        {"jwks_uri": "https://client.example.com/jwks"},
+        {"jwks": {"keys": [rsa_jwk()]}, "token_endpoint_auth_signing_alg": "HS256"},
+        {"jwks": {"keys": [rsa_jwk()]}, "token_endpoint_auth_signing_alg": "none"},
+    ],
+)
+def test_a_registration_without_usable_keys_is_refused(world: World, net: Internet, changes: dict[str, Any]) -> None:
+    body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "private_key_jwt"} | changes
+    response = world.browser.post("/register", json=body, base_url=ISSUER)
+    assert (response.status_code, response.get_json()["error"]) == (400, "invalid_client_metadata")
+    assert net.resolved == []

@@ -1,0 +1,330 @@
+"""Clients known by the URL of their metadata document: what is believed of it, for how long, and what is fetched."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import time_machine
+
+from auth_service.public_fetch import PublicFetcher
+from auth_service.settings import Settings
+from tests.conftest import RedisServer
+from tests.internet import Answer, Internet, internet, respond, respond_json
+
+from .conftest import ISSUER, REDIRECT, World, parameters_of
+
+HOST = "client.example.com"
+CLIENT = f"https://{HOST}/oauth/client.json"
+PATH = "/oauth/client.json"
+DOCUMENT: dict[str, Any] = {
+    "client_id": CLIENT,
+    "client_name": "Claude Code",
+    "redirect_uris": ["http://localhost/callback", "http://127.0.0.1/callback"],
+    "grant_types": ["authorization_code", "refresh_token"],
+    "response_types": ["code"],
+    "token_endpoint_auth_method": "none",
+    "logo_uri": f"https://{HOST}/logo.png",
+    "client_uri": f"https://{HOST}/",
+    "scope": "something else",
+}
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Internet]:
+    with internet(tmp_path, HOST) as made:
+        made.pages[PATH] = respond_json(DOCUMENT)
+        yield made
+
+
+@pytest.fixture
+def fetcher(net: Internet) -> PublicFetcher:
+    return net.fetcher(deadline=2)
+
+
+def log_in(world: World, client_id: str = CLIENT) -> dict[str, Any]:
+    code = world.obtain_code(client_id)
+    response = world.redeem(client_id, code)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.get_json()
+    return body
+
+
+def refresh(world: World, issued: dict[str, Any]) -> Any:
+    return world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=issued["refresh_token"])
+
+
+def test_a_client_logs_in_and_refreshes_with_nothing_but_its_document(world: World, net: Internet) -> None:
+    metadata = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+    assert metadata["client_id_metadata_document_supported"] is True
+    page = world.authorize(CLIENT)  # REDIRECT has a port, the document's URI has none
+    assert "Claude Code" in page.text
+    assert HOST in page.text
+    issued = log_in(world)
+    assert refresh(world, issued).status_code == 200
+    assert net.asked_for == [PATH]  # once, and neither logo nor home page
+
+
+def test_a_redirect_uri_that_the_document_does_not_list_is_refused(world: World) -> None:
+    response = world.authorize(CLIENT, redirect_uri="https://evil.example/callback")
+    assert response.status_code == 400
+    assert response.location is None
+
+
+@pytest.mark.parametrize(
+    "client_id",
+    [
+        "http://client.example.com/oauth/client.json",
+        "https://client.example.com",
+        "https://client.example.com:443/oauth/client.json",
+        "https://client.example.com:8443/oauth/client.json",
+        "https://user@client.example.com/oauth/client.json",
+        "https://user:password@client.example.com/oauth/client.json",
+        "https://client.example.com/oauth/client.json#fragment",
+        "https://client.example.com/oauth/client.json#",
+        "https://client.example.com/./oauth/client.json",
+        "https://client.example.com/x/../oauth/client.json",
+        "https://client.example.com/x/%2e%2e/oauth/client.json",
+        "https://client.example.com/oauth%2Fclient.json",
+        "https://client.example.com/oauth\\client.json",
+        "https://client.example.com/oauth/client.json ",
+        "https://client.example.com/oauth/client.json\r\nX: y",
+        "https://CLIENT.example.com/oauth/client.json",
+        "HTTPS://client.example.com/oauth/client.json",
+        "https://client.example.com./oauth/client.json",
+        "https://client..example.com/oauth/client.json",
+        "https://cl\u0456ent.example.com/oauth/client.json",
+        "https://localhost/oauth/client.json",
+        "https://127.0.0.1/oauth/client.json",
+        "https://2130706433/oauth/client.json",
+        "https://0x7f.0.0.1/oauth/client.json",
+        "https://[::1]/oauth/client.json",
+        "https://client.example.com@evil.example/oauth/client.json",
+        "https:/client.example.com/oauth/client.json",
+        "https:///oauth/client.json",
+        "https://",
+        "https://client.example.com/" + "x" * 1024,
+    ],
+)
+def test_a_url_in_any_other_form_is_not_even_resolved(world: World, net: Internet, client_id: str) -> None:
+    response = world.authorize(client_id)
+    assert response.status_code == 400
+    assert response.location is None
+    response = world.redeem(client_id, "code")
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    assert net.resolved == []
+
+
+def changed(**changes: Any) -> Answer:
+    """Return the document with some members replaced, and those left out that are None."""
+    members = {name: value for name, value in (DOCUMENT | changes).items() if value is not None}
+    return respond_json(members)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        changed(client_id="https://client.example.com/other.json"),
+        changed(client_id=CLIENT + "/"),
+        changed(client_id=CLIENT.upper()),
+        changed(client_id=None),
+        changed(client_name=None),
+        changed(client_name="  "),
+        changed(client_name=["x"]),
+        changed(redirect_uris=None),
+        changed(redirect_uris=[]),
+        changed(redirect_uris=["javascript:alert(1)"]),
+        changed(redirect_uris=["http://localhost.evil.com/"]),
+        changed(client_secret="s"),
+        changed(client_secret_expires_at=0),
+        changed(token_endpoint_auth_method="client_secret_basic"),
+        changed(token_endpoint_auth_method="client_secret_post"),
+        changed(token_endpoint_auth_method="client_secret_jwt"),
+        changed(token_endpoint_auth_method="private_key_jwt"),
+        changed(token_endpoint_auth_method="tls_client_auth"),
+        changed(jwks={"keys": []}),
+        changed(jwks={"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}),
+        changed(jwks_uri="https://127.0.0.1/jwks"),
+        changed(jwks_uri="http://client.example.com/jwks"),
+        changed(grant_types=["client_credentials"]),
+        respond(b"[]"),
+        respond(b"nonsense"),
+        respond(b"\xff"),
+        respond(b"[" * 4000),
+        respond(json.dumps(DOCUMENT).encode()[:-1] + b', "client_id": "https://client.example.com/twice"}'),
+        respond(b"{" + b'"x": NaN}'),
+        respond(b"<html>", content_type="text/html"),
+        respond(b"", status="302 Found", location="https://client.example.com/elsewhere"),
+    ],
+)
+def test_a_document_that_breaks_a_rule_is_refused_everywhere_and_forgotten(
+    world: World, net: Internet, answer: Answer
+) -> None:
+    net.pages[PATH] = answer
+    response = world.authorize(CLIENT)
+    assert (response.status_code, response.mimetype) == (400, "text/html")
+    assert "Location" not in response.headers
+    response = world.redeem(CLIENT, "code")
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    net.pages[PATH] = respond_json(DOCUMENT)
+    assert world.authorize(CLIENT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(respond(b"", status="503 Busy"), 503), (respond(b"", status="404 Not Found"), 401)],
+)
+def test_a_document_that_is_only_out_of_reach_does_not_make_a_client_forget_its_login(
+    world: World, net: Internet, answer: Answer, status: int
+) -> None:
+    issued = log_in(world)
+    with time_machine.travel(time.time() + 600):
+        net.pages[PATH] = answer
+        assert refresh(world, issued).status_code == status
+        assert world.authorize(CLIENT).status_code == 400
+        net.pages[PATH] = respond_json(DOCUMENT)
+        assert refresh(world, issued).status_code == 200
+
+
+def test_a_host_with_a_private_address_is_refused_without_a_word_of_the_address(world: World, net: Internet) -> None:
+    net.addresses[HOST] = ("10.11.12.13",)
+    response = world.authorize(CLIENT)
+    assert response.status_code == 400
+    assert "10.11.12.13" not in response.text
+    assert net.connected == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "age", "fetches"),
+    [
+        ({}, 299, 1),
+        ({}, 301, 2),
+        ({"cache_control": "public, max-age=60"}, 59, 1),
+        ({"cache_control": "public, max-age=60"}, 61, 2),
+        ({"cache_control": "max-age=60", "age": "50"}, 11, 2),
+        ({"cache_control": "max-age=99999999"}, 24 * 3600 - 1, 1),
+        ({"cache_control": "max-age=99999999"}, 24 * 3600 + 1, 2),
+        ({"cache_control": "max-age=0"}, 0, 2),
+        ({"cache_control": "no-cache, max-age=60"}, 0, 2),
+        ({"cache_control": "no-store, max-age=60"}, 0, 2),
+        ({"expires": "0"}, 0, 2),
+        ({"expires": "Sat, 01 Jan 2050 00:00:00 GMT"}, 3600, 1),
+    ],
+)
+def test_a_document_is_believed_as_long_as_its_headers_say_and_a_day_at_most(
+    world: World, net: Internet, headers: dict[str, str], age: int, fetches: int
+) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, **headers)
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        assert world.authorize(CLIENT).status_code == 200
+        clock.shift(age)
+        assert world.authorize(CLIENT).status_code == 200
+    assert net.asked_for == [PATH] * fetches
+
+
+def test_a_stale_document_with_an_etag_is_asked_about_and_not_sent_again(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, etag='"v1"', cache_control="max-age=60")
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        world.authorize(CLIENT)
+        clock.shift(61)
+        net.pages[PATH] = respond(b"", status="304 Not Modified", content_length="", cache_control="max-age=60")
+        assert world.authorize(CLIENT).status_code == 200
+        assert b'If-None-Match: "v1"' in net.requests[1]
+        assert world.authorize(CLIENT).status_code == 200
+        clock.shift(61)
+        assert world.authorize(CLIENT).status_code == 200
+        assert b'If-None-Match: "v1"' in net.requests[2]
+    assert len(net.requests) == 3
+
+
+def test_a_redirect_uri_that_the_document_has_dropped_gets_no_code_any_more(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
+    approved = world.decide(world.authorize(CLIENT))
+    callback = world.log_in(approved)
+    net.pages[PATH] = respond_json(DOCUMENT | {"redirect_uris": ["https://client.example.com/callback"]})
+    response = world.follow(callback)
+    assert response.status_code == 400
+    assert response.location is None
+
+
+def test_a_code_is_void_once_its_redirect_uri_is_dropped(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
+    code = world.obtain_code(CLIENT)
+    net.pages[PATH] = respond_json(DOCUMENT | {"redirect_uris": ["https://client.example.com/callback"]})
+    assert world.redeem(CLIENT, code).get_json()["error"] == "invalid_grant"
+
+
+def test_one_address_can_make_the_service_fetch_so_often_and_no_more(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
+    statuses = [world.authorize(CLIENT).status_code for _ in range(32)]
+    assert statuses == [200] * 30 + [429] * 2
+    assert len(net.requests) == 30
+    refused = world.authorize(CLIENT)
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+
+
+def test_one_target_is_asked_so_often_and_no_more_whoever_wishes(world: World, net: Internet) -> None:
+    net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
+
+    def authorize(number: int) -> int:
+        return world.browser.get(
+            "/authorize",
+            query_string={"client_id": CLIENT},
+            headers={"X-Real-Ip": f"198.51.100.{number}"},
+            base_url=ISSUER,
+        ).status_code
+
+    assert [authorize(number) for number in range(32)][-2:] == [429, 429]
+    assert len(net.requests) == 30
+
+
+def test_documents_do_not_pile_up(
+    world: World, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auth_service.ephemeral.MAX_DOCUMENTS", 5)
+    for number in range(12):
+        url = f"https://{HOST}/{number}"
+        net.pages[f"/{number}"] = respond_json(DOCUMENT | {"client_id": url})
+        assert world.authorize(url).status_code == 200
+    with redis_server.client() as connection:
+        assert len(list(connection.scan_iter("document:*"))) == 5
+        assert connection.zcard("documents") == 5
+        assert all(cast("int", connection.ttl(key)) > 0 for key in connection.scan_iter())
+
+
+class TestConfined:
+    """A gateway whose operator names the hosts that may describe clients."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings.model_validate(
+            {**settings.model_dump(), "client_documents": {"allowed_hosts": ["other.example.com"]}}
+        )
+
+    def test_a_host_that_is_not_named_is_not_even_resolved(self, world: World, net: Internet) -> None:
+        assert world.authorize(CLIENT).status_code == 400
+        assert net.resolved == []
+
+
+class TestDisabled:
+    """A gateway that fetches nothing for strangers."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings.model_validate({**settings.model_dump(), "client_documents": {"enabled": False}})
+
+    def test_such_clients_are_unknown_and_the_metadata_says_so(self, world: World, net: Internet) -> None:
+        metadata = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+        assert metadata["client_id_metadata_document_supported"] is False
+        assert world.authorize(CLIENT).status_code == 400
+        assert world.redeem(CLIENT, "code").status_code == 401
+        assert net.resolved == []
+
+
+def test_declining_goes_back_to_the_client(world: World) -> None:
+    answer = parameters_of(world.decide(world.authorize(CLIENT, redirect_uri=REDIRECT), "deny"))
+    assert answer["error"] == "access_denied"
