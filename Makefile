@@ -50,10 +50,10 @@ bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready ## Measure next to other to
 	$(BIN)/python -m bench.bridge $(ARGS)
 
 evaluate: debian-packages ## Evaluate the NixOS module anew, for tests/systemd/evaluated
-	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/nixos/full_flow.nix \
-	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/full_flow.json
-	nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./tests/systemd/cases/mistakes.nix \
-	  | $(BIN)/python -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/mistakes.json
+	@for case in tests/nixos/*.nix tests/systemd/cases/*.nix; do \
+	  nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./$$case \
+	    | $(PYTHON) -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/$$(basename $$case .nix).json; \
+	done
 
 clean: ## Remove what was installed and the local stack's state
 	rm -rf .venv .cache .local-stack

@@ -33,12 +33,12 @@ class _Reader:
     """Puts one HTTP response together: its status, its headers, and the body as far as it is there."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data = b""
+        self._head = b""
         self._chunked = False
         self._length: int | None = None
         self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = bytearray()
+        self.body = b""
         self.complete = False
 
     def feed(self, data: bytes) -> None:
@@ -49,25 +49,28 @@ class _Reader:
             self._read_chunks()
         elif self._length is not None:
             self.body += self._data
-            self._data.clear()
+            self._data = b""
             self.complete = len(self.body) >= self._length
 
     def _read_head(self) -> bool:
-        end = self._data.find(b"\r\n\r\n")
-        if end < 0:
+        head, end, rest = self._data.partition(b"\r\n\r\n")
+        if not end:
             return False
-        first, *lines = bytes(self._data[:end]).decode("latin-1").split("\r\n")
-        del self._data[: end + 4]
-        self.status = int(first.split()[1])
-        for line in lines:
-            name, _, value = line.partition(":")
-            self.headers[name.lower()] = value.strip()
-        self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
-        if "content-length" in self.headers:
-            self._length = int(self.headers["content-length"])
+        self._head, self._data = head, rest
+        self.status = int(head[9:12])
+        length = self.header(b"content-length")
+        if length:
+            self._length = int(length)
         elif self.status in {202, 204}:
             self._length = 0
+        else:
+            self._chunked = self.header(b"transfer-encoding").lower() == b"chunked"
         return True
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header's value, empty where there is none."""
+        at = self._head.lower().find(b"\r\n" + name + b":")
+        return self._head[at + len(name) + 3 :].partition(b"\r\n")[0].strip() if at >= 0 else b""
 
     def _read_chunks(self) -> None:
         while True:
@@ -78,15 +81,15 @@ class _Reader:
             if len(self._data) < end + 2 + size + 2:
                 return
             self.body += self._data[end + 2 : end + 2 + size]
-            del self._data[: end + 2 + size + 2]
+            self._data = self._data[end + 2 + size + 2 :]
             if size == 0:
                 self.complete = True
                 return
 
     def message(self) -> object:
         """Return the answer: the body, or of an event stream its last event with data."""
-        body = bytes(self.body)
-        if self.headers.get("content-type", "").startswith("text/event-stream"):
+        body = self.body
+        if self.header(b"content-type").startswith(b"text/event-stream"):
             events = [line[5:] for line in body.splitlines() if line.startswith(b"data:") and len(line) > 7]
             body = events[-1] if events else b""
         try:
@@ -156,7 +159,7 @@ class Connection:
         message = response.message()
         if response.status != 200 or not isinstance(message, dict) or "result" not in message:
             raise Failed(f"status {response.status} to initialize")
-        self.use(self._site, response.headers.get("mcp-session-id"))
+        self.use(self._site, response.header(b"mcp-session-id").decode() or None)
 
 
 def leave(connection: Connection) -> None:
@@ -232,7 +235,7 @@ class HttpCaller:
             raise Failed(f"status {response.status}")
         if fault := self._calls.fault_of(response.message()):
             raise Failed(fault)
-        self._last = response.headers.get("connection", "").lower() == "close"
+        self._last = response.header(b"connection").lower() == b"close"
         return True
 
     def restart(self) -> None:

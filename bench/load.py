@@ -84,6 +84,7 @@ class _Run:
         self.call(caller)
 
     def _forget(self, fd: int) -> Caller:
+        # Before the next call, which may be on a new connection with the same number.
         self._poll.unregister(fd)
         return self.open.pop(fd)[0]
 

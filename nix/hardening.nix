@@ -52,27 +52,49 @@ rec {
   };
 
   # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.
-  network = {
-    none = { };
-
-    internet = relax.network // {
-      # Special-purpose ranges of RFC 6890, the metadata services of clouds among them.
-      IPAddressDeny = [
-        "localhost"
-        "link-local"
-        "multicast"
-        "0.0.0.0/8"
-        "10.0.0.0/8"
-        "100.64.0.0/10"
-        "172.16.0.0/12"
-        "192.0.0.0/24"
-        "192.168.0.0/16"
-        "198.18.0.0/15"
-        "240.0.0.0/4"
-        "fc00::/7"
+  network =
+    let
+      # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
+      # internet. A server sees those that it is meant to use.
+      run = sockets: {
+        TemporaryFileSystem = "/run:ro";
+        BindPaths = [ "/run/systemd/notify" ] ++ map (socket: "-${socket}") sockets;
+      };
+      # Names are resolved for it by nscd or systemd-resolved: an address of a resolver that it may reach would let
+      # it reach everything else there, too.
+      names = run [
+        "/run/nscd"
+        "/run/systemd/resolve"
       ];
-    };
+    in
+    {
+      none = run [ ];
 
-    full = relax.network;
-  };
+      internet =
+        relax.network
+        // names
+        // {
+          # Special-purpose ranges of RFC 6890, the metadata services of clouds among them.
+          IPAddressDeny = [
+            "localhost"
+            "link-local"
+            "multicast"
+            "0.0.0.0/8"
+            "10.0.0.0/8"
+            "100.64.0.0/10"
+            "172.16.0.0/12"
+            "192.0.0.0/24"
+            "192.168.0.0/16"
+            "198.18.0.0/15"
+            "240.0.0.0/4"
+            # IPv4 inside IPv6, which a gateway on the way would translate: NAT64, 6to4.
+            "64:ff9b::/96"
+            "64:ff9b:1::/48"
+            "2002::/16"
+            "fc00::/7"
+          ];
+        };
+
+      full = relax.network // names;
+    };
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,22 @@ import requests
 from tests.browser import Browser
 from tests.e2e.flow import MCP_HEADERS, initialize, log_in
 
-CALL = {"name": "get_current_time", "arguments": {"timezone": "UTC"}}
-
 
 def main() -> int:
     """Run one step; the exit status says whether it went as it should."""
     parser = argparse.ArgumentParser(prog="test-client")
-    parser.add_argument("step", choices=("challenge", "redirect", "forbidden", "login", "use", "call"))
-    parser.add_argument("urls", nargs="+", metavar="URL", help="the issuer's where one logs in, then the server's")
+    parser.add_argument("step", choices=("challenge", "redirect", "forbidden", "login", "use", "call", "listen"))
+    parser.add_argument(
+        "urls", nargs="+", metavar="URL", help="the issuer's where one logs in, then the server's; a port to listen at"
+    )
     parser.add_argument("--login", default="octocat")
-    parser.add_argument("--token-file", type=Path)
+    parser.add_argument("--token-file", type=Path, help="the token to use, as `login` prints it")
+    parser.add_argument("--tool", default="get_current_time")
+    parser.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="of the tool, as JSON")
     options = parser.parse_args()
     *issuer, resource = options.urls
+    if options.step == "listen":
+        return _listen(int(resource))
     if options.step == "challenge":
         answer = initialize(resource, None)
         return int(answer.status_code != 401 or "resource_metadata=" not in answer.headers["WWW-Authenticate"])
@@ -35,15 +40,25 @@ def main() -> int:
         forged = {"X-Gateway-Identity": "forged", "X-User-Id": "github:583231"}
         return int({initialize(resource, None, headers).status_code for headers in ({}, forged)} != {403})
     if options.step == "use":
-        sys.stdout.write(json.dumps(_call_tool(resource, options.token_file.read_text().strip())))
+        sys.stdout.write(_call_tool(resource, options.token_file.read_text().strip(), options.tool, options.arguments))
         return 0
     tokens = log_in(issuer[0], resource, browser=Browser(login=options.login))
-    output = tokens.access_token if options.step == "login" else json.dumps(_call_tool(resource, tokens.access_token))
-    sys.stdout.write(output)
+    if options.step == "login":
+        sys.stdout.write(tokens.access_token)
+    else:
+        sys.stdout.write(_call_tool(resource, tokens.access_token, options.tool, options.arguments))
     return 0
 
 
-def _call_tool(resource: str, token: str) -> Any:
+def _listen(port: int) -> int:
+    """Accept connections at every address of this machine."""
+    with socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        while True:
+            listener.accept()[0].close()
+
+
+def _call_tool(resource: str, token: str, tool: str, arguments: dict[str, Any]) -> str:
+    """Return the text of a tool's answer."""
     opened = initialize(resource, token)
     opened.raise_for_status()
     headers = {
@@ -59,10 +74,11 @@ def _call_tool(resource: str, token: str) -> Any:
 
     post({"method": "notifications/initialized"})
     tools = post({"id": 2, "method": "tools/list"}).json()["result"]["tools"]
-    assert CALL["name"] in {tool["name"] for tool in tools}
-    result = post({"id": 3, "method": "tools/call", "params": CALL}).json()["result"]
+    assert tool in {each["name"] for each in tools}
+    params = {"name": tool, "arguments": arguments}
+    text: str = post({"id": 3, "method": "tools/call", "params": params}).json()["result"]["content"][0]["text"]
     requests.delete(resource, headers=headers, timeout=10).raise_for_status()
-    return json.loads(result["content"][0]["text"])
+    return text
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ mkdir -p "/sys/fs/cgroup/$NAME"
 echo $$ > "/sys/fs/cgroup/$NAME/cgroup.procs"
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
 # CAP_BPF and bpf(2) are for IPAddressDeny.
-exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no --keep-unit \\
-  --network-namespace-path="$NETWORK" --boot --console=read-only --capability=all --system-call-filter=bpf
+exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no --keep-unit --boot \\
+  --network-namespace-path="$NETWORK" --resolv-conf=off --console=read-only --capability=all --system-call-filter=bpf
 """
 # Ends the machine with whoever holds the other end of its standard input, however that one ends.
 TETHER = 'cat; kill -KILL "$1" 2> /dev/null'

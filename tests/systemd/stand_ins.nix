@@ -173,6 +173,8 @@ in
       default = { };
     };
 
+    networking.nameservers = strings;
+
     users.users = mkOption {
       type = types.attrsOf types.anything;
       default = { };
@@ -271,7 +273,10 @@ in
       inherit traefik;
     };
 
-    environment.etc = lib.listToAttrs (
+    environment.etc = {
+      "resolv.conf".text = lib.concatMapStrings (address: "nameserver ${address}\n") config.networking.nameservers;
+    }
+    // lib.listToAttrs (
       map (file: lib.nameValuePair file.key { inherit (file) text; }) (
         [
           traefikDynamic

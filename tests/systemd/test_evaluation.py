@@ -11,10 +11,7 @@ from auth_service.settings import Settings
 from tests.systemd.deployment import Configuration, can_evaluate, evaluate, load
 
 HERE = Path(__file__).parent
-CASES = {
-    "full_flow": HERE.parent / "nixos/full_flow.nix",
-    "mistakes": HERE / "cases/mistakes.nix",
-}
+CASES = {path.stem: path for folder in (HERE.parent / "nixos", HERE / "cases") for path in folder.glob("*.nix")}
 
 
 def evaluated(name: str) -> Path:

@@ -19,20 +19,12 @@ from tests.systemd import deployment
 from tests.systemd.container import Container
 from tests.systemd.driver import Machine, run_script
 from tests.systemd.network import switch
-from tests.systemd.root import BUNDLE, STORE_PREFIX, cached_root
+from tests.systemd.programs import SEARCH_PATH, install_programs
+from tests.systemd.root import BUNDLE, cached_root
 
 CHECKOUT = Path(__file__).parents[2]
 SCENARIOS = CHECKOUT / "tests/nixos"
 EVALUATED = Path(__file__).parent / "evaluated"
-COMMANDS = {
-    "opt/gateway/bin/mcp-auth-service": "auth_service.__main__",
-    "opt/gateway/bin/mcp-gatewayctl": "auth_service.cli",
-    "opt/gateway/bin/mcp-stdio-bridge": "stdio_bridge.__main__",
-    "opt/test/bin/stand-in-github": "local.github",
-    "opt/test/bin/test-client": "tests.nixos.client",
-}
-PROGRAMS_PATH = f"/{STORE_PREFIX}mcp-oauth-gateway/bin:/{STORE_PREFIX}test-client/bin"
-SOURCES = ("auth_service", "stdio_bridge", "local", "tests")
 
 needs_container = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("debootstrap", "systemd-nspawn", "unshare", "nsenter"))),
@@ -55,13 +47,13 @@ def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
         for name, configuration in configurations.items():
             upper = folder / name / "upper"
             deployment.install(configuration, upper, neighbours=addresses)
-            _install_programs(upper)
+            install_programs(CHECKOUT, upper)
             _write(upper, secrets)
             container = Container(
                 name=f"{name}-{os.getpid()}", lower=lower, folder=folder / name, network=network.plug(addresses[name])
             )
             cleanup.callback(container.remove)
-            machines[name] = Machine(container, path=PROGRAMS_PATH)
+            machines[name] = Machine(container, path=SEARCH_PATH)
         yield machines
 
 
@@ -83,18 +75,11 @@ def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str,
     run_script(SCENARIOS / "hardening.py", one_host)
 
 
-def _install_programs(upper: Path) -> None:
-    source = upper / "opt/source"
-    for name in SOURCES:
-        shutil.copytree(CHECKOUT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "npm"))
-    for path, module in COMMANDS.items():
-        command = upper / path
-        command.parent.mkdir(parents=True, exist_ok=True)
-        command.write_text(
-            "#!/opt/gateway/bin/python\nimport sys\nsys.path.insert(0, '/opt/source')\n"
-            f"from {module} import main\nsys.exit(main())\n"
-        )
-        command.chmod(0o755)
+@needs_container
+@pytest.mark.timeout(900)
+def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
+    with deployed("sandboxes", tmp_path) as machines:
+        run_script(SCENARIOS / "sandboxes.py", machines)
 
 
 def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
