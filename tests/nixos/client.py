@@ -14,71 +14,128 @@ import requests
 from tests.browser import Browser
 from tests.e2e.flow import MCP_HEADERS, initialize, log_in
 
+TIMEOUT = 20  # seconds
+
 
 def main() -> int:
     """Run one step; the exit status says whether it went as it should."""
     parser = argparse.ArgumentParser(prog="test-client")
-    parser.add_argument("step", choices=("challenge", "redirect", "forbidden", "login", "use", "call", "listen"))
-    parser.add_argument(
-        "urls", nargs="+", metavar="URL", help="the issuer's where one logs in, then the server's; a port to listen at"
-    )
-    parser.add_argument("--login", default="octocat")
-    parser.add_argument("--token-file", type=Path, help="the token to use, as `login` prints it")
-    parser.add_argument("--tool", default="get_current_time")
-    parser.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="of the tool, as JSON")
+    steps = parser.add_subparsers(dest="step", required=True)
+
+    for name, step, explanation in (
+        ("challenge", _challenge, "be told where to get a token"),
+        ("redirect", _redirect, "be sent from http to https"),
+        ("forbidden", _forbidden, "be refused without an assertion, and with a forged one"),
+    ):
+        command = steps.add_parser(name, help=explanation)
+        command.set_defaults(run=step)
+        command.add_argument("resource")
+
+    login = steps.add_parser("login", help="print an access token")
+    login.set_defaults(run=_login)
+    login.add_argument("issuer")
+    login.add_argument("resource")
+    login.add_argument("--login", default="octocat")
+
+    opened = steps.add_parser("open", help="print the id of a new session")
+    opened.set_defaults(run=_open)
+    stream = steps.add_parser("stream", help="hold a session's stream open; fails when it ends")
+    stream.set_defaults(run=_stream)
+    call = steps.add_parser("call", help="print the text of a tool's answer")
+    call.set_defaults(run=_call)
+    call.add_argument("--tool", default="get_current_time")
+    call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
+    for command in (opened, stream, call):
+        command.add_argument("resource")
+        command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
+    for command in (stream, call):
+        command.add_argument("--session-file", type=Path, help="as `open` prints it; else a session for this call")
+
+    listen = steps.add_parser("listen", help="accept connections at every address")
+    listen.set_defaults(run=_listen)
+    listen.add_argument("port", type=int)
+
     options = parser.parse_args()
-    *issuer, resource = options.urls
-    if options.step == "listen":
-        return _listen(int(resource))
-    if options.step == "challenge":
-        answer = initialize(resource, None)
-        return int(answer.status_code != 401 or "resource_metadata=" not in answer.headers["WWW-Authenticate"])
-    if options.step == "redirect":
-        answer = requests.get(resource, allow_redirects=False, timeout=10)
-        return int(not answer.headers.get("Location", "").startswith("https://"))
-    if options.step == "forbidden":
-        forged = {"X-Gateway-Identity": "forged", "X-User-Id": "github:583231"}
-        return int({initialize(resource, None, headers).status_code for headers in ({}, forged)} != {403})
-    if options.step == "use":
-        sys.stdout.write(_call_tool(resource, options.token_file.read_text().strip(), options.tool, options.arguments))
-        return 0
-    tokens = log_in(issuer[0], resource, browser=Browser(login=options.login))
-    if options.step == "login":
-        sys.stdout.write(tokens.access_token)
-    else:
-        sys.stdout.write(_call_tool(resource, tokens.access_token, options.tool, options.arguments))
-    return 0
+    return int(options.run(options))
 
 
-def _listen(port: int) -> int:
-    """Accept connections at every address of this machine."""
-    with socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+def _challenge(options: argparse.Namespace) -> bool:
+    answer = initialize(options.resource, None)
+    return answer.status_code != 401 or "resource_metadata=" not in answer.headers["WWW-Authenticate"]
+
+
+def _redirect(options: argparse.Namespace) -> bool:
+    answer = requests.get(options.resource, allow_redirects=False, timeout=TIMEOUT)
+    return not answer.headers.get("Location", "").startswith("https://")
+
+
+def _forbidden(options: argparse.Namespace) -> bool:
+    forged = {"X-Gateway-Identity": "forged", "X-User-Id": "github:583231"}
+    return {initialize(options.resource, None, headers).status_code for headers in ({}, forged)} != {403}
+
+
+def _login(options: argparse.Namespace) -> bool:
+    tokens = log_in(options.issuer, options.resource, browser=Browser(login=options.login))
+    sys.stdout.write(tokens.access_token)
+    return False
+
+
+def _open(options: argparse.Namespace) -> bool:
+    session = _Session(options)
+    session.post({"method": "notifications/initialized"})
+    sys.stdout.write(session.id)
+    return False
+
+
+def _stream(options: argparse.Namespace) -> bool:
+    session = _Session(options)
+    with requests.get(session.resource, headers=session.headers, stream=True, timeout=(TIMEOUT, None)) as answer:
+        answer.raise_for_status()
+        for _ in answer.iter_lines():
+            pass
+    return True
+
+
+def _call(options: argparse.Namespace) -> bool:
+    session = _Session(options)
+    if options.session_file is None:
+        session.post({"method": "notifications/initialized"})
+        tools = session.post({"id": 2, "method": "tools/list"}).json()["result"]["tools"]
+        assert options.tool in {each["name"] for each in tools}
+    params = {"name": options.tool, "arguments": options.arguments}
+    result = session.post({"id": 3, "method": "tools/call", "params": params}).json()["result"]
+    sys.stdout.write(result["content"][0]["text"])
+    if options.session_file is None:
+        requests.delete(session.resource, headers=session.headers, timeout=TIMEOUT).raise_for_status()
+    return False
+
+
+def _listen(options: argparse.Namespace) -> bool:
+    with socket.create_server(("", options.port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         while True:
             listener.accept()[0].close()
 
 
-def _call_tool(resource: str, token: str, tool: str, arguments: dict[str, Any]) -> str:
-    """Return the text of a tool's answer."""
-    opened = initialize(resource, token)
-    opened.raise_for_status()
-    headers = {
-        **MCP_HEADERS,
-        "Authorization": f"Bearer {token}",
-        "Mcp-Session-Id": opened.headers["Mcp-Session-Id"],
-    }
+class _Session:
+    """A session of a server: the given one, or a new one."""
 
-    def post(message: dict[str, Any]) -> requests.Response:
-        answer = requests.post(resource, json={"jsonrpc": "2.0", **message}, headers=headers, timeout=20)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.resource: str = options.resource
+        token = options.token_file.read_text().strip()
+        known = getattr(options, "session_file", None)
+        if known is not None:
+            self.id = known.read_text().strip()
+        else:
+            opened = initialize(self.resource, token)
+            opened.raise_for_status()
+            self.id = opened.headers["Mcp-Session-Id"]
+        self.headers = {**MCP_HEADERS, "Authorization": f"Bearer {token}", "Mcp-Session-Id": self.id}
+
+    def post(self, message: dict[str, Any]) -> requests.Response:
+        """Send one message."""
+        answer = requests.post(self.resource, json={"jsonrpc": "2.0", **message}, headers=self.headers, timeout=TIMEOUT)
         answer.raise_for_status()
         return answer
-
-    post({"method": "notifications/initialized"})
-    tools = post({"id": 2, "method": "tools/list"}).json()["result"]["tools"]
-    assert tool in {each["name"] for each in tools}
-    params = {"name": tool, "arguments": arguments}
-    text: str = post({"id": 3, "method": "tools/call", "params": params}).json()["result"]["content"][0]["text"]
-    requests.delete(resource, headers=headers, timeout=10).raise_for_status()
-    return text
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.systemd.driver import machine, start_all, subtest
 
+TIME = "https://time.mcp.example.com/mcp"
+
 start_all()
 machine.wait_for_unit("redis-mcp-oauth-gateway.service")
 machine.wait_for_unit("mcp-auth-service.service")
@@ -16,19 +18,20 @@ with subtest("the bridge starts with its first request only"):
     machine.fail("systemctl is-active mcp-bridge-time.service")
 
 with subtest("a request without a token is told where to get one"):
-    machine.wait_until_succeeds("test-client challenge https://time.mcp.example.com/mcp")
+    machine.wait_until_succeeds(f"test-client challenge {TIME}")
     machine.fail("systemctl is-active mcp-bridge-time.service")
 
 with subtest("plain http is sent to https"):
     machine.succeed("test-client redirect http://time.mcp.example.com/mcp")
 
 with subtest("a client registers, its user approves and logs in, a tool answers"):
-    answer = machine.succeed("test-client call https://mcp.example.com https://time.mcp.example.com/mcp")
+    machine.succeed(f"test-client login https://mcp.example.com {TIME} > /root/token")
+    answer = machine.succeed(f"test-client call {TIME} --token-file /root/token")
     assert '"timezone": "UTC"' in answer, answer
     machine.wait_for_unit("mcp-bridge-time.service")
 
 with subtest("who is on no list gets in nowhere"):
-    machine.fail("test-client call https://mcp.example.com https://time.mcp.example.com/mcp --login stranger")
+    machine.fail(f"test-client login https://mcp.example.com {TIME} --login stranger")
 
 with subtest("only a request that went through the gateway is answered by a bridge"):
     machine.succeed("test-client forbidden http://127.0.0.1:22456/mcp")
@@ -39,10 +42,9 @@ with subtest("secrets are nobody's but their unit's"):
     machine.succeed("test $(stat --format=%a /var/lib/mcp-oauth-gateway/master-key) = 600")
 
 with subtest("grants and keys outlive a restart of everything"):
-    machine.succeed("test-client login https://mcp.example.com https://time.mcp.example.com/mcp > /root/token")
     machine.succeed("systemctl restart redis-mcp-oauth-gateway.service mcp-auth-service.service traefik.service")
-    machine.wait_until_succeeds("test-client use https://time.mcp.example.com/mcp --token-file /root/token")
+    machine.wait_until_succeeds(f"test-client call {TIME} --token-file /root/token")
 
 with subtest("a reload keeps serving"):
     machine.succeed("systemctl reload mcp-auth-service.service")
-    machine.wait_until_succeeds("test-client use https://time.mcp.example.com/mcp --token-file /root/token")
+    machine.wait_until_succeeds(f"test-client call {TIME} --token-file /root/token")

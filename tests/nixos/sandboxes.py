@@ -27,7 +27,7 @@ for server in SERVERS:
 def attempt(server: str, tool: str, **arguments: Any) -> Any:
     """Let a server try something; return what it got, or None if it got nothing."""
     answer = machine.succeed(
-        f"test-client use https://{server}.mcp.example.com/mcp --token-file /root/token-{server}"
+        f"test-client call https://{server}.mcp.example.com/mcp --token-file /root/token-{server}"
         f" --tool {tool} --arguments '{json.dumps(arguments)}'"
     )
     return json.loads(answer).get("done")
