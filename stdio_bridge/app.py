@@ -9,15 +9,20 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from . import jsonrpc
-from .detach import Request, Response
+from .detach import HttpServer, Request, Response
 from .eras.body import parse_body
+from .eras.detection import Knowledge, ServerEra
+from .eras.hosts import Hosts
 from .eras.legacy import LegacyEra
+from .eras.modern import ModernEra
+from .eras.parking import Parking
+from .eras.protocol import LEGACY_VERSIONS
 from .errors import Refusal, not_allowed, unavailable
 from .identity import Identity, Verifier
+from .jsonrpc import Message
 from .loop import Loop
 from .metrics import CONTENT_TYPE, Registry
 from .options import Options
-from .readiness import Readiness
 from .responses import JSON_HEADERS
 from .servers import Servers
 
@@ -26,8 +31,8 @@ log = logging.getLogger(__name__)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _TICK_SECONDS = 1.0
 _KEEP_ALIVE_TICKS = 15
-# Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
-_LAST_SECONDS = 2.0
+_READY_SECONDS = 30.0
+_PROBE_SECONDS = 30.0
 _RETRY_SECONDS = 5
 
 
@@ -43,11 +48,18 @@ class Bridge:
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
         self._servers = Servers(loop, options, self._registry)
         self._legacy = LegacyEra(self._servers, self._registry)
-        self._registry.gauge("mcp_bridge_open_streams", "Open event streams", lambda: self._legacy.streams)
+        knowledge = Knowledge(era=None if options.server_era == "auto" else ServerEra(options.server_era))
+        parking = Parking(verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock)
+        self._modern = ModernEra(Hosts(self._servers, knowledge, parking))
+        self._eras = (self._legacy, self._modern)
+        self._registry.gauge("mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(parking))
+        self._registry.gauge(
+            "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)
+        )
         self._draining = False
         self._ticks = 0
-        self._ready = Readiness(loop, self._servers)
-        self.flushed: Callable[[], bool] = lambda: True
+        self._ready_until = 0.0
+        self._probe_waiters: list[Response] = []
         self._routes: dict[str, Callable[[Request, Response], None]] = {
             "/mcp": self._mcp,
             "/mcp/": self._mcp,
@@ -77,6 +89,8 @@ class Bridge:
         identity = self._verifier.identify(request.header("X_GATEWAY_IDENTITY"))
         if request.method == "POST":
             self._post(request, response, identity)
+        elif self._modern.claims(request, None):
+            raise not_allowed("POST")
         elif request.method == "GET":
             self._legacy.get(request, response, identity)
         elif request.method == "DELETE":
@@ -103,10 +117,10 @@ class Bridge:
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
         try:
-            # A running call may need its client's answers and notifications to finish.
-            if self._draining and body.requests:
+            if self._draining:
                 raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
-            self._legacy.post(request, response, identity, body)
+            era = self._modern if self._modern.claims(request, body) else self._legacy
+            era.post(request, response, identity, body)
         except Refusal as refusal:
             refusal.message["id"] = body.request_id
             raise
@@ -117,7 +131,8 @@ class Bridge:
         if request.method != "POST":
             raise not_allowed("POST")
         grant = self._verifier.revoked_grant(request.body())
-        self._legacy.end_responses(lambda identity: identity.grant == grant, "the grant was revoked")
+        for era in self._eras:
+            era.end_responses(lambda identity: identity.grant == grant, "the grant was revoked")
         response.reply("204 No Content", [])
 
     def _health(self, request: Request, response: Response) -> None:
@@ -127,9 +142,49 @@ class Bridge:
         response.reply("200 OK", [("Content-Type", CONTENT_TYPE)], self._registry.render())
 
     def _readiness(self, request: Request, response: Response) -> None:
+        """200 if the server has just shown that it answers; else it is started and asked, once for all who wait."""
         if self._draining:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
-        self._ready.answer(response)
+        if self._loop.clock() < self._ready_until or any(session.version for session in self._legacy.sessions.all()):
+            response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
+            return
+        self._probe_waiters.append(response)
+        if len(self._probe_waiters) == 1:
+            try:
+                self._probe()
+            except Refusal:
+                self._probe_done(ready=False)
+
+    def _probe(self) -> None:
+        session = self._legacy.sessions.open("")
+        message = {
+            "jsonrpc": "2.0",
+            "id": 0,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": LEGACY_VERSIONS[-1],
+                "capabilities": {},
+                "clientInfo": {"name": "mcp-stdio-bridge", "version": "1"},
+            },
+        }
+        timer = self._loop.call_later(_PROBE_SECONDS, lambda: session.stop("it did not answer the readiness probe"))
+
+        def answered(answer: Message) -> None:
+            timer.cancel()
+            session.stop("the readiness probe is done")
+            self._probe_done(ready="result" in answer)
+
+        session.link.request(session, message, _ProbeReply(answered), self._loop.clock())
+
+    def _probe_done(self, *, ready: bool) -> None:
+        if ready:
+            self._ready_until = self._loop.clock() + _READY_SECONDS
+        waiters, self._probe_waiters = self._probe_waiters, []
+        for waiter in waiters:
+            if ready:
+                waiter.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
+            else:
+                waiter.reply("503 Service Unavailable", JSON_HEADERS, b'{"status":"the MCP server does not answer"}')
 
     # Time
 
@@ -138,20 +193,23 @@ class Bridge:
         self._ticks += 1
         now, seconds = self._loop.clock(), time.time()
         self._servers.tick(now)
-        self._legacy.tick(now)
-        self._legacy.end_responses(
-            lambda identity: identity.expires is not None and identity.expires <= seconds,
-            "the access token has expired",
-        )
-        if self._ticks % _KEEP_ALIVE_TICKS == 0:
-            self._legacy.keep_alive()
+        for era in self._eras:
+            era.tick(now)
+            era.end_responses(
+                lambda identity: identity.expires is not None and identity.expires <= seconds,
+                "the access token has expired",
+            )
+            if self._ticks % _KEEP_ALIVE_TICKS == 0:
+                era.keep_alive()
 
-    def drain(self) -> None:
-        """Take no new call, let running ones finish within the limit, then end every process and stop the loop."""
+    def drain(self, server: HttpServer) -> None:
+        """Take nothing new, let running calls finish within the limit, then end every process and stop the loop."""
         if self._draining:
             return
         self._draining = True
         log.info("stopping: %d calls are running", self._servers.in_flight)
+        server.stop_accepting()
+        self._modern.close()
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
     def _finish_by(self, deadline: float) -> None:
@@ -159,13 +217,27 @@ class Bridge:
             self._loop.call_later(0.05, lambda: self._finish_by(deadline))
             return
         self._servers.stop("the bridge was stopped")
-        self._leave_by(self._loop.clock() + self._options.stop_timeout + _LAST_SECONDS)
+        self._stop_when_empty()
 
-    def _leave_by(self, deadline: float) -> None:
-        if (len(self._servers) or not self.flushed()) and self._loop.clock() < deadline:
-            self._loop.call_later(0.02, lambda: self._leave_by(deadline))
+    def _stop_when_empty(self) -> None:
+        if len(self._servers):
+            self._loop.call_later(0.02, self._stop_when_empty)
         else:
             self._loop.stop()
+
+
+class _ProbeReply:
+    """Takes the answer to a probe."""
+
+    def __init__(self, answered: Callable[[Message], None]) -> None:
+        self._answered = answered
+
+    def send(self, message: Message) -> None:
+        """Anything before the answer is of no interest."""
+
+    def finish(self, message: Message) -> None:
+        """The server has answered, or is gone."""
+        self._answered(message)
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ class Identity:
 
     user: str
     grant: str | None = None
+    resource: str | None = None
     expires: float | None = None
 
 
@@ -40,6 +43,9 @@ class Verifier(Protocol):
     def revoked_grant(self, body: bytes) -> str:
         """Return the grant that a revocation push names. Raises Refusal."""
 
+    def key_for(self, purpose: str) -> bytes:
+        """Return a key for something that this bridge signs for itself."""
+
 
 class Trusting:
     """For a bridge used without a gateway: every request is the same user's."""
@@ -52,6 +58,10 @@ class Trusting:
         """Refuse: without a key nobody can be believed."""
         raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
 
+    def key_for(self, purpose: str) -> bytes:
+        """Return a random key, which lives as long as the caller keeps it."""
+        return secrets.token_bytes(_KEY_MIN_BYTES)
+
 
 class Verifying:
     """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
@@ -62,6 +72,7 @@ class Verifying:
     """
 
     def __init__(self, key: bytes, *, now: Callable[[], float]) -> None:
+        self._key = key
         self._assertions = _serializer(key, "mcp-oauth-gateway.identity")
         self._revocations = _serializer(key, "mcp-oauth-gateway.revocation")
         self._now = now
@@ -84,13 +95,22 @@ class Verifying:
     def _verify(self, assertion: str) -> tuple[float, Identity]:
         claims, signed_at = _load(self._assertions, assertion)
         user, grant, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+        resource = claims.get("aud")
         if not isinstance(user, str) or not user or not isinstance(grant, str):
             raise _forbidden("the identity assertion is not valid")
         if not isinstance(expires, int | float):
             raise _forbidden("the identity assertion is not valid")
         if len(self._cache) >= _CACHED_ASSERTIONS:
             del self._cache[next(iter(self._cache))]
-        verified = signed_at, Identity(user=user, grant=grant, expires=float(expires))
+        verified = (
+            signed_at,
+            Identity(
+                user=user,
+                grant=grant,
+                resource=resource if isinstance(resource, str) else None,
+                expires=float(expires),
+            ),
+        )
         self._cache[assertion] = verified
         return verified
 
@@ -101,6 +121,10 @@ class Verifying:
         if not isinstance(grant, str):
             raise _forbidden("the revocation is not valid")
         return grant
+
+    def key_for(self, purpose: str) -> bytes:
+        """Derive a key from the server's own; never the one that assertions are signed with."""
+        return hmac.digest(self._key, f"mcp-oauth-gateway.{purpose}".encode(), hashlib.sha256)
 
 
 def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:

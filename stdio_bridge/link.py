@@ -7,61 +7,23 @@
 - A response belongs to the call with its id; there is exactly one, a second one is dropped.
 - Progress belongs to the call whose token it names. Other messages name no call: they go with the call in flight
   where there is one they can be of, or else to a client, and never to a client who cannot be meant.
+- A subscription of the modern era is a call without end; what it brings names it, under the link's id.
 - When the server ends, every call in flight fails at once. Nothing is sent twice.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from . import jsonrpc
+from .calls import Call, Callback, Client, Nobody, Patience, Purpose, Reply
 from .jsonrpc import Message, RequestId
 
 _MAX_SERVER_REQUESTS = 1000
-
-
-class Reply(Protocol):
-    """Where the answer to one request goes."""
-
-    def send(self, message: Message) -> None:
-        """Say something before the answer."""
-
-    def finish(self, message: Message) -> None:
-        """Answer."""
-
-
-class Client(Protocol):
-    """Someone for whom a link speaks to the server."""
-
-    def receive(self, message: Message) -> None:
-        """Take a message of the server that belongs to no call."""
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Call:
-    """A client's request that the server has not answered yet."""
-
-    client: Client
-    reply: Reply
-    message: Message
-    wire_id: int
-    deadline: float
-    last_deadline: float
-    patience: float
-
-    @property
-    def client_id(self) -> RequestId:
-        """The id as the client wrote it."""
-        request_id: RequestId = self.message["id"]
-        return request_id
-
-    @property
-    def method(self) -> str:
-        """The method asked for."""
-        method: str = self.message["method"]
-        return method
+_NOBODY = Nobody()
+_SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +33,6 @@ class _ServerRequest:
     server_id: RequestId
     client: Client
     progress_token: RequestId | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long a call may take, in seconds: since it began or last made progress, and in all."""
-
-    idle: float
-    total: float
 
 
 class Link:
@@ -100,25 +54,28 @@ class Link:
         self._clients[client] = None
 
     def leave(self, client: Client) -> None:
-        """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
+        """Forget a client: its calls are cancelled, what it was asked is answered with an error."""
         self._clients.pop(client, None)
         for call in [call for call in self._calls.values() if call.client is client]:
             self.cancel(call, "the client has left")
-            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended"))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
 
-    def request(self, client: Client, message: Message, reply: Reply, now: float) -> Call:
+    def request(
+        self, client: Client, message: Message, reply: Reply, now: float, purpose: Purpose = Purpose.CALL
+    ) -> Call:
         """Pass a client's request on; its answer goes to `reply`."""
         self._next_id += 1
         wire_id = self._next_id
+        lasting = purpose is Purpose.STREAM
         call = Call(
             client=client,
             reply=reply,
             message=message,
+            purpose=purpose,
             wire_id=wire_id,
-            deadline=now + self._patience.idle,
-            last_deadline=now + self._patience.total,
+            deadline=math.inf if lasting else now + self._patience.idle,
+            last_deadline=math.inf if lasting else now + self._patience.total,
             patience=self._patience.idle,
         )
         self._calls[wire_id] = call
@@ -126,6 +83,15 @@ class Link:
             message = jsonrpc.with_meta(message, progressToken=wire_id)
         self._write({**message, "id": wire_id})
         return call
+
+    def ask(self, method: str, params: Message, answered: Callable[[Message], None], now: float) -> Call:
+        """Ask the server something for the bridge itself."""
+        message: Message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
+        return self.request(_NOBODY, message, Callback(answered), now, Purpose.ASIDE)
+
+    def tell(self, method: str) -> None:
+        """Notify the server in the bridge's own name."""
+        self._write({"jsonrpc": "2.0", "method": method})
 
     def notify(self, client: Client, message: Message) -> None:
         """Pass a client's notification on."""
@@ -160,6 +126,20 @@ class Link:
             params["reason"] = reason
         self._write(jsonrpc.notification("notifications/cancelled", params))
 
+    def wait_until(self, call: Call, deadline: float) -> None:
+        """Give a call time until then, whatever it has used already: it is its client that it waits for."""
+        call.deadline = deadline
+        call.last_deadline = max(call.last_deadline, deadline)
+
+    def go_on(self, call: Call, now: float) -> None:
+        """Count a call's time from now, after it has waited for its client."""
+        call.deadline = now + self._patience.idle
+        call.last_deadline = now + self._patience.total
+
+    def refuse(self, client: Client, request: Message, text: str) -> None:
+        """Answer a request of the server's in the stead of the client that was asked."""
+        self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
+
     def expire(self, now: float) -> int:
         """Fail the calls whose time is up, and return how many there were."""
         expired = [call for call in self._calls.values() if call.deadline <= now]
@@ -186,7 +166,10 @@ class Link:
         if call is None:
             self.dropped_messages += 1
             return
-        call.reply.finish({**message, "id": call.client_id})
+        message = {**message, "id": call.client_id}
+        if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
+            message["result"] = _named_after(call, message["result"])
+        call.reply.finish(message)
 
     def _receive_request(self, message: Message) -> None:
         if message["method"] == "ping":
@@ -217,6 +200,8 @@ class Link:
             self._receive_progress(message, params.get("progressToken"), now)
         elif method == "notifications/cancelled":
             self._receive_cancelled(message, params.get("requestId"))
+        elif _SUBSCRIPTION_ID in jsonrpc.meta_of(message):
+            self._receive_event(message, jsonrpc.meta_of(message)[_SUBSCRIPTION_ID])
         elif method in _TO_EVERY_CLIENT:
             self._receive_change(message)
         else:
@@ -236,7 +221,20 @@ class Link:
         params = {**jsonrpc.params_of(message), "progressToken": client_token}
         call.reply.send({**message, "params": params})
 
+    def _receive_event(self, message: Message, subscription: object) -> None:
+        call = self._calls.get(subscription) if isinstance(subscription, int) else None
+        if call is None or call.purpose is not Purpose.STREAM:
+            self.dropped_messages += 1
+            return
+        call.reply.send({**message, "params": _named_after(call, jsonrpc.params_of(message))})
+
     def _receive_cancelled(self, message: Message, server_id: object) -> None:
+        call = self._calls.get(server_id) if isinstance(server_id, int) else None
+        if call is not None and call.purpose is Purpose.STREAM:
+            # "A server MUST send this when it tears down that subscription stream."
+            del self._calls[call.wire_id]
+            call.reply.finish(jsonrpc.result(call.client_id, _named_after(call, {"resultType": "complete"})))
+            return
         for wire_id, asked in self._asked.items():
             if asked.server_id == server_id:
                 del self._asked[wire_id]
@@ -256,11 +254,11 @@ class Link:
 
     def _addressee(self) -> tuple[Call | None, Client | None]:
         """Whom an unaddressed message is for, and with which call, as far as that can be told."""
-        clients = {call.client for call in self._calls.values()} or set(self._clients)
+        calls = [call for call in self._calls.values() if call.purpose is Purpose.CALL]
+        clients = {call.client for call in calls} or set(self._clients)
         if len(clients) != 1:
             return None, None
         (client,) = clients
-        calls = list(self._calls.values())
         return (calls[0] if len(calls) == 1 else None), client
 
     def _deliver(self, message: Message, call: Call | None, client: Client) -> None:
@@ -283,8 +281,13 @@ class Link:
 
     @property
     def in_flight(self) -> int:
-        """How many calls the server has not answered."""
-        return len(self._calls)
+        """How many calls the server has not answered, subscriptions and our own questions aside."""
+        return sum(call.purpose is Purpose.CALL for call in self._calls.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
+        return not self._asked and all(call.purpose is Purpose.STREAM for call in self._calls.values())
 
     def has_calls_of(self, client: Client) -> bool:
         """Whether a call of this client is in flight."""
@@ -297,6 +300,12 @@ class Link:
         return token is not None and any(
             asked.client is client and asked.progress_token == token for asked in self._asked.values()
         )
+
+
+def _named_after(call: Call, params: Message) -> Message:
+    """Params or a result of a subscription, under the id by which the client knows it."""
+    meta = params.get("_meta")
+    return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), _SUBSCRIPTION_ID: call.client_id}}
 
 
 _TO_EVERY_CLIENT = frozenset(

@@ -15,7 +15,6 @@ SSE_HEADERS: Headers = [
     ("Cache-Control", "no-cache, no-transform"),
     ("X-Accel-Buffering", "no"),
 ]
-_ENDED = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, "the session was ended"))
 
 
 class OpenResponses:
@@ -31,6 +30,10 @@ class OpenResponses:
     def streams(self) -> int:
         """How many are event streams at present."""
         return sum(response.started for response in self._held)
+
+    def waiting(self) -> list[Response]:
+        """Those that have said nothing yet."""
+        return [response for response in self._held if not response.started]
 
     def hold(self, response: Response, identity: Identity, gone: Callable[[], None]) -> None:
         """Remember a response; `gone` is called when its client leaves, or it is ended for its identity's sake."""
@@ -70,10 +73,7 @@ class OpenResponses:
                 response.write(SSE_COMMENT)
 
     def finish(self) -> None:
-        """End them all; one that has said nothing yet says so."""
+        """End them all."""
         for response in list(self._held):
-            if response.started:
-                response.finish()
-            else:
-                response.reply("404 Not Found", JSON_HEADERS, _ENDED)
+            response.finish()
         self._held.clear()

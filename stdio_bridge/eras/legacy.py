@@ -13,8 +13,8 @@ from stdio_bridge.metrics import Registry
 from stdio_bridge.servers import Servers
 
 from .body import Body, accepts
+from .protocol import LEGACY_VERSIONS
 from .sessions import Answer, InitializeAnswer, Sessions
-from .versions import VERSIONS
 
 _BATCH_VERSION = "2025-03-26"
 
@@ -40,14 +40,13 @@ class LegacyEra:
         # The answer is there before anything is sent: a server may answer at once.
         answer = None
         if body.requests:
-            session.home.check_room()
             answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
         for message in body.messages:
             kind = jsonrpc.kind_of(message)
             if kind is Kind.REQUEST and answer is not None:
                 session.link.request(session, message, answer, self._servers.loop.clock())
             elif kind is Kind.NOTIFICATION:
-                session.home.notify(session, message)
+                session.link.notify(session, message)
             else:
                 session.link.respond(session, message)
         if answer is None:
@@ -55,7 +54,9 @@ class LegacyEra:
 
     def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
         session = self.sessions.open(identity.user)
-        session.home.initialize(message, InitializeAnswer(session, response, identity))
+        session.link.request(
+            session, message, InitializeAnswer(session, response, identity), self._servers.loop.clock()
+        )
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises Refusal."""
@@ -82,7 +83,8 @@ class LegacyEra:
 
     def tick(self, now: float) -> None:
         """End what nobody uses."""
-        self.sessions.tick(now)
+        for session in self.sessions.all():
+            session.tick(now)
 
     def keep_alive(self) -> None:
         """Write a comment on every open stream."""
@@ -93,7 +95,7 @@ class LegacyEra:
 def _check_version(request: Request) -> None:
     # Never -32022: a client of both eras would take that for a modern server's answer and not fall back.
     version = request.header("MCP_PROTOCOL_VERSION")
-    if version is not None and version not in VERSIONS:
+    if version is not None and version not in LEGACY_VERSIONS:
         raise bad_request(
-            jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {', '.join(VERSIONS)}"
+            jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {', '.join(LEGACY_VERSIONS)}"
         )

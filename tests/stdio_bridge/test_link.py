@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from stdio_bridge import jsonrpc
-from stdio_bridge.link import Link, Patience
+from stdio_bridge.calls import Patience
+from stdio_bridge.link import Link
 
 Message = dict[str, Any]
 

@@ -1,0 +1,235 @@
+"""Servers that are kept warm for modern requests: whose they are, and when they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from stdio_bridge import jsonrpc
+from stdio_bridge.errors import Refusal
+from stdio_bridge.identity import Identity
+from stdio_bridge.jsonrpc import Message
+from stdio_bridge.link import Link
+from stdio_bridge.servers import Servers
+
+from .as_legacy import capabilities_of
+from .bridged import BridgedDialect
+from .detection import Failed, Initialized, Knowledge, Opened, Opening
+from .envelope import Envelope
+from .exchange import Exchange
+from .native import NativeDialect
+from .param_headers import check_mirrored
+from .parking import Parking
+from .tool_catalog import ToolCatalog, next_cursor
+
+Key = tuple[str, str]
+
+
+class Dialect(Protocol):
+    """How modern requests are put to one server."""
+
+    def request(self, exchange: Exchange) -> None:
+        """Have an exchange answered."""
+
+    def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
+        """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client hears it, so far as the link cannot tell."""
+
+    def close(self) -> None:
+        """End every subscription, as "Graceful Closure" has it."""
+
+
+class Host:
+    """One warm server. Exchanges wait here until it can be spoken to."""
+
+    def __init__(self, hosts: Hosts, key: Key, identity: Identity, envelope: Envelope) -> None:
+        """Start the server. Raises Refusal."""
+        self._hosts = hosts
+        self._key = key
+        self._dialect: Dialect | None = None
+        self._waiting: list[Exchange] = []
+        self._listing: list[Callable[[], None]] = []
+        self._tools = ToolCatalog()
+        self._server = hosts.servers.start(identity.user, self._ended)
+        self.last_used = hosts.servers.loop.clock()
+        self._opening = Opening(self.link, hosts.servers.loop, hosts.knowledge, envelope, self._opened)
+
+    @property
+    def link(self) -> Link:
+        """The conversation with the server."""
+        return self._server.link
+
+    def begin(self) -> None:
+        """Begin to speak with the server."""
+        self._opening.begin()
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer an exchange, as soon as the server can be spoken to."""
+        self.last_used = self._hosts.servers.loop.clock()
+        if self._dialect is None:
+            self._waiting.append(exchange)
+            exchange.on_gone = lambda: self._waiting.remove(exchange)
+        elif exchange.method == "tools/call":
+            self._call_tool(exchange, self._dialect)
+        else:
+            _request(self._dialect, exchange)
+
+    def _opened(self, opened: Opened) -> None:
+        waiting, self._waiting = self._waiting, []
+        if isinstance(opened, Failed):
+            error = opened.message["error"]
+            for exchange in waiting:
+                exchange.finish(jsonrpc.error(exchange.id, jsonrpc.INTERNAL_ERROR, _reason(error)))
+            self.stop("it refused to initialize")
+            return
+        clock = self._hosts.servers.loop.clock
+        if isinstance(opened, Initialized):
+            self._dialect = BridgedDialect(self.link, opened.result, self._hosts.parking, self._tools, clock)
+        else:
+            self._dialect = NativeDialect(self.link, self._tools, clock)
+            self._key = self._hosts.move(self, self._key)
+        for exchange in waiting:
+            self.serve(exchange)
+
+    def _call_tool(self, exchange: Exchange, dialect: Dialect) -> None:
+        params = jsonrpc.params_of(exchange.message)
+        if not params.get("arguments") and not exchange.parameter_headers:
+            _request(dialect, exchange)
+            return
+        mirrored = self._tools.find(params.get("name"))
+        if mirrored is None:
+            self._list_tools(exchange, dialect)
+            return
+        try:
+            check_mirrored(mirrored, params.get("arguments"), exchange.parameter_headers)
+        except Refusal as refusal:
+            exchange.refuse(refusal)
+        else:
+            _request(dialect, exchange)
+
+    def _list_tools(self, exchange: Exchange, dialect: Dialect) -> None:
+        """Ask for the tools' definitions; the exchange, and others like it, wait for them."""
+        gone = False
+
+        def leave() -> None:
+            nonlocal gone
+            gone = True
+
+        def go_on() -> None:
+            if not gone:
+                self._call_tool(exchange, dialect)
+
+        exchange.on_gone = leave
+        self._listing.append(go_on)
+        if len(self._listing) == 1:
+            self._ask_for_tools(dialect, None)
+
+    def _ask_for_tools(self, dialect: Dialect, cursor: str | None) -> None:
+        def answered(answer: Message) -> None:
+            result = answer.get("result")
+            self._tools.learn(result)
+            following = next_cursor(result) if isinstance(result, dict) else None
+            if following is not None and following != cursor:
+                self._ask_for_tools(dialect, following)
+                return
+            # A server that lists no tools has no annotated ones. Its own answer to the call says the rest.
+            self._tools.complete = True
+            listing, self._listing = self._listing, []
+            for go_on in listing:
+                go_on()
+
+        dialect.list_tools({} if cursor is None else {"cursor": cursor}, answered)
+
+    def tick(self, now: float) -> None:
+        """End a server that nobody uses."""
+        if not (self.link.idle and (self._dialect is None or self._dialect.idle)):
+            self.last_used = now
+        elif now - self.last_used > self._hosts.servers.options.idle_timeout:
+            self.stop("it was idle")
+
+    def stop(self, reason: str) -> None:
+        """End the server; the next request gets another one."""
+        self._hosts.forget(self._key, self)
+        self._server.stop(reason)
+
+    def _ended(self, reason: str) -> None:
+        self._hosts.forget(self._key, self)
+        waiting, self._waiting = self._waiting, []
+        for exchange in waiting:
+            exchange.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
+        self.close()
+
+    def close(self) -> None:
+        """End the subscriptions that it brings."""
+        if self._dialect is not None:
+            self._dialect.close()
+
+
+class Hosts:
+    """The warm servers of one bridge: one for each user and, if it is a legacy one, for each set of capabilities.
+
+    A legacy server learns once what its client can do and asks for no more; a client that declares something else is
+    better served by another process than by errors.
+    """
+
+    def __init__(self, servers: Servers, knowledge: Knowledge, parking: Parking) -> None:
+        self.servers = servers
+        self.knowledge = knowledge
+        self.parking = parking
+        self._hosts: dict[Key, Host] = {}
+
+    def serve(self, exchange: Exchange) -> None:
+        """Have an exchange answered by a server of its user. Raises Refusal when none can be started."""
+        key = self._key_of(exchange)
+        host = self._hosts.get(key)
+        if host is None:
+            host = Host(self, key, exchange.identity, exchange.envelope)
+            self._hosts[key] = host
+            host.serve(exchange)
+            host.begin()
+        else:
+            host.serve(exchange)
+
+    def _key_of(self, exchange: Exchange) -> Key:
+        if self.knowledge.modern:
+            return exchange.identity.user, ""
+        return exchange.identity.user, json.dumps(capabilities_of(exchange.envelope), sort_keys=True)
+
+    def move(self, host: Host, key: Key) -> Key:
+        """Let a host that turns out to be a modern server's serve its user whatever the client declares."""
+        self.forget(key, host)
+        self._hosts.setdefault((key[0], ""), host)
+        return key[0], ""
+
+    def forget(self, key: Key, host: Host) -> None:
+        """Take out a host that ends."""
+        if self._hosts.get(key) is host:
+            del self._hosts[key]
+
+    def tick(self, now: float) -> None:
+        """End what nobody uses, and give up what nobody came back for."""
+        self.parking.tick(now)
+        for host in list(self._hosts.values()):
+            host.tick(now)
+
+    def close(self) -> None:
+        """Leave nothing open that would last: subscriptions, and calls that wait for their client."""
+        self.parking.clear()
+        for host in list(self._hosts.values()):
+            host.close()
+
+
+def _request(dialect: Dialect, exchange: Exchange) -> None:
+    try:
+        dialect.request(exchange)
+    except Refusal as refusal:
+        exchange.refuse(refusal)
+
+
+def _reason(error: Message) -> str:
+    message = error.get("message")
+    return message if isinstance(message, str) else "the MCP server refused to initialize"

@@ -1,0 +1,50 @@
+"""Names and numbers of MCP that both eras' code needs. No I/O."""
+
+from __future__ import annotations
+
+LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
+
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
+UNSUPPORTED_VERSION = -32022
+# Kept for the specification: a server of another era that uses one of these means something else by it.
+RESERVED_CODES = range(-32099, -32019)
+# What legacy servers say and modern ones must not (2026-07-28, "Error Codes").
+LEGACY_RESOURCE_NOT_FOUND = -32002
+LEGACY_URL_ELICITATION_REQUIRED = -32042
+
+META_PREFIX = "io.modelcontextprotocol/"
+PROTOCOL_VERSION = META_PREFIX + "protocolVersion"
+CLIENT_INFO = META_PREFIX + "clientInfo"
+CLIENT_CAPABILITIES = META_PREFIX + "clientCapabilities"
+LOG_LEVEL = META_PREFIX + "logLevel"
+SUBSCRIPTION_ID = META_PREFIX + "subscriptionId"
+SERVER_INFO = META_PREFIX + "serverInfo"
+
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+# Which parameter a request is named after, in `Mcp-Name`.
+NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+# Those that may be answered with InputRequiredResult (2026-07-28, "Supported Requests"): the same three.
+MAY_NEED_INPUT = frozenset(NAMED_BY)
+CACHEABLE = frozenset(
+    {
+        "server/discover",
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+    }
+)
+# Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
+REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+
+# Filter of `subscriptions/listen` -> notification, and the server's capability to send it.
+LIST_CHANGES = {
+    "toolsListChanged": ("notifications/tools/list_changed", "tools"),
+    "promptsListChanged": ("notifications/prompts/list_changed", "prompts"),
+    "resourcesListChanged": ("notifications/resources/list_changed", "resources"),
+}

@@ -1,0 +1,69 @@
+"""`requestState`: which parked call a retry is of, signed, since it comes back from the client. No I/O, no clock.
+
+2026-07-28, "Multi Round-Trip Requests", server requirements 4 and 5. What is signed holds all that is verified; that a
+state is used once is for the keeper of the parked calls to see to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from itsdangerous import BadData, URLSafeSerializer
+
+from stdio_bridge import jsonrpc
+from stdio_bridge.errors import Refusal, bad_request
+from stdio_bridge.identity import Identity
+from stdio_bridge.jsonrpc import Message
+
+# Not part of what is asked for: they differ between a request and its retry.
+_PER_ATTEMPT = frozenset({"_meta", "inputResponses", "requestState"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a state says: the parked call, whose it is, what it was asked with, and until when (the caller's clock)."""
+
+    call: str
+    identity: Identity
+    request: Message
+    expires: float
+
+
+class RequestStates:
+    """Signs and verifies states with a key that only this bridge has."""
+
+    def __init__(self, key: bytes) -> None:
+        self._serializer = URLSafeSerializer(
+            key, salt="request-state", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        )
+
+    def sign(self, claim: Claim) -> str:
+        """Make the state for a claim."""
+        return str(self._serializer.dumps([claim.call, claim.expires, _binding(claim.identity, claim.request)]))
+
+    def verify(self, unverified_state: object, *, identity: Identity, request: Message, now: float) -> str:
+        """Return the parked call's id. Raises Refusal: forged, expired, of another user, resource or request."""
+        if not isinstance(unverified_state, str):
+            raise refused("requestState must be a string")
+        try:
+            call, expires, binding = self._serializer.loads(unverified_state)
+        except (BadData, TypeError, ValueError) as error:
+            raise refused("requestState is not one that this server gave out") from error
+        if not isinstance(call, str) or binding != _binding(identity, request):
+            raise refused("requestState belongs to another request")
+        if not isinstance(expires, int | float) or expires <= now:
+            raise refused("requestState has expired: call anew without it")
+        return call
+
+
+def refused(text: str) -> Refusal:
+    """400: the state or what comes with it is of no use."""
+    return bad_request(jsonrpc.INVALID_PARAMS, text)
+
+
+def _binding(identity: Identity, request: Message) -> str:
+    params = {name: value for name, value in jsonrpc.params_of(request).items() if name not in _PER_ATTEMPT}
+    bound = [identity.user, identity.resource, request["method"], params]
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
