@@ -13,6 +13,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from auth_service import logs
 from auth_service.asgi import NOTIFY_VARIABLE, Application
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
 
@@ -53,6 +54,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             # A peer's SCRIPT_NAME header would shift the path under every rule.
             "forwarder_headers": "",
             "control_socket_disable": True,
+            "logger_class": logs.GunicornLog,
+            "loglevel": self._settings.log_level,
             "proc_name": "mcp-auth-service",
         }
         for name, value in options.items():
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"mcp-auth-service: {error}\n")
         return 2
+    logs.configure(settings.log_level.upper())
     if address := os.environ.pop("NOTIFY_SOCKET", None):
         os.environ[NOTIFY_VARIABLE] = address
     _Server(options.settings, credentials, settings).run()

@@ -61,6 +61,13 @@ class AuthorizationRedirectError(OAuthError):
         self.state = state
 
 
+class ConsentDeclined(AuthorizationRedirectError):
+    """The user said no."""
+
+    def __init__(self, *, redirect_uri: str, state: str | None) -> None:
+        super().__init__(OAuthError("access_denied", "the user declined"), redirect_uri=redirect_uri, state=state)
+
+
 class PageError(GatewayError):
     """An error that only the person in front of the browser can act on: a page, never a redirect."""
 

@@ -25,7 +25,8 @@ from authlib.oauth2 import OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc6749 import grants as authlib_grants
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
-from . import tokens
+from . import audit, tokens
+from .audit import Event
 from .client_authentication import ClientAuthenticator
 from .clients import Clients
 from .errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
@@ -229,6 +230,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         )
         code = secrets.token_urlsafe(32)
         self.store.add_code(code, record, grant)
+        audit.record(Event.CODE_ISSUED, of=grant, scope=grant.scope, redirect=grant.redirect)
         return code
 
     # Tokens
@@ -327,12 +329,15 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
             grant_lifetime=lifetimes.refresh_token if with_refresh_token else lifetimes.access_token,
         )
         if result is Redemption.REPLAYED:
-            server.store.revoke_grant(record.sid)
+            audit.record(Event.CODE_REPLAYED, of=grant)
+            server.store.revoke_grant(record.sid, by="gateway", reason="its code was replayed")
             raise OAuthError("invalid_grant", "the code was used before: everything issued for it is revoked")
         if result is Redemption.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
+        audit.record(Event.CODE_REDEEMED, of=grant)
         refresh_token = server.make_refresh_token(grant.sid, 0) if with_refresh_token else None
         body = server.token_response(grant, scope=grant.scope, refresh_token=refresh_token)
+        audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope)
         return 200, body, []
 
 
@@ -354,21 +359,21 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         grant = presented.grant
         server.check_resource(form.get("resource"), grant.resource)
         if not server.users.may_still_use(grant):
-            server.store.revoke_grant(grant.sid)
+            server.store.revoke_grant(grant.sid, by="gateway", reason="the user may no longer use this resource")
             raise OAuthError("invalid_grant", "the user may no longer use this resource")
         rotation = server.store.rotate(grant, generation=presented.generation)
         if rotation is Rotation.REUSED:
-            server.store.revoke_grant(grant.sid)
+            audit.record(Event.TOKEN_REUSED, of=grant)
+            server.store.revoke_grant(grant.sid, by="gateway", reason="a refresh token of it was used again")
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
         granted = scopes.parse(grant.scope)
-        scope = scopes.narrowed(scopes.parse(form.get("scope")), granted=granted)
+        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=granted))
         body = server.token_response(
-            grant,
-            scope=" ".join(scope),
-            refresh_token=server.make_refresh_token(grant.sid, presented.generation + 1),
+            grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, presented.generation + 1)
         )
+        audit.record(Event.TOKEN_REFRESHED, of=grant, scope=scope)
         return 200, body, []
 
 

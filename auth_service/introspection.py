@@ -9,6 +9,8 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
+from . import audit
+from .audit import Event
 from .client_authentication import parse_basic
 from .errors import OAuthError
 from .grants import AuthorizationServer
@@ -40,6 +42,19 @@ class Introspection:
         """
         resource = self._find_resource(authorization)
         client_id = None if resource is not None else self._authenticate_client(form, authorization)
+        description = self._describe(form, resource, client_id)
+        audit.record(
+            Event.TOKEN_INTROSPECTED,
+            user=description.get("sub"),
+            name=description.get("username"),
+            client=client_id or description.get("client_id"),
+            resource=resource or description.get("aud"),
+            by="server" if client_id is None else "client",
+            reason=None if description["active"] else "not active",
+        )
+        return description
+
+    def _describe(self, form: Mapping[str, str], resource: str | None, client_id: str | None) -> dict[str, Any]:
         if (unverified_token := form.get("token")) is None:
             raise OAuthError("invalid_request", "token is missing")
         urls = list(self._urls.values()) if resource is None else [resource]

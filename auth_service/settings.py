@@ -255,6 +255,9 @@ class Settings(_Model):
         "an address that always leads to a live one.",
     )
     workers: Annotated[int, Field(ge=1)] = 1
+    log_level: Literal["debug", "info", "warning"] = Field(
+        default="info", description="The least that is logged; audit events are `info`. No secret is at any level."
+    )
     router: Router
     lifetimes: Lifetimes = Lifetimes()
     limits: Limits = Limits()

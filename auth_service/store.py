@@ -18,7 +18,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, cast
@@ -27,6 +27,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from . import audit
+from .audit import Event
 from .ephemeral import Ephemeral, denies_when_unavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
 
@@ -176,12 +178,12 @@ class Store:
         self._redis.set(_client_key(client.client_id), _dump_client(client), xx=True, keepttl=True)
 
     @denies_when_unavailable
-    def remove_client(self, client_id: str) -> None:
-        """Remove a registration, and end every grant of it."""
-        self._redis.delete(_client_key(client_id))
-        ended = [self._end_grant(sid) for sid in cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))]
-        if any(ended):
-            time.sleep(REVOCATION_SECONDS)
+    def remove_client(self, client_id: str, *, by: str) -> None:
+        """Remove a registration, and end every grant of it. `by` is for the audit log."""
+        if self._redis.delete(_client_key(client_id)):
+            audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
+        sids = cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))
+        self.revoke_grants(sids, by=by, reason="the client was deleted")
 
     # Logins on their way through the identity provider
 
@@ -267,17 +269,23 @@ class Store:
         return int(time.time()) + lifetime if current == str(generation) else None
 
     @denies_when_unavailable
-    def revoke_grant(self, sid: str) -> Grant | None:
-        """End a grant and every token and code of it, everywhere; return it if it lived.
+    def revoke_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
+        """As `revoke_grants`, for one; return it if it lived."""
+        return next(iter(self.revoke_grants([sid], by=by, reason=reason)), None)
 
-        When this returns, no worker admits a token of it any more, not even one that has just lost Redis.
+    @denies_when_unavailable
+    def revoke_grants(self, sids: Iterable[str], *, by: str, reason: str) -> list[Grant]:
+        """End grants and every token and code of them, everywhere; return those that lived.
+
+        When this returns, no worker admits a token of them any more, not even one that has just lost Redis.
+        `by` and `reason` are for the audit log: see `audit.record`.
         """
-        grant = self._end_grant(sid)
-        if grant is not None:
+        ended = [grant for sid in sids if (grant := self._end_grant(sid, by=by, reason=reason)) is not None]
+        if ended:
             time.sleep(REVOCATION_SECONDS)
-        return grant
+        return ended
 
-    def _end_grant(self, sid: str) -> Grant | None:
+    def _end_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
         """All revoking goes through here: workers hear of it from Redis (`grant_watch`), bridges from `on_revoked`."""
         grant = self.find_grant(sid)
         with self._redis.pipeline() as transaction:
@@ -287,6 +295,7 @@ class Store:
                     transaction.zrem(index, sid)
             transaction.execute()
         if grant is not None:
+            audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)
         return grant
 

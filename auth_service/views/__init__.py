@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 
+from auth_service import audit
+from auth_service.audit import Event
 from auth_service.grants import AuthorizationServer
 from auth_service.idp import IdentityProvider
 from auth_service.introspection import Introspection
@@ -35,6 +37,18 @@ class Gateway:
 def gateway() -> Gateway:
     """Return the parts that the current application was made of."""
     return cast(Gateway, current_app.extensions["gateway"])
+
+
+def note(**values: str | None) -> None:
+    """Remember what this request is about, in the terms of `audit.record`: an event that refuses it says so."""
+    g.setdefault("noted", {}).update(values)
+
+
+def record(event: Event, **values: str | None) -> None:
+    """Write an event to the audit log, with what was noted of this request."""
+    # `client_address` says why this header can be believed.
+    address = request.headers.get("X-Real-Ip", request.remote_addr)
+    audit.record(event, **{"address": address, **g.get("noted", {}), **values})
 
 
 def query_parameters() -> dict[str, str]:

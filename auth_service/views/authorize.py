@@ -19,11 +19,12 @@ from typing import Any
 from flask import Blueprint, Response, make_response, redirect, request, send_from_directory
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from auth_service.errors import AuthorizationRedirectError, LoginError, OAuthError, PageError
+from auth_service.audit import Event
+from auth_service.errors import AuthorizationRedirectError, ConsentDeclined, LoginError, OAuthError, PageError
 from auth_service.grants import AuthorizationRequest
 from auth_service.protocol import redirect_uris
 
-from . import form_parameters, gateway, query_parameters
+from . import form_parameters, gateway, note, query_parameters, record
 from .pages import protect, render_page
 
 blueprint = Blueprint("authorize", __name__)
@@ -39,6 +40,7 @@ def style() -> Response:
 def authorize() -> Response:
     """Validate the request and ask the user. Clients probe this URL: nothing changes here."""
     parameters = query_parameters()
+    note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)
     browser = request.cookies.get(_cookie_name()) or secrets.token_urlsafe(32)
     resource = gateway().settings.resources[authorization.resource]
@@ -70,13 +72,16 @@ def consent() -> Response:
     form = form_parameters()
     browser = request.cookies.get(_cookie_name(), "")
     parameters = _parse_ticket(form.get("ticket", ""), browser)
+    note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)
+    _note(authorization)
     if form.get("decision") != "approve":
-        raise AuthorizationRedirectError(
-            OAuthError("access_denied", "the user declined"),
-            redirect_uri=authorization.redirect_uri,
-            state=authorization.state,
-        )
+        raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
+    record(
+        Event.CONSENT_GIVEN,
+        scope=" ".join(authorization.scopes),
+        redirect=redirect_uris.without_port(authorization.redirect_uri),
+    )
     state = secrets.token_urlsafe(32)
     gateway().store.add_login(
         state,
@@ -92,6 +97,7 @@ def callback() -> Response:
     """Receive the browser back from the identity provider and send it to the client with a code."""
     parameters = query_parameters()
     authorization = _consume_login(parameters.get("state", ""), request.cookies.get(_cookie_name(), ""))
+    _note(authorization)
     try:
         code = _finish_login(parameters, authorization)
     except OAuthError as error:
@@ -128,15 +134,21 @@ def _finish_login(parameters: dict[str, str], authorization: AuthorizationReques
     except LoginError as error:
         raise OAuthError("access_denied", f"the login at {gateway().provider.title} failed") from error
     identity = login.identity
+    note(user=identity.subject, name=identity.login)
     if not gateway().users.may_use(identity, authorization.resource):
         raise PageError(
             f"{identity.login} may not use this server",
             "You are logged in, but not on its list. Ask the operator to add you, or log in as someone else.",
             status=403,
         )
+    record(Event.LOGIN_ACCEPTED)
     return gateway().server.issue_code(
         authorization, sub=identity.subject, name=identity.login, upstream=gateway().users.seal(login.token)
     )
+
+
+def _note(authorization: AuthorizationRequest) -> None:
+    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
 
 
 def _redirect(location: str) -> Response:

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, jsonify, make_response, redirect
+from flask import Flask, Response, jsonify, make_response, redirect, request
 from werkzeug.exceptions import HTTPException
 
-from auth_service.errors import AuthorizationRedirectError, OAuthError, PageError, ServiceUnavailable, TooManyRequests
+from auth_service.audit import Event
+from auth_service.errors import (
+    AuthorizationRedirectError,
+    ConsentDeclined,
+    GatewayError,
+    OAuthError,
+    PageError,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from auth_service.protocol import redirect_uris
 
-from . import gateway
+from . import gateway, record
 from .pages import render_page, wants_page
 
 log = logging.getLogger(__name__)
+
+_REFUSALS = {
+    "authorize.authorize": Event.AUTHORIZATION_REFUSED,
+    "authorize.consent": Event.CONSENT_REFUSED,
+    "authorize.callback": Event.LOGIN_REFUSED,
+    "registration.register": Event.REGISTRATION_REFUSED,
+    "registration.read": Event.REGISTRATION_REFUSED,
+    "registration.update": Event.REGISTRATION_REFUSED,
+    "registration.delete": Event.REGISTRATION_REFUSED,
+    "token.token": Event.TOKEN_REFUSED,
+    "token.revoke": Event.REVOCATION_REFUSED,
+    "token.introspect": Event.INTROSPECTION_REFUSED,
+}
+"""What it means for the audit log that an endpoint answers with an error."""
 
 
 def register(app: Flask) -> None:
@@ -29,6 +52,10 @@ def register(app: Flask) -> None:
 
 def _redirect_error(error: AuthorizationRedirectError) -> Response:
     """Answer RFC 6749 §4.1.2.1, with `iss` as in every authorization response (RFC 9207)."""
+    if isinstance(error, ConsentDeclined):
+        record(Event.CONSENT_DECLINED)
+    else:
+        _record_refusal(error)
     location = redirect_uris.with_parameters(
         error.redirect_uri,
         {
@@ -44,8 +71,9 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
 
 
 def _render_oauth_error(error: OAuthError) -> Response:
+    _record_refusal(error)
     if wants_page():
-        return _render_page_error(PageError("This request is not valid", f"{error.description}.", status=error.status))
+        return _show(PageError("This request is not valid", f"{error.description}.", status=error.status))
     response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:
@@ -54,18 +82,24 @@ def _render_oauth_error(error: OAuthError) -> Response:
 
 
 def _render_page_error(error: PageError) -> Response:
+    _record_refusal(error)
+    return _show(error)
+
+
+def _show(error: PageError) -> Response:
     return render_page("error.html", status=error.status, error=error)
 
 
 def _render_unavailable(error: ServiceUnavailable) -> Response:
     log.error("%s", error)
+    _record_refusal(error)
     if wants_page():
         page = PageError(
             "The gateway cannot answer right now",
             "Something it depends on does not respond. Try again in a moment.",
             status=503,
         )
-        response = _render_page_error(page)
+        response = _show(page)
     else:
         response = make_response(jsonify(error="temporarily_unavailable", error_description="try again later"), 503)
         response.headers["Cache-Control"] = "no-store"
@@ -75,9 +109,10 @@ def _render_unavailable(error: ServiceUnavailable) -> Response:
 
 def _render_too_many(error: TooManyRequests) -> Response:
     """Answer RFC 6585 §4. OAuth has no code for it; `slow_down` (RFC 8628 §3.5) says the same."""
+    _record_refusal(error)
     if wants_page():
         page = PageError("Too many requests came from here", f"Try again in {error.retry_after} seconds.", status=429)
-        response = _render_page_error(page)
+        response = _show(page)
     else:
         response = make_response(jsonify(error="slow_down", error_description="too many requests"), 429)
         response.headers["Cache-Control"] = "no-store"
@@ -88,7 +123,7 @@ def _render_too_many(error: TooManyRequests) -> Response:
 def _render_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if wants_page():
-        return _render_page_error(PageError(error.name, error.description or "", status=status))
+        return _show(PageError(error.name, error.description or "", status=status))
     code = "invalid_request" if status < 500 else "server_error"
     response = make_response(jsonify(error=code, error_description=error.name), status)
     if (allowed := getattr(error, "valid_methods", None)) is not None:
@@ -99,7 +134,15 @@ def _render_http_error(error: HTTPException) -> Response:
 def _render_unexpected(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
     if wants_page():
-        return _render_page_error(
-            PageError("Something went wrong here", "The operator finds the reason in the log.", status=500)
-        )
+        return _show(PageError("Something went wrong here", "The operator finds the reason in the log.", status=500))
     return make_response(jsonify(error="server_error", error_description="unexpected error"), 500)
+
+
+def _record_refusal(error: GatewayError) -> None:
+    """Write down that a request was refused, and why: causes are for the log only."""
+    if (event := _REFUSALS.get(request.endpoint or "")) is not None:
+        reasons = [str(error)]
+        while isinstance(error.__cause__, GatewayError):
+            error = error.__cause__
+            reasons.append(str(error))
+        record(event, reason=": ".join(dict.fromkeys(reasons)))

@@ -10,11 +10,12 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, make_response, request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from auth_service.audit import Event
 from auth_service.errors import OAuthError
 from auth_service.protocol import clients
 from auth_service.protocol.clients import Client
 
-from . import allow_any_origin, gateway
+from . import allow_any_origin, gateway, note, record
 
 blueprint = Blueprint("registration", __name__)
 blueprint.after_request(allow_any_origin)
@@ -35,6 +36,7 @@ def register() -> Response:
         issued_at=int(time.time()),
     )
     gateway().store.add_client(client)
+    record(Event.CLIENT_REGISTERED, client=client.client_id, name=client.name)
     return _respond(client, registration_token=registration_token, secret=secret, status=201)
 
 
@@ -62,6 +64,7 @@ def update(client_id: str) -> Response:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
     updated = dataclasses.replace(client, metadata=metadata)
     gateway().store.update_client(updated)
+    record(Event.CLIENT_UPDATED, name=updated.name)
     return _respond(updated, registration_token=registration_token)
 
 
@@ -69,7 +72,7 @@ def update(client_id: str) -> Response:
 def delete(client_id: str) -> Response:
     """Remove a client and end all its grants (RFC 7592 §2.3)."""
     client, _ = _authenticate(client_id)
-    gateway().store.remove_client(client.client_id)
+    gateway().store.remove_client(client.client_id, by="client")
     return make_response("", 204)
 
 
@@ -85,6 +88,7 @@ def _parse_body() -> dict[str, Any]:
 
 def _authenticate(client_id: str) -> tuple[Client, str]:
     """Return the client whose registration token the request carries; 401 for anything else (RFC 7592 §2)."""
+    note(client=client_id)
     authorization = request.authorization
     unverified_token = authorization.token if authorization is not None and authorization.type == "bearer" else None
     client = gateway().store.find_client(client_id)

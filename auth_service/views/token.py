@@ -8,7 +8,7 @@ from auth_service.errors import OAuthError
 from auth_service.grants import FormRequest
 from auth_service.tokens import InvalidTokenError, verify_access_token
 
-from . import allow_any_origin, form_parameters, gateway
+from . import allow_any_origin, form_parameters, gateway, note
 
 blueprint = Blueprint("token", __name__)
 blueprint.after_request(allow_any_origin)
@@ -42,23 +42,23 @@ def revoke() -> Response:
     sid = _find_sid(unverified_token)
     grant = gateway().store.find_grant(sid) if sid else None
     if grant is not None and grant.client_id == client.client_id:
-        gateway().store.revoke_grant(grant.sid)
+        gateway().store.revoke_grant(grant.sid, by="client", reason="the client revoked a token of it")
     return jsonify({})
 
 
 @blueprint.post("/introspect")
 def introspect() -> Response:
     """Describe a token to its confidential client or its resource's server (RFC 7662)."""
-    return jsonify(
-        gateway().introspection.answer(form_parameters(), authorization=request.headers.get("Authorization"))
-    )
+    form = _parse_form()
+    return jsonify(gateway().introspection.answer(form.form, authorization=request.headers.get("Authorization")))
 
 
 def _parse_form() -> FormRequest:
+    form = form_parameters()
+    basic = request.authorization.username if request.authorization else None
+    note(client=form.get("client_id", basic), resource=form.get("resource"))
     return FormRequest(
-        f"{gateway().settings.issuer}{request.path}",
-        form_parameters(),
-        authorization=request.headers.get("Authorization"),
+        f"{gateway().settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,8 @@ from flask.testing import FlaskClient
 from requests.adapters import BaseAdapter
 from werkzeug.test import TestResponse
 
-from auth_service import create_app
+from auth_service import audit, create_app
+from auth_service.audit import Event
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
@@ -215,3 +218,40 @@ def world(
         stand_in,
     )
     store.close()
+
+
+class AuditLog(logging.Handler):
+    """Every audit event since the test began, as its line says it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[dict[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one event."""
+        self.entries.append(json.loads(str(record.msg)))
+
+    def of(self, event: Event) -> list[dict[str, str]]:
+        """Return the events of one name, without their times."""
+        return [
+            {name: value for name, value in entry.items() if name not in {"event", "time"}}
+            for entry in self.entries
+            if entry["event"] == event
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all events in order."""
+        return [entry["event"] for entry in self.entries]
+
+
+@pytest.fixture
+def audit_log() -> Iterator[AuditLog]:
+    """What the service writes to the audit log."""
+    handler = AuditLog()
+    level = audit.log.level
+    audit.log.setLevel(logging.INFO)
+    audit.log.addHandler(handler)
+    yield handler
+    audit.log.removeHandler(handler)
+    audit.log.setLevel(level)

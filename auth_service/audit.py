@@ -1,0 +1,168 @@
+"""Audit events: one line in the log for each decision, by a fixed name (docs/audit.md lists them).
+
+A line is one JSON object in ASCII, so that no value can end it, hide in it, or reorder what a terminal shows of it.
+What a line may say is fixed by the parameters of `record`; none of them ever takes a token, code, secret or cookie.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final, Protocol
+
+MAX_VALUE_LENGTH: Final = 300
+REFUSALS_PER_SECOND: Final = 5
+"""How many refusals of one kind are written: anyone can cause them. What passed is always written."""
+REFUSALS_AT_ONCE: Final = 20
+
+log = logging.getLogger(__name__)
+
+
+class Event(StrEnum):
+    """Everything that is decided here."""
+
+    CLIENT_REGISTERED = "client.registered"
+    CLIENT_UPDATED = "client.updated"
+    CLIENT_DELETED = "client.deleted"
+    REGISTRATION_REFUSED = "registration.refused"
+
+    AUTHORIZATION_REFUSED = "authorization.refused"
+    CONSENT_GIVEN = "consent.given"
+    CONSENT_DECLINED = "consent.declined"
+    CONSENT_REMEMBERED = "consent.remembered"
+    CONSENT_REFUSED = "consent.refused"
+    CONSENT_WITHDRAWN = "consent.withdrawn"
+    LOGIN_ACCEPTED = "login.accepted"
+    LOGIN_REFUSED = "login.refused"
+    SESSION_STARTED = "session.started"
+    SESSION_ENDED = "session.ended"
+
+    CODE_ISSUED = "code.issued"
+    CODE_REDEEMED = "code.redeemed"
+    CODE_REPLAYED = "code.replayed"
+    TOKEN_ISSUED = "token.issued"  # noqa: S105 - a name
+    TOKEN_REFRESHED = "token.refreshed"  # noqa: S105 - a name
+    TOKEN_REUSED = "token.reused"  # noqa: S105 - a name
+    TOKEN_REFUSED = "token.refused"  # noqa: S105 - a name
+    TOKEN_INTROSPECTED = "token.introspected"  # noqa: S105 - a name
+    GRANT_REVOKED = "grant.revoked"
+    REVOCATION_REFUSED = "revocation.refused"
+    INTROSPECTION_REFUSED = "introspection.refused"
+    VERIFY_REFUSED = "verify.refused"
+
+    KEY_ADDED = "key.added"
+    KEY_RETIRED = "key.retired"
+
+
+_ALARMING: Final = frozenset({Event.CODE_REPLAYED, Event.TOKEN_REUSED})
+"""Honest clients do not cause these: someone may hold what is another's."""
+
+
+class AuditedGrant(Protocol):
+    """What an event says of a grant."""
+
+    @property
+    def sid(self) -> str:
+        """The grant's id."""
+
+    @property
+    def sub(self) -> str:
+        """The user."""
+
+    @property
+    def name(self) -> str:
+        """The user's login name."""
+
+    @property
+    def client_id(self) -> str:
+        """The client."""
+
+    @property
+    def resource(self) -> str:
+        """The resource's URL."""
+
+
+class Entry:
+    """One event; its text is the line."""
+
+    def __init__(self, event: Event, values: dict[str, str | None]) -> None:
+        self.event = event
+        self.suppressed = 0
+        """How many events like it were left out since the last line."""
+        self.values = {name: value[:MAX_VALUE_LENGTH] for name, value in values.items() if value is not None}
+
+    def __str__(self) -> str:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        counted = {"suppressed": self.suppressed} if self.suppressed else {}
+        return json.dumps({"event": self.event, "time": now, **self.values, **counted})
+
+
+def record(
+    event: Event,
+    *,
+    of: AuditedGrant | None = None,
+    grant: str | None = None,
+    user: str | None = None,
+    name: str | None = None,
+    client: str | None = None,
+    resource: str | None = None,
+    scope: str | None = None,
+    redirect: str | None = None,
+    address: str | None = None,
+    key: str | None = None,
+    by: str | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write down one decision.
+
+    `of` fills in `grant`, `user`, `name`, `client` and `resource`. `by` is who decided, where that is not the user:
+    `client`, `server`, `operator`, `gateway`. `reason` says why something was refused or ended. A client that has not
+    authenticated is named as it named itself.
+    """
+    values = {
+        "user": of.sub if of else user,
+        "name": of.name if of else name,
+        "client": of.client_id if of else client,
+        "resource": of.resource if of else resource,
+        "grant": of.sid if of else grant,
+        "scope": scope,
+        "redirect": redirect,
+        "address": address,
+        "key": key,
+        "by": by,
+        "reason": reason,
+    }
+    log.log(logging.WARNING if event in _ALARMING else logging.INFO, Entry(event, values))
+
+
+class FloodFilter(logging.Filter):
+    """Bounds the refusals of each kind (event and resource) that reach the log, and counts what it leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._allowance: dict[tuple[Event, str | None], tuple[float, float]] = {}
+        self._suppressed: Counter[tuple[Event, str | None]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write the line; the next one written says how many were not."""
+        entry = record.msg
+        if not isinstance(entry, Entry) or not entry.event.endswith(".refused"):
+            return True
+        # Only `verify.refused` names resources that it knows to exist: no sender can make up kinds.
+        kind = entry.event, entry.values.get("resource") if entry.event is Event.VERIFY_REFUSED else None
+        with self._lock:
+            now = record.created
+            left, since = self._allowance.get(kind, (float(REFUSALS_AT_ONCE), now))
+            left = min(float(REFUSALS_AT_ONCE), left + max(now - since, 0) * REFUSALS_PER_SECOND)
+            is_written = left >= 1
+            self._allowance[kind] = (left - 1 if is_written else left), now
+            if is_written:
+                entry.suppressed = self._suppressed.pop(kind, 0)
+            else:
+                self._suppressed[kind] += 1
+        return is_written

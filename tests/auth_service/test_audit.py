@@ -1,0 +1,81 @@
+"""The audit log: what a line can and cannot hold, and how many lines anyone can cause."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import time_machine
+
+from auth_service import audit
+from auth_service.audit import MAX_VALUE_LENGTH, REFUSALS_AT_ONCE, Entry, Event, FloodFilter
+from auth_service.logs import LineFormatter
+
+DOCUMENT = Path(__file__).parents[2] / "docs/audit.md"
+HOSTILE = 'x"\n{"event":"grant.revoked"}\r\x1b[2J\x00\x85\u2028\u202e\ud800é'
+
+
+def log_record(message: object, *arguments: object, level: int = logging.WARNING) -> logging.LogRecord:
+    return logging.LogRecord("auth_service.test", level, __file__, 1, message, arguments, None)
+
+
+def test_every_event_and_member_is_documented_and_nothing_else() -> None:
+    table_rows = [line.split("|")[1] for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    documented = set(re.findall(r"`([a-z.]+)`", " ".join(table_rows)))
+    members = set(inspect.signature(audit.record).parameters) - {"of"} | {"time", "suppressed"}
+    assert documented == {str(event) for event in Event} | members
+
+
+def test_no_value_breaks_out_of_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        audit.record(Event.LOGIN_REFUSED, name=HOSTILE, reason="x" * 10_000)
+    line = LineFormatter().format(caplog.records[0])
+    assert re.fullmatch(r"[ -~]+", line)
+    entry = json.loads(line)
+    assert (entry["event"], entry["name"]) == ("login.refused", HOSTILE)
+    assert len(entry["reason"]) == MAX_VALUE_LENGTH
+
+
+def test_no_other_message_can_pass_for_an_event_or_break_its_line() -> None:
+    line = LineFormatter().format(log_record("unheard: %s", HOSTILE))
+    assert line.startswith("WARNING auth_service.test: unheard: ")
+    assert not re.search(r"[\x00-\x1f\x85\u2028\u202e]", line)
+
+
+def test_no_line_of_a_trace_can_pass_for_an_event() -> None:
+    record = log_record("unexpected error")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    first, *trace = LineFormatter().format(record).split("\n")
+    assert first == "WARNING auth_service.test: unexpected error"
+    assert len(trace) > 2
+    assert all(line.startswith("  ") for line in trace)
+
+
+def test_a_flood_of_refusals_is_cut_short_and_counted() -> None:
+    flood = FloodFilter()
+
+    def passes(event: Event, **values: str) -> Entry | None:
+        entry = Entry(event, dict(values))
+        return entry if flood.filter(log_record(entry)) else None
+
+    with time_machine.travel(0, tick=False) as clock:
+        written = [entry for entry in (passes(Event.TOKEN_REFUSED, resource=str(n)) for n in range(1000)) if entry]
+        assert len(written) == REFUSALS_AT_ONCE
+        assert passes(Event.LOGIN_REFUSED) is not None, "one kind does not hide another"
+        assert passes(Event.VERIFY_REFUSED, resource="a") is not None
+        assert all(passes(Event.TOKEN_ISSUED) for _ in range(1000)), "what passed is always written"
+        clock.shift(10)
+        entry = passes(Event.TOKEN_REFUSED)
+        assert entry is not None
+        assert json.loads(str(entry))["suppressed"] == 1000 - REFUSALS_AT_ONCE
+        entry = passes(Event.TOKEN_REFUSED)
+        assert entry is not None
+        assert "suppressed" not in json.loads(str(entry))
