@@ -6,11 +6,21 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tests.systemd.programs import PYTHON, SOURCE
 
 HERE = Path(__file__).parent
 UNITS = Path("etc/systemd/system")
+SYSTEM = Path("opt/system")
+SWITCH = f"""#!{PYTHON}
+import sys
+sys.path.insert(0, {SOURCE!r})
+from tests.systemd.switch import main
+sys.exit(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Configuration:
     ports: list[int]
     warnings: list[str]
     failedAssertions: list[str]  # noqa: N815 - evaluate.nix's own key
+    specialisations: dict[str, Any] = field(default_factory=dict)
 
 
 def can_evaluate() -> bool:
@@ -58,14 +69,41 @@ def load_machines(path: Path) -> dict[str, Configuration]:
 
 
 def install(configuration: Configuration, root: Path, *, neighbours: Mapping[str, str]) -> None:
-    """Write units and files below `root`; enables the units as their `[Install]` section says.
+    """Write a whole machine's configuration below `root`, specialisations included.
 
     `neighbours` are the addresses of the scenario's machines by their names.
     """
+    write_files(configuration, root)
+    enable(configuration, root)
+    _write(root / SYSTEM / "units.json", json.dumps(configuration.units))
+    for name, other in configuration.specialisations.items():
+        folder = root / SYSTEM / "specialisation" / name
+        _write(folder / "configuration.json", json.dumps(other))
+        _write(folder / "bin/switch-to-configuration", SWITCH)
+        (folder / "bin/switch-to-configuration").chmod(0o755)
+    hosts = [
+        ("127.0.0.1", ["localhost"]),
+        *configuration.hosts.items(),
+        *((address, [name]) for name, address in neighbours.items()),
+    ]
+    _write(root / "etc/hosts", "".join(f"{address} {' '.join(names)}\n" for address, names in hosts))
+
+
+def write_files(configuration: Configuration, root: Path) -> None:
+    """Write units and files below `root`."""
     for name, text in configuration.files.items():
         _write(root / "etc" / name, text)
     for name, lines in configuration.units.items():
         _write(root / UNITS / name, "\n".join(lines) + "\n")
+    rules = [*configuration.tmpfiles, f"L /run/current-system - - - - /{SYSTEM}"]
+    _write(root / "etc/tmpfiles.d/gateway.conf", "".join(f"{rule}\n" for rule in rules))
+    people = "".join(f"g {group} -\nu {user} -:{group}\n" for user, group in configuration.users.items())
+    _write(root / "etc/sysusers.d/gateway.conf", people)
+
+
+def enable(configuration: Configuration, root: Path) -> None:
+    """Link the units as their `[Install]` section says."""
+    for name, lines in configuration.units.items():
         for line in lines:
             if line.startswith("WantedBy="):
                 wants = root / UNITS / f"{line.removeprefix('WantedBy=')}.wants"
@@ -73,15 +111,6 @@ def install(configuration: Configuration, root: Path, *, neighbours: Mapping[str
                 link = wants / name
                 link.unlink(missing_ok=True)
                 link.symlink_to(f"../{name}")
-    _write(root / "etc/tmpfiles.d/gateway.conf", "".join(f"{line}\n" for line in configuration.tmpfiles))
-    people = "".join(f"g {group} -\nu {user} -:{group}\n" for user, group in configuration.users.items())
-    _write(root / "etc/sysusers.d/gateway.conf", people)
-    hosts = [
-        ("127.0.0.1", ["localhost"]),
-        *configuration.hosts.items(),
-        *((address, [name]) for name, address in neighbours.items()),
-    ]
-    _write(root / "etc/hosts", "".join(f"{address} {' '.join(names)}\n" for address, names in hosts))
 
 
 def _write(path: Path, text: str) -> None:

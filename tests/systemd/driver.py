@@ -65,6 +65,16 @@ class Machine:
             assert time.monotonic() < deadline, f"{command}: exit status {status}\n{text}\n{self.journal()}"
             time.sleep(0.2)
 
+    def wait_until_fails(self, command: str, timeout: float = RETRY_SECONDS) -> str:
+        """Run a command until it fails; return its output."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, text = self.execute(command)
+            if status != 0:
+                return text
+            assert time.monotonic() < deadline, f"{command}: succeeds\n{text}\n{self.journal()}"
+            time.sleep(0.2)
+
     def wait_for_unit(self, unit: str, timeout: float = RETRY_SECONDS) -> None:
         """Wait until a unit is active."""
         self.wait_until_succeeds(f"systemctl is-active {unit}", timeout)

@@ -131,6 +131,20 @@ in
     ) config.systemd.tmpfiles.settings
   );
 
+  specialisations = lib.mapAttrs (
+    _: special:
+    import ./evaluate.nix {
+      inherit lib;
+      configuration = {
+        imports = [
+          configuration
+          special.configuration
+        ];
+        specialisation = lib.mkForce { };
+      };
+    }
+  ) config.specialisation;
+
   hosts = config.networking.hosts;
   programs = map toString config.environment.systemPackages;
   users = lib.mapAttrs (_: user: user.group) config.users.users;

@@ -175,6 +175,11 @@ in
 
     networking.nameservers = strings;
 
+    specialisation = mkOption {
+      type = types.attrsOf (types.submodule { options.configuration = mkOption { type = types.deferredModule; }; });
+      default = { };
+    };
+
     users.users = mkOption {
       type = types.attrsOf types.anything;
       default = { };

@@ -82,6 +82,13 @@ def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
         run_script(SCENARIOS / "sandboxes.py", machines)
 
 
+@needs_container
+@pytest.mark.timeout(900)
+def test_adding_changing_or_removing_a_server_touches_nothing_else(tmp_path: Path) -> None:
+    with deployed("switching", tmp_path) as machines:
+        run_script(SCENARIOS / "switching.py", machines)
+
+
 def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
     """Return the files of a self-signed certificate that the machines trust, and the application's secret."""
     key = ec.generate_private_key(ec.SECP256R1())
