@@ -49,11 +49,8 @@ format: .venv/test ## Mend what can be mended
 bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
 	$(BIN)/python -m bench.bridge $(ARGS)
 
-evaluate: debian-packages ## Evaluate the NixOS module anew, for tests/systemd/evaluated
-	@for case in tests/nixos/*.nix tests/systemd/cases/*.nix; do \
-	  nix-instantiate --eval --strict --json tests/systemd/evaluate.nix --arg configuration ./$$case \
-	    | $(PYTHON) -m json.tool --sort-keys --indent 2 > tests/systemd/evaluated/$$(basename $$case .nix).json; \
-	done
+evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
+	$(BIN)/python -m tests.systemd.evaluation
 
 clean: ## Remove what was installed and the local stack's state
 	rm -rf .venv .cache .local-stack

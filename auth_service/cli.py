@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from auth_service import health
 from auth_service.identity import derive_identity_key
 from auth_service.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError, load_master_key, load_settings
@@ -15,14 +19,21 @@ from auth_service.settings import Credentials, SettingsError, load_master_key, l
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
+class _Unhealthy(Exception):
+    """Something does not answer; the text is the whole output."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, 2 for unusable input."""
+    """Run one command; returns the exit status: 1 where something is unhealthy, 2 for unusable input."""
     options = _parser().parse_args(arguments)
     try:
         output: str = options.run(options)
     except SettingsError as error:
         sys.stderr.write(f"mcp-gatewayctl: {error}\n")
         return 2
+    except _Unhealthy as unhealthy:
+        sys.stdout.write(str(unhealthy))
+        return 1
     sys.stdout.write(output)
     return 0
 
@@ -42,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-settings", help="say whether a settings.json is valid")
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(run=_check_settings)
+    ask = commands.add_parser("health", help="open each server as a client would, and say whether it answers")
+    ask.add_argument("names", nargs="*", metavar="NAME", help="the servers' names in the settings (default: all)")
+    ask.add_argument("--settings", required=True, type=Path, metavar="FILE", help="settings.json")
+    ask.add_argument("--master-key", required=True, type=Path, metavar="FILE")
+    ask.add_argument("--metrics-file", type=Path, metavar="FILE", help="write the results for Prometheus, too")
+    ask.add_argument("--json", action="store_true", help="print JSON")
+    ask.set_defaults(run=_health)
     return parser
 
 
@@ -63,6 +81,30 @@ def _derived_key(options: argparse.Namespace, derive: Callable[[Credentials, str
 def _check_settings(options: argparse.Namespace) -> str:
     settings = load_settings(options.file)
     return f"{options.file}: valid, {len(settings.resources)} servers behind {settings.issuer}\n"
+
+
+def _health(options: argparse.Namespace) -> str:
+    settings = load_settings(options.settings)
+    for name in options.names:
+        if name not in settings.resources:
+            raise SettingsError(f"{name}: is not in {options.settings}")
+    credentials = Credentials(client_secret="", master_key=load_master_key(options.master_key))
+    results = health.check_all(settings, credentials, options.names)
+    if options.metrics_file is not None:
+        unfinished = options.metrics_file.with_suffix(".new")
+        unfinished.write_text(health.render_metrics(results, now=time.time()))
+        unfinished.replace(options.metrics_file)
+    if options.json:
+        output = json.dumps([asdict(each) for each in results], indent=2) + "\n"
+    else:
+        width = max(len(each.name) for each in results)
+        output = "".join(
+            f"{each.name:{width}}  {each.endpoint}  {each.problem or f'answers, {each.seconds:.2f} s'}\n"
+            for each in results
+        )
+    if any(each.problem for each in results):
+        raise _Unhealthy(output)
+    return output
 
 
 if __name__ == "__main__":

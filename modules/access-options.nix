@@ -1,4 +1,4 @@
-# The three allow-lists, the same for the gateway and for each server.
+# The allow-lists, the same for the gateway and for each server.
 { lib }:
 who:
 let
@@ -15,6 +15,7 @@ in
   allowedUsers = mkList "Login names at the identity provider; each is pinned to its account's id at its first login." [
     "octocat"
   ];
-  allowedOrganizations = mkList "Members of these organizations." [ "acme" ];
-  allowedTeams = mkList "Members of these teams, as `organization/team-slug`." [ "acme/platform" ];
+  allowedOrganizations = mkList "Members of these GitHub organizations." [ "acme" ];
+  allowedTeams = mkList "Members of these GitHub teams, as `organization/team-slug`." [ "acme/platform" ];
+  allowedGroups = mkList "Members of these groups of the OpenID Connect provider." [ "engineering" ];
 }

@@ -2,68 +2,177 @@
 { config, lib, ... }:
 let
   cfg = config.services.mcp-oauth-gateway;
+  topology = import ./topology.nix { inherit lib cfg; };
   option = "services.mcp-oauth-gateway";
-  github = cfg.identityProvider.github;
+  inherit (cfg.identityProvider) github oidc;
+  isOidc = oidc.issuer != null;
+  provider = if isOidc then oidc else github;
 
-  lists = access: access.allowedUsers ++ access.allowedOrganizations ++ access.allowedTeams;
+  lists =
+    access:
+    access.allowedUsers
+    ++ access.allowedOrganizations or [ ]
+    ++ access.allowedTeams or [ ]
+    ++ access.allowedGroups or [ ];
+  # What only the other provider has a notion of, by option.
+  foreign =
+    access:
+    if isOidc then
+      { inherit (access) allowedOrganizations allowedTeams; }
+    else
+      { inherit (access) allowedGroups; };
+
   hostName = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+  isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
   # Names by the value that they share, where more than one does.
-  clashes =
-    valueOf: servers:
-    lib.filterAttrs (_: names: lib.length names > 1) (
-      lib.groupBy (name: toString (valueOf servers.${name})) (lib.attrNames servers)
+  clashes = pairs: lib.filterAttrs (_: group: lib.length group > 1) (lib.groupBy (pair: pair.value) pairs);
+  namesOf = group: lib.concatMapStringsSep " and " (pair: pair.name) group;
+
+  urls = lib.mapAttrsToList (name: server: {
+    inherit name;
+    value = server.publicUrl;
+  }) topology.enabled;
+
+  # Every port that is taken on one host.
+  ports =
+    lib.optionals (topology.has "auth" || topology.has "router") [
+      {
+        name = "${option}.port";
+        value = toString cfg.port;
+      }
+    ]
+    ++ lib.optional (topology.has "router" && cfg.metrics.enable) {
+      name = "${option}.metrics.port";
+      value = toString cfg.metrics.port;
+    }
+    ++ lib.concatLists (
+      lib.mapAttrsToList (
+        name: server:
+        map (replica: {
+          name = "${option}.servers.${name}.port";
+          value = toString replica.port;
+        }) (topology.replicasHere server)
+      ) topology.bridgedHere
     );
-  bridged = lib.filterAttrs (_: server: server.url == null) cfg.servers;
+
+  needs = condition: message: {
+    assertion = condition;
+    inherit message;
+  };
 
   perServer = name: server: [
-    {
-      assertion = builtins.match hostName name != null;
-      message = "${option}.servers.${name}: the name becomes part of a host name and must be lower-case letters, digits and inner hyphens.";
-    }
-    {
-      assertion = (server.command == [ ]) != (server.url == null);
-      message = "${option}.servers.${name}: set exactly one of `command` and `url`.";
-    }
+    (needs (builtins.match hostName name != null)
+      "${option}.servers.${name}: the name becomes part of a host name and must be lower-case letters, digits and inner hyphens."
+    )
+    (needs ((server.command == [ ]) != (server.url == null))
+      "${option}.servers.${name}: set exactly one of `command` and `url`."
+    )
+    (needs (server.url != null -> isUrl server.url)
+      "${option}.servers.${name}.url: \"${toString server.url}\" is not a URL such as http://10.0.0.5:3000/mcp."
+    )
+    (needs (isUrl server.publicUrl && builtins.match "https://[^/]+/.+" server.publicUrl != null)
+      "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is not a URL such as https://wiki.example.com/mcp."
+    )
+    (needs (server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory)
+      "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path."
+    )
+    (needs (server.url != null || topology.replicasOf server != [ ])
+      "${option}.servers.${name}.hosts: none of them is in `hosts` with the role `bridges`."
+    )
+  ]
+  ++ lib.mapAttrsToList (
+    list: entries:
+    needs (entries == [ ]) "${option}.servers.${name}.${list}: the chosen identity provider knows none, so this would admit nobody."
+  ) (foreign server);
+
+  perHost = name: _: [
+    (needs (builtins.match "[a-z0-9-]{1,26}" name != null)
+      "${option}.hosts.${name}: the name becomes part of session ids and must be at most 26 lower-case letters, digits and hyphens."
+    )
+  ];
+
+  severalHosts = [
+    (needs (topology.here != null)
+      "${option}.hosts: this host, ${cfg.hostName}, is not among them; see `hostName`."
+    )
+    (needs (lib.all (role: topology.hostsWith role != { }) [
+      "router"
+      "auth"
+    ]) "${option}.hosts: one of them must have the role `router`, and one the role `auth`.")
+    (needs (lib.length topology.instances > 1 -> cfg.redis.url != null)
+      "${option}.redis.url: several hosts with the role `auth` need one Redis that all of them reach."
+    )
+    (needs (cfg.masterKeyFile != null || lib.all (server: server.identityKeyFile != null) (lib.attrValues topology.bridgedHere))
+      "${option}.masterKeyFile: several hosts need the same one; a host with bridges alone may have `servers.<name>.identityKeyFile` instead."
+    )
+    (needs (topology.has "auth" -> cfg.masterKeyFile != null)
+      "${option}.masterKeyFile: several hosts need the same one."
+    )
   ];
 in
 {
   config = lib.mkIf cfg.enable {
     assertions = [
-      {
-        assertion = builtins.match "(${hostName}\\.)+${hostName}" cfg.domain != null;
-        message = "${option}.domain: \"${cfg.domain}\" is not a domain name such as mcp.example.com.";
-      }
-      {
-        assertion = cfg.servers != { };
-        message = "${option}.servers: name at least one MCP server.";
-      }
-      {
-        assertion = github.clientId != null && github.clientSecretFile != null;
-        message = "${option}.identityProvider.github: set `clientId` and `clientSecretFile`, or nobody could log in.";
-      }
-      {
-        assertion = (cfg.certificate.certFile == null) == (cfg.certificate.keyFile == null);
-        message = "${option}.certificate: set both `certFile` and `keyFile`, or neither.";
-      }
-      {
-        assertion = (cfg.acme.email != null) != (cfg.certificate.certFile != null);
-        message = "${option}: set exactly one of `acme.email` and `certificate.certFile`.";
-      }
+      (needs (builtins.match "(${hostName}\\.)+${hostName}" cfg.domain != null)
+        "${option}.domain: \"${cfg.domain}\" is not a domain name such as mcp.example.com."
+      )
+      (needs (topology.enabled != { }) "${option}.servers: name at least one MCP server.")
+      (needs (!(isOidc && github.clientId != null))
+        "${option}.identityProvider: set either `github.clientId` or `oidc.issuer`; the gateway has one identity provider."
+      )
+      (needs (provider.clientId != null && (topology.has "auth" -> provider.clientSecretFile != null))
+        "${option}.identityProvider.${if isOidc then "oidc" else "github"}: set `clientId` and `clientSecretFile`, or nobody could log in."
+      )
+      (needs (!isOidc || isUrl (lib.removeSuffix "/" oidc.issuer))
+        "${option}.identityProvider.oidc.issuer: \"${toString oidc.issuer}\" is not a URL such as https://login.example.com."
+      )
+      (needs (cfg.lifetimes.login <= 600) "${option}.lifetimes.login: at most 600 seconds.")
+      (needs (cfg.redis.url == null || builtins.match "(redis|rediss|unix)://.*" cfg.redis.url != null)
+        "${option}.redis.url: must begin with redis://, rediss:// or unix://."
+      )
+      (needs (cfg.redis.url == null || !lib.hasInfix "@" cfg.redis.url)
+        "${option}.redis.url: has a password, which would be in the store for all to read."
+      )
+      (needs (cfg.logFiles.enable -> cfg.journalNamespace != null)
+        "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files."
+      )
     ]
-    ++ lib.concatLists (lib.mapAttrsToList perServer cfg.servers)
-    ++ lib.mapAttrsToList (url: names: {
+    ++ lib.optionals (topology.has "router") [
+      (needs ((cfg.certificate.certFile == null) == (cfg.certificate.keyFile == null))
+        "${option}.certificate: set both `certFile` and `keyFile`, or neither."
+      )
+      (needs ((cfg.acme.email != null) != (cfg.certificate.certFile != null))
+        "${option}: set exactly one of `acme.email` and `certificate.certFile`."
+      )
+      (needs ((cfg.acme.challenge == "dns-01") == (cfg.acme.dnsProvider != null))
+        "${option}.acme.dnsProvider: goes with `acme.challenge = \"dns-01\"`, and that with it."
+      )
+    ]
+    ++ lib.optionals (!topology.isSingle) (severalHosts ++ lib.concatLists (lib.mapAttrsToList perHost cfg.hosts))
+    ++ lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
+    ++ lib.mapAttrsToList (url: group: {
       assertion = false;
-      message = "${option}.servers: ${lib.concatStringsSep " and " names} have the same URL, ${url}.";
-    }) (clashes (server: server.publicUrl) cfg.servers)
-    ++ lib.mapAttrsToList (port: names: {
+      message = "${option}.servers: ${namesOf group} have the same URL, ${url}.";
+    }) (clashes urls)
+    ++ lib.mapAttrsToList (port: group: {
       assertion = false;
-      message = "${option}.servers: ${lib.concatStringsSep " and " names} have the same port, ${port}; set `port` of one of them.";
-    }) (clashes (server: server.port) bridged);
+      message = "${namesOf group}: the same port, ${port}; set one of them to another.";
+    }) (clashes ports);
 
-    warnings = lib.optional (lib.all (access: lists access == [ ]) ([ github ] ++ lib.attrValues cfg.servers)) ''
-      ${option}: every allow-list is empty, so nobody can log in.
-      Name someone in `identityProvider.github.allowedUsers`, `allowedOrganizations` or `allowedTeams`.
-    '';
+    warnings =
+      lib.optional (lib.all (access: lists access == [ ]) ([ provider ] ++ lib.attrValues topology.enabled)) ''
+        ${option}: every allow-list is empty, so nobody can log in.
+        Name someone in `identityProvider.${if isOidc then "oidc" else "github"}.allowedUsers` or another of its lists.
+      ''
+      ++ lib.concatLists (
+        lib.mapAttrsToList (
+          name: server:
+          lib.optional (lib.any (variable: lib.any (word: lib.hasInfix word variable) [ "PASSWORD" "SECRET" "TOKEN" "API_KEY" ]) (lib.attrNames server.environment)) ''
+            ${option}.servers.${name}.environment: looks like a secret, and the world can read it.
+            Put it into a file, and its path into `servers.${name}.environmentFile`.
+          ''
+        ) topology.enabled
+      );
   };
 }

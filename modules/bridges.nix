@@ -7,19 +7,22 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
+  topology = import ./topology.nix { inherit lib cfg; };
   hardening = import ../nix/hardening.nix;
-  bridged = lib.filterAttrs (_: server: server.url == null) cfg.servers;
+  makesMasterKey = cfg.masterKeyFile == null;
   keyFile = name: "/run/mcp-oauth-gateway/identity-${name}";
+
+  # Specifiers would be expanded in what the operator wrote for the server.
+  verbatim = lib.replaceStrings [ "%" ] [ "%%" ];
 
   # The bridge gets a key of its own; the master key, from which any server's could be made, never comes near it.
   identityUnit = name: {
     description = "Identity key of the MCP server ${name}";
-    requires = lib.optional (cfg.masterKeyFile == null) "mcp-oauth-gateway-master-key.service";
-    after = lib.optional (cfg.masterKeyFile == null) "mcp-oauth-gateway-master-key.service";
-    serviceConfig = hardening.base // {
+    requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+    after = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+    serviceConfig = hardening.unit cfg // {
       Type = "oneshot";
       RemainAfterExit = true;
-      Slice = "mcp-gateway.slice";
       DynamicUser = true;
       LoadCredential = [ "master-key:${cfg.generatedMasterKeyFile}" ];
       ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} keys identity ${name} --master-key %d/master-key";
@@ -29,27 +32,104 @@ let
     };
   };
 
-  bridgeUnit = name: server: {
-    description = "MCP server ${name}";
-    requires = [ "mcp-identity-${name}.service" ];
-    after = [ "mcp-identity-${name}.service" ];
-    inherit (server) environment path;
-    serviceConfig =
-      hardening.base
-      // hardening.network.${server.sandbox.network}
-      // {
-        # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
-        Type = "notify";
-        Slice = "mcp-gateway.slice";
-        ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* -- ${utils.escapeSystemdExecArgs server.command}";
-        Restart = "on-failure";
-        RestartSec = 1;
-        DynamicUser = true;
-        LoadCredential = [ "identity-key:${keyFile name}" ];
-        EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
-      }
-      // server.serviceConfig;
+  optionsOf =
+    server: replica:
+    [
+      "--call-timeout=${toString server.timeouts.call}"
+      "--call-timeout-total=${toString server.timeouts.callTotal}"
+      "--idle-timeout=${toString server.timeouts.idle}"
+      "--stop-timeout=${toString server.timeouts.stop}"
+      "--drain-timeout=${toString server.timeouts.drain}"
+      "--max-message-bytes=${toString server.limits.messageBytes}"
+      "--max-sessions=${toString server.limits.sessions}"
+      "--max-sessions-per-user=${toString server.limits.sessionsPerUser}"
+      "--max-connections=${toString server.limits.connections}"
+    ]
+    ++ lib.optional (lib.length (topology.replicasOf server) > 1) "--replica=${replica.name}";
+
+  isHome = path: lib.any (home: lib.hasPrefix home path) [
+    "/home/"
+    "/root/"
+    "/run/user/"
+  ];
+
+  sandboxOf =
+    { sandbox, ... }:
+    let
+      paths = sandbox.readOnlyPaths ++ sandbox.readWritePaths;
+      network = hardening.network.${sandbox.network};
+    in
+    network
+    // lib.mergeAttrsList (map (name: hardening.relaxations.${name}.serviceConfig) sandbox.relaxations)
+    // lib.optionalAttrs (paths != [ ]) {
+      BindReadOnlyPaths = sandbox.readOnlyPaths;
+      BindPaths = network.BindPaths or [ ] ++ sandbox.readWritePaths;
+    }
+    # Nix builds and fetches for whoever asks, outside every sandbox but its own.
+    // { InaccessiblePaths = [ "-/nix/var/nix/daemon-socket" ]; }
+    # Homes are empty but for what is bound into them.
+    // lib.optionalAttrs (lib.any isHome paths) { ProtectHome = "tmpfs"; };
+
+  bridgeUnit =
+    name: server: replica:
+    let
+      derived = server.identityKeyFile == null;
+      home = if server.stateDirectory then "/var/lib/mcp-bridge-${name}" else "/tmp";
+    in
+    {
+      description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
+      requires = lib.optional derived "mcp-identity-${name}.service";
+      after = lib.optional derived "mcp-identity-${name}.service";
+      environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
+      inherit (server) path;
+      startLimitIntervalSec = 0;
+      serviceConfig =
+        hardening.unit cfg
+        // sandboxOf server
+        // hardening.restart
+        // {
+          # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
+          Type = "notify";
+          ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
+          WatchdogSec = 60;
+          TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
+          DynamicUser = true;
+          LoadCredential = [ "identity-key:${if derived then keyFile name else server.identityKeyFile}" ];
+          EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
+          SupplementaryGroups = server.sandbox.groups;
+          MemoryMax = server.limits.memory;
+          TasksMax = server.limits.tasks;
+          WorkingDirectory = if server.workingDirectory != null then server.workingDirectory else home;
+        }
+        // lib.optionalAttrs server.stateDirectory {
+          StateDirectory = "mcp-bridge-${name}";
+          StateDirectoryMode = "0700";
+          # Replicas share what the server keeps.
+          User = "mcp-${lib.substring 0 16 (builtins.hashString "sha256" name)}";
+        }
+        // server.serviceConfig;
+    };
+
+  socketUnit = name: replica: {
+    description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
+    wantedBy = [ "sockets.target" ];
+    listenStreams = [ (topology.authority replica.address replica.port) ];
+    socketConfig = hardening.socket // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
   };
+
+  # One of something per replica on this host.
+  perReplica =
+    mkUnit:
+    lib.listToAttrs (
+      lib.concatLists (
+        lib.mapAttrsToList (
+          name: server:
+          map (replica: lib.nameValuePair "mcp-bridge-${name}${replica.instance}" (mkUnit name server replica)) (
+            topology.replicasHere server
+          )
+        ) topology.bridgedHere
+      )
+    );
 in
 {
   config = lib.mkIf cfg.enable {
@@ -60,17 +140,11 @@ in
     };
 
     systemd.services =
-      lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) bridged
-      // lib.mapAttrs' (name: server: lib.nameValuePair "mcp-bridge-${name}" (bridgeUnit name server)) bridged;
+      lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) (
+        lib.filterAttrs (_: server: server.identityKeyFile == null) topology.bridgedHere
+      )
+      // perReplica bridgeUnit;
 
-    systemd.sockets = lib.mapAttrs' (
-      name: server:
-      lib.nameValuePair "mcp-bridge-${name}" {
-        description = "MCP server ${name}";
-        wantedBy = [ "sockets.target" ];
-        listenStreams = [ "127.0.0.1:${toString server.port}" ];
-        socketConfig.Backlog = 1024;
-      }
-    ) bridged;
+    systemd.sockets = perReplica (name: _: socketUnit name);
   };
 }

@@ -1,4 +1,4 @@
-# services.mcp-oauth-gateway: the options of the gateway and what must hold between them.
+# services.mcp-oauth-gateway: the options of the gateway; each file next to this one has those of its part.
 {
   config,
   lib,
@@ -8,19 +8,26 @@
 let
   inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
-  access = import ./access-options.nix { inherit lib; };
 in
 {
   imports = [
     ./assertions.nix
     ./auth.nix
     ./bridges.nix
+    ./health.nix
+    ./hosts.nix
+    ./logs.nix
     ./redis.nix
     ./traefik.nix
   ];
 
   options.services.mcp-oauth-gateway = {
-    enable = lib.mkEnableOption "an OAuth 2.1 login in front of MCP servers";
+    enable = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = "Whether to put an OAuth 2.1 login in front of MCP servers.";
+    };
 
     package = mkOption {
       type = types.package;
@@ -34,7 +41,7 @@ in
       type = types.str;
       example = "mcp.example.com";
       description = ''
-        Domain of the gateway. With subdomain routing both it and `*.DOMAIN` must point at this host.
+        Domain of the gateway. With subdomain routing both it and `*.DOMAIN` must point at the host with the router.
         It is part of the issuer: changing it makes every client register and every user log in anew.
       '';
     };
@@ -49,73 +56,7 @@ in
       description = "Where clients find a server that does not say it itself: `https://NAME.DOMAIN/mcp` or `https://DOMAIN/NAME/mcp`.";
     };
 
-    port = mkOption {
-      type = types.port;
-      default = 9000;
-      example = 9010;
-      description = "Loopback port of the auth service, for Traefik and for nobody else.";
-    };
-
-    openFirewall = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = "Whether to open the ports 80 and 443.";
-    };
-
-    acme.email = mkOption {
-      type = types.nullOr types.str;
-      default = null;
-      example = "ops@example.com";
-      description = "Address for the certificate authority. Setting it makes Traefik obtain certificates by ACME.";
-    };
-
-    certificate = {
-      certFile = mkOption {
-        type = types.nullOr types.externalPath;
-        default = null;
-        example = "/var/lib/acme/mcp.example.com/fullchain.pem";
-        description = "Certificate chain of your own, for {option}`domain` and its subdomains, instead of ACME.";
-      };
-
-      keyFile = mkOption {
-        type = types.nullOr types.externalPath;
-        default = null;
-        example = "/var/lib/acme/mcp.example.com/key.pem";
-        description = "Private key of {option}`certificate.certFile`, read by systemd as root.";
-      };
-    };
-
-    identityProvider.github = {
-      clientId = mkOption {
-        type = types.nullOr types.str;
-        default = null;
-        example = "Iv1.8a61f9b3a7aba766";
-        description = "Client id of the GitHub OAuth application. Its callback URL is `https://DOMAIN/callback`.";
-      };
-
-      clientSecretFile = mkOption {
-        type = types.nullOr types.externalPath;
-        default = null;
-        example = "/run/secrets/github-client-secret";
-        description = "File with the client secret of the GitHub OAuth application, read by systemd as root.";
-      };
-
-      url = mkOption {
-        type = types.str;
-        default = "https://github.com";
-        example = "https://github.example.com";
-        description = "Where users log in; GitHub Enterprise Server by its own URL.";
-      };
-
-      apiUrl = mkOption {
-        type = types.str;
-        default = "https://api.github.com";
-        example = "https://github.example.com/api/v3";
-        description = "Base URL of GitHub's REST API.";
-      };
-    }
-    // access "Who may log in. Nobody where all lists, here and at the servers, are empty.";
+    identityProvider = import ./identity-options.nix { inherit lib; };
 
     masterKeyFile = mkOption {
       type = types.nullOr types.externalPath;
@@ -131,7 +72,7 @@ in
       type = types.attrsOf (
         types.submodule (
           import ./server-options.nix {
-            inherit lib;
+            inherit lib pkgs;
             gateway = cfg;
           }
         )
@@ -139,6 +80,7 @@ in
       default = { };
       example = lib.literalExpression ''
         {
+          fetch.enable = true; # from the catalogue
           time.command = [ (lib.getExe pkgs.mcp-server-time) ];
           wiki.url = "http://10.0.0.5:3000/mcp";
         }
@@ -150,7 +92,7 @@ in
       type = types.submodule { freeformType = (pkgs.formats.json { }).type; };
       default = { };
       example = {
-        lifetimes.access_token = 600;
+        default_resource = "time";
       };
       description = ''
         The auth service's {file}`settings.json`, for what no option here models. The world can read it.

@@ -1,11 +1,23 @@
-# State: a Redis of the gateway's own, on a unix socket only.
+# State: a Redis of the gateway's own on a unix socket only, unless one elsewhere is named.
 { config, lib, ... }:
 let
+  inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
+  topology = import ./topology.nix { inherit lib cfg; };
 in
 {
-  config = lib.mkIf cfg.enable {
-    services.redis.servers.mcp-oauth-gateway = {
+  options.services.mcp-oauth-gateway.redis.url = mkOption {
+    type = types.nullOr types.str;
+    default = null;
+    example = "rediss://redis.example.com:6379/0";
+    description = ''
+      A Redis (6.2 or newer) elsewhere, shared by every host that runs the auth service.
+      Where null, this host runs one of its own, with an append-only file, reachable by the auth service alone.
+    '';
+  };
+
+  config = lib.mkIf (cfg.enable && topology.has "auth") {
+    services.redis.servers.mcp-oauth-gateway = lib.mkIf (cfg.redis.url == null) {
       enable = true;
       port = 0;
       unixSocketPerm = 660;
@@ -13,6 +25,15 @@ in
       appendOnly = true;
     };
 
-    services.mcp-oauth-gateway.settings.redis_url = lib.mkDefault "unix://${config.services.redis.servers.mcp-oauth-gateway.unixSocket}";
+    systemd.services.redis-mcp-oauth-gateway = lib.mkIf (cfg.redis.url == null) {
+      serviceConfig = lib.optionalAttrs (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; };
+    };
+
+    services.mcp-oauth-gateway.settings.redis_url = lib.mkDefault (
+      if cfg.redis.url != null then
+        cfg.redis.url
+      else
+        "unix://${config.services.redis.servers.mcp-oauth-gateway.unixSocket}"
+    );
   };
 }

@@ -1,6 +1,7 @@
 # Options of one MCP server: services.mcp-oauth-gateway.servers.<name>.
 {
   lib,
+  pkgs,
   gateway,
 }:
 { name, config, ... }:
@@ -9,9 +10,37 @@ let
   access = import ./access-options.nix { inherit lib; };
   # From the name alone, so that adding a server moves no other one. A clash is an assertion's to report.
   portOf = key: 20000 + lib.mod (lib.fromHexString (lib.substring 0 7 (builtins.hashString "sha256" key))) 10000;
+  catalogue = import ./catalogue.nix { inherit lib pkgs name; };
 in
 {
+  imports = [
+    ./sandbox-options.nix
+    ./limit-options.nix
+  ];
+
   options = {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      example = true;
+      description = ''
+        Whether to serve this one. A server of the catalogue needs nothing else: `servers.fetch.enable = true`.
+        See {option}`preset` for what the catalogue has.
+      '';
+    };
+
+    preset = mkOption {
+      type = types.nullOr (types.enum (lib.attrNames catalogue));
+      default = if catalogue ? ${name} then name else null;
+      defaultText = lib.literalMD "the server's name, if the catalogue has that";
+      example = "filesystem";
+      description = ''
+        Entry of the catalogue that command, environment and sandbox come from; each can still be set.
+
+        ${lib.concatStringsSep "\n" (lib.mapAttrsToList (entry: { summary, ... }: "- `${entry}`: ${summary}") catalogue)}
+      '';
+    };
+
     command = mkOption {
       type = types.listOf types.str;
       default = [ ];
@@ -20,6 +49,13 @@ in
         Program and arguments of a stdio MCP server. No shell reads them.
         Exactly one of {option}`command` and {option}`url` must be set.
       '';
+    };
+
+    arguments = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "/srv/documents" ];
+      description = "More arguments, after those of {option}`command`, which may come from the catalogue.";
     };
 
     url = mkOption {
@@ -49,8 +85,17 @@ in
 
     publicUrl = mkOption {
       type = types.str;
-      readOnly = true;
-      description = "The URL to enter in a client. It is also the audience of this server's tokens.";
+      default =
+        if config.routing == "subdomain" then
+          "https://${name}.${gateway.domain}/mcp"
+        else
+          "https://${gateway.domain}/${name}/mcp";
+      defaultText = lib.literalMD "from {option}`routing`";
+      example = "https://wiki.example.com/mcp";
+      description = ''
+        The URL to enter in a client. It is also the audience of this server's tokens: changing it makes its users
+        log in anew.
+      '';
     };
 
     port = mkOption {
@@ -58,7 +103,40 @@ in
       default = portOf name;
       defaultText = lib.literalMD "derived from the name, between 20000 and 29999";
       example = 20001;
-      description = "Loopback port of the bridge. Only a request that the auth service has signed is answered there.";
+      description = ''
+        Port of the bridge; replicas have the ones that follow.
+        Only a request that the auth service has signed is answered there.
+      '';
+    };
+
+    scopes = mkOption {
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            description = mkOption {
+              type = types.str;
+              example = "Read the wiki";
+              description = "What it allows, as the consent page says it.";
+            };
+
+            required = mkOption {
+              type = types.bool;
+              default = true;
+              example = false;
+              description = "Whether every request needs it.";
+            };
+          };
+        }
+      );
+      default = { };
+      example = {
+        "wiki:read".description = "Read the wiki";
+        "wiki:write" = {
+          description = "Change the wiki";
+          required = false;
+        };
+      };
+      description = "OAuth scopes of this server. Where none is named there is one, `mcp`, for all of it.";
     };
 
     environment = mkOption {
@@ -84,20 +162,37 @@ in
       description = "Packages whose programs the server may call by name.";
     };
 
-    sandbox.network = mkOption {
-      type = types.enum [
-        "none"
-        "internet"
-        "full"
-      ];
-      default = "none";
-      example = "internet";
+    stateDirectory = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
       description = ''
-        What the server may reach.
+        Whether it keeps files: it may write to {file}`/var/lib/mcp-bridge-NAME`, which is then its home and
+        working directory. Without, nothing that it writes outlives it.
+      '';
+    };
 
-        - `none`: nothing, not even loopback.
-        - `internet`: public addresses and the resolver; not loopback, private, link-local or metadata addresses.
-        - `full`: whatever the host reaches.
+    workingDirectory = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/srv/documents";
+      description = "Directory that it is started in.";
+    };
+
+    hosts = mkOption {
+      type = types.nullOr (types.listOf types.str);
+      default = null;
+      example = [ "tools-1" ];
+      description = "Names of the hosts that run its bridges; all with the role `bridges` where null.";
+    };
+
+    identityKeyFile = mkOption {
+      type = types.nullOr types.externalPath;
+      default = null;
+      example = "/run/secrets/identity-wiki";
+      description = ''
+        File with the key that the bridge checks identities with, as `mcp-gatewayctl keys identity NAME` prints it.
+        For a host that must not hold the master key. Where null, it is derived from that at each start.
       '';
     };
 
@@ -105,16 +200,16 @@ in
       type = types.attrsOf types.anything;
       default = { };
       example = {
-        MemoryMax = "2G";
+        IOWeight = 50;
       };
       description = "Overrides for the `[Service]` section of the unit, see {manpage}`systemd.exec(5)`.";
     };
   }
-  // access "Who may use this server. The gateway's lists hold where all three are empty.";
+  // access "Who may use this server. The gateway's lists hold where all are empty.";
 
-  config.publicUrl =
-    if config.routing == "subdomain" then
-      "https://${name}.${gateway.domain}/mcp"
-    else
-      "https://${gateway.domain}/${name}/mcp";
+  config = lib.mkMerge (
+    lib.mapAttrsToList (
+      entry: preset: lib.mkIf (config.preset == entry && config.url == null) (removeAttrs preset [ "summary" ])
+    ) catalogue
+  );
 }

@@ -1,93 +1,229 @@
 # The router's static configuration. Routes come from the auth service, so this changes with no server.
 # The only file that names services.traefik: its options are being renamed upstream.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  options,
+  ...
+}:
 let
   cfg = config.services.mcp-oauth-gateway;
+  topology = import ./topology.nix { inherit lib cfg; };
   acme = cfg.acme.email != null;
+  ownCertificate = cfg.certificate.certFile != null;
   resolver = "mcp-oauth-gateway";
+  internal = "mcp-internal";
   credentials = "/run/credentials/traefik.service";
+  loopback = port: "127.0.0.1:${toString port}";
+
+  version = lib.getVersion config.services.traefik.package;
+  # WSGI folds X_User_Id, X.User.Id and X-User-Id into one name.
+  knowsAliases = lib.versionAtLeast version "3.7.12";
+  knowsUnderscores =
+    lib.versionAtLeast version "3.7.6" || (lib.versionAtLeast version "3.6.22" && lib.versionOlder version "3.7");
+
+  # nixpkgs' names of the two configurations: of its releases so far, of a change once taken back, of the one proposed.
+  names =
+    if options.services.traefik ? install then
+      {
+        static = [
+          "install"
+          "settings"
+        ];
+        dynamic = [
+          "routing"
+          "settings"
+        ];
+      }
+    else if options.services.traefik ? static then
+      {
+        static = [
+          "static"
+          "settings"
+        ];
+        dynamic = [
+          "dynamic"
+          "settings"
+        ];
+      }
+    else
+      {
+        static = [ "staticConfigOptions" ];
+        dynamic = [ "dynamicConfigOptions" ];
+      };
+
+  challenges = {
+    http-01.httpChallenge.entryPoint = "web";
+    tls-alpn-01.tlsChallenge = { };
+    dns-01.dnsChallenge.provider = cfg.acme.dnsProvider;
+  };
+
+  static = {
+    global = {
+      checkNewVersion = lib.mkDefault false;
+      sendAnonymousUsage = lib.mkDefault false;
+    };
+
+    entryPoints = {
+      web = {
+        address = lib.mkDefault ":80";
+        http.redirections.entryPoint = {
+          to = lib.mkDefault "websecure";
+          scheme = lib.mkDefault "https";
+        };
+      };
+      websecure = {
+        address = lib.mkDefault ":443";
+        http = {
+          ${if knowsAliases then "aliasHeadersStrategy" else "underscoreHeadersStrategy"} = "delete";
+          # Each stands for a character that a backend may read as another path than the one verified.
+          encodedCharacters = {
+            allowEncodedSlash = false;
+            allowEncodedBackSlash = false;
+            allowEncodedNullCharacter = false;
+            allowEncodedSemicolon = false;
+            allowEncodedPercent = false;
+            allowEncodedQuestionMark = false;
+            allowEncodedHash = false;
+          };
+        };
+      };
+    }
+    // lib.optionalAttrs (topology.instances != [ ]) { ${internal}.address = loopback cfg.port; }
+    // lib.optionalAttrs cfg.metrics.enable { mcp-metrics.address = loopback cfg.metrics.port; };
+
+    providers.http = {
+      endpoint = "http://${loopback cfg.port}/routes";
+      pollInterval = lib.mkDefault "2s";
+      pollTimeout = lib.mkDefault "5s";
+    };
+  }
+  // lib.optionalAttrs cfg.accessLog.enable {
+    accessLog = {
+      format = lib.mkDefault "json";
+      fields = {
+        headers.defaultMode = "drop";
+        queryParameters.defaultMode = "drop";
+      };
+    };
+  }
+  // lib.optionalAttrs cfg.metrics.enable { metrics.prometheus.entryPoint = "mcp-metrics"; }
+  // lib.optionalAttrs acme {
+    certificatesResolvers.${resolver}.acme = {
+      inherit (cfg.acme) email;
+      storage = "${config.services.traefik.dataDir}/mcp-oauth-gateway-acme.json";
+    }
+    // challenges.${cfg.acme.challenge}
+    // lib.optionalAttrs (cfg.acme.server != null) { caServer = cfg.acme.server; }
+    // lib.optionalAttrs (cfg.acme.caCertificates != [ ]) {
+      caCertificates = map toString cfg.acme.caCertificates;
+    };
+  };
+
+  dynamic =
+    lib.optionalAttrs ownCertificate {
+      tls.certificates = [
+        {
+          certFile = "${credentials}/mcp-oauth-gateway.crt";
+          keyFile = "${credentials}/mcp-oauth-gateway.key";
+        }
+      ];
+    }
+    # With several auth services one loopback address leads to whichever is ready.
+    // lib.optionalAttrs (topology.instances != [ ]) {
+      http = {
+        routers.${internal} = {
+          rule = "PathPrefix(`/`)";
+          priority = 1000000;
+          entryPoints = [ internal ];
+          service = internal;
+          middlewares = [ internal ];
+        };
+        middlewares.${internal}.retry = {
+          attempts = 3;
+          initialInterval = "20ms";
+        };
+        services.${internal}.loadBalancer = {
+          servers = map (url: { inherit url; }) topology.instances;
+          healthCheck = {
+            path = "/readyz";
+            interval = "1s";
+            timeout = "2s";
+          };
+        };
+      };
+    };
 in
 {
-  config = lib.mkIf cfg.enable {
-    services.mcp-oauth-gateway.settings.router = {
-      entry_points = lib.mkDefault [ "websecure" ];
-      tls = lib.mkDefault true;
-    }
-    // lib.optionalAttrs acme { certificate_resolver = lib.mkDefault resolver; };
+  options.services.mcp-oauth-gateway = import ./traefik-options.nix { inherit lib; };
 
-    services.traefik = {
-      enable = true;
+  config = lib.mkIf cfg.enable (
+    lib.mkMerge [
+      {
+        services.mcp-oauth-gateway = {
+          settings.router = {
+            entry_points = lib.mkDefault [ "websecure" ];
+            tls = lib.mkDefault true;
+          }
+          // lib.optionalAttrs acme { certificate_resolver = lib.mkDefault resolver; };
 
-      staticConfigOptions = {
-        global = {
-          checkNewVersion = lib.mkDefault false;
-          sendAnonymousUsage = lib.mkDefault false;
-        };
-
-        entryPoints = {
-          web = {
-            address = lib.mkDefault ":80";
-            http.redirections.entryPoint = {
-              to = lib.mkDefault "websecure";
-              scheme = lib.mkDefault "https";
-            };
-          };
-          websecure = {
-            address = lib.mkDefault ":443";
-            http = {
-              # WSGI folds X_User_Id and X-User-Id into one name.
-              underscoreHeadersStrategy = "delete";
-              # Each stands for a character that a backend may read as another path than the one verified.
-              encodedCharacters = {
-                allowEncodedSlash = false;
-                allowEncodedBackSlash = false;
-                allowEncodedNullCharacter = false;
-                allowEncodedSemicolon = false;
-                allowEncodedPercent = false;
-                allowEncodedQuestionMark = false;
-                allowEncodedHash = false;
-              };
-            };
-          };
-        };
-
-        providers.http = {
-          endpoint = "http://127.0.0.1:${toString cfg.port}/routes";
-          pollInterval = lib.mkDefault "2s";
-          pollTimeout = lib.mkDefault "5s";
+          metrics.targets =
+            lib.optional (topology.has "auth") cfg.settings.listen
+            ++ lib.optional (topology.has "router" && cfg.metrics.enable) (loopback cfg.metrics.port)
+            ++ lib.concatMap (
+              server: map (replica: topology.authority replica.address replica.port) (topology.replicasHere server)
+            ) (lib.attrValues topology.bridgedHere);
         };
       }
-      // lib.optionalAttrs acme {
-        certificatesResolvers.${resolver}.acme = {
-          inherit (cfg.acme) email;
-          storage = "${config.services.traefik.dataDir}/mcp-oauth-gateway-acme.json";
-          httpChallenge.entryPoint = lib.mkDefault "web";
-        };
-      };
 
-      dynamicConfigOptions = lib.mkIf (cfg.certificate.certFile != null) {
-        tls.certificates = [
+      (lib.mkIf (topology.has "router") {
+        assertions = [
           {
-            certFile = "${credentials}/mcp-oauth-gateway.crt";
-            keyFile = "${credentials}/mcp-oauth-gateway.key";
+            assertion = knowsAliases || knowsUnderscores;
+            message = ''
+              services.traefik.package: Traefik ${version} cannot drop header names that alias another, so that clients
+              could forge who they are (GHSA-x677-9fxg-v5c5). Use 3.7.6 or newer, or 3.6.22 or newer of the line 3.6.
+            '';
           }
         ];
-      };
-    };
+        warnings =
+          lib.optional (!knowsAliases) ''
+            services.traefik.package: Traefik ${version} lets names such as X.User.Id through, which servers that read
+            X-User-Id may take for it (GHSA-rf44-j88r-hh8c, CVE-2026-88011). Bridges are safe: they believe a signature.
+            Use 3.7.13 or newer.
+          ''
+          ++ lib.optional (lib.versionOlder version "3.7.13") ''
+            services.traefik.package: Traefik ${version} has flaws that 3.7.13 mends: GHSA-qqjf-53cj-pwvv,
+            GHSA-f52w-8j3h-j724, GHSA-v67p-phpq-fc8x, GHSA-w4v4-9rw7-5326, GHSA-8fcf-v89g-xpg6.
+          '';
 
-    systemd.services.traefik = {
-      # Without routes Traefik answers 404; with this a boot does not even show that.
-      after = [ "mcp-auth-service.service" ];
-      # As credentials they need not be readable by Traefik's user where they lie.
-      serviceConfig.LoadCredential = lib.mkIf (cfg.certificate.certFile != null) [
-        "mcp-oauth-gateway.crt:${cfg.certificate.certFile}"
-        "mcp-oauth-gateway.key:${toString cfg.certificate.keyFile}"
-      ];
-    };
+        services.traefik = lib.mkMerge [
+          { enable = true; }
+          (lib.setAttrByPath names.static static)
+          (lib.setAttrByPath names.dynamic dynamic)
+        ];
 
-    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [
-      80
-      443
-    ];
-  };
+        systemd.services.traefik = {
+          # Without routes Traefik answers 404; with this a boot does not even show that.
+          after = lib.optional (topology.has "auth") "mcp-auth-service.service";
+          serviceConfig = lib.mkMerge [
+            (lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; })
+            (lib.mkIf (cfg.acme.environmentFile != null) { EnvironmentFile = [ cfg.acme.environmentFile ]; })
+            # As credentials they need not be readable by Traefik's user where they lie.
+            (lib.mkIf ownCertificate {
+              LoadCredential = [
+                "mcp-oauth-gateway.crt:${cfg.certificate.certFile}"
+                "mcp-oauth-gateway.key:${toString cfg.certificate.keyFile}"
+              ];
+            })
+          ];
+        };
+
+        networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [
+          80
+          443
+        ];
+      })
+    ]
+  );
 }

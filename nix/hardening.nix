@@ -36,6 +36,28 @@ rec {
     UMask = "0077";
   };
 
+  # What every unit of the gateway starts from.
+  unit =
+    cfg:
+    base
+    // {
+      Slice = "mcp-gateway.slice";
+    }
+    // (if cfg.journalNamespace == null then { } else { LogNamespace = cfg.journalNamespace; });
+
+  # For ever, first at once and then ever more slowly.
+  restart = {
+    Restart = "always";
+    RestartSec = "100ms";
+    RestartSteps = 8;
+    RestartMaxDelaySec = "30s";
+  };
+
+  socket = {
+    Backlog = 1024;
+    Slice = "mcp-gateway.slice";
+  };
+
   relax = {
     # Talks to other hosts: a namespace of its own has no route.
     network = {
@@ -47,8 +69,46 @@ rec {
       ];
     };
 
-    # Compiles at run time (V8, a JVM, LuaJIT): needs pages that are written, then executed.
-    jit.MemoryDenyWriteExecute = false;
+  };
+
+  # What `sandbox.relaxations` of a server may name.
+  relaxations = {
+    jit = {
+      reason = "Compiles at run time (Node.js, a JVM, LuaJIT): needs memory that is written, then executed.";
+      serviceConfig.MemoryDenyWriteExecute = false;
+    };
+
+    namespaces = {
+      reason = "Builds sandboxes of its own (browsers, bubblewrap): needs user namespaces and mounts in them.";
+      serviceConfig = {
+        RestrictNamespaces = false;
+        PrivateUsers = false;
+        SystemCallFilter = [
+          "@system-service"
+          "@mount"
+          "chroot"
+          "pivot_root"
+        ];
+      };
+    };
+
+    proc = {
+      reason = "Reads about the machine in /proc, such as its memory and processors (browsers, JVMs).";
+      serviceConfig.ProcSubset = "all";
+    };
+
+    resources = {
+      reason = "Sets its own priority, processor affinity or limits.";
+      serviceConfig.SystemCallFilter = [
+        "@system-service"
+        "~@privileged"
+      ];
+    };
+
+    devices = {
+      reason = "Uses devices of the machine, such as a graphics card; name them in serviceConfig.DeviceAllow.";
+      serviceConfig.PrivateDevices = false;
+    };
   };
 
   # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 from tests.systemd.programs import PYTHON, SOURCE
 
-HERE = Path(__file__).parent
 UNITS = Path("etc/systemd/system")
 SYSTEM = Path("opt/system")
 SWITCH = f"""#!{PYTHON}
@@ -37,24 +34,6 @@ class Configuration:
     warnings: list[str]
     failedAssertions: list[str]  # noqa: N815 - evaluate.nix's own key
     specialisations: dict[str, Any] = field(default_factory=dict)
-
-
-def can_evaluate() -> bool:
-    """Whether Nix and nixpkgs' library are at hand."""
-    if shutil.which("nix-instantiate") is None:
-        return False
-    command = ("nix-instantiate", "--eval", "-E", "(import <nixpkgs/lib>).version")
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def evaluate(path: Path) -> dict[str, object]:
-    """Evaluate the configuration in a .nix file; raises RuntimeError with Nix's message."""
-    command = ["nix-instantiate", "--eval", "--strict", "--json", str(HERE / "evaluate.nix")]
-    done = subprocess.run([*command, "--arg", "configuration", str(path)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    document: dict[str, object] = json.loads(done.stdout)
-    return document
 
 
 def load(path: Path) -> Configuration:

@@ -85,7 +85,7 @@ class Machine:
 
     def journal(self) -> str:
         """Return the end of the journal, for a failure's message."""
-        return self.execute("journalctl --boot --no-pager --lines=80")[1]
+        return self.execute("journalctl --namespace=* --boot --no-pager --lines=80")[1]
 
 
 @contextlib.contextmanager

@@ -3,27 +3,12 @@
 {
   configuration,
   lib ? import <nixpkgs/lib>,
+  traefikNames ? "options",
 }:
 let
   pkgs = import ./packages.nix { inherit lib; };
 
-  inherit
-    (lib.evalModules {
-      modules = [
-        ./stand_ins.nix
-        ../../modules
-        configuration
-      ];
-      specialArgs = {
-        inherit pkgs;
-        # nixos/lib/utils.nix, which nixpkgs' lib lacks.
-        utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (
-          arg: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString arg))
-        );
-      };
-    })
-    config
-    ;
+  inherit (import ./module.nix { inherit configuration lib traefikNames; }) config;
 
   # systemd's syntax: a list repeats its key, an empty one says nothing, null leaves the key out.
   toValue = value: if lib.isBool value then lib.boolToString value else toString value;
@@ -112,6 +97,9 @@ in
       )
     ) config.systemd.sockets
     // lib.mapAttrs' (
+      name: unit: lib.nameValuePair "${name}.timer" (toUnit unit { Timer = unit.timerConfig; })
+    ) config.systemd.timers
+    // lib.mapAttrs' (
       name: unit: lib.nameValuePair "${name}.slice" (toUnit unit { Slice = unit.sliceConfig; })
     ) config.systemd.slices;
 
@@ -134,7 +122,7 @@ in
   specialisations = lib.mapAttrs (
     _: special:
     import ./evaluate.nix {
-      inherit lib;
+      inherit lib traefikNames;
       configuration = {
         imports = [
           configuration

@@ -28,24 +28,37 @@ let
     value // { description = "JSON value"; };
 in
 {
-  # The module's own package, whatever its file says: nothing is built here.
-  callPackage = _: _: mkPackage "mcp-oauth-gateway" { };
+  # The project's own packages, whatever their files say: nothing is built here.
+  callPackage =
+    file: _:
+    let
+      name = lib.removeSuffix ".nix" (baseNameOf file);
+    in
+    mkPackage (if name == "package" then "mcp-oauth-gateway" else name) { };
   formats.json = _: { type = json; };
+  traefik = mkPackage "traefik" { version = "3.7.15"; };
 }
 // lib.genAttrs [
+  "bashInteractive"
   "coreutils"
   "findutils"
+  "git"
   "gnugrep"
   "gnused"
   "hostile-server"
   "iproute2"
   "mcp-server-fetch"
+  "mcp-server-filesystem"
+  "mcp-server-git"
+  "mcp-server-memory"
+  "mcp-server-sequential-thinking"
   "mcp-server-time"
   "pebble"
+  "playwright-mcp"
   "redis"
   "stand-in-github"
   "stand-in-resolver"
   "systemd"
   "test-client"
-  "traefik"
+  "tmux"
 ] (name: mkPackage name { })

@@ -96,43 +96,10 @@ let
       };
     }
   ) config.services.redis.servers;
-
-  traefikDynamic = mkFile "dynamic.yml" (builtins.toJSON config.services.traefik.dynamicConfigOptions);
-  traefikStatic = mkFile "static.yml" (
-    builtins.toJSON (
-      lib.recursiveUpdate config.services.traefik.staticConfigOptions {
-        providers.file.filename = traefikDynamic.path;
-      }
-    )
-  );
-
-  traefik = {
-    description = "Traefik web server";
-    wants = [ "network-online.target" ];
-    after = [ "network-online.target" ];
-    wantedBy = [ "multi-user.target" ];
-    serviceConfig = {
-      ExecStart = "${pkgs.traefik}/bin/traefik --configfile=${traefikStatic.path}";
-      Type = "simple";
-      User = "traefik";
-      Group = "traefik";
-      Restart = "on-failure";
-      AmbientCapabilities = "cap_net_bind_service";
-      CapabilityBoundingSet = "cap_net_bind_service";
-      NoNewPrivileges = true;
-      PrivateTmp = true;
-      PrivateDevices = true;
-      ProtectHome = true;
-      ProtectSystem = "full";
-      ReadWritePaths = [ config.services.traefik.dataDir ];
-      RuntimeDirectory = "traefik";
-      # nixpkgs has it made with the user.
-      StateDirectory = "traefik";
-      WorkingDirectory = config.services.traefik.dataDir;
-  };
-  };
 in
 {
+  imports = [ ./traefik.nix ];
+
   options = {
     assertions = mkOption {
       type = types.listOf types.unspecified;
@@ -163,6 +130,10 @@ in
       default = [ ];
     };
 
+    networking.hostName = mkOption {
+      type = types.str;
+      default = "machine";
+    };
     networking.firewall.allowedTCPPorts = mkOption {
       type = types.listOf types.port;
       default = [ ];
@@ -219,25 +190,7 @@ in
       default = { };
     };
 
-    services.traefik = {
-      enable = mkOption { type = types.bool; };
-      package = mkOption {
-        type = types.package;
-        default = pkgs.traefik;
-      };
-      dataDir = mkOption {
-        type = types.path;
-        default = "/var/lib/traefik";
-      };
-      staticConfigOptions = mkOption {
-        inherit (pkgs.formats.json { }) type;
-        default.entryPoints.http.address = ":80";
-      };
-      dynamicConfigOptions = mkOption {
-        inherit (pkgs.formats.json { }) type;
-        default = { };
-      };
-    };
+    services.logrotate.settings = anything;
 
     systemd = {
       services = mkUnits {
@@ -259,6 +212,7 @@ in
           default = [ ];
         };
       };
+      timers = mkUnits { timerConfig = anything; };
       sockets = mkUnits {
         listenStreams = strings;
         socketConfig = anything;
@@ -269,25 +223,20 @@ in
   };
 
   config = {
-    users.users = {
-      traefik.group = "traefik";
-    }
-    // lib.mapAttrs' (_: server: lib.nameValuePair server.user { inherit (server) group; }) config.services.redis.servers;
+    _module.args = { inherit mkFile; };
 
-    systemd.services = redis // {
-      inherit traefik;
-    };
+    users.users = lib.mapAttrs' (
+      _: server: lib.nameValuePair server.user { inherit (server) group; }
+    ) config.services.redis.servers;
+
+    systemd.services = redis;
 
     environment.etc = {
       "resolv.conf".text = lib.concatMapStrings (address: "nameserver ${address}\n") config.networking.nameservers;
     }
     // lib.listToAttrs (
       map (file: lib.nameValuePair file.key { inherit (file) text; }) (
-        [
-          traefikDynamic
-          traefikStatic
-        ]
-        ++ lib.mapAttrsToList redisConf config.services.redis.servers
+        lib.mapAttrsToList redisConf config.services.redis.servers
       )
     );
   };

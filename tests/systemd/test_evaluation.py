@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from auth_service.settings import Settings
-from tests.systemd.deployment import Configuration, can_evaluate, evaluate, load
+from stdio_bridge.options import parse_options
+from tests.systemd import evaluation
+from tests.systemd.deployment import Configuration, load
+from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
 
-HERE = Path(__file__).parent
-CASES = {path.stem: path for folder in (HERE.parent / "nixos", HERE / "cases") for path in folder.glob("*.nix")}
+MODULES = CHECKOUT / "modules"
+CONFIGURATIONS = sorted(evaluation.cases().keys() - set(COMPLAINTS))
+OPTION = "services.mcp-oauth-gateway"
+STORED = f"/nix/store/{'0' * 32}-secret"
+
+needs_nix = pytest.mark.skipif(not evaluation.can_evaluate(), reason="needs nix-instantiate and <nixpkgs/lib>")
 
 
-def evaluated(name: str) -> Path:
-    return HERE / "evaluated" / f"{name}.json"
+def settings_of(configuration: Configuration) -> Settings:
+    return Settings.model_validate(json.loads(configuration.files["mcp-oauth-gateway/settings.json"]))
+
+
+def traefik_of(configuration: Configuration) -> dict[str, Any]:
+    """Return Traefik's static configuration."""
+    (text,) = (text for name, text in configuration.files.items() if name.endswith("-static.yml"))
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 @pytest.fixture
@@ -23,27 +40,184 @@ def gateway() -> Configuration:
     return load(evaluated("full_flow"))
 
 
-@pytest.mark.skipif(not can_evaluate(), reason="needs nix-instantiate and <nixpkgs/lib>")
-@pytest.mark.parametrize("name", CASES)
+@needs_nix
+@pytest.mark.parametrize("name", sorted(evaluation.cases()))
 def test_the_committed_result_is_what_the_module_evaluates_to(name: str) -> None:
     committed = json.loads(evaluated(name).read_text())
-    assert evaluate(CASES[name]) == committed, "run: make evaluate"
+    assert evaluation.evaluate(evaluation.cases()[name]) == committed, "run: make evaluate"
+
+
+@needs_nix
+def test_the_page_of_options_says_what_the_module_has() -> None:
+    page = evaluation.render_options(evaluation.evaluate_options())
+    assert OPTIONS_PAGE.read_text() == page, "docs/options.md is not of these modules; run: make evaluate"
+
+
+@needs_nix
+def test_every_option_is_described_and_shown() -> None:
+    for option in evaluation.evaluate_options():
+        assert option["description"], f"{option['name']} has no description"
+        assert option["example"] is not None, f"{option['name']} has no example"
+
+
+@needs_nix
+def test_every_option_is_used_in_some_case() -> None:
+    used: set[str] = set()
+    for name, path in evaluation.cases().items():
+        if name not in COMPLAINTS:
+            used |= _paths_set_in(path)
+    missing = {
+        str(option["name"])
+        for option in evaluation.evaluate_options()
+        if not option["readOnly"] and not any(_covers(path, str(option["name"])) for path in used)
+    }
+    assert missing == set()
+
+
+def _covers(path: str, option: str) -> bool:
+    pattern = re.escape(option).replace("<name>", "[^.]+(?:[.][0-9a-z:]+)?")
+    return re.fullmatch(rf"{pattern}(\..*)?", path) is not None
+
+
+def _paths_set_in(path: Path) -> set[str]:
+    """Return the path of every value that a case sets, as it is written."""
+    expression = """
+      path:
+      let
+        lib = import <nixpkgs/lib>;
+        pkgs = import ./packages.nix { inherit lib; };
+        file = import path;
+        config = if lib.isFunction file then file { inherit lib pkgs; config = { }; } else file;
+        flatten = prefix: value:
+          if lib.isAttrs value && value.type or "" != "derivation" && !(value ? _type)
+          then lib.concatLists (lib.mapAttrsToList (name: flatten "${prefix}.${name}") value)
+          else [ prefix ];
+      in
+      flatten "services.mcp-oauth-gateway" (config.services.mcp-oauth-gateway or { })
+    """
+    command = ("nix-instantiate", "--eval", "--strict", "--json", "-E", f"({expression}) {path}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@needs_nix
+@pytest.mark.parametrize(
+    "option",
+    [
+        "identityProvider.github.clientSecretFile",
+        "masterKeyFile",
+        "servers.time.environmentFile",
+        "servers.time.identityKeyFile",
+        "acme.environmentFile",
+        "certificate.keyFile",
+    ],
+)
+def test_a_secret_in_the_store_is_refused(tmp_path: Path, option: str) -> None:
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f'{{ services.mcp-oauth-gateway = {{ enable = true; domain = "a.example"; {option} = "{STORED}"; }}; }}'
+    )
+    with pytest.raises(RuntimeError, match="not in the Nix store") as refused:
+        evaluation.evaluate(case)
+    assert f"`{OPTION}.{option}'" in str(refused.value)
+
+
+@needs_nix
+@pytest.mark.parametrize("names", ["static", "install"])
+@pytest.mark.parametrize("name", ["github", "oidc", "hosts"])
+def test_what_nixpkgs_may_yet_call_its_options_changes_nothing(name: str, names: str) -> None:
+    assert evaluation.evaluate(evaluation.cases()[name], traefikNames=names) == json.loads(evaluated(name).read_text())
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_auth_service_accepts_the_settings_of_every_case(name: str) -> None:
+    configuration = load(evaluated(name))
+    assert configuration.failedAssertions == []
+    if "mcp-auth-service.service" in configuration.units:
+        settings_of(configuration)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_bridge_accepts_the_command_line_of_every_case(name: str) -> None:
+    for unit, lines in load(evaluated(name)).units.items():
+        if unit.startswith("mcp-bridge-") and unit.endswith(".service"):
+            (command,) = (line for line in lines if line.startswith("ExecStart="))
+            own, _, server = command.partition(" -- ")
+            assert server
+            arguments = [part.replace("%d", "/run/credentials") for part in own.split()[1:] if "--replica" not in part]
+            assert parse_options([*arguments, "--", "/bin/true"], {}).identity_key is not None
+
+
+def test_a_bridge_listens_where_its_route_leads() -> None:
+    configuration = load(evaluated("github"))
+    sockets = {
+        line.removeprefix("ListenStream=")
+        for name, lines in configuration.units.items()
+        if name.startswith("mcp-bridge-")
+        for line in lines
+        if line.startswith("ListenStream=")
+    }
+    resources = settings_of(configuration).resources
+    endpoints = {url for name in ("notes", "local") for url in resources[name].endpoints}
+    assert {f"http://{socket}/mcp" for socket in sockets} == endpoints
+
+
+def test_each_release_of_the_router_drops_names_that_alias_another() -> None:
+    newest = traefik_of(load(evaluated("github")))["entryPoints"]["websecure"]["http"]
+    assert newest["aliasHeadersStrategy"] == "delete"
+    assert "underscoreHeadersStrategy" not in newest
+    older = traefik_of(load(evaluated("oidc")))["entryPoints"]["websecure"]["http"]
+    assert older["underscoreHeadersStrategy"] == "delete"
+    assert "aliasHeadersStrategy" not in older
+
+
+def test_the_access_log_has_no_place_for_credentials() -> None:
+    fields = traefik_of(load(evaluated("github")))["accessLog"]["fields"]
+    assert fields == {"headers": {"defaultMode": "drop"}, "queryParameters": {"defaultMode": "drop"}}
+
+
+def test_a_host_runs_its_own_part_only() -> None:
+    units = load(evaluated("hosts")).units
+    assert not {"mcp-auth-service.service", "traefik.service", "redis-mcp-oauth-gateway.service"} & units.keys()
+    assert "mcp-bridge-git.service" not in units
+    assert "ListenStream=10.0.0.3:22456" in units["mcp-bridge-time.socket"]
+    (command,) = (line for line in units["mcp-bridge-fetch@2.service"] if line.startswith("ExecStart="))
+    assert " --replica=tools-1-2 " in command
+
+
+def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
+    assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-bridge-notes.service"]
+
+
+def test_every_mistake_that_a_module_names_is_made_in_some_case() -> None:
+    told = [
+        message
+        for case in json.loads(evaluated("mistakes").read_text()).values()
+        for message in [*case["failedAssertions"], *case["warnings"]]
+    ]
+    templates = [
+        template
+        for path in MODULES.glob("*.nix")
+        for template in re.findall(r'"(\$\{(?:option|namesOf group)\}(?:[^"\\\n]|\\.)*)"', path.read_text())
+        if ":" in template
+    ]
+    assert len(templates) > 25
+    for template in templates:
+        literal = re.split(r"\$\{[^}]*\}", template.replace('\\"', '"').replace("${option}", OPTION))
+        pattern = ".*".join(map(re.escape, literal))
+        assert any(re.match(pattern, message, re.DOTALL) for message in told), f"no case for: {template}"
+
+
+def test_one_mistake_is_one_complaint() -> None:
+    cases = json.loads(evaluated("mistakes").read_text())
+    assert cases.pop("none") == cases.pop("several-hosts") == {"failedAssertions": [], "warnings": []}
+    assert [name for name, case in cases.items() if not case["failedAssertions"] and not case["warnings"]] == []
 
 
 def test_a_working_configuration_raises_no_complaint(gateway: Configuration) -> None:
     assert gateway.failedAssertions == []
     assert gateway.warnings == []
-
-
-def test_the_auth_service_accepts_the_settings_that_the_module_writes(gateway: Configuration) -> None:
-    settings = Settings.model_validate(json.loads(gateway.files["mcp-oauth-gateway/settings.json"]))
-    assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
-
-
-def test_the_route_backend_is_where_the_bridge_listens(gateway: Configuration) -> None:
-    settings = Settings.model_validate(json.loads(gateway.files["mcp-oauth-gateway/settings.json"]))
-    address = settings.resources["time"].backends[0].removeprefix("http://").removesuffix("/mcp")
-    assert f"ListenStream={address}" in gateway.units["mcp-bridge-time.socket"]
 
 
 def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:
@@ -55,26 +229,3 @@ def test_a_changed_set_of_servers_only_reloads_the_auth_service(gateway: Configu
     unit = gateway.units["mcp-auth-service.service"]
     assert any(line.startswith("X-Reload-Triggers=") for line in unit)
     assert any(line.startswith("ExecReload=") for line in unit)
-
-
-@pytest.mark.parametrize(
-    "complaint",
-    [
-        'services.mcp-oauth-gateway.domain: "not a domain" is not a domain name',
-        "services.mcp-oauth-gateway.identityProvider.github: set `clientId` and `clientSecretFile`",
-        "services.mcp-oauth-gateway.certificate: set both `certFile` and `keyFile`",
-        "services.mcp-oauth-gateway: set exactly one of `acme.email` and `certificate.certFile`",
-        "services.mcp-oauth-gateway.servers.Upper: the name becomes part of a host name",
-        "services.mcp-oauth-gateway.servers.empty: set exactly one of `command` and `url`",
-        "services.mcp-oauth-gateway.servers.both: set exactly one of `command` and `url`",
-        "services.mcp-oauth-gateway.servers: one and other have the same port, 20001",
-    ],
-)
-def test_a_mistake_is_named_with_its_option(complaint: str) -> None:
-    failures = load(evaluated("mistakes")).failedAssertions
-    assert [failure for failure in failures if failure.startswith(complaint)] != []
-
-
-def test_allow_lists_that_admit_nobody_are_a_warning() -> None:
-    warnings = load(evaluated("mistakes")).warnings
-    assert any("every allow-list is empty, so nobody can log in" in warning for warning in warnings)

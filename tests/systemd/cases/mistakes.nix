@@ -1,25 +1,171 @@
-# Every assertion and every warning at once.
-{
-  services.mcp-oauth-gateway = {
-    enable = true;
-    domain = "not a domain";
-    certificate.certFile = "/etc/test-certificates/server.crt";
-    acme.email = "ops@example.com";
-    servers = {
-      Upper.command = [ "/bin/true" ];
-      empty = { };
-      both = {
-        command = [ "/bin/true" ];
-        url = "http://10.0.0.5:3000/mcp";
-      };
-      one = {
-        command = [ "/bin/true" ];
-        port = 20001;
-      };
-      other = {
-        command = [ "/bin/true" ];
-        port = 20001;
-      };
+# What an operator may get wrong, one thing at a time; evaluated/mistakes.json has what they are told.
+let
+  gateway = changes: { lib, ... }: {
+    services.mcp-oauth-gateway = lib.mkMerge [
+      {
+        enable = true;
+        domain = "mcp.example.com";
+        acme.email = lib.mkDefault "ops@example.com";
+        identityProvider.github = {
+          clientId = lib.mkDefault "Iv1.test";
+          clientSecretFile = lib.mkDefault "/run/secrets/github";
+          allowedUsers = lib.mkDefault [ "octocat" ];
+        };
+        servers.time.enable = lib.mkDefault true;
+      }
+      (if lib.isFunction changes then changes lib else changes)
+    ];
+  };
+  servers = servers: gateway { inherit servers; };
+  hosts = changes: gateway (
+    lib:
+    lib.mkMerge [
+      {
+        masterKeyFile = lib.mkDefault "/run/secrets/master-key";
+        redis.url = lib.mkDefault "rediss://redis.example.com:6379";
+        hosts = {
+          machine = {
+            address = "10.0.0.1";
+            roles = lib.mkDefault [
+              "router"
+              "auth"
+            ];
+          };
+          tools = {
+            address = "10.0.0.2";
+            roles = lib.mkDefault [ "bridges" ];
+          };
+        };
+      }
+      changes
+    ]
+  );
+  traefik = version: { pkgs, ... }: {
+    imports = [ (gateway { }) ];
+    services.traefik.package = pkgs.traefik // {
+      inherit version;
     };
   };
+in
+{
+  none = gateway { };
+  no-domain = gateway (lib: { domain = lib.mkForce "not a domain"; });
+  no-server = servers { time.enable = false; };
+  no-name = servers { Upper.command = [ "/bin/true" ]; };
+  no-command = servers { wiki = { }; };
+  command-and-url = servers {
+    wiki = {
+      command = [ "/bin/true" ];
+      url = "http://10.0.0.5:3000/mcp";
+    };
+  };
+  no-url = servers { wiki.url = "10.0.0.5:3000"; };
+  no-path = servers { time.workingDirectory = "documents"; };
+  same-url = servers {
+    wiki.url = "http://10.0.0.5:3000/mcp";
+    notes = {
+      url = "http://10.0.0.6:3000/mcp";
+      publicUrl = "https://wiki.mcp.example.com/mcp";
+    };
+  };
+  no-public-url = servers { time.publicUrl = "http://time.example.com"; };
+  same-port = servers {
+    time.port = 20001;
+    fetch = {
+      port = 20000;
+      replicas = 2;
+    };
+  };
+  port-of-the-service = gateway { port = 22456; };
+  port-of-metrics = gateway {
+    metrics = {
+      enable = true;
+      port = 9000;
+    };
+  };
+  groups-of-github = servers { time.allowedGroups = [ "engineering" ]; };
+  teams-of-oidc = gateway (lib: {
+    identityProvider = {
+      github.clientId = lib.mkForce null;
+      oidc = {
+        issuer = "https://login.example.com";
+        clientId = "gateway";
+        clientSecretFile = "/run/secrets/oidc";
+        allowedUsers = [ "octocat" ];
+      };
+    };
+    servers.time.allowedTeams = [ "acme/platform" ];
+  });
+  no-provider = gateway { identityProvider.github.clientId = null; };
+  no-client-secret = gateway { identityProvider.github.clientSecretFile = null; };
+  no-issuer = gateway (lib: {
+    identityProvider = {
+      github.clientId = lib.mkForce null;
+      oidc = {
+        issuer = "login.example.com";
+        clientId = "gateway";
+        clientSecretFile = "/run/secrets/oidc";
+        allowedUsers = [ "octocat" ];
+      };
+    };
+  });
+  two-providers = gateway {
+    identityProvider.oidc = {
+      issuer = "https://login.example.com";
+      clientId = "gateway";
+      clientSecretFile = "/run/secrets/oidc";
+      allowedUsers = [ "octocat" ];
+    };
+  };
+  no-certificate = gateway { acme.email = null; };
+  two-certificates = gateway {
+    certificate = {
+      certFile = "/etc/server.crt";
+      keyFile = "/etc/server.key";
+    };
+  };
+  half-a-certificate = gateway {
+    acme.email = null;
+    certificate.certFile = "/etc/server.crt";
+  };
+  no-dns-provider = gateway { acme.challenge = "dns-01"; };
+  dns-provider-for-nothing = gateway { acme.dnsProvider = "hetzner"; };
+  long-login = gateway { lifetimes.login = 3600; };
+  no-redis = gateway { redis.url = "http://redis.example.com"; };
+  redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
+  log-files-of-no-journal = gateway {
+    journalNamespace = null;
+    logFiles.enable = true;
+  };
+
+  several-hosts = hosts { };
+  not-among-the-hosts = hosts { hostName = "elsewhere"; };
+  host-name = hosts {
+    hosts."Tools_1" = {
+      address = "10.0.0.3";
+      roles = [ "bridges" ];
+    };
+  };
+  no-router = hosts { hosts.machine.roles = [ "auth" ]; };
+  two-redis = hosts {
+    redis.url = null;
+    hosts.tools.roles = [
+      "auth"
+      "bridges"
+    ];
+  };
+  no-shared-key = hosts { masterKeyFile = null; };
+  no-key-for-bridges = hosts {
+    masterKeyFile = null;
+    hostName = "tools";
+  };
+  no-host-for-a-server = hosts { servers.time.hosts = [ "machine" ]; };
+
+  nobody = gateway { identityProvider.github.allowedUsers = [ ]; };
+  secret-in-the-environment = servers { time.environment.API_TOKEN = "secret"; };
+  forgeable-headers = traefik "3.7.5";
+  forgeable-headers-of-the-older-line = traefik "3.6.20";
+  known-flaws = traefik "3.7.12";
+  aliases = traefik "3.7.8";
+  aliases-in-the-older-line = traefik "3.6.22";
 }

@@ -1,0 +1,81 @@
+# Asks every server, as a client would, whether it answers.
+{ config, lib, ... }:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.mcp-oauth-gateway;
+  topology = import ./topology.nix { inherit lib cfg; };
+  hardening = import ../nix/hardening.nix;
+  makesMasterKey = cfg.masterKeyFile == null;
+in
+{
+  options.services.mcp-oauth-gateway.health = {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether each server is opened as a client would, on the host with the auth service. Results are in the journal of
+        `mcp-gateway-health` and, for node exporter's textfile collector, in
+        {file}`/var/lib/mcp-gateway-health/mcp-gateway.prom`. The unit fails while a server does not answer.
+      '';
+    };
+
+    interval = mkOption {
+      type = types.str;
+      default = "5min";
+      example = "1h";
+      description = "How often, as {manpage}`systemd.time(7)` writes it. It starts servers that nobody has used yet.";
+    };
+
+    onFailure = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "alert@mcp-gateway-health.service" ];
+      description = "Units to start when a server does not answer.";
+    };
+  };
+
+  config = lib.mkIf (cfg.enable && cfg.health.enable && topology.has "auth") {
+    users.users.mcp-gateway-health = {
+      isSystemUser = true;
+      group = "mcp-gateway-health";
+    };
+    users.groups.mcp-gateway-health = { };
+
+    systemd.timers.mcp-gateway-health = {
+      description = "Health of the MCP servers";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnActiveSec = cfg.health.interval;
+        OnUnitActiveSec = cfg.health.interval;
+        AccuracySec = "10s";
+      };
+    };
+
+    systemd.services.mcp-gateway-health = {
+      description = "Health of the MCP servers";
+      after = [
+        "mcp-auth-service.service"
+      ]
+      ++ lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+      requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+      inherit (cfg.health) onFailure;
+      environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
+      serviceConfig =
+        hardening.unit cfg
+        // hardening.relax.network
+        // {
+          Type = "oneshot";
+          ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --master-key %d/master-key --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
+          LoadCredential = [ "master-key:${cfg.generatedMasterKeyFile}" ];
+          # A user of its own, since nobody else could enter a dynamic one's directory: node exporter reads it.
+          User = "mcp-gateway-health";
+          Group = "mcp-gateway-health";
+          StateDirectory = "mcp-gateway-health";
+          StateDirectoryMode = "0755";
+          UMask = "0022";
+          TimeoutStartSec = "5min";
+        };
+    };
+  };
+}

@@ -1,0 +1,93 @@
+# Where the gateway's logs are: a journal of its own, and plain files for those who want them.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.mcp-oauth-gateway;
+  hardening = import ../nix/hardening.nix;
+  namespace = cfg.journalNamespace;
+in
+{
+  options.services.mcp-oauth-gateway = {
+    journalNamespace = mkOption {
+      type = types.nullOr (types.strMatching "[a-z0-9-]+");
+      default = "mcp-gateway";
+      example = null;
+      description = ''
+        Journal of all units of the gateway, Redis and Traefik among them: `journalctl --namespace=mcp-gateway` shows
+        the whole. Where null, they log to the system's journal.
+      '';
+    };
+
+    journalSize = mkOption {
+      type = types.str;
+      default = "1G";
+      example = "200M";
+      description = "How large that journal may become.";
+    };
+
+    logFiles = {
+      enable = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = "Whether to write the journal of the gateway to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well.";
+      };
+
+      keepDays = mkOption {
+        type = types.ints.positive;
+        default = 14;
+        example = 30;
+        description = "How many days of it to keep. A new file begins each day.";
+      };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    environment.etc = lib.mkIf (namespace != null) {
+      "systemd/journald@${toString namespace}.conf".text = ''
+        [Journal]
+        Storage=persistent
+        SystemMaxUse=${cfg.journalSize}
+      '';
+    };
+
+    systemd.services.mcp-gateway-logs = lib.mkIf cfg.logFiles.enable {
+      description = "Log files of the MCP OAuth gateway";
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig =
+        removeAttrs (hardening.unit cfg) [ "LogNamespace" ]
+        // hardening.restart
+        // {
+          # The cursor makes it go on where it stopped.
+          ExecStart = "${lib.getExe' pkgs.systemd "journalctl"} --namespace=${toString namespace} --follow --lines=all --output=short-iso-precise --cursor-file=%S/mcp-gateway-logs/cursor";
+          StandardOutput = "append:/var/log/mcp-oauth-gateway/gateway.log";
+          DynamicUser = true;
+          SupplementaryGroups = [ "systemd-journal" ];
+          StateDirectory = "mcp-gateway-logs";
+          UMask = "0027";
+        };
+    };
+
+    # Who may read the journal may read the files.
+    systemd.tmpfiles.settings.mcp-oauth-gateway."/var/log/mcp-oauth-gateway".d = lib.mkIf cfg.logFiles.enable {
+      mode = "2750";
+      user = "root";
+      group = "systemd-journal";
+    };
+
+    services.logrotate.settings.mcp-oauth-gateway = lib.mkIf cfg.logFiles.enable {
+      files = "/var/log/mcp-oauth-gateway/gateway.log";
+      frequency = "daily";
+      rotate = cfg.logFiles.keepDays;
+      compress = true;
+      # It is open for appending, and stays so.
+      copytruncate = true;
+      missingok = true;
+    };
+  };
+}

@@ -1,0 +1,32 @@
+# Every option of the module as data, for docs/options.md.
+{ lib, pkgs }:
+let
+  inherit
+    (lib.evalModules {
+      modules = [
+        ../modules
+        # Nothing here is about a host: its own options need not exist.
+        { _module.check = false; }
+      ];
+      specialArgs = {
+        inherit pkgs;
+        utils = { };
+      };
+    })
+    options
+    ;
+
+  text = value: if value ? _type then value.text else lib.generators.toPretty { } value;
+in
+map
+  (option: {
+    inherit (option) name type readOnly;
+    description = lib.trim (option.description or "");
+    default = if option ? default then text option.default else null;
+    example = if option ? example then text option.example else null;
+  })
+  (
+    lib.filter (option: option.visible && !option.internal) (
+      lib.optionAttrSetToDocList options.services.mcp-oauth-gateway
+    )
+  )

@@ -1,0 +1,148 @@
+"""`mcp-gatewayctl health`, in front of a real bridge and of servers that misbehave."""
+
+from __future__ import annotations
+
+import copy
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from auth_service import cli
+from auth_service.settings import load_credentials
+from tests.auth_service.test_settings import MINIMAL, write_credentials
+
+ROOT = Path(__file__).parents[2]
+ECHO = ROOT / "tests/stdio_bridge/echo_server.py"
+RESULT = '{"jsonrpc": "2.0", "id": 1, "result": {}}'
+
+
+class Backend(http.server.BaseHTTPRequestHandler):
+    """Answers as its path says, and remembers what it was asked."""
+
+    seen: ClassVar[list[tuple[str, str | None]]]
+    answers: ClassVar = {
+        "/json": (200, "application/json", RESULT),
+        "/stream": (200, "text/event-stream", f"id: 1\ndata:\n\nevent: message\ndata: {RESULT}\n\n"),
+        "/error": (200, "application/json", '{"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no"}}'),
+        "/list": (200, "application/json", "[]"),
+        "/page": (200, "text/html", "<html>"),
+        "/broken": (500, "text/plain", ""),
+    }
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append(("POST", self.headers["Mcp-Session-Id"]))
+        status, content_type, body = self.answers[self.path]
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Mcp-Session-Id", "abc")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_DELETE(self) -> None:
+        self.seen.append(("DELETE", self.headers["Mcp-Session-Id"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def backend() -> Iterator[str]:
+    Backend.seen = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[str]:
+    """A real bridge with the key of the server `time`."""
+    key = tmp_path / "identity-key"
+    key.write_bytes(load_credentials(write_credentials(tmp_path)).derive_key("identity-key:time"))
+    command = [sys.executable, "-m", "stdio_bridge", "--listen", "127.0.0.1:0", "--require-identity", str(key), "--"]
+    with subprocess.Popen(
+        [*command, sys.executable, str(ECHO)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r":(\d+)/", next(line for line in process.stderr if "serving" in line))
+        assert found is not None
+        yield f"http://127.0.0.1:{found[1]}/mcp"
+        process.terminate()
+        process.communicate()
+
+
+def ask(tmp_path: Path, endpoint: str, *options: str) -> int:
+    document = copy.deepcopy(MINIMAL)
+    document["resources"]["time"]["backends"] = [endpoint]
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(document))
+    master_key = write_credentials(tmp_path) / "master-key"
+    return cli.main(["health", *options, "--settings", str(settings), "--master-key", str(master_key)])
+
+
+def test_a_bridge_opens_a_session_for_the_gateway_itself(
+    tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(tmp_path, bridge) == 0
+    assert re.fullmatch(rf"time  {bridge}  answers, \d+\.\d\d s\n", capsys.readouterr().out)
+
+
+def test_a_bridge_of_another_server_refuses(tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_credentials(tmp_path)
+    (tmp_path / "master-key").write_text("another" * 8)
+    settings = tmp_path / "settings.json"
+    document = copy.deepcopy(MINIMAL)
+    document["resources"]["time"]["backends"] = [bridge]
+    settings.write_text(json.dumps(document))
+    assert cli.main(["health", "--settings", str(settings), "--master-key", str(tmp_path / "master-key")]) == 1
+    assert "answered HTTP 403" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["/json", "/stream"])
+def test_a_session_is_ended_again(tmp_path: Path, backend: str, path: str) -> None:
+    assert ask(tmp_path, backend + path) == 0
+    assert Backend.seen == [("POST", None), ("DELETE", "abc")]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/error", "refused to initialize"),
+        ("/list", "answered something that is not MCP"),
+        ("/page", "answered something that is not MCP"),
+        ("/broken", "answered HTTP 500"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str], path: str, problem: str
+) -> None:
+    assert ask(tmp_path, backend + path, "--json") == 1
+    assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == [problem]
+
+
+def test_a_server_that_is_gone_is_in_the_metrics(
+    tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "health.prom"
+    assert ask(tmp_path, "http://127.0.0.1:1/mcp", "--metrics-file", str(metrics)) == 1
+    assert 'mcp_gateway_server_up{server="time",endpoint="http://127.0.0.1:1/mcp"} 0\n' in metrics.read_text()
+    assert ask(tmp_path, f"{backend}/json", "--metrics-file", str(metrics)) == 0
+    assert f'mcp_gateway_server_up{{server="time",endpoint="{backend}/json"}} 1\n' in metrics.read_text()
+    assert "cannot be reached" in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(tmp_path, "http://127.0.0.1:1/mcp", "nobody") == 2
+    assert "nobody: is not in " in capsys.readouterr().err

@@ -1,0 +1,126 @@
+# Every option of a gateway on one host, with GitHub and certificates by DNS-01; oidc.nix has what these exclude.
+{ lib, pkgs, ... }:
+{
+  services.mcp-oauth-gateway = {
+    enable = true;
+    package = pkgs.callPackage ../../../nix/package.nix { };
+    domain = "mcp.example.com";
+    routing = "path";
+    openFirewall = true;
+    port = 9010;
+    workers = 2;
+    masterKeyFile = "/run/secrets/master-key";
+
+    acme = {
+      email = "ops@example.com";
+      challenge = "dns-01";
+      dnsProvider = "hetzner";
+      environmentFile = "/run/secrets/dns.env";
+      server = "https://acme-staging-v02.api.letsencrypt.org/directory";
+      caCertificates = [ "/etc/ssl/certs/internal-ca.pem" ];
+    };
+
+    identityProvider.github = {
+      clientId = "Iv1.test";
+      clientSecretFile = "/run/secrets/github";
+      url = "https://github.example.com";
+      apiUrl = "https://github.example.com/api/v3";
+      allowedUsers = [ "octocat" ];
+      allowedOrganizations = [ "acme" ];
+      allowedTeams = [ "acme/platform" ];
+    };
+
+    lifetimes = {
+      accessToken = 600;
+      refreshToken = 86400;
+      login = 300;
+      unusedClient = 3600;
+      unconfirmedUser = 3600;
+    };
+    limits = {
+      registrationsPerHour = 20;
+      unusedClients = 1000;
+      grantsPerClient = 10;
+    };
+    clientDocuments = {
+      enable = true;
+      allowedHosts = [ "claude.ai" ];
+    };
+
+    accessLog.enable = true;
+    metrics = {
+      enable = true;
+      port = 9110;
+    };
+    health = {
+      enable = true;
+      interval = "1h";
+      onFailure = [ "alert.service" ];
+    };
+    journalNamespace = "gateway";
+    journalSize = "200M";
+    logFiles = {
+      enable = true;
+      keepDays = 30;
+    };
+
+    settings.default_resource = "notes";
+
+    servers = {
+      notes = {
+        enable = true;
+        preset = "filesystem";
+        arguments = [ "/srv/documents" ];
+        title = "Notes";
+        routing = "subdomain";
+        publicUrl = "https://notes.example.com/mcp";
+        port = 21000;
+        scopes = {
+          "notes:read".description = "Read notes";
+          "notes:write" = {
+            description = "Change notes";
+            required = false;
+          };
+        };
+        environment.PERCENT = "100%";
+        environmentFile = "/run/secrets/notes.env";
+        path = [ pkgs.git ];
+        stateDirectory = true;
+        workingDirectory = "/srv/documents";
+        identityKeyFile = "/run/secrets/identity-notes";
+        replicas = 2;
+        timeouts = {
+          call = 60;
+          callTotal = 600;
+          idle = 300;
+          stop = 3;
+          drain = 5;
+        };
+        limits = {
+          messageBytes = 1048576;
+          sessions = 50;
+          sessionsPerUser = 5;
+          connections = 512;
+          memory = "512M";
+          tasks = 64;
+        };
+        sandbox = {
+          network = "internet";
+          relaxations = [
+            "jit"
+            "proc"
+          ];
+          readOnlyPaths = [ "/home/octocat/notes" ];
+          readWritePaths = [ "/srv/documents" ];
+          groups = [ "documents" ];
+        };
+        serviceConfig.IOWeight = 50;
+        allowedUsers = [ "hubot" ];
+        allowedOrganizations = [ "robots" ];
+        allowedTeams = [ "acme/notes" ];
+      };
+      wiki.url = "http://10.0.0.5:3000/mcp";
+      local.command = [ (lib.getExe pkgs.mcp-server-time) ];
+    };
+  };
+}

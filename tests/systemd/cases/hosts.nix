@@ -1,0 +1,50 @@
+# One of several hosts: bridges of some servers, and nothing of the rest.
+{
+  networking.hostName = "tools-1";
+  services.mcp-oauth-gateway = {
+    enable = true;
+    domain = "mcp.example.com";
+    acme.email = "ops@example.com";
+    masterKeyFile = "/run/secrets/master-key";
+    redis.url = "rediss://redis.example.com:6379";
+    identityProvider.github = {
+      clientId = "Iv1.test";
+      clientSecretFile = "/run/secrets/github";
+      allowedUsers = [ "octocat" ];
+    };
+    hostName = "tools-1";
+    hosts = {
+      edge = {
+        address = "10.0.0.1";
+        roles = [
+          "router"
+          "auth"
+        ];
+      };
+      spare = {
+        address = "fd00::2";
+        roles = [ "auth" ];
+      };
+      tools-1 = {
+        address = "10.0.0.3";
+        roles = [ "bridges" ];
+      };
+      tools-2 = {
+        address = "10.0.0.4";
+        roles = [ "bridges" ];
+      };
+    };
+    servers = {
+      time.enable = true;
+      fetch = {
+        enable = true;
+        replicas = 2;
+        hosts = [ "tools-1" ];
+      };
+      git = {
+        enable = true;
+        hosts = [ "tools-2" ];
+      };
+    };
+  };
+}

@@ -1,0 +1,38 @@
+# What excludes the choices of github.nix: another identity provider, an own certificate, an older Traefik.
+{ pkgs, ... }:
+{
+  services.traefik.package = pkgs.traefik // {
+    version = "3.7.8";
+  };
+  services.mcp-oauth-gateway = {
+    enable = true;
+    domain = "mcp.example.com";
+    certificate = {
+      certFile = "/run/secrets/server.crt";
+      keyFile = "/run/secrets/server.key";
+    };
+    identityProvider.oidc = {
+      issuer = "https://login.example.com/";
+      clientId = "gateway";
+      clientSecretFile = "/run/secrets/oidc";
+      title = "Acme login";
+      scopes = [
+        "openid"
+        "groups"
+      ];
+      usernameClaim = "email";
+      groupsClaim = "roles";
+      authorizationParameters.prompt = "consent";
+      allowedUsers = [ "octocat@example.com" ];
+      allowedGroups = [ "engineering" ];
+    };
+    redis.url = "rediss://redis.example.com:6379/0";
+    journalNamespace = null;
+    health.enable = false;
+    accessLog.enable = false;
+    servers.time = {
+      enable = true;
+      allowedGroups = [ "clocks" ];
+    };
+  };
+}

@@ -1,0 +1,8 @@
+# nix/options-doc.nix with nixpkgs' lib alone: descriptions name packages, but need none.
+let
+  lib = import <nixpkgs/lib>;
+in
+import ../../nix/options-doc.nix {
+  inherit lib;
+  pkgs = import ./packages.nix { inherit lib; };
+}
