@@ -27,8 +27,8 @@ test: debian-packages .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## A
 test-unit: .venv/test ## What needs nothing but Python
 	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local
 
-test-flows: .venv/test ## The OAuth flows on a real Redis
-	$(BIN)/pytest -ra tests/flows
+test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with several workers
+	$(BIN)/pytest -ra tests/flows tests/service
 
 test-e2e: .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
 	$(BIN)/pytest -ra tests/e2e

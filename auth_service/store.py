@@ -5,7 +5,7 @@
 | `client:ID` | a registered client | days unless used, then as long as its grants |
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
 | `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
-| `redeemed:HASH` | that the code has been redeemed | 10 minutes |
+| `redeemed:HASH` | by which attempt the code was redeemed | 10 minutes |
 | `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
@@ -95,10 +95,12 @@ class Rotation(Enum):
     GRANT_GONE = "gone"
 
 
-# KEYS redeemed, grant, refresh, client · ARGV code memory, grant lifetime, has refresh, client lifetime
+# KEYS redeemed, grant, refresh, client · ARGV code memory, grant lifetime, has refresh, client lifetime, attempt
 _REDEEM = """
 if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
-if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 'replayed' end
+local redeemer = redis.call('GET', KEYS[1])
+if redeemer and redeemer ~= ARGV[5] then return 'replayed' end
+redis.call('SET', KEYS[1], ARGV[5], 'EX', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 if ARGV[3] == '1' then
   redis.call('HSET', KEYS[3], 'current', 0)
@@ -146,9 +148,8 @@ class Store:
             decode_responses=True,
             socket_timeout=_SOCKET_TIMEOUT,
             socket_connect_timeout=_SOCKET_TIMEOUT,
-            # One immediate retry covers a connection that Redis' restart has cut; more would queue up
-            # requests.
-            retry=Retry(NoBackoff(), 1),
+            # One immediate retry covers a connection that Redis' restart has cut; more would queue up requests.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self.ephemeral = Ephemeral(self._redis)
         self._grant_lifetime = grant_lifetime
@@ -234,6 +235,8 @@ class Store:
                 grant_lifetime,
                 int(with_refresh_token),
                 self._grant_lifetime + UNUSED_CLIENT_LIFETIME,
+                # A command that is sent again because its connection broke is not a replay.
+                secrets.token_urlsafe(8),
             ],
         )
         return Redemption(result)

@@ -41,9 +41,12 @@ class RedisServer:
                 time.sleep(0.01)
         raise RuntimeError((self._directory / "redis.log").read_text())
 
-    def stop(self) -> None:
-        """Stop it; what it held is gone."""
+    def stop(self, *, keep: bool = False) -> None:
+        """Stop it; what it held is gone, or `keep` it for the next start."""
         if self._process is not None:
+            if keep:
+                with self.client() as client:
+                    client.save()
             self._process.terminate()
             self._process.wait(10)
             self._process = None

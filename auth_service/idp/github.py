@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
@@ -161,7 +162,7 @@ def _call(
                 raise ServiceUnavailable("GitHub")
             body = response.raw.read(_MAX_BYTES, decode_content=True)
             document = json.loads(body)
-    except (requests.RequestException, ValueError, OSError) as error:
+    except (requests.RequestException, HTTPError, ValueError, RecursionError, OSError) as error:
         raise ServiceUnavailable("GitHub") from error
     if not isinstance(document, dict):
         raise ServiceUnavailable("GitHub")

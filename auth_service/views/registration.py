@@ -79,7 +79,7 @@ def delete(client_id: str) -> Response:
 def _parse_body() -> dict[str, Any]:
     try:
         document = request.get_json()
-    except (BadRequest, UnsupportedMediaType) as error:
+    except (BadRequest, UnsupportedMediaType, RecursionError) as error:
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")

@@ -48,8 +48,20 @@ def register(issuer: str) -> str:
     return str(answer.json()["client_id"])
 
 
-def log_in(issuer: str, resource: str, *, browser: Browser | None = None, client_id: str | None = None) -> Tokens:
-    """Go through the whole login and return the tokens."""
+@dataclass(frozen=True)
+class Code:
+    """A code on its way to the token endpoint."""
+
+    issuer: str
+    form: dict[str, str]
+
+    def redeem(self) -> requests.Response:
+        """Redeem it as the client that asked for it."""
+        return requests.post(f"{self.issuer}/token", data=self.form, timeout=20)
+
+
+def obtain_code(issuer: str, resource: str, *, browser: Browser | None = None, client_id: str | None = None) -> Code:
+    """Go through the login up to the code."""
     client_id = client_id or register(issuer)
     verifier = secrets.token_urlsafe(48)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
@@ -69,17 +81,25 @@ def log_in(issuer: str, resource: str, *, browser: Browser | None = None, client
     answer = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
     assert answer["state"] == "the state"
     assert answer["iss"] == issuer
-    form = {
-        "grant_type": "authorization_code",
-        "code": answer["code"],
-        "redirect_uri": REDIRECT_URI,
-        "client_id": client_id,
-        "code_verifier": verifier,
-        "resource": resource,
-    }
-    response = requests.post(f"{issuer}/token", data=form, timeout=10)
+    return Code(
+        issuer,
+        {
+            "grant_type": "authorization_code",
+            "code": answer["code"],
+            "redirect_uri": REDIRECT_URI,
+            "client_id": client_id,
+            "code_verifier": verifier,
+            "resource": resource,
+        },
+    )
+
+
+def log_in(issuer: str, resource: str, *, browser: Browser | None = None, client_id: str | None = None) -> Tokens:
+    """Go through the whole login and return the tokens."""
+    code = obtain_code(issuer, resource, browser=browser, client_id=client_id)
+    response = code.redeem()
     assert response.status_code == 200, response.text
-    return _tokens(client_id, response.json())
+    return _tokens(code.form["client_id"], response.json())
 
 
 def refresh(issuer: str, tokens: Tokens) -> requests.Response:

@@ -68,8 +68,9 @@ class _Body:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def read(self, amount: int, *, decode_content: bool) -> bytes:
-        return self._data[:amount]
+    def read(self, amount: int | None = None, *, decode_content: bool = False) -> bytes:
+        taken, self._data = self._data[:amount], self._data[amount or len(self._data) :]
+        return taken
 
     def release_conn(self) -> None:
         """Nothing is held."""

@@ -42,6 +42,8 @@ def test_malformed_basic_authentication_is_invalid_client(world: World, header: 
         b"[]",
         b"{",
         b"\xff",
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
         b'{"redirect_uris": []}',
         b'{"redirect_uris": ["javascript:alert(1)"]}',
         b'{"redirect_uris": ["http://localhost.evil.com/"]}',

@@ -1,0 +1,143 @@
+"""Redis gone, back, slow, hung or emptied: nothing is granted meanwhile, and nobody has to restart anything."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import redis
+
+from tests.e2e.flow import obtain_code, refresh
+
+from .conftest import Place, Service, eventually
+from .proxy import Stage
+
+
+@pytest.fixture
+def service(place: Place) -> Service:
+    """One worker, whose way to Redis the test disturbs."""
+    return place.start(workers=1, through_proxy=True)
+
+
+def test_while_redis_is_gone_nobody_passes_and_once_it_is_back_everybody_does(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    assert connection.verify(tokens.access_token) == 200
+    place.redis.stop(keep=True)
+    eventually(lambda: connection.verify(tokens.access_token) == 503)
+    assert connection.get("/readyz") == 503
+    assert connection.get("/healthz") == 200
+    assert refresh(service.issuer, tokens).status_code == 503
+    place.redis.start()
+    eventually(lambda: connection.verify(tokens.access_token) == 200)
+    assert refresh(service.issuer, tokens).status_code == 200
+    connection.close()
+
+
+def test_a_redis_that_comes_back_empty_sends_everybody_to_a_new_login(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    assert connection.verify(tokens.access_token) == 200
+    with place.redis.client() as client:
+        client.flushall()
+    assert connection.verify(tokens.access_token) == 401
+    answer = refresh(service.issuer, tokens)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert connection.verify(service.log_in().access_token) == 200
+    connection.close()
+
+
+def test_a_redis_that_hangs_costs_a_bounded_wait_and_admits_nobody(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    place.redis.signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: connection.get("/readyz") == 503)
+        assert connection.verify(tokens.access_token) == 503
+        assert refresh(service.issuer, tokens).status_code == 503
+    finally:
+        place.redis.signal(signal.SIGCONT)
+    eventually(lambda: connection.get("/readyz") == 200)
+    assert connection.verify(tokens.access_token) == 200
+    assert refresh(service.issuer, tokens).status_code == 200
+    connection.close()
+
+
+def test_a_slow_redis_is_asked_each_time_and_its_answer_counts(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    assert connection.verify(tokens.access_token) == 200
+    place.proxy.delay = 0.2  # no heartbeat is answered in time
+    eventually(lambda: connection.get("/readyz") == 503)
+    assert connection.verify(tokens.access_token) == 200
+    assert service.post("/revoke", {"token": tokens.refresh_token, "client_id": tokens.client_id}).status_code == 200
+    assert connection.verify(tokens.access_token) == 401
+    place.proxy.delay = 0
+    eventually(lambda: connection.get("/readyz") == 200)
+    assert connection.verify(tokens.access_token) == 401
+    connection.close()
+
+
+@pytest.mark.parametrize("stage", [Stage.AFTER, Stage.HALFWAY], ids=lambda stage: stage.name.lower())
+def test_a_reply_that_never_ends_admits_nobody_and_spoils_no_later_one(
+    place: Place, service: Service, stage: Stage
+) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    stop = place.proxy.hold(b"EXISTS", stage)
+    assert connection.verify(tokens.access_token) == 503
+    assert stop.reached.is_set()
+    # The rest of that reply must not become the answer to another question.
+    stop.released.set()
+    assert service.post("/revoke", {"token": tokens.refresh_token, "client_id": tokens.client_id}).status_code == 200
+    assert connection.verify(tokens.access_token) == 401
+    assert connection.verify(service.log_in().access_token) == 200
+    connection.close()
+
+
+def test_a_code_whose_exchange_redis_left_hanging_is_not_granted_twice(place: Place, service: Service) -> None:
+    service.log_in()
+    code = obtain_code(service.issuer, service.resource)
+    stop = place.proxy.hold(b"redeemed:", Stage.AFTER)
+    assert code.redeem().status_code == 503
+    stop.released.set()
+    again = code.redeem()
+    assert again.status_code == 400
+    assert again.json()["error"] == "invalid_grant"
+
+
+def test_a_connection_that_breaks_in_the_middle_of_an_exchange_costs_the_client_nothing(
+    place: Place, service: Service
+) -> None:
+    service.log_in()
+    code = obtain_code(service.issuer, service.resource)
+    stop = place.proxy.hold(b"redeemed:", Stage.CUT)
+    assert code.redeem().status_code == 200
+    assert stop.reached.is_set()
+    assert code.redeem().json()["error"] == "invalid_grant"
+
+
+def test_a_redis_that_refuses_writes_grants_nothing(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    code = obtain_code(service.issuer, service.resource)
+    with place.redis.client() as client:
+        client.config_set("maxmemory", "1")  # as when its memory is full
+        assert code.redeem().status_code == 503
+        assert refresh(service.issuer, tokens).status_code == 503
+        client.config_set("maxmemory", "0")
+    assert code.redeem().status_code == 200
+    assert refresh(service.issuer, tokens).status_code == 200
+
+
+def test_a_redis_that_wants_a_password_is_an_outage_and_not_a_way_in(place: Place, service: Service) -> None:
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    with place.redis.client() as client:
+        client.config_set("requirepass", "secret")
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    eventually(lambda: connection.verify(tokens.access_token) == 503)
+    with redis.Redis.from_url(place.redis.url, password="secret") as client:
+        client.config_set("requirepass", "")
+    eventually(lambda: connection.verify(tokens.access_token) == 200)
+    connection.close()
