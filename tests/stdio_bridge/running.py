@@ -17,6 +17,7 @@ from itsdangerous import URLSafeTimedSerializer
 
 ECHO = (sys.executable, str(Path(__file__).with_name("echo_server.py")))
 KEY = "5" * 64
+SCRIPTED = (sys.executable, str(Path(__file__).with_name("scripted_server.py")))
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,12 +75,46 @@ class Bridge:
         return status
 
 
+class EventReader:
+    """An open event stream, read event by event."""
+
+    def __init__(self, bridge: Bridge, method: str, body: object = None, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=20)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        common = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        self._connection.request(method, "/mcp", body=data, headers=common | given)
+        self._answer = self._connection.getresponse()
+        assert self._answer.status == 200, self._answer.read()
+        assert self._answer.headers["content-type"] == "text/event-stream"
+        self.last_id: str | None = None
+
+    def next(self) -> Any:
+        """Wait for the next event with data, and return it; None at the end of the stream."""
+        for line in self._answer:
+            if line.startswith(b"id: "):
+                self.last_id = line[4:].strip().decode()
+            if line.startswith(b"data: {"):
+                return json.loads(line[6:])
+        self.close()
+        return None
+
+    def rest(self) -> list[Any]:
+        """Wait for the end, and return all events until there."""
+        return list(iter(self.next, None))
+
+    def close(self) -> None:
+        """Leave, in the middle of an event if it must be."""
+        self._answer.close()
+        self._connection.close()
+
+
 def rpc(method: str, params: dict[str, Any], request_id: int = 1) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
 
 
-def assertion(user: str, grant: str = "g") -> str:
-    return signed("identity", {"sub": user, "sid": grant, "exp": int(time.time()) + 60})
+def assertion(user: str, grant: str = "g", *, seconds: int = 60) -> str:
+    return signed("identity", {"sub": user, "sid": grant, "exp": time.time() + seconds})
 
 
 def signed(purpose: str, claims: object) -> str:
