@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from .app import Bridge
 from .detach import HttpServer
 from .errors import UsageError
 from .identity import load_verifier
+from .listening import make_room, open_listener
 from .loop import Loop
-from .options import Options, parse_options
-from .systemd import Notifier, take_socket
+from .options import parse_options
+from .systemd import Notifier
 
 log = logging.getLogger("stdio_bridge")
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
         verifier = load_verifier(options.identity_key, now=time.time)
-        listener = _listen(options)
+        listener = open_listener(options, os.environ)
     except UsageError as error:
         print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2
@@ -38,16 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server = HttpServer(
         bridge,
         loop,
-        listener,
+        listener.socket,
         max_body_bytes=options.max_message_bytes,
         max_unsent_bytes=_MAX_UNSENT_FACTOR * options.max_message_bytes,
-        max_connections=options.max_connections,
+        max_connections=make_room(options),
     )
+    bridge.flushed = lambda: server.flushed
     notifier = Notifier(os.environ)
 
     def drain() -> None:
         notifier.tell("STOPPING=1")
-        bridge.drain(server)
+        if listener.inherited:
+            server.stop_accepting()  # whoever is started next takes what comes now
+        bridge.drain()
 
     def stop(_signal: int, _frame: object) -> None:
         loop.call_soon(drain)
@@ -56,36 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     _keep_watchdog_quiet(loop, notifier)
-    log.info("serving http://%s/mcp", _name_of(listener))
+    log.info("serving %s", listener.url)
     notifier.tell("READY=1")
     loop.run()
+    # The interpreter puts default handlers back before it ends: a second signal would change the exit status.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     server.close()
+    listener.remove()
     loop.close()
     return 0
-
-
-def _listen(options: Options) -> socket.socket:
-    inherited = take_socket(os.environ)
-    if inherited is not None and options.listen is not None:
-        raise UsageError("--listen: systemd hands over a socket already: leave it out")
-    if inherited is not None:
-        return inherited
-    if options.listen is None:
-        raise UsageError("--listen HOST:PORT is missing, and systemd hands over no socket")
-    host, port = options.listen
-    try:
-        return socket.create_server((host, port), family=_family_of(host))
-    except OSError as error:
-        raise UsageError(f"--listen {host}:{port}: {error.strerror or error}") from error
-
-
-def _family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _name_of(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
 
 
 def _keep_watchdog_quiet(loop: Loop, notifier: Notifier) -> None:

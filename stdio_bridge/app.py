@@ -9,20 +9,19 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from . import jsonrpc
-from .detach import HttpServer, Request, Response
+from .detach import Request, Response
 from .eras.body import parse_body
 from .eras.detection import Knowledge, ServerEra
 from .eras.hosts import Hosts
 from .eras.legacy import LegacyEra
 from .eras.modern import ModernEra
 from .eras.parking import Parking
-from .eras.protocol import LEGACY_VERSIONS
 from .errors import Refusal, not_allowed, unavailable
 from .identity import Identity, Verifier
-from .jsonrpc import Message
 from .loop import Loop
 from .metrics import CONTENT_TYPE, Registry
 from .options import Options
+from .readiness import Readiness
 from .responses import JSON_HEADERS
 from .servers import Servers
 
@@ -31,8 +30,8 @@ log = logging.getLogger(__name__)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _TICK_SECONDS = 1.0
 _KEEP_ALIVE_TICKS = 15
-_READY_SECONDS = 30.0
-_PROBE_SECONDS = 30.0
+# Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
+_LAST_SECONDS = 2.0
 _RETRY_SECONDS = 5
 
 
@@ -58,8 +57,8 @@ class Bridge:
         )
         self._draining = False
         self._ticks = 0
-        self._ready_until = 0.0
-        self._probe_waiters: list[Response] = []
+        self._ready = Readiness(loop, self._servers)
+        self.flushed: Callable[[], bool] = lambda: True
         self._routes: dict[str, Callable[[Request, Response], None]] = {
             "/mcp": self._mcp,
             "/mcp/": self._mcp,
@@ -117,7 +116,8 @@ class Bridge:
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
         try:
-            if self._draining:
+            # A running call may need its client's answers and notifications to finish.
+            if self._draining and body.requests:
                 raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
             era = self._modern if self._modern.claims(request, body) else self._legacy
             era.post(request, response, identity, body)
@@ -142,49 +142,9 @@ class Bridge:
         response.reply("200 OK", [("Content-Type", CONTENT_TYPE)], self._registry.render())
 
     def _readiness(self, request: Request, response: Response) -> None:
-        """200 if the server has just shown that it answers; else it is started and asked, once for all who wait."""
         if self._draining:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
-        if self._loop.clock() < self._ready_until or any(session.version for session in self._legacy.sessions.all()):
-            response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
-            return
-        self._probe_waiters.append(response)
-        if len(self._probe_waiters) == 1:
-            try:
-                self._probe()
-            except Refusal:
-                self._probe_done(ready=False)
-
-    def _probe(self) -> None:
-        session = self._legacy.sessions.open("")
-        message = {
-            "jsonrpc": "2.0",
-            "id": 0,
-            "method": "initialize",
-            "params": {
-                "protocolVersion": LEGACY_VERSIONS[-1],
-                "capabilities": {},
-                "clientInfo": {"name": "mcp-stdio-bridge", "version": "1"},
-            },
-        }
-        timer = self._loop.call_later(_PROBE_SECONDS, lambda: session.stop("it did not answer the readiness probe"))
-
-        def answered(answer: Message) -> None:
-            timer.cancel()
-            session.stop("the readiness probe is done")
-            self._probe_done(ready="result" in answer)
-
-        session.link.request(session, message, _ProbeReply(answered), self._loop.clock())
-
-    def _probe_done(self, *, ready: bool) -> None:
-        if ready:
-            self._ready_until = self._loop.clock() + _READY_SECONDS
-        waiters, self._probe_waiters = self._probe_waiters, []
-        for waiter in waiters:
-            if ready:
-                waiter.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
-            else:
-                waiter.reply("503 Service Unavailable", JSON_HEADERS, b'{"status":"the MCP server does not answer"}')
+        self._ready.answer(response)
 
     # Time
 
@@ -202,13 +162,12 @@ class Bridge:
             if self._ticks % _KEEP_ALIVE_TICKS == 0:
                 era.keep_alive()
 
-    def drain(self, server: HttpServer) -> None:
-        """Take nothing new, let running calls finish within the limit, then end every process and stop the loop."""
+    def drain(self) -> None:
+        """Take no new call, let running ones finish within the limit, then end every process and stop the loop."""
         if self._draining:
             return
         self._draining = True
         log.info("stopping: %d calls are running", self._servers.in_flight)
-        server.stop_accepting()
         self._modern.close()
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
@@ -217,27 +176,13 @@ class Bridge:
             self._loop.call_later(0.05, lambda: self._finish_by(deadline))
             return
         self._servers.stop("the bridge was stopped")
-        self._stop_when_empty()
+        self._leave_by(self._loop.clock() + self._options.stop_timeout + _LAST_SECONDS)
 
-    def _stop_when_empty(self) -> None:
-        if len(self._servers):
-            self._loop.call_later(0.02, self._stop_when_empty)
+    def _leave_by(self, deadline: float) -> None:
+        if (len(self._servers) or not self.flushed()) and self._loop.clock() < deadline:
+            self._loop.call_later(0.02, lambda: self._leave_by(deadline))
         else:
             self._loop.stop()
-
-
-class _ProbeReply:
-    """Takes the answer to a probe."""
-
-    def __init__(self, answered: Callable[[Message], None]) -> None:
-        self._answered = answered
-
-    def send(self, message: Message) -> None:
-        """Anything before the answer is of no interest."""
-
-    def finish(self, message: Message) -> None:
-        """The server has answered, or is gone."""
-        self._answered(message)
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

@@ -144,6 +144,11 @@ class _Task(Task):  # type: ignore[misc] # waitress is untyped
 class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
     """What the parser refuses (too large, malformed) is answered in JSON-RPC too."""
 
+    def __init__(self, channel: _Channel, parsed: Any) -> None:
+        super().__init__(channel, parsed)
+        # What could not be parsed has no version; RFC 9110 §2.5: a response is of the server's own.
+        self.version = "1.1"
+
     def execute(self) -> None:
         refused = self.request.error
         self.status = f"{refused.code} {refused.reason}"
@@ -311,6 +316,11 @@ class HttpServer:
     def connections(self) -> int:
         """How many clients are connected."""
         return len(self._server.active_channels)
+
+    @property
+    def flushed(self) -> bool:
+        """Whether every client has been sent all that there was for it."""
+        return not any(channel.total_outbufs_len for channel in self._server.active_channels.values())
 
     def stop_accepting(self) -> None:
         """Leave new connections to whoever listens next."""

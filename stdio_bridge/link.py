@@ -54,10 +54,11 @@ class Link:
         self._clients[client] = None
 
     def leave(self, client: Client) -> None:
-        """Forget a client: its calls are cancelled, what it was asked is answered with an error."""
+        """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
         self._clients.pop(client, None)
         for call in [call for call in self._calls.values() if call.client is client]:
             self.cancel(call, "the client has left")
+            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended"))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
 

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import IO
 
 from .framing import LineSplitter
 from .loop import Loop
+from .metrics import Counter
 
 log = logging.getLogger(__name__)
 server_log = logging.getLogger("stdio_bridge.server")
@@ -21,7 +23,8 @@ server_log = logging.getLogger("stdio_bridge.server")
 _READ_BYTES = 256 * 1024
 _STDERR_LINE_BYTES = 8 * 1024
 _STDERR_KEPT_LINES = 10
-_STDERR_LINES_PER_SECOND = 100
+_LOGGED_LINES_PER_SECOND = 100
+_LOGGED_NOISE_BYTES = 200
 _END_GRACE_SECONDS = 0.2
 _DRAIN_READS = 256
 
@@ -45,11 +48,20 @@ class Exit:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one server process. Bytes and seconds."""
+    """Bounds of one server process. Bytes, seconds, and the soft limit on open files if it is not the bridge's own."""
 
     max_line_bytes: int
     max_unsent_bytes: int
     stop_seconds: float
+    open_files: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Counts the bytes that go through the pipes."""
+
+    to_server: Counter
+    from_server: Counter
 
 
 class _Pipe:
@@ -187,34 +199,42 @@ class _ExitWatch(_Pipe):
         self._ended()
 
 
-class _Stderr:
-    """Passes the server's stderr on to the log, line by line and no faster than a bound; keeps the last lines."""
+class _Journal:
+    """Logs what a server writes, line by line and no faster than a bound."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lines = LineSplitter(_STDERR_LINE_BYTES)
         self._second = 0
         self._logged = 0
         self._dropped = 0
-        self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
 
-    def feed(self, data: bytes) -> None:
-        for line in self._lines.feed(data) if data else (self._lines.flush(),):
-            if line:
-                self._log(line.decode("utf-8", "replace"))
-
-    def _log(self, line: str) -> None:
-        self.last.append(line[:500])
+    def log(self, level: int, text: str, *values: object) -> None:
         second = int(self._clock())
         if second != self._second:
             if self._dropped:
                 server_log.warning("%d more lines were not logged", self._dropped)
             self._second, self._logged, self._dropped = second, 0, 0
-        if self._logged < _STDERR_LINES_PER_SECOND:
+        if self._logged < _LOGGED_LINES_PER_SECOND:
             self._logged += 1
-            server_log.info("%s", line)
+            server_log.log(level, text, *values)
         else:
             self._dropped += 1
+
+
+class _Stderr:
+    """Passes the server's stderr on to the log; keeps the last lines."""
+
+    def __init__(self, journal: _Journal) -> None:
+        self._journal = journal
+        self._lines = LineSplitter(_STDERR_LINE_BYTES)
+        self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
+
+    def feed(self, data: bytes) -> None:
+        for line in self._lines.feed(data) if data else (self._lines.flush(),):
+            if line:
+                text = line.decode("utf-8", "replace")
+                self.last.append(text[:500])
+                self._journal.log(logging.INFO, "%s", text)
 
 
 class ServerProcess:
@@ -232,6 +252,7 @@ class ServerProcess:
         environment: Mapping[str, str],
         directory: str | None,
         limits: Limits,
+        traffic: Traffic,
         on_line: Callable[[bytes], None],
         on_exit: Callable[[Exit], None],
     ) -> None:
@@ -252,13 +273,17 @@ class ServerProcess:
         assert process.stdout is not None  # noqa: S101 - as above
         assert process.stderr is not None  # noqa: S101 - as above
         self.pid = process.pid
+        if limits.open_files is not None:
+            _limit_open_files(self.pid, limits.open_files)
         self._process = process
         self._loop = loop
         self._limits = limits
+        self._traffic = traffic
         self._on_line = on_line
         self._on_exit = on_exit
         self._lines = LineSplitter(limits.max_line_bytes)
-        self._stderr = _Stderr(loop.clock)
+        self._journal = _Journal(loop.clock)
+        self._stderr = _Stderr(self._journal)
         self._writer = _Writer(loop, process.stdin)
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)
         self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
@@ -272,9 +297,15 @@ class ServerProcess:
 
     def write(self, line: bytes) -> None:
         """Send one line. A server that reads nothing while the bound of unsent bytes is passed is ended."""
+        self._traffic.to_server.add(len(line) + 1)
         self._writer.write(line + b"\n")
         if self._writer.unsent > self._limits.max_unsent_bytes:
             self.stop("it had left too much of its input unread")
+
+    def log_noise(self, problem: str, line: bytes) -> None:
+        """Log that a line of its stdout was skipped."""
+        start = line[:_LOGGED_NOISE_BYTES].decode("utf-8", "replace")
+        self._journal.log(logging.WARNING, "skipped a line on stdout: %s: %r", problem, start)
 
     def stop(self, reason: str) -> None:
         """End it: stdin closed, then SIGTERM, then SIGKILL, a third of the time apart. `on_exit` follows."""
@@ -293,11 +324,12 @@ class ServerProcess:
                 os.killpg(self.pid, number)
 
     def _read_stdout(self, data: bytes) -> None:
+        self._traffic.from_server.add(len(data))
         skipped = self._lines.skipped
         for line in self._lines.feed(data):
             self._on_line(line)
         if self._lines.skipped > skipped:
-            log.warning("skipped a line of more than %d bytes on the server's stdout", self._limits.max_line_bytes)
+            self.log_noise(f"more than {self._limits.max_line_bytes} bytes", b"")
         if not data:
             if last := self._lines.flush():
                 self._on_line(last)
@@ -318,3 +350,10 @@ class ServerProcess:
         if self._stopping is not None:
             reason = f"{reason}, after {self._stopping}"
         self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last)))
+
+
+def _limit_open_files(pid: int, soft: int) -> None:
+    # The bridge raises its own limit; a program that uses select() breaks on descriptors beyond the usual one.
+    with contextlib.suppress(OSError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))

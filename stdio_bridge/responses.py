@@ -15,6 +15,7 @@ SSE_HEADERS: Headers = [
     ("Cache-Control", "no-cache, no-transform"),
     ("X-Accel-Buffering", "no"),
 ]
+_ENDED = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, "the session was ended"))
 
 
 class OpenResponses:
@@ -73,7 +74,10 @@ class OpenResponses:
                 response.write(SSE_COMMENT)
 
     def finish(self) -> None:
-        """End them all."""
+        """End them all; one that has said nothing yet says so."""
         for response in list(self._held):
-            response.finish()
+            if response.started:
+                response.finish()
+            else:
+                response.reply("404 Not Found", JSON_HEADERS, _ENDED)
         self._held.clear()

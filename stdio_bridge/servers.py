@@ -1,4 +1,4 @@
-"""Running servers: a process and the conversation with it, and how many there may be."""
+"""Running servers: a process and the conversation with it, how many there may be, and some ahead of need."""
 
 from __future__ import annotations
 
@@ -7,80 +7,192 @@ from collections.abc import Callable
 
 from . import jsonrpc
 from .calls import Patience
-from .errors import Refusal, unavailable
+from .errors import unavailable
 from .jsonrpc import InvalidMessage, Message
 from .link import Link
-from .loop import Loop
+from .loop import Loop, Timer
 from .metrics import Registry
 from .options import Options
-from .process import Exit, Limits, ServerProcess, SpawnError
+from .process import Exit, Limits, ServerProcess, SpawnError, Traffic
+from .slots import Slot, Slots
+from .spares import Spares
 
 log = logging.getLogger(__name__)
 
 _UNSENT_FACTOR = 4
 _RETRY_SECONDS = 5
+# A server that has said nothing after so long does not spend that time on a core.
+_LONGEST_START_SECONDS = 10.0
+_FIRST_GUESS_SECONDS = 1.0
+_START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Server:
-    """One process of the server's command, started for a user, and its link. What it serves is its starter's affair."""
+    """One process of the server's command, and its link. Until the process may start, what is written to it waits.
 
-    def __init__(self, servers: Servers, user: str, on_end: Callable[[str], None]) -> None:
-        """Start the process. Raises SpawnError."""
+    It belongs to nobody until `adopt`; a spare is begun before anyone wants it.
+    """
+
+    def __init__(self, servers: Servers, on_end: Callable[[str], None], *, spare: bool = False) -> None:
         options = servers.options
-        self.user = user
+        self.user: str | None = None
+        self.counted = False
         self.stopping = False
+        self.heard = False
+        self.link = Link(self._write, patience=Patience(idle=options.call_timeout, total=options.call_timeout_total))
         self._servers = servers
         self._on_end = on_end
-        self.link = Link(self._write, patience=Patience(idle=options.call_timeout, total=options.call_timeout_total))
-        self._process = ServerProcess(
-            servers.loop,
-            options.command,
-            environment=options.environment,
-            directory=options.directory,
-            limits=Limits(
-                max_line_bytes=options.max_message_bytes,
-                max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
-                stop_seconds=options.stop_timeout,
-            ),
-            on_line=self._take_line,
-            on_exit=self._ended,
-        )
+        self._spare = spare
+        self._process: ServerProcess | None = None
+        self._unwritten: list[bytes] = []
+        self._asked_at = servers.loop.clock()
+        self._begun_at = 0.0
+        self._slot_timer: Timer | None = None
+        self._slot: Slot | None = None
+        self._slot = servers.slots.ask(self._begin, patient=spare)
 
-    def _write(self, message: Message) -> None:
-        self._process.write(jsonrpc.encode(message))
+    def adopt(self, user: str, on_end: Callable[[str], None], *, counted: bool = True) -> None:
+        """Make it a user's. `on_end` is told why it ended; uncounted, it is no user's, and in no limit or gauge."""
+        self.user = user
+        self.counted = counted
+        self._on_end = on_end
+        self._asked_at = self._servers.loop.clock()
 
-    def _take_line(self, line: bytes) -> None:
-        try:
-            value = jsonrpc.parse_json(line)
-            for message in value if isinstance(value, list) else [value]:
-                self.link.receive(message, self._servers.loop.clock())
-        except InvalidMessage as error:
-            self._servers.noise.add()
-            log.warning("skipped a line on the server's stdout: %s", error)
+    @property
+    def running(self) -> bool:
+        """Whether its process has been started and is not told to end."""
+        return self._process is not None and not self.stopping
 
-    def _ended(self, exit_: Exit) -> None:
-        self.stopping = True
-        self._servers.forget(self)
-        self.link.close(str(exit_))
-        self._on_end(str(exit_))
+    def check_room(self) -> None:
+        """Raise Refusal when it has left so much unread or unanswered that it can be given no more."""
+        options = self._servers.options
+        unread = self._process.unsent if self._process is not None else 0
+        if self.link.in_flight >= options.max_calls or unread > _UNSENT_FACTOR * options.max_message_bytes // 2:
+            raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
 
     def stop(self, reason: str) -> None:
         """End the process; what is still in flight fails when it is gone."""
         self.stopping = True
-        self._process.stop(reason)
+        if self._process is not None:
+            self._process.stop(reason)
+        else:
+            self._servers.loop.call_soon(lambda: self._end(f"was not started: {reason}"))
+
+    def _begin(self) -> None:
+        servers = self._servers
+        options = servers.options
+        self._begun_at = servers.loop.clock()
+        try:
+            self._process = ServerProcess(
+                servers.loop,
+                options.command,
+                environment=options.environment,
+                directory=options.directory,
+                limits=Limits(
+                    max_line_bytes=options.max_message_bytes,
+                    max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
+                    stop_seconds=options.stop_timeout,
+                    open_files=options.open_files,
+                ),
+                traffic=servers.traffic,
+                on_line=self._take_line,
+                on_exit=self._exited,
+            )
+        except SpawnError as error:
+            log.error("%s", error)
+            self.stopping = True
+            servers.crashes.add()
+            servers.loop.call_soon(lambda: self._end("cannot be started"))
+            return
+        servers.spawns.add()
+        # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
+        silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
+        self._slot_timer = servers.loop.call_later(silent, self._give_slot_back)
+        unwritten, self._unwritten = self._unwritten, []
+        for line in unwritten:
+            self._process.write(line)
+
+    def _give_slot_back(self) -> None:
+        if self._slot_timer is not None:
+            self._slot_timer.cancel()
+        if self._slot is not None:
+            self._slot.release()
+
+    def _write(self, message: Message) -> None:
+        line = jsonrpc.encode(message)
+        if self._process is not None:
+            self._process.write(line)
+        elif not self.stopping:
+            self._unwritten.append(line)
+
+    def _take_line(self, line: bytes) -> None:
+        now = self._servers.loop.clock()
+        try:
+            value = jsonrpc.parse_json(line)
+            messages = value if isinstance(value, list) else [value]
+            if not self.heard and messages:
+                self._first_heard(now)
+            self._servers.heard_at = now
+            for message in messages:
+                self.link.receive(message, now)
+        except InvalidMessage as error:
+            self._servers.noise.add()
+            if self._process is not None:
+                self._process.log_noise(str(error), line)
+
+    def _first_heard(self, now: float) -> None:
+        self.heard = True
+        self._give_slot_back()
+        if self.counted:
+            self._servers.note_start(now - self._asked_at, spare=self._spare)
+
+    def _exited(self, exit_: Exit) -> None:
+        if not self.stopping:
+            self._servers.crashes.add()
+            if not self.heard:
+                self._servers.failed_at = self._servers.loop.clock()
+            log.warning("the server %s", exit_)
+        self._end(str(exit_))
+
+    def _end(self, reason: str) -> None:
+        self.stopping = True
+        self._give_slot_back()
+        self._servers.forget(self)
+        self.link.close(reason)
+        self._on_end(reason)
 
 
 class Servers:
-    """Every running server of one bridge."""
+    """Every running server of one bridge, and those that wait to be started."""
 
     def __init__(self, loop: Loop, options: Options, registry: Registry) -> None:
         self.loop = loop
         self.options = options
+        self.slots = Slots(options.starts_at_once)
+        self.typical_start = _FIRST_GUESS_SECONDS
+        self.heard_at = -float("inf")
+        self.failed_at = -float("inf")
         self._servers: dict[Server, None] = {}
-        self.spawns = registry.counter("mcp_bridge_spawns_total", "Server processes started")
-        self.noise = registry.counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
-        self._timeouts = registry.counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
-        registry.gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
+        self._spares = Spares(loop, options.warm_spares, self._begin_spare)
+        self.closed = False
+        counter, gauge = registry.counter, registry.gauge
+        self.spawns = counter("mcp_bridge_spawns_total", "Server processes started")
+        self.crashes = counter(
+            "mcp_bridge_crashes_total", "Server processes that ended unasked or could not be started"
+        )
+        self.noise = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
+        self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
+        self.traffic = Traffic(
+            to_server=counter("mcp_bridge_to_server_bytes_total", "Bytes written to the servers' stdin"),
+            from_server=counter("mcp_bridge_from_server_bytes_total", "Bytes read from the servers' stdout"),
+        )
+        self._starts = registry.histogram(
+            "mcp_bridge_start_seconds", "From asking for a server until it first answered", _START_BOUNDS
+        )
+        gauge("mcp_bridge_processes", "Running server processes, spares aside", lambda: self._count(running=True))
+        gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._spares))
+        gauge("mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.slots.waiting)
+        gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -88,19 +200,42 @@ class Servers:
     @property
     def in_flight(self) -> int:
         """How many calls are not answered yet."""
-        return sum(server.link.in_flight for server in self._servers)
+        return sum(server.link.in_flight for server in self._servers if server.counted)
+
+    def _count(self, *, running: bool) -> int:
+        return sum(server.counted and (server.running or not running) for server in self._servers)
 
     def start(self, user: str, on_end: Callable[[str], None]) -> Server:
-        """Start a server; `on_end` is told why it ended. Raises Refusal: too many run, or it cannot be started."""
-        of_user = sum(server.user == user for server in self._servers)
-        if len(self._servers) >= self.options.max_sessions or of_user >= self.options.max_sessions_per_user:
+        """Start a server of a user's own, or take a spare. Raises Refusal when too many run."""
+        of_user = sum(server.counted and server.user == user for server in self._servers)
+        if self._count(running=False) >= self.options.max_sessions or of_user >= self.options.max_sessions_per_user:
             raise unavailable("too many sessions are open", retry_seconds=_RETRY_SECONDS)
-        try:
-            server = Server(self, user, on_end)
-        except SpawnError as error:
-            log.error("%s", error)
-            raise Refusal("502 Bad Gateway", jsonrpc.INTERNAL_ERROR, "the MCP server cannot be started") from error
-        self.spawns.add()
+        return self._take(user, on_end, counted=True)
+
+    def start_probe(self, on_end: Callable[[str], None]) -> Server:
+        """Start a server for the bridge's own question, which counts to no limit and no gauge."""
+        return self._take("", on_end, counted=False)
+
+    def _take(self, user: str, on_end: Callable[[str], None], *, counted: bool) -> Server:
+        if self.closed:
+            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+        server = self._spares.take() or Server(self, on_end)
+        self._servers[server] = None
+        server.adopt(user, on_end, counted=counted)
+        return server
+
+    def find_heard(self) -> Server | None:
+        """Return a server that has answered before and runs, if there is one."""
+        return next((server for server in self._servers if server.heard and server.running), None)
+
+    def note_start(self, seconds: float, *, spare: bool) -> None:
+        """Remember how long a server was waited for."""
+        self._starts.observe(seconds)
+        if not spare:
+            self.typical_start = min(seconds, _LONGEST_START_SECONDS)
+
+    def _begin_spare(self, on_end: Callable[[str], None]) -> Server:
+        server = Server(self, on_end, spare=True)
         self._servers[server] = None
         return server
 
@@ -114,6 +249,8 @@ class Servers:
             self._timeouts.add(server.link.expire(now))
 
     def stop(self, reason: str) -> None:
-        """End them all, side by side."""
+        """End them all, side by side, and start none any more."""
+        self.closed = True
+        self._spares.close()
         for server in list(self._servers):
             server.stop(reason)

@@ -40,13 +40,14 @@ class LegacyEra:
         # The answer is there before anything is sent: a server may answer at once.
         answer = None
         if body.requests:
+            session.home.check_room()
             answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
         for message in body.messages:
             kind = jsonrpc.kind_of(message)
             if kind is Kind.REQUEST and answer is not None:
                 session.link.request(session, message, answer, self._servers.loop.clock())
             elif kind is Kind.NOTIFICATION:
-                session.link.notify(session, message)
+                session.home.notify(session, message)
             else:
                 session.link.respond(session, message)
         if answer is None:
@@ -54,9 +55,7 @@ class LegacyEra:
 
     def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
         session = self.sessions.open(identity.user)
-        session.link.request(
-            session, message, InitializeAnswer(session, response, identity), self._servers.loop.clock()
-        )
+        session.home.initialize(message, InitializeAnswer(session, response, identity))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises Refusal."""
@@ -83,8 +82,7 @@ class LegacyEra:
 
     def tick(self, now: float) -> None:
         """End what nobody uses."""
-        for session in self.sessions.all():
-            session.tick(now)
+        self.sessions.tick(now)
 
     def keep_alive(self) -> None:
         """Write a comment on every open stream."""

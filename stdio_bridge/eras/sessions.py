@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.detach import Headers, Response
-from stdio_bridge.errors import Refusal, bad_request
+from stdio_bridge.errors import Refusal, bad_request, unavailable
 from stdio_bridge.framing import SSE_OPEN
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
@@ -16,43 +16,48 @@ from stdio_bridge.responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
 from stdio_bridge.servers import Servers
 from stdio_bridge.streams import EventStream, parse_event_id
 
+from .homes import Homes
+
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
 _MAX_ENDED_STREAMS = 16
 _MAX_STREAM_BYTES = 1 << 20
 # The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
 _FIRST_PRIMED_VERSION = "2025-11-25"
+_RETRY_SECONDS = 5
 
 
 class Session:
     """One client's conversation with one server."""
 
     def __init__(self, sessions: Sessions, user: str) -> None:
-        """Start the server. Raises Refusal."""
+        """Join a server, or start one. Raises Refusal."""
         servers = sessions.servers
-        self.id = secrets.token_urlsafe(24)
+        replica = servers.options.replica
+        self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
         self.user = user
         self.version: str | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
+        self.home = sessions.homes.home_for(user)
+        self.link = self.home.link
         self._sessions = sessions
         self._streams = {_STANDALONE: EventStream(number=_STANDALONE, max_bytes=_MAX_STREAM_BYTES)}
         self._next_stream = _STANDALONE + 1
-        self._server = servers.start(user, self._ended)
-        self.link = self._server.link
-        self.link.join(self)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it is over, though its server may not have ended yet."""
-        return self._server.stopping
+        self.home.join(self)
 
     def stop(self, reason: str) -> None:
-        """End the server, and with it everything of this session, which is unknown from now on."""
-        self._server.stop(reason)
-
-    def _ended(self, reason: str) -> None:
+        """End the session, which is unknown from now on, and its server if no other session can use it."""
         self._sessions.forget(self)
+        self.home.leave(self, reason)
+        self._end()
+
+    def home_ended(self) -> None:
+        """The server is gone, and with it the session."""
+        self._sessions.forget(self)
+        self._end()
+
+    def _end(self) -> None:
         for stream in self._streams.values():
             stream.end()
         self.open.finish()
@@ -139,14 +144,21 @@ class InitializeAnswer(Answer):
     def __init__(self, session: Session, response: Response, identity: Identity) -> None:
         super().__init__(session, response, identity, expected=1, batch=False)
         self._headers = [(SESSION_HEADER, session.id)]
+        session.open.hold(response, identity, self._gone)
+
+    def _gone(self) -> None:
+        # Nobody has heard of this session, and nobody will.
+        if not self._response.started:
+            self._session.stop("the client left before the session began")
 
     def finish(self, message: Message) -> None:
         """Answer, and end the server if it refused."""
         self._session.version = _negotiated_version(message)
         if self._session.version is None:
             self._headers = []
-            self._session.stop("it refused to initialize")
         super().finish(message)
+        if self._session.version is None:
+            self._session.stop("it refused to initialize")
 
 
 class Sessions:
@@ -154,11 +166,16 @@ class Sessions:
 
     def __init__(self, servers: Servers, registry: Registry) -> None:
         self.servers = servers
+        self.homes = Homes(servers)
         self._sessions: dict[str, Session] = {}
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
     def open(self, user: str) -> Session:
-        """Start a session. Raises Refusal when there are too many, or the server cannot be started."""
+        """Begin a session. Raises Refusal when there are too many."""
+        options = self.servers.options
+        of_user = sum(session.user == user for session in self._sessions.values())
+        if len(self._sessions) >= options.max_sessions or of_user >= options.max_sessions_per_user:
+            raise unavailable("too many sessions are open", retry_seconds=_RETRY_SECONDS)
         session = Session(self, user)
         self._sessions[session.id] = session
         return session
@@ -168,10 +185,16 @@ class Sessions:
         if session_id is None:
             raise bad_request(jsonrpc.INVALID_REQUEST, f"{SESSION_HEADER} is missing: initialize first")
         session = self._sessions.get(session_id)
-        if session is None or session.stopping or session.user != identity.user or session.version is None:
+        if session is None or session.user != identity.user or session.version is None:
             raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
         session.last_used = self.servers.loop.clock()
         return session
+
+    def tick(self, now: float) -> None:
+        """End what nobody uses."""
+        for session in self.all():
+            session.tick(now)
+        self.homes.tick(now)
 
     def forget(self, session: Session) -> None:
         """Take an ended session out; its id is unknown from now on."""

@@ -1,0 +1,174 @@
+"""Who shares a server: a session has one of its own, or one with others, which was initialized once for them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from stdio_bridge import jsonrpc
+from stdio_bridge.calls import Client, Reply
+from stdio_bridge.jsonrpc import Message
+from stdio_bridge.servers import Servers
+from stdio_bridge.usage import Isolation
+
+from .protocol import LEGACY_VERSIONS
+
+_INITIALIZED = "notifications/initialized"
+_EVERYONE = ""
+
+
+class Guest(Client, Protocol):
+    """What a home needs of a session."""
+
+    def home_ended(self) -> None:
+        """The server is gone, and with it the session."""
+
+
+class Home:
+    """One initialized server and the sessions that it serves.
+
+    The first session's `initialize` is what the server sees. The others get the same answer, except that one who asks
+    for an older revision that the bridge knows is given it: revisions only add.
+    """
+
+    def __init__(self, servers: Servers, user: str, ended: Callable[[Home], None], *, exclusive: bool) -> None:
+        self.exclusive = exclusive
+        self._servers = servers
+        self._ended = ended
+        self._server = servers.start(user, self._server_ended)
+        self.link = self._server.link
+        self.check_room = self._server.check_room
+        self._guests: dict[Guest, None] = {}
+        self._empty_since = servers.loop.clock()
+        self._result: Message | None = None
+        self._asking = False
+        self._waiting: list[tuple[Message, Reply]] = []
+        self._told_initialized = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes nobody any more."""
+        return self._server.stopping
+
+    def join(self, guest: Guest) -> None:
+        """Serve one more session."""
+        self._guests[guest] = None
+        self.link.join(guest)
+
+    def leave(self, guest: Guest, reason: str) -> None:
+        """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle."""
+        if guest not in self._guests:
+            return
+        del self._guests[guest]
+        self.link.leave(guest)
+        self._empty_since = self._servers.loop.clock()
+        if self.exclusive:
+            self._server.stop(reason)
+
+    def tick(self, now: float) -> None:
+        """End a server that nobody uses."""
+        if not self._guests and not self.stopping and now - self._empty_since > self._servers.options.idle_timeout:
+            self._server.stop("it was idle")
+
+    def _server_ended(self, reason: str) -> None:
+        self._ended(self)
+        guests, self._guests = self._guests, {}
+        for guest in guests:
+            guest.home_ended()
+
+    def initialize(self, message: Message, reply: Reply) -> None:
+        """Answer a session's `initialize`, with what the server says or has said to the first."""
+        if self._result is not None:
+            reply.finish(_answer(message, self._result))
+        elif self._asking:
+            self._waiting.append((message, reply))
+        else:
+            self._ask(message, reply)
+
+    def _ask(self, message: Message, reply: Reply) -> None:
+        self._asking = True
+        self.link.request(self, message, _FirstReply(self, message, reply), self._servers.loop.clock())
+
+    def receive(self, message: Message) -> None:
+        """Take what the server says before it is initialized, which is for nobody."""
+
+    def answered(self, answer: Message) -> None:
+        """The server has answered the first `initialize`."""
+        self._asking = False
+        waiting, self._waiting = self._waiting, []
+        result = answer.get("result")
+        if isinstance(result, dict):
+            self._result = result
+            for message, reply in waiting:
+                reply.finish(_answer(message, result))
+        elif self.stopping:
+            for message, reply in waiting:
+                reply.finish({**answer, "id": message["id"]})
+        elif waiting:
+            # What one was refused for (a revision, say) need not be so for the next.
+            self._waiting = waiting[1:]
+            self._ask(*waiting[0])
+
+    def notify(self, guest: Guest, message: Message) -> None:
+        """Pass a session's notification on; that it is initialized is told once."""
+        if message["method"] == _INITIALIZED:
+            if self._told_initialized:
+                return
+            self._told_initialized = True
+        self.link.notify(guest, message)
+
+
+class _FirstReply:
+    """Takes the answer to the first `initialize` for its home, and passes it on."""
+
+    def __init__(self, home: Home, message: Message, reply: Reply) -> None:
+        self._home = home
+        self._reply = reply
+
+    def send(self, message: Message) -> None:
+        self._reply.send(message)
+
+    def finish(self, message: Message) -> None:
+        self._reply.finish(message)
+        self._home.answered(message)
+
+
+class Homes:
+    """Finds the server that a new session belongs to, by the isolation that is asked for."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._isolation = servers.options.isolation
+        self._homes: dict[Home, None] = {}
+        self._by_user: dict[str, Home] = {}
+
+    def home_for(self, user: str) -> Home:
+        """Return a user's home, a new one if need be. Raises Refusal."""
+        if self._isolation is Isolation.PER_SESSION:
+            home = Home(self._servers, user, self._forget, exclusive=True)
+        else:
+            key = user if self._isolation is Isolation.PER_USER else _EVERYONE
+            known = self._by_user.get(key)
+            if known is not None and not known.stopping:
+                return known
+            home = self._by_user[key] = Home(self._servers, key, self._forget, exclusive=False)
+        self._homes[home] = None
+        return home
+
+    def tick(self, now: float) -> None:
+        """End the servers that nobody uses."""
+        for home in list(self._homes):
+            home.tick(now)
+
+    def _forget(self, home: Home) -> None:
+        self._homes.pop(home, None)
+        for key in [key for key, known in self._by_user.items() if known is home]:
+            del self._by_user[key]
+
+
+def _answer(message: Message, result: Message) -> Message:
+    asked = jsonrpc.params_of(message).get("protocolVersion")
+    version = result.get("protocolVersion")
+    if asked in LEGACY_VERSIONS and isinstance(version, str) and asked < version:
+        result = {**result, "protocolVersion": asked}
+    return {"jsonrpc": "2.0", "id": message["id"], "result": result}

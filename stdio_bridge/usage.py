@@ -1,0 +1,252 @@
+"""What can stand on the command line, and the page that `--help` prints."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import UsageError
+
+_USAGE = """\
+mcp-stdio-bridge [--listen ADDRESS] (--require-identity KEYFILE | --no-identity) [OPTION...]
+       -- COMMAND [ARGUMENT...]"""
+
+_DESCRIPTION = """\
+Serve one unmodified stdio MCP server over Streamable HTTP, at /mcp.
+
+Everything after -- is the server's command and reaches it unchanged, without a shell.
+"""
+
+_EPILOG = """\
+isolation:
+  per-session  Each session of a client has a process of its own. The default, and right for any server.
+  per-user     One process for all sessions of a verified user. Saves memory; nothing is shared between users.
+  shared       One process for everyone. For servers that keep nothing of their users: whatever the server tells
+               without saying to whom (background log lines, say) may be about anyone's call.
+
+endpoints:
+  /mcp          the MCP endpoint (POST, GET, DELETE)
+  /healthz      200 while the bridge runs
+  /readyz       200 while the server answers; a process is started to ask only if no running one can be asked
+  /metrics      counters and gauges, Prometheus text format, described in the output itself
+  /revocations  where the gateway tells of revoked grants (POST, signed)
+
+examples:
+  Try a server on this machine:
+    mcp-stdio-bridge --listen 127.0.0.1:9001 --no-identity -- mcp-server-time --local-timezone UTC
+  Behind the gateway, on a socket that only Traefik may open:
+    mcp-stdio-bridge --listen unix:/run/bridges/time --require-identity /run/keys/time -- mcp-server-time
+  A server that is slow to start, with two processes always ready:
+    mcp-stdio-bridge --listen 127.0.0.1:9001 --no-identity --warm-spares 2 -- npx -y some-server
+
+signals: on SIGTERM or SIGINT running calls finish within --drain-timeout, new ones get 503, and every process ends.
+exit status: 0 after a signal; 2 when the command line, or what it names, is unusable.
+"""
+
+
+class Isolation(enum.Enum):
+    """Who shares a server process."""
+
+    PER_SESSION = "per-session"
+    PER_USER = "per-user"
+    SHARED = "shared"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing a usage page in front of the one line that matters."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before `--`. It raises UsageError."""
+    parser = _Parser(
+        prog="mcp-stdio-bridge",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    _add_serving(parser.add_argument_group("serving"))
+    _add_access(parser.add_argument_group("access (one of the first two is required)"))
+    _add_process(parser.add_argument_group("the server's processes"))
+    _add_limits(parser.add_argument_group("time-outs and limits"))
+    return parser
+
+
+def _add_serving(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--listen",
+        type=_address,
+        metavar="ADDRESS",
+        help="HOST:PORT, [HOST]:PORT or unix:/PATH; leave it out where systemd hands over a socket",
+    )
+    add(
+        "--replica",
+        type=_replica,
+        metavar="NAME",
+        help="put NAME. before session ids, so that a router finds this replica again (a-z, 0-9 and -)",
+    )
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        metavar="LEVEL",
+        help="debug, info, warning or error, on stderr; the server's own stderr is logged at info (default: info)",
+    )
+    add("-h", "--help", action="help", help="print this page")
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    who = group.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--require-identity",
+        type=Path,
+        metavar="KEYFILE",
+        help="take only requests with the gateway's identity assertion, signed with this key",
+    )
+    who.add_argument("--no-identity", action="store_true", help="take every request, as one user's")
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let browsers at this origin in, such as https://app.example.com; repeatable, * matches any characters "
+        "(default: loopback origins; with --require-identity any)",
+    )
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="take requests for this Host, given without port; repeatable, * matches any characters "
+        "(default: loopback names; with --require-identity any)",
+    )
+
+
+def _add_process(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--isolation",
+        choices=tuple(mode.value for mode in Isolation),
+        default=Isolation.PER_SESSION.value,
+        metavar="MODE",
+        help="per-session, per-user or shared: see below (default: per-session)",
+    )
+    add(
+        "--warm-spares",
+        type=_count_or_none,
+        default=0,
+        metavar="N",
+        help="keep so many processes started ahead of need; they count to no limit (default: 0)",
+    )
+    add(
+        "--starts-at-once",
+        type=_count,
+        metavar="N",
+        help="start so many processes side by side, others wait their turn (default: one per core)",
+    )
+    add("--env", action="append", default=[], type=_assignment, metavar="NAME=VALUE", help="set a variable; repeatable")
+    add(
+        "--pass-env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="pass a variable of the bridge's on; repeatable, * matches any characters "
+        "(always passed: PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR, XDG_*, certificate paths)",
+    )
+    add("--cwd", metavar="DIRECTORY", help="run the server there")
+    add(
+        "--server-era",
+        choices=("auto", "legacy", "modern", "dual"),
+        default="auto",
+        help="which MCP it speaks: legacy (initialize, up to 2025-11-25), modern (2026-07-28), or dual, which is both; "
+        "auto asks it once (default: auto)",
+    )
+    add(
+        "--stop-timeout",
+        type=_seconds,
+        default=6.0,
+        metavar="SECONDS",
+        help="from closing its stdin until SIGKILL, with SIGTERM in between (default: 6)",
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    def seconds(name: str, default: float, text: str) -> None:
+        text = f"{text} (default: {default:g})"
+        group.add_argument(name, type=_seconds, default=default, metavar="SECONDS", help=text)
+
+    def count(name: str, default: int, text: str) -> None:
+        text = f"{text} (default: {default})"
+        group.add_argument(name, type=_count, default=default, metavar="N", help=text)
+
+    seconds("--call-timeout", 300.0, "fail a call that neither ends nor makes progress for so long")
+    seconds("--call-timeout-total", 3600.0, "fail a call after so long even with progress")
+    seconds(
+        "--input-timeout",
+        600.0,
+        "how long a call waits for what the server asked its client for, between two requests of a 2026-07-28 client",
+    )
+    seconds("--idle-timeout", 1800.0, "end a session without call or open stream, and a process without users")
+    seconds("--drain-timeout", 10.0, "on SIGTERM, let running calls finish for so long")
+    count("--max-message-bytes", 16 * 1024 * 1024, "largest message in either direction")
+    count("--max-sessions", 100, "open sessions in all, and processes; beyond it 503 with Retry-After")
+    count("--max-sessions-per-user", 20, "of one verified user")
+    count("--max-calls", 10_000, "unanswered calls of one process; beyond it 503 with Retry-After")
+    count("--max-connections", 4096, "open connections; beyond it new ones wait")
+
+
+def _address(text: str) -> tuple[str, int] | Path:
+    if text.startswith("unix:/"):
+        return Path(text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:/PATH")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _replica(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of up to 63 of a-z, 0-9 and -")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    if not _is_whole(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    if not _is_whole(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 12
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
