@@ -12,40 +12,48 @@
         lib.genAttrs [
           "x86_64-linux"
           "aarch64-linux"
-        ] (system: build nixpkgs.legacyPackages.${system});
+        ] (system: build nixpkgs.legacyPackages.${system} self.packages.${system}.default);
     in
     {
       nixosModules.default = ./modules;
 
       overlays.default = final: _: { mcp-oauth-gateway = final.callPackage ./nix/package.nix { }; };
 
-      packages = forEachSystem (pkgs: {
-        default = pkgs.callPackage ./nix/package.nix { };
-      });
-
-      apps = forEachSystem (pkgs: {
-        local = {
-          type = "app";
-          program = lib.getExe (
-            pkgs.callPackage ./nix/local.nix { package = self.packages.${pkgs.stdenv.hostPlatform.system}.default; }
-          );
-        };
-      });
-
-      checks = forEachSystem (
-        pkgs:
-        # callPackage's own additions are no derivations.
-        lib.filterAttrs (_: lib.isDerivation) (
-          pkgs.callPackage ./nix/checks.nix {
-            package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-          }
-        )
+      packages = forEachSystem (
+        pkgs: _: {
+          default = pkgs.callPackage ./nix/package.nix { };
+          mcp-server-everything = pkgs.callPackage ./nix/packages/mcp-server-everything { };
+          tmux-mcp = pkgs.callPackage ./nix/packages/tmux-mcp.nix { };
+        }
       );
 
-      devShells = forEachSystem (pkgs: {
-        default = pkgs.callPackage ./nix/devshell.nix { };
-      });
+      apps = forEachSystem (
+        pkgs: package: {
+          local = {
+            type = "app";
+            program = lib.getExe (pkgs.callPackage ./nix/local.nix { inherit package; });
+            meta.description = "The whole gateway on this machine, to try it";
+          };
+        }
+      );
 
-      formatter = forEachSystem (pkgs: pkgs.nixfmt-tree);
+      checks = forEachSystem (
+        pkgs: package:
+        # callPackage's own additions are no derivations.
+        lib.filterAttrs (_: lib.isDerivation) (pkgs.callPackage ./nix/checks.nix { inherit package; })
+      );
+
+      devShells = forEachSystem (pkgs: _: { default = pkgs.callPackage ./nix/devshell.nix { }; });
+
+      formatter = forEachSystem (pkgs: _: pkgs.nixfmt-tree);
+
+      templates.default = {
+        path = ./templates/host;
+        description = "A NixOS host with the gateway in front of two MCP servers";
+        welcomeText = ''
+          Put your domain, your host's hardware and your GitHub application into flake.nix, then follow
+          docs/operations.md of mcp-oauth-gateway.
+        '';
+      };
     };
 }

@@ -1,87 +1,174 @@
-# VM tests: the scenarios and scripts that tests/systemd runs in a container, on NixOS itself.
+# What `nix flake check` proves: the package and its tests, the documentation, the module's cases, and VM tests.
 {
+  callPackage,
   lib,
-  openssl,
+  nixfmt,
   package,
   pkgs,
+  python3,
+  redis,
   runCommand,
   testers,
   writeShellApplication,
+  writeText,
 }:
 let
-  scenarios = ../tests/nixos;
+  source = callPackage ./source.nix { };
+  checkout = source [
+    ../auth_service
+    ../stdio_bridge
+    ../local
+    ../tests
+    ../docs/options.md
+    ../pyproject.toml
+  ];
 
-  source = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../auth_service
-      ../stdio_bridge
-      ../local
-      ../tests
-    ];
-  };
-  python = package.python.withPackages (
-    ps: with ps; [
-      flask
-      itsdangerous
-      requests
-      waitress
-    ]
-  );
+  withPackages = extra: package.python.withPackages (ps: package.dependencies ++ extra ps);
+
+  tests = runCommand "mcp-oauth-gateway-tests" { nativeBuildInputs = [
+    redis
+    (withPackages (
+      ps: with ps; [
+        hypothesis
+        joserfc
+        mcp
+        psutil
+        pytest
+        pytest-timeout
+        time-machine
+      ]
+    ))
+  ]; } ''
+    cp --recursive --no-preserve=mode ${checkout} checkout
+    cd checkout
+    export HOME=$TMPDIR
+    pytest -p no:cacheprovider tests/auth_service tests/stdio_bridge
+    touch $out
+  '';
+
+  formatting = runCommand "nix-formatting" { nativeBuildInputs = [ nixfmt ]; } ''
+    find ${
+      source [
+        ../flake.nix
+        ../modules
+        ../nix
+        ../templates
+        ../tests/nixos
+        ../tests/systemd
+      ]
+    } -name '*.nix' -exec nixfmt --check {} +
+    touch $out
+  '';
+
+  # As where no nixpkgs is at hand: with its library, and names for packages.
+  options = runCommand "options-page" { nativeBuildInputs = [ python3 ]; } ''
+    cd ${checkout}
+    python -c 'import json, sys; from tests.systemd.evaluation import render_options
+    sys.stdout.write(render_options(json.load(sys.stdin)))' \
+      < ${writeText "options.json" (builtins.toJSON (import ../tests/systemd/options.nix { inherit lib; }))} > $out
+    diff --unified docs/options.md $out || { echo "docs/options.md is not of these modules; run: make evaluate"; exit 1; }
+  '';
+
+  cases =
+    folder:
+    lib.mapAttrs' (file: _: lib.nameValuePair (lib.removeSuffix ".nix" file) (folder + "/${file}")) (
+      lib.filterAttrs (file: _: lib.hasSuffix ".nix" file) (builtins.readDir folder)
+    );
+  evaluation =
+    let
+      evaluate =
+        name: path:
+        if name == "mistakes" then
+          import ../tests/systemd/complaints.nix {
+            inherit lib;
+            configurations = path;
+          }
+        else
+          import ../tests/systemd/evaluate.nix {
+            inherit lib;
+            configuration = path;
+          };
+      differs =
+        name: path:
+        builtins.fromJSON (builtins.toJSON (evaluate name path))
+        != lib.importJSON (../tests/systemd/evaluated + "/${name}.json");
+      different = lib.attrNames (lib.filterAttrs differs (cases ../tests/systemd/cases // cases scenarios));
+    in
+    runCommand "module-evaluation" { } (
+      if different == [ ] then
+        "touch $out"
+      else
+        "echo 'not as committed, run make evaluate: ${toString different}'; exit 1"
+    );
+
+  scenarios = ../tests/nixos;
+  python = withPackages (_: [ ]);
   runModule =
     name: module:
     writeShellApplication {
       inherit name;
       text = ''
-        export PYTHONPATH=${source} REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
+        export PYTHONPATH=${checkout} REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
         exec ${lib.getExe python} -m ${module} "$@"
       '';
     };
   overlay = _: _: {
     mcp-oauth-gateway = package;
+    hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
     stand-in-github = runModule "stand-in-github" "local.github";
+    stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
     test-client = runModule "test-client" "tests.nixos.client";
   };
 
-  certificates = runCommand "test-certificates" { nativeBuildInputs = [ openssl ]; } ''
-    mkdir $out
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-      -subj /CN=test -keyout $out/server.key -out $out/server.crt \
-      -addext keyUsage=critical,digitalSignature,keyCertSign \
-      -addext subjectAltName=DNS:mcp.example.com,DNS:time.mcp.example.com,DNS:github.example.com
-  '';
+  certificates = callPackage ./test-certificates.nix { };
+  machine = {
+    imports = [ ../modules ];
+    nixpkgs.overlays = [ overlay ];
+    services.mcp-oauth-gateway.package = package;
+    security.pki.certificateFiles = [ "${certificates}/server.crt" ];
+    environment.etc = {
+      "test-certificates/server.crt".source = "${certificates}/server.crt";
+      "test-certificates/server.key".source = "${certificates}/server.key";
+      "test-secrets/github-client-secret".text = "s3cret";
+      "test-secrets/master-key".text = lib.concatStrings (lib.replicate 32 "test");
+    };
+  };
 
+  # A scenario is a machine, or has several in `nodes`.
+  nodesOf =
+    path:
+    let
+      scenario = import path;
+    in
+    if lib.isAttrs scenario && scenario ? nodes then scenario.nodes else { machine = path; };
   mkTest =
-    { scenario, script }:
+    script: scenario:
     testers.runNixOSTest {
       name = "mcp-oauth-gateway-${script}";
-      nodes.machine = {
+      nodes = lib.mapAttrs (_: node: {
         imports = [
-          ../modules
-          (scenarios + "/${scenario}.nix")
+          machine
+          node
         ];
-        nixpkgs.overlays = [ overlay ];
-        services.mcp-oauth-gateway.package = package;
-        security.pki.certificateFiles = [ "${certificates}/server.crt" ];
-        environment.etc = {
-          "test-certificates/server.crt".source = "${certificates}/server.crt";
-          "test-certificates/server.key".source = "${certificates}/server.key";
-          "test-secrets/github-client-secret".text = "s3cret";
-        };
-      };
+      }) (nodesOf (scenarios + "/${scenario}.nix"));
       # `make lint` checks the scripts, against the container's driver.
       skipTypeCheck = true;
       testScript = builtins.readFile (scenarios + "/${script}.py");
     };
+  # Each scenario has a script of its name.
+  vmTests = lib.mapAttrs (name: _: mkTest name name) (cases scenarios);
 in
 {
-  inherit package;
-  full-flow = mkTest {
-    scenario = "full_flow";
-    script = "full_flow";
-  };
-  hardening = mkTest {
-    scenario = "full_flow";
-    script = "hardening";
-  };
+  inherit
+    evaluation
+    formatting
+    options
+    package
+    tests
+    ;
+  everything-server = pkgs.callPackage ./packages/mcp-server-everything { };
+  tmux-server = pkgs.callPackage ./packages/tmux-mcp.nix { };
+  # A second script for the same machine.
+  vm-hardening = mkTest "hardening" "full_flow";
 }
+// lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") vmTests

@@ -1,5 +1,6 @@
 # `nix run .#local`: the whole gateway on this machine, as `make run` starts it.
 {
+  callPackage,
   lib,
   mcp-server-fetch,
   mcp-server-time,
@@ -10,14 +11,11 @@
   writeShellApplication,
 }:
 let
-  source = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../auth_service
-      ../stdio_bridge
-      ../local
-    ];
-  };
+  source = callPackage ./source.nix { } [
+    ../auth_service
+    ../stdio_bridge
+    ../local
+  ];
   python = package.python.withPackages (_: package.dependencies);
 in
 writeShellApplication {

@@ -1,5 +1,9 @@
 # The auth service, the bridge and mcp-gatewayctl as one Python application.
-{ lib, python3 }:
+{
+  callPackage,
+  lib,
+  python3,
+}:
 let
   # Newer than a stable nixpkgs may have: with nixpkgs' own where that is new enough, else with the source from PyPI.
   releases = {
@@ -24,6 +28,16 @@ let
       minimum = "1.10.8";
       version = "1.10.10";
       hash = "sha256-pbz/tSCBujnfDV6aiE/G+BnZLjpCOJNDunfL+An+H0U=";
+    };
+    redis = {
+      minimum = "6.4";
+      version = "8.1.0";
+      hash = "sha256-bhoZvu+SJcg+/Wicfmt9otUhWx9CzRO3/DcU0KCceyU=";
+    };
+    waitress = {
+      minimum = "3.0.2";
+      version = "3.0.2";
+      hash = "sha256-aCqq8q8MRK2kq/tw3tNjk/DjB/SrlFaiFc4AILrvwx8=";
     };
   };
 
@@ -55,16 +69,13 @@ python.pkgs.buildPythonApplication {
   inherit (project.project) version;
   pyproject = true;
 
-  src = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../pyproject.toml
-      ../README.md
-      ../LICENSE
-      ../auth_service
-      ../stdio_bridge
-    ];
-  };
+  src = callPackage ./source.nix { } [
+    ../pyproject.toml
+    ../README.md
+    ../LICENSE
+    ../auth_service
+    ../stdio_bridge
+  ];
 
   build-system = [ python.pkgs.hatchling ];
 

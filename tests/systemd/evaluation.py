@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -51,8 +52,15 @@ def evaluate(path: Path, **strings: str) -> dict[str, object]:
 
 def evaluate_options() -> list[dict[str, object]]:
     """Return every option as nix/options-doc.nix has it."""
-    document = _instantiate(HERE / "options.nix")
+    document = _instantiate(HERE / "options.nix", "--arg", "lib", "import <nixpkgs/lib>")
     assert isinstance(document, list)
+    return document
+
+
+def evaluate_flake() -> dict[str, Any]:
+    """Return the names of the flake's outputs."""
+    document = _instantiate(HERE / "flake_outputs.nix", "--arg", "lib", "import <nixpkgs/lib>")
+    assert isinstance(document, dict)
     return document
 
 

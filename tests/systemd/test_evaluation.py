@@ -18,6 +18,7 @@ from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluat
 
 MODULES = CHECKOUT / "modules"
 CONFIGURATIONS = sorted(evaluation.cases().keys() - set(COMPLAINTS))
+SCENARIOS = {path.stem for path in (CHECKOUT / "tests/nixos").glob("*.nix")}
 OPTION = "services.mcp-oauth-gateway"
 STORED = f"/nix/store/{'0' * 32}-secret"
 
@@ -128,6 +129,40 @@ def test_a_secret_in_the_store_is_refused(tmp_path: Path, option: str) -> None:
 @pytest.mark.parametrize("name", ["github", "oidc", "hosts"])
 def test_what_nixpkgs_may_yet_call_its_options_changes_nothing(name: str, names: str) -> None:
     assert evaluation.evaluate(evaluation.cases()[name], traefikNames=names) == json.loads(evaluated(name).read_text())
+
+
+@needs_nix
+def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
+    outputs = evaluation.evaluate_flake()
+    for system in ("x86_64-linux", "aarch64-linux"):
+        checks = outputs["checks"][system]
+        scripts = {f"vm-{path.stem}" for path in (CHECKOUT / "tests/nixos").glob("*.py") if path.stem in SCENARIOS}
+        assert {"package", "tests", "formatting", "options", "evaluation", "vm-hardening", *scripts} <= checks.keys()
+        assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"
+        assert outputs["packages"][system].keys() >= {"default", "mcp-server-everything", "tmux-mcp"}
+        assert outputs["apps"][system].keys() == {"local"}
+        assert outputs["devShells"][system].keys() == {"default"}
+        assert outputs["formatter"][system] == "nixfmt-tree"
+    assert outputs["modules"] == outputs["templates"] == {"default": True}
+    assert outputs["overlays"] == {"default": ["mcp-oauth-gateway"]}
+
+
+@needs_nix
+def test_the_template_is_a_working_host(tmp_path: Path) -> None:
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f"""
+        {{ lib, ... }}:
+        {{
+          imports = [ {CHECKOUT}/templates/host/gateway.nix ];
+          # What else NixOS and sops-nix have.
+          options = lib.genAttrs [ "nixpkgs" "sops" "system" ] (_: lib.mkOption {{ type = lib.types.anything; }});
+          config.sops.secrets.github-client-secret.path = "/run/secrets/github-client-secret";
+        }}
+        """
+    )
+    host = evaluation.evaluate(case)
+    assert host["failedAssertions"] == host["warnings"] == []
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
