@@ -15,7 +15,17 @@ from .settings import Credentials, GitHub, Settings, SettingsError
 from .store import Store
 from .tokens import SigningKeys
 from .users import Users
-from .views import Gateway, authorize, client_address, discovery, errors, registration, token
+from .views import (
+    Gateway,
+    account,
+    authorize,
+    callback,
+    client_address,
+    discovery,
+    errors,
+    registration,
+    token,
+)
 
 MAX_REQUEST_BYTES = 64 * 1024
 
@@ -59,7 +69,13 @@ def create_app(
     )
     path = urlsplit(settings.issuer).path
     app.register_blueprint(discovery.make_blueprint(settings))
-    for blueprint in (authorize.blueprint, registration.blueprint, token.blueprint):
+    for blueprint in (
+        account.blueprint,
+        authorize.blueprint,
+        callback.blueprint,
+        registration.blueprint,
+        token.blueprint,
+    ):
         app.register_blueprint(blueprint, url_prefix=path)
     errors.register(app)
     return app

@@ -71,13 +71,23 @@ class ConsentDeclined(AuthorizationRedirectError):
 class PageError(GatewayError):
     """An error that only the person in front of the browser can act on: a page, never a redirect."""
 
-    def __init__(self, title: str, explanation: str, *, status: int = 400, help_clients: bool = False) -> None:
+    def __init__(
+        self,
+        title: str,
+        explanation: str,
+        *,
+        status: int = 400,
+        help_clients: bool = False,
+        links: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         super().__init__(f"{title}: {explanation}")
         self.title = title
         self.explanation = explanation
         self.status = status
         self.help_clients = help_clients
         """Whether to show how to connect anew in each client."""
+        self.links = links
+        """Where to go next, within this service: (text, URL)."""
 
 
 class LoginError(GatewayError):

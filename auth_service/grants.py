@@ -45,16 +45,28 @@ logging.getLogger("authlib").setLevel(logging.INFO)
 class AuthorizationRequest:
     """A validated authorization request: what the user is asked to approve."""
 
-    client_id: str
-    client_name: str
-    client_host: str | None
-    """The host that vouches for the client's name; None for a registered client, for which nobody does."""
+    client: Client
     redirect_uri: str
     state: str | None
     code_challenge: str
     resource: str
     """The resource's name in the settings."""
     scopes: tuple[str, ...]
+
+    @property
+    def client_id(self) -> str:
+        """The client's identifier."""
+        return self.client.client_id
+
+    @property
+    def client_name(self) -> str:
+        """What the client calls itself."""
+        return self.client.name
+
+    @property
+    def client_host(self) -> str | None:
+        """The host that vouches for the client's name; None for a registered client, for which nobody does."""
+        return client_documents.host_of(self.client.client_id)
 
 
 class FormRequest(OAuth2Request):  # type: ignore[misc]  # Authlib ships no types
@@ -186,9 +198,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         supported = self.settings.resources[name].scopes
         required = [scope for scope, definition in supported.items() if definition.required]
         return AuthorizationRequest(
-            client_id=client.client_id,
-            client_name=client.name,
-            client_host=client_documents.host_of(client.client_id),
+            client=client,
             redirect_uri=redirect_uri,
             state=parameters.get("state"),
             code_challenge=challenge,

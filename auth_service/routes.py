@@ -21,6 +21,7 @@ AUTHORIZATION_PATHS: Final = (
     "/authorize",
     "/consent",
     "/callback",
+    "/account",
     "/token",
     "/register",
     "/revoke",

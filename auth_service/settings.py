@@ -156,6 +156,9 @@ class Lifetimes(_Model):
     refresh_token: Seconds = 30 * 24 * 3600
     authorization_code: Annotated[int, Field(gt=0, le=60)] = 60
     login: Annotated[int, Field(gt=0, le=600)] = 600
+    session: Seconds = Field(
+        default=7 * 24 * 3600, description="How long a browser stays signed in to the account page, at most."
+    )
     unused_client: Seconds = Field(
         default=7 * 24 * 3600,
         description="How long a registration waits for a first login, and outlives its last grant.",

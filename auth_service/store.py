@@ -9,6 +9,7 @@
 | `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
+| those of `remembered.py` | signed-in browsers, and what users approved | |
 | `pins:PROVIDER` | login → subject that first used it | for good |
 """
 
@@ -31,6 +32,7 @@ from . import audit
 from .audit import Event
 from .ephemeral import Ephemeral, denies_when_unavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
+from .remembered import Approvals, Sessions
 
 GRANT_PREFIX = "grant:"
 UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
@@ -61,6 +63,15 @@ class Grant:
     created_at: int
     upstream: str | None = field(default=None, repr=False)
     """The identity provider's token, encrypted; only where memberships must be re-checked with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveGrant:
+    """A grant as it stands now. Times are in seconds since 1970."""
+
+    grant: Grant
+    last_used: int | None
+    """When a token was last issued for it; None if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +163,8 @@ class Store:
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self.ephemeral = Ephemeral(self._redis)
+        self.sessions = Sessions(self._redis)
+        self.approvals = Approvals(self._redis)
         self._grant_lifetime = grant_lifetime
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
@@ -301,6 +314,42 @@ class Store:
             audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)
         return grant
+
+    @denies_when_unavailable
+    def find_grants_of_user(self, sub: str) -> list[LiveGrant]:
+        """Return the live grants of a user, the oldest first."""
+        sids = cast("list[str]", self._redis.zrange(f"grants-of-user:{sub}", 0, -1))
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for sid in sids:
+                pipeline.get(_grant_key(sid))
+                # A refresh token is prolonged at each use: what is left of its life tells when that was.
+                pipeline.ttl(f"refresh:{sid}")
+            answers = pipeline.execute()
+        now = int(time.time())
+        return [
+            LiveGrant(
+                grant=Grant(**json.loads(document)), last_used=now - (self._grant_lifetime - left) if left > 0 else None
+            )
+            for document, left in zip(answers[::2], answers[1::2], strict=True)
+            if document is not None
+        ]
+
+    @denies_when_unavailable
+    def revoke_access(
+        self, sub: str, *, by: str, client_id: str | None = None, resource_url: str | None = None
+    ) -> list[Grant]:
+        """End what a user has granted, to all or to one client, on all or on one resource; return what lived.
+
+        What the user approved of it is forgotten: it will be asked for again. `by` is for the audit log.
+        """
+        if self.approvals.forget(sub, client_id=client_id, resource_url=resource_url):
+            audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
+        sids = [
+            live.grant.sid
+            for live in self.find_grants_of_user(sub)
+            if client_id in {None, live.grant.client_id} and resource_url in {None, live.grant.resource}
+        ]
+        return self.revoke_grants(sids, by=by, reason="the user's access was ended")
 
     # Pinned logins
 

@@ -92,24 +92,41 @@ class _ProtectedResource:
         self.usual_uri = urlsplit(resource.url).path.encode()
         self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
         self._signer = BackendSigner(derive_identity_key(credentials, name))
-        self._challenge = [f'resource_metadata="{protected_resource_url(resource.url)}"']
-        if self.required_scopes:
-            self._challenge.append(f'scope="{" ".join(sorted(self.required_scopes))}"')
+        self._scopes = frozenset(resource.scopes)
+        self._metadata_url = protected_resource_url(resource.url)
         self.no_token = self.refusal(401)
         self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here")
-        self.insufficient_scope = self.refusal(403, "insufficient_scope", "the access token does not reach that far")
 
-    def refusal(self, status: int, error: str | None = None, description: str | None = None) -> Response:
-        """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent."""
+    def refusal(
+        self,
+        status: int,
+        error: str | None = None,
+        description: str | None = None,
+        *,
+        held_scopes: frozenset[str] = frozenset(),
+    ) -> Response:
+        """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent.
+
+        It names every scope that the next token should have: those that each request needs, and those that this
+        resource gave already, which a client that asks for the challenge's scopes alone would lose (step-up).
+        """
         named = {"error": error, "error_description": description}
         members = {member: value for member, value in named.items() if value is not None}
-        challenge = ", ".join([f'{member}="{value}"' for member, value in members.items()] + self._challenge)
-        return _refusal(status, members, [(b"www-authenticate", f"Bearer {challenge}".encode("ascii"))])
+        scopes = self.required_scopes | (held_scopes & self._scopes)
+        challenge = (
+            members
+            | {"resource_metadata": self._metadata_url}
+            | ({"scope": " ".join(sorted(scopes))} if scopes else {})
+        )
+        header = "Bearer " + ", ".join(f'{member}="{value}"' for member, value in challenge.items())
+        return _refusal(status, members, [(b"www-authenticate", header.encode("ascii"))])
 
     def admit(self, claims: VerifiedClaims) -> Response:
         """Return the answer that lets a request pass, freshly signed; 403 if the scope is too little."""
         if not self.required_scopes <= claims.scopes:
-            return self.insufficient_scope
+            return self.refusal(
+                403, "insufficient_scope", "the access token does not reach that far", held_scopes=claims.scopes
+            )
         values = {
             b"x-gateway-identity": self._signer.sign_identity(claims),
             b"x-user-id": header_text(claims.subject),

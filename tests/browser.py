@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 20
 
 
 class Form(HTMLParser):
-    """The first form of a page: its action and method, its hidden fields, its buttons."""
+    """The first form of a page: its action and method, its hidden fields and ticked boxes, its buttons."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -32,7 +32,9 @@ class Form(HTMLParser):
         if tag == "form" and self.action is None:
             self.action = values.get("action", "")
         elif tag == "input" and values.get("type") == "hidden":
-            self.fields[values["name"]] = values.get("value", "")
+            self.fields.setdefault(values["name"], values.get("value", ""))
+        elif tag == "input" and values.get("type") == "checkbox" and "checked" in values:
+            self.fields[values["name"]] = values.get("value", "on")
         elif tag == "button" and "name" in values:
             self.buttons.append((values["name"], values.get("value", "")))
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from auth_service.errors import OAuthError
 
 MAX_LENGTH = 2048
 
-KNOWN_APP_SCHEMES = frozenset(
-    {"claude", "cursor", "vscode", "vscode-insiders", "vscodium", "windsurf", "zed", "lmstudio", "raycast"}
-)
+KNOWN_APP_SCHEMES: Final = {
+    "claude": "Claude",
+    "cursor": "Cursor",
+    "lmstudio": "LM Studio",
+    "raycast": "Raycast",
+    "vscode": "Visual Studio Code",
+    "vscode-insiders": "Visual Studio Code Insiders",
+    "vscodium": "VSCodium",
+    "windsurf": "Windsurf",
+    "zed": "Zed",
+}
 """Private-use schemes without a dot that MCP clients register although RFC 8252 §7.1 asks for a dot."""
 
 # RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
@@ -73,10 +84,33 @@ def without_port(uri: str) -> str:
     return loopback[1] + loopback[2] if loopback else uri
 
 
-def display_target(uri: str) -> str:
-    """Return what people are told about where the response goes: the host, or an application's scheme."""
+class TargetKind(Enum):
+    """Who receives the response."""
+
+    WEBSITE = "website"
+    LOCAL_PROGRAM = "local-program"
+    APPLICATION = "application"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where the response goes, as people are told."""
+
+    kind: TargetKind
+    name: str
+    """A website's host, a local program's address, or the application that a scheme belongs to."""
+    address: str
+
+
+def describe_target(uri: str) -> Target:
+    """Return what to tell people about where the response goes."""
     parts = urlsplit(uri)
-    return parts.netloc if parts.scheme in {"http", "https"} else f"{parts.scheme}:"
+    if parts.scheme == "https":
+        return Target(kind=TargetKind.WEBSITE, name=parts.netloc, address=parts.netloc)
+    if parts.scheme == "http":
+        return Target(kind=TargetKind.LOCAL_PROGRAM, name=parts.netloc, address=parts.netloc)
+    address = f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
+    return Target(kind=TargetKind.APPLICATION, name=KNOWN_APP_SCHEMES.get(parts.scheme, parts.scheme), address=address)
 
 
 def form_action_source(uri: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import cast
+from urllib.parse import urlsplit
 
 from flask import Response, current_app, g, request
 
@@ -32,6 +33,11 @@ class Gateway:
     introspection: Introspection
     ticket_key: bytes = field(repr=False)
     upstream_key: bytes = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """What people know this service by."""
+        return urlsplit(self.settings.issuer).netloc
 
 
 def gateway() -> Gateway:

@@ -1,33 +1,43 @@
-"""The authorization endpoint: consent page, then the identity provider, then the code.
+"""The authorization endpoint and the consent page.
 
-The order is the defence against the confused deputy: one application at the identity provider stands behind
-every
-client, so the provider's own consent proves nothing. The user approves the client here first; the browser
-that
-approved is bound to the upstream login by a cookie, and only that browser gets a code when it returns.
+The order is the defence against the confused deputy: one application at the identity provider stands behind every
+client, so the provider's own consent proves nothing. The user approves the client here first; the browser that approved
+is bound to the upstream login by a cookie, and only that browser gets a code when it returns (callback.py). When an
+approval may be remembered instead of asked for: protocol/consent.py.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import hmac
-import secrets
-from typing import Any
+from collections.abc import Mapping
+from enum import Enum
 
-from flask import Blueprint, Response, make_response, redirect, request, send_from_directory
-from itsdangerous import BadData, URLSafeTimedSerializer
+from flask import Blueprint, Response, request, send_from_directory
 
 from auth_service.audit import Event
-from auth_service.errors import AuthorizationRedirectError, ConsentDeclined, LoginError, OAuthError, PageError
+from auth_service.errors import ConsentDeclined
 from auth_service.grants import AuthorizationRequest
-from auth_service.protocol import redirect_uris
+from auth_service.protocol import consent, redirect_uris
+from auth_service.protocol.consent import Approval
+from auth_service.protocol.display import display_name
 
-from . import form_parameters, gateway, note, query_parameters, record
-from .pages import protect, render_page
+from . import form_parameters, gateway, note, query_parameters, record, upstream
+from .browser import find_session, keep_browser, make_ticket, parse_ticket
+from .pages import provider_targets, render_page
 
 blueprint = Blueprint("authorize", __name__)
+
+_TICKET_PURPOSE = "consent"
+_SCOPE_FIELD = "scope:"
+
+
+class Notice(Enum):
+    """Why the consent page is shown once more."""
+
+    STALE = "stale"
+    NOTHING_CHOSEN = "nothing-chosen"
+    CHANGED = "changed"
+    OTHER_USER = "other-user"
 
 
 @blueprint.get("/style.css")
@@ -38,194 +48,115 @@ def style() -> Response:
 
 @blueprint.get("/authorize")
 def authorize() -> Response:
-    """Validate the request and ask the user. Clients probe this URL: nothing changes here."""
+    """Validate the request and ask the user, or find their approval. Clients probe this URL: they change nothing."""
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)
-    browser = request.cookies.get(_cookie_name()) or secrets.token_urlsafe(32)
-    resource = gateway().settings.resources[authorization.resource]
-    response = render_page(
-        "consent.html",
-        form_targets=(
-            redirect_uris.form_action_source(gateway().provider.authorization_url(state="", code_challenge="")),
-            redirect_uris.form_action_source(authorization.redirect_uri),
-        ),
-        action=f"{gateway().settings.issuer}/consent",
-        ticket=_make_ticket(parameters, browser),
-        client_name=authorization.client_name,
-        client_id=authorization.client_id,
-        client_host=authorization.client_host,
-        target=redirect_uris.display_target(authorization.redirect_uri),
-        is_loopback=redirect_uris.is_loopback(authorization.redirect_uri),
-        resource_title=resource.title or authorization.resource,
-        resource_url=resource.url,
-        scopes=[(scope, resource.scopes[scope].description) for scope in authorization.scopes],
-        provider=gateway().provider.title,
-    )
-    _set_browser_cookie(response, browser)
-    return response
+    approval = approval_of(authorization)
+    if consent.may_be_remembered(approval, parameters, dict(request.headers)):
+        session = find_session()
+        if session is not None and gateway().store.approvals.is_remembered(session.sub, approval):
+            note_request(authorization)
+            record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
+            return upstream.send(_attempt(parameters, authorization, approved_by=session.sub))
+    return ask(parameters, authorization)
 
 
 @blueprint.post("/consent")
-def consent() -> Response:
+def decide() -> Response:
     """Take the user's decision; after approval, send this browser to the identity provider."""
     form = form_parameters()
-    browser = request.cookies.get(_cookie_name(), "")
-    parameters = _parse_ticket(form.get("ticket", ""), browser)
+    ticket = parse_ticket(_TICKET_PURPOSE, form.get("ticket", ""))
+    parameters: dict[str, str] = ticket.content
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)
-    _note(authorization)
+    note_request(authorization)
+    if not ticket.is_good:
+        record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
+        return ask(parameters, authorization, notice=Notice.STALE)
     if form.get("decision") != "approve":
         raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
-    record(
-        Event.CONSENT_GIVEN,
-        scope=" ".join(authorization.scopes),
-        redirect=redirect_uris.without_port(authorization.redirect_uri),
-    )
-    state = secrets.token_urlsafe(32)
-    gateway().store.add_login(
-        state,
-        {"browser": _fingerprint(browser), "request": dataclasses.asdict(authorization)},
-        lifetime=gateway().settings.lifetimes.login,
-    )
-    url = gateway().provider.authorization_url(state=state, code_challenge=_challenge(_upstream_verifier(state)))
-    return _redirect(url)
+    chosen = _chosen_scopes(authorization, form)
+    if not chosen:
+        return ask(parameters, authorization, notice=Notice.NOTHING_CHOSEN)
+    approved = dataclasses.replace(authorization, scopes=chosen)
+    record(Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri))
+    return upstream.send(_attempt(parameters, approved), other_account=form.get("account") == "other")
 
 
-@blueprint.get("/callback")
-def callback() -> Response:
-    """Receive the browser back from the identity provider and send it to the client with a code."""
-    parameters = query_parameters()
-    authorization = _consume_login(parameters.get("state", ""), request.cookies.get(_cookie_name(), ""))
-    _note(authorization)
-    try:
-        code = _finish_login(parameters, authorization)
-    except OAuthError as error:
-        raise AuthorizationRedirectError(
-            error, redirect_uri=authorization.redirect_uri, state=authorization.state
-        ) from error
-    location = redirect_uris.with_parameters(
-        authorization.redirect_uri,
-        {"code": code, "state": authorization.state, "iss": gateway().settings.issuer},
-    )
-    return _redirect(location)
-
-
-def _consume_login(state: str, browser: str) -> AuthorizationRequest:
-    """Return the request that this browser approved; raises PageError if it did not, or long ago."""
-    login = gateway().store.consume_login(state) if state else None
-    if login is None or not hmac.compare_digest(login["browser"], _fingerprint(browser)):
-        raise PageError(
-            "This login does not belong to this browser, or took too long",
-            "Start again from the application that you want to connect.",
-            help_clients=True,
-        )
-    return AuthorizationRequest(**{**login["request"], "scopes": tuple(login["request"]["scopes"])})
-
-
-def _finish_login(parameters: dict[str, str], authorization: AuthorizationRequest) -> str:
-    """Log the user in and return a code for the client; raises OAuthError `access_denied` if they may not."""
-    if "code" not in parameters:
-        raise OAuthError("access_denied", f"{gateway().provider.title} did not log the user in")
-    try:
-        login = gateway().provider.finish_login(
-            code=parameters["code"], code_verifier=_upstream_verifier(parameters["state"])
-        )
-    except LoginError as error:
-        raise OAuthError("access_denied", f"the login at {gateway().provider.title} failed") from error
-    identity = login.identity
-    note(user=identity.subject, name=identity.login)
-    if not gateway().users.may_use(identity, authorization.resource):
-        raise PageError(
-            f"{identity.login} may not use this server",
-            "You are logged in, but not on its list. Ask the operator to add you, or log in as someone else.",
-            status=403,
-        )
-    record(Event.LOGIN_ACCEPTED)
-    return gateway().server.issue_code(
-        authorization, sub=identity.subject, name=identity.login, upstream=gateway().users.seal(login.token)
-    )
-
-
-def _note(authorization: AuthorizationRequest) -> None:
+def note_request(authorization: AuthorizationRequest) -> None:
+    """Note what this request is about, for the audit log."""
     note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
 
 
-def _redirect(location: str) -> Response:
-    response = make_response(redirect(location, code=303))
-    protect(response)
+def approval_of(authorization: AuthorizationRequest) -> Approval:
+    """Return what is approved by whoever approves the request."""
+    return Approval(
+        client=authorization.client,
+        redirect_uri=authorization.redirect_uri,
+        resource_url=gateway().settings.resources[authorization.resource].url,
+        scopes=authorization.scopes,
+    )
+
+
+def ask(
+    parameters: dict[str, str], authorization: AuthorizationRequest, *, notice: Notice | None = None, user: str = ""
+) -> Response:
+    """Render the consent page. `user` is who has logged in, where that is the notice."""
+    resource = gateway().settings.resources[authorization.resource]
+    session = find_session()
+    approvals = gateway().store.approvals
+    known = (
+        approvals.find_scopes(session.sub, client_id=authorization.client_id, resource_url=resource.url)
+        if session is not None
+        else frozenset()
+    )
+    response = render_page(
+        "consent.html",
+        status=400 if notice in {Notice.STALE, Notice.NOTHING_CHOSEN} else 200,
+        form_targets=form_targets(authorization),
+        action=f"{gateway().settings.issuer}/consent",
+        ticket=make_ticket(_TICKET_PURPOSE, parameters),
+        client=display_name(authorization.client_name),
+        client_host=authorization.client_host,
+        target=redirect_uris.describe_target(authorization.redirect_uri),
+        server=display_name(resource.title or authorization.resource),
+        resource_url=resource.url,
+        scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
+        scope_field=_SCOPE_FIELD,
+        session=session,
+        is_repeated=known.issuperset(authorization.scopes),
+        provider=gateway().provider.title,
+        notice=notice.value if notice is not None else None,
+        user=user,
+    )
+    keep_browser(response)
     return response
 
 
-# The browser's cookie, and the ticket that binds a rendered page to it
+def retry_fields(parameters: dict[str, str], authorization: AuthorizationRequest) -> dict[str, str]:
+    """Return the hidden fields by which a page repeats the decision that the user has just made in this browser."""
+    chosen = {f"{_SCOPE_FIELD}{scope}": "on" for scope in authorization.scopes}
+    return {"ticket": make_ticket(_TICKET_PURPOSE, parameters), **chosen}
 
 
-def _cookie_name() -> str:
-    # The prefix needs Secure, which plain http rules out; settings allow that for a loopback issuer only.
-    is_plain = gateway().settings.issuer.startswith("http:")
-    return "mcp-gateway-browser" if is_plain else "__Host-mcp-gateway-browser"
+def form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
+    """Return the CSP sources that the answer to a decision may redirect to, in the end."""
+    return (*provider_targets(), redirect_uris.form_action_source(authorization.redirect_uri))
 
 
-def _set_browser_cookie(response: Response, browser: str) -> None:
-    response.set_cookie(
-        _cookie_name(),
-        browser,
-        secure=gateway().settings.issuer.startswith("https:"),
-        httponly=True,
-        samesite="Lax",
-        path="/",
+def _attempt(
+    parameters: dict[str, str], approved: AuthorizationRequest, *, approved_by: str | None = None
+) -> upstream.Attempt:
+    return upstream.Attempt(
+        parameters=parameters,
+        scopes=approved.scopes,
+        approval=approval_of(approved).digest,
+        approved_by=approved_by,
     )
 
 
-def _fingerprint(browser: str) -> str:
-    return hashlib.sha256(browser.encode()).hexdigest()
-
-
-def _tickets() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(
-        gateway().ticket_key,
-        salt="mcp-oauth-gateway.ticket",
-        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-    )
-
-
-def _make_ticket(parameters: dict[str, str], browser: str) -> str:
-    """Return the form's one hidden field: CSRF token and authorization request in one, so that they cannot
-    part.
-    """
-    return str(
-        _tickets().dumps(
-            {"browser": _fingerprint(browser), "nonce": secrets.token_urlsafe(8), "parameters": parameters}
-        )
-    )
-
-
-def _parse_ticket(unverified_ticket: str, browser: str) -> dict[str, str]:
-    """Return the authorization request that a page was rendered for in this browser; raises PageError."""
-    stale = PageError(
-        "This page is too old, or was not made for this browser",
-        "Nothing was approved. Start again from the application that you want to connect.",
-        help_clients=True,
-    )
-    # A cross-site form that carried the cookie would be refused for its ticket; this says so without one.
-    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or not browser:
-        raise stale
-    try:
-        ticket: dict[str, Any] = _tickets().loads(unverified_ticket, max_age=gateway().settings.lifetimes.login)
-    except BadData as error:
-        raise stale from error
-    if not hmac.compare_digest(ticket["browser"], _fingerprint(browser)):
-        raise stale
-    return dict(ticket["parameters"])
-
-
-# Proof Key for Code Exchange towards the identity provider
-
-
-def _upstream_verifier(state: str) -> str:
-    """Return the verifier that belongs to an upstream state: derived, so that it is stored nowhere."""
-    return hmac.new(gateway().upstream_key, state.encode(), "sha256").hexdigest()
-
-
-def _challenge(verifier: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the requested scopes that the server cannot do without, and the others that were left ticked."""
+    scopes = gateway().settings.resources[authorization.resource].scopes
+    return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{_SCOPE_FIELD}{scope}" in form)

@@ -18,16 +18,18 @@ from auth_service.errors import (
     TooManyRequests,
 )
 from auth_service.protocol import redirect_uris
+from auth_service.protocol.display import display_text
 
 from . import gateway, record
-from .pages import render_page, wants_page
+from .pages import protect, render_page, wants_page
 
 log = logging.getLogger(__name__)
 
 _REFUSALS = {
     "authorize.authorize": Event.AUTHORIZATION_REFUSED,
-    "authorize.consent": Event.CONSENT_REFUSED,
-    "authorize.callback": Event.LOGIN_REFUSED,
+    "authorize.decide": Event.CONSENT_REFUSED,
+    "callback.callback": Event.LOGIN_REFUSED,
+    "account.act": Event.CONSENT_REFUSED,
     "registration.register": Event.REGISTRATION_REFUSED,
     "registration.read": Event.REGISTRATION_REFUSED,
     "registration.update": Event.REGISTRATION_REFUSED,
@@ -66,14 +68,21 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
         },
     )
     response = make_response(redirect(location, code=303))
-    response.headers["Cache-Control"] = "no-store"
+    protect(response)
     return response
 
 
 def _render_oauth_error(error: OAuthError) -> Response:
     _record_refusal(error)
     if wants_page():
-        return _show(PageError("This request is not valid", f"{error.description}.", status=error.status))
+        return _show(
+            PageError(
+                "The application asked in a way that is not valid",
+                f"The reason: {display_text(error.description)}. Nothing was granted. Start again from the "
+                "application; if that does not help, tell its makers the reason.",
+                status=error.status,
+            )
+        )
     response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:

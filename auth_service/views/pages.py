@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from flask import Response, make_response, render_template, request
 
+from auth_service.protocol import redirect_uris
+
 from . import gateway
 
-_PAGE_ENDPOINTS = frozenset({"authorize.authorize", "authorize.consent", "authorize.callback"})
+_PAGE_ENDPOINTS = frozenset(
+    {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act"}
+)
+_STYLESHEET = Path(__file__).parent.parent / "static" / "style.css"
 
 
 def wants_page() -> bool:
@@ -20,8 +28,16 @@ def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ..
     """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this
     service.
     """
+    issuer = gateway().settings.issuer
     response = make_response(
-        render_template(template, stylesheet=f"{gateway().settings.issuer}/style.css", **context), status
+        render_template(
+            template,
+            stylesheet=f"{issuer}/style.css?{_stylesheet_version()}",
+            account=f"{issuer}/account",
+            host=gateway().host,
+            **context,
+        ),
+        status,
     )
     protect(response, form_targets=form_targets)
     return response
@@ -37,3 +53,22 @@ def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cache-Control"] = "no-store"
+
+
+def provider_targets() -> tuple[str, ...]:
+    """Return the CSP sources that a login may lead through before it ends.
+
+    Browsers hold each redirect that follows a form against `form-action`. GitHub answers by itself; other providers
+    pass people on to hosts that nobody here knows (a company's own login), so any https address may follow there.
+    """
+    source = redirect_uris.form_action_source(gateway().provider.authorization_url(state="", code_challenge=""))
+    return (source,) if source in _SELF_CONTAINED else (source, "https:")
+
+
+_SELF_CONTAINED = frozenset({"https://github.com"})
+
+
+@functools.cache
+def _stylesheet_version() -> str:
+    """Return what changes with the stylesheet, so that browsers never combine a new page with an old one."""
+    return hashlib.sha256(_STYLESHEET.read_bytes()).hexdigest()[:12]

@@ -42,6 +42,10 @@ class World:
     def __init__(self, directory: Path, server: RedisServer) -> None:
         document = copy.deepcopy(MINIMAL)
         document["resources"]["wiki"] = {"url": "https://wiki.example.com/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
+        document["resources"]["time"]["scopes"] = {
+            "mcp": {"description": "Use it"},
+            "write": {"description": "Change it", "required": False},
+        }
         self.settings = Settings.model_validate(document)
         self.keys = SigningKeys(directory, CREDENTIALS)
         self.server = server
@@ -149,6 +153,12 @@ def test_too_little_scope_names_what_is_needed(world: World) -> None:
     assert answer.status == 403
     assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
     assert 'scope="mcp"' in answer.headers["www-authenticate"]
+
+
+def test_a_step_up_keeps_what_the_token_had(world: World) -> None:
+    answer = world.verify(f"Bearer {world.token(scope='write other')}")
+    assert answer.status == 403
+    assert 'scope="mcp write"' in answer.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("token", ["", "a b", "é", "a" * (MAX_TOKEN_BYTES + 1), 'x"y'])

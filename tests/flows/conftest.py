@@ -28,6 +28,7 @@ from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
 from local import github
+from tests.browser import Form
 
 ISSUER = "https://auth.example.com"
 GITHUB = "https://github.example.net"
@@ -110,23 +111,12 @@ class World:
 
     def authorize(self, client_id: str, **changes: str | None) -> TestResponse:
         """Open the authorization page; None leaves a parameter out."""
-        usual: dict[str, str | None] = {
-            "response_type": "code",
-            "client_id": client_id,
-            "redirect_uri": REDIRECT,
-            "state": "client-state",
-            "code_challenge": CHALLENGE,
-            "code_challenge_method": "S256",
-            "resource": RESOURCE,
-        }
-        sent = {name: value for name, value in (usual | changes).items() if value is not None}
-        return self.browser.get("/authorize", query_string=sent, base_url=ISSUER)
+        return self.browser.get("/authorize", query_string=authorization_query(client_id, **changes), base_url=ISSUER)
 
     def decide(self, page: TestResponse, decision: str = "approve") -> TestResponse:
-        """Submit the consent form."""
+        """Submit the consent form as it stands."""
         assert page.status_code == 200, page.text
-        form = {"ticket": ticket_of(page), "decision": decision}
-        return self.browser.post("/consent", data=form, base_url=ISSUER)
+        return self.browser.post("/consent", data=Form(page.text).fields | {"decision": decision}, base_url=ISSUER)
 
     def log_in(self, approved: TestResponse, login: str = "octocat") -> str:
         """Choose a user at the stand-in and return the callback URL it sends the browser to."""
@@ -163,6 +153,20 @@ class World:
             "code_verifier": VERIFIER,
         } | changes
         return self.token(**parameters)
+
+
+def authorization_query(client_id: str, **changes: str | None) -> dict[str, str]:
+    """Return the parameters of an authorization request; None leaves one out."""
+    usual: dict[str, str | None] = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": REDIRECT,
+        "state": "client-state",
+        "code_challenge": CHALLENGE,
+        "code_challenge_method": "S256",
+        "resource": RESOURCE,
+    }
+    return {name: value for name, value in (usual | changes).items() if value is not None}
 
 
 def parameters_of(response: TestResponse) -> dict[str, str]:

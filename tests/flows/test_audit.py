@@ -59,7 +59,7 @@ def test_what_the_user_declines_and_what_was_not_asked_are_told_apart(world: Wor
     world.decide(world.authorize(client_id), "decline")
     assert audit_log.of(Event.CONSENT_DECLINED) == [{"client": client_id, "resource": RESOURCE, "address": ADDRESS}]
     world.browser.post("/consent", data={"ticket": "forged", "decision": "approve"}, base_url=ISSUER)
-    assert audit_log.of(Event.CONSENT_REFUSED)[0]["reason"].startswith("This page is too old")
+    assert audit_log.of(Event.CONSENT_REFUSED)[0]["reason"].startswith("This form was not made here")
     world.authorize(client_id, scope="admin")
     world.authorize("mcp_gone")
     with_bad_scope, of_unknown_client = audit_log.of(Event.AUTHORIZATION_REFUSED)
@@ -88,7 +88,7 @@ def test_a_callback_in_another_browser_is_a_refused_login(world: World, audit_lo
     callback = world.log_in(world.decide(world.authorize(world.register()["client_id"])))
     world.browser = world.new_browser()
     world.follow(callback)
-    assert "does not belong to this browser" in audit_log.of(Event.LOGIN_REFUSED)[0]["reason"]
+    assert "began in another browser" in audit_log.of(Event.LOGIN_REFUSED)[0]["reason"]
 
 
 def test_a_replayed_code_and_a_reused_refresh_token_raise_the_alarm_and_end_the_grant(

@@ -1,0 +1,269 @@
+"""Consent: when it is asked for, what it covers, and that nothing but the user in this browser gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import time_machine
+from werkzeug.test import TestResponse
+
+from auth_service.protocol.consent import REMEMBERED_SECONDS
+from auth_service.settings import Settings
+from tests.browser import Form
+from tests.conftest import RedisServer
+
+from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, World, authorization_query, parameters_of
+
+HTTPS_REDIRECT = "https://app.example.org/callback"
+OTHER_REDIRECT = "https://app.example.org/other"
+DIRECT = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Two users, and a server with scopes to choose from."""
+    document = settings.model_dump(exclude={"resources"}, exclude_none=True)
+    document["allowed"] = {"users": ["octocat", "hubot"]}
+    document["resources"] = {
+        name: resource.model_dump(exclude={"replicas", "title", "allowed"})
+        for name, resource in settings.resources.items()
+    }
+    document["resources"]["time"]["scopes"] = {
+        "mcp": {"description": "Read the clock", "required": True},
+        "set": {"description": "Set the clock", "required": False},
+        "stop": {"description": "Stop the clock", "required": False},
+    }
+    return Settings.model_validate(document)
+
+
+@pytest.fixture
+def client_id(world: World) -> str:
+    """A web application, whose answer goes to an https address."""
+    return register(world)
+
+
+def register(world: World, **metadata: Any) -> str:
+    return str(world.register(redirect_uris=[HTTPS_REDIRECT, OTHER_REDIRECT, REDIRECT], **metadata)["client_id"])
+
+
+def open_page(world: World, client_id: str, **changes: str | None) -> TestResponse:
+    """Open the authorization page as a program on this computer makes the browser do it."""
+    return open_page_with(world, client_id, DIRECT, **changes)
+
+
+def open_page_with(world: World, client_id: str, headers: dict[str, str], /, **changes: str | None) -> TestResponse:
+    """Open the authorization page with these headers."""
+    query = authorization_query(client_id, **({"redirect_uri": HTTPS_REDIRECT} | changes))
+    return world.browser.get("/authorize", query_string=query, headers=headers, base_url=ISSUER)
+
+
+def approve(world: World, client_id: str, *, login: str = "octocat", **changes: str | None) -> dict[str, str]:
+    """Approve on the page and log in; return the answer that the client gets."""
+    page = open_page(world, client_id, **changes)
+    return parameters_of(world.follow(world.log_in(world.decide(page), login)))
+
+
+def is_asked(response: TestResponse) -> bool:
+    """Whether the user has to decide, rather than being sent on to the identity provider."""
+    if response.status_code == 303:
+        assert response.location.startswith(f"{GITHUB}/")
+        return False
+    assert response.status_code == 200
+    assert Form(response.text).action == f"{ISSUER}/consent"
+    return True
+
+
+def test_what_was_approved_in_this_browser_is_not_asked_again_and_yields_a_code(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    again = open_page(world, client_id)
+    assert not is_asked(again)
+    answer = parameters_of(world.follow(world.log_in(again)))
+    assert answer["iss"] == ISSUER
+    assert world.redeem(client_id, answer["code"], redirect_uri=HTTPS_REDIRECT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"redirect_uri": OTHER_REDIRECT},
+        {"redirect_uri": REDIRECT},
+        {"resource": "https://fetch.example.com/mcp"},
+        {"scope": "mcp set"},
+        {"scope": "set"},
+        {"prompt": "consent"},
+        {"prompt": "login"},
+    ],
+)
+def test_another_redirect_resource_or_scope_is_asked_for(world: World, client_id: str, change: dict[str, str]) -> None:
+    approve(world, client_id)
+    assert is_asked(open_page(world, client_id, **change))
+    assert not is_asked(open_page(world, client_id))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec-Fetch-Site": "none"},
+        DIRECT | {"Sec-Fetch-Site": "cross-site"},
+        DIRECT | {"Sec-Fetch-Site": "same-site"},
+        DIRECT | {"Sec-Fetch-Site": "none, cross-site"},
+        DIRECT | {"Sec-Fetch-Site": ""},
+        DIRECT | {"Sec-Fetch-Mode": "no-cors"},
+        DIRECT | {"Sec-Fetch-Dest": "iframe"},
+    ],
+)
+def test_another_site_can_not_use_an_earlier_approval(world: World, client_id: str, headers: dict[str, str]) -> None:
+    approve(world, client_id)
+    assert is_asked(open_page_with(world, client_id, headers))
+
+
+def test_this_gateways_own_pages_may_use_an_earlier_approval(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    assert not is_asked(open_page_with(world, client_id, DIRECT | {"Sec-Fetch-Site": "same-origin"}))
+
+
+def test_changed_metadata_of_the_client_is_asked_about(world: World) -> None:
+    registered = world.register(redirect_uris=[HTTPS_REDIRECT])
+    approve(world, registered["client_id"])
+    changed = {
+        "client_id": registered["client_id"],
+        "client_name": "Another name",
+        "redirect_uris": [HTTPS_REDIRECT],
+        "token_endpoint_auth_method": "none",
+    }
+    headers = {"Authorization": f"Bearer {registered['registration_access_token']}"}
+    response = world.browser.put(f"/register/{registered['client_id']}", json=changed, headers=headers, base_url=ISSUER)
+    assert response.status_code == 200
+    assert is_asked(open_page(world, registered["client_id"]))
+
+
+def test_a_client_that_changes_while_the_user_logs_in_is_asked_about_again(world: World) -> None:
+    registered = world.register(redirect_uris=[HTTPS_REDIRECT])
+    callback = world.log_in(world.decide(open_page(world, registered["client_id"])))
+    changed = {
+        "client_id": registered["client_id"],
+        "client_name": "Another name",
+        "redirect_uris": [HTTPS_REDIRECT],
+        "token_endpoint_auth_method": "none",
+    }
+    headers = {"Authorization": f"Bearer {registered['registration_access_token']}"}
+    world.browser.put(f"/register/{registered['client_id']}", json=changed, headers=headers, base_url=ISSUER)
+    page = world.follow(callback)
+    assert is_asked(page)
+    assert "Another name" in page.text
+
+
+def test_another_browser_has_approved_nothing(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    world.browser = world.new_browser()
+    assert is_asked(open_page(world, client_id))
+
+
+def test_another_client_of_the_same_name_has_no_approval(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    assert is_asked(open_page(world, register(world)))
+
+
+def test_someone_else_at_the_same_browser_has_approved_nothing(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    again = open_page(world, client_id)
+    page = world.follow(world.log_in(again, "hubot"))
+    assert is_asked(page)
+    assert "hubot" in page.text
+    assert is_asked(open_page(world, client_id)), "the former user's session has ended"
+
+
+def test_a_program_on_this_computer_is_asked_for_each_time(world: World, client_id: str) -> None:
+    approve(world, client_id, redirect_uri=REDIRECT)
+    page = open_page(world, client_id, redirect_uri=REDIRECT)
+    assert is_asked(page)
+    assert "You have allowed this before" in page.text
+
+
+def test_a_program_that_authenticates_is_not_asked_for_again(world: World) -> None:
+    client_id = register(world, token_endpoint_auth_method="client_secret_post")
+    approve(world, client_id, redirect_uri=REDIRECT)
+    assert not is_asked(open_page(world, client_id, redirect_uri=REDIRECT))
+
+
+def test_membership_is_checked_although_the_approval_is_remembered(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    again = open_page(world, client_id)
+    world.stand_in.users[:] = [user for user in world.stand_in.users if user.login != "octocat"]
+    world.stand_in.users.append(type(world.stand_in.users[0])("octocat", 424242))
+    response = world.follow(world.log_in(again))
+    assert "code" not in (response.location or "")
+    assert is_asked(response), "who took over the login is someone else"
+
+
+def test_an_approval_and_a_session_are_not_kept_for_ever(
+    world: World, client_id: str, redis_server: RedisServer
+) -> None:
+    with time_machine.travel(0, tick=True) as clock:
+        approve(world, client_id)
+        clock.shift(REMEMBERED_SECONDS - 60)
+        assert not is_asked(open_page(world, client_id))
+        clock.shift(61)
+        assert is_asked(open_page(world, client_id))
+    with redis_server.client() as redis:
+        lifetimes = [redis.ttl(key) for key in redis.scan_iter("*") if key.startswith(("session", "approvals"))]
+    assert len(lifetimes) == 3
+    assert all(0 < lifetime <= REMEMBERED_SECONDS for lifetime in lifetimes)
+
+
+def test_ending_access_forgets_the_approval(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    assert world.store.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    assert is_asked(open_page(world, client_id))
+
+
+def test_declining_is_not_remembered_as_approval(world: World, client_id: str) -> None:
+    approve(world, client_id, scope="mcp set")
+    page = open_page(world, client_id)
+    assert parameters_of(world.decide(page, "deny"))["error"] == "access_denied"
+    assert is_asked(open_page(world, client_id))
+
+
+# Scopes
+
+
+def granted_scope(world: World, client_id: str, code: str) -> str:
+    return str(world.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()["scope"])
+
+
+def test_optional_scopes_are_the_users_choice_and_required_ones_are_not(world: World, client_id: str) -> None:
+    page = open_page(world, client_id, scope="mcp set stop")
+    form = Form(page.text)
+    assert {name for name in form.fields if name.startswith("scope:")} == {"scope:set", "scope:stop"}
+    fields = {name: value for name, value in form.fields.items() if name != "scope:stop"}
+    approved = world.browser.post("/consent", data=fields | {"decision": "approve"}, base_url=ISSUER)
+    code = parameters_of(world.follow(world.log_in(approved)))["code"]
+    assert granted_scope(world, client_id, code) == "mcp set"
+    assert is_asked(open_page(world, client_id, scope="mcp set stop")), "the choice is offered again"
+
+
+def test_a_form_can_not_add_scopes_that_were_not_asked_for(world: World, client_id: str) -> None:
+    page = open_page(world, client_id, scope="mcp")
+    forged = Form(page.text).fields | {"scope:set": "on", "scope:root": "on", "decision": "approve"}
+    approved = world.browser.post("/consent", data=forged, base_url=ISSUER)
+    code = parameters_of(world.follow(world.log_in(approved)))["code"]
+    assert granted_scope(world, client_id, code) == "mcp"
+
+
+def test_ticking_nothing_asks_again(world: World, client_id: str) -> None:
+    page = open_page(world, client_id, scope="set")
+    form = {"ticket": Form(page.text).fields["ticket"], "decision": "approve"}
+    response = world.browser.post("/consent", data=form, base_url=ISSUER)
+    assert response.status_code == 400
+    assert Form(response.text).action == f"{ISSUER}/consent"
+
+
+def test_a_step_up_shows_which_scopes_are_new(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    page = open_page(world, client_id, scope="mcp set")
+    assert page.text.count('class="badge"') == 1
+    assert "Set the clock <strong" in page.text
+    world.browser = world.new_browser()
+    assert "badge" not in open_page(world, client_id, scope="mcp set").text
