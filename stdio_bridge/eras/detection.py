@@ -108,7 +108,7 @@ class Opening:
     def _discovered(self, answer: Message) -> None:
         self._probing = False
         result = answer.get("result")
-        if _is_modern_discovery(answer):
+        if is_modern_discovery(answer):
             self._knowledge.learn(modern=True)
             self._finish(Modern(discovered=result if isinstance(result, dict) else None))
         elif self._refusal is not None:
@@ -152,7 +152,8 @@ def own_meta() -> Message:
     }
 
 
-def _is_modern_discovery(answer: Message) -> bool:
+def is_modern_discovery(answer: Message) -> bool:
+    """Whether an answer to `server/discover` shows a server that we can speak to in the modern era."""
     result = answer.get("result")
     if not isinstance(result, dict):
         return _is_modern_refusal(answer)

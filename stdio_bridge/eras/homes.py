@@ -11,6 +11,8 @@ from stdio_bridge.jsonrpc import Message
 from stdio_bridge.servers import Servers
 from stdio_bridge.usage import Isolation
 
+from .detection import Knowledge
+from .face import Face
 from .protocol import LEGACY_VERSIONS
 
 _INITIALIZED = "notifications/initialized"
@@ -31,12 +33,15 @@ class Home:
     for an older revision that the bridge knows is given it: revisions only add.
     """
 
-    def __init__(self, servers: Servers, user: str, ended: Callable[[Home], None], *, exclusive: bool) -> None:
+    def __init__(
+        self, servers: Servers, knowledge: Knowledge, user: str, ended: Callable[[Home], None], *, exclusive: bool
+    ) -> None:
         self.exclusive = exclusive
         self._servers = servers
         self._ended = ended
         self._server = servers.start(user, self._server_ended)
-        self.link = self._server.link
+        input_seconds = servers.options.input_timeout
+        self.link = Face(self._server.link, servers.loop, knowledge, input_seconds=input_seconds)
         self.check_room = self._server.check_room
         self._guests: dict[Guest, None] = {}
         self._empty_since = servers.loop.clock()
@@ -136,8 +141,9 @@ class _FirstReply:
 class Homes:
     """Finds the server that a new session belongs to, by the isolation that is asked for."""
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: Servers, knowledge: Knowledge) -> None:
         self._servers = servers
+        self._knowledge = knowledge
         self._isolation = servers.options.isolation
         self._homes: dict[Home, None] = {}
         self._by_user: dict[str, Home] = {}
@@ -145,13 +151,13 @@ class Homes:
     def home_for(self, user: str) -> Home:
         """Return a user's home, a new one if need be. Raises Refusal."""
         if self._isolation is Isolation.PER_SESSION:
-            home = Home(self._servers, user, self._forget, exclusive=True)
+            home = Home(self._servers, self._knowledge, user, self._forget, exclusive=True)
         else:
             key = user if self._isolation is Isolation.PER_USER else _EVERYONE
             known = self._by_user.get(key)
             if known is not None and not known.stopping:
                 return known
-            home = self._by_user[key] = Home(self._servers, key, self._forget, exclusive=False)
+            home = self._by_user[key] = Home(self._servers, self._knowledge, key, self._forget, exclusive=False)
         self._homes[home] = None
         return home
 

@@ -13,6 +13,7 @@ from stdio_bridge.metrics import Registry
 from stdio_bridge.servers import Servers
 
 from .body import Body, accepts
+from .detection import Knowledge
 from .protocol import LEGACY_VERSIONS
 from .sessions import Answer, InitializeAnswer, Sessions
 
@@ -22,9 +23,9 @@ _BATCH_VERSION = "2025-03-26"
 class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
-    def __init__(self, servers: Servers, registry: Registry) -> None:
+    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
         self._servers = servers
-        self.sessions = Sessions(servers, registry)
+        self.sessions = Sessions(servers, knowledge, registry)
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
         """Take messages for a session, or open one. Raises Refusal."""

@@ -16,6 +16,7 @@ from stdio_bridge.responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
 from stdio_bridge.servers import Servers
 from stdio_bridge.streams import EventStream, parse_event_id
 
+from .detection import Knowledge
 from .homes import Homes
 
 SESSION_HEADER = "Mcp-Session-Id"
@@ -164,9 +165,9 @@ class InitializeAnswer(Answer):
 class Sessions:
     """All sessions of one bridge."""
 
-    def __init__(self, servers: Servers, registry: Registry) -> None:
+    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
         self.servers = servers
-        self.homes = Homes(servers)
+        self.homes = Homes(servers, knowledge)
         self._sessions: dict[str, Session] = {}
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 

@@ -1,0 +1,176 @@
+"""A legacy client in front of a server that knows requests that stand alone, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.stdio_bridge.modern_client import MODERN_SERVER, PREFIX, VERSION, Message, ModernClient
+from tests.stdio_bridge.running import Bridge, rpc
+
+CAPABILITIES = {"elicitation": {}, "sampling": {}, "roots": {"listChanged": True}}
+
+
+class Session:
+    """A legacy session that can hear while it is asked."""
+
+    def __init__(self, bridge: Bridge, capabilities: Message, version: str = "2025-11-25") -> None:
+        self.bridge = bridge
+        info = {"name": "old", "version": "1"}
+        params = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": info}
+        status, headers, content = bridge.request("POST", rpc("initialize", params))
+        assert status == 200, content
+        self.id = headers["mcp-session-id"]
+        self.initialized: Message = json.loads(content)["result"]
+        assert self.post({"jsonrpc": "2.0", "method": "notifications/initialized"}) == []
+
+    def post(self, message: Message) -> list[Message]:
+        _, _, content = self.bridge.request("POST", message, Mcp_Session_Id=self.id)
+        if content.startswith(b"{"):
+            return [json.loads(content)]
+        return [json.loads(line[6:]) for line in content.splitlines() if line.startswith(b"data: {")]
+
+    def call(self, tool: str, **params: Any) -> Message:
+        return self.post(rpc("tools/call", {"name": tool, **params}))[-1]
+
+    @contextlib.contextmanager
+    def stream(self, method: str, message: Message | None = None) -> Iterator[Iterator[Message]]:
+        headers = {"Accept": "application/json, text/event-stream", "Mcp-Session-Id": self.id}
+        headers["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection("127.0.0.1", self.bridge.port, timeout=20)
+        connection.request(method, "/mcp", None if message is None else json.dumps(message).encode(), headers)
+        response = connection.getresponse()
+        yield (json.loads(line[6:]) for line in response if line.startswith(b"data: {"))
+        response.close()
+        connection.close()
+
+
+def said(answer: Message) -> Any:
+    return json.loads(answer["result"]["content"][0]["text"])
+
+
+@pytest.fixture(scope="module", params=["auto", "modern"])
+def bridge(request: pytest.FixtureRequest) -> Iterator[Bridge]:
+    running = Bridge("--no-identity", "--server-era", request.param, command=MODERN_SERVER)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def session(bridge: Bridge) -> Session:
+    return Session(bridge, CAPABILITIES)
+
+
+def test_a_session_opens_with_what_discovery_tells(session: Session) -> None:
+    assert session.initialized["protocolVersion"] == "2025-11-25"
+    assert session.initialized["serverInfo"] == {"name": "era", "version": "7"}
+    assert session.initialized["capabilities"]["tools"] == {"listChanged": True}
+    assert "tasks" not in session.initialized["capabilities"]
+
+
+def test_the_client_gets_the_revision_that_it_asks_for_or_the_latest_of_its_era(bridge: Bridge) -> None:
+    assert Session(bridge, {}, "2024-11-05").initialized["protocolVersion"] == "2024-11-05"
+    assert Session(bridge, {}, "2019-01-01").initialized["protocolVersion"] == "2025-11-25"
+
+
+def test_each_request_carries_what_the_client_said_when_it_began(session: Session) -> None:
+    meta = said(session.call("params", _meta={"own": 1}))["_meta"]
+    assert meta.pop("own") == 1
+    assert meta == {
+        PREFIX + "protocolVersion": VERSION,
+        PREFIX + "clientInfo": {"name": "old", "version": "1"},
+        PREFIX + "clientCapabilities": CAPABILITIES,
+        PREFIX + "logLevel": "info",
+    }
+
+
+def test_results_have_nothing_that_the_client_does_not_know(session: Session) -> None:
+    (listed,) = session.post(rpc("tools/list", {}))
+    assert listed["result"].keys() == {"tools"}
+
+
+def test_ping_is_answered_and_a_log_level_is_kept(session: Session) -> None:
+    assert session.post(rpc("ping", {})) == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
+    assert session.post(rpc("logging/setLevel", {"level": "error"}))[0]["result"] == {}
+    assert said(session.call("params"))["_meta"][PREFIX + "logLevel"] == "error"
+    assert session.post(rpc("logging/setLevel", {"level": "loud"}))[0]["error"]["code"] == -32602
+
+
+def test_a_question_comes_on_the_stream_of_its_call_and_the_answer_finishes_it(session: Session) -> None:
+    with session.stream("POST", rpc("tools/call", {"name": "ask"}, 5)) as messages:
+        question = next(messages)
+        assert question["method"] == "elicitation/create"
+        session.post({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}})
+        answer = next(messages)
+    assert answer["id"] == 5
+    assert said(answer) == [{"action": "accept"}]
+
+
+def test_questions_of_several_rounds_and_several_at_once_are_all_asked(session: Session) -> None:
+    for tool, expected in (("ask twice", 2), ("ask all", 3)):
+        with session.stream("POST", rpc("tools/call", {"name": tool}, 5)) as messages:
+            for number in range(expected):
+                question = next(messages)
+                session.post({"jsonrpc": "2.0", "id": question["id"], "result": {"n": number}})
+            assert len(said(next(messages))) == expected
+
+
+def test_an_error_of_the_client_cancels_an_elicitation_and_fails_a_sampling(session: Session) -> None:
+    error = {"code": -1, "message": "no"}
+    with session.stream("POST", rpc("tools/call", {"name": "ask"}, 5)) as messages:
+        session.post({"jsonrpc": "2.0", "id": next(messages)["id"], "error": error})
+        assert said(next(messages)) == [{"action": "cancel"}]
+    with session.stream("POST", rpc("tools/call", {"name": "sample"}, 6)) as messages:
+        session.post({"jsonrpc": "2.0", "id": next(messages)["id"], "error": error})
+        assert "sampling/createMessage" in next(messages)["error"]["message"]
+
+
+def test_a_client_that_cannot_be_asked_gets_a_clear_error(bridge: Bridge) -> None:
+    answer = Session(bridge, {}).call("ask")
+    assert "elicitation" in answer["error"]["message"]
+
+
+def test_only_the_session_that_was_asked_can_answer(bridge: Bridge, session: Session) -> None:
+    other = Session(bridge, CAPABILITIES)
+    with session.stream("POST", rpc("tools/call", {"name": "ask"}, 5)) as messages:
+        question = next(messages)
+        other.post({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})
+        session.post({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}})
+        assert said(next(messages)) == [{"action": "accept"}]
+
+
+def test_a_call_that_waits_for_its_client_can_be_cancelled(session: Session) -> None:
+    with session.stream("POST", rpc("tools/call", {"name": "ask"}, 5)) as messages:
+        next(messages)
+        session.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
+        assert "cancelled" in next(messages)["error"]["message"]
+
+
+def test_changes_and_watched_resources_come_on_the_get_stream(session: Session) -> None:
+    assert session.post(rpc("resources/subscribe", {"uri": "file:///a"}))[0]["result"] == {}
+    with session.stream("GET") as messages:
+        session.call("change")
+        brought = [next(messages), next(messages)]
+        assert {message["method"] for message in brought} == {
+            "notifications/tools/list_changed",
+            "notifications/resources/updated",
+        }
+        assert all("_meta" not in message.get("params", {}) for message in brought)
+        session.post(rpc("resources/unsubscribe", {"uri": "file:///a"}))
+        session.call("change")
+        assert next(messages)["method"] == "notifications/tools/list_changed"
+        session.call("change")
+        assert next(messages)["method"] == "notifications/tools/list_changed"
+
+
+def test_codes_of_the_other_era_are_changed(session: Session) -> None:
+    assert session.call("reserved")["error"]["code"] == -32603
+
+
+def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -> None:
+    assert ModernClient(bridge).call("pid").said != said(session.call("pid"))
