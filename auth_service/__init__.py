@@ -8,10 +8,12 @@ from flask import Flask
 
 from .clients import Clients
 from .grants import AuthorizationServer
+from .idp import IdentityProvider
 from .idp.github import GitHubProvider
+from .idp.oidc import OidcProvider
 from .introspection import Introspection
 from .public_fetch import PublicFetcher
-from .settings import Credentials, GitHub, Settings, SettingsError
+from .settings import Credentials, OpenIDConnect, Settings
 from .store import Store
 from .tokens import SigningKeys
 from .users import Users
@@ -81,14 +83,20 @@ def create_app(
     return app
 
 
-def _make_provider(settings: Settings, credentials: Credentials) -> GitHubProvider:
-    if not isinstance(settings.identity_provider, GitHub):
-        raise SettingsError("identity_provider.type: oidc cannot be served yet")
+def _make_provider(settings: Settings, credentials: Credentials) -> IdentityProvider:
     lists = [settings.allowed, *(each.allowed for each in settings.resources.values() if each.allowed)]
+    callback_url = f"{settings.issuer}/callback"
+    if isinstance(settings.identity_provider, OpenIDConnect):
+        return OidcProvider(
+            settings.identity_provider,
+            client_secret=credentials.client_secret,
+            callback_url=callback_url,
+            groups=frozenset(name for each in lists for name in each.groups),
+        )
     return GitHubProvider(
         settings.identity_provider,
         client_secret=credentials.client_secret,
-        callback_url=f"{settings.issuer}/callback",
+        callback_url=callback_url,
         organizations=frozenset(name.lower() for each in lists for name in each.organizations),
         teams=frozenset(name.lower() for each in lists for name in each.teams),
     )

@@ -24,7 +24,7 @@ MAX_ASSERTION_SECONDS: Final = 3600
 """How far ahead an assertion may end, and how old it may be."""
 MAX_JTI_LENGTH: Final = 256
 
-_TYPES: Final = frozenset({None, "JWT", "client-authentication+jwt"})
+_TYPES: Final = (None, "JWT", "client-authentication+jwt")
 _OPTIONS: Final[Any] = {
     "require": ["iss", "sub", "aud", "exp", "jti"],
     "verify_signature": True,

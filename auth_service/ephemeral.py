@@ -3,7 +3,7 @@
 | key | value | lives |
 |---|---|---|
 | `quota:NAME:HASH` | how often something was done in the current window | one window |
-| `used:HASH` | a client assertion's `jti` | as long as the assertion could be believed |
+| `used:HASH` | by which attempt a client assertion's `jti` was used | as long as the assertion could be believed |
 | `document:HASH` | a client's metadata document or key set, as fetched | a day at most |
 | `documents` | the hashes of those, by the time they were fetched | as the newest of them |
 | `lock:HASH` | that someone is at work | seconds |
@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,14 @@ _TAKE = """
 if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return redis.call('TTL', KEYS[1]) end
 if redis.call('INCR', KEYS[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 0
+"""
+
+# KEYS used · ARGV attempt, until
+_USE = """
+local user = redis.call('GET', KEYS[1])
+if user and user ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
+return 1
 """
 
 # The oldest go when there are too many: whoever publishes a thousand documents forgets their own first.
@@ -81,6 +90,7 @@ class Ephemeral:
         """Share a connection pool."""
         self._redis = connection
         self._take = connection.register_script(_TAKE)
+        self._use = connection.register_script(_USE)
         self._keep = connection.register_script(_KEEP)
 
     @denies_when_unavailable
@@ -93,7 +103,8 @@ class Ephemeral:
     @denies_when_unavailable
     def use_once(self, identifier: str, *, until: int) -> bool:
         """Whether this is the identifier's first use; remembered until then (seconds since 1970)."""
-        return bool(self._redis.set(f"used:{_hash(identifier)}", "1", nx=True, exat=until))
+        # A command that is sent again because its connection broke is not a second use.
+        return bool(self._use(keys=[f"used:{_hash(identifier)}"], args=[secrets.token_urlsafe(8), until]))
 
     @denies_when_unavailable
     def find_document(self, url: str) -> Document | None:

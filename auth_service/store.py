@@ -62,7 +62,7 @@ class Grant:
     """The redirect URI without a loopback port: tells one application of a client from another."""
     created_at: int
     upstream: str | None = field(default=None, repr=False)
-    """The identity provider's token, encrypted; only where memberships must be re-checked with it."""
+    """What asks the identity provider about the user again, encrypted (`users`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +274,12 @@ class Store:
             ],
         )
         return Rotation(result)
+
+    @denies_when_unavailable
+    def replace_upstream(self, grant: Grant, upstream: str) -> None:
+        """Keep another token of the identity provider, if the grant still lives."""
+        replaced = dataclasses.replace(grant, upstream=upstream)
+        self._redis.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(replaced)), xx=True, keepttl=True)
 
     @denies_when_unavailable
     def find_refresh_expiry(self, sid: str, *, generation: int) -> int | None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
+from dataclasses import replace
+from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import LoginError
-from .idp import IdentityProvider
+from .idp import IdentityProvider, Login
 from .protocol import access
 from .protocol.access import Identity
 from .settings import AllowList, Settings
 from .store import Grant, Store
+
+_MEMBERSHIPS: Final = ("organizations", "teams", "groups")
+_IDENTIFY_SECONDS: Final = 30
 
 
 class Users:
@@ -24,9 +31,11 @@ class Users:
         self._provider = provider
         self._fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(token_key.decode())))
 
-    def seal(self, token: str | None) -> str | None:
-        """Return the identity provider's token as a grant stores it."""
-        return None if token is None else self._fernet.encrypt(token.encode()).decode()
+    def seal(self, login: Login) -> str:
+        """Return what a grant keeps of a login to ask about the user later, encrypted."""
+        identity = login.identity
+        kept = {"token": login.token} | {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
+        return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
     def may_use(self, identity: Identity, resource: str) -> bool:
         """Whether a user who has just logged in may use the resource of that name.
@@ -41,20 +50,50 @@ class Users:
         return access.is_member(identity, allowed)
 
     def may_still_use(self, grant: Grant) -> bool:
-        """Whether the user of a grant is still on the list, memberships asked for anew where any count.
+        """Whether the user of a grant is still on the list, as the identity provider knows them now.
 
-        Raises ServiceUnavailable if the identity provider cannot say.
+        Raises ServiceUnavailable if the provider cannot say.
         """
         name = next((name for name, each in self._settings.resources.items() if each.url == grant.resource), None)
         if name is None:
             return False
-        identity = Identity(subject=grant.sub, login=grant.name)
-        if grant.upstream is not None:
+        known = Identity(subject=grant.sub, login=grant.name)
+        if not self._provider.rechecks_names and self.may_use(known, name):
+            return True
+        kept = self._open(grant)
+        if kept is None:
+            return False
+        if kept["token"] is None:
+            # The provider gave nothing to ask with: what it said at the login counts, for a while.
+            is_recent = time.time() < grant.created_at + self._settings.lifetimes.unconfirmed_user
+            memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
+            remembered = replace(known, **memberships)
+            return is_recent and self.may_use(remembered, name)
+        identity = self._identify_again(grant)
+        return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
+
+    def _identify_again(self, grant: Grant) -> Identity | None:
+        """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
+        with self._store.ephemeral.only_one(f"identify {grant.sid}", seconds=_IDENTIFY_SECONDS):
+            current = self._store.find_grant(grant.sid)
+            kept = self._open(current) if current is not None else None
+            if current is None or kept is None or kept["token"] is None:
+                return None
             try:
-                identity = self._provider.identify(self._fernet.decrypt(grant.upstream.encode()).decode())
-            except (LoginError, InvalidToken):
-                return False
-        return identity.subject == grant.sub and self.may_use(identity, name)
+                login = self._provider.identify(kept["token"])
+            except LoginError:
+                return None
+            if login.token != kept["token"]:
+                self._store.replace_upstream(current, self.seal(login))
+            return login.identity
+
+    def _open(self, grant: Grant) -> dict[str, Any] | None:
+        """Return what was sealed; None if there is nothing that this master key has sealed."""
+        try:
+            kept: dict[str, Any] = json.loads(self._fernet.decrypt((grant.upstream or "").encode()))
+        except (InvalidToken, ValueError):
+            return None
+        return kept
 
     def _allowed(self, resource: str) -> AllowList:
         own = self._settings.resources[resource].allowed

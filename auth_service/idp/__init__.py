@@ -14,7 +14,7 @@ class Login:
 
     identity: Identity
     token: str | None = field(repr=False)
-    """What re-checks memberships later; None if nothing configured depends on any."""
+    """What asks about the user later; None if the provider gave nothing for that."""
 
 
 class IdentityProvider(Protocol):
@@ -26,6 +26,11 @@ class IdentityProvider(Protocol):
     """What subjects begin with: `github` in `github:583231`."""
     title: str
     """What people are shown."""
+    rechecks_names: bool
+    """Whether users whose name is on a list are asked about at each refresh too.
+
+    A GitHub account stays who it is once pinned; a company's directory forgets those who leave.
+    """
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """Return where to send the browser."""
@@ -33,5 +38,5 @@ class IdentityProvider(Protocol):
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code that the browser brought back."""
 
-    def identify(self, token: str) -> Identity:
-        """Return who the token of a former login belongs to, with the memberships held now."""
+    def identify(self, token: str) -> Login:
+        """Return who the token of a former login belongs to, as they are known now, with the token to use next."""

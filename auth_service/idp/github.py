@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 from auth_service.settings import GitHub
 
-from . import Login
+from . import Login, http
 
-_TIMEOUT = (5, 10)  # seconds to connect, and between two reads
-_MAX_BYTES = 1 << 20
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
 
 
@@ -26,6 +22,7 @@ class GitHubProvider:
 
     name = "github"
     title = "GitHub"
+    rechecks_names = False
 
     def __init__(
         self,
@@ -76,12 +73,13 @@ class GitHubProvider:
                 # GitHub reports errors of this endpoint with status 200.
                 raise LoginError(f"GitHub refused the code: {(answer or {}).get('error')!r}")
             identity = self._identify(session, token)
-        return Login(identity=identity, token=token if self._organizations or self._teams else None)
+        # Also where nothing asks for memberships today: what is configured changes, and logins should outlive that.
+        return Login(identity=identity, token=token)
 
-    def identify(self, token: str) -> Identity:
+    def identify(self, token: str) -> Login:
         """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
         with requests.Session() as session:
-            return self._identify(session, token)
+            return Login(identity=self._identify(session, token), token=token)
 
     def _identify(self, session: requests.Session, token: str) -> Identity:
         user = self._api(session, token, "/user")
@@ -118,17 +116,6 @@ class GitHubProvider:
         return _call(session, "GET", f"{self._settings.api_url}{path}", token=token)
 
 
-class _BearerToken(requests.auth.AuthBase):
-    """Sets the header itself: requests would otherwise prefer what a `.netrc` says."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 def _call(
     session: requests.Session,
     method: str,
@@ -141,41 +128,23 @@ def _call(
 
     Raises LoginError if the token is no good, ServiceUnavailable for everything else that is no answer.
     """
-    try:
-        with session.request(
-            method,
-            url,
-            data=data,
-            auth=_BearerToken(token) if token else None,
-            headers={"Accept": "application/json", "User-Agent": "mcp-oauth-gateway"},
-            timeout=_TIMEOUT,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
-            if response.status_code == 401:
-                raise LoginError("GitHub refused its token")
-            if response.status_code == 404:
-                return None
-            if response.status_code == 403 and not _is_rate_limited(response):
-                return None
-            if response.status_code != 200:
-                raise ServiceUnavailable("GitHub")
-            body = response.raw.read(_MAX_BYTES, decode_content=True)
-            document = json.loads(body)
-    except (requests.RequestException, HTTPError, ValueError, RecursionError, OSError) as error:
-        raise ServiceUnavailable("GitHub") from error
-    if not isinstance(document, dict):
+    answer = http.call(session, method, url, provider="GitHub", token=token, data=data)
+    if answer.status == 401:
+        raise LoginError("GitHub refused its token")
+    if answer.status == 404 or (answer.status == 403 and not _is_rate_limited(answer)):
+        return None
+    if answer.status != 200:
         raise ServiceUnavailable("GitHub")
-    return document
+    return answer.document()
 
 
-def _is_rate_limited(response: requests.Response) -> bool:
+def _is_rate_limited(answer: http.Answer) -> bool:
     """Whether a 403 means "not now" rather than "not you": GitHub's primary and secondary rate limits.
 
     Taken for "not you", it would end the grants of members.
     """
     return (
-        response.headers.get("X-RateLimit-Remaining") == "0"
-        or "Retry-After" in response.headers
-        or b"rate limit" in response.raw.read(_MAX_BYTES, decode_content=True).lower()
+        answer.headers.get("X-RateLimit-Remaining") == "0"
+        or "Retry-After" in answer.headers
+        or b"rate limit" in answer.body.lower()
     )

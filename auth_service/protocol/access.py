@@ -12,7 +12,7 @@ from auth_service.settings import AllowList
 class Identity:
     """A user as the identity provider knows them.
 
-    `organizations` and `teams` are those of the configured ones that the user was found to be in.
+    `organizations`, `teams` and `groups` are those of the configured ones that the user was found to be in.
     """
 
     subject: str
@@ -20,6 +20,7 @@ class Identity:
     login: str
     organizations: frozenset[str] = frozenset()
     teams: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
 
 
 def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, str]) -> str | None:
@@ -28,15 +29,22 @@ def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, st
     `pins` maps lower-case logins to the subject that first used each: logins get renamed and taken by others,
     so an entry means that subject ever after, whatever it is called by then.
     """
-    for login in allowed.users:
-        pinned = pins.get(login.lower())
-        if pinned == identity.subject or (pinned is None and login.lower() == identity.login.lower()):
-            return login.lower()
+    for entry in map(fold, allowed.users):
+        pinned = pins.get(entry)
+        if pinned == identity.subject or (pinned is None and entry == fold(identity.login)):
+            return entry
     return None
 
 
+def fold(login: str) -> str:
+    """Return the form in which logins are compared. ASCII only: elsewhere lower case makes one of two people."""
+    return login.lower() if login.isascii() else login
+
+
 def is_member(identity: Identity, allowed: AllowList) -> bool:
-    """Whether one of the user's organizations or teams is on the list. An empty list admits nobody."""
+    """Whether one of the user's organizations, teams or groups is on the list. An empty list admits nobody."""
     organizations = {name.lower() for name in allowed.organizations}
     teams = {name.lower() for name in allowed.teams}
-    return bool(identity.organizations & organizations or identity.teams & teams)
+    return bool(
+        identity.organizations & organizations or identity.teams & teams or identity.groups & set(allowed.groups)
+    )

@@ -11,7 +11,7 @@ from jwt.algorithms import AllowedPublicKeys, ECAlgorithm, OKPAlgorithm, RSAAlgo
 
 ALGORITHMS: Final = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
 """Signatures by a private key only. What a key may be used for follows from the key, never from a token."""
-MAX_KEYS: Final = 20
+MAX_KEYS: Final = 50
 MIN_RSA_BITS: Final = 2048
 
 _RSA: Final = ("PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
@@ -57,11 +57,11 @@ def select(keys: tuple[VerificationKey, ...], *, kid: str | None, algorithm: str
 
 
 def _find_key(jwk: dict[str, Any]) -> VerificationKey | None:
-    kind, curve, kid, use, algorithm = (jwk.get(name) for name in ("kty", "crv", "kid", "use", "alg"))
-    operations = jwk.get("key_ops")
-    if use not in {None, "sig"} or (operations is not None and operations != ["verify"]):
+    texts = [jwk.get(name) for name in ("kty", "crv", "kid", "use", "alg")]
+    if not all(text is None or isinstance(text, str) for text in texts):
         return None
-    if not (kid is None or isinstance(kid, str)) or not isinstance(kind, str):
+    kind, curve, kid, use, algorithm = texts
+    if use not in {None, "sig"} or jwk.get("key_ops", ["verify"]) != ["verify"]:
         return None
     key: AllowedPublicKeys
     try:

@@ -1,0 +1,300 @@
+"""Any OpenID Connect provider, by discovery (OpenID Connect Core 1.0 and Discovery 1.0; RFC 9700)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeGuard, TypeVar
+from urllib.parse import quote_plus, urlsplit
+
+import jwt
+import requests
+
+from auth_service.errors import LoginError, ServiceUnavailable
+from auth_service.protocol import keys, redirect_uris
+from auth_service.protocol.access import Identity
+from auth_service.protocol.keys import KeySetError, VerificationKey
+from auth_service.settings import OpenIDConnect, is_loopback_host
+
+from . import Login, http
+
+DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+CACHE_SECONDS: Final = 3600
+KEY_SET_REFRESH_SECONDS: Final = 30
+"""How soon after a key set was fetched an unknown `kid` may have it fetched again."""
+CLOCK_SKEW_SECONDS: Final = 30
+
+_OPTIONS: Final[Any] = {
+    "require": ["iss", "sub", "aud", "exp", "iat"],
+    "verify_signature": True,
+    "verify_iss": True,
+    "verify_sub": True,
+    "verify_aud": True,
+    "verify_exp": True,
+    "verify_iat": True,
+    "verify_nbf": True,
+}
+_MAX_TEXT: Final = 255
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Remembered(Generic[T]):
+    """One value that is fetched again after a while; the last good one stands in where that fails."""
+
+    def __init__(self, fetch: Callable[[], T]) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._value: T | None = None
+        self._fetched_at = -float("inf")
+
+    def get(self, *, max_age: float = CACHE_SECONDS) -> T:
+        """Return the value, at most that many seconds old if the provider answers. Raises ServiceUnavailable."""
+        with self._lock:
+            if self._value is None or time.monotonic() - self._fetched_at >= max_age:
+                try:
+                    self._value = self._fetch()
+                except ServiceUnavailable:
+                    if self._value is None:
+                        raise
+                self._fetched_at = time.monotonic()
+            return self._value
+
+
+class OidcProvider:
+    """Logs in by the authorization code flow, with PKCE, nonce and client secret."""
+
+    rechecks_names = True
+
+    def __init__(
+        self, settings: OpenIDConnect, *, client_secret: str, callback_url: str, groups: frozenset[str]
+    ) -> None:
+        """`groups` are those whose members are to be told apart. Nothing is fetched yet."""
+        # A `sub` is unique within its issuer only; `#` cannot stand in an issuer.
+        self.name = f"oidc:{settings.issuer}"
+        self.title = settings.title
+        self._settings = settings
+        self._client_secret = client_secret
+        self._callback_url = callback_url
+        self._groups = groups
+        self._metadata = _Remembered(self._fetch_metadata)
+        self._keys = _Remembered(self._fetch_keys)
+
+    def authorization_url(self, *, state: str, code_challenge: str) -> str:
+        """Return the provider's login page for this attempt. Raises ServiceUnavailable if it was never discovered."""
+        metadata = self._metadata.get()
+        scopes = list(self._settings.scopes)
+        if "offline_access" in metadata.get("scopes_supported", ()) and "offline_access" not in scopes:
+            scopes.append("offline_access")
+        parameters: dict[str, str | None] = {
+            **self._settings.authorization_parameters,
+            "response_type": "code",
+            "client_id": self._settings.client_id,
+            "redirect_uri": self._callback_url,
+            "scope": " ".join(scopes),
+            "state": state,
+            "nonce": _nonce(code_challenge),
+            "code_challenge": code_challenge,
+            "code_challenge_method": "S256",
+        }
+        return redirect_uris.with_parameters(metadata["authorization_endpoint"], parameters)
+
+    def finish_login(self, *, code: str, code_verifier: str) -> Login:
+        """Redeem the code, verify the ID token, and ask for claims that it lacks."""
+        challenge = _base64(hashlib.sha256(code_verifier.encode()).digest())
+        with requests.Session() as session:
+            tokens = self._call_token_endpoint(
+                session,
+                {
+                    "grant_type": "authorization_code",
+                    "code": code,
+                    "redirect_uri": self._callback_url,
+                    "code_verifier": code_verifier,
+                },
+            )
+            id_token = tokens.get("id_token")
+            if not isinstance(id_token, str):
+                raise LoginError("the provider sent no ID token")
+            claims = self._verify_id_token(id_token)
+            if not hmac.compare_digest(str(claims.get("nonce")).encode(), _nonce(challenge).encode()):
+                raise LoginError("the ID token is for another login")
+            return self._login(session, claims, tokens, former_token=None)
+
+    def identify(self, token: str) -> Login:
+        """Ask again with the refresh token of a former login; LoginError if the provider no longer takes it."""
+        with requests.Session() as session:
+            tokens = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": token})
+            id_token = tokens.get("id_token")  # optional here (Core §12.2)
+            claims = self._verify_id_token(id_token) if isinstance(id_token, str) else {}
+            return self._login(session, claims, tokens, former_token=token)
+
+    # Asking
+
+    def _call_token_endpoint(self, session: requests.Session, form: Mapping[str, str]) -> dict[str, Any]:
+        metadata = self._metadata.get()
+        client_id, secret = self._settings.client_id, self._client_secret
+        methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        is_basic = "client_secret_basic" in methods
+        answer = http.call(
+            session,
+            "POST",
+            metadata["token_endpoint"],
+            provider=self.title,
+            # Both parts are form-encoded first (RFC 6749 §2.3.1).
+            basic=(quote_plus(client_id), quote_plus(secret)) if is_basic else None,
+            data=form if is_basic else {**form, "client_id": client_id, "client_secret": secret},
+        )
+        if answer.status == 200:
+            return answer.document()
+        error = answer.document().get("error") if answer.status in {400, 401, 403} else None
+        if error in ("invalid_grant", "access_denied", "interaction_required", "login_required"):
+            raise LoginError(f"the provider refused: {error}")
+        # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
+        log.error("the identity provider's token endpoint answered %s: %.64r", answer.status, error)
+        raise ServiceUnavailable(self.title)
+
+    def _login(
+        self,
+        session: requests.Session,
+        claims: dict[str, Any],
+        tokens: dict[str, Any],
+        *,
+        former_token: str | None,
+    ) -> Login:
+        wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())
+        if not wanted <= claims.keys():
+            claims = self._with_userinfo(session, claims, tokens)
+        refresh_token = tokens.get("refresh_token", former_token)
+        return Login(identity=self._identity(claims), token=refresh_token if isinstance(refresh_token, str) else None)
+
+    def _with_userinfo(
+        self, session: requests.Session, claims: dict[str, Any], tokens: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the claims with what the UserInfo endpoint adds (Core §5.3), which must be of the same user."""
+        endpoint, access_token = self._metadata.get().get("userinfo_endpoint"), tokens.get("access_token")
+        if not isinstance(endpoint, str) or not isinstance(access_token, str):
+            return claims
+        answer = http.call(session, "GET", endpoint, provider=self.title, token=access_token)
+        if answer.status in {401, 403}:
+            raise LoginError("the provider refused its access token")
+        if answer.status != 200:
+            raise ServiceUnavailable(self.title)
+        userinfo = answer.document()
+        if not isinstance(userinfo.get("sub"), str) or claims.get("sub", userinfo["sub"]) != userinfo["sub"]:
+            raise LoginError("the UserInfo endpoint told of another user")
+        return userinfo | claims
+
+    def _identity(self, claims: dict[str, Any]) -> Identity:
+        subject = claims.get("sub")
+        if not _is_plain(subject):
+            raise LoginError("the provider sent no usable sub")
+        subject = f"{self.name}#{subject}"
+        username = claims.get(self._settings.username_claim)
+        # Anyone can claim an address that nobody has verified. The full subject cannot be mistaken for a name.
+        is_vouched = self._settings.username_claim != "email" or claims.get("email_verified") is True
+        groups = claims.get(self._settings.groups_claim, [])
+        return Identity(
+            subject=subject,
+            login=username if is_vouched and _is_plain(username) else subject,
+            groups=frozenset(
+                group
+                for group in (groups if isinstance(groups, list) else [groups])
+                if isinstance(group, str) and group in self._groups
+            ),
+        )
+
+    # Verifying
+
+    def _verify_id_token(self, unverified: str) -> dict[str, Any]:
+        """Return the claims of an ID token by Core §3.1.3.7, all but the nonce. Raises LoginError."""
+        try:
+            header = jwt.get_unverified_header(unverified)
+            algorithm, kid = header.get("alg"), header.get("kid")
+            if algorithm not in keys.ALGORITHMS or not (kid is None or isinstance(kid, str)):
+                raise jwt.InvalidAlgorithmError
+            if (key := self._find_key(kid=kid, algorithm=algorithm)) is None:
+                raise jwt.InvalidKeyError
+            claims: dict[str, Any] = jwt.decode(
+                unverified,
+                key.key,
+                algorithms=[algorithm],
+                issuer=self._settings.issuer,
+                audience=self._settings.client_id,
+                leeway=CLOCK_SKEW_SECONDS,
+                options=_OPTIONS,
+            )
+        except jwt.PyJWTError as error:
+            raise LoginError(f"the ID token is not valid: {type(error).__name__}") from error
+        has_others = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        if claims.get("azp", None if has_others else self._settings.client_id) != self._settings.client_id:
+            raise LoginError("the ID token was issued to another party")
+        return claims
+
+    def _find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
+        """Return the key that a header means, from a new key set if the provider has rotated its keys."""
+        for max_age in (CACHE_SECONDS, KEY_SET_REFRESH_SECONDS):
+            if (key := keys.select(self._keys.get(max_age=max_age), kid=kid, algorithm=algorithm)) is not None:
+                return key
+        return None
+
+    def _fetch_metadata(self) -> dict[str, Any]:
+        url = self._settings.issuer.removesuffix("/") + DISCOVERY_PATH
+        with requests.Session() as session:
+            answer = http.call(session, "GET", url, provider=self.title)
+        if answer.status != 200:
+            raise ServiceUnavailable(self.title)
+        metadata = answer.document()
+        if metadata.get("issuer") != self._settings.issuer:
+            log.error("identity_provider.issuer: %s names another: %.200r", url, metadata.get("issuer"))
+            raise ServiceUnavailable(self.title)
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
+            if not (name == "userinfo_endpoint" and name not in metadata) and not self._is_safe(metadata.get(name)):
+                log.error("identity_provider.issuer: %s has no https URL as %s", url, name)
+                raise ServiceUnavailable(self.title)
+        for name in ("scopes_supported", "token_endpoint_auth_methods_supported"):
+            if not isinstance(metadata.get(name, []), list):
+                del metadata[name]
+        return metadata
+
+    def _is_safe(self, url: Any) -> bool:
+        """Whether secrets may go there: https, or http on this machine where the issuer is there too."""
+        if not isinstance(url, str) or not url.isascii() or not url.isprintable() or "#" in url:
+            return False
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
+        is_local = is_loopback_host(parts.hostname or "") and is_loopback_host(
+            urlsplit(self._settings.issuer).hostname or ""
+        )
+        return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
+
+    def _fetch_keys(self) -> tuple[VerificationKey, ...]:
+        with requests.Session() as session:
+            answer = http.call(session, "GET", self._metadata.get()["jwks_uri"], provider=self.title)
+        if answer.status != 200:
+            raise ServiceUnavailable(self.title)
+        try:
+            return keys.parse(answer.document())
+        except KeySetError as error:
+            log.error("the identity provider's key set %s", error)
+            raise ServiceUnavailable(self.title) from error
+
+
+def _nonce(code_challenge: str) -> str:
+    """Return the nonce of the login that has this challenge: as unique as it, and nothing more to store."""
+    return _base64(hashlib.sha256(b"nonce:" + code_challenge.encode()).digest())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _is_plain(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT and value.isprintable()

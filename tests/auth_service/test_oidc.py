@@ -1,0 +1,412 @@
+"""OpenID Connect: what a provider, or one who pretends to be it, can and can not make us believe."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from requests.adapters import BaseAdapter
+from urllib3 import HTTPResponse
+
+from auth_service.errors import LoginError, ServiceUnavailable
+from auth_service.idp.oidc import OidcProvider
+from auth_service.settings import OpenIDConnect
+
+ISSUER = "https://login.example.com/tenant"
+CALLBACK = "https://auth.example.com/callback"
+KEY = rsa.generate_private_key(65537, 2048)
+OTHER_KEY = rsa.generate_private_key(65537, 2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+VERIFIER = "v" * 64
+
+
+def b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+CHALLENGE = b64(hashlib.sha256(VERIFIER.encode()).digest())
+
+
+def jwk(key: rsa.RSAPrivateKey = KEY, kid: str = "1") -> dict[str, Any]:
+    return {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"}
+
+
+class StandIn(BaseAdapter):
+    """A provider that answers as a test wants. `answers` maps paths to a status and a document or bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[requests.PreparedRequest] = []
+        self.metadata: dict[str, Any] = {
+            "issuer": ISSUER,
+            "authorization_endpoint": f"{ISSUER}/authorize?tenant=1",
+            "token_endpoint": f"{ISSUER}/token",
+            "jwks_uri": f"{ISSUER}/jwks",
+            "userinfo_endpoint": f"{ISSUER}/userinfo",
+            "scopes_supported": ["openid", "offline_access"],
+        }
+        self.answers: dict[str, tuple[int, Any]] = {
+            "/tenant/.well-known/openid-configuration": (200, self.metadata),
+            "/tenant/jwks": (200, {"keys": [jwk()]}),
+            "/tenant/userinfo": (200, {"sub": "42", "preferred_username": "alice", "groups": ["staff"]}),
+        }
+        self.nonce = ""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        self.asked.append(request)
+        status, document = self.answers[urlsplit(request.url or "").path]
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        response = requests.Response()
+        response.status_code = status
+        response.raw = HTTPResponse(BytesIO(body), status=status, preload_content=False)
+        response.request = request
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def issue(self, id_token: str | None, **members: Any) -> None:
+        """Have the token endpoint answer with that."""
+        issued = {"access_token": "at", "refresh_token": "rt-1", "token_type": "Bearer", "id_token": id_token}
+        self.answers["/tenant/token"] = (200, {n: v for n, v in (issued | members).items() if v is not None})
+
+    def asked_for(self, path: str) -> int:
+        """How often a path was asked for."""
+        return sum(urlsplit(request.url or "").path == f"/tenant{path}" for request in self.asked)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = StandIn()
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda _session, url: made)
+    return made
+
+
+def make_provider(stand_in: StandIn, **changes: Any) -> OidcProvider:
+    settings = OpenIDConnect.model_validate({"type": "oidc", "issuer": ISSUER, "client_id": "gateway"} | changes)
+    provider = OidcProvider(
+        settings, client_secret="secret", callback_url=CALLBACK, groups=frozenset({"staff", "admins"})
+    )
+    query = dict(parse_qsl(urlsplit(provider.authorization_url(state="s", code_challenge=CHALLENGE)).query))
+    stand_in.nonce = query["nonce"]
+    return provider
+
+
+@pytest.fixture
+def provider(stand_in: StandIn) -> OidcProvider:
+    return make_provider(stand_in)
+
+
+def id_token(
+    stand_in: StandIn, *, key: Any = KEY, algorithm: str = "RS256", kid: str | None = "1", **changes: Any
+) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "sub": "42",
+        "aud": "gateway",
+        "exp": now + 60,
+        "iat": now,
+        "nonce": stand_in.nonce,
+        "preferred_username": "alice",
+        "groups": ["staff", "other"],
+    } | changes
+    headers = {} if kid is None else {"kid": kid}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(present, key, algorithm=algorithm, headers=headers)
+
+
+def finish(provider: OidcProvider) -> Any:
+    return provider.finish_login(code="code", code_verifier=VERIFIER)
+
+
+def test_the_browser_is_sent_to_the_discovered_endpoint_with_state_nonce_and_challenge(stand_in: StandIn) -> None:
+    provider = make_provider(stand_in, authorization_parameters={"prompt": "consent"})
+    url = provider.authorization_url(state="s", code_challenge=CHALLENGE)
+    assert url.startswith(f"{ISSUER}/authorize?tenant=1&")
+    query = dict(parse_qsl(urlsplit(url).query))
+    assert query.pop("nonce")
+    assert query == {
+        "tenant": "1",
+        "prompt": "consent",
+        "response_type": "code",
+        "client_id": "gateway",
+        "redirect_uri": CALLBACK,
+        "scope": "openid profile email offline_access",
+        "state": "s",
+        "code_challenge": CHALLENGE,
+        "code_challenge_method": "S256",
+    }
+    other = provider.authorization_url(state="s", code_challenge="other")
+    assert dict(parse_qsl(urlsplit(other).query))["nonce"] != stand_in.nonce
+
+
+def test_offline_access_is_asked_for_only_where_the_provider_offers_it(stand_in: StandIn) -> None:
+    del stand_in.metadata["scopes_supported"]
+    assert "offline_access" not in make_provider(stand_in).authorization_url(state="s", code_challenge="c")
+
+
+def test_a_valid_id_token_names_the_user_and_the_configured_groups(stand_in: StandIn, provider: OidcProvider) -> None:
+    stand_in.issue(id_token(stand_in))
+    login = finish(provider)
+    assert login.identity.subject == f"oidc:{ISSUER}#42"
+    assert login.identity.login == "alice"
+    assert login.identity.groups == {"staff"}
+    assert login.token == "rt-1"
+    assert stand_in.asked_for("/userinfo") == 0
+    sent = dict(parse_qsl(str(stand_in.asked[-2].body)))
+    assert (sent["code_verifier"], sent["redirect_uri"]) == (VERIFIER, CALLBACK)
+
+
+@pytest.mark.parametrize("changes", [{"aud": ["gateway"]}, {"aud": ["gateway", "api"], "azp": "gateway"}])
+def test_an_audience_may_be_a_list_where_the_authorized_party_is_us(
+    stand_in: StandIn, provider: OidcProvider, changes: dict[str, Any]
+) -> None:
+    stand_in.issue(id_token(stand_in, **changes))
+    assert finish(provider).identity.login == "alice"
+
+
+def hs256_with_public_key(stand_in: StandIn) -> str:
+    header = b64(json.dumps({"alg": "HS256", "kid": "1"}).encode())
+    signed = f"{header}.{id_token(stand_in).split('.')[1]}"
+    return f"{signed}.{b64(hmac.digest(json.dumps(jwk()).encode(), signed.encode(), 'sha256'))}"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        hs256_with_public_key,
+        lambda s: id_token(s, key="secret" * 8, algorithm="HS256"),
+        lambda s: id_token(s, key=None, algorithm="none"),
+        lambda s: id_token(s, key=OTHER_KEY),
+        lambda s: id_token(s, key=EC_KEY, algorithm="ES256"),
+        lambda s: id_token(s, kid="2"),
+        lambda s: id_token(s, iss="https://login.example.com/other"),
+        lambda s: id_token(s, iss=f"{ISSUER}/"),
+        lambda s: id_token(s, iss=None),
+        lambda s: id_token(s, aud="other"),
+        lambda s: id_token(s, aud=None),
+        lambda s: id_token(s, aud=[]),
+        lambda s: id_token(s, aud=["gateway", "api"]),
+        lambda s: id_token(s, aud=["gateway", "api"], azp="api"),
+        lambda s: id_token(s, azp="other"),
+        lambda s: id_token(s, exp=int(time.time()) - 60),
+        lambda s: id_token(s, exp=None),
+        lambda s: id_token(s, iat=int(time.time()) + 600),
+        lambda s: id_token(s, iat=None),
+        lambda s: id_token(s, nbf=int(time.time()) + 600),
+        lambda s: id_token(s, nonce="other"),
+        lambda s: id_token(s, nonce=None),
+        lambda s: id_token(s, nonce=["x"]),
+        lambda s: id_token(s, sub=None),
+        lambda s: id_token(s, sub=""),
+        lambda s: id_token(s, sub="x" * 300),
+        lambda s: id_token(s, sub="a\nb"),
+        lambda s: id_token(s)[:-4] + "AAAA",
+        lambda _: "nonsense",
+        lambda _: None,
+    ],
+)
+def test_an_id_token_that_is_wrong_in_any_way_logs_nobody_in(
+    stand_in: StandIn, provider: OidcProvider, make: Callable[[StandIn], str | None]
+) -> None:
+    stand_in.issue(make(stand_in))
+    with pytest.raises(LoginError):
+        finish(provider)
+
+
+def test_an_id_token_without_a_kid_is_verified_where_one_key_fits(stand_in: StandIn, provider: OidcProvider) -> None:
+    stand_in.issue(id_token(stand_in, kid=None))
+    assert finish(provider).identity.login == "alice"
+    stand_in.answers["/tenant/jwks"] = (200, {"keys": [jwk(), jwk(OTHER_KEY, "2")]})
+    with pytest.raises(LoginError):
+        finish(make_provider(stand_in))
+
+
+def test_rotated_keys_are_found_and_unknown_ones_do_not_have_the_set_fetched_each_time(
+    stand_in: StandIn, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("auth_service.idp.oidc.time.monotonic", lambda: now)
+    stand_in.issue(id_token(stand_in))
+    finish(provider)
+    rotated = {"keys": [{**ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True), "kid": "2"}]}
+    stand_in.answers["/tenant/jwks"] = (200, rotated)
+    stand_in.issue(id_token(stand_in, key=EC_KEY, algorithm="ES256", kid="2"))
+    with pytest.raises(LoginError):
+        finish(provider)
+    assert stand_in.asked_for("/jwks") == 1
+    now += 31
+    assert finish(provider).identity.login == "alice"
+    for number in range(5):
+        stand_in.issue(id_token(stand_in, kid=f"unknown-{number}"))
+        with pytest.raises(LoginError):
+            finish(provider)
+    assert stand_in.asked_for("/jwks") == 2
+    now += 3601
+    stand_in.answers["/tenant/jwks"] = (500, b"")
+    stand_in.issue(id_token(stand_in, key=EC_KEY, algorithm="ES256", kid="2"))
+    assert finish(provider).identity.login == "alice"  # the last good set stands in
+
+
+def test_missing_claims_are_asked_for_and_must_be_the_same_users(stand_in: StandIn, provider: OidcProvider) -> None:
+    stand_in.issue(id_token(stand_in, preferred_username=None, groups=None))
+    identity = finish(provider).identity
+    assert identity.login == "alice"
+    assert identity.groups == {"staff"}
+    assert stand_in.asked[-1].headers["Authorization"] == "Bearer at"
+    for userinfo in ({"sub": "43", "groups": ["admins"]}, {"groups": ["admins"]}, {"sub": 42}):
+        stand_in.answers["/tenant/userinfo"] = (200, userinfo)
+        with pytest.raises(LoginError):
+            finish(provider)
+    stand_in.answers["/tenant/userinfo"] = (401, {})
+    with pytest.raises(LoginError):
+        finish(provider)
+    stand_in.answers["/tenant/userinfo"] = (200, b"eyJ")
+    with pytest.raises(ServiceUnavailable):
+        finish(provider)
+
+
+@pytest.mark.parametrize(
+    ("claims", "login"),
+    [
+        ({"email": "a@example.com", "email_verified": True}, "a@example.com"),
+        ({"email": "a@example.com", "email_verified": False}, None),
+        ({"email": "a@example.com", "email_verified": "true"}, None),
+        ({"email": "a@example.com"}, None),
+        ({"email": "a@example.com\n", "email_verified": True}, None),
+        ({"email": ["a@example.com"], "email_verified": True}, None),
+        ({"email": "", "email_verified": True}, None),
+    ],
+)
+def test_an_unverified_address_is_no_name_and_nothing_that_a_user_chose_stands_in(
+    stand_in: StandIn, claims: dict[str, Any], login: str | None
+) -> None:
+    provider = make_provider(stand_in, username_claim="email")
+    stand_in.issue(id_token(stand_in, sub="boss@example.com", **claims))
+    identity = finish(provider).identity
+    assert identity.login == (login or f"oidc:{ISSUER}#boss@example.com")
+
+
+@pytest.mark.parametrize(
+    ("claim", "groups"),
+    [
+        (["staff", "admins"], {"staff", "admins"}),
+        ("staff", {"staff"}),
+        (["Staff", "staff ", "st", "staff,admins"], set()),
+        ([["staff"], {"staff": 1}, 7, None], set()),
+        ({"staff": True}, set()),
+        (7, set()),
+        ([], set()),
+    ],
+)
+def test_groups_are_matched_whole_and_letter_by_letter(
+    stand_in: StandIn, provider: OidcProvider, claim: Any, groups: set[str]
+) -> None:
+    stand_in.issue(id_token(stand_in, groups=claim))
+    assert finish(provider).identity.groups == groups
+
+
+def test_asking_again_uses_the_refresh_token_and_keeps_the_new_one(stand_in: StandIn, provider: OidcProvider) -> None:
+    stand_in.issue(id_token(stand_in, nonce=None, groups=["admins"]), refresh_token="rt-2")
+    login = provider.identify("rt-1")
+    assert login.token == "rt-2"
+    assert login.identity.groups == {"admins"}
+    assert dict(parse_qsl(str(stand_in.asked[-2].body))) == {"grant_type": "refresh_token", "refresh_token": "rt-1"}
+    stand_in.issue(None, refresh_token=None)
+    login = provider.identify("rt-1")
+    assert (login.token, login.identity.login) == ("rt-1", "alice")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((400, {"error": "invalid_grant"}), LoginError),
+        ((400, {"error": "invalid_client"}), ServiceUnavailable),
+        ((401, {"error": "invalid_client"}), ServiceUnavailable),
+        ((400, {"error": ["invalid_grant"]}), ServiceUnavailable),
+        ((400, b"nonsense"), ServiceUnavailable),
+        ((302, {}), ServiceUnavailable),
+        ((429, {}), ServiceUnavailable),
+        ((500, {"error": "invalid_grant"}), ServiceUnavailable),
+        ((200, b"nonsense"), ServiceUnavailable),
+        ((200, []), ServiceUnavailable),
+        ((200, b"[" * 100_000), ServiceUnavailable),
+        ((200, b" " * ((1 << 20) + 1)), ServiceUnavailable),
+    ],
+)
+def test_only_a_refusal_of_the_token_ends_a_login_and_everything_else_waits(
+    stand_in: StandIn, provider: OidcProvider, answer: tuple[int, Any], error: type[Exception]
+) -> None:
+    stand_in.answers["/tenant/token"] = answer
+    with pytest.raises(error):
+        provider.identify("rt-1")
+    with pytest.raises(error):
+        finish(provider)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"issuer": f"{ISSUER}/"},
+        {"issuer": "https://evil.example"},
+        {"authorization_endpoint": "http://login.example.com/authorize"},
+        {"token_endpoint": "http://127.0.0.1/token"},
+        {"token_endpoint": "javascript:alert(1)"},
+        {"token_endpoint": None},
+        {"jwks_uri": "file:///etc/passwd"},
+        {"userinfo_endpoint": "http://login.example.com/userinfo"},
+        {"userinfo_endpoint": 7},
+    ],
+)
+def test_a_discovery_document_of_another_issuer_or_with_an_unsafe_endpoint_is_refused(
+    stand_in: StandIn, changes: dict[str, Any]
+) -> None:
+    stand_in.metadata |= changes
+    with pytest.raises(ServiceUnavailable):
+        make_provider(stand_in)
+
+
+def test_discovery_is_tried_again_when_it_failed_and_remembered_when_it_did_not(stand_in: StandIn) -> None:
+    path = "/tenant/.well-known/openid-configuration"
+    good = stand_in.answers[path]
+    stand_in.answers[path] = (503, b"")
+    provider = OidcProvider(
+        OpenIDConnect(type="oidc", issuer=ISSUER, client_id="gateway"),
+        client_secret="secret",
+        callback_url=CALLBACK,
+        groups=frozenset(),
+    )
+    with pytest.raises(ServiceUnavailable):
+        provider.authorization_url(state="s", code_challenge="c")
+    stand_in.answers[path] = good
+    for _ in range(3):
+        provider.authorization_url(state="s", code_challenge="c")
+    assert stand_in.asked_for("/.well-known/openid-configuration") == 2
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_basic"),
+    [(None, True), (["client_secret_post"], False), (["client_secret_basic", "client_secret_post"], True), ("x", True)],
+)
+def test_the_secret_is_sent_as_the_provider_wants_it(stand_in: StandIn, methods: Any, is_basic: bool) -> None:
+    if methods is not None:
+        stand_in.metadata["token_endpoint_auth_methods_supported"] = methods
+    provider = make_provider(stand_in)
+    stand_in.issue(id_token(stand_in))
+    finish(provider)
+    sent = stand_in.asked[1]
+    assert ("Authorization" in sent.headers) is is_basic
+    assert ("client_secret=secret" in str(sent.body)) is not is_basic

@@ -1,0 +1,269 @@
+"""GitHub as identity provider: memberships, Enterprise Server, and every way in which it can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from auth_service import create_app
+from auth_service.settings import Credentials, Settings
+from auth_service.tokens import SigningKeys
+from local import github
+
+from .conftest import World
+
+CREDENTIALS = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
+Reconfigure = Callable[..., None]
+
+
+@pytest.fixture
+def reconfigure(world: World, settings: Settings, tmp_path: Path) -> Reconfigure:
+    """Restart the service with other settings on the same state."""
+
+    def apply(**changes: Any) -> None:
+        changed = Settings.model_validate({**settings.model_dump(), **changes})
+        keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
+        browser = world.browser
+        world.app = create_app(changed, CREDENTIALS, world.store, keys)
+        world.browser = world.new_browser()
+        world.browser._cookies = browser._cookies
+
+    return apply
+
+
+def log_in(world: World, login: str = "hubot", **parameters: str) -> tuple[str, dict[str, Any]]:
+    client_id = world.register()["client_id"]
+    return client_id, world.redeem(client_id, world.obtain_code(client_id, login=login, **parameters)).get_json()
+
+
+def refresh(world: World, client_id: str, issued: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    response = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    return response.status_code, response.get_json()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "admitted"),
+    [
+        ({"users": ["hubot"]}, {"hubot"}),
+        ({"users": ["HuBot"]}, {"hubot"}),
+        ({"organizations": ["acme"]}, {"octocat", "hubot"}),
+        ({"organizations": ["ACME"]}, {"octocat", "hubot"}),
+        ({"teams": ["acme/platform"]}, {"octocat"}),
+        ({"teams": ["Acme/Platform"]}, {"octocat"}),
+        ({"teams": ["acme/other"]}, set()),
+        ({"teams": ["other/platform"]}, set()),
+        ({"organizations": ["acm"]}, set()),
+        ({"users": ["stranger"], "teams": ["acme/platform"]}, {"octocat", "stranger"}),
+        ({}, set()),
+    ],
+)
+def test_exactly_those_on_a_list_come_in(
+    world: World, reconfigure: Reconfigure, allowed: dict[str, list[str]], admitted: set[str]
+) -> None:
+    reconfigure(allowed=allowed)
+    came_in = set()
+    for login in ("octocat", "hubot", "stranger"):
+        world.browser = world.new_browser()
+        approved = world.decide(world.authorize(world.register()["client_id"]))
+        if world.follow(world.log_in(approved, login)).status_code == 303:
+            came_in.add(login)
+    assert came_in == admitted
+
+
+def test_a_team_member_is_out_at_the_next_refresh_after_leaving_the_team(
+    world: World, reconfigure: Reconfigure
+) -> None:
+    reconfigure(allowed={"teams": ["acme/platform"]})
+    client_id, issued = log_in(world, "octocat")
+    status, issued = refresh(world, client_id, issued)
+    assert status == 200
+    world.stand_in.users[:] = [replace(user, teams=()) for user in world.stand_in.users]
+    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+
+
+def test_a_pending_invitation_is_no_membership(world: World, reconfigure: Reconfigure) -> None:
+    reconfigure(allowed={"organizations": ["acme"]})
+    world.stand_in.faults["/user/memberships/orgs/acme"] = github.Fault(200, '{"state": "pending"}')
+    approved = world.decide(world.authorize(world.register()["client_id"]))
+    assert world.follow(world.log_in(approved, "hubot")).status_code == 403
+
+
+def test_a_servers_own_list_replaces_the_gateways(world: World, settings: Settings, reconfigure: Reconfigure) -> None:
+    resources = settings.model_dump()["resources"]
+    resources["fetch"]["allowed"] = {"organizations": ["acme"]}
+    reconfigure(allowed={"users": ["stranger"]}, resources=resources)
+    fetch = "https://fetch.example.com/mcp"
+    assert "access_token" in log_in(world, "hubot", resource=fetch)[1]
+    world.browser = world.new_browser()
+    assert "access_token" in log_in(world, "stranger")[1]
+    for login, resource in (("hubot", "https://time.example.com/mcp"), ("stranger", fetch)):
+        world.browser = world.new_browser()
+        approved = world.decide(world.authorize(world.register()["client_id"], resource=resource))
+        assert world.follow(world.log_in(approved, login)).status_code == 403
+
+
+def test_a_list_that_changes_from_users_to_organizations_keeps_the_logins_of_members(
+    world: World, settings: Settings, reconfigure: Reconfigure
+) -> None:
+    resources = settings.model_dump()["resources"]
+    resources["fetch"]["allowed"] = {"organizations": ["acme"]}  # so that logins may read memberships at all
+    reconfigure(allowed={"users": ["hubot", "stranger"]}, resources=resources)
+    member, of_member = log_in(world, "hubot")
+    world.browser = world.new_browser()
+    stranger, of_stranger = log_in(world, "stranger")
+    reconfigure(allowed={"organizations": ["acme"]}, resources=resources)
+    assert refresh(world, member, of_member)[0] == 200
+    assert refresh(world, stranger, of_stranger)[1]["error"] == "invalid_grant"
+
+
+def test_a_login_that_may_not_read_memberships_has_to_be_repeated_once_those_count(
+    world: World, reconfigure: Reconfigure
+) -> None:
+    reconfigure(allowed={"users": ["hubot"]})
+    client_id, issued = log_in(world, "hubot")
+    reconfigure(allowed={"organizations": ["acme"]})
+    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+    assert "access_token" in log_in(world, "hubot")[1]
+
+
+def test_a_user_on_the_list_refreshes_while_github_is_down(world: World) -> None:
+    client_id, issued = log_in(world, "octocat")
+    world.stand_in.faults["/user"] = github.Fault()
+    assert refresh(world, client_id, issued)[0] == 200
+
+
+def test_a_user_taken_off_the_list_is_out_at_the_next_refresh(world: World, reconfigure: Reconfigure) -> None:
+    client_id, issued = log_in(world, "octocat")
+    reconfigure(allowed={"users": ["hubot"]})
+    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+
+
+def test_a_login_name_taken_over_by_another_account_opens_nothing(world: World) -> None:
+    log_in(world, "octocat")
+    world.stand_in.users[:] = [github.User("octocat", 31337), github.User("renamed", 583231)]
+    world.browser = world.new_browser()
+    approved = world.decide(world.authorize(world.register()["client_id"]))
+    assert world.follow(world.log_in(approved, "octocat")).status_code == 403
+    world.browser = world.new_browser()
+    assert "access_token" in log_in(world, "renamed")[1]
+
+
+FAULTS = [
+    github.Fault(500, "oops"),
+    github.Fault(502, "<html>"),
+    github.Fault(429, "{}", {"Retry-After": "60"}),
+    github.Fault(403, "{}", {"X-RateLimit-Remaining": "0"}),
+    github.Fault(302, "", {"Location": "https://evil.example/"}),
+    github.Fault(200, "not json"),
+    github.Fault(200, "[]"),
+    github.Fault(200, "null"),
+    github.Fault(200, '"text"'),
+    github.Fault(200, "[" * 100_000),
+    github.Fault(200, " " * ((1 << 20) + 1)),
+    github.Fault(200, ""),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("path", ["/login/oauth/access_token", "/user", "/user/memberships/orgs/acme"])
+def test_a_failing_github_grants_nothing_and_says_so_and_recovers(
+    world: World, reconfigure: Reconfigure, path: str, fault: github.Fault
+) -> None:
+    reconfigure(allowed={"organizations": ["acme"]})
+    client_id = world.register()["client_id"]
+    callback = world.log_in(world.decide(world.authorize(client_id)), "hubot")
+    world.stand_in.faults[path] = fault
+    response = world.follow(callback)
+    assert (response.status_code, response.mimetype) == (503, "text/html")
+    assert "Location" not in response.headers
+    world.stand_in.faults.clear()
+    code = world.obtain_code(client_id, login="hubot")
+    issued = world.redeem(client_id, code).get_json()
+    if path != "/login/oauth/access_token":
+        world.stand_in.faults[path] = fault
+        assert refresh(world, client_id, issued)[0] == 503
+        world.stand_in.faults.clear()
+    assert refresh(world, client_id, issued)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        '{"id": 583231}',
+        '{"login": "octocat"}',
+        '{"id": "583231", "login": "octocat"}',
+        '{"id": true, "login": "octocat"}',
+        '{"id": 0, "login": "octocat"}',
+        '{"id": -1, "login": "octocat"}',
+        '{"id": 583231, "login": null}',
+        '{"id": 583231, "login": "octo/../cat"}',
+        '{"id": 583231, "login": "octocat\\n"}',
+        '{"id": 583231.5, "login": "octocat"}',
+    ],
+)
+def test_a_user_without_a_sound_id_and_login_is_nobody(world: World, user: str) -> None:
+    callback = world.log_in(world.decide(world.authorize(world.register()["client_id"])))
+    world.stand_in.faults["/user"] = github.Fault(200, user)
+    assert world.follow(callback).status_code == 503
+
+
+def test_a_revoked_upstream_token_ends_the_login_of_a_member(world: World, reconfigure: Reconfigure) -> None:
+    reconfigure(allowed={"organizations": ["acme"]})
+    client_id, issued = log_in(world, "hubot")
+    world.stand_in.faults["/user"] = github.Fault(401, '{"message": "Bad credentials"}')
+    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("error", [requests.ReadTimeout, requests.ConnectTimeout, requests.ConnectionError])
+def test_a_github_that_does_not_answer_in_time_grants_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    callback = world.log_in(world.decide(world.authorize(world.register()["client_id"])))
+    timeouts = []
+
+    def fail(_adapter: Any, _request: Any, **options: Any) -> requests.Response:
+        timeouts.append(options["timeout"])
+        raise error
+
+    adapter = requests.Session().get_adapter("https://github.example.net")
+    monkeypatch.setattr(type(adapter), "send", fail)
+    assert world.follow(callback).status_code == 503
+    assert all(timeout is not None and max(timeout) <= 10 for timeout in timeouts)
+
+
+def test_an_enterprise_server_is_asked_below_its_own_urls(
+    world: World, reconfigure: Reconfigure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, api_url = "https://ghe.example.net", "https://ghe.example.net/api/v3"
+    provider = {"type": "github", "client_id": "app", "url": url, "api_url": api_url}
+    reconfigure(identity_provider=provider, allowed={"teams": ["acme/platform"]})
+    adapter = requests.Session().get_adapter(url)
+    asked: list[str] = []
+    send = type(adapter).send
+
+    def record(self: Any, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        asked.append(str(request.url))
+        request.url = str(request.url).replace("/api/v3", "")
+        return send(self, request, **options)
+
+    monkeypatch.setattr(type(adapter), "send", record)
+    monkeypatch.setattr("tests.flows.conftest.GITHUB", url)
+    client_id = world.register()["client_id"]
+    approved = world.decide(world.authorize(client_id))
+    assert approved.location.startswith(f"{url}/login/oauth/authorize?")
+    callback = (
+        github.create_app(world.stand_in)
+        .test_client()
+        .post(approved.location.removeprefix(url), data={"login": "octocat"})
+    )
+    assert world.follow(callback.location).status_code == 303
+    assert asked == [
+        f"{url}/login/oauth/access_token",
+        f"{api_url}/user",
+        f"{api_url}/orgs/acme/teams/platform/memberships/octocat",
+    ]
