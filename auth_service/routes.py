@@ -13,25 +13,22 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from auth_service.protocol import metadata
-from auth_service.settings import Settings
+from auth_service.settings import RateLimit, Settings
 from auth_service.verify import PATH_PREFIX
 
 AUTH_SERVICE: Final = "mcp.auth-service"
-AUTHORIZATION_PATHS: Final = (
-    "/authorize",
-    "/consent",
-    "/callback",
-    "/account",
-    "/token",
-    "/register",
-    "/revoke",
-    "/introspect",
-    "/jwks",
-    "/style.css",
-)
+AUTHORIZATION_PATHS: Final = {
+    "registration": ("/register",),
+    "authorization": ("/authorize", "/consent", "/callback", "/account"),
+    "token": ("/token", "/revoke", "/introspect"),
+    "metadata": ("/jwks", "/style.css"),
+}
+"""The authorization server's public paths, by the rate limit that they share."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 HSTS_SECONDS: Final = 365 * 24 * 3600
 MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
+IPV6_SUBNET: Final = 64
+"""What one customer of an internet provider holds at least."""
 
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 
@@ -43,6 +40,8 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     if settings.instances:
         services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
     middlewares: dict[str, Any] = {"mcp.cors": {"headers": _CORS}}
+    for group in AUTHORIZATION_PATHS:
+        middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
     common: list[str] = []
     if settings.router.tls:
         middlewares["mcp.hsts"] = {"headers": {"stsSeconds": HSTS_SECONDS, "forceSTSHeader": True}}
@@ -66,26 +65,32 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     hosts = {issuer.hostname or ""} | {
         urlsplit(resource.url).hostname or "" for resource in settings.resources.values()
     }
-    routers["mcp.metadata"] = router(
+    routers["mcp.discovery"] = router(
         f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
         AUTH_SERVICE,
         priority=_METADATA_PRIORITY,
-        through=[],
+        through=["mcp.metadata-rate"],
     )
-    paths = _any("Path", [issuer.path + path for path in AUTHORIZATION_PATHS])
-    routers["mcp.authorization"] = router(
-        f"Host(`{issuer.hostname}`) && ({paths} || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`))",
-        AUTH_SERVICE,
-        priority=_AUTHORIZATION_PRIORITY,
-        through=[],
-    )
+    for group, paths in AUTHORIZATION_PATHS.items():
+        rule = _any("Path", [issuer.path + path for path in paths])
+        if group == "registration":
+            rule += f" || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`)"
+        routers[f"mcp.{group}"] = router(
+            f"Host(`{issuer.hostname}`) && ({rule})",
+            AUTH_SERVICE,
+            priority=_AUTHORIZATION_PRIORITY,
+            through=[f"mcp.{group}-rate"],
+        )
     locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
     for name, resource in settings.resources.items():
         url = urlsplit(resource.url)
         host = f"Host(`{url.hostname}`)"
         documents = [path for (_, path), owner in locations.items() if owner == name]
         routers[f"mcp-{name}.metadata"] = router(
-            f"{host} && ({_any('Path', documents)})", AUTH_SERVICE, priority=_METADATA_PRIORITY, through=[]
+            f"{host} && ({_any('Path', documents)})",
+            AUTH_SERVICE,
+            priority=_METADATA_PRIORITY,
+            through=["mcp.metadata-rate"],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
         through = ["mcp.cors", f"mcp-{name}.auth"]
@@ -141,6 +146,19 @@ def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
         # Authorization: the user's token goes no further.
         "authResponseHeaders": ["Authorization", *IDENTITY_HEADERS],
         "maxResponseBodySize": MAX_VERIFY_BODY_BYTES,
+    }
+
+
+def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
+    # Behind other proxies the client is the last address that these have not written about themselves. Else it is the
+    # connection's, and what a client claims counts for nothing.
+    proxies = settings.router.trusted_proxies
+    source = {"excludedIPs": list(proxies)} if proxies else {"ipv6Subnet": IPV6_SUBNET}
+    return {
+        "average": limit.average,
+        "period": f"{limit.period}s",
+        "burst": limit.burst,
+        "sourceCriterion": {"ipStrategy": source},
     }
 
 

@@ -73,6 +73,10 @@ def _parse_issuer(value: str) -> str:
     return value
 
 
+def _parse_network(value: str) -> str:
+    return str(ipaddress.ip_network(value))
+
+
 BaseUrl = Annotated[str, AfterValidator(_parse_base_url)]
 PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
 IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
@@ -80,6 +84,7 @@ ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])
 # What a bridge puts before the ids of its sessions, followed by a dot.
 ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
+Network = Annotated[str, AfterValidator(_parse_network)]
 Seconds = Annotated[int, Field(gt=0)]
 
 
@@ -169,6 +174,27 @@ class Lifetimes(_Model):
     )
 
 
+class RateLimit(_Model):
+    """How often one address (one /64 in IPv6) may ask for something; Traefik answers 429 beyond it."""
+
+    average: Annotated[int, Field(ge=1)] = Field(description="Requests per period, for as long as it likes.")
+    period: Seconds = Field(default=1, description="In seconds.")
+    burst: Annotated[int, Field(ge=1)] = Field(description="Requests at once.")
+
+
+class RateLimits(_Model):
+    """Rate limits of the public endpoints. Users of one hosted client share its addresses."""
+
+    registration: RateLimit = RateLimit(average=1, burst=30)
+    authorization: RateLimit = Field(
+        default=RateLimit(average=5, burst=100), description="The pages of a login, which is three requests or more."
+    )
+    token: RateLimit = Field(
+        default=RateLimit(average=50, burst=200), description="The token, revocation and introspection endpoints."
+    )
+    metadata: RateLimit = Field(default=RateLimit(average=50, burst=200), description="Discovery documents and keys.")
+
+
 class Limits(_Model):
     """What one address, client or user may have."""
 
@@ -181,6 +207,10 @@ class Limits(_Model):
     grants_per_client: Annotated[int, Field(ge=1)] = Field(
         default=50, description="Live grants of one user for one client; the least recently used go first."
     )
+    token_requests_per_minute: Annotated[int, Field(ge=1)] = Field(
+        default=120, description="Token requests in the name of one client from one address."
+    )
+    rates: RateLimits = RateLimits()
 
 
 class ClientDocuments(_Model):
@@ -198,6 +228,12 @@ class Router(_Model):
     entry_points: tuple[str, ...] = Field(min_length=1, strict=False)
     tls: bool = False
     certificate_resolver: str | None = None
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Addresses or networks of the proxies in front of Traefik, as in the `forwardedHeaders.trustedIPs` "
+        "of its entry points: a client's address is then the last one that they saw.",
+    )
 
 
 class Scope(_Model):

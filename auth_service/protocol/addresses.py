@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 # IANA's special-purpose registries, and what cloud providers serve secrets at although it looks public.
 _SPECIAL_IPV4 = [
@@ -62,3 +63,18 @@ def quota_key(address: str) -> str:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
     return str(parsed)
+
+
+def last_outside(forwarded_for: str, proxies: Sequence[str]) -> str | None:
+    """Return the last address of an `X-Forwarded-For` header that is not one of the proxies.
+
+    Those to the right of it were written by proxies, those to its left by whoever liked. Raises ValueError for an entry
+    that is no address before one is found.
+    """
+    networks = [ipaddress.ip_network(proxy) for proxy in proxies]
+    for entry in reversed(forwarded_for.split(",")):
+        if text := entry.strip():
+            address = ipaddress.ip_address(text)
+            if not any(address in network for network in networks):
+                return text
+    return None

@@ -70,11 +70,14 @@ def form_parameters() -> dict[str, str]:
 def client_address() -> str:
     """Return the network address that the request came from, for counting it.
 
-    Traefik sets `X-Real-Ip` from the connection and removes what the client sent of that name. A value that is no
-    single address was not set by it: then the peer is counted, which all who try that share.
+    Traefik sets `X-Real-Ip` from the connection and removes what the client sent of that name; where the settings name
+    proxies in front of Traefik, it is the last address that these saw. A value that is no single address was set by
+    nobody we trust: then the peer is counted, which all who try that share.
     """
+    proxies = gateway().settings.router.trusted_proxies
+    forwarded = request.headers.get("X-Forwarded-For", "") if proxies else ""
     try:
-        return addresses.quota_key(request.headers.get("X-Real-Ip", ""))
+        return addresses.quota_key(addresses.last_outside(forwarded, proxies) or request.headers.get("X-Real-Ip", ""))
     except ValueError:
         return request.remote_addr or ""
 

@@ -8,7 +8,7 @@ from auth_service.errors import OAuthError
 from auth_service.grants import FormRequest
 from auth_service.tokens import InvalidTokenError, verify_access_token
 
-from . import allow_any_origin, form_parameters, gateway, note
+from . import allow_any_origin, client_address, form_parameters, gateway, note
 
 blueprint = Blueprint("token", __name__)
 blueprint.after_request(allow_any_origin)
@@ -25,6 +25,7 @@ def _forbid_storing(response: Response) -> Response:
 def token() -> Response:
     """Redeem a code or a refresh token (RFC 6749 §3.2)."""
     form = _parse_form()
+    _count(form)
     if "grant_type" not in form.form:
         raise OAuthError("invalid_request", "grant_type is missing")
     return jsonify(gateway().server.create_token_response(form))
@@ -60,6 +61,14 @@ def _parse_form() -> FormRequest:
     return FormRequest(
         f"{gateway().settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
     )
+
+
+def _count(form: FormRequest) -> None:
+    """Raise TooManyRequests if this client asks too often from this address: others there have their own count."""
+    basic = request.authorization.username if request.authorization else None
+    holder = f"{client_address()} {form.form.get('client_id', basic)}"
+    limit = gateway().settings.limits.token_requests_per_minute
+    gateway().store.ephemeral.take("token", holder, limit=limit, window=60)
 
 
 def _find_sid(unverified_token: str) -> str | None:

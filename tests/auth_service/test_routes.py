@@ -94,6 +94,31 @@ def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
     assert http["services"]["mcp-time.a.only"]["loadBalancer"]["servers"] == [{"url": "http://10.0.0.1:9001"}]
 
 
+def test_every_public_router_has_a_rate_limit() -> None:
+    http = configuration()
+    for name, router in http["routers"].items():
+        limited = any("rateLimit" in http["middlewares"][each] for each in router["middlewares"])
+        assert limited == (router["service"] == "mcp.auth-service"), name
+
+
+def test_registering_is_limited_tightly_and_tokens_generously() -> None:
+    middlewares = configuration()["middlewares"]
+    registration, token = (middlewares[f"mcp.{group}-rate"]["rateLimit"] for group in ("registration", "token"))
+    assert registration["average"] < token["average"]
+    assert registration["burst"] < token["burst"]
+
+
+def test_rates_are_counted_by_the_address_that_can_be_believed() -> None:
+    def source(**router: Any) -> dict[str, Any]:
+        router = {"entry_points": ["web"], **router}
+        limit = configuration(router=router)["middlewares"]["mcp.token-rate"]["rateLimit"]
+        strategy: dict[str, Any] = limit["sourceCriterion"]["ipStrategy"]
+        return strategy
+
+    assert source() == {"ipv6Subnet": 64}
+    assert source(trusted_proxies=["10.0.0.0/8"]) == {"excludedIPs": ["10.0.0.0/8"]}
+
+
 def test_the_pages_are_balanced_over_the_live_instances() -> None:
     instances = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
     balancer = configuration(instances=instances)["services"]["mcp.auth-service"]["loadBalancer"]

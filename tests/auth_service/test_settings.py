@@ -85,6 +85,9 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
     ("path", "value", "named"),
     [
         ("isuer", "https://mcp.example.com", "isuer: Extra inputs are not permitted"),
+        ("router.trusted_proxies", ["10.0.0.1/8"], "router.trusted_proxies.0: 10.0.0.1/8 has host bits set"),
+        ("limits.rates", {"token": {"average": 0, "burst": 1}}, "limits.rates.token.average: "),
+        ("limits.rates", {"tokens": {"average": 1, "burst": 1}}, "limits.rates.tokens: Extra inputs"),
         ("identity_provider.secret", "x", "identity_provider.secret: Extra inputs"),
         ("resources.time.backend", "x", "resources.time.backend: Extra inputs"),
         ("workers", "2", "workers: Input should be a valid integer"),

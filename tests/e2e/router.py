@@ -1,0 +1,131 @@
+"""The real Traefik with our routes, in front of backends that only say who they are."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from auth_service.routes import dynamic_configuration
+from auth_service.settings import Settings
+from local.options import require_program
+from tests.e2e.conftest import free_port
+
+WAIT_SECONDS = 20
+
+
+class Backend:
+    """An HTTP server that says who it is; one that takes part in a round can be killed and come back."""
+
+    def __init__(self, answers: dict[str, str], *, name: str, port: int = 0) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = answers.get(self.path, name).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                """Tests say what they need to."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Router:
+    """Traefik in front of one resource, `/mcp`. The authorization server is a backend that lets everything pass."""
+
+    def __init__(
+        self,
+        folder: Path,
+        resource: dict[str, Any],
+        *,
+        settings: dict[str, Any] | None = None,
+        trusted_proxies: list[str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        url = f"http://localhost:{self.port}"
+        answers: dict[str, str] = {}
+        self._auth = Backend(answers, name="auth")
+        document = {
+            "issuer": url,
+            "identity_provider": {"type": "github", "client_id": "x"},
+            "redis_url": "unix:///unused",
+            "state_directory": "/unused",
+            "internal_url": self._auth.url,
+            "router": {"entry_points": ["web"], "trusted_proxies": trusted_proxies or []},
+            "resources": {"time": {"url": f"{url}/mcp", **resource}},
+            **(settings or {}),
+        }
+        answers["/routes"] = json.dumps(dynamic_configuration(Settings.model_validate(document)))
+        entry_point: dict[str, Any] = {"address": f"127.0.0.1:{self.port}"}
+        if trusted_proxies:
+            entry_point["forwardedHeaders"] = {"trustedIPs": trusted_proxies}
+        static = {
+            "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+            "entryPoints": {"web": entry_point},
+            "providers": {"http": {"endpoint": f"{self._auth.url}/routes", "pollInterval": "1s"}},
+        }
+        configuration = folder / "traefik.json"
+        configuration.write_text(json.dumps(static))
+        program = require_program("traefik", needed_by="this test")
+        self._log = (folder / "traefik.log").open("w+")
+        self._process = subprocess.Popen([program, f"--configFile={configuration}"], stdout=self._log, stderr=self._log)
+
+    def get(self, path: str, headers: dict[str, str] | None = None, *, address: str = "127.0.0.1") -> requests.Response:
+        """Ask from an address of one's choice."""
+        with requests.Session() as client:
+            client.mount("http://", _From(address))
+            return client.get(
+                f"http://127.0.0.1:{self.port}{path}", headers={"Host": "localhost", **(headers or {})}, timeout=5
+            )
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds; while it raises ConnectionError it does not."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(requests.ConnectionError):
+                if condition():
+                    return
+            time.sleep(0.05)
+        self._log.seek(0)
+        raise AssertionError(f"it never came true\n{self._log.read()[-3000:]}")
+
+    def stop(self) -> None:
+        """End Traefik and what it asks."""
+        self._process.terminate()
+        self._process.wait(10)
+        self._log.close()
+        self._auth.stop()
+
+
+class _From(HTTPAdapter):
+    """Connects from an address of one's choice."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, source_address=(self._address, 0), **options)
