@@ -35,16 +35,23 @@ let
   optionsOf =
     server: replica:
     [
+      "--isolation=${server.isolation}"
+      "--warm-spares=${toString server.warmSpares}"
+      "--server-era=${server.era}"
+      "--log-level=${server.logLevel}"
       "--call-timeout=${toString server.timeouts.call}"
       "--call-timeout-total=${toString server.timeouts.callTotal}"
+      "--input-timeout=${toString server.timeouts.input}"
       "--idle-timeout=${toString server.timeouts.idle}"
       "--stop-timeout=${toString server.timeouts.stop}"
       "--drain-timeout=${toString server.timeouts.drain}"
       "--max-message-bytes=${toString server.limits.messageBytes}"
       "--max-sessions=${toString server.limits.sessions}"
       "--max-sessions-per-user=${toString server.limits.sessionsPerUser}"
+      "--max-calls=${toString server.limits.calls}"
       "--max-connections=${toString server.limits.connections}"
     ]
+    ++ lib.optional (server.startsAtOnce != null) "--starts-at-once=${toString server.startsAtOnce}"
     ++ lib.optional (lib.length (topology.replicasOf server) > 1) "--replica=${replica.name}";
 
   isHome = path: lib.any (home: lib.hasPrefix home path) [

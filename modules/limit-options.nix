@@ -19,6 +19,61 @@ let
 in
 {
   options = {
+    isolation = mkOption {
+      type = types.enum [
+        "per-session"
+        "per-user"
+        "shared"
+      ];
+      default = "per-session";
+      example = "shared";
+      description = ''
+        Which sessions share a process of the server: none, those of one user, or all. `shared` is for servers that keep
+        nothing from one caller to the next.
+      '';
+    };
+
+    warmSpares = mkOption {
+      type = types.ints.unsigned;
+      default = 0;
+      example = 1;
+      description = "Processes kept started ahead of need, so that a session does not wait for one.";
+    };
+
+    startsAtOnce = mkOption {
+      type = types.nullOr types.ints.positive;
+      default = null;
+      example = 2;
+      description = "How many processes start side by side; one per core where null.";
+    };
+
+    era = mkOption {
+      type = types.enum [
+        "auto"
+        "legacy"
+        "modern"
+        "dual"
+      ];
+      default = "auto";
+      example = "legacy";
+      description = ''
+        Which MCP the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `dual` both. `auto` asks it
+        once. Clients of either are served whatever it is.
+      '';
+    };
+
+    logLevel = mkOption {
+      type = types.enum [
+        "debug"
+        "info"
+        "warning"
+        "error"
+      ];
+      default = "info";
+      example = "debug";
+      description = "What the bridge writes to the journal. What the server writes to standard error counts as `info`.";
+    };
+
     replicas = count 1 2 ''
       Bridges on each host that runs it. A session stays on its bridge; all else is spread over those that live.
       Only for servers that can run more than once beside each other.
@@ -27,6 +82,7 @@ in
     timeouts = {
       call = seconds 300 "A call that neither ends nor makes progress fails after this.";
       callTotal = seconds 3600 "A call fails after this even if it makes progress.";
+      input = seconds 600 "A call that asked its user for something waits for the answer so long.";
       idle = seconds 1800 "A session without call or open stream ends after this.";
       stop = seconds 6 "From closing the server's input until it is killed, with SIGTERM in between.";
       drain = seconds 10 "When the unit stops, running calls may finish within this.";
@@ -36,6 +92,7 @@ in
       messageBytes = count (16 * 1024 * 1024) (1024 * 1024) "Largest message in either direction.";
       sessions = count 100 500 "Sessions in all.";
       sessionsPerUser = count 20 5 "Sessions of one user.";
+      calls = count 10000 1000 "Unanswered calls of one process.";
       connections = count 4096 1024 "Open connections.";
 
       memory = mkOption {

@@ -59,12 +59,20 @@ in
     systemd.services.mcp-gateway-logs = lib.mkIf cfg.logFiles.enable {
       description = "Log files of the MCP OAuth gateway";
       wantedBy = [ "multi-user.target" ];
+      # journalctl finds no journal that begins after it.
+      wants = [ "systemd-journald@${toString namespace}.service" ];
+      after = [ "systemd-journald@${toString namespace}.service" ];
+      startLimitIntervalSec = 0;
       serviceConfig =
+        # What it says itself must not come back to it.
         removeAttrs (hardening.unit cfg) [ "LogNamespace" ]
+        # journalctl wants to know of which boot an entry is.
+        // hardening.relaxations.proc.serviceConfig
         // hardening.restart
         // {
           # The cursor makes it go on where it stopped.
           ExecStart = "${lib.getExe' pkgs.systemd "journalctl"} --namespace=${toString namespace} --follow --lines=all --output=short-iso-precise --cursor-file=%S/mcp-gateway-logs/cursor";
+          StandardError = "journal";
           StandardOutput = "append:/var/log/mcp-oauth-gateway/gateway.log";
           DynamicUser = true;
           SupplementaryGroups = [ "systemd-journal" ];

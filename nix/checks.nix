@@ -155,8 +155,11 @@ let
       skipTypeCheck = true;
       testScript = builtins.readFile (scenarios + "/${script}.py");
     };
-  # Each scenario has a script of its name.
-  vmTests = lib.mapAttrs (name: _: mkTest name name) (cases scenarios);
+  # Each scenario has a script of its name; other scripts are for the first one.
+  vmTests = lib.mapAttrs (name: _: mkTest name name) (cases scenarios) // {
+    hardening = mkTest "hardening" "full_flow";
+    operating = mkTest "operating" "full_flow";
+  };
 in
 {
   inherit
@@ -168,7 +171,5 @@ in
     ;
   everything-server = pkgs.callPackage ./packages/mcp-server-everything { };
   tmux-server = pkgs.callPackage ./packages/tmux-mcp.nix { };
-  # A second script for the same machine.
-  vm-hardening = mkTest "hardening" "full_flow";
 }
 // lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") vmTests

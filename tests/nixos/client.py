@@ -51,6 +51,10 @@ def main() -> int:
     for command in (stream, call):
         command.add_argument("--session-file", type=Path, help="as `open` prints it; else a session for this call")
 
+    page = steps.add_parser("page", help="print what a URL answers; fails where it has nothing for us")
+    page.set_defaults(run=_page)
+    page.add_argument("url")
+
     listen = steps.add_parser("listen", help="accept connections at every address")
     listen.set_defaults(run=_listen)
     listen.add_argument("port", type=int)
@@ -108,6 +112,12 @@ def _call(options: argparse.Namespace) -> bool:
     if options.session_file is None:
         requests.delete(session.resource, headers=session.headers, timeout=TIMEOUT).raise_for_status()
     return False
+
+
+def _page(options: argparse.Namespace) -> bool:
+    answer = requests.get(options.url, timeout=TIMEOUT)
+    sys.stdout.write(answer.text)
+    return not answer.ok
 
 
 def _listen(options: argparse.Namespace) -> bool:

@@ -16,6 +16,8 @@
       apiUrl = "https://github.example.com";
       allowedUsers = [ "octocat" ];
     };
+    logFiles.enable = true;
+    metrics.enable = true;
     servers.time.command = [
       (lib.getExe pkgs.mcp-server-time)
       "--local-timezone=UTC"

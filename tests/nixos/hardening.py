@@ -5,11 +5,14 @@ if TYPE_CHECKING:
     from tests.systemd.driver import machine, start_all, subtest
 
 start_all()
+machine.wait_for_unit("mcp-auth-service.service")
 LARGEST_EXPOSURE = 15  # tenths, as `systemd-analyze security --threshold` counts
 
 for unit in (
     "mcp-auth-service",
     "mcp-bridge-time",
+    "mcp-gateway-health",
+    "mcp-gateway-logs",
     "mcp-identity-time",
     "mcp-oauth-gateway-master-key",
 ):

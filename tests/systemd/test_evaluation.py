@@ -137,7 +137,16 @@ def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
     for system in ("x86_64-linux", "aarch64-linux"):
         checks = outputs["checks"][system]
         scripts = {f"vm-{path.stem}" for path in (CHECKOUT / "tests/nixos").glob("*.py") if path.stem in SCENARIOS}
-        assert {"package", "tests", "formatting", "options", "evaluation", "vm-hardening", *scripts} <= checks.keys()
+        assert {
+            "package",
+            "tests",
+            "formatting",
+            "options",
+            "evaluation",
+            "vm-hardening",
+            "vm-operating",
+            *scripts,
+        } <= checks.keys()
         assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"
         assert outputs["packages"][system].keys() >= {"default", "mcp-server-everything", "tmux-mcp"}
         assert outputs["apps"][system].keys() == {"local"}
@@ -180,7 +189,7 @@ def test_the_bridge_accepts_the_command_line_of_every_case(name: str) -> None:
             (command,) = (line for line in lines if line.startswith("ExecStart="))
             own, _, server = command.partition(" -- ")
             assert server
-            arguments = [part.replace("%d", "/run/credentials") for part in own.split()[1:] if "--replica" not in part]
+            arguments = [part.replace("%d", "/run/credentials") for part in own.split()[1:]]
             assert parse_options([*arguments, "--", "/bin/true"], {}).identity_key is not None
 
 

@@ -77,6 +77,12 @@ def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str,
 
 @needs_container
 @pytest.mark.timeout(900)
+def test_an_operator_sees_how_it_is_and_no_secret(one_host: dict[str, Machine]) -> None:
+    run_script(SCENARIOS / "operating.py", one_host)
+
+
+@needs_container
+@pytest.mark.timeout(900)
 def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
     with deployed("sandboxes", tmp_path) as machines:
         run_script(SCENARIOS / "sandboxes.py", machines)

@@ -88,10 +88,16 @@
         stateDirectory = true;
         workingDirectory = "/srv/documents";
         identityKeyFile = "/run/secrets/identity-notes";
+        isolation = "per-user";
+        warmSpares = 1;
+        startsAtOnce = 2;
+        era = "legacy";
+        logLevel = "debug";
         replicas = 2;
         timeouts = {
           call = 60;
           callTotal = 600;
+          input = 120;
           idle = 300;
           stop = 3;
           drain = 5;
@@ -100,6 +106,7 @@
           messageBytes = 1048576;
           sessions = 50;
           sessionsPerUser = 5;
+          calls = 1000;
           connections = 512;
           memory = "512M";
           tasks = 64;

@@ -1,0 +1,62 @@
+# The test driver runs this, in a VM or in a container, with what is imported here in scope.
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.systemd.driver import machine, start_all, subtest
+
+LOG = "/var/log/mcp-oauth-gateway/gateway.log"
+METRICS = "/var/lib/mcp-gateway-health/mcp-gateway.prom"
+JOURNAL = "journalctl --namespace=mcp-gateway --no-pager --output=cat"
+ISSUER, SERVER = "https://mcp.example.com", "https://time.mcp.example.com/mcp"
+
+start_all()
+machine.wait_for_unit("mcp-auth-service.service")
+machine.wait_for_unit("traefik.service")
+machine.wait_for_unit("stand-in-github.service")
+machine.wait_until_succeeds(f"test-client challenge {SERVER}")
+
+with subtest("the health check opens each server, and says so in the journal and in metrics"):
+    machine.wait_for_unit("mcp-gateway-health.timer")
+    machine.succeed("systemctl start mcp-gateway-health.service")
+    assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time .* answers,'")
+
+with subtest("anyone may read the metrics, as node exporter must"):
+    machine.succeed(f"setpriv --reuid=65534 --regid=65534 --clear-groups cat {METRICS}")
+
+with subtest("a server that does not answer fails the check"):
+    machine.succeed("systemctl stop mcp-bridge-time.socket mcp-bridge-time.service")
+    machine.fail("systemctl start mcp-gateway-health.service")
+    assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 0$' {METRICS}")
+    machine.succeed("systemctl start mcp-bridge-time.socket")
+    machine.succeed("systemctl start mcp-gateway-health.service")
+
+with subtest("a bridge that hangs or dies is started again"):
+    machine.succeed("systemctl kill --signal=KILL mcp-bridge-time.service")
+    machine.wait_until_succeeds("systemctl start mcp-gateway-health.service")
+
+with subtest("every part has metrics, and none of them is public"):
+    assert "traefik_" in machine.succeed("test-client page http://127.0.0.1:9099/metrics")
+    assert "mcp_bridge_" in machine.succeed("test-client page http://127.0.0.1:22456/metrics")
+    machine.fail(f"test-client page {ISSUER}/metrics")
+
+with subtest("the log of the whole gateway is one journal, and a file"):
+    token = machine.succeed(f"test-client login {ISSUER} {SERVER}").strip()
+    machine.succeed(f"echo {token} > /root/token && test-client call {SERVER} --token-file /root/token")
+    machine.fail(f"test-client page '{SERVER}?access_token={token}'")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=traefik.service | grep RequestPath")
+    machine.succeed(f"{JOURNAL} --unit=redis-mcp-oauth-gateway.service | grep -q .")
+    machine.wait_until_succeeds(f"grep -q RequestPath {LOG}")
+    assert machine.succeed(f"stat --format='%a %G' {LOG}").split() == ["640", "systemd-journal"]
+
+with subtest("no token or code is in any log"):
+    for text in (token, token.split(".")[2], "code=", "access_token="):
+        machine.fail(f"{JOURNAL} | grep --fixed-strings --quiet -- '{text}'")
+        machine.fail(f"grep --fixed-strings --quiet -- '{text}' {LOG}")
+
+with subtest("after a restart the file goes on where it stopped"):
+    machine.succeed("systemctl restart mcp-gateway-logs.service")
+    machine.succeed("systemctl start mcp-gateway-health.service")
+    machine.wait_until_succeeds(f"test $(grep --count 'mcp-gatewayctl.*answers,' {LOG}) -ge 3")
+    lines = machine.succeed(f"cat {LOG}").splitlines()
+    assert len(lines) == len(set(lines)), [line for line in lines if lines.count(line) > 1]
