@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,34 @@ class Bridge:
             *command,
         )
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        self._lines: list[str] = []
+        self._said = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.port = int(self.wait_for_line(r"serving http://.*:(\d+)/")[1])
+
+    def _read(self) -> None:
+        """Keep what it logs; one that nobody reads would have to hold back."""
         assert self.process.stderr is not None
-        address = next(line for line in self.process.stderr if "serving" in line)
-        found = re.search(r":(\d+)/", address)
-        assert found is not None
-        self.port = int(found[1])
+        for line in self.process.stderr:
+            with self._said:
+                self._lines.append(line)
+                self._said.notify_all()
+        with self._said:
+            self._lines.append("")
+            self._said.notify_all()
+
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
+        """Wait until it has logged that, and return the match."""
+        seen = 0
+        with self._said:
+            while True:
+                for line in self._lines[seen:]:
+                    if found := re.search(pattern, line):
+                        return found
+                seen = len(self._lines)
+                assert self._lines[-1:] != [""], self._lines
+                assert self._said.wait(20), self._lines
 
     def request(
         self, method: str, body: object = None, path: str = "/mcp", **headers: str
@@ -70,6 +94,7 @@ class Bridge:
     def stop(self) -> int:
         self.process.terminate()
         status = self.process.wait(20)
+        self._reader.join(20)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status

@@ -17,7 +17,7 @@ SERVER = (sys.executable, str(Path(__file__).with_name("conformance_server.py"))
 @pytest.mark.parametrize(("requirements", "scenarios"), [("2025-11-25", 30), ("2026-07-28", 37)])
 def test_nothing_that_is_required_fails(requirements: str, scenarios: int) -> None:
     command = npm_command("@modelcontextprotocol/conformance")
-    bridge = Bridge("--no-identity", "--log-level", "warning", command=SERVER)
+    bridge = Bridge("--no-identity", command=SERVER)
     url = f"http://127.0.0.1:{bridge.port}/mcp"
     suite = subprocess.run(
         [*command, "server", "--url", url, "--requirements", requirements],
