@@ -13,6 +13,7 @@ from .app import Bridge
 from .detach import HttpServer
 from .errors import UsageError
 from .identity import load_verifier
+from .journal import StderrHandler
 from .listening import make_room, open_listener
 from .loop import Loop
 from .options import parse_options
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2
-    logging.basicConfig(level=options.log_level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=options.log_level, handlers=[StderrHandler()])
     loop = Loop()
     bridge = Bridge(loop, options, verifier)
     server = HttpServer(

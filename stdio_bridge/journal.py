@@ -1,0 +1,77 @@
+"""Log lines on stderr that never make the loop wait: what nobody reads is dropped, and counted."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+
+
+class StderrHandler(logging.Handler):
+    """Writes each record as one line to a file descriptor. Where that is a pipe or a socket, it never blocks."""
+
+    def __init__(self, fd: int = 2) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        self._output = _open(fd)
+        self._rest = b""
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or drop it."""
+        line = self.format(record).encode("utf-8", "replace") + b"\n"
+        if self._dropped:
+            line = b"WARNING %d log lines were dropped: nobody read them\n" % self._dropped + line
+        data = self._rest + line
+        try:
+            written = self._output.write(data)
+        except BlockingIOError:
+            self._dropped += 1
+        except OSError:
+            # Nobody will ever read this; there is no place to say so.
+            self._rest = b""
+        else:
+            # A line that was begun is ended before another begins.
+            end = data.find(b"\n", max(written - 1, 0)) + 1
+            self._rest = data[written:end]
+            self._dropped = data.count(b"\n", end)
+
+    def close(self) -> None:
+        """Close its own descriptor."""
+        self._output.close()
+        super().close()
+
+
+class _File:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _Socket:
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def write(self, data: bytes) -> int:
+        return self._socket.send(data, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _open(fd: int) -> _File | _Socket:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        return _Socket(os.dup(fd))
+    if stat.S_ISFIFO(mode):
+        # Opened anew: whether writing waits belongs to the open file, which others may share.
+        with contextlib.suppress(OSError):
+            return _File(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    return _File(os.dup(fd))

@@ -1,0 +1,309 @@
+"""Servers and clients that misbehave: each fault stays with whom it is of, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.stdio_bridge.running import Bridge, rpc
+
+FAULTY = (sys.executable, str(Path(__file__).with_name("faulty_server.py")))
+MIB = 1 << 20
+# The bridge takes about 20 MiB. What it may hold on top: a few copies of the longest message there can be.
+MOST_MEMORY = 200 * MIB
+
+
+@contextlib.contextmanager
+def faulty(*faults: str, options: tuple[str, ...] = ()) -> Iterator[Bridge]:
+    """Run a bridge in front of a faulty server; in the end nothing may be left of either."""
+    bridge = Bridge("--no-identity", "--drain-timeout", "0.1", *options, command=(*FAULTY, *faults))
+    try:
+        yield bridge
+        children = bridge.children()
+    finally:
+        status = bridge.stop()
+    assert status == 0
+    assert not any(map(runs, children))
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; init may take its time to reap an orphan."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def resources(bridge: Bridge) -> tuple[int, int]:
+    """Threads and open files."""
+    process = psutil.Process(bridge.process.pid)
+    return process.num_threads(), process.num_fds()
+
+
+def memory(bridge: Bridge) -> int:
+    used: int = psutil.Process(bridge.process.pid).memory_info().rss
+    return used
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    turn = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        turn.wait(0.01)
+    raise AssertionError("what the test waits for did not happen")
+
+
+def error_of(content: bytes) -> str:
+    message: str = json.loads(content)["error"]["message"]
+    return message
+
+
+def metric(bridge: Bridge, name: str) -> float:
+    _, _, page = bridge.request("GET", path="/metrics")
+    return next(float(line.split()[1]) for line in page.decode().splitlines() if line.startswith(f"{name} "))
+
+
+def initialize_params(**capabilities: Any) -> dict[str, Any]:
+    info = {"name": "t", "version": "1"}
+    return {"protocolVersion": "2025-06-18", "capabilities": capabilities, "clientInfo": info}
+
+
+def test_a_server_that_exits_at_start_fails_the_initialize_with_status_and_last_words() -> None:
+    with faulty("--exit-at-start") as bridge:
+        before = resources(bridge)
+        for _ in range(3):
+            _, headers, content = bridge.request("POST", rpc("initialize", initialize_params()))
+            assert "exited with status 5" in error_of(content)
+            assert "no such database" in error_of(content)
+            assert "mcp-session-id" not in headers
+        assert metric(bridge, "mcp_bridge_crashes_total") == 3
+        assert metric(bridge, "mcp_bridge_sessions") == 0
+        eventually(lambda: resources(bridge) == before)
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        ("exit", ["exited with status 7", "the last words"]),
+        ("killed", ["was ended by signal 9"]),
+        ("close stdout", ["it had closed its stdout"]),
+    ],
+)
+def test_a_server_that_ends_in_a_call_fails_what_is_in_flight_and_no_other_session(tool: str, words: list[str]) -> None:
+    with faulty(options=("--stop-timeout", "0.3")) as bridge:
+        before = resources(bridge)
+        dying, living = bridge.initialize(), bridge.initialize()
+        waiting = Call(bridge, dying, "never")
+        _, _, content = bridge.call(dying, tool)
+        for word in words:
+            assert word in error_of(content)
+        assert words[0] in error_of(waiting.content())
+        assert bridge.call(dying, "pid")[0] == 404
+        assert bridge.call(living, "pid")[0] == 200
+        bridge.request("DELETE", Mcp_Session_Id=living)
+        eventually(lambda: resources(bridge) == before)
+
+
+def test_a_server_that_hangs_at_shutdown_is_killed_with_its_children() -> None:
+    with faulty("--stubborn", options=("--stop-timeout", "0.3")) as bridge:
+        session = bridge.initialize()
+        eventually(lambda: len(bridge.children()) == 2)
+        children = bridge.children()
+        assert bridge.request("DELETE", Mcp_Session_Id=session)[0] == 204
+        eventually(lambda: not any(map(runs, children)))
+        assert metric(bridge, "mcp_bridge_processes") == 0
+
+
+def test_a_server_that_hangs_is_killed_with_its_children_when_the_bridge_stops() -> None:
+    with faulty("--stubborn", options=("--stop-timeout", "0.3")) as bridge:
+        bridge.initialize()
+        eventually(lambda: len(bridge.children()) == 2)
+
+
+@pytest.mark.parametrize("tool", ["garbage", "partial UTF-8", "long lines", "stderr", "unknown ids"])
+def test_noise_is_skipped_and_the_call_is_answered(tool: str) -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        status, headers, content = bridge.call(session, tool)
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert json.loads(content)["result"]["content"]
+        assert memory(bridge) < MOST_MEMORY
+
+
+def test_noise_is_counted() -> None:
+    with faulty() as bridge:
+        bridge.call(bridge.initialize(), "garbage")
+        assert metric(bridge, "mcp_bridge_skipped_lines_total") == 6
+
+
+def test_an_answer_in_pieces_arrives_whole() -> None:
+    with faulty() as bridge:
+        assert json.loads(bridge.call(bridge.initialize(), "in pieces")[2])["result"] == {"text": "€"}
+
+
+def test_an_answer_of_16_mib_arrives_whole_and_its_memory_is_given_back() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        for _ in range(3):
+            _, _, content = bridge.call(session, "long answer")
+            assert len(json.loads(content)["result"]["content"][0]["text"]) == 16 * MIB - 1000
+        assert memory(bridge) < MOST_MEMORY
+
+
+def test_only_the_first_of_two_answers_counts() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        for _ in range(2):
+            assert b"first" in bridge.call(session, "twice")[2]
+
+
+def test_a_server_that_never_answers_fails_the_call_in_time_and_serves_others() -> None:
+    with faulty(options=("--call-timeout", "1")) as bridge:
+        session = bridge.initialize()
+        assert "did not answer in time" in error_of(bridge.call(session, "never")[2])
+        assert bridge.call(session, "pid")[0] == 200
+        assert metric(bridge, "mcp_bridge_call_timeouts_total") == 1
+
+
+def test_a_server_that_answers_nothing_fails_the_initialize_in_time_and_leaves_no_process() -> None:
+    with faulty("--mute", options=("--call-timeout", "1")) as bridge:
+        _, headers, content = bridge.request("POST", rpc("initialize", initialize_params()))
+        assert "did not answer in time" in error_of(content)
+        assert "mcp-session-id" not in headers
+        eventually(lambda: bridge.children() == [])
+
+
+def test_a_client_that_leaves_before_its_session_began_leaves_no_process() -> None:
+    with faulty("--mute") as bridge:
+        leaving = Call(bridge, "", "", message=rpc("initialize", initialize_params()))
+        eventually(lambda: len(bridge.children()) == 1)
+        leaving.close()
+        eventually(lambda: bridge.children() == [] and metric(bridge, "mcp_bridge_sessions") == 0)
+
+
+def test_a_client_that_disconnects_costs_nothing_and_does_not_cancel_its_call() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        before = resources(bridge)
+        for _ in range(50):
+            Call(bridge, session, "never").close()
+        eventually(lambda: resources(bridge) == before and metric(bridge, "mcp_bridge_calls_in_flight") == 50)
+        assert bridge.call(session, "pid")[0] == 200
+
+
+def test_a_client_that_stops_reading_is_dropped_while_others_are_served() -> None:
+    with faulty(options=("--max-message-bytes", "1000000")) as bridge:
+        deaf, other = bridge.initialize(), bridge.initialize()
+        meta = {"progressToken": 1}
+        call = Call(bridge, deaf, "flood", message=rpc("tools/call", {"name": "flood", "_meta": meta}))
+        eventually(lambda: metric(bridge, "mcp_bridge_open_streams") == 1)
+        assert bridge.call(other, "pid")[0] == 200
+        eventually(lambda: metric(bridge, "mcp_bridge_open_streams") == 0)
+        assert memory(bridge) < MOST_MEMORY
+        call.close()
+
+
+def test_calls_beyond_the_limit_of_unanswered_ones_are_refused_and_told_when_to_come_back() -> None:
+    with faulty(options=("--max-calls", "3")) as bridge:
+        full, other = bridge.initialize(), bridge.initialize()
+        for _ in range(3):
+            Call(bridge, full, "never").close()
+        eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 3)
+        status, headers, content = bridge.call(full, "pid")
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert json.loads(content)["id"] == 1
+        assert bridge.call(other, "pid")[0] == 200
+
+
+def test_ten_thousand_requests_at_once_are_all_answered_and_leave_nothing() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        before = resources(bridge)
+        floods = [Call(bridge, session, "pid", times=50) for _ in range(200)]
+        for flood in floods:
+            assert flood.read_until(lambda data: data.count(b'"result"') == 50).count(b"HTTP/1.1 200 OK") == 50
+            flood.close()
+        eventually(lambda: resources(bridge) == before)
+        assert memory(bridge) < MOST_MEMORY
+
+
+def test_two_thousand_open_streams_leave_calls_answered_at_little_memory_each() -> None:
+    streams = 2000
+    with room_for_files(streams + 200), faulty() as bridge:
+        session = bridge.initialize()
+        empty = memory(bridge)
+        calls = [Call(bridge, session, "log and never") for _ in range(streams)]
+        eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == streams)
+        # With more than one call in flight nobody can tell whose a log line is: it goes to the session's own stream.
+        listening = Call(bridge, session, "", method="GET")
+        listening.read_until(lambda data: data.count(b"working") > 10)
+        assert bridge.call(session, "pid")[0] == 200
+        assert (memory(bridge) - empty) / streams < 20 * 1024
+        assert resources(bridge)[0] == 1
+        for call in (*calls, listening):
+            call.close()
+
+
+@contextlib.contextmanager
+def room_for_files(count: int) -> Iterator[None]:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count:
+        pytest.skip(f"the limit of {hard} open files is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Call:
+    """A request whose answer is not waited for."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        session: str,
+        tool: str,
+        *,
+        message: dict[str, Any] | None = None,
+        method: str = "POST",
+        times: int = 1,
+    ) -> None:
+        body = b"" if method == "GET" else json.dumps(message or rpc("tools/call", {"name": tool})).encode()
+        head = [
+            f"{method} /mcp HTTP/1.1",
+            "Host: localhost",
+            "Accept: application/json, text/event-stream",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+        ]
+        if session:
+            head.append(f"Mcp-Session-Id: {session}")
+        self._socket = socket.create_connection(("127.0.0.1", bridge.port), timeout=60)
+        self._socket.sendall(("\r\n".join([*head, "", ""]).encode() + body) * times)
+        self._received = b""
+
+    def read_until(self, condition: Callable[[bytes], object]) -> bytes:
+        while not condition(self._received):
+            data = self._socket.recv(65536)
+            assert data, self._received
+            self._received += data
+        return self._received
+
+    def content(self) -> bytes:
+        """The body of a plain answer."""
+        self.read_until(lambda data: b"\r\n\r\n" in data and data.endswith(b"}"))
+        self.close()
+        return self._received.partition(b"\r\n\r\n")[2]
+
+    def close(self) -> None:
+        self._socket.close()
