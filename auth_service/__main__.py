@@ -53,6 +53,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             "graceful_timeout": GRACEFUL_SECONDS,
             # A peer's SCRIPT_NAME header would shift the path under every rule.
             "forwarder_headers": "",
+            # An upgraded connection would be a tunnel through Traefik, past its rules.
+            "http2_cleartext": "off",
             "control_socket_disable": True,
             "logger_class": logs.GunicornLog,
             "loglevel": self._settings.log_level,

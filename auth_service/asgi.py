@@ -61,6 +61,9 @@ class Application:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         path = scope["path"]
         if path.startswith(PATH_PREFIX):
             await self._verify(scope, receive, send)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.echo import EchoServer
+
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 100
 STOP_SECONDS = 30
@@ -80,13 +82,15 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """The healthy stack."""
-    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    """The healthy stack; behind it, beside the usual servers, one that tells what reached it (`echo`)."""
+    echo = EchoServer()
+    running = RunningStack(tmp_path_factory.mktemp("stack"), "--server", f"echo={echo.url}")
     try:
         running.wait_until_healthy()
         yield running
     finally:
         running.stop()
+        echo.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""A server behind the gateway that is no bridge, and tells what reached it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class EchoServer:
+    """Answers every request with its own method, path and headers as JSON."""
+
+    def __init__(self) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def echo(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                seen = {"method": self.command, "path": self.path, "headers": self.headers.items()}
+                body = json.dumps(seen).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = echo  # noqa: N815 - http.server's names
+
+            def log_message(self, *args: object) -> None:
+                """Tests say what they need to."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/mcp"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
