@@ -127,6 +127,9 @@ in
       (needs (!isOidc || isUrl (lib.removeSuffix "/" oidc.issuer))
         "${option}.identityProvider.oidc.issuer: \"${toString oidc.issuer}\" is not a URL such as https://login.example.com."
       )
+      (needs (cfg.defaultServer == null || topology.enabled ? ${cfg.defaultServer})
+        "${option}.defaultServer: \"${toString cfg.defaultServer}\" is none of the servers."
+      )
       (needs (cfg.lifetimes.login <= 600) "${option}.lifetimes.login: at most 600 seconds.")
       (needs (cfg.redis.url == null || builtins.match "(redis|rediss|unix)://.*" cfg.redis.url != null)
         "${option}.redis.url: must begin with redis://, rediss:// or unix://."

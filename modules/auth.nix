@@ -6,7 +6,6 @@
   ...
 }:
 let
-  inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
   topology = import ./topology.nix { inherit lib cfg; };
   hardening = import ../nix/hardening.nix;
@@ -64,65 +63,11 @@ let
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
     // lib.optionalAttrs (server.scopes != { }) { inherit (server) scopes; }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
-
-  seconds =
-    default: description:
-    mkOption {
-      type = types.ints.positive;
-      inherit default;
-      example = 600;
-      description = "${description} In seconds.";
-    };
-  count =
-    default: example: description:
-    mkOption {
-      type = types.ints.positive;
-      inherit default example description;
-    };
 in
 {
-  options.services.mcp-oauth-gateway = {
-    port = mkOption {
-      type = types.port;
-      default = 9000;
-      example = 9010;
-      description = "Port of the auth service, for Traefik and for nobody else: on loopback, or with several hosts on {option}`hosts.<name>.address`.";
-    };
-
-    workers = count 1 2 "Processes of the auth service. One answers thousands of requests a second.";
-
-    lifetimes = {
-      accessToken = seconds 3600 "How long an access token is good.";
-      refreshToken = seconds (30 * 24 * 3600) "How long a login lasts after its last use.";
-      login = seconds 600 "How long a login at the identity provider may take, at most 600.";
-      unusedClient = seconds (7 * 24 * 3600) "How long a registration waits for a first login, and outlives its last one.";
-      unconfirmedUser = seconds (24 * 3600) "How long after a login tokens can be refreshed where the provider gave nothing to ask again with.";
-    };
-
-    limits = {
-      registrationsPerHour = count 60 20 "New client registrations from one address (one /64 in IPv6).";
-      unusedClients = count 10000 1000 "Client registrations without a login, in all; the oldest go first.";
-      grantsPerClient = count 50 10 "Logins of one user with one client; the least recently used go first.";
-    };
-
-    clientDocuments = {
-      enable = mkOption {
-        type = types.bool;
-        default = true;
-        example = false;
-        description = "Whether clients may be known by an https URL, from which the auth service fetches their metadata.";
-      };
-
-      allowedHosts = mkOption {
-        type = types.nullOr (types.listOf types.str);
-        default = null;
-        example = [ "claude.ai" ];
-        description = "The hosts such URLs may name; any public one where null.";
-      };
-    };
-
-    generatedMasterKeyFile = mkOption {
-      type = types.externalPath;
+  options.services.mcp-oauth-gateway = import ./auth-options.nix { inherit lib; } // {
+    generatedMasterKeyFile = lib.mkOption {
+      type = lib.types.externalPath;
       internal = true;
       readOnly = true;
       default = if makesMasterKey then "/var/lib/mcp-oauth-gateway/master-key" else cfg.masterKeyFile;
@@ -140,10 +85,11 @@ in
       # Traefik's own loopback address, which leads to the one instance or to any that is ready.
       internal_url = "http://127.0.0.1:${toString cfg.port}";
       workers = lib.mkDefault cfg.workers;
+      log_level = lib.mkDefault cfg.logLevel;
       lifetimes = lib.mapAttrs (_: lib.mkDefault) {
         access_token = cfg.lifetimes.accessToken;
         refresh_token = cfg.lifetimes.refreshToken;
-        inherit (cfg.lifetimes) login;
+        inherit (cfg.lifetimes) login session;
         unused_client = cfg.lifetimes.unusedClient;
         unconfirmed_user = cfg.lifetimes.unconfirmedUser;
       };
@@ -151,6 +97,8 @@ in
         registrations_per_hour = cfg.limits.registrationsPerHour;
         unused_clients = cfg.limits.unusedClients;
         grants_per_client = cfg.limits.grantsPerClient;
+        token_requests_per_minute = cfg.limits.tokenRequestsPerMinute;
+        rates = cfg.rateLimits;
       };
       client_documents = {
         enabled = lib.mkDefault cfg.clientDocuments.enable;
@@ -160,6 +108,7 @@ in
       };
       resources = lib.mapAttrs (_: resource) topology.enabled;
     }
+    // lib.optionalAttrs (cfg.defaultServer != null) { default_resource = lib.mkDefault cfg.defaultServer; }
     // lib.optionalAttrs (topology.instances != [ ]) { inherit (topology) instances; };
 
     # A stable path: a changed set of servers reloads the service and never restarts it.

@@ -92,7 +92,7 @@ in
       type = types.submodule { freeformType = (pkgs.formats.json { }).type; };
       default = { };
       example = {
-        default_resource = "time";
+        lifetimes.authorization_code = 30;
       };
       description = ''
         The auth service's {file}`settings.json`, for what no option here models. The world can read it.

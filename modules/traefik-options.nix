@@ -11,6 +11,16 @@ in
     description = "Whether to open the ports 80 and 443.";
   };
 
+  trustedProxies = mkOption {
+    type = types.listOf types.str;
+    default = [ ];
+    example = [ "192.0.2.0/24" ];
+    description = ''
+      Addresses or networks of the proxies in front of this host, whose word is taken for the address of a client.
+      Rate limits count by that address.
+    '';
+  };
+
   acme = {
     email = mkOption {
       type = types.nullOr types.str;

@@ -52,6 +52,8 @@ let
         dynamic = [ "dynamicConfigOptions" ];
       };
 
+  trusted = lib.optionalAttrs (cfg.trustedProxies != [ ]) { forwardedHeaders.trustedIPs = cfg.trustedProxies; };
+
   challenges = {
     http-01.httpChallenge.entryPoint = "web";
     tls-alpn-01.tlsChallenge = { };
@@ -71,7 +73,8 @@ let
           to = lib.mkDefault "websecure";
           scheme = lib.mkDefault "https";
         };
-      };
+      }
+      // trusted;
       websecure = {
         address = lib.mkDefault ":443";
         http = {
@@ -87,7 +90,8 @@ let
             allowEncodedHash = false;
           };
         };
-      };
+      }
+      // trusted;
     }
     // lib.optionalAttrs (topology.instances != [ ]) { ${internal}.address = loopback cfg.port; }
     // lib.optionalAttrs cfg.metrics.enable { mcp-metrics.address = loopback cfg.metrics.port; };
@@ -164,6 +168,7 @@ in
           settings.router = {
             entry_points = lib.mkDefault [ "websecure" ];
             tls = lib.mkDefault true;
+            trusted_proxies = lib.mkDefault cfg.trustedProxies;
           }
           // lib.optionalAttrs acme { certificate_resolver = lib.mkDefault resolver; };
 

@@ -9,6 +9,9 @@
     openFirewall = true;
     port = 9010;
     workers = 2;
+    logLevel = "debug";
+    defaultServer = "notes";
+    trustedProxies = [ "192.0.2.0/24" ];
     masterKeyFile = "/run/secrets/master-key";
 
     acme = {
@@ -34,6 +37,7 @@
       accessToken = 600;
       refreshToken = 86400;
       login = 300;
+      session = 3600;
       unusedClient = 3600;
       unconfirmedUser = 3600;
     };
@@ -41,7 +45,13 @@
       registrationsPerHour = 20;
       unusedClients = 1000;
       grantsPerClient = 10;
+      tokenRequestsPerMinute = 60;
     };
+    rateLimits = lib.genAttrs [ "registration" "authorization" "token" "metadata" ] (_: {
+      average = 2;
+      period = 1;
+      burst = 20;
+    });
     clientDocuments = {
       enable = true;
       allowedHosts = [ "claude.ai" ];
@@ -64,7 +74,7 @@
       keepDays = 30;
     };
 
-    settings.default_resource = "notes";
+    settings.router.entry_points = [ "websecure" ];
 
     servers = {
       notes = {

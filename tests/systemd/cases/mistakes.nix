@@ -130,6 +130,7 @@ in
   };
   no-dns-provider = gateway { acme.challenge = "dns-01"; };
   dns-provider-for-nothing = gateway { acme.dnsProvider = "hetzner"; };
+  no-default-server = gateway { defaultServer = "nobody"; };
   long-login = gateway { lifetimes.login = 3600; };
   no-redis = gateway { redis.url = "http://redis.example.com"; };
   redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
