@@ -129,6 +129,12 @@ class RefusalBound:
 
 
 _bound: RefusalBound | None = None
+_counts: Counter[Event] = Counter()
+
+
+def counts() -> dict[Event, int]:
+    """Return how many events of each name this process has recorded, written or not."""
+    return dict(_counts)
 
 
 def bound_refusals() -> None:
@@ -172,6 +178,7 @@ def record(
         "by": by,
         "reason": reason,
     }
+    _counts[event] += 1
     suppressed = _bound.admit(event, values["resource"]) if _bound is not None and event in _REFUSALS else 0
     if suppressed is not None:
         log.log(logging.WARNING if event in _ALARMING else logging.INFO, Entry(event, values, suppressed))
