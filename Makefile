@@ -10,10 +10,10 @@ NPM_BENCH := .cache/bench/npm
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test` need of Debian; installed where that is possible.
-DEBIAN_PACKAGES := debootstrap iproute2 nix-bin redis-server systemd-container
+DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-server systemd-container
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-flows test-e2e test-systemd lint format evaluate bench debian-packages clean
+.PHONY: help run test test-unit test-flows test-e2e test-browser test-systemd lint format evaluate bench debian-packages clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with 
 
 test-e2e: .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
 	$(BIN)/pytest -ra tests/e2e
+
+test-browser: debian-packages .venv/test $(NPM_TESTS)/ready ## The pages in headless Chromium: SCREENSHOTS=FOLDER keeps pictures
+	$(BIN)/pytest -ra tests/chromium
 
 test-systemd: debian-packages .venv/test ## The NixOS module's units under a real systemd (as root)
 	$(BIN)/pytest -ra tests/systemd

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-MAX_LENGTH = 80
+MAX_LENGTH = 64
 """Characters that are shown of a name: a longer one would push what matters off the screen."""
 
 _MAX_MARKS = 3
