@@ -7,31 +7,53 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from auth_service import logs
-from auth_service.asgi import NOTIFY_VARIABLE, Application
+from auth_service.asgi import METRICS_DIRECTORY, NOTIFY_VARIABLE, Application, notify_service_manager
+from auth_service.metrics import WorkerSlots
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
 
 # Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
 GRACEFUL_SECONDS = 10
+UNRESPONSIVE_SECONDS = 5
+"""How long a worker may be silent before systemd's watchdog is; Gunicorn ends a silent worker after 30 s itself."""
 
 
 log = logging.getLogger("auth_service")
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]  # Gunicorn ships no types
+    """Gunicorn's parent process, which tells systemd's watchdog that all is well while every worker answers."""
+
+    def murder_workers(self) -> None:
+        """Look after the workers, as Gunicorn does once a second."""
+        super().murder_workers()
+        if "WATCHDOG_USEC" in os.environ and self._every_worker_answers():
+            notify_service_manager(b"WATCHDOG=1")
+
+    def _every_worker_answers(self) -> bool:
+        # Each worker's event loop touches its file once a second.
+        ages = [time.monotonic() - worker.tmp.last_update() for worker in self.WORKERS.values()]
+        return bool(ages) and max(ages) < UNRESPONSIVE_SECONDS
+
+
 class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
     """Gunicorn with our settings. On SIGHUP the file is read again, and new workers serve what it says."""
 
-    def __init__(self, settings_file: Path, credentials: Credentials, settings: Settings) -> None:
+    def __init__(self, settings_file: Path, credentials: Credentials, settings: Settings, slots: WorkerSlots) -> None:
         self._settings_file = settings_file
         self._credentials = credentials
         self._settings = settings
+        self._slots = slots
+        self._slot = 0
         super().__init__()
 
     def reload(self) -> None:
@@ -56,6 +78,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             # An upgraded connection would be a tunnel through Traefik, past its rules.
             "http2_cleartext": "off",
             "control_socket_disable": True,
+            "pre_fork": self._prepare_worker,
+            "child_exit": self._bury_worker,
             "logger_class": logs.GunicornLog,
             "loglevel": self._settings.log_level,
             "proc_name": "mcp-auth-service",
@@ -65,7 +89,17 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
 
     def load(self) -> Application:
         """Build a worker's application. Raises SigningKeyError, which ends the worker."""
-        return Application(self._settings, self._credentials)
+        return Application(self._settings, self._credentials, slot=self._slot)
+
+    def run(self) -> None:
+        """Serve until told to stop; ends the process."""
+        _Arbiter(self).run()
+
+    def _prepare_worker(self, _arbiter: Any, worker: Any) -> None:
+        self._slot = self._slots.take(worker.age)
+
+    def _bury_worker(self, _arbiter: Any, worker: Any) -> None:
+        self._slots.release(worker.age)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,14 +121,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         credentials = load_credentials(Path(options.credentials))
         if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd listens for us
             _check_address(settings.listen)
+        slots = _make_slots(Path(settings.state_directory) / METRICS_DIRECTORY)
     except SettingsError as error:
         sys.stderr.write(f"mcp-auth-service: {error}\n")
         return 2
     logs.configure(settings.log_level.upper())
     if address := os.environ.pop("NOTIFY_SOCKET", None):
         os.environ[NOTIFY_VARIABLE] = address
-    _Server(options.settings, credentials, settings).run()
+    _Server(options.settings, credentials, settings, slots).run()
     return 0
+
+
+def _make_slots(directory: Path) -> WorkerSlots:
+    try:
+        return WorkerSlots(directory)
+    except OSError as error:
+        raise SettingsError(f"state_directory: {error.filename or directory}: {error.strerror}") from error
 
 
 def _check_address(listen: str) -> None:

@@ -17,8 +17,9 @@ from a2wsgi import WSGIMiddleware
 
 from auth_service import create_app
 from auth_service.grant_watch import GrantWatch
+from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics
 from auth_service.push import RevocationPush
-from auth_service.responses import Receive, Send, json_response
+from auth_service.responses import Receive, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
@@ -26,6 +27,7 @@ from auth_service.tokens import SigningKeys
 from auth_service.verify import PATH_PREFIX, Verifier
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
+METRICS_DIRECTORY = "metrics"
 FLASK_THREADS = 16
 _READINESS_POLL_SECONDS = 0.05
 
@@ -40,8 +42,8 @@ _NOT_ASCII = json_response(400, b'{"error":"invalid_request","error_description"
 class Application:
     """Routes by path. `lifespan` starts and ends the watch over grants."""
 
-    def __init__(self, settings: Settings, credentials: Credentials) -> None:
-        """Build every part. Raises SigningKeyError."""
+    def __init__(self, settings: Settings, credentials: Credentials, *, slot: int = 0) -> None:
+        """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError."""
         keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
         store = Store(
             settings.redis_url,
@@ -50,9 +52,14 @@ class Application:
         )
         self._watch = GrantWatch(settings.redis_url)
         self._verify = Verifier(settings, credentials, keys, self._watch)
+        self._metrics = Metrics(
+            Path(settings.state_directory) / METRICS_DIRECTORY, slot, count_grants=store.count_grants
+        )
+        app = create_app(settings, credentials, store, keys)
+        self._metrics.observe(app)
         self._flask = cast(
             "Callable[[MutableMapping[str, Any], Receive, Send], Any]",
-            WSGIMiddleware(cast("Any", create_app(settings, credentials, store, keys)), workers=FLASK_THREADS),
+            WSGIMiddleware(cast("Any", app), workers=FLASK_THREADS),
         )
         self._routes = json_response(200, json.dumps(dynamic_configuration(settings)).encode())
 
@@ -69,6 +76,10 @@ class Application:
             await self._verify(scope, receive, send)
         elif path == "/routes":
             await self._routes.send(send)
+        elif path == "/metrics":
+            self._flush()
+            values = await asyncio.to_thread(self._metrics.render)
+            await plain_response(200, CONTENT_TYPE, values).send(send)
         elif path == "/healthz":
             await _HEALTHY.send(send)
         elif path == "/readyz":
@@ -84,7 +95,10 @@ class Application:
         # What has been loaded until now stays: collecting it again and again would hold up requests.
         gc.collect()
         gc.freeze()
-        tasks = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._tell_when_ready())]
+        tasks = [
+            asyncio.create_task(task)
+            for task in (self._watch.run(), self._tell_when_ready(), self._flush_every_second())
+        ]
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in tasks:
@@ -94,15 +108,28 @@ class Application:
         await self._watch.close()
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _flush_every_second(self) -> None:
+        while True:
+            self._flush()
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    def _flush(self) -> None:
+        self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
+
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
         while not self._watch.is_watching():  # noqa: ASYNC110 - "watching" lapses by itself: there is no event
             await asyncio.sleep(_READINESS_POLL_SECONDS)
-        if not (address := os.environ.get(NOTIFY_VARIABLE)):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+        notify_service_manager(b"READY=1")
 
 
 NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
 """Where NOTIFY_SOCKET is kept from Gunicorn, which would report readiness before any worker serves."""
+
+
+def notify_service_manager(state: bytes) -> None:
+    """Send one message of sd_notify(3), if there is anyone to hear it."""
+    if not (address := os.environ.get(NOTIFY_VARIABLE)):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.sendto(state, "\0" + address[1:] if address.startswith("@") else address)

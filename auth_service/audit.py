@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -61,6 +62,8 @@ class Event(StrEnum):
 _ALARMING: Final = frozenset({Event.CODE_REPLAYED, Event.TOKEN_REUSED})
 """Honest clients do not cause these: someone may hold what is another's."""
 
+_REFUSALS: Final = frozenset(event for event in Event if event.endswith(".refused"))
+
 
 class AuditedGrant(Protocol):
     """What an event says of a grant."""
@@ -89,16 +92,55 @@ class AuditedGrant(Protocol):
 class Entry:
     """One event; its text is the line."""
 
-    def __init__(self, event: Event, values: dict[str, str | None]) -> None:
+    def __init__(self, event: Event, values: dict[str, str | None], suppressed: int) -> None:
+        """`suppressed` is how many events like it were left out since the last line."""
         self.event = event
-        self.suppressed = 0
-        """How many events like it were left out since the last line."""
+        self.suppressed = suppressed
         self.values = {name: value[:MAX_VALUE_LENGTH] for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         counted = {"suppressed": self.suppressed} if self.suppressed else {}
         return json.dumps({"event": self.event, "time": now, **self.values, **counted})
+
+
+class RefusalBound:
+    """Bounds the refusals of each kind (event and resource) that reach the log, and counts what it leaves out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._allowance: dict[tuple[Event, str | None], tuple[float, float]] = {}
+        self._suppressed: Counter[tuple[Event, str | None]] = Counter()
+
+    def admit(self, event: Event, resource: str | None) -> int | None:
+        """Return how many were left out since the last one, None if this one is to be left out, too."""
+        # Only `verify.refused` names resources that are known to exist: no sender can make up kinds.
+        kind = event, resource if event is Event.VERIFY_REFUSED else None
+        with self._lock:
+            now = time.time()
+            left, since = self._allowance.get(kind, (float(REFUSALS_AT_ONCE), now))
+            left = min(float(REFUSALS_AT_ONCE), left + max(now - since, 0) * REFUSALS_PER_SECOND)
+            is_written = left >= 1
+            self._allowance[kind] = (left - 1 if is_written else left), now
+            if is_written:
+                return self._suppressed.pop(kind, 0)
+            self._suppressed[kind] += 1
+            return None
+
+
+_bound: RefusalBound | None = None
+_counts: Counter[Event] = Counter()
+
+
+def counts() -> dict[Event, int]:
+    """Return how many events of each name this process has recorded, written or not."""
+    return dict(_counts)
+
+
+def bound_refusals() -> None:
+    """From now on, let no one fill the log of this process with refusals."""
+    global _bound  # noqa: PLW0603 - the log is the process's own, and so is what bounds it
+    _bound = RefusalBound()
 
 
 def record(
@@ -136,33 +178,7 @@ def record(
         "by": by,
         "reason": reason,
     }
-    log.log(logging.WARNING if event in _ALARMING else logging.INFO, Entry(event, values))
-
-
-class FloodFilter(logging.Filter):
-    """Bounds the refusals of each kind (event and resource) that reach the log, and counts what it leaves out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._allowance: dict[tuple[Event, str | None], tuple[float, float]] = {}
-        self._suppressed: Counter[tuple[Event, str | None]] = Counter()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write the line; the next one written says how many were not."""
-        entry = record.msg
-        if not isinstance(entry, Entry) or not entry.event.endswith(".refused"):
-            return True
-        # Only `verify.refused` names resources that it knows to exist: no sender can make up kinds.
-        kind = entry.event, entry.values.get("resource") if entry.event is Event.VERIFY_REFUSED else None
-        with self._lock:
-            now = record.created
-            left, since = self._allowance.get(kind, (float(REFUSALS_AT_ONCE), now))
-            left = min(float(REFUSALS_AT_ONCE), left + max(now - since, 0) * REFUSALS_PER_SECOND)
-            is_written = left >= 1
-            self._allowance[kind] = (left - 1 if is_written else left), now
-            if is_written:
-                entry.suppressed = self._suppressed.pop(kind, 0)
-            else:
-                self._suppressed[kind] += 1
-        return is_written
+    _counts[event] += 1
+    suppressed = _bound.admit(event, values["resource"]) if _bound is not None and event in _REFUSALS else 0
+    if suppressed is not None:
+        log.log(logging.WARNING if event in _ALARMING else logging.INFO, Entry(event, values, suppressed))

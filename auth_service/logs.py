@@ -44,7 +44,7 @@ def configure(level: str) -> None:
     handler.setFormatter(LineFormatter())
     handler.addFilter(_keeps_secrets)
     logging.basicConfig(level=level, handlers=[handler])
-    audit.log.addFilter(audit.FloodFilter())
+    audit.bound_refusals()
 
 
 def _keeps_secrets(record: logging.LogRecord) -> bool:

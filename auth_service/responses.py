@@ -34,8 +34,13 @@ def empty_response(status: int, headers: Iterable[Header]) -> Response:
 
 def json_response(status: int, body: bytes, headers: Iterable[Header] = ()) -> Response:
     """Make a response that nobody may store."""
+    return plain_response(status, b"application/json", body, headers)
+
+
+def plain_response(status: int, content_type: bytes, body: bytes, headers: Iterable[Header] = ()) -> Response:
+    """As `json_response`, of another type."""
     described = [
-        (b"content-type", b"application/json"),
+        (b"content-type", content_type),
         (b"cache-control", b"no-store"),
         (b"content-length", str(len(body)).encode()),
     ]

@@ -54,7 +54,7 @@ class SigningKeyError(Exception):
 
 
 class InvalidTokenError(Exception):
-    """An access token was refused. The text names the reason for logs; it never quotes the token."""
+    """An access token was refused. The text is a name for the reason, one of a few; it never quotes the token."""
 
 
 class ForgedTokenError(InvalidTokenError):
@@ -243,16 +243,18 @@ def verify_access_token(
             },
         )
     except jwt.InvalidSignatureError as error:
-        raise ForgedTokenError(type(error).__name__) from error
+        raise ForgedTokenError("forged") from error
+    except jwt.ImmatureSignatureError as error:
+        raise InvalidTokenError("not_yet_valid") from error
     except jwt.InvalidTokenError as error:
-        raise InvalidTokenError(type(error).__name__) from error
+        raise InvalidTokenError("malformed_token") from error
     # The leeway is for a token from a host whose clock is ahead; no token outlives its own expiry.
     if claims["exp"] <= time.time():
-        raise InvalidTokenError("ExpiredSignatureError")
+        raise InvalidTokenError("expired")
     # PyJWT accepts a list that contains the audience; ours name exactly one.
     texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
     if not all(isinstance(text, str) for text in texts):
-        raise InvalidTokenError("a claim has the wrong type")
+        raise InvalidTokenError("malformed_token")
     return VerifiedClaims(
         subject=claims["sub"],
         name=claims["name"],
@@ -274,7 +276,7 @@ def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningK
     """
     key = keys.find_key(unverified_token.partition(".")[0])
     if key is None:
-        raise InvalidTokenError("the header is not that of an access token of ours")
+        raise InvalidTokenError("unknown_key")
     return key
 
 
@@ -285,10 +287,14 @@ def _refuse_hopeless(unverified_token: str, *, issuer: str, resources: Collectio
     """
     try:
         claims = json.loads(base64url_decode(unverified_token.split(".", 2)[1]))
-        if not (claims["iss"] == issuer and claims["aud"] in resources and claims["exp"] > time.time()):
-            raise InvalidTokenError("expired, or for elsewhere")
+        if claims["iss"] != issuer:
+            raise InvalidTokenError("other_issuer")
+        if claims["aud"] not in resources:
+            raise InvalidTokenError("other_resource")
+        if claims["exp"] <= time.time():
+            raise InvalidTokenError("expired")
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise InvalidTokenError("the claims are not those of an access token of ours") from error
+        raise InvalidTokenError("malformed_token") from error
 
 
 def _list_names(directory: Path) -> list[str]:

@@ -11,12 +11,14 @@ import hashlib
 import json
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from auth_service import audit
+from auth_service.audit import Event
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import Grant, GrantWatch
 from auth_service.identity import BackendSigner, derive_identity_key
@@ -31,6 +33,9 @@ REFRESH_SECONDS: Final = 25
 MAX_TOKEN_BYTES: Final = 4096
 MAX_REMEMBERED: Final = 32_768
 """Tokens remembered by a worker; at some 3 KiB each this bounds its memory. Only what we have signed gets there."""
+PASSED: Final = "passed"
+NO_TOKEN: Final = "no_token"  # noqa: S105 - a name
+INSUFFICIENT_SCOPE: Final = "insufficient_scope"
 MAX_FORGERIES: Final = 4096
 """Forged tokens whose signature is not checked again, at some 150 bytes each."""
 
@@ -49,6 +54,7 @@ class _Remembered:
 
     grant: Grant
     answer: Response
+    outcome: str
     fresh_from: float
     fresh_until: float
 
@@ -88,7 +94,10 @@ class _ProtectedResource:
     """One resource: its challenges and its signer."""
 
     def __init__(self, name: str, resource: Resource, credentials: Credentials) -> None:
+        self.name = name
         self.url = resource.url
+        self.outcomes: Counter[str] = Counter()
+        """How often each answer was given: `passed`, or the reason for a refusal."""
         self.usual_uri = urlsplit(resource.url).path.encode()
         self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
         self._signer = BackendSigner(derive_identity_key(credentials, name))
@@ -121,12 +130,21 @@ class _ProtectedResource:
         header = "Bearer " + ", ".join(f'{member}="{value}"' for member, value in challenge.items())
         return _refusal(status, members, [(b"www-authenticate", header.encode("ascii"))])
 
+    def refuse(self, answer: Response, reason: str, *, grant: str | None = None) -> Response:
+        """Return a refusal, counted and written down."""
+        self.outcomes[reason] += 1
+        if reason != NO_TOKEN:  # how every client begins
+            audit.record(Event.VERIFY_REFUSED, resource=self.url, grant=grant, reason=reason)
+        return answer
+
+    def demand_scope(self, claims: VerifiedClaims) -> Response:
+        """Return the answer to a token whose scope is too little."""
+        return self.refusal(
+            403, "insufficient_scope", "the access token does not reach that far", held_scopes=claims.scopes
+        )
+
     def admit(self, claims: VerifiedClaims) -> Response:
-        """Return the answer that lets a request pass, freshly signed; 403 if the scope is too little."""
-        if not self.required_scopes <= claims.scopes:
-            return self.refusal(
-                403, "insufficient_scope", "the access token does not reach that far", held_scopes=claims.scopes
-            )
+        """Return the answer that lets a request pass, freshly signed."""
         values = {
             b"x-gateway-identity": self._signer.sign_identity(claims),
             b"x-user-id": header_text(claims.subject),
@@ -148,6 +166,7 @@ class Verifier:
             PATH_PREFIX + name: _ProtectedResource(name, resource, credentials)
             for name, resource in settings.resources.items()
         }
+        self.outcomes = {resource.name: resource.outcomes for resource in self._resources.values()}
         self._remembered: OrderedDict[tuple[_ProtectedResource, bytes], _Remembered] = OrderedDict()
         self._forgeries: OrderedDict[bytes, None] = OrderedDict()
 
@@ -159,12 +178,16 @@ class Verifier:
         else:
             try:
                 authorization = self._find_authorization(resource, scope["headers"])
-                answer = resource.no_token if authorization is None else await self._decide(resource, authorization)
+                if authorization is None:
+                    answer = resource.refuse(resource.no_token, NO_TOKEN)
+                else:
+                    answer = await self._decide(resource, authorization)
             except MalformedRequestError as error:
-                answer = resource.refusal(400, "invalid_request", str(error))
+                answer = resource.refuse(resource.refusal(400, "invalid_request", str(error)), "malformed_request")
             except ServiceUnavailable as error:
                 retry_after = str(error.retry_after).encode()
-                answer = _refusal(503, {"error": "temporarily_unavailable"}, [(b"retry-after", retry_after)])
+                unavailable = _refusal(503, {"error": "temporarily_unavailable"}, [(b"retry-after", retry_after)])
+                answer = resource.refuse(unavailable, "unavailable")
         await send(answer.start)
         await send(answer.body)
 
@@ -191,12 +214,12 @@ class Verifier:
         if remembered is None or not remembered.fresh_from <= time.time() < remembered.fresh_until:
             token = parse_bearer_token(authorization)
             if token is None:
-                return resource.no_token
+                return resource.refuse(resource.no_token, NO_TOKEN)
             try:
                 remembered = self._verify(resource, token)
-            except InvalidTokenError:
+            except InvalidTokenError as error:
                 self._remembered.pop(key, None)
-                return resource.invalid_token
+                return resource.refuse(resource.invalid_token, str(error))
             self._remembered[key] = remembered
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -204,16 +227,19 @@ class Verifier:
         if alive is None:
             alive = await self._watch.is_alive(remembered.grant)
         if not alive:
-            return resource.invalid_token
+            return resource.refuse(resource.invalid_token, "grant_ended", grant=remembered.grant.sid)
         if key in self._remembered:  # still, after waiting for Redis
             self._remembered.move_to_end(key)
+        if remembered.outcome is not PASSED:
+            return resource.refuse(remembered.answer, remembered.outcome, grant=remembered.grant.sid)
+        resource.outcomes[PASSED] += 1
         return remembered.answer
 
     def _verify(self, resource: _ProtectedResource, unverified_token: bytes) -> _Remembered:
         """Check everything but the grant, and sign. Raises InvalidTokenError."""
         digest = hashlib.sha256(unverified_token).digest()
         if digest in self._forgeries:
-            raise ForgedTokenError
+            raise ForgedTokenError("forged")
         now = time.time()
         try:
             claims = verify_access_token(
@@ -224,9 +250,11 @@ class Verifier:
             if len(self._forgeries) > MAX_FORGERIES:
                 self._forgeries.popitem(last=False)
             raise
+        suffices = resource.required_scopes <= claims.scopes
         return _Remembered(
             grant=self._watch.grant(claims.sid),
-            answer=resource.admit(claims),
+            answer=resource.admit(claims) if suffices else resource.demand_scope(claims),
+            outcome=PASSED if suffices else INSUFFICIENT_SCOPE,
             fresh_from=now,
             fresh_until=min(now + REFRESH_SECONDS, claims.expires_at),
         )

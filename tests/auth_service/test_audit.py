@@ -8,12 +8,13 @@ import logging
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
 
 from auth_service import audit
-from auth_service.audit import MAX_VALUE_LENGTH, REFUSALS_AT_ONCE, Entry, Event, FloodFilter
+from auth_service.audit import MAX_VALUE_LENGTH, REFUSALS_AT_ONCE, Event, RefusalBound
 from auth_service.logs import LineFormatter
 
 DOCUMENT = Path(__file__).parents[2] / "docs/audit.md"
@@ -59,23 +60,27 @@ def test_no_line_of_a_trace_can_pass_for_an_event() -> None:
     assert all(line.startswith("  ") for line in trace)
 
 
-def test_a_flood_of_refusals_is_cut_short_and_counted() -> None:
-    flood = FloodFilter()
+def test_a_flood_of_refusals_is_cut_short_and_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_bound", RefusalBound())
+    caplog.set_level(logging.INFO)
 
-    def passes(event: Event, **values: str) -> Entry | None:
-        entry = Entry(event, dict(values))
-        return entry if flood.filter(log_record(entry)) else None
+    def written(event: Event, **values: str) -> dict[str, Any] | None:
+        caplog.clear()
+        audit.record(event, **values)  # type: ignore[arg-type]
+        return json.loads(str(caplog.records[0].msg)) if caplog.records else None
 
     with time_machine.travel(0, tick=False) as clock:
-        written = [entry for entry in (passes(Event.TOKEN_REFUSED, resource=str(n)) for n in range(1000)) if entry]
-        assert len(written) == REFUSALS_AT_ONCE
-        assert passes(Event.LOGIN_REFUSED) is not None, "one kind does not hide another"
-        assert passes(Event.VERIFY_REFUSED, resource="a") is not None
-        assert all(passes(Event.TOKEN_ISSUED) for _ in range(1000)), "what passed is always written"
+        lines = [line for line in (written(Event.TOKEN_REFUSED, resource=str(n)) for n in range(1000)) if line]
+        assert len(lines) == REFUSALS_AT_ONCE
+        assert written(Event.LOGIN_REFUSED) is not None, "one kind does not hide another"
+        assert written(Event.VERIFY_REFUSED, resource="a") is not None
+        assert all(written(Event.TOKEN_ISSUED) for _ in range(1000)), "what passed is always written"
         clock.shift(10)
-        entry = passes(Event.TOKEN_REFUSED)
-        assert entry is not None
-        assert json.loads(str(entry))["suppressed"] == 1000 - REFUSALS_AT_ONCE
-        entry = passes(Event.TOKEN_REFUSED)
-        assert entry is not None
-        assert "suppressed" not in json.loads(str(entry))
+        line = written(Event.TOKEN_REFUSED)
+        assert line is not None
+        assert line["suppressed"] == 1000 - REFUSALS_AT_ONCE
+        line = written(Event.TOKEN_REFUSED)
+        assert line is not None
+        assert "suppressed" not in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -271,3 +272,34 @@ def test_a_clock_that_is_set_back_makes_no_old_token_good(world: World) -> None:
 
 def test_an_unknown_resource_is_not_found(world: World) -> None:
     assert world.verify(f"Bearer {world.token()}", name="nothing").status == 404
+
+
+def test_every_answer_is_counted_and_what_is_refused_written_down(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "auth_service.audit")
+    good = f"Bearer {world.token()}"
+    for authorization in (good, good, "Bearer bad", f"Bearer {world.token(scope='other')}", "Bearer a b"):
+        world.verify(authorization)
+    world.verify()
+    world.verify(f"Bearer {world.token(resource='https://other.example.com/mcp')}")
+    world.verify(f"Bearer {world.token(lifetime=-1)}")
+    with world.server.client() as redis:
+        redis.delete(GRANT_PREFIX + SID)
+    world.verify(good)
+    outcomes = {
+        "passed": 2,
+        "unknown_key": 1,
+        "insufficient_scope": 1,
+        "malformed_request": 1,
+        "no_token": 1,
+        "other_resource": 1,
+        "expired": 1,
+        "grant_ended": 1,
+    }
+    assert world.verifier.outcomes == {"time": outcomes, "wiki": {}}
+    written = [json.loads(str(record.msg)) for record in caplog.records]
+    assert {entry["event"] for entry in written} == {"verify.refused"}
+    assert {entry["resource"] for entry in written} == {URL}
+    assert {entry["reason"] for entry in written} == outcomes.keys() - {"passed", "no_token"}
+    assert {entry.get("grant") for entry in written if entry["reason"] == "grant_ended"} == {SID}

@@ -1,0 +1,85 @@
+"""What Prometheus and the service manager are told of a service with several workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import WORKERS, Place, Service, eventually
+
+
+def read(service: Service) -> dict[tuple[str, ...], float]:
+    """Return every value by its name and its labels' values."""
+    answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=10)
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = text_string_to_metric_families(answer.text)
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
+
+
+def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: Place) -> None:
+    service = place.start()
+    tokens = service.log_in()
+    for connection in service.connect_to_all():
+        assert [connection.verify(tokens.access_token), connection.verify("bad")] == [200, 401]
+        connection.close()
+    expected: dict[tuple[str, ...], float] = {
+        ("mcp_gateway_verify_total", "passed", "time"): float(WORKERS),
+        ("mcp_gateway_verify_total", "time", "unknown_key"): float(WORKERS),
+        ("mcp_gateway_events_total", "client.registered"): 1.0,
+        ("mcp_gateway_events_total", "login.accepted"): 1.0,
+        ("mcp_gateway_events_total", "token.issued"): 1.0,
+        ("mcp_gateway_http_request_seconds_count", "200", "token"): 1.0,
+        ("mcp_gateway_grants",): 1.0,
+        **{("mcp_gateway_redis_up", str(slot)): 1.0 for slot in range(WORKERS)},
+    }
+    eventually(lambda: expected.items() <= read(service).items(), lambda: read(service))
+    before = set(service.workers())
+    service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: not before & set(service.workers()) and len(service.workers()) == WORKERS)
+    eventually(service.is_ready)
+    counters = {key: value for key, value in expected.items() if key[0] != "mcp_gateway_redis_up"}
+    eventually(lambda: counters.items() <= read(service).items(), lambda: read(service))
+    service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: len(service.workers()) == WORKERS)
+    eventually(service.is_ready)
+    files = list((service.log.parent / "state/metrics").glob("counter_*.db"))
+    assert len(files) <= 2 * WORKERS, "files do not pile up: a worker takes over the numbers of one that is gone"
+
+
+def test_a_worker_without_redis_says_so(place: Place) -> None:
+    service = place.start(workers=1)
+    assert read(service)[("mcp_gateway_redis_up", "0")] == 1
+    place.redis.stop()
+    eventually(lambda: read(service)[("mcp_gateway_redis_up", "0")] == 0)
+    assert ("mcp_gateway_log_messages_total", "warning") in read(service)
+
+
+def test_the_watchdog_hears_from_the_service_only_while_every_worker_answers(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+        service = place.start(workers=2)
+        manager.settimeout(20)
+        messages = {manager.recv(100) for _ in range(5)}
+        assert messages == {b"READY=1", b"WATCHDOG=1"}
+        os.kill(service.workers()[0], signal.SIGSTOP)
+        manager.settimeout(3)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(20):
+                manager.recv(100)
+            pytest.fail("the watchdog still hears from it")
+        os.kill(service.workers()[0], signal.SIGCONT)
+        manager.settimeout(20)
+        assert manager.recv(100) == b"WATCHDOG=1"
