@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from typing import Any, NoReturn
 
 Message = dict[str, Any]
@@ -38,12 +39,19 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is more than can be passed on")
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def parse_json(data: bytes) -> Any:
-    """Read strict JSON in UTF-8. Raises InvalidMessage(PARSE_ERROR)."""
+    """Read strict JSON in UTF-8, of numbers that `encode` can write again. Raises InvalidMessage(PARSE_ERROR)."""
     try:
         return _decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

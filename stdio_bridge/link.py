@@ -214,7 +214,8 @@ class Link:
 
     def _receive_progress(self, message: Message, token: object, now: float) -> None:
         call = self._calls.get(token) if isinstance(token, int) else None
-        if call is None:
+        # A client that gave no token wants none, even if the server takes the request's id for one.
+        if call is None or "progressToken" not in jsonrpc.meta_of(call.message):
             self.dropped_messages += 1
             return
         call.deadline = min(now + call.patience, call.last_deadline)

@@ -139,6 +139,9 @@ class Server:
             self._servers.noise.add()
             if self._process is not None:
                 self._process.log_noise(str(error), line)
+        except Exception:
+            # One message that cannot be handled is no reason to end the conversation with all others.
+            log.exception("a message of the server could not be handled")
 
     def _first_heard(self, now: float) -> None:
         self.heard = True
