@@ -48,6 +48,8 @@ class Application:
         store = Store(
             settings.redis_url,
             grant_lifetime=settings.lifetimes.refresh_token,
+            unused_client_lifetime=settings.lifetimes.unused_client,
+            limits=settings.limits,
             on_revoked=RevocationPush(settings, credentials),
         )
         self._watch = GrantWatch(settings.redis_url)

@@ -335,6 +335,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         result = server.store.redeem_code(
             self.request.form["code"],
             record,
+            grant,
             with_refresh_token=with_refresh_token,
             grant_lifetime=lifetimes.refresh_token if with_refresh_token else lifetimes.access_token,
         )

@@ -3,12 +3,13 @@
 | key | value | lives |
 |---|---|---|
 | `client:ID` | a registered client | days unless used, then as long as its grants |
+| `unused-clients` | identifiers of those without a login yet, by registration | as the newest |
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
 | `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
 | `redeemed:HASH` | by which attempt the code was redeemed | 10 minutes |
 | `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
-| `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by expiry | as their last grant |
+| `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by last use | as their last grant |
 | those of `remembered.py` | signed-in browsers, and what users approved | |
 | `pins:PROVIDER` | login → subject that first used it | for good |
 """
@@ -33,9 +34,9 @@ from .audit import Event
 from .ephemeral import Ephemeral, denies_when_unavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
 from .remembered import Approvals, Sessions
+from .settings import Lifetimes, Limits
 
 GRANT_PREFIX = "grant:"
-UNUSED_CLIENT_LIFETIME = 7 * 24 * 3600
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 REVOCATION_SECONDS = 0.1
@@ -46,6 +47,7 @@ ROTATION_GRACE = 60
 
 _SOCKET_TIMEOUT = 3
 _SCAN_COUNT = 1000
+_UNUSED_CLIENTS = "unused-clients"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,22 @@ class Rotation(Enum):
     GRANT_GONE = "gone"
 
 
-# KEYS redeemed, grant, refresh, client · ARGV code memory, grant lifetime, has refresh, client lifetime, attempt
+# Beyond the bound the oldest go, so that a flood of registrations locks nobody out who logs in soon.
+# KEYS client, unused clients · ARGV document, lifetime, identifier, now, most, prefix
+_ADD_CLIENT = """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[4] - ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+local excess = redis.call('ZCARD', KEYS[2]) - ARGV[5]
+if excess > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, excess - 1)) do redis.call('DEL', ARGV[6] .. id) end
+  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, excess - 1)
+end
+"""
+
+# KEYS redeemed, grant, refresh, client, unused clients
+# ARGV code memory, grant lifetime, has refresh, client lifetime, attempt, client identifier
 _REDEEM = """
 if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
 local redeemer = redis.call('GET', KEYS[1])
@@ -119,12 +136,13 @@ if ARGV[3] == '1' then
   redis.call('EXPIRE', KEYS[3], ARGV[2])
 end
 redis.call('EXPIRE', KEYS[4], ARGV[4])
+redis.call('ZREM', KEYS[5], ARGV[6])
 return 'done'
 """
 
 # A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
 # bounded.
-# KEYS refresh, grant, client · ARGV generation, now, grace, grant lifetime, client lifetime
+# KEYS refresh, grant, client, indices · ARGV generation, now, grace, grant lifetime, client lifetime, sid
 _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
 if not current or redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
@@ -135,6 +153,10 @@ if generation == current then
   redis.call('EXPIRE', KEYS[1], ARGV[4])
   redis.call('EXPIRE', KEYS[2], ARGV[4])
   redis.call('EXPIRE', KEYS[3], ARGV[5])
+  for index = 4, #KEYS do
+    redis.call('ZADD', KEYS[index], ARGV[2], ARGV[6])
+    redis.call('EXPIRE', KEYS[index], ARGV[4])
+  end
   return 'rotated'
 end
 local rotated_at = tonumber(redis.call('HGET', KEYS[1], generation))
@@ -151,6 +173,8 @@ class Store:
         redis_url: str,
         *,
         grant_lifetime: int,
+        unused_client_lifetime: int = Lifetimes().unused_client,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         on_revoked: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
         """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use."""
@@ -167,6 +191,9 @@ class Store:
         self.sessions = Sessions(self._redis)
         self.approvals = Approvals(self._redis)
         self._grant_lifetime = grant_lifetime
+        self._unused_client_lifetime = unused_client_lifetime
+        self._limits = limits
+        self._add_client = self._redis.register_script(_ADD_CLIENT)
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
 
@@ -179,7 +206,17 @@ class Store:
     @denies_when_unavailable
     def add_client(self, client: Client) -> None:
         """Store a new registration, which goes away unless it is used."""
-        self._redis.set(_client_key(client.client_id), _dump_client(client), ex=UNUSED_CLIENT_LIFETIME)
+        self._add_client(
+            keys=[_client_key(client.client_id), _UNUSED_CLIENTS],
+            args=[
+                _dump_client(client),
+                self._unused_client_lifetime,
+                client.client_id,
+                time.time(),
+                self._limits.unused_clients,
+                _client_key(""),
+            ],
+        )
 
     @denies_when_unavailable
     def find_client(self, client_id: str) -> Client | None:
@@ -195,7 +232,11 @@ class Store:
     @denies_when_unavailable
     def remove_client(self, client_id: str, *, by: str) -> None:
         """Remove a registration, and end every grant of it. `by` is for the audit log."""
-        if self._redis.delete(_client_key(client_id)):
+        with self._redis.pipeline() as transaction:
+            transaction.delete(_client_key(client_id))
+            transaction.zrem(_UNUSED_CLIENTS, client_id)
+            was_there = transaction.execute()[0]
+        if was_there:
             audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))
         self.revoke_grants(sids, by=by, reason="the client was deleted")
@@ -235,25 +276,41 @@ class Store:
         return Code(**json.loads(document)) if document is not None else None
 
     @denies_when_unavailable
-    def redeem_code(self, code: str, record: Code, *, with_refresh_token: bool, grant_lifetime: int) -> Redemption:
-        """Turn a code into a living grant: of all that try, one gets DONE."""
+    def redeem_code(
+        self, code: str, record: Code, grant: Grant, *, with_refresh_token: bool, grant_lifetime: int
+    ) -> Redemption:
+        """Turn a code into a living grant: of all that try, one gets DONE.
+
+        A user who then has too many grants for that client loses those used least recently.
+        """
         result = self._redeem(
             keys=[
                 f"redeemed:{hash_secret(code)}",
                 _grant_key(record.sid),
                 f"refresh:{record.sid}",
                 _client_key(record.client_id),
+                _UNUSED_CLIENTS,
             ],
             args=[
                 CODE_MEMORY,
                 grant_lifetime,
                 int(with_refresh_token),
-                self._grant_lifetime + UNUSED_CLIENT_LIFETIME,
+                self._grant_lifetime + self._unused_client_lifetime,
                 # A command that is sent again because its connection broke is not a replay.
                 secrets.token_urlsafe(8),
+                record.client_id,
             ],
         )
-        return Redemption(result)
+        redemption = Redemption(result)
+        if redemption is Redemption.DONE:
+            self._end_surplus(grant)
+        return redemption
+
+    def _end_surplus(self, newest: Grant) -> None:
+        own = [each for each in self.find_grants_of_user(newest.sub) if each.grant.client_id == newest.client_id]
+        own.sort(key=lambda each: (each.grant.sid == newest.sid, each.last_used or each.grant.created_at))
+        surplus = [each.grant.sid for each in own[: max(len(own) - self._limits.grants_per_client, 0)]]
+        self.revoke_grants(surplus, by="gateway", reason="the user has newer ones for this client")
 
     @denies_when_unavailable
     def find_grant(self, sid: str) -> Grant | None:
@@ -270,13 +327,14 @@ class Store:
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
         """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
         result = self._rotate(
-            keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id)],
+            keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id), *_indices(grant)],
             args=[
                 generation,
                 int(time.time()),
                 ROTATION_GRACE,
                 self._grant_lifetime,
-                self._grant_lifetime + UNUSED_CLIENT_LIFETIME,
+                self._grant_lifetime + self._unused_client_lifetime,
+                grant.sid,
             ],
         )
         return Rotation(result)

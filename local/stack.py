@@ -85,6 +85,7 @@ def prepare(options: Options) -> Stack:
         "listen": f"127.0.0.1:{auth_port}",
         "internal_url": auth_url,
         "router": {"entry_points": list(entry_points)},
+        "limits": {"registrations_per_hour": 10_000},  # every client on this machine has the same address
         "resources": {name: {"url": url, "backends": [backends[name]]} for name, url in resources.items()},
     }
     settings_file = _write_json(folder / "settings.json", settings)

@@ -15,7 +15,9 @@ from auth_service.errors import OAuthError
 from auth_service.protocol import clients
 from auth_service.protocol.clients import Client
 
-from . import allow_any_origin, gateway, note, record
+from . import allow_any_origin, client_address, gateway, note, record
+
+QUOTA_SECONDS = 3600
 
 blueprint = Blueprint("registration", __name__)
 blueprint.after_request(allow_any_origin)
@@ -23,8 +25,14 @@ blueprint.after_request(allow_any_origin)
 
 @blueprint.post("/register")
 def register() -> Response:
-    """Register a client (RFC 7591 §3)."""
+    """Register a client (RFC 7591 §3). Raises TooManyRequests for an address that has registered many."""
     metadata = clients.parse_metadata(_parse_body())
+    gateway().store.ephemeral.take(
+        "registrations",
+        client_address(),
+        limit=gateway().settings.limits.registrations_per_hour,
+        window=QUOTA_SECONDS,
+    )
     has_secret = metadata.token_endpoint_auth_method.startswith("client_secret_")
     secret = secrets.token_urlsafe(32) if has_secret else None
     registration_token = secrets.token_urlsafe(32)

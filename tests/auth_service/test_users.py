@@ -84,7 +84,7 @@ def add_grant(store: Store, users: Users, login: Login, **changes: Any) -> Grant
         sid=grant.sid, client_id="c", redirect_uri="r", code_challenge="x", resource=URL, expires_at=2_000_000_000
     )
     store.add_code("code", code, grant)
-    done = store.redeem_code("code", code, with_refresh_token=True, grant_lifetime=3600)
+    done = store.redeem_code("code", code, grant, with_refresh_token=True, grant_lifetime=3600)
     assert done is Redemption.DONE
     return grant
 

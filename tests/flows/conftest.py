@@ -216,7 +216,12 @@ def world(
     adapter = _InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
     credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
-    store = Store(settings.redis_url, grant_lifetime=settings.lifetimes.refresh_token)
+    store = Store(
+        settings.redis_url,
+        grant_lifetime=settings.lifetimes.refresh_token,
+        unused_client_lifetime=settings.lifetimes.unused_client,
+        limits=settings.limits,
+    )
     yield World(
         create_app(settings, credentials, store, SigningKeys(tmp_path / "keys", credentials), fetcher=fetcher),
         store,

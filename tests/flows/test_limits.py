@@ -1,0 +1,226 @@
+"""What one address, client or user can leave behind: bounded in number, and gone after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from werkzeug.test import TestResponse
+
+from auth_service.public_fetch import PublicFetcher
+from auth_service.settings import Settings
+from tests.conftest import RedisServer
+
+from .conftest import ISSUER, REDIRECT, World
+
+LIMITS = {"registrations_per_hour": 5, "unused_clients": 10, "grants_per_client": 3}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Small limits."""
+    return Settings.model_validate({**settings.model_dump(), "limits": LIMITS})
+
+
+@pytest.fixture
+def fetcher() -> PublicFetcher:
+    """No name resolves."""
+    return PublicFetcher(resolve=lambda _host: ())
+
+
+@pytest.fixture
+def connection(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A look behind the service's back."""
+    with redis_server.client() as client:
+        yield client
+
+
+def register(world: World, address: str | None, **metadata: Any) -> TestResponse:
+    body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | metadata
+    headers = {} if address is None else {"X-Real-Ip": address}
+    return world.app.test_client().post("/register", json=body, headers=headers, base_url=ISSUER)
+
+
+def number_of(connection: redis.Redis, pattern: str) -> int:
+    return len(list(connection.scan_iter(pattern, count=1000)))
+
+
+def test_an_address_registers_so_many_clients_and_another_is_not_affected(world: World) -> None:
+    assert [register(world, "198.51.100.1").status_code for _ in range(7)] == [201] * 5 + [429] * 2
+    refused = register(world, "198.51.100.1")
+    assert 3500 < int(refused.headers["Retry-After"]) <= 3600
+    assert refused.get_json()["error"] == "slow_down"
+    assert register(world, "198.51.100.2").status_code == 201
+
+
+def test_a_refused_registration_does_not_count(world: World) -> None:
+    for _ in range(10):
+        assert register(world, "198.51.100.1", redirect_uris=["javascript:1"]).status_code == 400
+    assert register(world, "198.51.100.1").status_code == 201
+
+
+def test_the_quota_is_full_again_after_an_hour(world: World, connection: redis.Redis) -> None:
+    assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+    pass_time(connection, 3600)
+    assert register(world, "198.51.100.1").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_one"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("198.51.100.1", "::ffff:198.51.100.1", True),
+        ("198.51.100.1", "198.51.100.2", False),
+        # What Traefik would never set is counted together: nobody gains by making headers up.
+        ("198.51.100.1, 198.51.100.3", "198.51.100.1,198.51.100.4", True),
+        ("nonsense", "other", True),
+        (None, "", True),
+    ],
+)
+def test_addresses_of_one_customer_are_counted_as_one(
+    world: World, first: str | None, second: str | None, are_one: bool
+) -> None:
+    for _ in range(5):
+        assert register(world, first).status_code == 201
+    assert register(world, second).status_code == (429 if are_one else 201)
+
+
+def test_forwarding_headers_of_clients_are_not_believed(world: World) -> None:
+    body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}
+    statuses = [
+        world.app.test_client()
+        .post(
+            "/register",
+            json=body,
+            headers={
+                "X-Real-Ip": "198.51.100.1",
+                "X-Forwarded-For": f"192.0.2.{number}",
+                "Forwarded": f"for=192.0.2.{number}",
+                "X-Client-Ip": f"192.0.2.{number}",
+            },
+            base_url=ISSUER,
+        )
+        .status_code
+        for number in range(6)
+    ]
+    assert statuses == [201] * 5 + [429]
+
+
+def test_a_flood_pushes_out_the_oldest_unused_clients_and_none_that_has_been_used(
+    world: World, connection: redis.Redis
+) -> None:
+    used = world.register()["client_id"]
+    issued = world.redeem(used, world.obtain_code(used)).get_json()
+    unused = world.register()["client_id"]
+    for number in range(30):
+        assert register(world, f"198.51.{number}.1").status_code == 201
+    assert number_of(connection, "client:*") == LIMITS["unused_clients"] + 1
+    assert connection.zcard("unused-clients") == LIMITS["unused_clients"]
+    assert world.authorize(unused).status_code == 400
+    response = world.redeem(unused, "code")
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    refreshed = world.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
+    assert refreshed.status_code == 200
+
+
+def test_a_user_keeps_so_many_grants_of_a_client_and_loses_the_least_recently_used(
+    world: World, connection: redis.Redis
+) -> None:
+    client_id = world.register()["client_id"]
+    issued = [world.redeem(client_id, world.obtain_code(client_id)).get_json() for _ in range(3)]
+
+    def refresh(number: int) -> bool:
+        response = world.token(
+            grant_type="refresh_token", client_id=client_id, refresh_token=issued[number]["refresh_token"]
+        )
+        if response.status_code == 200:
+            issued[number] = response.get_json()
+        return response.status_code == 200
+
+    pass_time(connection, 10)
+    assert refresh(0)
+    issued.append(world.redeem(client_id, world.obtain_code(client_id)).get_json())
+    live = [refresh(number) for number in range(4)]
+    assert live.count(True) == 3
+    assert live[0]
+    assert live[3]
+    other = world.register()["client_id"]
+    world.redeem(other, world.obtain_code(other))
+    assert [refresh(number) for number in range(4)] == live
+
+
+def pass_time(connection: redis.Redis, seconds: int) -> None:
+    """Let Redis believe that so much time has passed: whatever ends by then is gone."""
+    for key in connection.scan_iter(count=1000):
+        left = connection.ttl(key)
+        if left >= 0:
+            connection.expire(key, left - seconds)
+
+
+class TestAges:
+    """A gateway that is left alone after a busy day."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        generous = {"registrations_per_hour": 1000, "unused_clients": 1000, "grants_per_client": 1000}
+        return Settings.model_validate({**settings.model_dump(), "limits": generous})
+
+    def test_a_client_without_a_login_is_forgotten_after_a_week_and_one_with_a_grant_is_not(
+        self, world: World, connection: redis.Redis
+    ) -> None:
+        used = world.register()["client_id"]
+        issued = world.redeem(used, world.obtain_code(used)).get_json()
+        unused = [world.register()["client_id"] for _ in range(20)]
+        pass_time(connection, 7 * 24 * 3600 - 60)
+        assert number_of(connection, "client:*") == 21
+        pass_time(connection, 120)
+        assert number_of(connection, "client:*") == 1
+        assert world.authorize(unused[0]).status_code == 400
+
+        def refresh() -> dict[str, Any]:
+            response = world.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
+            body: dict[str, Any] = response.get_json()
+            return body
+
+        for _ in range(10):  # a grant that is used every three weeks lives on, and its client and indices with it
+            issued = refresh()
+            assert "access_token" in issued
+            pass_time(connection, 21 * 24 * 3600)
+        assert number_of(connection, "client:*") == 1
+        assert connection.zcard("grants-of-user:github:583231") == 1
+        assert len(world.store.find_grants_of_user("github:583231")) == 1
+        pass_time(connection, 31 * 24 * 3600)
+        assert refresh()["error"] in {"invalid_grant", "invalid_client"}
+
+    def test_everything_that_requests_leave_behind_is_gone_in_the_end(
+        self, world: World, connection: redis.Redis
+    ) -> None:
+        busy: list[Callable[[], Any]] = [
+            world.register,
+            lambda: world.authorize(world.register()["client_id"]),
+            lambda: world.decide(world.authorize(world.register()["client_id"])),
+            lambda: world.decide(world.authorize(world.register()["client_id"]), "deny"),
+            lambda: world.obtain_code(world.register()["client_id"]),
+            lambda: world.token(grant_type="refresh_token", client_id="x", refresh_token="y.1.z"),
+            lambda: world.browser.get("/authorize?client_id=https://client.example.com/x", base_url=ISSUER),
+        ]
+        for action in busy:
+            for _ in range(3):
+                world.browser = world.new_browser()
+                action()
+        for _ in range(5):
+            world.browser = world.new_browser()
+            client_id = world.register()["client_id"]
+            issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+            world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+        assert number_of(connection, "*") > 50
+        for_good = [key for key in connection.scan_iter(count=1000) if connection.ttl(key) == -1]
+        assert for_good == ["pins:github"]
+        assert connection.hlen("pins:github") == 1  # one for each name on a list, and no more
+        longest = max(connection.ttl(key) for key in connection.scan_iter(count=1000))
+        assert longest <= 120 * 24 * 3600
+        pass_time(connection, longest + 1)
+        assert number_of(connection, "*") == 1
