@@ -136,7 +136,7 @@ in
       mcp-auth-service = lib.mkIf (topology.has "auth") {
         description = "Authorization server of the MCP OAuth gateway";
         wantedBy = [ "multi-user.target" ];
-        wants = [ "network-online.target" ];
+        wants = [ "network-online.target" ] ++ lib.optional ownRedis "redis-mcp-oauth-gateway.service";
         requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
         after = [
           "network-online.target"

@@ -60,3 +60,26 @@ with subtest("after a restart the file goes on where it stopped"):
     machine.wait_until_succeeds(f"test $(grep --count 'mcp-gatewayctl.*answers,' {LOG}) -ge 3")
     lines = machine.succeed(f"cat {LOG}").splitlines()
     assert len(lines) == len(set(lines)), [line for line in lines if lines.count(line) > 1]
+
+with subtest("a backup brings back who was logged in"):
+    state = "/var/lib/redis-mcp-oauth-gateway /var/lib/mcp-oauth-gateway /var/lib/private/mcp-auth-service"
+    services = "mcp-auth-service.socket mcp-auth-service.service redis-mcp-oauth-gateway.service"
+    redis = "redis-cli -s /run/redis-mcp-oauth-gateway/redis.sock"
+    machine.succeed(f"{redis} BGREWRITEAOF")
+    machine.wait_until_succeeds(f"{redis} INFO persistence | grep -q aof_rewrite_in_progress:0")
+    machine.succeed(f"tar --create --file=/root/gateway.tar {state}")
+    machine.succeed(f"systemctl stop {services}", f"rm -r {state}", "systemctl start mcp-auth-service.service")
+    machine.wait_until_succeeds(f"test-client challenge {SERVER}")
+    machine.fail(f"test-client call {SERVER} --token-file /root/token")
+    machine.succeed(f"systemctl stop {services}", "tar --extract --file=/root/gateway.tar --directory=/")
+    machine.succeed("systemctl start redis-mcp-oauth-gateway.service mcp-auth-service.service")
+    machine.wait_until_succeeds(f"test-client call {SERVER} --token-file /root/token")
+
+with subtest("a new master key ends every login, and all parts agree on it"):
+    machine.succeed("od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' > /var/lib/mcp-oauth-gateway/master-key")
+    machine.succeed("rm -r /var/lib/private/mcp-auth-service/signing-keys")
+    machine.succeed("systemctl restart mcp-auth-service.service 'mcp-identity-*.service'")
+    machine.wait_until_succeeds(f"test-client challenge {SERVER}")
+    machine.fail(f"test-client call {SERVER} --token-file /root/token")
+    machine.succeed(f"test-client login {ISSUER} {SERVER} > /root/token")
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
