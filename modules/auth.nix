@@ -155,6 +155,7 @@ in
             Type = "notify";
             # A worker tells of readiness, since only a worker knows.
             NotifyAccess = "all";
+            WatchdogSec = 60;
             ExecStart = "${lib.getExe' cfg.package "mcp-auth-service"} --settings /etc/${settingsFile}";
             ExecReload = "${lib.getExe' pkgs.coreutils "kill"} -HUP $MAINPID";
             LoadCredential = [

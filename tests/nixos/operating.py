@@ -31,12 +31,19 @@ with subtest("a server that does not answer fails the check"):
     machine.succeed("systemctl start mcp-bridge-time.socket")
     machine.succeed("systemctl start mcp-gateway-health.service")
 
-with subtest("a bridge that hangs or dies is started again"):
-    machine.succeed("systemctl kill --signal=KILL mcp-bridge-time.service")
+with subtest("a bridge that dies is started again, and the auth service too"):
+    machine.succeed("systemctl kill --signal=KILL mcp-bridge-time.service mcp-auth-service.service")
     machine.wait_until_succeeds("systemctl start mcp-gateway-health.service")
+    machine.wait_until_succeeds(f"test-client challenge {SERVER}")
+
+with subtest("systemd watches both"):
+    for unit in ("mcp-auth-service", "mcp-bridge-time"):
+        assert machine.succeed(f"systemctl show --property=WatchdogUSec --value {unit}").strip() == "1min"
+        machine.wait_until_succeeds(f"test -n \"$(systemctl show --property=WatchdogTimestamp --value {unit})\"")
 
 with subtest("every part has metrics, and none of them is public"):
     assert "traefik_" in machine.succeed("test-client page http://127.0.0.1:9099/metrics")
+    assert "mcp_gateway_" in machine.succeed("test-client page http://127.0.0.1:9000/metrics")
     assert "mcp_bridge_" in machine.succeed("test-client page http://127.0.0.1:22456/metrics")
     machine.fail(f"test-client page {ISSUER}/metrics")
 
