@@ -39,7 +39,7 @@ with subtest("a bridge that dies is started again, and the auth service too"):
 with subtest("systemd watches both"):
     for unit in ("mcp-auth-service", "mcp-bridge-time"):
         assert machine.succeed(f"systemctl show --property=WatchdogUSec --value {unit}").strip() == "1min"
-        machine.wait_until_succeeds(f"test -n \"$(systemctl show --property=WatchdogTimestamp --value {unit})\"")
+        machine.wait_until_succeeds(f'test -n "$(systemctl show --property=WatchdogTimestamp --value {unit})"')
 
 with subtest("every part has metrics, and none of them is public"):
     assert "traefik_" in machine.succeed("test-client page http://127.0.0.1:9099/metrics")
