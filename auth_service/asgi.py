@@ -16,19 +16,24 @@ from typing import Any, cast
 from a2wsgi import WSGIMiddleware
 
 from auth_service import create_app
+from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
+from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics
 from auth_service.push import RevocationPush
 from auth_service.responses import Receive, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
-from auth_service.tokens import SigningKeys
+from auth_service.tokens import SigningKeyError, SigningKeys
 from auth_service.verify import PATH_PREFIX, Verifier
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
 METRICS_DIRECTORY = "metrics"
 FLASK_THREADS = 16
+KEY_WATCH_SECONDS = 0.05
+"""How long a token is believed after its key is gone from this host."""
+KEY_AGREEMENT_SECONDS = 1.0
 _READINESS_POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -52,6 +57,10 @@ class Application:
             limits=settings.limits,
             on_revoked=RevocationPush(settings, credentials),
         )
+        self._keys = keys
+        self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
+        keys.on_sign = self._rotation.note_signature
+        self._keys_are_agreed = False
         self._watch = GrantWatch(settings.redis_url)
         self._verify = Verifier(settings, credentials, keys, self._watch)
         self._metrics = Metrics(
@@ -99,7 +108,13 @@ class Application:
         gc.freeze()
         tasks = [
             asyncio.create_task(task)
-            for task in (self._watch.run(), self._tell_when_ready(), self._flush_every_second())
+            for task in (
+                self._watch.run(),
+                self._tell_when_ready(),
+                self._flush_every_second(),
+                self._watch_keys(),
+                self._agree_on_keys(),
+            )
         ]
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -118,9 +133,33 @@ class Application:
     def _flush(self) -> None:
         self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
 
+    async def _watch_keys(self) -> None:
+        """Forget tokens with the key that signed them."""
+        removals = self._keys.removals
+        while True:
+            self._keys.refresh()
+            if removals != self._keys.removals:
+                removals = self._keys.removals
+                self._verify.forget()
+            await asyncio.sleep(KEY_WATCH_SECONDS)
+
+    async def _agree_on_keys(self) -> None:
+        """Follow the other hosts, the operator and the clock in which keys there are."""
+        while True:
+            try:
+                await asyncio.to_thread(self._rotation.synchronize)
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            except SigningKeyError as error:
+                log.error("keys.unusable: %s", error)
+            else:
+                self._keys_are_agreed = True
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
-        while not self._watch.is_watching():  # noqa: ASYNC110 - "watching" lapses by itself: there is no event
+        # "Watching" lapses by itself: there is no event.
+        while not (self._keys_are_agreed and self._watch.is_watching()):  # noqa: ASYNC110
             await asyncio.sleep(_READINESS_POLL_SECONDS)
         notify_service_manager(b"READY=1")
 

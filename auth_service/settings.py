@@ -164,6 +164,9 @@ class Lifetimes(_Model):
     session: Seconds = Field(
         default=7 * 24 * 3600, description="How long a browser stays signed in to the account page, at most."
     )
+    signing_key: Annotated[int, Field(ge=3600)] | None = Field(
+        default=90 * 24 * 3600, description="How long a key signs before the next does; null: until told otherwise."
+    )
     unused_client: Seconds = Field(
         default=7 * 24 * 3600,
         description="How long a registration waits for a first login, and outlives its last grant.",

@@ -197,6 +197,11 @@ class Store:
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
 
+    @property
+    def connection(self) -> redis.Redis:
+        """The connection pool, for what is not kept here."""
+        return self._redis
+
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()

@@ -9,6 +9,7 @@ master key and their activation time, so that hosts with one master key agree, t
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -17,7 +18,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,6 +108,11 @@ class SigningKeys:
         Raises SigningKeyError if the directory cannot be used or a key file is broken.
         """
         self._directory = directory
+        self._credentials = credentials
+        self.removals = 0
+        """How often keys were found to be gone: what was concluded from them before holds no longer."""
+        self.on_sign: Callable[[str, int], None] = lambda _kid, _until: None
+        """Told of each token before it is signed: the key's `kid`, and when the token ends."""
         self._keys: dict[str, SigningKey] = {}
         self._refused_names: list[str] | None = None
         try:
@@ -125,8 +131,28 @@ class SigningKeys:
 
     def all(self) -> list[SigningKey]:
         """Return every key, ordered by activation."""
-        self._refresh()
+        self.refresh()
         return list(self._keys.values())
+
+    def has(self, key: SigningKey) -> bool:
+        """Whether a key is still there."""
+        return key in self.all()
+
+    def add(self, activation: int) -> None:
+        """Make the key that signs from `activation` on, unless it is there. Raises SigningKeyError."""
+        if all(key.activation != activation for key in self.all()):
+            try:
+                with contextlib.suppress(FileExistsError):
+                    create_key_file(self._directory, self._credentials, activation=activation)
+            except OSError as error:
+                raise SigningKeyError(f"{error.filename or self._directory}: {error.strerror}") from error
+
+    def remove(self, activation: int) -> None:
+        """Remove a key, if it is there: every token that it signed is refused from now on. Raises SigningKeyError."""
+        try:
+            (self._directory / _file_name(activation)).unlink(missing_ok=True)
+        except OSError as error:
+            raise SigningKeyError(f"{error.filename or self._directory}: {error.strerror}") from error
 
     def signing_key(self, *, now: int) -> SigningKey:
         """Return the newest key that is active; the oldest one should a clock set back leave none active."""
@@ -137,14 +163,18 @@ class SigningKeys:
         """Return the key whose tokens begin with that header, also one whose file has only just appeared."""
         return next((key for key in self.all() if key.header == header), None)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the keys again if the directory's listing has changed."""
         # Listing one small directory costs microseconds, far less than checking a signature, and bounds what
         # unknown kids can cost: no file is read twice, and a listing that cannot be used is tried once.
         names: list[str] = []
         try:
             names = _list_names(self._directory)
             if names not in (list(self._keys), self._refused_names):
-                self._keys = _load(names, self._directory, known=self._keys)
+                former = self._keys
+                self._keys = _load(names, self._directory, known=former)
+                if former.keys() - self._keys.keys():
+                    self.removals += 1
         except (OSError, SigningKeyError) as error:
             self._refused_names = names
             log.warning("signing keys not reloaded, keeping the last good ones: %s", error)
@@ -157,7 +187,7 @@ def create_key_file(directory: Path, credentials: Credentials, *, activation: in
     FileExistsError if a key with that activation exists.
     """
     pem = _derive_key(credentials, activation).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path = directory / (datetime.fromtimestamp(activation, UTC).strftime(_NAME_FORMAT) + ".pem")
+    path = directory / _file_name(activation)
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -171,6 +201,10 @@ def create_key_file(directory: Path, credentials: Credentials, *, activation: in
     finally:
         Path(temporary).unlink()
     return path
+
+
+def _file_name(activation: int) -> str:
+    return datetime.fromtimestamp(activation, UTC).strftime(_NAME_FORMAT) + ".pem"
 
 
 def _derive_key(credentials: Credentials, activation: int) -> ec.EllipticCurvePrivateKey:
@@ -197,6 +231,7 @@ def issue_access_token(
     `scope` is space-separated (RFC 6749 §3.3), `sid` names the grant, `lifetime` and `now` are in seconds.
     """
     key = keys.signing_key(now=now)
+    keys.on_sign(key.kid, now + lifetime)
     claims = {
         "iss": issuer,
         "sub": sub,

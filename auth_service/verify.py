@@ -191,6 +191,10 @@ class Verifier:
         await send(answer.start)
         await send(answer.body)
 
+    def forget(self) -> None:
+        """Check every token anew, once: a key that signed some of them is gone."""
+        self._remembered.clear()
+
     @staticmethod
     def _find_authorization(resource: _ProtectedResource, headers: list[Header]) -> bytes | None:
         """Return the one Authorization header. Raises MalformedRequestError."""
