@@ -14,6 +14,7 @@ let
     ++ access.allowedOrganizations or [ ]
     ++ access.allowedTeams or [ ]
     ++ access.allowedGroups or [ ];
+  everyone = [ provider ] ++ lib.attrValues topology.enabled;
   # What only the other provider has a notion of, by option.
   foreign =
     access:
@@ -26,7 +27,8 @@ let
   isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
   # Names by the value that they share, where more than one does.
-  clashes = pairs: lib.filterAttrs (_: group: lib.length group > 1) (lib.groupBy (pair: pair.value) pairs);
+  clashes =
+    pairs: lib.filterAttrs (_: group: lib.length group > 1) (lib.groupBy (pair: pair.value) pairs);
   namesOf = group: lib.concatMapStringsSep " and " (pair: pair.name) group;
 
   urls = lib.mapAttrsToList (name: server: {
@@ -55,6 +57,15 @@ let
         }) (topology.replicasHere server)
       ) topology.bridgedHere
     );
+
+  isSecret =
+    variable:
+    lib.any (word: lib.hasInfix word variable) [
+      "API_KEY"
+      "PASSWORD"
+      "SECRET"
+      "TOKEN"
+    ];
 
   needs = condition: message: {
     assertion = condition;
@@ -92,6 +103,9 @@ let
     )
   ];
 
+  bridgesHaveKeys = lib.all (server: server.identityKeyFile != null) (
+    lib.attrValues topology.bridgedHere
+  );
   severalHosts = [
     (needs (topology.here != null)
       "${option}.hosts: this host, ${cfg.hostName}, is not among them; see `hostName`."
@@ -103,7 +117,7 @@ let
     (needs (lib.length topology.instances > 1 -> cfg.redis.url != null)
       "${option}.redis.url: several hosts with the role `auth` need one Redis that all of them reach."
     )
-    (needs (cfg.masterKeyFile != null || lib.all (server: server.identityKeyFile != null) (lib.attrValues topology.bridgedHere))
+    (needs (cfg.masterKeyFile != null || bridgesHaveKeys)
       "${option}.masterKeyFile: several hosts need the same one; a host with bridges alone may have `servers.<name>.identityKeyFile` instead."
     )
     (needs (topology.has "auth" -> cfg.masterKeyFile != null)
@@ -152,7 +166,9 @@ in
         "${option}.acme.dnsProvider: goes with `acme.challenge = \"dns-01\"`, and that with it."
       )
     ]
-    ++ lib.optionals (!topology.isSingle) (severalHosts ++ lib.concatLists (lib.mapAttrsToList perHost cfg.hosts))
+    ++ lib.optionals (!topology.isSingle) (
+      severalHosts ++ lib.concatLists (lib.mapAttrsToList perHost cfg.hosts)
+    )
     ++ lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
     ++ lib.mapAttrsToList (url: group: {
       assertion = false;
@@ -164,14 +180,14 @@ in
     }) (clashes ports);
 
     warnings =
-      lib.optional (lib.all (access: lists access == [ ]) ([ provider ] ++ lib.attrValues topology.enabled)) ''
+      lib.optional (lib.all (access: lists access == [ ]) everyone) ''
         ${option}: every allow-list is empty, so nobody can log in.
         Name someone in `identityProvider.${if isOidc then "oidc" else "github"}.allowedUsers` or another of its lists.
       ''
       ++ lib.concatLists (
         lib.mapAttrsToList (
           name: server:
-          lib.optional (lib.any (variable: lib.any (word: lib.hasInfix word variable) [ "PASSWORD" "SECRET" "TOKEN" "API_KEY" ]) (lib.attrNames server.environment)) ''
+          lib.optional (lib.any isSecret (lib.attrNames server.environment)) ''
             ${option}.servers.${name}.environment: looks like a secret, and the world can read it.
             Put it into a file, and its path into `servers.${name}.environmentFile`.
           ''

@@ -31,6 +31,7 @@ let
         inherit (provider) issuer scopes;
         username_claim = provider.usernameClaim;
         groups_claim = provider.groupsClaim;
+        client_id = provider.clientId;
         authorization_parameters = provider.authorizationParameters;
       }
       // lib.optionalAttrs (provider.title != null) { inherit (provider) title; }
@@ -38,6 +39,7 @@ let
       {
         type = "github";
         inherit (provider) url;
+        client_id = provider.clientId;
         api_url = provider.apiUrl;
       };
 
@@ -52,7 +54,11 @@ let
     else if lib.length replicas == 1 then
       { backends = map urlOf replicas; }
     else
-      { replicas = lib.listToAttrs (map (replica: lib.nameValuePair replica.name (urlOf replica)) replicas); };
+      {
+        replicas = lib.listToAttrs (
+          map (replica: lib.nameValuePair replica.name (urlOf replica)) replicas
+        );
+      };
 
   resource =
     server:
@@ -78,7 +84,7 @@ in
   config = lib.mkIf cfg.enable {
     services.mcp-oauth-gateway.settings = {
       issuer = lib.mkDefault "https://${cfg.domain}";
-      identity_provider = lib.mapAttrs (_: lib.mkDefault) (identityProvider // { client_id = provider.clientId; });
+      identity_provider = lib.mapAttrs (_: lib.mkDefault) identityProvider;
       allowed = lib.mapAttrs (_: lib.mkDefault) (allowed provider);
       state_directory = "/var/lib/mcp-auth-service";
       listen = topology.authority topology.listenAddress cfg.port;
@@ -108,7 +114,9 @@ in
       };
       resources = lib.mapAttrs (_: resource) topology.enabled;
     }
-    // lib.optionalAttrs (cfg.defaultServer != null) { default_resource = lib.mkDefault cfg.defaultServer; }
+    // lib.optionalAttrs (cfg.defaultServer != null) {
+      default_resource = lib.mkDefault cfg.defaultServer;
+    }
     // lib.optionalAttrs (topology.instances != [ ]) { inherit (topology) instances; };
 
     # A stable path: a changed set of servers reloads the service and never restarts it.

@@ -26,7 +26,7 @@ in
     };
 
     systemd.services.redis-mcp-oauth-gateway = lib.mkIf (cfg.redis.url == null) {
-      serviceConfig = lib.optionalAttrs (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; };
+      serviceConfig = lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; };
     };
 
     services.mcp-oauth-gateway.settings.redis_url = lib.mkDefault (

@@ -9,7 +9,9 @@ let
   inherit (lib) mkOption types;
   access = import ./access-options.nix { inherit lib; };
   # From the name alone, so that adding a server moves no other one. A clash is an assertion's to report.
-  portOf = key: 20000 + lib.mod (lib.fromHexString (lib.substring 0 7 (builtins.hashString "sha256" key))) 10000;
+  portOf =
+    key:
+    20000 + lib.mod (lib.fromHexString (lib.substring 0 7 (builtins.hashString "sha256" key))) 10000;
   catalogue = import ./catalogue.nix { inherit lib pkgs name; };
 in
 {
@@ -209,7 +211,8 @@ in
 
   config = lib.mkMerge (
     lib.mapAttrsToList (
-      entry: preset: lib.mkIf (config.preset == entry && config.url == null) (removeAttrs preset [ "summary" ])
+      entry: preset:
+      lib.mkIf (config.preset == entry && config.url == null) (removeAttrs preset [ "summary" ])
     ) catalogue
   );
 }

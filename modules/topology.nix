@@ -22,7 +22,12 @@ rec {
   replicasOf =
     server:
     let
-      hosts = if isSingle then { "" = { address = "127.0.0.1"; }; } else lib.filterAttrs (name: _: server.hosts == null || lib.elem name server.hosts) (hostsWith "bridges");
+      chosen = name: _: server.hosts == null || lib.elem name server.hosts;
+      hosts =
+        if isSingle then
+          { "".address = "127.0.0.1"; }
+        else
+          lib.filterAttrs chosen (hostsWith "bridges");
       nameOf =
         host: index:
         lib.concatStringsSep "-" (
@@ -40,8 +45,11 @@ rec {
     in
     lib.concatLists (lib.mapAttrsToList onHost hosts);
 
-  replicasHere = server: lib.filter (replica: isSingle || replica.host == cfg.hostName) (replicasOf server);
+  replicasHere =
+    server: lib.filter (replica: isSingle || replica.host == cfg.hostName) (replicasOf server);
 
   # Servers of which this host runs a bridge.
-  bridgedHere = lib.optionalAttrs (has "bridges") (lib.filterAttrs (_: server: replicasHere server != [ ]) bridged);
+  bridgedHere = lib.optionalAttrs (has "bridges") (
+    lib.filterAttrs (_: server: replicasHere server != [ ]) bridged
+  );
 }

@@ -20,7 +20,8 @@ let
   # WSGI folds X_User_Id, X.User.Id and X-User-Id into one name.
   knowsAliases = lib.versionAtLeast version "3.7.12";
   knowsUnderscores =
-    lib.versionAtLeast version "3.7.6" || (lib.versionAtLeast version "3.6.22" && lib.versionOlder version "3.7");
+    lib.versionAtLeast version "3.7.6"
+    || (lib.versionAtLeast version "3.6.22" && lib.versionOlder version "3.7");
 
   # nixpkgs' names of the two configurations: of its releases so far, of a change once taken back, of the one proposed.
   names =
@@ -52,7 +53,9 @@ let
         dynamic = [ "dynamicConfigOptions" ];
       };
 
-  trusted = lib.optionalAttrs (cfg.trustedProxies != [ ]) { forwardedHeaders.trustedIPs = cfg.trustedProxies; };
+  trusted = lib.optionalAttrs (cfg.trustedProxies != [ ]) {
+    forwardedHeaders.trustedIPs = cfg.trustedProxies;
+  };
 
   challenges = {
     http-01.httpChallenge.entryPoint = "web";
@@ -176,7 +179,8 @@ in
             lib.optional (topology.has "auth") cfg.settings.listen
             ++ lib.optional (topology.has "router" && cfg.metrics.enable) (loopback cfg.metrics.port)
             ++ lib.concatMap (
-              server: map (replica: topology.authority replica.address replica.port) (topology.replicasHere server)
+              server:
+              map (replica: topology.authority replica.address replica.port) (topology.replicasHere server)
             ) (lib.attrValues topology.bridgedHere);
         };
       }

@@ -25,26 +25,31 @@ let
 
   withPackages = extra: package.python.withPackages (ps: package.dependencies ++ extra ps);
 
-  tests = runCommand "mcp-oauth-gateway-tests" { nativeBuildInputs = [
-    redis
-    (withPackages (
-      ps: with ps; [
-        hypothesis
-        joserfc
-        mcp
-        psutil
-        pytest
-        pytest-timeout
-        time-machine
-      ]
-    ))
-  ]; } ''
-    cp --recursive --no-preserve=mode ${checkout} checkout
-    cd checkout
-    export HOME=$TMPDIR
-    pytest -p no:cacheprovider tests/auth_service tests/stdio_bridge
-    touch $out
-  '';
+  tests =
+    runCommand "mcp-oauth-gateway-tests"
+      {
+        nativeBuildInputs = [
+          redis
+          (withPackages (
+            ps: with ps; [
+              hypothesis
+              joserfc
+              mcp
+              psutil
+              pytest
+              pytest-timeout
+              time-machine
+            ]
+          ))
+        ];
+      }
+      ''
+        cp --recursive --no-preserve=mode ${checkout} checkout
+        cd checkout
+        export HOME=$TMPDIR
+        pytest -p no:cacheprovider tests/auth_service tests/stdio_bridge
+        touch $out
+      '';
 
   formatting = runCommand "nix-formatting" { nativeBuildInputs = [ nixfmt ]; } ''
     find ${
@@ -92,7 +97,9 @@ let
         name: path:
         builtins.fromJSON (builtins.toJSON (evaluate name path))
         != lib.importJSON (../tests/systemd/evaluated + "/${name}.json");
-      different = lib.attrNames (lib.filterAttrs differs (cases ../tests/systemd/cases // cases scenarios));
+      different = lib.attrNames (
+        lib.filterAttrs differs (cases ../tests/systemd/cases // cases scenarios)
+      );
     in
     runCommand "module-evaluation" { } (
       if different == [ ] then

@@ -68,7 +68,6 @@ rec {
         "AF_INET6"
       ];
     };
-
   };
 
   # What `sandbox.relaxations` of a server may name.

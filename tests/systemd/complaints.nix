@@ -11,6 +11,8 @@ lib.mapAttrs (
   in
   {
     inherit (config) warnings;
-    failedAssertions = map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions);
+    failedAssertions = map (entry: entry.message) (
+      lib.filter (entry: !entry.assertion) config.assertions
+    );
   }
 ) (import configurations)

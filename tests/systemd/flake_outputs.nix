@@ -117,9 +117,13 @@ in
   packages = perSystem outputs.packages;
   apps = perSystem outputs.apps;
   devShells = perSystem outputs.devShells;
-  checks = lib.mapAttrs (_: lib.mapAttrs (_: check: builtins.stringLength (check.text or check.testScript or check.name))) outputs.checks;
+  checks = lib.mapAttrs (
+    _: lib.mapAttrs (_: check: builtins.stringLength (check.text or check.testScript or check.name))
+  ) outputs.checks;
   formatter = lib.mapAttrs (_: formatter: formatter.name) outputs.formatter;
   modules = lib.mapAttrs (_: builtins.pathExists) outputs.nixosModules;
-  templates = lib.mapAttrs (_: template: builtins.pathExists (template.path + "/flake.nix")) outputs.templates;
+  templates = lib.mapAttrs (
+    _: template: builtins.pathExists (template.path + "/flake.nix")
+  ) outputs.templates;
   overlays = lib.mapAttrs (_: overlay: lib.attrNames (overlay pkgs pkgs)) outputs.overlays;
 }

@@ -47,11 +47,19 @@
       grantsPerClient = 10;
       tokenRequestsPerMinute = 60;
     };
-    rateLimits = lib.genAttrs [ "registration" "authorization" "token" "metadata" ] (_: {
-      average = 2;
-      period = 1;
-      burst = 20;
-    });
+    rateLimits =
+      lib.genAttrs
+        [
+          "registration"
+          "authorization"
+          "token"
+          "metadata"
+        ]
+        (_: {
+          average = 2;
+          period = 1;
+          burst = 20;
+        });
     clientDocuments = {
       enable = true;
       allowedHosts = [ "claude.ai" ];
