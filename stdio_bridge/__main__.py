@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _keep_watchdog_quiet(loop, notifier)
     log.info("serving %s", listener.url)
     notifier.tell("READY=1")
+    # What is there by now stays: collecting what parsing the command line left, and never looking through it again.
+    gc.collect()
+    gc.freeze()
     loop.run()
     # The interpreter puts default handlers back before it ends: a second signal would change the exit status.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from . import jsonrpc
+from .access import Access
 from .detach import Request, Response
 from .eras.body import parse_body
 from .eras.detection import Knowledge, ServerEra
@@ -27,7 +26,6 @@ from .servers import Servers
 
 log = logging.getLogger(__name__)
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _TICK_SECONDS = 1.0
 _KEEP_ALIVE_TICKS = 15
 # Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
@@ -42,6 +40,7 @@ class Bridge:
         self._loop = loop
         self._options = options
         self._verifier = verifier
+        self._access = Access(options)
         self._registry = Registry()
         self._requests = self._registry.counter("mcp_bridge_requests_total", "HTTP requests to the MCP endpoint")
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
@@ -84,7 +83,7 @@ class Bridge:
 
     def _mcp(self, request: Request, response: Response) -> None:
         self._requests.add()
-        self._check_origin_and_host(request)
+        self._access.check(request)
         identity = self._verifier.identify(request.header("X_GATEWAY_IDENTITY"))
         if request.method == "POST":
             self._post(request, response, identity)
@@ -96,22 +95,6 @@ class Bridge:
             self._legacy.delete(request, response, identity)
         else:
             raise not_allowed("GET, POST, DELETE")
-
-    def _check_origin_and_host(self, request: Request) -> None:
-        origin = request.header("ORIGIN")
-        origins = self._options.allowed_origins
-        if origin is not None and not _matches(origin, origins) and not self._is_default_origin(origin):
-            raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Origin is not allowed")
-        host = urlsplit("//" + (request.header("HOST") or "")).hostname or ""
-        hosts = self._options.allowed_hosts or (("*",) if self._options.identity_key else _LOOPBACK_NAMES)
-        if not _matches(host, hosts):
-            raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Host is not allowed")
-
-    def _is_default_origin(self, origin: str) -> bool:
-        if self._options.allowed_origins:
-            return False
-        # With an identity the gateway has seen to it already: a page cannot make a browser send a bearer token.
-        return self._options.identity_key is not None or urlsplit(origin).hostname in _LOOPBACK_NAMES
 
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
@@ -183,7 +166,3 @@ class Bridge:
             self._loop.call_later(0.02, lambda: self._leave_by(deadline))
         else:
             self._loop.stop()
-
-
-def _matches(value: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(value.lower(), pattern.lower()) for pattern in patterns)

@@ -47,7 +47,8 @@ def _finite(digits: str) -> float:
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# What is written was read before, or made here: it cannot hold itself.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
 def parse_json(data: bytes) -> Any:

@@ -287,6 +287,11 @@ class Link:
         return sum(call.purpose is Purpose.CALL for call in self._calls.values())
 
     @property
+    def unanswered(self) -> int:
+        """How many requests of whatever kind the server has not answered."""
+        return len(self._calls)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
         return not self._asked and all(call.purpose is Purpose.STREAM for call in self._calls.values())

@@ -29,7 +29,7 @@ def parse_body(request: Request) -> Body:
     content_type = (request.header("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Refusal("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
-    if not (accepts(request, "application/json") and accepts(request, "text/event-stream")):
+    if not accepts(request, "application/json", "text/event-stream"):
         raise Refusal(
             "406 Not Acceptable",
             jsonrpc.INVALID_REQUEST,
@@ -47,8 +47,9 @@ def parse_body(request: Request) -> Body:
     return Body(messages=messages, requests=requests, batch=batch)
 
 
-def accepts(request: Request, media_type: str) -> bool:
-    """Whether the client takes answers of this type."""
-    major = media_type.partition("/")[0]
+def accepts(request: Request, *media_types: str) -> bool:
+    """Whether the client takes answers of all these types."""
     ranges = {part.partition(";")[0].strip().lower() for part in (request.header("ACCEPT") or "").split(",")}
-    return not ranges.isdisjoint({media_type, f"{major}/*", "*/*"})
+    return "*/*" in ranges or all(
+        media_type in ranges or f"{media_type.partition('/')[0]}/*" in ranges for media_type in media_types
+    )

@@ -90,6 +90,10 @@ def test_a_session_that_does_not_exist_is_404_and_a_missing_id_400(bridge: Bridg
         pytest.param(415, b"{}", {"Content_Type": "text/plain"}, id="another media type"),
         pytest.param(403, b"{}", {"Origin": "https://evil.example"}, id="a foreign page"),
         pytest.param(403, b"{}", {"Host": "evil.example"}, id="a rebound name"),
+        pytest.param(403, b"{}", {"Host": "[::1"}, id="a Host that is none"),
+        pytest.param(403, b"{}", {"Host": "localhost" + "." * 300}, id="a Host longer than names are"),
+        pytest.param(403, b"{}", {"Origin": "http://[::1"}, id="an Origin that is none"),
+        pytest.param(403, b"{}", {"Origin": "null"}, id="a page of no origin"),
     ],
 )
 def test_bad_requests_are_refused_in_json_rpc(

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from stdio_bridge.access import Access
+from stdio_bridge.detach import Request
+from stdio_bridge.errors import Refusal
+from stdio_bridge.options import parse_options
+
+
+class Headers:
+    """As much of a request as is looked at here."""
+
+    def __init__(self, **values: str) -> None:
+        self._values = values
+
+    def header(self, name: str) -> str | None:
+        return self._values.get(name)
+
+
+def allowed(*options: str, origin: str | None = None, host: str = "localhost:9001") -> bool:
+    who = () if "--require-identity" in options else ("--no-identity",)
+    parsed = parse_options(["--listen", "127.0.0.1:0", *who, *options, "--", "true"], {"PATH": "/usr/bin:/bin"})
+    access = Access(parsed)
+    headers = {"HOST": host} if origin is None else {"HOST": host, "ORIGIN": origin}
+    statuses = []
+    for _ in range(2):  # the second one is remembered
+        try:
+            access.check(cast("Request", Headers(**headers)))
+            statuses.append("allowed")
+        except Refusal as refusal:
+            statuses.append(refusal.status)
+    assert statuses in (["allowed"] * 2, ["403 Forbidden"] * 2)
+    return statuses[0] == "allowed"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:9001", "[::1]:9001", "[::1]"])
+def test_by_itself_the_bridge_answers_to_loopback_names(host: str) -> None:
+    assert allowed(host=host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "[", "[::1", "x@evil.example", "a" * 9999],
+)
+def test_by_itself_the_bridge_answers_to_no_other_name(host: str) -> None:
+    assert not allowed(host=host)
+
+
+@pytest.mark.parametrize("origin", [None, "http://localhost:3000", "https://127.0.0.1", "http://[::1]:5173"])
+def test_by_itself_the_bridge_answers_programs_and_pages_of_this_machine(origin: str | None) -> None:
+    assert allowed(origin=origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["", "null", "https://evil.example", "https://localhost.evil.example", "http://[", "localhost", "x" * 9999],
+)
+def test_by_itself_the_bridge_answers_no_other_page(origin: str) -> None:
+    assert not allowed(origin=origin)
+
+
+def test_a_list_of_origins_takes_the_place_of_loopback() -> None:
+    listed = ("--allow-origin", "https://app.example.com", "--allow-origin", "https://*.example.net")
+    assert allowed(*listed, origin="https://APP.example.com")
+    assert allowed(*listed, origin="https://a.example.net")
+    assert not allowed(*listed, origin="http://localhost")
+    assert not allowed(*listed, origin="http://app.example.com")
+    assert not allowed(*listed, origin="https://app.example.com.evil.example")
+
+
+def test_a_list_of_hosts_takes_the_place_of_loopback() -> None:
+    listed = ("--allow-host", "mcp.example.com")
+    assert allowed(*listed, host="mcp.example.com:443")
+    assert not allowed(*listed, host="localhost")
+    assert not allowed(*listed, host="mcp.example.com.evil.example")
+
+
+def test_behind_the_gateway_only_what_is_listed_narrows_it(tmp_path: Path) -> None:
+    key = ("--require-identity", str(tmp_path))
+    assert allowed(*key, origin="https://anything.example", host="anything.example")
+    assert not allowed(*key, "--allow-origin", "https://app.example.com", origin="https://anything.example")
+    assert not allowed(*key, "--allow-host", "mcp.example.com", host="anything.example")
