@@ -143,3 +143,35 @@ def test_a_hostile_client_name_is_text_on_the_page(world: World) -> None:
     page = world.authorize(world.register(client_name="<script>alert(1)</script>")["client_id"])
     assert "<script>" not in page.text
     assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+
+
+def test_an_unknown_client_gets_told_what_to_do_in_each_application(world: World) -> None:
+    page = world.authorize("mcp_gone").text
+    assert "is not known here" in page
+    for application in ("Claude", "Claude Code", "ChatGPT", "Cursor", "VS Code", "mcp-remote", "MCP Inspector"):
+        assert f"<dt>{application}</dt>" in page
+
+
+@pytest.mark.parametrize(
+    ("redirect_uri", "words"),
+    [
+        ("http://localhost:5000/x", ["A program on this computer", "localhost:5000", "just started this yourself"]),
+        ("cursor://anysphere.cursor-mcp/x", ["The program Cursor on this computer", "cursor://anysphere.cursor-mcp"]),
+        ("com.example.app:/x", ["The program com.example.app on this computer", "just started this yourself"]),
+        ("https://app.example.org:8443/x", ['<strong class="address">app.example.org:8443</strong>']),
+    ],
+)
+def test_the_page_says_where_access_goes(world: World, redirect_uri: str, words: list[str]) -> None:
+    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
+    page = world.authorize(client_id, redirect_uri=redirect_uri)
+    assert all(each in page.text for each in words)
+    scheme = redirect_uri.partition(":")[0]
+    allowed = (
+        "https://app.example.org:8443"
+        if scheme == "https"
+        else redirect_uri.rpartition("/")[0]
+        if scheme == "http"
+        else f"{scheme}:"
+    )
+    policy = page.headers["Content-Security-Policy"]
+    assert allowed in policy.partition("form-action ")[2].split(" ")

@@ -1,0 +1,341 @@
+"""What strangers can put into a page, a redirect or a cookie, and what must not come of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+from werkzeug.test import TestResponse
+
+from auth_service.errors import ServiceUnavailable
+from local import github
+from tests.browser import Form
+
+from .conftest import GITHUB, ISSUER, REDIRECT, World, authorization_query, parameters_of
+
+MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{1234*4321}}"
+EVIL = "https://evil.example/"
+
+
+class Page(HTMLParser):
+    """The elements and addresses of a page, as a browser would see them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.addresses: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect."""
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.addresses |= {value or "" for name, value in attrs if name in {"href", "src", "action"}}
+
+
+def assert_is_harmless(response: TestResponse) -> None:
+    """Check what makes a page safe whatever stands on it."""
+    assert response.mimetype == "text/html"
+    headers = response.headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert policy["base-uri"] == "'none'"
+    assert policy["style-src"] == "'self'"
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert "evil" not in headers["Content-Security-Policy"]
+    assert "script-src" not in policy
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    assert "Access-Control-Allow-Origin" not in headers
+    page = Page(response.text)
+    assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "style"}
+    assert not {name for name in page.attributes if name.startswith("on") or name == "style"}
+    assert all(address.startswith(f"{ISSUER}/") for address in page.addresses)
+    assert str(1234 * 4321) not in response.text
+
+
+def consent(world: World) -> TestResponse:
+    return world.authorize(world.register()["client_id"])
+
+
+def stale_consent(world: World) -> TestResponse:
+    form = Form(consent(world).text).fields
+    world.browser = world.new_browser()
+    return world.browser.post("/consent", data=form, base_url=ISSUER)
+
+
+def forged_consent(world: World) -> TestResponse:
+    return world.browser.post("/consent", data={"ticket": MARKUP}, base_url=ISSUER)
+
+
+def unknown_client(world: World) -> TestResponse:
+    return world.authorize(MARKUP)
+
+
+def foreign_redirect(world: World) -> TestResponse:
+    return world.authorize(world.register()["client_id"], redirect_uri=EVIL)
+
+
+def repeated_parameter(world: World) -> TestResponse:
+    name = urlencode({MARKUP: 1})
+    return world.browser.get(f"/authorize?{name}&{name}", base_url=ISSUER)
+
+
+def unknown_callback(world: World) -> TestResponse:
+    return world.browser.get("/callback", query_string={"state": MARKUP, "code": MARKUP}, base_url=ISSUER)
+
+
+def not_allowed(world: World) -> TestResponse:
+    return world.follow(world.log_in(world.decide(consent(world)), "stranger"))
+
+
+def provider_down(world: World) -> TestResponse:
+    callback = world.log_in(world.decide(consent(world)))
+    world.stand_in.faults["/user"] = github.Fault(500)
+    return world.follow(callback)
+
+
+def sign_in(world: World) -> TestResponse:
+    return world.browser.get("/account", query_string={"notice": MARKUP}, base_url=ISSUER)
+
+
+def account(world: World) -> TestResponse:
+    world.obtain_code(world.register(client_name=MARKUP)["client_id"])
+    response = world.browser.get("/account", base_url=ISSUER)
+    assert "alert(1)" in response.text
+    return response
+
+
+def forged_account_form(world: World) -> TestResponse:
+    return world.browser.post("/account", data={"ticket": MARKUP, "action": MARKUP}, base_url=ISSUER)
+
+
+def refused_sign_in(world: World) -> TestResponse:
+    form = Form(sign_in(world).text).fields
+    return world.follow(world.log_in(world.browser.post("/account", data=form, base_url=ISSUER), ""))
+
+
+PAGES: list[Callable[[World], TestResponse]] = [
+    consent,
+    stale_consent,
+    forged_consent,
+    unknown_client,
+    foreign_redirect,
+    repeated_parameter,
+    unknown_callback,
+    not_allowed,
+    provider_down,
+    sign_in,
+    account,
+    forged_account_form,
+    refused_sign_in,
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.__name__)
+def test_no_page_can_be_framed_scripted_cached_or_left_with_a_referrer(
+    world: World, page: Callable[[World], TestResponse]
+) -> None:
+    assert_is_harmless(page(world))
+
+
+def test_a_page_without_redis_is_as_harmless(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ServiceUnavailable("Redis")
+
+    monkeypatch.setattr(world.store, "find_client", fail)
+    response = world.authorize("mcp_any")
+    assert response.status_code == 503
+    assert_is_harmless(response)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"client_name": MARKUP},
+        {"client_uri": f"https://example.com/{MARKUP}"},
+        {"logo_uri": f"https://example.com/{MARKUP}"},
+        {"tos_uri": f"https://example.com/{MARKUP}"},
+        {"policy_uri": f"https://example.com/{MARKUP}"},
+        {"contacts": [MARKUP]},
+        {"software_id": MARKUP},
+        {"software_version": MARKUP},
+        {"scope": MARKUP},
+        {
+            "client_name": "javascript:alert(1)",
+            "client_uri": EVIL,
+            "logo_uri": EVIL,
+            "tos_uri": EVIL,
+            "policy_uri": EVIL,
+        },
+    ],
+    ids=lambda metadata: next(iter(metadata)),
+)
+@pytest.mark.parametrize("decline", [False, True], ids=["allowed", "not-allowed"])
+def test_no_metadata_of_a_client_is_markup_or_an_address_on_a_page(
+    world: World, metadata: dict[str, Any], decline: bool
+) -> None:
+    page = world.authorize(world.register(**metadata)["client_id"])
+    assert_is_harmless(page)
+    returned = world.follow(world.log_in(world.decide(page), "stranger" if decline else "octocat"))
+    assert_is_harmless(returned if decline else world.browser.get("/account", base_url=ISSUER))
+
+
+PARAMETERS = [*authorization_query("x"), "scope", "prompt", "nonce", "display", "login_hint", "request", "error"]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "value", [MARKUP, EVIL, f"//{EVIL}", "javascript:alert(1)", f"{REDIRECT}@evil.example", "\r\nX: y"]
+)
+def test_no_parameter_redirects_elsewhere_or_is_markup(world: World, name: str, value: str) -> None:
+    query = authorization_query(world.register()["client_id"]) | {name: value}
+    response = world.browser.get("/authorize", query_string=query, base_url=ISSUER)
+    assert "X" not in response.headers
+    if response.status_code == 303:
+        target = urlsplit(response.location)
+        assert f"{target.scheme}://{target.netloc}{target.path}" == REDIRECT
+    else:
+        assert_is_harmless(response)
+
+
+@pytest.mark.parametrize("name", ["code", "state", "error", "error_description", "error_uri", "iss", "redirect_uri"])
+@pytest.mark.parametrize("value", [MARKUP, EVIL])
+def test_no_parameter_of_the_callback_redirects_elsewhere_or_is_markup(world: World, name: str, value: str) -> None:
+    callback = urlsplit(world.log_in(world.decide(consent(world))))
+    query = dict(parse_qsl(callback.query)) | {name: value}
+    response = world.browser.get("/callback", query_string=query, base_url=ISSUER)
+    if response.status_code == 303:
+        assert response.location.startswith(f"{REDIRECT}?")
+        assert "evil" not in response.location
+    else:
+        assert_is_harmless(response)
+
+
+@pytest.mark.parametrize("name", [*authorization_query("x"), "scope", "unknown"])
+def test_a_repeated_parameter_of_an_authorization_request_is_refused(world: World, name: str) -> None:
+    query = {"scope": "mcp"} | authorization_query(world.register()["client_id"])
+    response = world.browser.get(
+        f"/authorize?{urlencode(query)}&{urlencode([(name, query.get(name, 'x')), (name, 'y')])}", base_url=ISSUER
+    )
+    assert response.status_code == 400
+    assert response.location is None
+
+
+@pytest.mark.parametrize(("path", "name"), [("/consent", "ticket"), ("/consent", "decision"), ("/account", "action")])
+def test_a_repeated_field_of_a_form_is_refused(world: World, path: str, name: str) -> None:
+    page = consent(world) if path == "/consent" else account(world)
+    form = [*Form(page.text).fields.items(), ("decision", "approve"), ("action", "sign-out")]
+    value = dict(form)[name]
+    response = world.browser.post(
+        path,
+        data=urlencode([*form, (name, value)]),
+        content_type="application/x-www-form-urlencoded",
+        base_url=ISSUER,
+    )
+    assert response.status_code == 400
+    assert response.location is None
+
+
+def test_a_repeated_parameter_of_the_callback_is_refused_and_the_login_lives(world: World) -> None:
+    callback = world.log_in(world.decide(consent(world)))
+    assert world.follow(f"{callback}&code=another").status_code == 400
+    assert "code" in parameters_of(world.follow(callback))
+
+
+@pytest.mark.parametrize(
+    "state", ["a b&c=d#e?f", "é\u202e", "%00%0d%0a", "x" * 4000, "<script>", "a+b", "&iss=https://evil"]
+)
+def test_state_comes_back_as_it_was_and_adds_nothing(world: World, state: str) -> None:
+    client_id = world.register()["client_id"]
+    declined = parameters_of(world.decide(world.authorize(client_id, state=state), "deny"))
+    assert (declined["state"], declined["iss"]) == (state, ISSUER)
+    answer = parameters_of(world.follow(world.log_in(world.decide(world.authorize(client_id, state=state)))))
+    assert (answer["state"], answer["iss"]) == (state, ISSUER)
+    assert set(answer) == {"code", "state", "iss"}
+
+
+def test_the_query_of_a_redirect_uri_is_kept(world: World) -> None:
+    uri = "https://app.example.org/callback?tenant=a%26b&code=old"
+    client_id = world.register(redirect_uris=[uri])["client_id"]
+    approved = world.decide(world.authorize(client_id, redirect_uri=uri))
+    location = world.follow(world.log_in(approved)).location
+    assert location.startswith(f"{uri}&code=")
+
+
+# Cookies
+
+
+def test_a_cookie_that_is_not_ours_is_replaced(world: World) -> None:
+    for value in ("", "x", "<script>", "a" * 4000, "a" * 42, "é" * 43):
+        browser = world.new_browser()
+        browser.set_cookie("__Host-mcp-gateway-browser", value, domain="auth.example.com", secure=True)
+        response = browser.get("/account", base_url=ISSUER)
+        cookie = response.headers["Set-Cookie"]
+        assert re.match(
+            r"__Host-mcp-gateway-browser=[A-Za-z0-9_-]{43}; Secure; HttpOnly; Path=/; SameSite=Lax$", cookie
+        )
+        assert value == "" or f"={value};" not in cookie
+
+
+def test_a_cookie_that_another_host_could_have_set_is_not_read(world: World) -> None:
+    """Cookie tossing: a sibling's cookie cannot have the prefix, so a name without it means nothing here."""
+    page = consent(world)
+    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    assert ours is not None
+    world.browser = world.new_browser()
+    world.browser.set_cookie("mcp-gateway-browser", ours.value, domain="auth.example.com")
+    response = world.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
+    assert response.status_code == 400
+
+
+def test_a_second_cookie_of_the_same_name_lets_nobody_in(world: World) -> None:
+    callback = world.log_in(world.decide(consent(world)))
+    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    assert ours is not None
+    stranger = world.new_browser()
+    for order in (("p" * 43, "q" * 43), ("p" * 43,)):
+        header = "; ".join(f"__Host-mcp-gateway-browser={value}" for value in order)
+        response = stranger.get(callback.removeprefix(ISSUER), base_url=ISSUER, headers={"Cookie": header})
+        assert response.status_code == 400
+
+
+# Codes and logins that change hands
+
+
+def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(world: World) -> None:
+    """Code injection: the attacker's code, put into the victim's session, or the other way round."""
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id)
+    for verifier in ("w" * 43, "", "v" * 42):
+        response = world.redeem(client_id, code, code_verifier=verifier)
+        assert response.get_json()["error"] in {"invalid_grant", "invalid_request"}
+    assert world.redeem(client_id, code).status_code == 200
+
+
+def test_the_upstream_state_is_new_each_time_and_made_only_after_approval(world: World) -> None:
+    page = consent(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
+        assert world.authorize(world.register()["client_id"]).status_code == 200
+    states = {dict(parse_qsl(urlsplit(world.decide(page).location).query))["state"] for _ in range(3)}
+    assert len(states) == 3
+    assert all(len(state) >= 43 for state in states)
+
+
+def test_the_code_of_the_identity_provider_is_bound_to_the_login_it_was_made_for(world: World) -> None:
+    """An upstream code that was stolen from another login does not finish this one: PKCE binds it to its state."""
+    first, second = (urlsplit(world.log_in(world.decide(consent(world)))) for _ in range(2))
+    stolen = dict(parse_qsl(second.query))["code"]
+    query = dict(parse_qsl(first.query)) | {"code": stolen}
+    answer = parameters_of(world.browser.get("/callback", query_string=query, base_url=ISSUER))
+    assert answer["error"] == "access_denied"
+    assert GITHUB not in answer["error_description"]
