@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -28,7 +29,9 @@ KNOWN_APP_SCHEMES: Final = {
 # RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
 _URI = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LOOPBACK = re.compile(r"(http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?].*)?)")
+_APP_AUTHORITY = re.compile(r"[A-Za-z0-9._-]*")
 _APP_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
 
 
@@ -55,14 +58,28 @@ def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
         return "names a user"
     if parts.scheme == "https":
         host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc
-        return None if uri.startswith("https://") and _HOST.fullmatch(host) else "has no valid lower-case host"
+        return None if uri.startswith("https://") and _is_host(host) else "has no valid lower-case host"
     if parts.scheme == "http":
         return None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
-    if not uri.startswith(f"{parts.scheme}:/"):
+    if not uri.startswith(f"{parts.scheme}:/") or not _APP_AUTHORITY.fullmatch(parts.netloc):
         return "is not a URI with a lower-case scheme and a path"
     if parts.scheme in KNOWN_APP_SCHEMES or _APP_SCHEME.fullmatch(parts.scheme):
         return None
     return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
+
+
+def _is_host(host: str) -> bool:
+    """Whether a browser goes where the text says: it reads `2130706433` and `127.1` as addresses of its own making."""
+    if not _HOST.fullmatch(host):
+        return False
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        elif _NUMBER.fullmatch(host.rpartition(".")[2]):
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def matches(registered: str, requested: str) -> bool:
@@ -70,7 +87,11 @@ def matches(registered: str, requested: str) -> bool:
 
     Native applications listen on whatever port is free (RFC 8252 §7.3).
     """
-    return requested == registered or (is_loopback(requested) and without_port(requested) == without_port(registered))
+    return requested == registered or (
+        is_loopback(requested)
+        and without_port(requested) == without_port(registered)
+        and _find_fault(requested) is None  # such as a port that there is not
+    )
 
 
 def is_loopback(uri: str) -> bool:
