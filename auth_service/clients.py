@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -18,6 +19,8 @@ from .store import Store
 
 FETCHES_PER_MINUTE: Final = 30
 """From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
+MAX_WAITING: Final = 8
+"""Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads."""
 REVALIDATION_SECONDS: Final = 24 * 3600
 """How long a document with an ETag is kept to be asked about again."""
 KEY_SET_REFRESH_SECONDS: Final = 30
@@ -43,6 +46,7 @@ class Clients:
         self._documents = documents
         self._fetcher = fetcher
         self._requester = requester
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def find(self, client_id: str) -> Client | None:
         """Return a client as it is now: a document is believed no longer than its headers allow."""
@@ -87,11 +91,16 @@ class Clients:
         kept = self._ephemeral.find_document(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))
-        with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1):
-            kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
-            if kept is not None and time.time() < kept.fresh_until:
-                return parse(json.loads(kept.body))
-            return self._fetch(url, parse, kept, max_bytes=max_bytes)
+        if not self._waiting.acquire(blocking=False):
+            raise ClientDocumentError("too many documents are being fetched", is_transient=True)
+        try:
+            with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
+                kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
+                if kept is not None and time.time() < kept.fresh_until:
+                    return parse(json.loads(kept.body))
+                return self._fetch(url, parse, kept, max_bytes=max_bytes)
+        finally:
+            self._waiting.release()
 
     def _fetch(self, url: str, parse: Callable[[Any], T], kept: Document | None, *, max_bytes: int) -> T:
         self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)

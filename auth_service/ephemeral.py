@@ -128,12 +128,12 @@ class Ephemeral:
         self._redis.delete(f"document:{_hash(url)}")
 
     @contextmanager
-    def only_one(self, name: str, *, seconds: float) -> Iterator[None]:
-        """Hold a lock that ends by itself after `seconds`, waiting as long for another holder.
+    def only_one(self, name: str, *, seconds: float, wait: float) -> Iterator[None]:
+        """Hold a lock that ends by itself after `seconds`, having waited at most `wait` for another holder.
 
         Raises ServiceUnavailable if it does not become free.
         """
-        lock: Any = self._redis.lock(f"lock:{_hash(name)}", timeout=seconds, sleep=0.02, blocking_timeout=seconds)
+        lock: Any = self._redis.lock(f"lock:{_hash(name)}", timeout=seconds, sleep=0.02, blocking_timeout=wait)
         try:
             is_held = lock.acquire()
         except redis.RedisError as error:

@@ -18,7 +18,9 @@ from .settings import AllowList, Settings
 from .store import Grant, Store
 
 _MEMBERSHIPS: Final = ("organizations", "teams", "groups")
-_IDENTIFY_SECONDS: Final = 30
+_IDENTIFY_SECONDS: Final = 60
+"""Longer than asking can take: a token that is replaced at each use must not be used twice."""
+_WAIT_SECONDS: Final = 5
 
 
 class Users:
@@ -74,7 +76,7 @@ class Users:
 
     def _identify_again(self, grant: Grant) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
-        with self._store.ephemeral.only_one(f"identify {grant.sid}", seconds=_IDENTIFY_SECONDS):
+        with self._store.ephemeral.only_one(f"identify {grant.sid}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS):
             current = self._store.find_grant(grant.sid)
             kept = self._open(current) if current is not None else None
             if current is None or kept is None or kept["token"] is None:

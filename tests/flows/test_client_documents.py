@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import time_machine
 
+from auth_service.clients import MAX_WAITING
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
-from tests.internet import Answer, Internet, internet, respond, respond_json
+from tests.internet import Answer, Internet, internet, respond, respond_json, silence
 
 from .conftest import ISSUER, REDIRECT, World, parameters_of
 
@@ -294,6 +296,17 @@ def test_documents_do_not_pile_up(
         assert len(list(connection.scan_iter("document:*"))) == 5
         assert connection.zcard("documents") == 5
         assert all(cast("int", connection.ttl(key)) > 0 for key in connection.scan_iter())
+
+
+def test_a_slow_document_holds_some_requests_and_never_all(world: World, net: Internet) -> None:
+    net.pages[PATH] = silence()
+    with ThreadPoolExecutor(MAX_WAITING + 4) as pool:
+        answers = [pool.submit(world.authorize, CLIENT) for _ in range(MAX_WAITING + 4)]
+        first = next(as_completed(answers)).result()
+        assert "too many documents" in first.text
+        assert world.authorize(world.register()["client_id"]).status_code == 200
+        net.close()
+    assert {answer.result().status_code for answer in answers} <= {400, 503}
 
 
 class TestConfined:
