@@ -51,6 +51,12 @@ in
     login = seconds 600 "How long a login at the identity provider may take, at most 600.";
     session = seconds (7 * day) "How long a browser stays signed in to the account page, at most.";
     unusedClient = seconds (7 * day) "How long a registration waits for a first login, and outlives its last one.";
+    signingKey = mkOption {
+      type = types.nullOr (types.ints.between 3600 (10 * 365 * day));
+      default = 90 * day;
+      example = 30 * day;
+      description = "How long a key signs tokens before the next one does, in seconds; where null, until told otherwise.";
+    };
     unconfirmedUser = seconds day "How long after a login tokens can be refreshed where the provider gave nothing to ask again with.";
   };
 

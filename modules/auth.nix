@@ -96,6 +96,7 @@ in
         access_token = cfg.lifetimes.accessToken;
         refresh_token = cfg.lifetimes.refreshToken;
         inherit (cfg.lifetimes) login session;
+        signing_key = cfg.lifetimes.signingKey;
         unused_client = cfg.lifetimes.unusedClient;
         unconfirmed_user = cfg.lifetimes.unconfirmedUser;
       };

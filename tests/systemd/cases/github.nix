@@ -38,6 +38,7 @@
       refreshToken = 86400;
       login = 300;
       session = 3600;
+      signingKey = 86400;
       unusedClient = 3600;
       unconfirmedUser = 3600;
     };
