@@ -12,12 +12,13 @@ import dataclasses
 import resource
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import report
 from .bridge_tables import Results, StreamFigures, write_tables
-from .bridges import OTHERS, OURS, Bridge, Running
+from .bridges import OTHERS, OURS, OURS_SHARED, OURS_WARM, Bridge, Running
 from .calls import ECHO, TIME, Server
 from .candidate import Candidate, Figures, Streams
 from .clients import Failed
@@ -44,11 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(ours=OURS.name, direct=DIRECT)
     with tempfile.TemporaryDirectory() as folder:
         for server in (ECHO, TIME):
-            results.servers[server.name] = measure_server(
-                server, (OURS, *others), Path(folder) / server.name, rounds=options.rounds
-            )
-        for bridge in (OURS, *others):
-            results.streams[bridge.name] = measure_streams(bridge, Path(folder) / "streams" / bridge.name)
+            figures = measure_server(server, (OURS, *others), Path(folder) / server.name, rounds=options.rounds)
+            start_seconds = report.median(figures[DIRECT].first_ms) / 1000
+            figures[OURS_WARM.name] = measure_warm(server, start_seconds, Path(folder) / "warm", rounds=options.rounds)
+            results.servers[server.name] = figures
+        for bridge, sessions in [(OURS, CLIENTS), (OURS_SHARED, 0), *((other, CLIENTS) for other in others)]:
+            streams = measure_streams(bridge, sessions, Path(folder) / "streams" / bridge.name)
+            results.streams[bridge.name] = streams
     path = report.save("bridge", {"machine": machine, **dataclasses.asdict(results)})
     tables = write_tables(results, machine)
     print(f"\n{tables}\n\nraw results: {path}")
@@ -87,7 +90,20 @@ def measure_server(server: Server, bridges: Sequence[Bridge], folder: Path, *, r
     return figures
 
 
-def measure_streams(bridge: Bridge, folder: Path) -> StreamFigures:
+def measure_warm(server: Server, start_seconds: float, folder: Path, *, rounds: int) -> Figures:
+    """Measure the first answer of a session whose server was started ahead of need."""
+    _say(f"{server.name}: {OURS_WARM.name}")
+    candidate = Candidate(OURS_WARM.name, server, Running(OURS_WARM, server, folder / server.name))
+    try:
+        for _ in range(rounds):
+            time.sleep(3 * start_seconds)
+            candidate.measure_first()
+    finally:
+        candidate.close()
+    return candidate.figures
+
+
+def measure_streams(bridge: Bridge, sessions: int, folder: Path) -> StreamFigures:
     """Say what an idle stream costs a bridge, and how calls fare next to many."""
     _say(f"streams: {bridge.name}")
     with contextlib.ExitStack() as cleanup:
@@ -96,7 +112,7 @@ def measure_streams(bridge: Bridge, folder: Path) -> StreamFigures:
             candidate = Candidate(bridge.name, ECHO, running)
             cleanup.callback(candidate.close)
             candidate.connect(CLIENTS)
-            streams = Streams(running, CLIENTS)
+            streams = Streams(running, sessions)
             cleanup.callback(streams.close)
             before = running.memory()
             opened = streams.open(STREAMS)

@@ -69,7 +69,7 @@ def _comparison(results: Results, figures: Mapping[str, Figures]) -> str:
     valid = [
         one
         for name, one in figures.items()
-        if name not in {results.ours, results.direct} and one.sequential and not one.failures
+        if not name.startswith(results.ours) and name != results.direct and one.sequential and not one.failures
     ]
     sequential = max((median(one.sequential) for one in valid), default=math.nan)
     concurrent = max((median(one.concurrent) for one in valid), default=math.nan)

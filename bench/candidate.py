@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -96,7 +95,11 @@ class Candidate:
 
 
 class Streams:
-    """Open event streams of one bridge: calls that are never answered, shared out among some sessions."""
+    """Open event streams of one bridge, with nothing to say.
+
+    With `sessions`, they are calls that are never answered, shared out among so many sessions; without, each is the
+    GET stream of a session of its own.
+    """
 
     def __init__(self, running: Running, sessions: int) -> None:
         self._running = running
@@ -108,20 +111,26 @@ class Streams:
         """Have so many, and return how many there are; fewer when the bridge refuses or takes too long."""
         deadline = time.monotonic() + _OPENING_SECONDS
         while len(self._streams) < count and time.monotonic() < deadline:
-            number = len(self._streams)
-            stream = Connection(self._running.site(), self._sessions[number % len(self._sessions)].session)
             try:
-                stream.send(json.dumps(waiting_call(number + 1)).encode())
-                while not (response := stream.receive()).status:
-                    pass
-                if response.status != 200 or response.complete:
-                    raise Failed(f"status {response.status} and no stream")
+                self._streams.append(self._open_one(len(self._streams)))
             except (Failed, OSError) as error:
                 self.failure = str(error)
-                stream.close()
                 break
-            self._streams.append(stream)
         return len(self._streams)
+
+    def _open_one(self, number: int) -> Connection:
+        if self._sessions:
+            session = self._sessions[number % len(self._sessions)].session
+            stream = Connection(self._running.site(), session)
+            message = waiting_call(number + 1)
+        else:
+            stream, message = open_session(self._running.site()), None
+        try:
+            stream.begin_stream(message)
+        except (Failed, OSError):
+            stream.close()
+            raise
+        return stream
 
     def close(self) -> None:
         """Leave all of them."""

@@ -135,6 +135,14 @@ class Connection:
         self._reader = _Reader()
         self._socket.sendall(b"%b %bContent-Length: %d\r\n\r\n%b" % (method.encode(), self._head, len(body), body))
 
+    def begin_stream(self, message: Message | None) -> None:
+        """Send a message, or GET without one, and wait until an event stream has begun. Raises Failed."""
+        self.send(json.dumps(message).encode() if message else b"", "POST" if message else "GET")
+        while not (response := self.receive()).status:
+            pass
+        if response.status != 200 or response.complete:
+            raise Failed(f"status {response.status} and no stream")
+
     def receive(self) -> _Reader:
         """Read once, and return the response so far. Raises Failed when it cannot be completed."""
         try:
