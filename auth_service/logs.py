@@ -21,11 +21,11 @@ class LineFormatter(logging.Formatter):
         """Return one line; a trace's further lines are indented, so that none can pass for an event."""
         if isinstance(record.msg, audit.Entry):
             return str(record.msg)
-        first = _escape(f"{record.levelname} {record.name}: {record.getMessage()}")
+        first = escape(f"{record.levelname} {record.name}: {record.getMessage()}")
         if not record.exc_info:
             return first
         trace = self.formatException(record.exc_info).split("\n")
-        return "\n".join([first, *(f"  {_escape(line)}" for line in trace)])
+        return "\n".join([first, *(f"  {escape(line)}" for line in trace)])
 
 
 class GunicornLog(GunicornLogger):  # type: ignore[misc]  # Gunicorn ships no types
@@ -52,5 +52,6 @@ def _keeps_secrets(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG or record.name.partition(".")[0] != "authlib"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Return a text without the characters that move a cursor, end a line, or change its direction."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -37,6 +37,7 @@ from .remembered import Approvals, Sessions
 from .settings import Lifetimes, Limits
 
 GRANT_PREFIX = "grant:"
+CLIENT_PREFIX = "client:"
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 REVOCATION_SECONDS = 0.1
@@ -227,7 +228,7 @@ class Store:
     def find_client(self, client_id: str) -> Client | None:
         """Return a registered client."""
         document = cast("str | None", self._redis.get(_client_key(client_id)))
-        return _load_client(document) if document is not None else None
+        return load_client(document) if document is not None else None
 
     @denies_when_unavailable
     def update_client(self, client: Client) -> None:
@@ -272,6 +273,19 @@ class Store:
                 transaction.zremrangebyscore(index, "-inf", now - self._grant_lifetime)
                 transaction.zadd(index, {grant.sid: now})
                 transaction.expire(index, self._grant_lifetime)
+            transaction.execute()
+
+    @denies_when_unavailable
+    def add_grant(self, grant: Grant, *, lifetime: int) -> None:
+        """Store a grant that needs no code and ends after `lifetime` seconds, used or not."""
+        # The indices forget what was not used for a grant's usual lifetime.
+        last_use = int(time.time()) + lifetime - self._grant_lifetime
+        with self._redis.pipeline() as transaction:
+            transaction.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=lifetime)
+            for index in _indices(grant):
+                transaction.zadd(index, {grant.sid: last_use})
+                transaction.expire(index, max(lifetime, self._grant_lifetime), gt=True)
+                transaction.expire(index, max(lifetime, self._grant_lifetime), nx=True)
             transaction.execute()
 
     @denies_when_unavailable
@@ -448,7 +462,7 @@ def new_sid() -> str:
 
 
 def _client_key(client_id: str) -> str:
-    return f"client:{client_id}"
+    return CLIENT_PREFIX + client_id
 
 
 def _grant_key(sid: str) -> str:
@@ -475,6 +489,7 @@ def _dump_client(client: Client) -> str:
     )
 
 
-def _load_client(document: str) -> Client:
+def load_client(document: str) -> Client:
+    """Return a client from its stored form."""
     members = json.loads(document)
     return Client(**{**members, "metadata": ClientMetadata.model_validate(members["metadata"])})

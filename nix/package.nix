@@ -83,6 +83,7 @@ python.pkgs.buildPythonApplication {
     with python.pkgs;
     [
       a2wsgi
+      click
       authlib
       flask
       gunicorn

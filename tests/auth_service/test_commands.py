@@ -204,3 +204,11 @@ def test_a_query_that_is_not_ascii_is_malformed(service: Service) -> None:
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET /authorize?client_id=\xff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert connection.makefile("rb").readline().split()[1] == b"400"
+
+
+def test_the_committed_schema_is_that_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["settings-schema"]) == 0
+    committed = Path(__file__).parents[2] / "docs/settings.schema.json"
+    assert committed.read_text() == capsys.readouterr().out, (
+        "mend it with: python -m auth_service.cli settings-schema > docs/settings.schema.json"
+    )

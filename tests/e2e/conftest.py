@@ -24,6 +24,7 @@ class RunningStack:
     """A launcher process and what it has printed."""
 
     def __init__(self, state_directory: Path, *arguments: str, port: int | None = None) -> None:
+        self.state_directory = state_directory
         self.port = port or free_port()
         self.issuer = f"http://localhost:{self.port}"
         self.lines: list[str] = []

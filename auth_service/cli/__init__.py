@@ -1,0 +1,62 @@
+"""`mcp-gatewayctl`: what an operator asks of the gateway. docs/gatewayctl.md says what each command prints as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from auth_service.errors import ServiceUnavailable
+from auth_service.settings import SettingsError
+from auth_service.tokens import SigningKeyError
+
+from . import clients, configuration, diagnosis, grants, keys, tokens, users
+
+PROGRAM = "mcp-gatewayctl"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def gatewayctl() -> None:
+    """Operate the MCP OAuth Gateway.
+
+    Needs the gateway's settings, and for most commands its credentials: run it as root on the gateway's host, where
+    both are found by themselves.
+    """
+
+
+for command in (
+    clients.clients,
+    grants.grants,
+    users.users,
+    keys.keys,
+    tokens.token,
+    diagnosis.doctor,
+    diagnosis.health,
+    diagnosis.stats,
+    configuration.check_settings,
+    configuration.settings_schema,
+):
+    gatewayctl.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 1 where something is wrong or not there, 2 for unusable input."""
+    try:
+        status = gatewayctl.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except (SettingsError, SigningKeyError) as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        return 2
+    except ServiceUnavailable as error:
+        click.echo(f"{PROGRAM}: {error}: is it running, and may this user reach it? Try as root.", err=True)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

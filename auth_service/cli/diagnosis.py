@@ -1,0 +1,108 @@
+"""`mcp-gatewayctl doctor`, `health` and `stats`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from auth_service import health as handshakes
+from auth_service.doctor import Doctor, Finding, Status
+from auth_service.settings import Credentials, SettingsError, load_master_key, load_settings
+
+from .operator import Operator, as_json, open_audit_log, print_json, print_record, with_operator
+
+_COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
+
+
+@click.command()
+@with_operator
+@as_json
+@click.pass_context
+def doctor(context: click.Context, operator: Operator, *, as_json: bool) -> None:
+    """Look for what keeps clients out, inside and from outside, and say what to do.
+
+    Makes one request to each server with a token that lives a minute. The exit status is 1 if there is a problem.
+    """
+    open_audit_log()
+    found: list[Finding] = []
+    for finding in Doctor(operator.settings, operator.credentials, operator.store, operator.signing_keys).examine():
+        found.append(finding)
+        if not as_json:
+            _print_finding(finding)
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    context.exit(int(any(finding.status is Status.PROBLEM for finding in found)))
+
+
+def _print_finding(finding: Finding) -> None:
+    status = click.style(f"{finding.status:8}", fg=_COLORS[finding.status])
+    click.echo(f"{status} {finding.check}: {finding.text}")
+    if finding.advice is not None:
+        click.echo(f"         → {finding.advice}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), metavar="FILE", help="settings.json")
+@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results for Prometheus, too."
+)
+@as_json
+@click.pass_context
+def health(
+    context: click.Context,
+    *,
+    names: tuple[str, ...],
+    settings: Path,
+    master_key: Path,
+    metrics_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Open each server, or those of these names, as a client would, and say whether it answers."""
+    loaded = load_settings(settings)
+    for name in names:
+        if name not in loaded.resources:
+            raise SettingsError(f"{name}: is not in {settings}")
+    credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+    results = handshakes.check_all(loaded, credentials, names)
+    if metrics_file is not None:
+        unfinished = metrics_file.with_suffix(".new")
+        unfinished.write_text(handshakes.render_metrics(results, now=time.time()))
+        unfinished.replace(metrics_file)
+    if as_json:
+        print_json([asdict(each) for each in results])
+    else:
+        width = max(len(each.name) for each in results)
+        for each in results:
+            click.echo(f"{each.name:{width}}  {each.endpoint}  {each.problem or f'answers, {each.seconds:.2f} s'}")
+    context.exit(int(any(each.problem for each in results)))
+
+
+@click.command()
+@with_operator
+@as_json
+def stats(operator: Operator, *, as_json: bool) -> None:
+    """Count clients, users and grants."""
+    grants = operator.inventory.grants()
+    clients = operator.inventory.clients()
+    per_server = Counter(operator.resource_name(each.grant.resource) for each in grants)
+    info = operator.reading_store.connection.info("memory")
+    figures = {
+        "registered_clients": len(clients),
+        "clients_with_grants": len({each.grant.client_id for each in grants}),
+        "users": len({each.grant.sub for each in grants}),
+        "grants": len(grants),
+        "grants_per_server": {name: per_server[name] for name in [*operator.settings.resources, *per_server]},
+        "used_today": sum((each.last_used or each.grant.created_at) > time.time() - 86400 for each in grants),
+        "redis_bytes": int(info["used_memory"]),
+    }
+    if as_json:
+        print_json(figures)
+        return
+    servers = [f"{name} {count}" for name, count in per_server.items()]
+    print_record({**figures, "grants_per_server": servers}, as_json=False)

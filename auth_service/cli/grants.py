@@ -1,0 +1,92 @@
+"""`mcp-gatewayctl grants`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from auth_service.inventory import StoredGrant
+
+from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
+
+
+@click.group()
+def grants() -> None:
+    """What users allow clients: one user, one client, one server."""
+
+
+@grants.command("list")
+@click.option("--user", help="Only of this user, by id (github:583231) or login name.")
+@click.option("--client", help="Only of this client.")
+@click.option("--server", help="Only on this server, by name or URL.")
+@with_operator
+@as_json
+def list_(operator: Operator, *, user: str | None, client: str | None, server: str | None, as_json: bool) -> None:
+    """List all grants, or some."""
+    url = operator.resource_url(server) if server is not None else None
+    found = [
+        describe(operator, each)
+        for each in operator.inventory.grants()
+        if user in {None, each.grant.sub, each.grant.name}
+        and client in {None, each.grant.client_id}
+        and url in {None, each.grant.resource}
+    ]
+    columns = {
+        "grant": "GRANT",
+        "name": "USER",
+        "client_name": "CLIENT",
+        "server": "SERVER",
+        "scope": "SCOPE",
+        "last_used": "LAST USED",
+        "expires_at": "EXPIRES",
+    }
+    print_records(found, columns, as_json=as_json)
+
+
+@grants.command()
+@click.argument("grant")
+@with_operator
+@as_json
+def show(operator: Operator, *, grant: str, as_json: bool) -> None:
+    """Show all about GRANT."""
+    print_record(_find(operator, grant), as_json=as_json)
+
+
+@grants.command()
+@click.argument("grant")
+@with_operator
+@as_json
+def revoke(operator: Operator, *, grant: str, as_json: bool) -> None:
+    """End GRANT at once, with every token and open stream of it. Users can allow the client again."""
+    if operator.store.revoke_grant(grant, by=BY, reason="revoked") is None:
+        raise _unknown(grant)
+    print_record({"grant": grant, "ended_grants": 1}, as_json=as_json)
+
+
+def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
+    """Return a grant as it is printed."""
+    return {
+        "grant": each.grant.sid,
+        "user": each.grant.sub,
+        "name": each.grant.name,
+        "client": each.grant.client_id,
+        "client_name": each.grant.client_name,
+        "server": operator.resource_name(each.grant.resource),
+        "resource": each.grant.resource,
+        "scope": each.grant.scope,
+        "created_at": timestamp(each.grant.created_at),
+        "last_used": timestamp(each.last_used),
+        "expires_at": timestamp(each.expires_at),
+    }
+
+
+def _find(operator: Operator, sid: str) -> dict[str, Any]:
+    found = next((each for each in operator.inventory.grants() if each.grant.sid == sid), None)
+    if found is None:
+        raise _unknown(sid)
+    return describe(operator, found)
+
+
+def _unknown(sid: str) -> click.ClickException:
+    return click.ClickException(f"{sid}: no such grant; `mcp-gatewayctl grants list` shows all")

@@ -1,0 +1,105 @@
+"""`mcp-gatewayctl keys`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from auth_service.identity import derive_identity_key
+from auth_service.introspection import derive_introspection_key
+from auth_service.key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
+from auth_service.settings import Credentials, SettingsError, load_master_key
+
+from .operator import Operator, as_json, print_record, print_records, timestamp, with_operator
+
+_RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@click.group()
+def keys() -> None:
+    """Keys that sign tokens, and keys that servers share with the gateway."""
+
+
+@keys.command("list")
+@with_operator
+@as_json
+def list_(operator: Operator, *, as_json: bool) -> None:
+    """List the keys that sign access tokens."""
+    now = time.time()
+    columns = {"key": "KEY", "state": "STATE", "signs_from": "SIGNS FROM", "needed_until": "NEEDED UNTIL"}
+    print_records([_describe(each, now) for each in operator.rotation.states()], columns, as_json=as_json)
+
+
+@keys.command()
+@click.option(
+    "--in",
+    "delay",
+    type=click.IntRange(min=0),
+    default=PUBLICATION_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="When it begins to sign. Those who read the JWKS should have seen it by then.",
+)
+@with_operator
+@as_json
+def rotate(operator: Operator, *, delay: int, as_json: bool) -> None:
+    """Publish a new key, which signs from a little later on. No token is refused by it."""
+    added = operator.rotation.rotate(delay=delay)
+    now = time.time()
+    state = next(each for each in operator.rotation.states() if each.key.kid == added.kid)
+    print_record(_describe(state, now), as_json=as_json)
+
+
+@keys.command()
+@click.argument("key")
+@click.option("--force", is_flag=True, help="Also if tokens that it signed are still good: they are refused at once.")
+@with_operator
+@as_json
+def retire(operator: Operator, *, key: str, force: bool, as_json: bool) -> None:
+    """Remove KEY. Old keys go by themselves: this is for one that someone else may have."""
+    try:
+        operator.rotation.retire(key, force=force)
+    except KeyInUseError as error:
+        raise click.ClickException(str(error)) from error
+    except LookupError as error:
+        raise click.ClickException(f"{key}: no such key; `mcp-gatewayctl keys list` shows all") from error
+    print_record({"key": key, "retired": True}, as_json=as_json)
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
+def identity(*, name: str, master_key: Path) -> None:
+    """Print the key that the bridge of server NAME checks identities with."""
+    _print_derived(name, master_key, derive_identity_key)
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
+def introspection(*, name: str, master_key: Path) -> None:
+    """Print the key that server NAME asks about tokens with."""
+    _print_derived(name, master_key, derive_introspection_key)
+
+
+def _print_derived(name: str, master_key: Path, derive: Callable[[Credentials, str], bytes]) -> None:
+    if not _RESOURCE_NAME.fullmatch(name):
+        raise SettingsError(f"{name}: is no server name: lower-case letters, digits and inner hyphens")
+    credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+    click.echo(derive(credentials, name).decode())
+
+
+def _describe(state: KeyState, now: float) -> dict[str, Any]:
+    waiting = "next" if state.key.activation > now else "retiring"
+    return {
+        "key": state.key.kid,
+        "state": "signing" if state.is_signing(now) else waiting,
+        "signs_from": timestamp(state.key.activation) if state.key.activation else None,
+        "signs_until": timestamp(state.signs_until),
+        "needed_until": timestamp(state.needed_until),
+    }

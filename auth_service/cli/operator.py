@@ -1,0 +1,197 @@
+"""What commands share: the gateway's parts as its settings describe them, and how results are printed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import logging.handlers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import click
+
+from auth_service import audit
+from auth_service.asgi import SIGNING_KEYS_DIRECTORY
+from auth_service.inventory import Inventory
+from auth_service.key_rotation import KeyRotation
+from auth_service.logs import LineFormatter, escape
+from auth_service.push import RevocationPush
+from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
+from auth_service.store import Store
+from auth_service.tokens import SigningKeys
+
+DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
+DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
+"""Where systemd keeps them for the running service."""
+SYSLOG: Final = Path("/dev/log")
+BY: Final = "operator"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Operator:
+    """The gateway's parts, each made when a command first asks for it.
+
+    They raise SettingsError and SigningKeyError for what cannot be read.
+    """
+
+    def __init__(self, settings_file: Path, credentials_directory: Path) -> None:
+        self._settings_file = settings_file
+        self._credentials_directory = credentials_directory
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """The settings."""
+        return load_settings(self._settings_file)
+
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """The credentials."""
+        return load_credentials(self._credentials_directory)
+
+    @functools.cached_property
+    def reading_store(self) -> Store:
+        """Redis, for commands that end nothing and so need no credentials."""
+        return self._make_store(lambda _grant: None)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Redis, with the bridges told of every grant that ends."""
+        open_audit_log()
+        return self._make_store(RevocationPush(self.settings, self.credentials))
+
+    def _make_store(self, on_revoked: Callable[[Any], None]) -> Store:
+        lifetimes = self.settings.lifetimes
+        return Store(self.settings.redis_url, grant_lifetime=lifetimes.refresh_token, on_revoked=on_revoked)
+
+    @functools.cached_property
+    def inventory(self) -> Inventory:
+        """What there is."""
+        return Inventory(self.reading_store, grant_lifetime=self.settings.lifetimes.refresh_token)
+
+    @functools.cached_property
+    def signing_keys(self) -> SigningKeys:
+        """This host's keys."""
+        directory = Path(self.settings.state_directory) / SIGNING_KEYS_DIRECTORY
+        try:
+            directory.stat()
+        except OSError as error:  # made here, it would belong to the wrong user
+            raise SettingsError(f"{directory}: {error.strerror}: has the service run here? Try as root.") from error
+        return SigningKeys(directory, self.credentials)
+
+    @functools.cached_property
+    def rotation(self) -> KeyRotation:
+        """All hosts' keys."""
+        open_audit_log()
+        return KeyRotation(self.signing_keys, self.reading_store.connection, self.settings.lifetimes)
+
+    def resource_url(self, name_or_url: str) -> str:
+        """Return the URL of the server of that name or URL. Raises click.UsageError."""
+        if name_or_url in self.settings.resources:
+            return self.settings.resources[name_or_url].url
+        if any(name_or_url == resource.url for resource in self.settings.resources.values()):
+            return name_or_url
+        known = ", ".join(self.settings.resources)
+        raise click.UsageError(f"{name_or_url}: no server of that name or URL; there are: {known}")
+
+    def resource_name(self, url: str) -> str:
+        """Return the name of the server of that URL, the URL if it is none any more."""
+        return next((name for name, each in self.settings.resources.items() if each.url == url), url)
+
+
+def with_operator(
+    command: Callable[Concatenate[Operator, P], T],
+) -> Callable[..., T]:
+    """Give a command the options that say where the gateway's settings and credentials are."""
+
+    @click.option(
+        "--settings",
+        "settings_file",
+        type=click.Path(path_type=Path),
+        envvar="MCP_GATEWAY_SETTINGS",
+        default=DEFAULT_SETTINGS,
+        show_default=True,
+        metavar="FILE",
+        help="The gateway's settings.json.",
+    )
+    @click.option(
+        "--credentials",
+        "credentials_directory",
+        type=click.Path(path_type=Path),
+        envvar="CREDENTIALS_DIRECTORY",
+        default=DEFAULT_CREDENTIALS,
+        show_default=True,
+        metavar="DIR",
+        help="Where client-secret and master-key are.",
+    )
+    @functools.wraps(command)
+    def run(settings_file: Path, credentials_directory: Path, *args: P.args, **kwargs: P.kwargs) -> T:
+        return command(Operator(settings_file, credentials_directory), *args, **kwargs)
+
+    return run
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def open_audit_log() -> None:
+    """Write what the operator does where the service's log is read: the journal, else standard error."""
+    if audit.log.handlers:
+        return
+    handler: logging.Handler = logging.StreamHandler()
+    if SYSLOG.is_socket():
+        facility = logging.handlers.SysLogHandler.LOG_AUTHPRIV
+        handler = logging.handlers.SysLogHandler(str(SYSLOG), facility=facility)
+        handler.ident = "mcp-gatewayctl: "
+    handler.setFormatter(LineFormatter())
+    audit.log.addHandler(handler)
+    audit.log.setLevel(logging.INFO)
+
+
+def print_json(document: Any) -> None:
+    """Print a document for programs."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_records(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
+    """Print what was found, as JSON or as a table of some columns: member → heading."""
+    if as_json:
+        print_json(records)
+        return
+    if not records:
+        click.echo("none")
+        return
+    rows = [list(columns.values()), *([_cell(record[member]) for member in columns] for record in records)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing with all its members."""
+    if as_json:
+        print_json(record)
+        return
+    width = max(len(member) for member in record)
+    for member, value in record.items():
+        click.echo(f"{member.replace('_', ' '):{width}}  {_cell(value)}".rstrip())
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Return a time as documents hold it: UTC, ISO 8601, to the second."""
+    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _cell(value: Any) -> str:
+    """Return a value for people; what clients and users chose cannot move a terminal's cursor."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(_cell(each) for each in value) or "-"
+    return escape(str(value))

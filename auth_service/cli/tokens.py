@@ -1,0 +1,98 @@
+"""`mcp-gatewayctl token`."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import click
+
+from auth_service import audit
+from auth_service.audit import Event
+from auth_service.store import Grant, new_sid
+from auth_service.tokens import issue_access_token
+
+from .operator import BY, Operator, as_json, print_json, timestamp, with_operator
+
+CLIENT_ID = "mcp-gatewayctl"
+_SUBJECT = re.compile(r"[a-z0-9-]{1,32}:[!-~]{1,200}")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _parse_duration(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+    """Return seconds. Raises click.BadParameter."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd]?)", value)
+    if match is None:
+        raise click.BadParameter(f"{value}: is no duration such as 3600, 90m, 12h or 30d")
+    return int(match[1]) * _UNITS[match[2] or "s"]
+
+
+@click.group()
+def token() -> None:
+    """Tokens for programs that nobody can log in for."""
+
+
+@token.command()
+@click.option("--user", required=True, help="Whom it acts for: a user's id (github:583231), or headless:NAME.")
+@click.option("--name", help="What people see of the user; the id where absent.")
+@click.option("--server", required=True, help="The one server that it is good for, by name or URL.")
+@click.option("--scope", "scopes", multiple=True, help="A scope of that server; repeatable. All where absent.")
+@click.option("--lifetime", callback=_parse_duration, default="1d", show_default=True, help="3600, 90m, 12h, 30d.")
+@click.option("--label", default="issued by the operator", show_default=True, help="What it is for.")
+@with_operator
+@as_json
+def issue(
+    operator: Operator,
+    *,
+    user: str,
+    name: str | None,
+    server: str,
+    scopes: tuple[str, ...],
+    lifetime: int,
+    label: str,
+    as_json: bool,
+) -> None:
+    """Print a new access token.
+
+    It is a grant like any other: `grants list` shows it, `grants revoke` ends it, the audit log tells of it.
+    Allow-lists are not asked. It cannot be refreshed.
+    """
+    if not _SUBJECT.fullmatch(user):
+        raise click.UsageError(f"{user}: is no user id: PROVIDER:ID, such as github:583231, or headless:NAME")
+    url = operator.resource_url(server)
+    supported = operator.settings.resources[operator.resource_name(url)].scopes
+    if unknown := [scope for scope in scopes if scope not in supported]:
+        raise click.UsageError(f"{unknown[0]}: no scope of that server; there are: {', '.join(supported)}")
+    now = int(time.time())
+    grant = Grant(
+        sid=new_sid(),
+        sub=user,
+        name=name or user,
+        client_id=CLIENT_ID,
+        client_name=label,
+        resource=url,
+        scope=" ".join(scopes or supported),
+        redirect="",
+        created_at=now,
+    )
+    store, keys = operator.store, operator.signing_keys
+    keys.on_sign = operator.rotation.note_signature
+    access_token = issue_access_token(
+        keys,
+        issuer=operator.settings.issuer,
+        sub=grant.sub,
+        name=grant.name,
+        client_id=grant.client_id,
+        scope=grant.scope,
+        resource=grant.resource,
+        sid=grant.sid,
+        lifetime=lifetime,
+        now=now,
+    )
+    store.add_grant(grant, lifetime=lifetime)
+    audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope, by=BY, reason=label)
+    if as_json:
+        members = {"access_token": access_token, "grant": grant.sid, "resource": url, "scope": grant.scope}
+        print_json({**members, "expires_at": timestamp(now + lifetime)})
+    else:
+        click.echo(access_token)

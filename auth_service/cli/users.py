@@ -1,0 +1,65 @@
+"""`mcp-gatewayctl users`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from auth_service import audit
+from auth_service.audit import Event
+
+from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
+
+
+@click.group()
+def users() -> None:
+    """People, by what they allow clients now."""
+
+
+@users.command("list")
+@with_operator
+@as_json
+def list_(operator: Operator, *, as_json: bool) -> None:
+    """List everyone who has a grant."""
+    columns = {"user": "USER", "name": "NAME", "grants": "GRANTS", "servers": "SERVERS", "last_used": "LAST USED"}
+    print_records(_describe_all(operator), columns, as_json=as_json)
+
+
+@users.command()
+@click.argument("user")
+@with_operator
+@as_json
+def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
+    """End at once all that USER, an id (github:583231) or login name, allows and is signed in to.
+
+    Who is still on the allow-lists can come back: take them off first, and reload the service.
+    """
+    ids = {each["user"] for each in _describe_all(operator) if user in {each["user"], each["name"]}}
+    if len(ids) > 1:
+        raise click.UsageError(f"{user}: that is the login name of several: {', '.join(sorted(ids))}")
+    if not ids and ":" not in user:
+        raise click.ClickException(f"{user}: no grant of a user of that name; one without grants is named by id")
+    subject = next(iter(ids), user)
+    operator.store.sessions.end_all(subject)
+    audit.record(Event.SESSION_ENDED, user=subject, by=BY, reason="the user's access was ended")
+    ended = operator.store.revoke_access(subject, by=BY)
+    print_record({"user": subject, "ended_grants": len(ended)}, as_json=as_json)
+
+
+def _describe_all(operator: Operator) -> list[dict[str, Any]]:
+    grants = operator.inventory.grants()
+    described = []
+    for subject in dict.fromkeys(each.grant.sub for each in grants):
+        own = [each for each in grants if each.grant.sub == subject]
+        described.append(
+            {
+                "user": subject,
+                "name": own[-1].grant.name,
+                "grants": len(own),
+                "clients": len({each.grant.client_id for each in own}),
+                "servers": sorted({operator.resource_name(each.grant.resource) for each in own}),
+                "last_used": timestamp(max((each.last_used or each.grant.created_at) for each in own)),
+            }
+        )
+    return described

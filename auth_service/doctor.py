@@ -1,0 +1,364 @@
+"""Looking for what keeps clients out: every dependency of the gateway, and the gateway as the internet sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+import requests
+
+from . import health
+from .protocol.metadata import protected_resource_url
+from .settings import Credentials, GitHub, OpenIDConnect, Settings
+from .store import Grant, Store, new_sid
+from .tokens import SigningKeys, issue_access_token
+
+TIMEOUT_SECONDS: Final = 10
+OLDEST_REDIS: Final = (6, 2)
+CERTIFICATE_WARNING_DAYS: Final = 14
+PROBE_SECONDS: Final = 60
+
+_DAY: Final = 86400
+_INTERNAL_PATHS: Final = ("/routes", "/metrics", "/readyz")
+_INITIALIZE: Final = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "mcp-gatewayctl doctor", "version": "1"},
+    },
+}
+_MCP_HEADERS: Final = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
+
+
+class Status(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    status: Status
+    text: str
+    advice: str | None = None
+    """What to do; None if there is nothing to do."""
+
+
+class _Trouble(Exception):
+    """What is wrong, and what to do about it."""
+
+    def __init__(self, text: str, advice: str, *, status: Status = Status.PROBLEM) -> None:
+        super().__init__(text)
+        self.advice = advice
+        self.status = status
+
+
+class Doctor:
+    """Examines a gateway. `examine` never raises for what it finds."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> None:
+        """`store` is for a grant of a minute's life, with which one request is made to each server."""
+        self._settings = settings
+        self._credentials = credentials
+        self._store = store
+        self._keys = keys
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy is not how clients come here, and would see a token
+        self._http.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at everything, from the inside out."""
+        yield self._find("redis", self._check_redis)
+        yield self._find("identity provider", self._check_identity_provider)
+        yield self._find("service", self._check_service)
+        yield self._find("router", self._check_issuer)
+        yield self._find("signing keys", self._check_keys)
+        yield self._find("internal endpoints", self._check_internal)
+        for host, port in sorted(self._tls_hosts()):
+            yield self._find(f"certificate {host}", partial(_check_certificate, host, port))
+        for result in health.check_all(self._settings, self._credentials):
+            yield self._find(f"bridge {result.name}", partial(_check_bridge, result))
+        for name, resource in self._settings.resources.items():
+            url = resource.url
+            yield self._find(f"challenge {name}", partial(self._check_challenge, url))
+            yield self._find(f"metadata {name}", partial(self._check_metadata, url))
+            yield self._find(f"request {name}", partial(self._check_request, name, url))
+
+    def _find(self, check: str, look: Callable[[], str]) -> Finding:
+        try:
+            return Finding(check=check, status=Status.OK, text=look())
+        except _Trouble as trouble:
+            return Finding(check=check, status=trouble.status, text=str(trouble), advice=trouble.advice)
+        except (requests.RequestException, OSError) as error:
+            return Finding(check=check, status=Status.PROBLEM, text=_explain(error), advice=_advise(error))
+
+    # Inside
+
+    def _check_redis(self) -> str:
+        connection = self._store.connection
+        try:
+            info = connection.info()
+        except redis.RedisError as error:
+            raise _Trouble(
+                f"{self._settings.redis_url}: {error}",
+                "Nothing is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
+                "this user may use its socket.",
+            ) from error
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+            raise _Trouble(f"version {version} is too old", "Install Redis 6.2 or newer.")
+        if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
+            raise _Trouble(
+                f"drops keys when its memory is full ({info['maxmemory_policy']})",
+                "Set maxmemory-policy to noeviction: an evicted grant is a user who has to log in again.",
+                status=Status.WARNING,
+            )
+        if not info.get("aof_enabled"):
+            raise _Trouble(
+                "forgets everything when it stops",
+                "Set appendonly to yes, or every client has to register anew after a restart.",
+                status=Status.WARNING,
+            )
+        return f"version {version}, {info['used_memory_human']} used, appendonly"
+
+    def _check_identity_provider(self) -> str:
+        provider = self._settings.identity_provider
+        if isinstance(provider, OpenIDConnect):
+            return self._check_openid(provider)
+        return self._check_github(provider)
+
+    def _check_github(self, provider: GitHub) -> str:
+        # GitHub answers 404 for a token that it does not know, and 401 for credentials that it does not know.
+        answer = self._http.post(
+            f"{provider.api_url}/applications/{provider.client_id}/token",
+            json={"access_token": "gho_" + secrets.token_hex(18)},
+            auth=(provider.client_id, self._credentials.client_secret),
+            timeout=TIMEOUT_SECONDS,
+        )
+        if answer.status_code == 401:
+            raise _Trouble(
+                "GitHub does not know this client id and secret",
+                "Compare identity_provider.client_id and the credential client-secret with the application's page.",
+            )
+        if answer.status_code >= 500:
+            raise _Trouble(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
+        return f"{provider.api_url} answers, and takes the client's secret"
+
+    def _check_openid(self, provider: OpenIDConnect) -> str:
+        url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
+        document = self._get_json(url)
+        if document.get("issuer") != provider.issuer:
+            raise _Trouble(
+                f"{url} is of issuer {document.get('issuer')}",
+                "Write identity_provider.issuer exactly as the provider does, its trailing slash included.",
+            )
+        return f"{provider.issuer} is found"
+
+    def _check_service(self) -> str:
+        url = f"{self._settings.internal_url}/readyz"
+        answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        if answer.status_code != 200:
+            raise _Trouble(f"{url} answers {answer.status_code}", "See its log: journalctl --unit mcp-auth-service.")
+        return "answers, and hears from Redis"
+
+    # Outside
+
+    def _check_issuer(self) -> str:
+        issuer = self._settings.issuer
+        parts = urlsplit(issuer)
+        url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
+        found = self._get_json(url).get("issuer")
+        if found != issuer:
+            raise _Trouble(
+                f"{url} names the issuer {found}",
+                f"Something else answers there, or the service runs with other settings: clients insist on {issuer}.",
+            )
+        return f"{issuer} answers with its own name"
+
+    def _check_keys(self) -> str:
+        published = {key.get("kid") for key in self._get_json(f"{self._settings.issuer}/jwks").get("keys", [])}
+        if missing := {key.kid for key in self._keys.all()} - published:
+            raise _Trouble(
+                f"{', '.join(sorted(missing))} is not published",
+                "Another instance answers, with another master key or Redis: all need the same.",
+            )
+        return f"{len(published)} published"
+
+    def _check_internal(self) -> str:
+        parts = urlsplit(self._settings.issuer)
+        for path in (*_INTERNAL_PATHS, *(f"/verify/{name}" for name in self._settings.resources)):
+            url = f"{parts.scheme}://{parts.netloc}{path}"
+            status = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False).status_code
+            if status not in {403, 404}:
+                raise _Trouble(
+                    f"{url} answers {status}: it is open to everyone",
+                    "Route only what GET /routes of the service says, and nothing else, to it.",
+                )
+        return "are not reachable from outside"
+
+    def _tls_hosts(self) -> set[tuple[str, int]]:
+        urls = [self._settings.issuer, *(resource.url for resource in self._settings.resources.values())]
+        parts = [urlsplit(url) for url in urls]
+        return {(part.hostname or "", part.port or 443) for part in parts if part.scheme == "https"}
+
+    def _check_challenge(self, url: str) -> str:
+        """Look at what a client without a token is told, also where it appends a slash."""
+        for asked in (url, url + "/"):
+            answer = self._http.post(
+                asked, json=_INITIALIZE, headers=_MCP_HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
+            )
+            if answer.is_redirect:
+                raise _Trouble(
+                    f"{asked} redirects to {answer.headers['Location']}",
+                    "Clients do not follow it. Let a proxy in front of the gateway pass the URL on as it is.",
+                )
+            if answer.status_code != 401:
+                raise _Trouble(
+                    f"{asked} answers {answer.status_code}, not 401",
+                    "404: the router has no route for it, so see that it polls /routes, and that the host leads to it. "
+                    "200: the server is open to everyone. 5xx: see the router's log.",
+                )
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            found = re.search(r'resource_metadata="([^"]*)"', challenge)
+            if found is None or found[1] != protected_resource_url(url):
+                raise _Trouble(
+                    f"{asked} challenges with {challenge or 'nothing'}",
+                    "Something between the gateway and the internet changes WWW-Authenticate, or answers in its place.",
+                )
+        return "names its metadata, with and without a slash at the end"
+
+    def _check_metadata(self, url: str) -> str:
+        where = protected_resource_url(url)
+        document = self._get_json(where)
+        expected = {"resource": url, "authorization_servers": [self._settings.issuer]}
+        for member, value in expected.items():
+            if document.get(member) != value:
+                raise _Trouble(
+                    f"{where}: {member} is {document.get(member)}, not {value}",
+                    "Something else answers there, or the service runs with other settings.",
+                )
+        return f"{where} is right"
+
+    def _check_request(self, name: str, url: str) -> str:
+        """Go all the way, as an authorized client would, with a token that lives a minute."""
+        now = int(time.time())
+        grant = Grant(
+            sid=new_sid(),
+            sub="gateway:doctor",
+            name="doctor",
+            client_id="mcp-gatewayctl",
+            client_name="mcp-gatewayctl doctor",
+            resource=url,
+            scope=" ".join(self._settings.resources[name].scopes),
+            redirect="",
+            created_at=now,
+        )
+        self._store.add_grant(grant, lifetime=PROBE_SECONDS)
+        try:
+            token = issue_access_token(
+                self._keys,
+                issuer=self._settings.issuer,
+                sub=grant.sub,
+                name=grant.name,
+                client_id=grant.client_id,
+                scope=grant.scope,
+                resource=url,
+                sid=grant.sid,
+                lifetime=PROBE_SECONDS,
+                now=now,
+            )
+            return self._call(url, {**_MCP_HEADERS, "Authorization": f"Bearer {token}"})
+        finally:
+            self._store.revoke_grant(grant.sid, by="operator", reason="the examination is over")
+
+    def _call(self, url: str, headers: dict[str, str]) -> str:
+        answer = self._http.post(url, json=_INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False)
+        if session := answer.headers.get("Mcp-Session-Id"):
+            self._http.delete(url, headers={**headers, "Mcp-Session-Id": session}, timeout=TIMEOUT_SECONDS)
+        if answer.status_code == 401:
+            raise _Trouble(
+                "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),
+                "The service behind the router has other settings, keys or clock than this host; its audit log names "
+                "the reason (verify.refused).",
+            )
+        if answer.status_code != 200:
+            raise _Trouble(
+                f"the server answers {answer.status_code}",
+                f"The token is accepted; the server behind it is the trouble: systemctl status 'mcp-bridge-*', {url}.",
+            )
+        return "an authorized request is answered"
+
+    def _get_json(self, url: str) -> dict[str, Any]:
+        answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        if answer.status_code != 200:
+            raise _Trouble(
+                f"{url} answers {answer.status_code}",
+                "The router has no route for it, or something else listens there: see that the host's name leads to "
+                "this gateway, and that Traefik polls /routes.",
+            )
+        try:
+            document = answer.json()
+        except requests.JSONDecodeError as error:
+            raise _Trouble(f"{url} is not JSON", "Something else answers there.") from error
+        if not isinstance(document, dict):
+            raise _Trouble(f"{url} is no JSON object", "Something else answers there.")
+        return document
+
+
+def _check_bridge(result: health.Result) -> str:
+    if result.problem is not None:
+        raise _Trouble(
+            f"{result.endpoint} {result.problem}",
+            f"See its log: journalctl --unit mcp-bridge-{result.name}.",
+        )
+    return f"{result.endpoint} answers, {result.seconds:.2f} s"
+
+
+def _check_certificate(host: str, port: int) -> str:
+    context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE"))
+    with (
+        socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as connection,
+        context.wrap_socket(connection, server_hostname=host) as secured,
+    ):
+        certificate = secured.getpeercert() or {}
+    days = int((ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) // _DAY)
+    if days < CERTIFICATE_WARNING_DAYS:
+        raise _Trouble(
+            f"ends in {days} days",
+            "It should have been renewed by now: see Traefik's log for ACME errors.",
+            status=Status.WARNING,
+        )
+    return f"good for {days} days"
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
+        return f"the certificate is not trusted: {error}"
+    if isinstance(error, requests.Timeout | TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS} s"
+    return f"cannot be reached: {error}"
+
+
+def _advise(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
+        return "Clients will not connect either. See Traefik's log for ACME errors, and the system's clock."
+    return "See that the name resolves, the firewall lets it through, and Traefik runs: systemctl status traefik."

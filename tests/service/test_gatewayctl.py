@@ -1,0 +1,263 @@
+"""`mcp-gatewayctl` on a running service."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import redis
+import requests
+
+from auth_service import audit, cli
+from auth_service.store import Grant, Store
+from tests.e2e.flow import refresh
+
+from .conftest import Service, eventually, sid_of
+
+DOCUMENT = Path(__file__).parents[2] / "docs/gatewayctl.md"
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def audit_log() -> Iterator[list[dict[str, str]]]:
+    """What the commands write to the audit log."""
+    entries: list[dict[str, str]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: entries.append(json.loads(str(record.msg)))  # type: ignore[method-assign]
+    audit.log.addHandler(handler)
+    audit.log.setLevel(logging.INFO)
+    yield entries
+    audit.log.removeHandler(handler)
+    audit.log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def run(service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command on the service and return what it printed, as JSON unless told otherwise."""
+    folder = service.log.parent
+    monkeypatch.setenv("MCP_GATEWAY_SETTINGS", str(folder / "settings.json"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+
+    def run(*arguments: str, status: int = 0, plain: bool = False) -> Any:
+        capsys.readouterr()
+        assert cli.main([*arguments, *([] if plain else ["--json"])]) == status
+        printed = capsys.readouterr()
+        if status:
+            return printed.err
+        return printed.out if plain else json.loads(printed.out)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def clean(behind_its_back: redis.Redis) -> None:
+    for pattern in ("grant:*", "client:*", "grants-of-*", "refresh:*"):
+        for key in behind_its_back.scan_iter(match=pattern):
+            behind_its_back.delete(key)
+
+
+def test_clients_are_listed_shown_and_deleted_with_all_that_they_hold(
+    service: Service, run: Run, audit_log: list[dict[str, str]]
+) -> None:
+    tokens = service.log_in()
+    (listed,) = run("clients", "list")
+    assert (listed["client"], listed["kind"], listed["grants"]) == (tokens.client_id, "registered", 1)
+    assert run("clients", "show", tokens.client_id) == listed
+    connection = service.connect(service.workers()[-1])
+    assert connection.verify(tokens.access_token) == 200
+    assert run("clients", "delete", tokens.client_id) == {"client": tokens.client_id, "ended_grants": 1}
+    assert connection.verify(tokens.access_token) == 401
+    connection.close()
+    assert [(entry["event"], entry["by"]) for entry in audit_log] == [
+        ("client.deleted", "operator"),
+        ("grant.revoked", "operator"),
+    ]
+    assert refresh(service.issuer, tokens).status_code == 401, "the client is told to register anew"
+    assert "no such client" in run("clients", "show", tokens.client_id, status=1)
+    assert "no such client" in run("clients", "delete", "mcp_nobody", status=1)
+
+
+def test_grants_are_listed_filtered_shown_and_revoked(service: Service, run: Run) -> None:
+    tokens, others = service.log_in(), service.log_in()
+    first, second = run("grants", "list")
+    assert {first["grant"], second["grant"]} == {sid_of(tokens.access_token), sid_of(others.access_token)}
+    assert (first["user"], first["name"], first["server"]) == ("github:583231", "octocat", "time")
+    assert len(run("grants", "list", "--user", "octocat", "--server", "time")) == 2
+    assert run("grants", "list", "--user", "hubot") == []
+    (own,) = run("grants", "list", "--client", tokens.client_id)
+    assert run("grants", "show", own["grant"]) == own
+    run("grants", "revoke", own["grant"])
+    connection = service.connect(service.workers()[-1])
+    assert [connection.verify(each.access_token) for each in (tokens, others)] == [401, 200]
+    connection.close()
+    assert "no such grant" in run("grants", "revoke", own["grant"], status=1)
+    assert "there are: time" in run("grants", "list", "--server", "nothing", status=2)
+
+
+def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: Run) -> None:
+    tokens = [service.log_in() for _ in range(2)]
+    (user,) = run("users", "list")
+    assert (user["user"], user["grants"], user["servers"]) == ("github:583231", 2, ["time"])
+    connections = service.connect_to_all()
+    assert all(connection.verify(each.access_token) == 200 for connection in connections for each in tokens)
+    assert run("users", "revoke", "octocat") == {"user": "github:583231", "ended_grants": 2}
+    assert all(connection.verify(each.access_token) == 401 for connection in connections for each in tokens)
+    for connection in connections:
+        connection.close()
+    assert run("users", "list") == []
+    assert "named by id" in run("users", "revoke", "octocat", status=1)
+    assert run("users", "revoke", "github:583231")["ended_grants"] == 0
+
+
+def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
+    service: Service, run: Run, audit_log: list[dict[str, str]]
+) -> None:
+    issued = run("token", "issue", "--user", "headless:ci", "--server", "time", "--lifetime", "400d", "--label", "CI")
+    claims = jwt.decode(issued["access_token"], options={"verify_signature": False})
+    assert (claims["sub"], claims["aud"], claims["exp"] - claims["iat"]) == (
+        "headless:ci",
+        service.resource,
+        400 * 86400,
+    )
+    connection = service.connect(service.workers()[0])
+    assert connection.verify(issued["access_token"]) == 200
+    service.log_in()  # which tidies the indices
+    assert [(each["client_name"], each["last_used"]) for each in run("grants", "list", "--user", "headless:ci")] == [
+        ("CI", None)
+    ]
+    assert run("keys", "list")[0]["needed_until"] >= issued["expires_at"]
+    assert audit_log[-1]["event"] == "token.issued"
+    assert "access_token" not in json.dumps(audit_log)
+    assert issued["access_token"] not in json.dumps(audit_log)
+    run("users", "revoke", "headless:ci")
+    assert connection.verify(issued["access_token"]) == 401
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--user", "nobody", "--server", "time"],
+        ["--user", "headless:ci", "--server", "nothing"],
+        ["--user", "headless:ci", "--server", "time", "--scope", "admin"],
+        ["--user", "headless:ci", "--server", "time", "--lifetime", "0"],
+        ["--user", "headless:ci", "--server", "time", "--lifetime", "1y"],
+    ],
+)
+def test_a_headless_token_for_nothing_that_there_is_is_refused(run: Run, wrong: list[str]) -> None:
+    run("token", "issue", *wrong, status=2)
+    assert run("grants", "list") == []
+
+
+def test_keys_are_listed_rotated_and_retired(service: Service, run: Run) -> None:
+    states = [each["state"] for each in run("keys", "list")]
+    assert states[0] == "signing"
+    added = run("keys", "rotate", "--in", "3000")
+    assert added["state"] == "next"
+    jwks = f"{service.issuer}/jwks"
+    eventually(lambda: added["key"] in requests.get(jwks, timeout=10).text)
+    signing = run("keys", "list")[0]["key"]
+    assert "--force" in run("keys", "retire", signing, status=1)
+    run("keys", "retire", added["key"])
+    assert added["key"] not in {each["key"] for each in run("keys", "list")}
+    eventually(lambda: added["key"] not in requests.get(jwks, timeout=10).text)
+    assert "no such key" in run("keys", "retire", "unknown", status=1)
+
+
+def test_stats_count_what_there_is(service: Service, run: Run) -> None:
+    service.log_in()
+    figures = run("stats")
+    assert figures["redis_bytes"] > 0
+    assert {**figures, "redis_bytes": 0} == {
+        "registered_clients": 1,
+        "clients_with_grants": 1,
+        "users": 1,
+        "grants": 1,
+        "grants_per_server": {"time": 1},
+        "used_today": 1,
+        "redis_bytes": 0,
+    }
+
+
+def test_what_a_client_calls_itself_moves_no_terminal(run: Run, behind_its_back: redis.Redis) -> None:
+    store = Store(f"unix://{behind_its_back.connection_pool.connection_kwargs['path']}", grant_lifetime=100)
+    hostile = "\x1b[2Jx\n\u202e\x9b"
+    grant = Grant(
+        sid="s",
+        sub="headless:x",
+        name=hostile,
+        client_id="c",
+        client_name=hostile,
+        resource="r",
+        scope="mcp",
+        redirect="",
+        created_at=1,
+    )
+    store.add_grant(grant, lifetime=100)
+    store.close()
+    for table in ("grants", "clients", "users"):
+        printed = run(table, "list", plain=True)
+        assert "[2Jx" in printed
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", printed)
+
+
+def test_tables_are_for_people(service: Service, run: Run) -> None:
+    service.log_in()
+    heading, row = run("grants", "list", plain=True).splitlines()
+    assert heading.split()[:3] == ["GRANT", "USER", "CLIENT"]
+    assert "octocat" in row
+    assert run("grants", "list", "--user", "nobody", plain=True) == "none\n"
+
+
+def test_every_member_of_the_output_for_programs_is_documented(service: Service, run: Run) -> None:
+    service.log_in()
+    documented = set(re.findall(r"`([a-z_]+)`", DOCUMENT.read_text()))
+    commands = [["clients", "list"], ["grants", "list"], ["users", "list"], ["keys", "list"]]
+    printed = [run(*command)[0] for command in commands]
+    printed.append(run("stats"))
+    printed.append(run("token", "issue", "--user", "headless:ci", "--server", "time"))
+    for record in printed:
+        assert record.keys() <= documented
+
+
+def test_help_says_what_there_is(run: Run) -> None:
+    text = run("--help", plain=True)
+    for command in ("clients", "grants", "users", "keys", "token", "doctor", "stats", "health", "check-settings"):
+        assert f"  {command} " in text
+
+
+def test_what_cannot_be_read_is_one_clear_line(
+    service: Service, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = run("grants", "list", "--settings", str(tmp_path / "none.json"), status=2)
+    assert missing == f"mcp-gatewayctl: {tmp_path / 'none.json'}: cannot be read: No such file or directory\n"
+    assert "the credential cannot be read" in run("keys", "list", "--credentials", str(tmp_path), status=2)
+    document = json.loads((service.log.parent / "settings.json").read_text())
+    elsewhere = tmp_path / "settings.json"
+    elsewhere.write_text(json.dumps({**document, "redis_url": f"unix://{tmp_path}/none.sock"}))
+    assert "Redis is unavailable: is it running" in run("grants", "list", "--settings", str(elsewhere), status=1)
+
+
+def test_the_doctor_says_what_to_do_where_no_router_leads_to_the_servers(
+    service: Service, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "--json"]) == 1
+    found = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert found["redis"]["status"] == "warning", "it keeps nothing on disk"
+    assert [found[check]["status"] for check in ("service", "router", "signing keys")] == ["ok"] * 3
+    for check in ("challenge time", "bridge time", "request time", "internal endpoints"):
+        assert found[check]["status"] == "problem"
+        assert found[check]["advice"]
+    assert run("grants", "list") == [], "the grant that it tried with is gone"
+    assert "→" in capsys_plain(capsys)
+
+
+def capsys_plain(capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["doctor"]) == 1
+    return capsys.readouterr().out
