@@ -20,6 +20,7 @@ GENERATED_ID_PREFIX = "mcp_"
 """Keeps generated identifiers apart from Client ID Metadata Documents, whose identifiers are https URLs."""
 
 MAX_REDIRECT_URIS = 20
+MAX_METADATA_BYTES = 8 * 1024
 
 _Text = Annotated[str, Field(max_length=2048)]
 
@@ -205,6 +206,9 @@ def parse_metadata(
         raise OAuthError(
             "invalid_client_metadata", f"token_endpoint_auth_method must be one of {', '.join(auth_methods)}"
         )
+    # Each member is bounded, all together are not yet: anyone can have this stored.
+    if len(metadata.model_dump_json(exclude_none=True)) > MAX_METADATA_BYTES:
+        raise OAuthError("invalid_client_metadata", f"the metadata is larger than {MAX_METADATA_BYTES} bytes")
     return metadata
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import ISSUER, RESOURCE, World
+from .conftest import ISSUER, REDIRECT, RESOURCE, World
 
 
 @pytest.mark.parametrize("host", [ISSUER, "https://time.example.com"])
@@ -30,3 +30,23 @@ def test_the_keys_that_sign_tokens_are_published(world: World) -> None:
     (key,) = world.browser.get("/jwks", base_url=ISSUER).get_json()["keys"]
     assert key["alg"] == "ES256"
     assert "d" not in key
+
+
+def test_each_way_to_authenticate_that_is_advertised_can_be_registered_and_no_other(world: World) -> None:
+    document = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+    methods = document["token_endpoint_auth_methods_supported"]
+    key = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    for method in [*methods, "client_secret_jwt", "tls_client_auth", "self_signed_tls_client_auth"]:
+        body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": method, "jwks": {"keys": [key]}}
+        status = world.browser.post("/register", json=body, base_url=ISSUER).status_code
+        assert status == (201 if method in methods else 400), method
+
+
+def test_every_endpoint_that_is_advertised_is_there(world: World) -> None:
+    document = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+    endpoints = {name: url for name, url in document.items() if name.endswith(("_endpoint", "_uri"))}
+    assert {"introspection_endpoint", "revocation_endpoint", "registration_endpoint", "jwks_uri"} <= endpoints.keys()
+    for url in endpoints.values():
+        response = world.browser.post(url.removeprefix(ISSUER), base_url=ISSUER)
+        assert response.status_code in {400, 401, 405}, url
+    assert not any(name.startswith("HS") for name in document["token_endpoint_auth_signing_alg_values_supported"])

@@ -61,6 +61,13 @@ def test_a_refused_registration_does_not_count(world: World) -> None:
     assert register(world, "198.51.100.1").status_code == 201
 
 
+def test_a_registration_is_small(world: World) -> None:
+    uris = [f"https://example.com/{'x' * 900}/{number}" for number in range(9)]
+    assert register(world, None, redirect_uris=uris[:8]).status_code == 201
+    refused = register(world, None, redirect_uris=uris)
+    assert (refused.status_code, refused.get_json()["error"]) == (400, "invalid_client_metadata")
+
+
 def test_the_quota_is_full_again_after_an_hour(world: World, connection: redis.Redis) -> None:
     assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
     pass_time(connection, 3600)
