@@ -15,6 +15,13 @@ python3Packages.buildPythonApplication rec {
     hash = "sha256-kbsa2bMnRnSNvBgs6EC2QW0wysL2O5l3jDmIgVM6TXg=";
   };
 
+  # Written for version 1 of the MCP package: the name has changed since, and so have settings of its HTTP server only.
+  postPatch = ''
+    sed --in-place src/tmux_mcp/server.py \
+      --expression='/mcp\.settings\.\(host\|port\) =/d' \
+      --expression='s/^from mcp\.server\.fastmcp import FastMCP$/try:\n    &\nexcept ImportError:\n    from mcp.server.mcpserver import MCPServer as FastMCP/'
+  '';
+
   build-system = [ python3Packages.hatchling ];
   dependencies = [ python3Packages.mcp ] ++ python3Packages.mcp.optional-dependencies.cli;
 

@@ -1,0 +1,27 @@
+# Entries of the catalogue, with hardly more than `enable`; cases/presets.nix has all of them.
+{
+  imports = [ ./full_flow.nix ];
+
+  services.mcp-oauth-gateway.servers = {
+    everything.enable = true;
+    fetch.enable = true;
+    filesystem = {
+      enable = true;
+      arguments = [ "/srv/documents" ];
+    };
+    memory.enable = true;
+    sequential-thinking.enable = true;
+  };
+
+  networking.hosts."127.0.0.1" = [
+    "filesystem.mcp.example.com"
+    "memory.mcp.example.com"
+  ];
+  systemd.tmpfiles.settings.documents = {
+    "/srv/documents".d = {
+      mode = "0755";
+      user = "root";
+      group = "root";
+    };
+  };
+}
