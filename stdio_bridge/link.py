@@ -42,10 +42,12 @@ class Link:
         self._write = write
         self._patience = patience
         self._calls: dict[int, Call] = {}
+        self._in_flight = 0
         self._asked: dict[str, _ServerRequest] = {}
         self._next_id = 0
         self._clients: dict[Client, None] = {}
         self.dropped_messages = 0
+        self._ended: str | None = None
 
     # What clients do.
 
@@ -65,7 +67,7 @@ class Link:
     def request(
         self, client: Client, message: Message, reply: Reply, now: float, purpose: Purpose = Purpose.CALL
     ) -> Call:
-        """Pass a client's request on; its answer goes to `reply`."""
+        """Pass a client's request on; its answer goes to `reply`, at once when the server has ended."""
         self._next_id += 1
         wire_id = self._next_id
         lasting = purpose is Purpose.STREAM
@@ -79,7 +81,11 @@ class Link:
             last_deadline=math.inf if lasting else now + self._patience.total,
             patience=self._patience.idle,
         )
+        if self._ended is not None:
+            self._fail(call, self._ended)
+            return call
         self._calls[wire_id] = call
+        self._in_flight += purpose is Purpose.CALL
         if "progressToken" in jsonrpc.meta_of(message):
             message = jsonrpc.with_meta(message, progressToken=wire_id)
         self._write({**message, "id": wire_id})
@@ -120,7 +126,7 @@ class Link:
 
     def cancel(self, call: Call, reason: object = None) -> None:
         """Give a call up: the server is told, a late answer is dropped, `reply` hears nothing more."""
-        if self._calls.pop(call.wire_id, None) is None or call.method == "initialize":
+        if self._take(call.wire_id) is None or call.method == "initialize":
             return  # "The `initialize` request MUST NOT be cancelled by clients"
         params: Message = {"requestId": call.wire_id}
         if isinstance(reason, str):
@@ -140,6 +146,12 @@ class Link:
     def refuse(self, client: Client, request: Message, text: str) -> None:
         """Answer a request of the server's in the stead of the client that was asked."""
         self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
+
+    def _take(self, wire_id: object) -> Call | None:
+        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
+        if call is not None:
+            self._in_flight -= call.purpose is Purpose.CALL
+        return call
 
     def expire(self, now: float) -> int:
         """Fail the calls whose time is up, and return how many there were."""
@@ -163,7 +175,7 @@ class Link:
 
     def _receive_response(self, message: Message) -> None:
         wire_id = message.get("id")
-        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
+        call = self._take(wire_id)
         if call is None:
             self.dropped_messages += 1
             return
@@ -234,7 +246,7 @@ class Link:
         call = self._calls.get(server_id) if isinstance(server_id, int) else None
         if call is not None and call.purpose is Purpose.STREAM:
             # "A server MUST send this when it tears down that subscription stream."
-            del self._calls[call.wire_id]
+            self._take(call.wire_id)
             call.reply.finish(jsonrpc.result(call.client_id, _named_after(call, {"resultType": "complete"})))
             return
         for wire_id, asked in self._asked.items():
@@ -273,18 +285,23 @@ class Link:
         self._write(jsonrpc.error(server_id, jsonrpc.INTERNAL_ERROR, text))
 
     def close(self, reason: str) -> None:
-        """The server is gone: every call in flight fails, and says why."""
+        """The server is gone: every call in flight fails, and each later one, and says why."""
+        self._ended = reason
         calls, self._calls = self._calls, {}
+        self._in_flight = 0
         self._asked.clear()
         for call in calls.values():
-            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
+            self._fail(call, reason)
+
+    def _fail(self, call: Call, reason: str) -> None:
+        call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
 
     # What there is.
 
     @property
     def in_flight(self) -> int:
         """How many calls the server has not answered, subscriptions and our own questions aside."""
-        return sum(call.purpose is Purpose.CALL for call in self._calls.values())
+        return self._in_flight
 
     @property
     def unanswered(self) -> int:

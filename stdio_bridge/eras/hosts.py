@@ -8,10 +8,10 @@ from typing import Protocol
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.errors import Refusal
-from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 from stdio_bridge.servers import Servers
+from stdio_bridge.usage import Isolation
 
 from .as_legacy import capabilities_of
 from .bridged import BridgedDialect
@@ -24,6 +24,7 @@ from .parking import Parking
 from .tool_catalog import ToolCatalog, next_cursor
 
 Key = tuple[str, str]
+_EVERYONE = ""
 
 
 class Dialect(Protocol):
@@ -46,7 +47,7 @@ class Dialect(Protocol):
 class Host:
     """One warm server. Exchanges wait here until it can be spoken to."""
 
-    def __init__(self, hosts: Hosts, key: Key, identity: Identity, envelope: Envelope) -> None:
+    def __init__(self, hosts: Hosts, key: Key, envelope: Envelope) -> None:
         """Start the server. Raises Refusal."""
         self._hosts = hosts
         self._key = key
@@ -54,7 +55,8 @@ class Host:
         self._waiting: list[Exchange] = []
         self._listing: list[Callable[[], None]] = []
         self._tools = ToolCatalog()
-        self._server = hosts.servers.start(identity.user, self._ended)
+        self._server = hosts.servers.start(key[0], self._ended)
+        self.check_room = self._server.check_room
         self.last_used = hosts.servers.loop.clock()
         self._opening = Opening(self.link, hosts.servers.loop, hosts.knowledge, envelope, self._opened)
 
@@ -173,7 +175,8 @@ class Hosts:
     """The warm servers of one bridge: one for each user and, if it is a legacy one, for each set of capabilities.
 
     A legacy server learns once what its client can do and asks for no more; a client that declares something else is
-    better served by another process than by errors.
+    better served by another process than by errors. Isolation between sessions is isolation between users here, as
+    requests that stand alone are of no session; a shared server is one process for all that declare the same.
     """
 
     def __init__(self, servers: Servers, knowledge: Knowledge, parking: Parking) -> None:
@@ -183,21 +186,24 @@ class Hosts:
         self._hosts: dict[Key, Host] = {}
 
     def serve(self, exchange: Exchange) -> None:
-        """Have an exchange answered by a server of its user. Raises Refusal when none can be started."""
+        """Have an exchange answered by a server of its user. Raises Refusal when none has room or may start."""
         key = self._key_of(exchange)
         host = self._hosts.get(key)
         if host is None:
-            host = Host(self, key, exchange.identity, exchange.envelope)
+            host = Host(self, key, exchange.envelope)
             self._hosts[key] = host
             host.serve(exchange)
             host.begin()
         else:
+            host.check_room()
             host.serve(exchange)
 
     def _key_of(self, exchange: Exchange) -> Key:
+        shared = self.servers.options.isolation is Isolation.SHARED
+        user = _EVERYONE if shared else exchange.identity.user
         if self.knowledge.modern:
-            return exchange.identity.user, ""
-        return exchange.identity.user, json.dumps(capabilities_of(exchange.envelope), sort_keys=True)
+            return user, ""
+        return user, json.dumps(capabilities_of(exchange.envelope), sort_keys=True)
 
     def move(self, host: Host, key: Key) -> Key:
         """Let a host that turns out to be a modern server's serve its user whatever the client declares."""

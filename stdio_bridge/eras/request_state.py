@@ -48,9 +48,13 @@ class RequestStates:
         if not isinstance(unverified_state, str):
             raise refused("requestState must be a string")
         try:
-            call, expires, binding = self._serializer.loads(unverified_state)
+            payload = self._serializer.loads(unverified_state)
+            call, expires, binding = payload
         except (BadData, TypeError, ValueError) as error:
             raise refused("requestState is not one that this server gave out") from error
+        # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
+        if self._serializer.dumps(payload) != unverified_state:
+            raise refused("requestState is not one that this server gave out")
         if not isinstance(call, str) or binding != _binding(identity, request):
             raise refused("requestState belongs to another request")
         if not isinstance(expires, int | float) or expires <= now:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stdio_bridge import jsonrpc
-from stdio_bridge.calls import Patience
+from stdio_bridge.calls import Patience, Purpose
 from stdio_bridge.link import Link
 
 Message = dict[str, Any]
@@ -139,6 +139,58 @@ def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conver
     talk.link.close("exited with status 3")
     assert [reply.answers[0]["error"]["message"] for reply in replies] == ["the MCP server exited with status 3"] * 3
     assert talk.link.in_flight == 0
+
+
+def test_a_call_after_the_server_has_ended_fails_at_once_too(talk: Conversation) -> None:
+    talk.link.close("exited with status 3")
+    reply = talk.ask(Someone(), 1)
+    assert reply.answers[0]["error"]["message"] == "the MCP server exited with status 3"
+    assert talk.sent == []
+
+
+def test_what_names_a_subscription_reaches_it_under_the_clients_id(talk: Conversation) -> None:
+    client, replies = Someone(), [Someone(), Someone()]
+    for reply in replies:
+        message = {"jsonrpc": "2.0", "id": "mine", "method": "subscriptions/listen", "params": {}}
+        talk.link.request(client, message, reply, now=0, purpose=Purpose.STREAM)
+    meta = {"io.modelcontextprotocol/subscriptionId": talk.sent[1]["id"]}
+    talk.say(method="notifications/tools/list_changed", params={"_meta": meta})
+    assert replies[0].received == []
+    assert replies[1].received[0]["params"] == {"_meta": {"io.modelcontextprotocol/subscriptionId": "mine"}}
+    talk.say(id=talk.sent[1]["id"], result={"_meta": meta})
+    assert replies[1].answers[0]["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": "mine"}
+
+
+def test_a_subscription_has_no_time_out_and_ends_well_when_the_server_takes_it_down(talk: Conversation) -> None:
+    reply = Someone()
+    message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
+    talk.link.request(Someone(), message, reply, now=0, purpose=Purpose.STREAM)
+    assert talk.link.expire(10_000) == 0
+    assert talk.link.in_flight == 0
+    talk.say(method="notifications/cancelled", params={"requestId": talk.sent[0]["id"]})
+    assert reply.answers[0]["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 4}
+
+
+def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conversation) -> None:
+    subscribed, called = Someone(), Someone()
+    message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
+    talk.link.request(Someone(), message, subscribed, now=0, purpose=Purpose.STREAM)
+    talk.link.ask("tools/list", {}, lambda _: None, 0)
+    reply = talk.ask(called, 1)
+    talk.say(method="notifications/message", params={"data": "x"})
+    assert [message["params"]["data"] for message in reply.received] == ["x"]
+    assert subscribed.received == []
+
+
+def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation) -> None:
+    client = Someone()
+    message = {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {}}
+    call = talk.link.request(client, message, client, now=0)
+    talk.link.wait_until(call, 1000)
+    assert talk.link.expire(999) == 0
+    talk.link.go_on(call, 999)
+    assert talk.link.expire(1008) == 0
+    assert talk.link.expire(1009) == 1
 
 
 def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
