@@ -88,7 +88,7 @@ def test_a_server_that_exits_at_start_fails_the_initialize_with_status_and_last_
             assert "mcp-session-id" not in headers
         assert metric(bridge, "mcp_bridge_crashes_total") == 3
         assert metric(bridge, "mcp_bridge_sessions") == 0
-        eventually(lambda: resources(bridge) == before)
+        eventually(lambda: resources(bridge) <= before)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_server_that_ends_in_a_call_fails_what_is_in_flight_and_no_other_sessi
         assert bridge.call(dying, "pid")[0] == 404
         assert bridge.call(living, "pid")[0] == 200
         bridge.request("DELETE", Mcp_Session_Id=living)
-        eventually(lambda: resources(bridge) == before)
+        eventually(lambda: resources(bridge) <= before)
 
 
 def test_a_server_that_hangs_at_shutdown_is_killed_with_its_children() -> None:
@@ -197,7 +197,7 @@ def test_a_client_that_disconnects_costs_nothing_and_does_not_cancel_its_call() 
         before = resources(bridge)
         for _ in range(50):
             Call(bridge, session, "never").close()
-        eventually(lambda: resources(bridge) == before and metric(bridge, "mcp_bridge_calls_in_flight") == 50)
+        eventually(lambda: resources(bridge) <= before and metric(bridge, "mcp_bridge_calls_in_flight") == 50)
         assert bridge.call(session, "pid")[0] == 200
 
 
@@ -233,7 +233,7 @@ def test_ten_thousand_requests_at_once_are_all_answered_and_leave_nothing() -> N
         for flood in floods:
             assert flood.read_until(lambda data: data.count(b'"result"') == 50).count(b"HTTP/1.1 200 OK") == 50
             flood.close()
-        eventually(lambda: resources(bridge) == before)
+        eventually(lambda: resources(bridge) <= before)
         assert memory(bridge) < MOST_MEMORY
 
 
