@@ -42,14 +42,14 @@ def configure(level: str) -> None:
     """Set up logging for this process and those that it forks. `level` is a name that `logging` knows."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
-    handler.addFilter(_keeps_secrets)
+    handler.addFilter(keeps_secrets)
     logging.basicConfig(level=level, handlers=[handler])
     audit.bound_refusals()
 
 
-def _keeps_secrets(record: logging.LogRecord) -> bool:
-    """Whether a message may be written: Authlib's DEBUG lines hold whole tokens."""
-    return record.levelno > logging.DEBUG or record.name.partition(".")[0] != "authlib"
+def keeps_secrets(record: logging.LogRecord) -> bool:
+    """Whether a message may be written: Authlib's DEBUG lines hold whole tokens, Gunicorn's what clients ask for."""
+    return record.levelno > logging.DEBUG or record.name.partition(".")[0] not in {"authlib", "gunicorn"}
 
 
 def escape(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -18,6 +19,12 @@ from auth_service.settings import Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
 from auth_service.users import Users
+
+# A client's generated identifier or document's URL, or a server's name; a URL without a query.
+_FORMS = {
+    "client": re.compile(r"mcp_[\w-]{1,40}|https://[^?\s]{1,300}|[a-z0-9-]{1,63}"),
+    "resource": re.compile(r"https?://[^?\s]{1,300}"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +53,15 @@ def gateway() -> Gateway:
 
 
 def note(**values: str | None) -> None:
-    """Remember what this request is about, in the terms of `audit.record`: an event that refuses it says so."""
-    g.setdefault("noted", {}).update(values)
+    """Remember what this request is about, in the terms of `audit.record`: an event that refuses it says so.
+
+    What a sender put in the place of a client or resource is noted only if it has the form of one: it may be a secret.
+    """
+    known = {
+        name: value if value is None or name not in _FORMS or _FORMS[name].fullmatch(value) else "(not of that form)"
+        for name, value in values.items()
+    }
+    g.setdefault("noted", {}).update(known)
 
 
 def record(event: Event, **values: str | None) -> None:

@@ -66,7 +66,7 @@ class Connection:
 class Service:
     """A running auth service."""
 
-    def __init__(self, folder: Path, *, redis_url: str, github_url: str, workers: int) -> None:
+    def __init__(self, folder: Path, *, redis_url: str, github_url: str, workers: int, **changes: Any) -> None:
         self.port = free_port()
         self.issuer = f"http://localhost:{self.port}"
         self.resource = f"{self.issuer}/time/mcp"
@@ -82,7 +82,7 @@ class Service:
             "router": {"entry_points": ["web"]},
             "resources": {"time": {"url": self.resource, "backends": ["http://127.0.0.1:1/mcp"]}},
         }
-        (folder / "settings.json").write_text(json.dumps(settings))
+        (folder / "settings.json").write_text(json.dumps({**settings, **changes}))
         (folder / "client-secret").write_text("upstream-secret")
         (folder / "master-key").write_text("m" * 40)
         self.log = folder / "service.log"
@@ -158,10 +158,10 @@ class Place:
         self._exit.callback(server.shutdown)
         self._github_url = f"http://127.0.0.1:{server.server_port}"
 
-    def start(self, *, workers: int = WORKERS, through_proxy: bool = False) -> Service:
-        """Start the service."""
+    def start(self, *, workers: int = WORKERS, through_proxy: bool = False, **changes: Any) -> Service:
+        """Start the service, with other settings where that matters."""
         url = self.proxy.url if through_proxy else self.redis.url
-        service = Service(self._folder, redis_url=url, github_url=self._github_url, workers=workers)
+        service = Service(self._folder, redis_url=url, github_url=self._github_url, workers=workers, **changes)
         self._exit.callback(service.stop)
         self.github.callback_url = f"{service.issuer}/callback"
         return service
