@@ -10,13 +10,13 @@ from flask import Blueprint, Response, make_response, redirect, request
 from auth_service.audit import Event
 from auth_service.errors import LoginError, PageError, ServiceUnavailable
 from auth_service.protocol import client_documents
-from auth_service.protocol.display import DisplayName, display_name
+from auth_service.protocol.display import DisplayName, display_name, display_text
 from auth_service.remembered import Session
 from auth_service.store import LiveGrant
 
 from . import form_parameters, gateway, record, upstream
 from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, start_session
-from .pages import protect, provider_targets, render_page
+from .pages import capitalized, protect, provider_targets, render_page
 
 blueprint = Blueprint("account", __name__)
 
@@ -58,31 +58,45 @@ def act() -> Response:
         )
         return _render("stale")
     if session is None:
-        return upstream.send(upstream.Attempt(), other_account=form.get("account") == "other")
+        try:
+            return upstream.send(upstream.Attempt(), other_account=form.get("account") == "other")
+        except ServiceUnavailable as error:
+            raise _provider_down(error) from error
     return _change(session, form)
 
 
 def finish_sign_in(parameters: dict[str, str]) -> Response:
     """Sign the browser in that came back from the identity provider. Raises PageError."""
-    provider = gateway().provider.title
-    again = (("Back to the account page", f"{gateway().settings.issuer}/account"),)
+    provider = capitalized(gateway().provider.title)
     if "code" not in parameters:
-        raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=again)
+        raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=_again())
     try:
         identity = upstream.finish(parameters).identity
     except LoginError as error:
-        raise PageError(f"{provider} did not sign you in", "Try again.", links=again) from error
+        raise PageError(f"{provider} did not sign you in", "Try again.", links=_again()) from error
     except ServiceUnavailable as error:
-        raise PageError(
-            f"{provider} does not answer",
-            "It could not say who you are. Try again in a moment.",
-            status=503,
-            links=again,
-        ) from error
+        raise _provider_down(error) from error
     record(Event.SESSION_STARTED, user=identity.subject, name=identity.login)
     response = _back()
     start_session(response, sub=identity.subject, name=identity.login)
     return response
+
+
+def _provider_down(error: ServiceUnavailable) -> PageError | ServiceUnavailable:
+    """Return what to raise where the identity provider may be what does not answer."""
+    provider = gateway().provider.title
+    if error.dependency != provider:
+        return error
+    return PageError(
+        f"{capitalized(provider)} does not answer",
+        "It could not say who you are. Try again in a moment.",
+        status=503,
+        links=_again(),
+    )
+
+
+def _again() -> tuple[tuple[str, str], ...]:
+    return (("Back to the account page", f"{gateway().settings.issuer}/account"),)
 
 
 def _change(session: Session, form: dict[str, str]) -> Response:
@@ -119,6 +133,7 @@ def _render(notice: str) -> Response:
         action=f"{gateway().settings.issuer}/account",
         ticket=make_ticket(_TICKET_PURPOSE, {"sub": session.sub if session is not None else None}),
         session=session,
+        user=display_text(session.name) if session is not None else "",
         accesses=_accesses(session) if session is not None else (),
         provider=gateway().provider.title,
         notice=notice,

@@ -66,10 +66,16 @@ def start_session(response: Response, *, sub: str, name: str) -> None:
     _set_cookie(response, "session", secret)
 
 
-def end_session(response: Response) -> None:
-    """Sign this browser out."""
+def forget_session() -> None:
+    """Sign this browser out. The cookie that it still has is of no use."""
     if (secret := _session_secret()) is not None:
         gateway().store.sessions.end(secret)
+    g.session = None
+
+
+def end_session(response: Response) -> None:
+    """Sign this browser out, and take its cookie away."""
+    forget_session()
     response.delete_cookie(_cookie_name("session"), path="/", secure=_is_secure(), httponly=True, samesite="Lax")
 
 

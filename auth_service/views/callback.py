@@ -7,16 +7,15 @@ import dataclasses
 from flask import Blueprint, Response, make_response, redirect
 
 from auth_service.audit import Event
-from auth_service.errors import AuthorizationRedirectError, LoginError, OAuthError, PageError, ServiceUnavailable
+from auth_service.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
 from auth_service.grants import AuthorizationRequest
 from auth_service.idp import Login
 from auth_service.protocol import redirect_uris
-from auth_service.protocol.display import display_name
 
 from . import account, gateway, note, query_parameters, record, upstream
-from .authorize import Notice, approval_of, ask, form_targets, note_request, retry_fields
-from .browser import end_session, keep_browser, start_session
-from .pages import protect, render_page
+from .browser import forget_session, start_session
+from .consent_pages import Notice, approval_of, ask, not_allowed, note_request, provider_down
+from .pages import protect
 
 blueprint = Blueprint("callback", __name__)
 
@@ -37,17 +36,16 @@ def callback() -> Response:
     try:
         login = _finish(parameters, authorization)
     except ServiceUnavailable as error:
-        return _render_provider_down(attempt.parameters, authorization, retry_after=error.retry_after)
+        return provider_down(attempt.parameters, authorization, error)
     sub, name = login.identity.subject, login.identity.login
     note(user=sub, name=name)
     if attempt.approved_by not in {None, sub}:
         record(Event.LOGIN_REFUSED, reason="the remembered consent is another user's")
         # Someone else's approval was remembered in this browser: whoever is here now has approved nothing.
-        response = ask(attempt.parameters, requested, notice=Notice.OTHER_USER, user=name)
-        end_session(response)
-        return response
+        forget_session()
+        return ask(attempt.parameters, requested, notice=Notice.OTHER_USER, user=name)
     if not gateway().users.may_use(login.identity, authorization.resource):
-        return _render_not_allowed(attempt.parameters, authorization, name)
+        return not_allowed(attempt.parameters, authorization, name)
     record(Event.LOGIN_ACCEPTED)
     code = gateway().server.issue_code(authorization, sub=sub, name=name, upstream=gateway().users.seal(login))
     if attempt.approved_by is None:
@@ -76,50 +74,3 @@ def _finish(parameters: dict[str, str], authorization: AuthorizationRequest) -> 
         raise AuthorizationRedirectError(
             error, redirect_uri=authorization.redirect_uri, state=authorization.state
         ) from error
-
-
-def _render_provider_down(
-    parameters: dict[str, str], authorization: AuthorizationRequest, *, retry_after: int
-) -> Response:
-    provider = gateway().provider.title
-    record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
-    error = PageError(
-        f"{provider} does not answer",
-        f"You allowed {display_name(authorization.client_name).text}, but {provider} could not say who you are. "
-        "Nothing was granted. This is usually over in a moment.",
-        status=503,
-    )
-    response = _render_with_choice("retry.html", error, parameters, authorization)
-    response.headers["Retry-After"] = str(retry_after)
-    return response
-
-
-def _render_not_allowed(parameters: dict[str, str], authorization: AuthorizationRequest, name: str) -> Response:
-    resource = gateway().settings.resources[authorization.resource]
-    server = display_name(resource.title or authorization.resource).text
-    error = PageError(
-        f"{name} may not use this server",
-        f"{gateway().provider.title} signed you in as {name}, but that account is not on the list of {server}. "
-        f"Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
-        status=403,
-    )
-    record(Event.LOGIN_REFUSED, reason=error.title)
-    return _render_with_choice("not_allowed.html", error, parameters, authorization)
-
-
-def _render_with_choice(
-    template: str, error: PageError, parameters: dict[str, str], authorization: AuthorizationRequest
-) -> Response:
-    """Render an error after which the user may go on, or go back to the client."""
-    response = render_page(
-        template,
-        status=error.status,
-        form_targets=form_targets(authorization),
-        error=error,
-        action=f"{gateway().settings.issuer}/consent",
-        fields=retry_fields(parameters, authorization),
-        client=display_name(authorization.client_name),
-        provider=gateway().provider.title,
-    )
-    keep_browser(response)
-    return response

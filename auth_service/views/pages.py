@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Response, make_response, render_template, request
 
+from auth_service.errors import ServiceUnavailable
 from auth_service.protocol import redirect_uris
 
 from . import gateway
@@ -61,8 +62,17 @@ def provider_targets() -> tuple[str, ...]:
     Browsers hold each redirect that follows a form against `form-action`. GitHub answers by itself; other providers
     pass people on to hosts that nobody here knows (a company's own login), so any https address may follow there.
     """
-    source = redirect_uris.form_action_source(gateway().provider.authorization_url(state="", code_challenge=""))
+    try:
+        url = gateway().provider.authorization_url(state="", code_challenge="")
+    except ServiceUnavailable:  # it may be back when the form is sent
+        return ("https:",)
+    source = redirect_uris.form_action_source(url)
     return (source,) if source in _SELF_CONTAINED else (source, "https:")
+
+
+def capitalized(text: str) -> str:
+    """Return a text as a sentence begins with it."""
+    return text[:1].upper() + text[1:]
 
 
 _SELF_CONTAINED = frozenset({"https://github.com"})

@@ -215,3 +215,14 @@ def test_a_hostile_name_runs_nothing(chromium: Chromium, site: Site) -> None:
     assert chromium.find("h1").text.startswith("Allow <img src=x")
     assert chromium.find_all("main img, main script") == []
     assert chromium.driver.execute_script("return typeof owned") == "undefined"
+
+
+def test_sending_a_form_once_more_by_reloading_does_no_harm(chromium: Chromium, site: Site) -> None:
+    chromium.open(site.authorize_url(site.register()))
+    chromium.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    chromium.click("button[value=approve]")
+    chromium.wait_for_text("decide once more", within=".notice")
+    chromium.driver.refresh()
+    chromium.wait_for_text("decide once more", within=".notice")
+    chromium.approve()
+    assert "code" in chromium.wait_for_url(site.redirect_uri)

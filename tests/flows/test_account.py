@@ -8,11 +8,12 @@ from html import unescape
 import pytest
 from werkzeug.test import TestResponse
 
+from auth_service.audit import Event
 from auth_service.settings import Settings
 from local import github
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, RESOURCE, World
+from .conftest import GITHUB, ISSUER, RESOURCE, AuditLog, World
 
 FETCH = "https://fetch.example.com/mcp"
 
@@ -240,3 +241,16 @@ def test_another_account_can_be_chosen_after_signing_out(world: World) -> None:
     response = submit(world, signed_out, account="other")
     assert response.location.startswith(GITHUB)
     assert "prompt=select_account" in unescape(response.location)
+
+
+def test_signing_in_and_out_and_ending_access_is_written_down(world: World, audit_log: AuditLog) -> None:
+    ended = grant(world)
+    page = sign_in(world)
+    submit(world, page, action="end", client_id=ended["client_id"], resource=RESOURCE)
+    submit(world, open_account(world), action="sign-out")
+    who = {"user": "github:583231", "name": "octocat"}
+    for event in (Event.SESSION_STARTED, Event.SESSION_ENDED):
+        (entry,) = audit_log.of(event)
+        assert entry.items() >= who.items()
+    (revoked,) = audit_log.of(Event.GRANT_REVOKED)
+    assert revoked.items() >= {**who, "client": ended["client_id"], "by": "user"}.items()

@@ -8,12 +8,15 @@ import pytest
 import time_machine
 from werkzeug.test import TestResponse
 
-from auth_service.protocol.consent import REMEMBERED_SECONDS
+from auth_service.audit import Event
+from auth_service.errors import ServiceUnavailable
+from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
+from auth_service.remembered import MAX_APPROVALS, MAX_SESSIONS
 from auth_service.settings import Settings
 from tests.browser import Form
 from tests.conftest import RedisServer
 
-from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, World, authorization_query, parameters_of
+from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, AuditLog, World, authorization_query, parameters_of
 
 HTTPS_REDIRECT = "https://app.example.org/callback"
 OTHER_REDIRECT = "https://app.example.org/other"
@@ -172,6 +175,7 @@ def test_someone_else_at_the_same_browser_has_approved_nothing(world: World, cli
     page = world.follow(world.log_in(again, "hubot"))
     assert is_asked(page)
     assert "hubot" in page.text
+    assert "octocat" not in page.text
     assert is_asked(open_page(world, client_id)), "the former user's session has ended"
 
 
@@ -267,3 +271,59 @@ def test_a_step_up_shows_which_scopes_are_new(world: World, client_id: str) -> N
     assert "Set the clock <strong" in page.text
     world.browser = world.new_browser()
     assert "badge" not in open_page(world, client_id, scope="mcp set").text
+
+
+def test_remembered_and_withdrawn_consent_is_written_down(world: World, client_id: str, audit_log: AuditLog) -> None:
+    approve(world, client_id)
+    open_page(world, client_id)
+    world.store.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    asked = {"client": client_id, "resource": RESOURCE}
+    (remembered,) = audit_log.of(Event.CONSENT_REMEMBERED)
+    assert remembered.items() >= {**asked, "user": "github:583231", "scope": "mcp"}.items()
+    (withdrawn,) = audit_log.of(Event.CONSENT_WITHDRAWN)
+    assert withdrawn.items() >= {**asked, "user": "github:583231", "by": "operator"}.items()
+
+
+def test_what_is_remembered_of_a_user_is_bounded(world: World, redis_server: RedisServer) -> None:
+    client = world.store.find_client(register(world))
+    assert client is not None
+    approvals = [
+        Approval(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", scopes=("a",))
+        for number in range(MAX_APPROVALS + 20)
+    ]
+    for number, approval in enumerate(approvals):
+        with time_machine.travel(1_800_000_000 + number):
+            world.store.approvals.remember("github:1", approval)
+    sessions = world.store.sessions
+    secrets = [sessions.start(sub="github:1", name="x", lifetime=60) for _ in range(MAX_SESSIONS + 5)]
+    with redis_server.client() as redis:
+        assert redis.hlen("approvals-of-user:github:1") == MAX_APPROVALS
+        assert redis.zcard("sessions-of-user:github:1") == MAX_SESSIONS
+    assert sum(sessions.find(secret) is not None for secret in secrets) == MAX_SESSIONS
+    with time_machine.travel(1_800_000_000 + MAX_APPROVALS):
+        remembered = [world.store.approvals.is_remembered("github:1", each) for each in approvals]
+    assert remembered == [False] * 20 + [True] * MAX_APPROVALS
+    sessions.end_all("github:1")
+    assert not any(sessions.find(secret) for secret in secrets)
+
+
+def test_an_identity_provider_that_was_never_reached_costs_a_page_with_another_try(
+    world: World, client_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: str) -> str:
+        raise ServiceUnavailable("GitHub")
+
+    provider = world.app.extensions["gateway"].provider
+    with monkeypatch.context() as patch:
+        patch.setattr(provider, "authorization_url", fail)
+        page = open_page(world, client_id, scope="mcp set")
+        assert is_asked(page), "the user may decide meanwhile"
+        down = world.decide(page)
+        assert down.status_code == 503
+        assert "GitHub does not answer" in down.text
+        account = world.browser.get("/account", base_url=ISSUER)
+        response = world.browser.post("/account", data=Form(account.text).fields, base_url=ISSUER)
+        assert (response.status_code, "GitHub does not answer" in response.text) == (503, True)
+    again = world.browser.post("/consent", data=Form(down.text).fields | {"decision": "approve"}, base_url=ISSUER)
+    code = parameters_of(world.follow(world.log_in(again)))["code"]
+    assert granted_scope(world, client_id, code) == "mcp set"

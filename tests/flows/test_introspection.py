@@ -138,8 +138,9 @@ def test_a_rotated_refresh_token_is_inactive_and_its_successor_active(world: Wor
 
 def test_an_expired_tampered_or_foreign_token_is_inactive(world: World) -> None:
     client, tokens = log_in(world)
-    header, _, signature = tokens["access_token"].split(".")
-    for token in ("", "x", "a.b.c", f"{header}..{signature}", tokens["access_token"][:-2] + "AA", "x" * 4000):
+    header, payload, signature = tokens["access_token"].split(".")
+    tampered = f"{header}.{payload}.{signature[::-1]}"
+    for token in ("", "x", "a.b.c", f"{header}..{signature}", tampered, "x" * 4000):
         expected = 400 if not token else 200
         response = introspect(world, token, own(client))
         assert response.status_code == expected

@@ -1,0 +1,143 @@
+"""The consent page, and the pages on which a login stops and may go on: the user decides on each."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from flask import Response
+
+from auth_service.audit import Event
+from auth_service.errors import PageError, ServiceUnavailable
+from auth_service.grants import AuthorizationRequest
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.consent import Approval
+from auth_service.protocol.display import display_name, display_text
+
+from . import gateway, note, record
+from .browser import find_session, keep_browser, make_ticket
+from .pages import capitalized, provider_targets, render_page
+
+TICKET_PURPOSE: Final = "consent"
+SCOPE_FIELD: Final = "scope:"
+
+
+class Notice(Enum):
+    """Why the consent page is shown once more."""
+
+    STALE = "stale"
+    NOTHING_CHOSEN = "nothing-chosen"
+    CHANGED = "changed"
+    OTHER_USER = "other-user"
+
+
+def note_request(authorization: AuthorizationRequest) -> None:
+    """Note what this request is about, for the audit log."""
+    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
+
+
+def approval_of(authorization: AuthorizationRequest) -> Approval:
+    """Return what is approved by whoever approves the request."""
+    return Approval(
+        client=authorization.client,
+        redirect_uri=authorization.redirect_uri,
+        resource_url=gateway().settings.resources[authorization.resource].url,
+        scopes=authorization.scopes,
+    )
+
+
+def ask(
+    parameters: dict[str, str], authorization: AuthorizationRequest, *, notice: Notice | None = None, user: str = ""
+) -> Response:
+    """Render the consent page. `user` is who has logged in, where that is the notice."""
+    resource = gateway().settings.resources[authorization.resource]
+    session = find_session()
+    approvals = gateway().store.approvals
+    known = (
+        approvals.find_scopes(session.sub, client_id=authorization.client_id, resource_url=resource.url)
+        if session is not None
+        else frozenset()
+    )
+    response = render_page(
+        "consent.html",
+        status=400 if notice in {Notice.STALE, Notice.NOTHING_CHOSEN} else 200,
+        form_targets=_form_targets(authorization),
+        action=f"{gateway().settings.issuer}/consent",
+        ticket=make_ticket(TICKET_PURPOSE, parameters),
+        client=display_name(authorization.client_name),
+        client_host=authorization.client_host,
+        target=redirect_uris.describe_target(authorization.redirect_uri),
+        server=display_name(resource.title or authorization.resource),
+        resource_url=resource.url,
+        scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
+        scope_field=SCOPE_FIELD,
+        signed_in=display_text(session.name) if session is not None else None,
+        is_repeated=known.issuperset(authorization.scopes),
+        provider=gateway().provider.title,
+        notice=notice.value if notice is not None else None,
+        user=display_text(user),
+    )
+    keep_browser(response)
+    return response
+
+
+def provider_down(
+    parameters: dict[str, str], authorization: AuthorizationRequest, error: ServiceUnavailable
+) -> Response:
+    """Offer to try again what the identity provider did not answer. Raises the error if it is another's."""
+    provider = gateway().provider.title
+    if error.dependency != provider:
+        raise error
+    record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
+    page = PageError(
+        f"{capitalized(provider)} does not answer",
+        f"You allowed {display_text(authorization.client_name)}, but {provider} could not say who you are. "
+        "Nothing was granted. This is usually over in a moment.",
+        status=503,
+    )
+    response = _render_with_choice("retry.html", page, parameters, authorization)
+    response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def not_allowed(parameters: dict[str, str], authorization: AuthorizationRequest, name: str) -> Response:
+    """Tell someone who has logged in that they are not on the list, and offer another account."""
+    resource = gateway().settings.resources[authorization.resource]
+    record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
+    shown, server = display_text(name), display_text(resource.title or authorization.resource)
+    error = PageError(
+        f"{shown} may not use this server",
+        f"{capitalized(gateway().provider.title)} signed you in as {shown}, but that account is not on the list of "
+        f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
+        status=403,
+    )
+    return _render_with_choice("not_allowed.html", error, parameters, authorization)
+
+
+def _render_with_choice(
+    template: str, error: PageError, parameters: dict[str, str], authorization: AuthorizationRequest
+) -> Response:
+    """Render an error after which the user may go on, or go back to the client."""
+    response = render_page(
+        template,
+        status=error.status,
+        form_targets=_form_targets(authorization),
+        error=error,
+        action=f"{gateway().settings.issuer}/consent",
+        fields=_retry_fields(parameters, authorization),
+        client=display_name(authorization.client_name),
+        provider=gateway().provider.title,
+    )
+    keep_browser(response)
+    return response
+
+
+def _retry_fields(parameters: dict[str, str], authorization: AuthorizationRequest) -> dict[str, str]:
+    """Return the hidden fields by which a page repeats the decision that the user has just made in this browser."""
+    chosen = {f"{SCOPE_FIELD}{scope}": "on" for scope in authorization.scopes}
+    return {"ticket": make_ticket(TICKET_PURPOSE, parameters), **chosen}
+
+
+def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
+    """Return the CSP sources that the answer to a decision may redirect to, in the end."""
+    return (*provider_targets(), redirect_uris.form_action_source(authorization.redirect_uri))
