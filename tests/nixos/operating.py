@@ -68,6 +68,14 @@ with subtest("after a restart the file goes on where it stopped"):
     lines = machine.succeed(f"cat {LOG}").splitlines()
     assert len(lines) == len(set(lines)), [line for line in lines if lines.count(line) > 1]
 
+with subtest("an operator sees and ends what users allow"):
+    machine.succeed("mcp-gatewayctl doctor")
+    assert "octocat" in machine.succeed("mcp-gatewayctl users list")
+    machine.succeed("mcp-gatewayctl users revoke octocat")
+    machine.fail(f"test-client call {SERVER} --token-file /root/token")
+    machine.succeed("mcp-gatewayctl keys rotate", f"test-client login {ISSUER} {SERVER} > /root/token")
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+
 with subtest("a backup brings back who was logged in"):
     state = "/var/lib/redis-mcp-oauth-gateway /var/lib/mcp-oauth-gateway /var/lib/private/mcp-auth-service"
     services = "mcp-auth-service.socket mcp-auth-service.service redis-mcp-oauth-gateway.service"

@@ -50,6 +50,7 @@ let
   pythonPackages = [
     "a2wsgi"
     "authlib"
+    "click"
     "flask"
     "gunicorn"
     "h11"
@@ -114,7 +115,9 @@ let
   perSystem = lib.mapAttrs (_: lib.mapAttrs (_: output: output.name or output.program));
 in
 {
-  packages = perSystem outputs.packages;
+  packages = lib.mapAttrs (
+    _: lib.mapAttrs (_: package: map (dependency: dependency.name) (package.dependencies or [ ]))
+  ) outputs.packages;
   apps = perSystem outputs.apps;
   devShells = perSystem outputs.devShells;
   checks = lib.mapAttrs (

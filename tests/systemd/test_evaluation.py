@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,19 @@ def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
             *scripts,
         } <= checks.keys()
         assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"
-        assert outputs["packages"][system].keys() >= {"default", "mcp-server-everything", "tmux-mcp"}
+        assert outputs["packages"][system].keys() == {"default", "mcp-server-everything", "tmux-mcp"}
+        assert set(outputs["packages"][system]["default"]) == _dependencies()
         assert outputs["apps"][system].keys() == {"local"}
         assert outputs["devShells"][system].keys() == {"default"}
         assert outputs["formatter"][system] == "nixfmt-tree"
     assert outputs["modules"] == outputs["templates"] == {"default": True}
     assert outputs["overlays"] == {"default": ["mcp-oauth-gateway"]}
+
+
+def _dependencies() -> set[str]:
+    """Return the names of what pyproject.toml wants, with what its extras bring."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    return {re.split(r"[^a-z0-9-]", line)[0] for line in project["dependencies"]}
 
 
 @needs_nix
