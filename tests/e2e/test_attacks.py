@@ -8,7 +8,7 @@ import time
 import pytest
 import requests
 
-from tests.browser import Browser
+from tests.browser import Browser, Form
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
 
@@ -109,6 +109,17 @@ def test_who_is_on_no_list_gets_no_code(stack: RunningStack) -> None:
 def test_who_declines_gives_no_code(stack: RunningStack) -> None:
     with pytest.raises(KeyError, match="code"):
         log_in(stack.issuer, stack.resource("time"), browser=Browser(decision="deny"))
+
+
+def test_a_user_ends_access_on_the_account_page_and_the_token_is_refused_at_once(stack: RunningStack) -> None:
+    browser = Browser()
+    tokens = log_in(stack.issuer, stack.resource("time"), browser=browser)
+    assert initialize(stack.resource("time"), tokens.access_token).status_code == 200
+    page = browser.session.get(f"{stack.issuer}/account", timeout=10)
+    form = Form(page.text)
+    ended = browser.session.post(form.action or "", data=form.fields | {"action": "end"}, timeout=10)
+    assert "Access ended" in ended.text
+    assert initialize(stack.resource("time"), tokens.access_token).status_code == 401
 
 
 def test_a_refresh_rotates_and_a_revocation_ends_everything_at_once(stack: RunningStack) -> None:

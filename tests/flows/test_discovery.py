@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from auth_service.routes import dynamic_configuration
+from auth_service.settings import Settings
+
 from .conftest import ISSUER, REDIRECT, RESOURCE, World
+
+
+def test_every_endpoint_of_the_service_can_be_reached_through_the_router(world: World, settings: Settings) -> None:
+    paths = {rule.rule for rule in world.app.url_map.iter_rules()}
+    routed = "".join(router["rule"] for router in dynamic_configuration(settings)["http"]["routers"].values())
+    assert {path for path in paths if f"`{path}`" not in routed} == {"/register/<client_id>"}
+    assert "PathRegexp(`^/register/[^/]+$`)" in routed
 
 
 @pytest.mark.parametrize("host", [ISSUER, "https://time.example.com"])
