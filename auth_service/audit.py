@@ -55,6 +55,8 @@ class Event(StrEnum):
     INTROSPECTION_REFUSED = "introspection.refused"
     VERIFY_REFUSED = "verify.refused"
 
+    NAME_UNPINNED = "name.unpinned"
+
     KEY_ADDED = "key.added"
     KEY_RETIRED = "key.retired"
 

@@ -455,6 +455,16 @@ class Store:
             transaction.hget(f"pins:{provider}", login)
             return str(transaction.execute()[1])
 
+    @denies_when_unavailable
+    def unpin(self, provider: str, login: str, *, by: str) -> str | None:
+        """Forget whom a login is pinned to, and return it: whoever comes in by that name next has it."""
+        key = f"pins:{provider}"
+        subject = cast("str | None", self._redis.hget(key, login))
+        if subject is None or not self._redis.hdel(key, login):
+            return None
+        audit.record(Event.NAME_UNPINNED, user=subject, name=login, by=by)
+        return subject
+
 
 def new_sid() -> str:
     """Return a fresh grant id."""

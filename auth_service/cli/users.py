@@ -8,6 +8,8 @@ import click
 
 from auth_service import audit
 from auth_service.audit import Event
+from auth_service.idp import provider_name
+from auth_service.protocol.access import fold
 
 from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
 
@@ -45,6 +47,32 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     audit.record(Event.SESSION_ENDED, user=subject, by=BY, reason="the user's access was ended")
     ended = operator.store.revoke_access(subject, by=BY)
     print_record({"user": subject, "ended_grants": len(ended)}, as_json=as_json)
+
+
+@users.command()
+@with_operator
+@as_json
+def pins(operator: Operator, *, as_json: bool) -> None:
+    """List the names on allow-lists that belong to whoever first came in by them."""
+    pinned = operator.reading_store.find_pins(provider_name(operator.settings.identity_provider))
+    records = [{"name": name, "user": subject} for name, subject in sorted(pinned.items())]
+    print_records(records, {"name": "NAME", "user": "USER"}, as_json=as_json)
+
+
+@users.command()
+@click.argument("name")
+@with_operator
+@as_json
+def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
+    """Let NAME, on an allow-list, belong to whoever comes in by it next; what was allowed under it stays.
+
+    For a name that the identity provider has given to someone else, or an account that was made anew.
+    """
+    provider = provider_name(operator.settings.identity_provider)
+    subject = operator.store.unpin(provider, fold(name), by=BY)
+    if subject is None:
+        raise click.ClickException(f"{name}: nobody has come in by that name")
+    print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
 def _describe_all(operator: Operator) -> list[dict[str, Any]]:

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from auth_service.protocol.access import Identity
+from auth_service.settings import GitHub, OpenIDConnect
+
+
+def provider_name(settings: GitHub | OpenIDConnect) -> str:
+    """Return what its subjects begin with. A `sub` of OpenID Connect is unique within its issuer only."""
+    return "github" if isinstance(settings, GitHub) else f"oidc:{settings.issuer}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 from auth_service.settings import GitHub
 
-from . import Login, http
+from . import Login, http, provider_name
 
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
 
@@ -20,7 +20,6 @@ _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
 class GitHubProvider:
     """Logs in through GitHub's OAuth web flow, with PKCE."""
 
-    name = "github"
     title = "GitHub"
     rechecks_names = False
 
@@ -34,6 +33,7 @@ class GitHubProvider:
         teams: frozenset[str],
     ) -> None:
         """`organizations` and `teams` (`organization/slug`) are those whose members are to be told apart."""
+        self.name = provider_name(settings)
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url

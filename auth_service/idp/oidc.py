@@ -21,7 +21,7 @@ from auth_service.protocol.access import Identity
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
 
-from . import Login, http
+from . import Login, http, provider_name
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
@@ -76,8 +76,7 @@ class OidcProvider:
         self, settings: OpenIDConnect, *, client_secret: str, callback_url: str, groups: frozenset[str]
     ) -> None:
         """`groups` are those whose members are to be told apart. Nothing is fetched yet."""
-        # A `sub` is unique within its issuer only; `#` cannot stand in an issuer.
-        self.name = f"oidc:{settings.issuer}"
+        self.name = provider_name(settings)
         self.title = settings.title
         self._settings = settings
         self._client_secret = client_secret
@@ -194,7 +193,7 @@ class OidcProvider:
         subject = claims.get("sub")
         if not _is_plain(subject):
             raise LoginError("the provider sent no usable sub")
-        subject = f"{self.name}#{subject}"
+        subject = f"{self.name}#{subject}"  # `#` cannot stand in an issuer
         username = claims.get(self._settings.username_claim)
         # Anyone can claim an address that nobody has verified. The full subject cannot be mistaken for a name.
         is_vouched = self._settings.username_claim != "email" or claims.get("email_verified") is True

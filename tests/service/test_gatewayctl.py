@@ -115,6 +115,19 @@ def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: 
     assert run("users", "revoke", "github:583231")["ended_grants"] == 0
 
 
+def test_a_name_can_be_given_to_whoever_comes_next(service: Service, run: Run, audit_log: list[dict[str, str]]) -> None:
+    service.log_in()
+    assert run("users", "pins") == [{"name": "octocat", "user": "github:583231"}]
+    assert run("users", "unpin", "OctoCat") == {"name": "octocat", "user": "github:583231"}
+    assert [(entry["event"], entry["name"], entry["by"]) for entry in audit_log] == [
+        ("name.unpinned", "octocat", "operator")
+    ]
+    assert run("users", "pins") == []
+    assert "nobody has come in" in run("users", "unpin", "octocat", status=1)
+    service.log_in()
+    assert run("users", "pins") == [{"name": "octocat", "user": "github:583231"}]
+
+
 def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
     service: Service, run: Run, audit_log: list[dict[str, str]]
 ) -> None:
