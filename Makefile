@@ -49,8 +49,9 @@ format: .venv/test ## Mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
+bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
 	$(BIN)/python -m bench.bridge $(ARGS)
+	$(BIN)/python -m bench.conformance $(ARGS)
 
 evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
 	$(BIN)/python -m tests.systemd.evaluation

@@ -95,6 +95,13 @@ def _fastmcp(port: int, server: Server, folder: Path) -> Sequence[str]:
 
 
 OURS = Bridge(name="mcp-stdio-bridge", arguments=_ours(), headers=_assertion)
+OURS_BY_ITSELF = Bridge(
+    name="mcp-stdio-bridge",
+    arguments=lambda port, server, _: (
+        *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}", "--no-identity", "--"),
+        *server.command,
+    ),
+)
 OURS_WARM = Bridge(name="mcp-stdio-bridge --warm-spares 1", arguments=_ours("--warm-spares", "1"), headers=_assertion)
 OURS_SHARED = Bridge(
     name="mcp-stdio-bridge --isolation shared", arguments=_ours("--isolation", "shared"), headers=_assertion

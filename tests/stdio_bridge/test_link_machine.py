@@ -94,6 +94,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.by_wire_id: dict[int, Call] = {}
         self.asked_by_server: list[int] = []
+        self.asked_in_nonsense: list[object] = []
         self.now = 0.0
         self.ended = False
         self.link = Link(self.write, patience=Patience(idle=10, total=25))
@@ -180,10 +181,12 @@ class LinkMachine(RuleBasedStateMachine):
         before = len(self.sent)
         self.link.respond(client, {"jsonrpc": "2.0", "id": wire_id, "result": {}})
         for message in self.sent[before:]:
-            assert message["id"] in self.asked_by_server
+            assert message["id"] in [*self.asked_by_server, *self.asked_in_nonsense]
 
     @rule(message=NOISE | ALMOST)
     def talk_nonsense(self, message: Any) -> None:
+        if isinstance(message, dict) and "method" in message:
+            self.asked_in_nonsense.append(message.get("id"))
         try:
             self.link.receive(message, self.now)
         except InvalidMessage:
