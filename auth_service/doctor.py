@@ -63,7 +63,7 @@ class Finding:
     """What to do; None if there is nothing to do."""
 
 
-class _Trouble(Exception):
+class Trouble(Exception):
     """What is wrong, and what to do about it."""
 
     def __init__(self, text: str, advice: str, *, status: Status = Status.PROBLEM) -> None:
@@ -94,7 +94,7 @@ class Doctor:
         yield self._find("signing keys", self._check_keys)
         yield self._find("internal endpoints", self._check_internal)
         for host, port in sorted(self._tls_hosts()):
-            yield self._find(f"certificate {host}", partial(_check_certificate, host, port))
+            yield self._find(f"certificate {host}", partial(check_certificate, host, port))
         for result in health.check_all(self._settings, self._credentials):
             yield self._find(f"bridge {result.name}", partial(_check_bridge, result))
         for name, resource in self._settings.resources.items():
@@ -106,7 +106,7 @@ class Doctor:
     def _find(self, check: str, look: Callable[[], str]) -> Finding:
         try:
             return Finding(check=check, status=Status.OK, text=look())
-        except _Trouble as trouble:
+        except Trouble as trouble:
             return Finding(check=check, status=trouble.status, text=str(trouble), advice=trouble.advice)
         except (requests.RequestException, OSError) as error:
             return Finding(check=check, status=Status.PROBLEM, text=_explain(error), advice=_advise(error))
@@ -118,22 +118,22 @@ class Doctor:
         try:
             info = connection.info()
         except redis.RedisError as error:
-            raise _Trouble(
+            raise Trouble(
                 f"{self._settings.redis_url}: {error}",
                 "Nothing is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
                 "this user may use its socket.",
             ) from error
         version = str(info["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
-            raise _Trouble(f"version {version} is too old", "Install Redis 6.2 or newer.")
+            raise Trouble(f"version {version} is too old", "Install Redis 6.2 or newer.")
         if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
-            raise _Trouble(
+            raise Trouble(
                 f"drops keys when its memory is full ({info['maxmemory_policy']})",
                 "Set maxmemory-policy to noeviction: an evicted grant is a user who has to log in again.",
                 status=Status.WARNING,
             )
         if not info.get("aof_enabled"):
-            raise _Trouble(
+            raise Trouble(
                 "forgets everything when it stops",
                 "Set appendonly to yes, or every client has to register anew after a restart.",
                 status=Status.WARNING,
@@ -155,19 +155,19 @@ class Doctor:
             timeout=TIMEOUT_SECONDS,
         )
         if answer.status_code == 401:
-            raise _Trouble(
+            raise Trouble(
                 "GitHub does not know this client id and secret",
                 "Compare identity_provider.client_id and the credential client-secret with the application's page.",
             )
         if answer.status_code >= 500:
-            raise _Trouble(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
+            raise Trouble(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
         return f"{provider.api_url} answers, and takes the client's secret"
 
     def _check_openid(self, provider: OpenIDConnect) -> str:
         url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
         document = self._get_json(url)
         if document.get("issuer") != provider.issuer:
-            raise _Trouble(
+            raise Trouble(
                 f"{url} is of issuer {document.get('issuer')}",
                 "Write identity_provider.issuer exactly as the provider does, its trailing slash included.",
             )
@@ -177,7 +177,7 @@ class Doctor:
         url = f"{self._settings.internal_url}/readyz"
         answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         if answer.status_code != 200:
-            raise _Trouble(f"{url} answers {answer.status_code}", "See its log: journalctl --unit mcp-auth-service.")
+            raise Trouble(f"{url} answers {answer.status_code}", "See its log: journalctl --unit mcp-auth-service.")
         return "answers, and hears from Redis"
 
     # Outside
@@ -188,7 +188,7 @@ class Doctor:
         url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
         found = self._get_json(url).get("issuer")
         if found != issuer:
-            raise _Trouble(
+            raise Trouble(
                 f"{url} names the issuer {found}",
                 f"Something else answers there, or the service runs with other settings: clients insist on {issuer}.",
             )
@@ -197,7 +197,7 @@ class Doctor:
     def _check_keys(self) -> str:
         published = {key.get("kid") for key in self._get_json(f"{self._settings.issuer}/jwks").get("keys", [])}
         if missing := {key.kid for key in self._keys.all()} - published:
-            raise _Trouble(
+            raise Trouble(
                 f"{', '.join(sorted(missing))} is not published",
                 "Another instance answers, with another master key or Redis: all need the same.",
             )
@@ -209,7 +209,7 @@ class Doctor:
             url = f"{parts.scheme}://{parts.netloc}{path}"
             status = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False).status_code
             if status not in {403, 404}:
-                raise _Trouble(
+                raise Trouble(
                     f"{url} answers {status}: it is open to everyone",
                     "Route only what GET /routes of the service says, and nothing else, to it.",
                 )
@@ -227,12 +227,12 @@ class Doctor:
                 asked, json=_INITIALIZE, headers=_MCP_HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
             )
             if answer.is_redirect:
-                raise _Trouble(
+                raise Trouble(
                     f"{asked} redirects to {answer.headers['Location']}",
                     "Clients do not follow it. Let a proxy in front of the gateway pass the URL on as it is.",
                 )
             if answer.status_code != 401:
-                raise _Trouble(
+                raise Trouble(
                     f"{asked} answers {answer.status_code}, not 401",
                     "404: the router has no route for it, so see that it polls /routes, and that the host leads to it. "
                     "200: the server is open to everyone. 5xx: see the router's log.",
@@ -240,7 +240,7 @@ class Doctor:
             challenge = answer.headers.get("WWW-Authenticate", "")
             found = re.search(r'resource_metadata="([^"]*)"', challenge)
             if found is None or found[1] != protected_resource_url(url):
-                raise _Trouble(
+                raise Trouble(
                     f"{asked} challenges with {challenge or 'nothing'}",
                     "Something between the gateway and the internet changes WWW-Authenticate, or answers in its place.",
                 )
@@ -252,7 +252,7 @@ class Doctor:
         expected = {"resource": url, "authorization_servers": [self._settings.issuer]}
         for member, value in expected.items():
             if document.get(member) != value:
-                raise _Trouble(
+                raise Trouble(
                     f"{where}: {member} is {document.get(member)}, not {value}",
                     "Something else answers there, or the service runs with other settings.",
                 )
@@ -295,13 +295,13 @@ class Doctor:
         if session := answer.headers.get("Mcp-Session-Id"):
             self._http.delete(url, headers={**headers, "Mcp-Session-Id": session}, timeout=TIMEOUT_SECONDS)
         if answer.status_code == 401:
-            raise _Trouble(
+            raise Trouble(
                 "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),
                 "The service behind the router has other settings, keys or clock than this host; its audit log names "
                 "the reason (verify.refused).",
             )
         if answer.status_code != 200:
-            raise _Trouble(
+            raise Trouble(
                 f"the server answers {answer.status_code}",
                 f"The token is accepted; the server behind it is the trouble: systemctl status 'mcp-bridge-*', {url}.",
             )
@@ -310,7 +310,7 @@ class Doctor:
     def _get_json(self, url: str) -> dict[str, Any]:
         answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         if answer.status_code != 200:
-            raise _Trouble(
+            raise Trouble(
                 f"{url} answers {answer.status_code}",
                 "The router has no route for it, or something else listens there: see that the host's name leads to "
                 "this gateway, and that Traefik polls /routes.",
@@ -318,22 +318,23 @@ class Doctor:
         try:
             document = answer.json()
         except requests.JSONDecodeError as error:
-            raise _Trouble(f"{url} is not JSON", "Something else answers there.") from error
+            raise Trouble(f"{url} is not JSON", "Something else answers there.") from error
         if not isinstance(document, dict):
-            raise _Trouble(f"{url} is no JSON object", "Something else answers there.")
+            raise Trouble(f"{url} is no JSON object", "Something else answers there.")
         return document
 
 
 def _check_bridge(result: health.Result) -> str:
     if result.problem is not None:
-        raise _Trouble(
+        raise Trouble(
             f"{result.endpoint} {result.problem}",
             f"See its log: journalctl --unit mcp-bridge-{result.name}.",
         )
     return f"{result.endpoint} answers, {result.seconds:.2f} s"
 
 
-def _check_certificate(host: str, port: int) -> str:
+def check_certificate(host: str, port: int) -> str:
+    """Say how long a host's certificate is good for. Raises Trouble if that is not long."""
     context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE"))
     with (
         socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as connection,
@@ -342,7 +343,7 @@ def _check_certificate(host: str, port: int) -> str:
         certificate = secured.getpeercert() or {}
     days = int((ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) // _DAY)
     if days < CERTIFICATE_WARNING_DAYS:
-        raise _Trouble(
+        raise Trouble(
             f"ends in {days} days",
             "It should have been renewed by now: see Traefik's log for ACME errors.",
             status=Status.WARNING,
