@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import jsonrpc
+from .calls import Purpose
 from .detach import Response
 from .errors import Refusal, unavailable
 from .jsonrpc import Message
@@ -111,7 +112,7 @@ class _Question:
     def ask(self, method: str, params: Message, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, lambda: self._tell(None))
         message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        self._link.request(self, message, self, self._loop.clock())
+        self._link.request(self, message, self, self._loop.clock(), Purpose.ASIDE)
 
     def receive(self, message: Message) -> None:
         """Nothing but the answer is of interest."""

@@ -25,6 +25,7 @@ from .tool_catalog import ToolCatalog, next_cursor
 
 Key = tuple[str, str]
 _EVERYONE = ""
+_MAX_PAGES = 100
 
 
 class Dialect(Protocol):
@@ -130,13 +131,13 @@ class Host:
         if len(self._listing) == 1:
             self._ask_for_tools(dialect, None)
 
-    def _ask_for_tools(self, dialect: Dialect, cursor: str | None) -> None:
+    def _ask_for_tools(self, dialect: Dialect, cursor: str | None, pages: int = 1) -> None:
         def answered(answer: Message) -> None:
             result = answer.get("result")
             self._tools.learn(result)
             following = next_cursor(result) if isinstance(result, dict) else None
-            if following is not None and following != cursor:
-                self._ask_for_tools(dialect, following)
+            if following is not None and pages < _MAX_PAGES:
+                self._ask_for_tools(dialect, following, pages + 1)
                 return
             # A server that lists no tools has no annotated ones. Its own answer to the call says the rest.
             self._tools.complete = True
