@@ -55,13 +55,14 @@ class Application:
             grant_lifetime=settings.lifetimes.refresh_token,
             unused_client_lifetime=settings.lifetimes.unused_client,
             limits=settings.limits,
+            password=credentials.redis_password,
             on_revoked=RevocationPush(settings, credentials),
         )
         self._keys = keys
         self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
         keys.on_sign = self._rotation.note_signature
         self._keys_are_agreed = False
-        self._watch = GrantWatch(settings.redis_url)
+        self._watch = GrantWatch(settings.redis_url, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, keys, self._watch)
         self._metrics = Metrics(
             Path(settings.state_directory) / METRICS_DIRECTORY, slot, count_grants=store.count_grants

@@ -18,20 +18,21 @@ from itertools import repeat
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from auth_service.connections import connect_async
 from auth_service.errors import ServiceUnavailable
 from auth_service.store import GRANT_PREFIX, REVOCATION_SECONDS
 
 HEARTBEAT_SECONDS: Final = 0.04
 ANSWER_TIMEOUT_SECONDS: Final = 1.0
 RECONNECT_SECONDS: Final = 0.2
-MAX_CONNECTIONS: Final = 32
+MASTER_CHECK_SECONDS: Final = 1.0
 
 _INVALIDATIONS: Final = "__redis__:invalidate"
 
@@ -52,18 +53,17 @@ class Grant:
 class GrantWatch:
     """The grants of one Redis, watched from one event loop."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, *, password: str | None = None) -> None:
         # One retry: a pooled connection may be one that Redis closed when it restarted.
-        connection_options: dict[str, Any] = {
-            "socket_timeout": ANSWER_TIMEOUT_SECONDS,
-            "socket_connect_timeout": ANSWER_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            "protocol": 2,
-        }
-        self._pool = BlockingConnectionPool.from_url(
-            redis_url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT_SECONDS, **connection_options
+        self._redis = connect_async(
+            redis_url,
+            password=password,
+            socket_timeout=ANSWER_TIMEOUT_SECONDS,
+            socket_connect_timeout=ANSWER_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            protocol=2,
         )
-        self._redis = Redis(connection_pool=self._pool)
+        self._pool = self._redis.connection_pool
         self._grants: WeakValueDictionary[str, Grant] = WeakValueDictionary()
         self._changes_seen = 0
         self._questions: dict[str, asyncio.Future[bool | None]] = {}
@@ -144,6 +144,8 @@ class GrantWatch:
             finally:
                 self.trusted_until = 0.0
                 await connection.disconnect(nowait=True)
+                if isinstance(self._pool, SentinelConnectionPool):
+                    await self._pool.disconnect()  # whoever asks next is to learn who the master is
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -161,7 +163,7 @@ class GrantWatch:
         self._forget_all()
         log.info("redis.watching: grants are watched")
         sent: deque[float] = deque()
-        with _background(self._beat(connection, sent)):
+        with _background(self._beat(connection, sent)), _background(self._check_master(connection)):
             while True:
                 match await connection.read_response():
                     case [b"pong", *_]:
@@ -177,6 +179,23 @@ class GrantWatch:
             sent.append(time.monotonic())
             await connection.send_command("PING", check_health=False)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _check_master(self, connection: AbstractConnection) -> None:
+        """Hang up when no Sentinel says any more that this connection leads to the master.
+
+        A master that was cut off goes on answering, and knows nothing of what its successor has revoked.
+        """
+        pool = self._pool
+        while isinstance(pool, SentinelConnectionPool) and isinstance(connection, SentinelManagedConnection):
+            try:
+                master = await pool.get_master_address()  # type: ignore[no-untyped-call]  # as above
+            except (RedisError, OSError):
+                master = None
+            if master != (connection.host, connection.port):
+                log.warning("redis.not-master: %s:%s", connection.host, connection.port)
+                await connection.disconnect(nowait=True)
+                return
+            await asyncio.sleep(MASTER_CHECK_SECONDS)
 
     def _forget(self, sid: str) -> None:
         self._changes_seen += 1

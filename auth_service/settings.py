@@ -27,6 +27,12 @@ OIDC_OWN_PARAMETERS = frozenset(
 """Parameters of a login at an OpenID Connect provider that its protection rests on."""
 
 
+SENTINEL_URL = re.compile(
+    r"(?P<tls>rediss?)\+sentinel://(?P<hosts>[^\s/@,]+:\d{1,5}(?:,[^\s/@,]+:\d{1,5})*)/(?P<service>[\w.-]+)"
+)
+"""`redis+sentinel://HOST:PORT,HOST:PORT,…/SERVICE`, or `rediss+sentinel:` for TLS to Redis and the Sentinels."""
+
+
 class SettingsError(Exception):
     """The settings file or a credential is unusable; the text is one line for the operator."""
 
@@ -70,6 +76,14 @@ def _parse_public_url(value: str) -> str:
 def _parse_issuer(value: str) -> str:
     """As `_parse_public_url`, but for one trailing slash, which some providers' issuers have."""
     _parse_public_url(value.removesuffix("/"))
+    return value
+
+
+def _parse_redis_url(value: str) -> str:
+    if not re.match(r"(unix|rediss?)://", value) and not SENTINEL_URL.fullmatch(value):
+        raise ValueError("must begin with unix://, redis:// or rediss://, or be redis+sentinel://HOST:PORT,…/SERVICE")
+    if urlsplit(value).password is not None:
+        raise ValueError("must hold no password: that is the credential redis-password")
     return value
 
 
@@ -284,7 +298,10 @@ class Settings(_Model):
     issuer: PublicUrl = Field(description="The authorization server's public URL: RFC 8414 `issuer`.")
     identity_provider: Annotated[GitHub | OpenIDConnect, Field(discriminator="type")]
     allowed: AllowList = AllowList()
-    redis_url: Annotated[str, Field(pattern=r"^(unix|redis|rediss)://")]
+    redis_url: Annotated[str, AfterValidator(_parse_redis_url)] = Field(
+        description="`unix://PATH`, `redis://HOST:PORT` (`rediss:` for TLS), or for Redis Sentinel "
+        "`redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`. A password is the credential `redis-password`."
+    )
     state_directory: Annotated[str, Field(pattern=r"^/")] = Field(description="Holds the token-signing keys.")
     listen: Annotated[str, Field(pattern=r"^\S+:\d+$")] = Field(default="127.0.0.1:9000")
     internal_url: BaseUrl = Field(
@@ -346,8 +363,9 @@ class Settings(_Model):
 class Credentials:
     """The secrets, read once from the credentials directory. Its `repr` shows none of them."""
 
-    def __init__(self, *, client_secret: str, master_key: bytes) -> None:
+    def __init__(self, *, client_secret: str, master_key: bytes, redis_password: str | None = None) -> None:
         self.client_secret = client_secret
+        self.redis_password = redis_password
         self._master_key = master_key
 
     def __repr__(self) -> str:
@@ -387,7 +405,7 @@ def load_settings(path: Path) -> Settings:
 
 
 def load_credentials(directory: Path) -> Credentials:
-    """Read the secrets `client-secret` and `master-key` from the credentials directory.
+    """Read the secrets `client-secret`, `master-key` and, if there, `redis-password` from the credentials directory.
 
     Raises SettingsError with one line that names the file that is missing or unusable.
     """
@@ -396,7 +414,15 @@ def load_credentials(directory: Path) -> Credentials:
         client_secret = _read_credential(directory / "client-secret").decode("ascii")
     except UnicodeDecodeError as error:
         raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
-    return Credentials(client_secret=client_secret, master_key=master_key)
+    return Credentials(
+        client_secret=client_secret, master_key=master_key, redis_password=load_redis_password(directory)
+    )
+
+
+def load_redis_password(directory: Path) -> str | None:
+    """Read Redis' password, if there is one. Raises SettingsError with one line that names the file."""
+    path = directory / "redis-password"
+    return _read_credential(path).decode() if path.exists() else None
 
 
 def load_master_key(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ from redis.retry import Retry
 
 from . import audit
 from .audit import Event
+from .connections import connect, is_replicated
 from .ephemeral import Ephemeral, denies_when_unavailable
 from .protocol.clients import Client, ClientMetadata, hash_secret
 from .remembered import Approvals, Sessions
@@ -49,6 +51,10 @@ ROTATION_GRACE = 60
 _SOCKET_TIMEOUT = 3
 _SCAN_COUNT = 1000
 _UNUSED_CLIENTS = "unused-clients"
+_REPLICATION_MILLISECONDS = 500
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +182,15 @@ class Store:
         grant_lifetime: int,
         unused_client_lifetime: int = Lifetimes().unused_client,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        password: str | None = None,
         on_revoked: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
         """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use."""
         self._on_revoked = on_revoked
-        self._redis: redis.Redis = redis.Redis.from_url(
+        self._is_replicated = is_replicated(redis_url)
+        self._redis = connect(
             redis_url,
+            password=password,
             decode_responses=True,
             socket_timeout=_SOCKET_TIMEOUT,
             socket_connect_timeout=_SOCKET_TIMEOUT,
@@ -393,12 +402,16 @@ class Store:
     def _end_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
         """All revoking goes through here: workers hear of it from Redis (`grant_watch`), bridges from `on_revoked`."""
         grant = self.find_grant(sid)
-        with self._redis.pipeline() as transaction:
-            transaction.delete(_grant_key(sid), f"refresh:{sid}")
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.delete(_grant_key(sid), f"refresh:{sid}")
             if grant is not None:
                 for index in _indices(grant):
-                    transaction.zrem(index, sid)
-            transaction.execute()
+                    pipeline.zrem(index, sid)
+            if self._is_replicated:
+                pipeline.wait(1, _REPLICATION_MILLISECONDS)
+            answers = pipeline.execute()
+        if self._is_replicated and answers[-1] == 0:
+            log.warning("revocation.unreplicated: a replica that takes over now would not know of it: grant %s", sid)
         if grant is not None:
             audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)

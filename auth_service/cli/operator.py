@@ -19,7 +19,14 @@ from auth_service.inventory import Inventory
 from auth_service.key_rotation import KeyRotation
 from auth_service.logs import LineFormatter, escape
 from auth_service.push import RevocationPush
-from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
+from auth_service.settings import (
+    Credentials,
+    Settings,
+    SettingsError,
+    load_credentials,
+    load_redis_password,
+    load_settings,
+)
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
 
@@ -66,7 +73,12 @@ class Operator:
 
     def _make_store(self, on_revoked: Callable[[Any], None]) -> Store:
         lifetimes = self.settings.lifetimes
-        return Store(self.settings.redis_url, grant_lifetime=lifetimes.refresh_token, on_revoked=on_revoked)
+        return Store(
+            self.settings.redis_url,
+            grant_lifetime=lifetimes.refresh_token,
+            password=load_redis_password(self._credentials_directory),
+            on_revoked=on_revoked,
+        )
 
     @functools.cached_property
     def inventory(self) -> Inventory:

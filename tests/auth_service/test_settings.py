@@ -85,6 +85,10 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
     ("path", "value", "named"),
     [
         ("isuer", "https://mcp.example.com", "isuer: Extra inputs are not permitted"),
+        ("redis_url", "http://127.0.0.1:6379", "redis_url: must begin with unix://"),
+        ("redis_url", "redis+sentinel://a:1,b/gateway", "redis_url: must begin with unix://"),
+        ("redis_url", "redis+sentinel://a:1", "redis_url: must begin with unix://"),
+        ("redis_url", "redis://:secret@127.0.0.1:6379", "redis_url: must hold no password"),
         ("router.trusted_proxies", ["10.0.0.1/8"], "router.trusted_proxies.0: 10.0.0.1/8 has host bits set"),
         ("limits.rates", {"token": {"average": 0, "burst": 1}}, "limits.rates.token.average: "),
         ("limits.rates", {"tokens": {"average": 1, "burst": 1}}, "limits.rates.tokens: Extra inputs"),

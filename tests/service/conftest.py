@@ -66,7 +66,9 @@ class Connection:
 class Service:
     """A running auth service."""
 
-    def __init__(self, folder: Path, *, redis_url: str, github_url: str, workers: int, **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, *, redis_url: str, github_url: str, workers: int, ready: bool = True, **changes: Any
+    ) -> None:
         self.port = free_port()
         self.issuer = f"http://localhost:{self.port}"
         self.resource = f"{self.issuer}/time/mcp"
@@ -94,7 +96,8 @@ class Service:
                 stdout=log,
                 stderr=log,
             )
-        eventually(lambda: len(self.workers()) == workers and self.is_ready(), self.log.read_text)
+        if ready:
+            eventually(lambda: len(self.workers()) == workers and self.is_ready(), self.log.read_text)
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers, oldest first."""
@@ -102,10 +105,14 @@ class Service:
 
     def is_ready(self) -> bool:
         """Whether a worker answers that Redis does."""
+        return self.get("/readyz") == 200
+
+    def get(self, path: str) -> int | None:
+        """Return the status of a GET request; None if nobody listens."""
         try:
-            return requests.get(f"{self.issuer}/readyz", timeout=WAIT_SECONDS).status_code == 200
+            return requests.get(self.issuer + path, timeout=WAIT_SECONDS).status_code
         except requests.ConnectionError:
-            return False
+            return None
 
     def connect(self, worker: int) -> Connection:
         """Open a connection to this worker, which serves once this returns: the others sleep meanwhile."""
@@ -144,6 +151,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self._exit = ExitStack()
         self._folder = folder
+        self.redis_password: str | None = None
         self.redis = RedisServer(folder)
         self.redis.start()
         self._exit.callback(self.redis.stop)
@@ -158,10 +166,14 @@ class Place:
         self._exit.callback(server.shutdown)
         self._github_url = f"http://127.0.0.1:{server.server_port}"
 
-    def start(self, *, workers: int = WORKERS, through_proxy: bool = False, **changes: Any) -> Service:
+    def start(
+        self, *, workers: int = WORKERS, through_proxy: bool = False, ready: bool = True, **changes: Any
+    ) -> Service:
         """Start the service, with other settings where that matters."""
-        url = self.proxy.url if through_proxy else self.redis.url
-        service = Service(self._folder, redis_url=url, github_url=self._github_url, workers=workers, **changes)
+        if self.redis_password is not None:
+            (self._folder / "redis-password").write_text(self.redis_password)
+        settings = {"redis_url": self.proxy.url if through_proxy else self.redis.url, "workers": workers, **changes}
+        service = Service(self._folder, github_url=self._github_url, ready=ready, **settings)
         self._exit.callback(service.stop)
         self.github.callback_url = f"{service.issuer}/callback"
         return service

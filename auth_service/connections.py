@@ -1,0 +1,76 @@
+"""Connecting to Redis: one server by its URL, or whichever one Redis Sentinel says is the master."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+
+from auth_service.settings import SENTINEL_URL
+
+SENTINEL_TIMEOUT_SECONDS = 0.5
+
+
+def connect(url: str, *, password: str | None, **options: Any) -> redis.Redis:
+    """Return a client that connects when it is first used."""
+    found = SENTINEL_URL.fullmatch(url)
+    if found is None:
+        return redis.Redis.from_url(url, password=password, **options)
+    make: Any = redis.sentinel.Sentinel
+    connection = _TLSConnection if found["tls"] == "rediss" else _Connection
+    return cast("redis.Redis", _master(make, found, password=password, connection_class=connection, **options))
+
+
+def connect_async(url: str, *, password: str | None, **options: Any) -> redis.asyncio.Redis:
+    """As `connect`, for an event loop."""
+    found = SENTINEL_URL.fullmatch(url)
+    if found is None:
+        return redis.asyncio.Redis.from_url(url, password=password, **options)
+    make: Any = redis.asyncio.sentinel.Sentinel
+    return cast("redis.asyncio.Redis", _master(make, found, password=password, **options))
+
+
+def is_replicated(url: str) -> bool:
+    """Whether what is written may be lost when a replica takes over."""
+    return SENTINEL_URL.fullmatch(url) is not None
+
+
+_SENTINEL_OPTIONS = {
+    "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
+    "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
+    "decode_responses": True,
+}
+
+
+class _HangsUp:
+    """Closes a connection that did not answer in time.
+
+    redis-py keeps those that Sentinel manages: they would go on leading to a master that hangs, and its late reply
+    would be taken for that to the next command.
+    """
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Read a reply."""
+        parent: Any = super()
+        return parent.read_response(*arguments, **{**options, "disconnect_on_error": True})
+
+
+class _Connection(_HangsUp, redis.sentinel.SentinelManagedConnection):
+    pass
+
+
+class _TLSConnection(_HangsUp, redis.sentinel.SentinelManagedSSLConnection):
+    pass
+
+
+def _master(make: Any, found: re.Match[str], **options: Any) -> object:
+    """Return a client of the master, of the kind that `make` belongs to: redis-py's Sentinel is untyped."""
+    tls = {"ssl": True} if found["tls"] == "rediss" else {}
+    pairs = (address.rpartition(":") for address in found["hosts"].split(","))
+    addresses = [(host.strip("[]"), int(port)) for host, _, port in pairs]
+    sentinel = make(addresses, sentinel_kwargs={**tls, **_SENTINEL_OPTIONS})
+    return sentinel.master_for(found["service"], **tls, **options)
