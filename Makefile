@@ -52,6 +52,7 @@ format: .venv/test ## Mend what can be mended
 bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
 	$(BIN)/python -m bench.bridge $(ARGS)
 	$(BIN)/python -m bench.conformance $(ARGS)
+	$(BIN)/python -m bench.verify $(ARGS)
 
 evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
 	$(BIN)/python -m tests.systemd.evaluation
@@ -67,11 +68,11 @@ clean: ## Remove what was installed and the local stack's state
 	@touch $@
 
 .venv/local: .venv/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[local]'
+	$(BIN)/pip install --quiet --editable '.[fast,local]'
 	@touch $@
 
 .venv/test: .venv/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[local,test]'
+	$(BIN)/pip install --quiet --editable '.[fast,local,test]'
 	@touch $@
 
 $(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt

@@ -59,7 +59,7 @@ class InvalidTokenError(Exception):
 
 
 class ForgedTokenError(InvalidTokenError):
-    """The signature is not that of the key that the header names, and so never will be."""
+    """What stands behind the header is malformed or not signed by the key that it names, and so never will be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +279,8 @@ def verify_access_token(
         )
     except jwt.InvalidSignatureError as error:
         raise ForgedTokenError("forged") from error
+    except jwt.DecodeError as error:
+        raise ForgedTokenError("malformed_token") from error
     except jwt.ImmatureSignatureError as error:
         raise InvalidTokenError("not_yet_valid") from error
     except jwt.InvalidTokenError as error:

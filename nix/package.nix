@@ -94,6 +94,7 @@ python.pkgs.buildPythonApplication {
       pyjwt
       redis
       requests
+      uvloop
       waitress
     ]
     ++ pyjwt.optional-dependencies.crypto
