@@ -5,8 +5,8 @@
 - Every client request goes to the server under an id of the link's own, so equal ids of different clients, or of one
   client twice, cannot meet. The same holds for a progress token, and for the server's own requests in the other way.
 - A response belongs to the call with its id; there is exactly one, a second one is dropped.
-- Progress belongs to the call whose token it names. Other messages name no call: they go with the call in flight
-  where there is one they can be of, or else to a client, and never to a client who cannot be meant.
+- Progress belongs to the call whose token it names. Other messages name no call: `audience` tells whom they can be
+  for, and they go with that client's call where there is just one.
 - A subscription of the modern era is a call without end; what it brings names it, under the link's id.
 - When the server ends, every call in flight fails at once. Nothing is sent twice.
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jsonrpc
+from .audience import Audience
 from .calls import Call, Callback, Client, Nobody, Patience, Purpose, Reply
 from .jsonrpc import Message, RequestId
 
@@ -45,29 +46,37 @@ class Link:
         self._in_flight = 0
         self._asked: dict[str, _ServerRequest] = {}
         self._next_id = 0
-        self._clients: dict[Client, None] = {}
-        self.dropped_messages = 0
+        self._audience = Audience()
+        self._calls_of: dict[Client, dict[int, Call]] = {}
         self._ended: str | None = None
+        self.dropped_messages = 0
 
     # What clients do.
 
-    def join(self, client: Client) -> None:
-        """Let this client get what the server says to no one in particular."""
-        self._clients[client] = None
+    def join(self, client: Client, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
+        """Let this client get what the server says to no one in particular.
+
+        It is the user's, and is asked only for what it has declared; None means for anything.
+        """
+        self._audience.join(client, user=user, capabilities=capabilities)
 
     def leave(self, client: Client) -> None:
         """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
-        self._clients.pop(client, None)
-        for call in [call for call in self._calls.values() if call.client is client]:
+        for call in list(self._calls_of.get(client, {}).values()):
             self.cancel(call, "the client has left")
             call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended"))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
+        for uri in self._audience.leave(client):
+            # Its answer is of no interest, and dropped.
+            self._next_id += 1
+            unsubscribe = {"method": "resources/unsubscribe", "params": {"uri": uri}}
+            self._write({"jsonrpc": "2.0", "id": self._next_id, **unsubscribe})
 
     def request(
         self, client: Client, message: Message, reply: Reply, now: float, purpose: Purpose = Purpose.CALL
     ) -> Call:
-        """Pass a client's request on; its answer goes to `reply`, at once when the server has ended."""
+        """Pass a client's request on; its answer goes to `reply`, which may hear it before this returns."""
         self._next_id += 1
         wire_id = self._next_id
         lasting = purpose is Purpose.STREAM
@@ -84,11 +93,39 @@ class Link:
         if self._ended is not None:
             self._fail(call, self._ended)
             return call
+        self._audience.spoke(client)
+        if not self._is_for_server(call):
+            reply.finish(jsonrpc.result(call.client_id, {}))
+            return call
         self._calls[wire_id] = call
+        self._calls_of.setdefault(client, {})[wire_id] = call
         self._in_flight += purpose is Purpose.CALL
         if "progressToken" in jsonrpc.meta_of(message):
             message = jsonrpc.with_meta(message, progressToken=wire_id)
         self._write({**message, "id": wire_id})
+        return call
+
+    def _is_for_server(self, call: Call) -> bool:
+        """Keep count of subscriptions, as others of this link's clients may have the same ones."""
+        uri = jsonrpc.params_of(call.message).get("uri")
+        if not isinstance(uri, str):
+            return True
+        if call.method == "resources/subscribe":
+            self._audience.subscribe(call.client, uri)
+        elif call.method == "resources/unsubscribe":
+            self._audience.unsubscribe(call.client, uri)
+            return not self._audience.has_subscribers(uri)
+        return True
+
+    def _take(self, wire_id: object) -> Call | None:
+        """Return the call with that id, which is in flight no longer."""
+        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
+        if call is not None:
+            self._in_flight -= call.purpose is Purpose.CALL
+            calls = self._calls_of[call.client]
+            del calls[call.wire_id]
+            if not calls:
+                del self._calls_of[call.client]
         return call
 
     def ask(self, method: str, params: Message, answered: Callable[[Message], None], now: float) -> Call:
@@ -112,6 +149,7 @@ class Link:
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
             self.dropped_messages += 1
             return
+        self._audience.spoke(client)
         self._write(message)
 
     def respond(self, client: Client, message: Message) -> None:
@@ -147,12 +185,6 @@ class Link:
         """Answer a request of the server's in the stead of the client that was asked."""
         self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
 
-    def _take(self, wire_id: object) -> Call | None:
-        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
-        if call is not None:
-            self._in_flight -= call.purpose is Purpose.CALL
-        return call
-
     def expire(self, now: float) -> int:
         """Fail the calls whose time is up, and return how many there were."""
         expired = [call for call in self._calls.values() if call.deadline <= now]
@@ -174,11 +206,12 @@ class Link:
             self._receive_notification(message, now)
 
     def _receive_response(self, message: Message) -> None:
-        wire_id = message.get("id")
-        call = self._take(wire_id)
+        call = self._take(message.get("id"))
         if call is None:
             self.dropped_messages += 1
             return
+        if call.method == "resources/subscribe" and "error" in message:
+            self._audience.unsubscribe(call.client, jsonrpc.params_of(call.message).get("uri", ""))
         message = {**message, "id": call.client_id}
         if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
             message["result"] = _named_after(call, message["result"])
@@ -189,9 +222,9 @@ class Link:
             # About this connection, which is ours: no client need be there for it.
             self._write(jsonrpc.result(message["id"], {}))
             return
-        call, client = self._addressee()
+        client = self._audience.for_request(message["method"], self._calling())
         if client is None:
-            self._refuse(message["id"], "no client is there to answer")
+            self._refuse(message["id"], "no client can be told to be the one to answer")
             return
         if len(self._asked) >= _MAX_SERVER_REQUESTS:
             self._refuse(message["id"], "too many requests are unanswered")
@@ -204,7 +237,7 @@ class Link:
             client=client,
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
         )
-        self._deliver({**message, "id": wire_id}, call, client)
+        self._deliver({**message, "id": wire_id}, client)
 
     def _receive_notification(self, message: Message, now: float) -> None:
         method = message["method"]
@@ -216,13 +249,11 @@ class Link:
         elif _SUBSCRIPTION_ID in jsonrpc.meta_of(message):
             self._receive_event(message, jsonrpc.meta_of(message)[_SUBSCRIPTION_ID])
         elif method in _TO_EVERY_CLIENT:
-            self._receive_change(message)
+            self._tell_all(message, self._audience.members)
+        elif method == "notifications/resources/updated":
+            self._tell_all(message, self._audience.for_update(params.get("uri")))
         else:
-            call, client = self._addressee()
-            if client is None:
-                self.dropped_messages += 1
-            else:
-                self._deliver(message, call, client)
+            self._tell_all(message, self._audience.for_news(self._calling()))
 
     def _receive_progress(self, message: Message, token: object, now: float) -> None:
         call = self._calls.get(token) if isinstance(token, int) else None
@@ -257,27 +288,26 @@ class Link:
                 return
         self.dropped_messages += 1
 
-    def _receive_change(self, message: Message) -> None:
-        """The lists and resources are everyone's: each client is told, on the call's stream if it has just one."""
-        for client in list(self._clients):
-            calls = [call for call in self._calls.values() if call.client is client]
-            if len(calls) == 1:
-                calls[0].reply.send(message)
-            else:
-                client.receive(message)
+    def _calling(self) -> list[Client]:
+        """Who has calls in flight that a message can be about, the newest call's client last."""
+        newest = {client: max(numbers) for client in self._calls_of if (numbers := self._numbers_of(client))}
+        return sorted(newest, key=newest.__getitem__)
 
-    def _addressee(self) -> tuple[Call | None, Client | None]:
-        """Whom an unaddressed message is for, and with which call, as far as that can be told."""
-        calls = [call for call in self._calls.values() if call.purpose is Purpose.CALL]
-        clients = {call.client for call in calls} or set(self._clients)
-        if len(clients) != 1:
-            return None, None
-        (client,) = clients
-        return (calls[0] if len(calls) == 1 else None), client
+    def _numbers_of(self, client: Client) -> list[int]:
+        calls = self._calls_of.get(client, {})
+        return [number for number, call in calls.items() if call.purpose is Purpose.CALL]
 
-    def _deliver(self, message: Message, call: Call | None, client: Client) -> None:
-        if call is not None:
-            call.reply.send(message)
+    def _tell_all(self, message: Message, clients: list[Client]) -> None:
+        if not clients:
+            self.dropped_messages += 1
+        for client in clients:
+            self._deliver(message, client)
+
+    def _deliver(self, message: Message, client: Client) -> None:
+        """Say something to a client, with its call if it has just one."""
+        numbers = self._numbers_of(client)
+        if len(numbers) == 1:
+            self._calls[numbers[0]].reply.send(message)
         else:
             client.receive(message)
 
@@ -288,6 +318,7 @@ class Link:
         """The server is gone: every call in flight fails, and each later one, and says why."""
         self._ended = reason
         calls, self._calls = self._calls, {}
+        self._calls_of.clear()
         self._in_flight = 0
         self._asked.clear()
         for call in calls.values():
@@ -315,10 +346,10 @@ class Link:
 
     def has_calls_of(self, client: Client) -> bool:
         """Whether a call of this client is in flight."""
-        return any(call.client is client for call in self._calls.values())
+        return client in self._calls_of
 
     def _calls_with_id(self, client: Client, request_id: object) -> list[Call]:
-        return [call for call in self._calls.values() if call.client is client and call.client_id == request_id]
+        return [call for call in self._calls_of.get(client, {}).values() if call.client_id == request_id]
 
     def _was_asked(self, client: Client, token: object) -> bool:
         return token is not None and any(
@@ -337,6 +368,5 @@ _TO_EVERY_CLIENT = frozenset(
         "notifications/tools/list_changed",
         "notifications/prompts/list_changed",
         "notifications/resources/list_changed",
-        "notifications/resources/updated",
     }
 )

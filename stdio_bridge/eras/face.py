@@ -30,10 +30,10 @@ class Face:
         self._clients: dict[Client, None] = {}
         self._made_up: dict[Client, MadeUpSession] = {}
 
-    def join(self, client: Client) -> None:
+    def join(self, client: Client, *, user: str, capabilities: frozenset[str] | None) -> None:
         """Let this client get what the server says to no one in particular."""
         self._clients[client] = None
-        self._link.join(client)
+        self._link.join(client, user=user, capabilities=capabilities)
         if self._discovered is not None:
             self._session_of(client).subscribe()
 

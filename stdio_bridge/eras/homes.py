@@ -55,10 +55,12 @@ class Home:
         """Whether it takes nobody any more."""
         return self._server.stopping
 
-    def join(self, guest: Guest) -> None:
+    def join(self, guest: Guest, *, user: str, initialize: Message) -> None:
         """Serve one more session."""
         self._guests[guest] = None
-        self.link.join(guest)
+        # Alone, it is asked whatever the server asks: the server knows what it has declared.
+        declared = None if self.exclusive else _declared(initialize)
+        self.link.join(guest, user=user, capabilities=declared)
 
     def leave(self, guest: Guest, reason: str) -> None:
         """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle."""
@@ -170,6 +172,11 @@ class Homes:
         self._homes.pop(home, None)
         for key in [key for key, known in self._by_user.items() if known is home]:
             del self._by_user[key]
+
+
+def _declared(initialize: Message) -> frozenset[str]:
+    capabilities = jsonrpc.params_of(initialize).get("capabilities")
+    return frozenset(capabilities if isinstance(capabilities, dict) else ())
 
 
 def _answer(message: Message, result: Message) -> Message:

@@ -31,7 +31,7 @@ _RETRY_SECONDS = 5
 class Session:
     """One client's conversation with one server."""
 
-    def __init__(self, sessions: Sessions, user: str) -> None:
+    def __init__(self, sessions: Sessions, user: str, initialize: Message) -> None:
         """Join a server, or start one. Raises Refusal."""
         servers = sessions.servers
         replica = servers.options.replica
@@ -45,7 +45,7 @@ class Session:
         self._sessions = sessions
         self._streams = {_STANDALONE: EventStream(number=_STANDALONE, max_bytes=_MAX_STREAM_BYTES)}
         self._next_stream = _STANDALONE + 1
-        self.home.join(self)
+        self.home.join(self, user=user, initialize=initialize)
 
     def stop(self, reason: str) -> None:
         """End the session, which is unknown from now on, and its server if no other session can use it."""
@@ -171,13 +171,13 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
-    def open(self, user: str) -> Session:
-        """Begin a session. Raises Refusal when there are too many."""
+    def open(self, user: str, initialize: Message) -> Session:
+        """Begin a session for who sends this `initialize`. Raises Refusal when there are too many."""
         options = self.servers.options
         of_user = sum(session.user == user for session in self._sessions.values())
         if len(self._sessions) >= options.max_sessions or of_user >= options.max_sessions_per_user:
             raise unavailable("too many sessions are open", retry_seconds=_RETRY_SECONDS)
-        session = Session(self, user)
+        session = Session(self, user, initialize)
         self._sessions[session.id] = session
         return session
 

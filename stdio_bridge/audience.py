@@ -1,0 +1,105 @@
+"""Whom a message of the server can be for when it names no call. No I/O.
+
+- What one user does is never told to another: where clients of several users can be meant, none is.
+- A request goes to one client, who has declared that it answers such requests; news of a user go to all their clients.
+- A resource's changes go to those who subscribed to it; changes of the lists are everyone's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .calls import Client
+
+_CAPABILITY_FOR = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Who a client is of, and what it has declared; None means that it is to be asked whatever it has declared."""
+
+    user: object
+    capabilities: frozenset[str] | None
+
+
+class Audience:
+    """The clients of one server."""
+
+    def __init__(self) -> None:
+        self._members: dict[Client, Member] = {}
+        self._subscribers: dict[str, dict[Client, None]] = {}
+        self._last_to_speak: Client | None = None
+
+    @property
+    def members(self) -> list[Client]:
+        """All who have joined."""
+        return list(self._members)
+
+    def join(self, client: Client, *, user: object, capabilities: frozenset[str] | None) -> None:
+        """Add a client."""
+        self._members[client] = Member(user=user, capabilities=capabilities)
+
+    def leave(self, client: Client) -> list[str]:
+        """Take a client out. Returns the resources that nobody subscribes to any more."""
+        self._members.pop(client, None)
+        if self._last_to_speak is client:
+            self._last_to_speak = None
+        return [uri for uri in list(self._subscribers) if self.unsubscribe(client, uri)]
+
+    def spoke(self, client: Client) -> None:
+        """Note that a client said something: what the server asks next may be about it."""
+        if client in self._members:
+            self._last_to_speak = client
+
+    def subscribe(self, client: Client, uri: str) -> None:
+        """Note that a client wants to hear of a resource's changes. Who has not joined hears of none."""
+        if client in self._members:
+            self._subscribers.setdefault(uri, {})[client] = None
+
+    def unsubscribe(self, client: Client, uri: str) -> bool:
+        """Note that a client does not any more. Returns whether it was the last one."""
+        subscribers = self._subscribers.get(uri, {})
+        if subscribers.pop(client, self) is self or subscribers:
+            return False
+        del self._subscribers[uri]
+        return True
+
+    def has_subscribers(self, uri: str) -> bool:
+        """Whether anyone wants to hear of a resource's changes."""
+        return uri in self._subscribers
+
+    def for_update(self, uri: object) -> list[Client]:
+        """Who is to hear that a resource has changed."""
+        if isinstance(uri, str) and uri in self._subscribers:
+            return list(self._subscribers[uri])
+        # Some servers tell of changes unasked: there is no harm in it where one client is all there is.
+        return self.members if len(self._members) == 1 else []
+
+    def for_news(self, calling: Collection[Client]) -> list[Client]:
+        """Who can be meant by a notification while these have calls in flight."""
+        meant = list(calling) or self.members
+        return meant if self._are_of_one_user(meant) else []
+
+    def for_request(self, method: str, calling: Collection[Client]) -> Client | None:
+        """Who is to answer a request of the server while these, the newest caller last, have calls in flight."""
+        meant = self.for_news(calling)
+        capability = _CAPABILITY_FOR.get(method)
+        able = [client for client in meant if self._declares(client, capability)]
+        if not calling and self._last_to_speak in able:
+            return self._last_to_speak
+        return able[-1] if able else None
+
+    def _declares(self, client: Client, capability: str | None) -> bool:
+        member = self._members.get(client)
+        if member is None or member.capabilities is None or capability is None:
+            return True
+        return capability in member.capabilities
+
+    def _are_of_one_user(self, clients: Collection[Client]) -> bool:
+        # One that has not joined is nobody's that is known, and so not the user of any other.
+        return len({member.user if (member := self._members.get(client)) else client for client in clients}) == 1
