@@ -143,6 +143,8 @@ let
           rule = "PathPrefix(`/`)";
           priority = 1000000;
           entryPoints = [ internal ];
+          # Only what Traefik itself asks: in the log it would stand beside every request of a client.
+          observability.accessLogs = false;
           service = internal;
           middlewares = [ internal ];
         };

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from tests.browser import Browser
 
@@ -30,6 +31,18 @@ class Tokens:
     client_id: str
     access_token: str
     refresh_token: str
+
+
+class SourceAddress(HTTPAdapter):
+    """Connects from an address of one's choice; "" is the system's."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Add the address to what the pool's connections are made with."""
+        super().init_poolmanager(*args, source_address=(self._address, 0), **options)
 
 
 def register(issuer: str) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Settings
 from local.options import require_program
 from tests.e2e.conftest import free_port
+from tests.e2e.flow import SourceAddress
 
 WAIT_SECONDS = 20
 
@@ -96,7 +96,7 @@ class Router:
     def get(self, path: str, headers: dict[str, str] | None = None, *, address: str = "127.0.0.1") -> requests.Response:
         """Ask from an address of one's choice."""
         with requests.Session() as client:
-            client.mount("http://", _From(address))
+            client.mount("http://", SourceAddress(address))
             return client.get(
                 f"http://127.0.0.1:{self.port}{path}", headers={"Host": "localhost", **(headers or {})}, timeout=5
             )
@@ -118,14 +118,3 @@ class Router:
         self._process.wait(10)
         self._log.close()
         self._auth.stop()
-
-
-class _From(HTTPAdapter):
-    """Connects from an address of one's choice."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, source_address=(self._address, 0), **options)

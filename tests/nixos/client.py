@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
 
 import requests
+from cryptography import x509
 
 from tests.browser import Browser
-from tests.e2e.flow import MCP_HEADERS, initialize, log_in
+from tests.e2e.flow import INITIALIZE, MCP_HEADERS, SourceAddress, initialize, log_in
 
 TIMEOUT = 20  # seconds
 
@@ -39,21 +41,28 @@ def main() -> int:
 
     opened = steps.add_parser("open", help="print the id of a new session")
     opened.set_defaults(run=_open)
+    gone = steps.add_parser("gone", help="be told that a session has ended")
+    gone.set_defaults(run=_gone)
     stream = steps.add_parser("stream", help="hold a session's stream open; fails when it ends")
     stream.set_defaults(run=_stream)
     call = steps.add_parser("call", help="print the text of a tool's answer")
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, stream, call):
+    for command in (opened, gone, stream, call):
         command.add_argument("resource")
+        command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
-    for command in (stream, call):
+    for command in (gone, stream, call):
         command.add_argument("--session-file", type=Path, help="as `open` prints it; else a session for this call")
 
     page = steps.add_parser("page", help="print what a URL answers; fails where it has nothing for us")
     page.set_defaults(run=_page)
     page.add_argument("url")
+
+    certificate = steps.add_parser("certificate", help="print issuer and serial number of a name's certificate")
+    certificate.set_defaults(run=_certificate)
+    certificate.add_argument("name")
 
     listen = steps.add_parser("listen", help="accept connections at every address")
     listen.set_defaults(run=_listen)
@@ -91,12 +100,13 @@ def _open(options: argparse.Namespace) -> bool:
     return False
 
 
-def _stream(options: argparse.Namespace) -> bool:
+def _gone(options: argparse.Namespace) -> bool:
     session = _Session(options)
-    with requests.get(session.resource, headers=session.headers, stream=True, timeout=(TIMEOUT, None)) as answer:
-        answer.raise_for_status()
-        for _ in answer.iter_lines():
-            pass
+    return session.send({"id": 2, "method": "tools/list"}).status_code != 404
+
+
+def _stream(options: argparse.Namespace) -> bool:
+    _Session(options).read()
     return True
 
 
@@ -110,7 +120,14 @@ def _call(options: argparse.Namespace) -> bool:
     result = session.post({"id": 3, "method": "tools/call", "params": params}).json()["result"]
     sys.stdout.write(result["content"][0]["text"])
     if options.session_file is None:
-        requests.delete(session.resource, headers=session.headers, timeout=TIMEOUT).raise_for_status()
+        session.end()
+    return False
+
+
+def _certificate(options: argparse.Namespace) -> bool:
+    pem = ssl.get_server_certificate((options.name, 443), timeout=TIMEOUT)
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    sys.stdout.write(f"{certificate.issuer.rfc4514_string()} {certificate.serial_number}\n")
     return False
 
 
@@ -131,21 +148,34 @@ class _Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.resource: str = options.resource
-        token = options.token_file.read_text().strip()
+        self._http = requests.Session()
+        self._http.mount("https://", SourceAddress(options.address))
+        self._http.headers.update(MCP_HEADERS)
+        self._http.headers["Authorization"] = f"Bearer {options.token_file.read_text().strip()}"
         known = getattr(options, "session_file", None)
-        if known is not None:
-            self.id = known.read_text().strip()
-        else:
-            opened = initialize(self.resource, token)
-            opened.raise_for_status()
-            self.id = opened.headers["Mcp-Session-Id"]
-        self.headers = {**MCP_HEADERS, "Authorization": f"Bearer {token}", "Mcp-Session-Id": self.id}
+        self.id = known.read_text().strip() if known else self.post(INITIALIZE).headers["Mcp-Session-Id"]
+        self._http.headers["Mcp-Session-Id"] = self.id
+
+    def send(self, message: dict[str, Any]) -> requests.Response:
+        """Send one message."""
+        return self._http.post(self.resource, json={"jsonrpc": "2.0", **message}, timeout=TIMEOUT)
 
     def post(self, message: dict[str, Any]) -> requests.Response:
-        """Send one message."""
-        answer = requests.post(self.resource, json={"jsonrpc": "2.0", **message}, headers=self.headers, timeout=TIMEOUT)
+        """Send one message, which must be accepted."""
+        answer = self.send(message)
         answer.raise_for_status()
         return answer
+
+    def read(self) -> None:
+        """Read the stream until it ends."""
+        with self._http.get(self.resource, stream=True, timeout=(TIMEOUT, None)) as answer:
+            answer.raise_for_status()
+            for _ in answer.iter_lines():
+                pass
+
+    def end(self) -> None:
+        """End the session."""
+        self._http.delete(self.resource, timeout=TIMEOUT).raise_for_status()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,10 @@ def _connect(host: str, port: int) -> str:
         return str(connection.getpeername())
 
 
-def _connect_each(hosts: list[str], port: int) -> list[str]:
-    """Return those hosts that answer."""
-    answering = []
-    for host in hosts:
-        with contextlib.suppress(OSError):
-            _connect(host, port)
-            answering.append(host)
-    return answering
+def _each(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Try several things at once."""
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        return list(pool.map(_try, attempts))
 
 
 def _send(host: str, port: int) -> str:
@@ -111,8 +108,8 @@ def _environment() -> dict[str, str]:
 
 TOOLS: dict[str, Callable[..., Any]] = {
     "connect": _connect,
-    "connect_each": _connect_each,
     "connect_unix": _connect_unix,
+    "each": _each,
     "environment": _environment,
     "list": _list,
     "processes": _processes,

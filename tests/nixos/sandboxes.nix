@@ -16,11 +16,16 @@ in
     full = hostile // {
       sandbox.network = "full";
     };
+    # One that keeps something.
+    keeper = hostile // {
+      stateDirectory = true;
+    };
   };
   networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") [
     "none"
     "internet"
     "full"
+    "keeper"
   ];
   networking.nameservers = [ "127.0.0.53" ];
 

@@ -16,7 +16,8 @@ RETRY_SECONDS = 30
 class Machine:
     """A container as a test script sees it (nixpkgs, nixos/lib/test-driver)."""
 
-    def __init__(self, container: Container, *, path: str) -> None:
+    def __init__(self, container: Container, *, name: str, path: str) -> None:
+        self.name = name
         self._container = container
         self._path = path
         self._running = False
@@ -100,6 +101,12 @@ def subtest(name: str) -> Iterator[None]:
 if TYPE_CHECKING:
     # What scripts find in their scope.
     machine: Machine
+    machines: list[Machine]
+    auth1: Machine
+    auth2: Machine
+    edge: Machine
+    tools1: Machine
+    tools2: Machine
 
     def start_all() -> None:
         """Boot every machine."""

@@ -6,135 +6,21 @@
   traefikNames ? "options",
 }:
 let
-  pkgs = import ./packages.nix { inherit lib; };
-
-  inherit (import ./module.nix { inherit configuration lib traefikNames; }) config;
-
-  # systemd's syntax: a list repeats its key, an empty one says nothing, null leaves the key out.
-  toValue = value: if lib.isBool value then lib.boolToString value else toString value;
-  toLines =
-    name: attrs:
-    let
-      lines = lib.concatLists (
-        lib.mapAttrsToList (key: value: map (each: "${key}=${toValue each}") (lib.toList value)) (
-          lib.filterAttrs (_: value: value != null) attrs
-        )
-      );
-    in
-    lib.optionals (lines != [ ]) ([ "[${name}]" ] ++ lines);
-
-  unitSection =
-    unit:
-    {
-      Description = unit.description;
-      Wants = unit.wants;
-      Requires = unit.requires;
-      After = unit.after;
-      Before = unit.before;
-      BindsTo = unit.bindsTo;
-      PartOf = unit.partOf;
-      OnFailure = unit.onFailure;
-      StartLimitIntervalSec = unit.startLimitIntervalSec;
-      StartLimitBurst = unit.startLimitBurst;
-    }
-    // unit.unitConfig;
-
-  # NixOS links a unit into the `.wants` of its targets; systemctl enable does, too.
-  toUnit =
-    unit: sections:
-    lib.concatLists (
-      lib.mapAttrsToList toLines (
-        {
-          Install.WantedBy = unit.wantedBy;
-          Unit = unitSection unit // sections.Unit or { };
-        }
-        // removeAttrs sections [ "Unit" ]
-      )
-    );
-
-  # NixOS gives each unit these programs and no others.
-  searchPath =
-    unit:
-    lib.makeBinPath (
-      unit.path
-      ++ [
-        pkgs.coreutils
-        pkgs.findutils
-        pkgs.gnugrep
-        pkgs.gnused
-        pkgs.systemd
-      ]
-    );
-  scriptOf = name: unit: {
-    key = "stand-in/${builtins.hashString "md5" unit.script}-${name}-start";
-    text = "set -e\n${unit.script}";
-  };
-  scripted = lib.filterAttrs (_: unit: unit.script != "") config.systemd.services;
-
-  toService =
-    name: unit:
-    toUnit unit {
-      Unit."X-Reload-Triggers" = map toString unit.reloadTriggers;
-      Service = {
-        Environment = lib.mapAttrsToList (key: value: builtins.toJSON "${key}=${value}") (
-          unit.environment // { PATH = searchPath unit; }
-        );
-      }
-      // lib.optionalAttrs (unit.script != "") { ExecStart = "/bin/sh /etc/${(scriptOf name unit).key}"; }
-      // unit.serviceConfig;
-    };
+  scenario = if lib.isPath configuration then import configuration else configuration;
 in
-{
-  inherit (config) warnings;
-  failedAssertions = map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions);
-
-  units =
-    lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.service" (toService name unit)) config.systemd.services
-    // lib.mapAttrs' (
-      name: unit:
-      lib.nameValuePair "${name}.socket" (
-        toUnit unit { Socket = { ListenStream = unit.listenStreams; } // unit.socketConfig; }
-      )
-    ) config.systemd.sockets
-    // lib.mapAttrs' (
-      name: unit: lib.nameValuePair "${name}.timer" (toUnit unit { Timer = unit.timerConfig; })
-    ) config.systemd.timers
-    // lib.mapAttrs' (
-      name: unit: lib.nameValuePair "${name}.slice" (toUnit unit { Slice = unit.sliceConfig; })
-    ) config.systemd.slices;
-
-  files =
-    lib.mapAttrs (_: file: file.text) config.environment.etc
-    // lib.mapAttrs' (name: unit: lib.nameValuePair (scriptOf name unit).key (scriptOf name unit).text) scripted;
-
-  tmpfiles = lib.concatLists (
-    lib.mapAttrsToList (
-      _: paths:
-      lib.concatLists (
-        lib.mapAttrsToList (
-          path: rules:
-          lib.mapAttrsToList (type: rule: "${type} ${path} ${rule.mode} ${rule.user} ${rule.group}") rules
-        ) paths
-      )
-    ) config.systemd.tmpfiles.settings
-  );
-
-  specialisations = lib.mapAttrs (
-    _: special:
-    import ./evaluate.nix {
-      inherit lib traefikNames;
-      configuration = {
-        imports = [
-          configuration
-          special.configuration
-        ];
-        specialisation = lib.mkForce { };
-      };
-    }
-  ) config.specialisation;
-
-  hosts = config.networking.hosts;
-  programs = map toString config.environment.systemPackages;
-  users = lib.mapAttrs (_: user: user.group) config.users.users;
-  ports = config.networking.firewall.allowedTCPPorts;
-}
+# Several machines, each of which knows its name.
+if lib.isAttrs scenario && scenario ? nodes then
+  {
+    nodes = lib.mapAttrs (
+      name: node:
+      import ./evaluate.nix {
+        inherit lib traefikNames;
+        configuration = {
+          imports = [ node ];
+          networking.hostName = name;
+        };
+      }
+    ) scenario.nodes;
+  }
+else
+  import ./machine.nix { inherit configuration lib traefikNames; }

@@ -56,6 +56,7 @@ in
   "pebble"
   "playwright-mcp"
   "redis"
+  "set-dns-record"
   "stand-in-github"
   "stand-in-resolver"
   "systemd"

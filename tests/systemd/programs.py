@@ -33,6 +33,7 @@ MODULES = {
         "mcp-stdio-bridge": "stdio_bridge.__main__",
     },
     "hostile-server": {"hostile-server": "tests.nixos.hostile_server"},
+    "set-dns-record": {"set-dns-record": "tests.nixos.dns_record"},
     "stand-in-github": {"stand-in-github": "local.github"},
     "stand-in-resolver": {"stand-in-resolver": "tests.nixos.stand_in_resolver"},
     "test-client": {"test-client": "tests.nixos.client"},

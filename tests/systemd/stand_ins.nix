@@ -61,7 +61,7 @@ let
       lib.concatStrings (
         lib.mapAttrsToList (key: value: "${key} ${toString value}\n") (
           {
-            inherit (server) port;
+            inherit (server) bind port;
             unixsocket = server.unixSocket;
             unixsocketperm = server.unixSocketPerm;
             daemonize = "no";
@@ -144,6 +144,7 @@ in
       default = { };
     };
 
+    networking.firewall.enable = mkOption { type = types.bool; };
     networking.nameservers = strings;
 
     specialisation = mkOption {
@@ -176,11 +177,18 @@ in
                 default = config.user;
               };
               port = mkOption { type = types.port; };
+              bind = mkOption {
+                type = types.nullOr types.str;
+                default = "127.0.0.1";
+              };
               unixSocket = mkOption {
                 type = types.path;
                 default = "/run/redis-${name}/redis.sock";
               };
-              unixSocketPerm = mkOption { type = types.int; };
+              unixSocketPerm = mkOption {
+                type = types.int;
+                default = 600;
+              };
               appendOnly = mkOption { type = types.bool; };
               settings = anything;
             };

@@ -14,7 +14,7 @@ import pytest
 from auth_service.settings import Settings
 from stdio_bridge.options import parse_options
 from tests.systemd import evaluation
-from tests.systemd.deployment import Configuration, load
+from tests.systemd.deployment import Configuration, load, load_machines
 from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
 
 MODULES = CHECKOUT / "modules"
@@ -184,15 +184,16 @@ def test_the_template_is_a_working_host(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_auth_service_accepts_the_settings_of_every_case(name: str) -> None:
-    configuration = load(evaluated(name))
-    assert configuration.failedAssertions == []
-    if "mcp-auth-service.service" in configuration.units:
-        settings_of(configuration)
+    for configuration in load_machines(evaluated(name)).values():
+        assert configuration.failedAssertions == []
+        if "mcp-auth-service.service" in configuration.units:
+            settings_of(configuration)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_bridge_accepts_the_command_line_of_every_case(name: str) -> None:
-    for unit, lines in load(evaluated(name)).units.items():
+    units = [unit for configuration in load_machines(evaluated(name)).values() for unit in configuration.units.items()]
+    for unit, lines in units:
         if unit.startswith("mcp-bridge-") and unit.endswith(".service"):
             (command,) = (line for line in lines if line.startswith("ExecStart="))
             own, _, server = command.partition(" -- ")

@@ -53,7 +53,7 @@ def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
                 name=f"{name}-{os.getpid()}", lower=lower, folder=folder / name, network=network.plug(addresses[name])
             )
             cleanup.callback(container.remove)
-            machines[name] = Machine(container, path=SEARCH_PATH)
+            machines[name] = Machine(container, name=name, path=SEARCH_PATH)
         yield machines
 
 
@@ -93,6 +93,20 @@ def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
 def test_adding_changing_or_removing_a_server_touches_nothing_else(tmp_path: Path) -> None:
     with deployed("switching", tmp_path) as machines:
         run_script(SCENARIOS / "switching.py", machines)
+
+
+@needs_container
+@pytest.mark.timeout(900)
+def test_several_hosts_are_one_gateway_and_outlive_each_other(tmp_path: Path) -> None:
+    with deployed("several_hosts", tmp_path) as machines:
+        run_script(SCENARIOS / "several_hosts.py", machines)
+
+
+@needs_container
+@pytest.mark.timeout(900)
+def test_certificates_are_obtained_by_each_kind_of_challenge(tmp_path: Path) -> None:
+    with deployed("acme", tmp_path) as machines:
+        run_script(SCENARIOS / "acme.py", machines)
 
 
 def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
@@ -135,6 +149,7 @@ def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
         "etc/test-certificates/server.crt": pem,
         "etc/test-certificates/server.key": private,
         "etc/test-secrets/github-client-secret": b"s3cret\n",
+        "etc/test-secrets/master-key": b"0123456789abcdef" * 4,
         str(BUNDLE): (root / BUNDLE).read_bytes() + pem,
     }
 

@@ -1,0 +1,71 @@
+# The test driver runs this, in VMs or in containers, with what is imported here in scope.
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.systemd.driver import auth1, auth2, edge, start_all, subtest, tools1, tools2
+
+ISSUER = "https://mcp.example.com"
+TIME = "https://time.mcp.example.com/mcp"
+HOSTS = (auth1, auth2, edge, tools1, tools2)
+CALL = f"test-client call {TIME} --token-file /root/token"
+
+start_all()
+for auth in (auth1, auth2):
+    auth.wait_for_unit("mcp-auth-service.service")
+for tools in (tools1, tools2):
+    tools.wait_for_unit("mcp-bridge-time.socket")
+edge.wait_for_open_port(443)
+edge.wait_until_succeeds(f"test-client challenge {TIME}")
+
+with subtest("each host runs what its roles say, and nothing else"):
+    for host, units in ((auth1, ["mcp-auth-service"]), (edge, ["traefik"]), (tools1, [])):
+        for unit in ("mcp-auth-service", "traefik", "redis-mcp-oauth-gateway"):
+            (host.succeed if unit in units else host.fail)(f"systemctl is-active {unit}.service")
+
+with subtest("a token of one auth service is good at the other"):
+    token = edge.succeed(f"test-client login {ISSUER} {TIME}")
+    for host in HOSTS:
+        host.succeed(f"echo {token} > /root/token")
+    keys = {edge.succeed(f"test-client page http://{auth}:9000/jwks") for auth in ("192.168.1.1", "192.168.1.2")}
+    assert len(keys) == 1, keys
+    for _ in range(4):
+        edge.succeed(CALL)
+
+with subtest("new sessions are spread over the replicas, each of which keeps its own"):
+    device = edge.succeed("ip -oneline route get 192.168.1.1 | grep -o 'dev [^ ]*' | cut -c5-").strip()
+    replicas: set[str] = set()
+    last = 50
+    while len(replicas) < 2:
+        # A client of an address of its own.
+        edge.succeed(f"ip address add 192.168.1.{last}/24 dev {device}")
+        opened = edge.succeed(f"test-client open {TIME} --token-file /root/token --address 192.168.1.{last}")
+        replicas.add(opened.partition(".")[0])
+        edge.succeed(f"echo {opened} > /root/session-{opened.partition('.')[0]}")
+        last += 1
+    assert replicas == {"tools1", "tools2"}, replicas
+    for _ in range(3):
+        for name in replicas:
+            edge.succeed(f"{CALL} --session-file /root/session-{name}")
+
+with subtest("a replica's host that dies costs its own sessions, and no others"):
+    tools1.crash()
+    edge.wait_until_fails(f"{CALL} --session-file /root/session-tools1")
+    edge.succeed(f"{CALL} --session-file /root/session-tools2")
+    edge.wait_until_succeeds(f"test-client gone {TIME} --token-file /root/token --session-file /root/session-tools1")
+    edge.wait_until_succeeds(CALL)
+    for _ in range(5):
+        edge.succeed(CALL)
+
+with subtest("it comes back by itself"):
+    tools1.start()
+    tools1.wait_for_unit("mcp-bridge-time.socket")
+    edge.wait_until_succeeds(f"test-client open {TIME} --token-file /root/token --address 192.168.1.50")
+
+for dying in (auth1, auth2):
+    with subtest("an auth service's host that dies costs nothing"):
+        dying.crash()
+        for _ in range(5):
+            edge.succeed(CALL)
+        edge.wait_until_succeeds(f"test-client login {ISSUER} {TIME}")
+        dying.start()
+        dying.wait_for_unit("mcp-auth-service.service")
