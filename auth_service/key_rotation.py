@@ -73,6 +73,7 @@ class KeyRotation:
     def synchronize(self) -> None:
         """Make this host's keys those that all hosts agree on, and bring and retire what is due."""
         now = time.time()
+        self._redis.zremrangebyscore("signed-until", "-inf", now)
         agreed = self._find_agreed()
         for activation in (activation for activation, state in agreed.items() if state == _LIVE):
             self._keys.add(activation)

@@ -18,7 +18,7 @@ from .operator import Operator, as_json, open_audit_log, print_json, print_recor
 _COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
 
 
-@click.command()
+@click.command(short_help="Look for what keeps clients out.")
 @with_operator
 @as_json
 @click.pass_context
@@ -45,7 +45,7 @@ def _print_finding(finding: Finding) -> None:
         click.echo(f"         → {finding.advice}")
 
 
-@click.command()
+@click.command(short_help="Open each server as a client would.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--settings", required=True, type=click.Path(path_type=Path), metavar="FILE", help="settings.json")
 @click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")

@@ -11,7 +11,7 @@ from auth_service.inventory import StoredGrant
 from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
 
 
-@click.group()
+@click.group(short_help="What users allow clients.")
 def grants() -> None:
     """What users allow clients: one user, one client, one server."""
 

@@ -20,7 +20,7 @@ from .operator import Operator, as_json, print_record, print_records, timestamp,
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-@click.group()
+@click.group(short_help="Keys that sign tokens, and servers' keys.")
 def keys() -> None:
     """Keys that sign tokens, and keys that servers share with the gateway."""
 

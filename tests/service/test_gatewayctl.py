@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import redis
 import requests
 
 from auth_service import audit, cli
+from auth_service.cli import operator
 from auth_service.store import Grant, Store
-from tests.e2e.flow import refresh
+from tests.browser import Browser
+from tests.e2e.flow import log_in, refresh
 
 from .conftest import Service, eventually, sid_of
 
@@ -126,6 +130,15 @@ def test_a_name_can_be_given_to_whoever_comes_next(service: Service, run: Run, a
     assert "nobody has come in" in run("users", "unpin", "octocat", status=1)
     service.log_in()
     assert run("users", "pins") == [{"name": "octocat", "user": "github:583231"}]
+
+
+def test_a_user_whose_access_is_ended_is_signed_out(service: Service, run: Run) -> None:
+    browser = Browser()
+    log_in(service.issuer, service.resource, browser=browser)
+    account = partial(browser.session.get, f"{service.issuer}/account", timeout=10)
+    assert "octocat" in account().text
+    run("users", "revoke", "github:583231")
+    assert "octocat" not in account().text
 
 
 def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
@@ -274,3 +287,21 @@ def test_the_doctor_says_what_to_do_where_no_router_leads_to_the_servers(
 def capsys_plain(capsys: pytest.CaptureFixture[str]) -> str:
     assert cli.main(["doctor"]) == 1
     return capsys.readouterr().out
+
+
+def test_what_is_changed_is_told_to_the_journal(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit_log: list[dict[str, str]]
+) -> None:
+    own = audit.log.handlers[:]
+    monkeypatch.setattr(audit.log, "handlers", [])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "log"))
+        monkeypatch.setattr(operator, "SYSLOG", tmp_path / "log")
+        run("users", "revoke", "headless:nobody")
+        message = journal.recv(10_000).decode()
+    for handler in audit.log.handlers:
+        handler.close()
+    monkeypatch.setattr(audit.log, "handlers", own)
+    ident, _, entry = message.partition(": ")
+    assert ident.endswith("mcp-gatewayctl")
+    assert json.loads(entry.rstrip("\0"))["event"] == "session.ended"

@@ -20,8 +20,8 @@ from flask import Response as FlaskResponse
 from auth_service import logs
 from auth_service.settings import Credentials
 from local import github
-from tests.browser import Browser
-from tests.e2e.flow import REDIRECT_URI, obtain_code, refresh
+from tests.browser import Browser, Form
+from tests.e2e.flow import REDIRECT_URI, log_in, obtain_code, refresh
 
 from .conftest import Place, Service
 
@@ -176,8 +176,10 @@ def use_everything(service: Service) -> None:
     uri = f"{service.issuer}/register/{registered['client_id']}"
     assert requests.get(uri, headers=manage, timeout=10).status_code == 200
     browser = Browser()
-    account = browser.open(f"{service.issuer}/account")
-    assert isinstance(account, requests.Response)
+    log_in(service.issuer, service.resource, browser=browser)
+    form = Form(browser.session.get(f"{service.issuer}/account", timeout=10).text)
+    ended = browser.session.post(form.action or "", data=form.fields | {"action": "end"}, timeout=10)
+    assert "Access ended" in ended.text
     service.log_in()
     assert requests.delete(uri, headers=manage, timeout=10).status_code == 204
 
