@@ -210,7 +210,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             ),
         )
 
-    def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str, upstream: str | None) -> str:
+    def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> str:
         """Issue the code for an approved request of a user who is allowed in; the caller has seen to both.
 
         Raises PageError if the client, or its redirect URI, has gone since the approval.
@@ -228,7 +228,6 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             scope=" ".join(request.scopes),
             redirect=redirect_uris.without_port(request.redirect_uri),
             created_at=now,
-            upstream=upstream,
         )
         record = Code(
             sid=grant.sid,

@@ -10,6 +10,7 @@
 | `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh token generation, and when former ones were rotated | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by last use | as their last grant |
+| `login-of-user:SUB` | what asks the provider about the user again, encrypted (`users`) | as their last grant |
 | those of `remembered.py` | signed-in browsers, and what users approved | |
 | `pins:PROVIDER` | login → subject that first used it | for good |
 """
@@ -22,7 +23,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, cast
 
@@ -71,8 +72,6 @@ class Grant:
     redirect: str
     """The redirect URI without a loopback port: tells one application of a client from another."""
     created_at: int
-    upstream: str | None = field(default=None, repr=False)
-    """What asks the identity provider about the user again, encrypted (`users`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +148,7 @@ return 'done'
 
 # A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
 # bounded.
-# KEYS refresh, grant, client, indices · ARGV generation, now, grace, grant lifetime, client lifetime, sid
+# KEYS refresh, grant, client, login, indices · ARGV generation, now, grace, grant lifetime, client lifetime, sid
 _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
 if not current or redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
@@ -160,7 +159,8 @@ if generation == current then
   redis.call('EXPIRE', KEYS[1], ARGV[4])
   redis.call('EXPIRE', KEYS[2], ARGV[4])
   redis.call('EXPIRE', KEYS[3], ARGV[5])
-  for index = 4, #KEYS do
+  redis.call('EXPIRE', KEYS[4], ARGV[4])
+  for index = 5, #KEYS do
     redis.call('ZADD', KEYS[index], ARGV[2], ARGV[6])
     redis.call('EXPIRE', KEYS[index], ARGV[4])
   end
@@ -355,7 +355,13 @@ class Store:
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
         """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
         result = self._rotate(
-            keys=[f"refresh:{grant.sid}", _grant_key(grant.sid), _client_key(grant.client_id), *_indices(grant)],
+            keys=[
+                f"refresh:{grant.sid}",
+                _grant_key(grant.sid),
+                _client_key(grant.client_id),
+                _login_key(grant.sub),
+                *_indices(grant),
+            ],
             args=[
                 generation,
                 int(time.time()),
@@ -368,10 +374,14 @@ class Store:
         return Rotation(result)
 
     @denies_when_unavailable
-    def replace_upstream(self, grant: Grant, upstream: str) -> None:
-        """Keep another token of the identity provider, if the grant still lives."""
-        replaced = dataclasses.replace(grant, upstream=upstream)
-        self._redis.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(replaced)), xx=True, keepttl=True)
+    def keep_login(self, sub: str, sealed: str) -> None:
+        """Keep what asks the identity provider about a user again, as long as the user has a grant."""
+        self._redis.set(_login_key(sub), sealed, ex=self._grant_lifetime)
+
+    @denies_when_unavailable
+    def find_login(self, sub: str) -> str | None:
+        """Return what was kept of a user's last login."""
+        return cast("str | None", self._redis.get(_login_key(sub)))
 
     @denies_when_unavailable
     def find_refresh_expiry(self, sid: str, *, generation: int) -> int | None:
@@ -413,6 +423,8 @@ class Store:
         if self._is_replicated and answers[-1] == 0:
             log.warning("revocation.unreplicated: a replica that takes over now would not know of it: grant %s", sid)
         if grant is not None:
+            if not self._redis.exists(_indices(grant)[0]):
+                self._redis.delete(_login_key(grant.sub))
             audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)
         return grant
@@ -482,6 +494,10 @@ class Store:
 def new_sid() -> str:
     """Return a fresh grant id."""
     return secrets.token_urlsafe(24)
+
+
+def _login_key(sub: str) -> str:
+    return f"login-of-user:{sub}"
 
 
 def _client_key(client_id: str) -> str:

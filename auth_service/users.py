@@ -33,11 +33,16 @@ class Users:
         self._provider = provider
         self._fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(token_key.decode())))
 
-    def seal(self, login: Login) -> str:
-        """Return what a grant keeps of a login to ask about the user later, encrypted."""
+    def remember(self, login: Login) -> None:
+        """Keep what asks about the user later, encrypted: one login per user, the last.
+
+        Providers bound how many tokens a user's logins may hold (GitHub: ten) and end the oldest, which must not
+        end the grants that began with them.
+        """
         identity = login.identity
-        kept = {"token": login.token} | {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
-        return self._fernet.encrypt(json.dumps(kept).encode()).decode()
+        kept: dict[str, Any] = {"at": time.time(), "token": login.token}
+        kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
+        self._store.keep_login(identity.subject, self._fernet.encrypt(json.dumps(kept).encode()).decode())
 
     def may_use(self, identity: Identity, resource: str) -> bool:
         """Whether a user who has just logged in may use the resource of that name.
@@ -62,37 +67,38 @@ class Users:
         known = Identity(subject=grant.sub, login=grant.name)
         if not self._provider.rechecks_names and self.may_use(known, name):
             return True
-        kept = self._open(grant)
+        kept = self._recall(grant.sub)
         if kept is None:
             return False
         if kept["token"] is None:
             # The provider gave nothing to ask with: what it said at the login counts, for a while.
-            is_recent = time.time() < grant.created_at + self._settings.lifetimes.unconfirmed_user
+            is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
             memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
             remembered = replace(known, **memberships)
             return is_recent and self.may_use(remembered, name)
-        identity = self._identify_again(grant)
+        identity = self._identify_again(grant.sub)
         return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
 
-    def _identify_again(self, grant: Grant) -> Identity | None:
+    def _identify_again(self, sub: str) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
-        with self._store.ephemeral.only_one(f"identify {grant.sid}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS):
-            current = self._store.find_grant(grant.sid)
-            kept = self._open(current) if current is not None else None
-            if current is None or kept is None or kept["token"] is None:
-                return None
-            try:
-                login = self._provider.identify(kept["token"])
-            except LoginError:
-                return None
-            if login.token != kept["token"]:
-                self._store.replace_upstream(current, self.seal(login))
-            return login.identity
+        with self._store.ephemeral.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS):
+            refused: str | None = None
+            # Again only where the user has just logged in anew, which may end the token that was asked with.
+            while (kept := self._recall(sub)) is not None and kept["token"] not in {None, refused}:
+                try:
+                    login = self._provider.identify(kept["token"])
+                except LoginError:
+                    refused = kept["token"]
+                    continue
+                if login.token != kept["token"] and login.identity.subject == sub:
+                    self.remember(login)
+                return login.identity
+            return None
 
-    def _open(self, grant: Grant) -> dict[str, Any] | None:
-        """Return what was sealed; None if there is nothing that this master key has sealed."""
+    def _recall(self, sub: str) -> dict[str, Any] | None:
+        """Return what was kept of a login; None if there is nothing that this master key has encrypted."""
         try:
-            kept: dict[str, Any] = json.loads(self._fernet.decrypt((grant.upstream or "").encode()))
+            kept: dict[str, Any] = json.loads(self._fernet.decrypt((self._store.find_login(sub) or "").encode()))
         except (InvalidToken, ValueError):
             return None
         return kept

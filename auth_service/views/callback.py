@@ -47,7 +47,8 @@ def callback() -> Response:
     if not gateway().users.may_use(login.identity, authorization.resource):
         return not_allowed(attempt.parameters, authorization, name)
     record(Event.LOGIN_ACCEPTED)
-    code = gateway().server.issue_code(authorization, sub=sub, name=name, upstream=gateway().users.seal(login))
+    code = gateway().server.issue_code(authorization, sub=sub, name=name)
+    gateway().users.remember(login)
     if attempt.approved_by is None:
         gateway().store.approvals.remember(sub, approval)
     location = redirect_uris.with_parameters(

@@ -77,23 +77,25 @@ def add_grant(store: Store, users: Users, login: Login, **changes: Any) -> Grant
         "scope": "mcp",
         "redirect": "r",
         "created_at": 1_900_000_000,
-        "upstream": users.seal(login),
     }
     grant = Grant(**(usual | changes))
     code = Code(
         sid=grant.sid, client_id="c", redirect_uri="r", code_challenge="x", resource=URL, expires_at=2_000_000_000
     )
-    store.add_code("code", code, grant)
-    done = store.redeem_code("code", code, grant, with_refresh_token=True, grant_lifetime=3600)
+    store.add_code(f"code-{grant.sid}", code, grant)
+    users.remember(login)
+    done = store.redeem_code(f"code-{grant.sid}", code, grant, with_refresh_token=True, grant_lifetime=3600)
     assert done is Redemption.DONE
     return grant
 
 
-def test_what_is_sealed_shows_nothing(store: Store) -> None:
+def test_what_is_kept_shows_nothing(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
-    grant = add_grant(store, users, Login(identity=MEMBER, token="upstream-token"))
-    assert "upstream-token" not in str(grant.upstream)
-    assert "upstream" not in repr(grant)
+    add_grant(store, users, Login(identity=MEMBER, token="upstream-token"))
+    kept = store.find_login(MEMBER.subject)
+    assert kept is not None
+    assert "upstream-token" not in kept
+    assert "staff" not in kept
 
 
 def test_a_member_stays_as_long_as_the_provider_says_so(store: Store) -> None:
@@ -151,7 +153,7 @@ def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> N
     assert store.find_grant(grant.sid) == grant
 
 
-def test_without_anything_to_ask_with_the_login_counts_for_a_day(store: Store) -> None:
+def test_without_anything_to_ask_with_the_last_login_counts_for_a_day(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     with time_machine.travel(1_900_000_000, tick=False) as clock:
@@ -207,10 +209,52 @@ def test_a_grant_that_ended_meanwhile_is_not_brought_back(store: Store) -> None:
     assert store.find_grant(grant.sid) is None
 
 
-@pytest.mark.parametrize("upstream", [None, "", "nonsense"])
-def test_what_this_master_key_has_not_sealed_proves_nothing(store: Store, upstream: str | None) -> None:
+@pytest.mark.parametrize("sealed", ["", "nonsense"])
+def test_what_this_master_key_has_not_sealed_proves_nothing(store: Store, sealed: str) -> None:
     users = make_users(store, Provider(), groups=["staff"])
-    assert not users.may_still_use(add_grant(store, users, Login(identity=MEMBER, token="t"), upstream=upstream))
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+    store.keep_login(MEMBER.subject, sealed)
+    assert not users.may_still_use(grant)
+
+
+def test_a_provider_that_ends_a_users_oldest_tokens_ends_no_grant(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grants = [add_grant(store, users, Login(identity=MEMBER, token=f"t{n}"), sid=f"sid-{n}") for n in range(12)]
+
+    def remember_only_the_last(token: str) -> Login:
+        if token != "t11":
+            raise LoginError("ended")
+        return Login(identity=MEMBER, token=token)
+
+    provider.answer = remember_only_the_last
+    assert all(users.may_still_use(grant) for grant in grants)
+
+
+def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+
+    def log_in_meanwhile(token: str) -> Login:
+        if token == "t":
+            users.remember(Login(identity=MEMBER, token="new"))
+            raise LoginError("ended")
+        return Login(identity=MEMBER, token=token)
+
+    provider.answer = log_in_meanwhile
+    assert users.may_still_use(grant)
+    assert provider.asked_with == ["t", "new"]
+
+
+def test_what_is_kept_of_a_login_goes_with_the_users_last_grant(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    for sid in ("one", "two"):
+        add_grant(store, users, Login(identity=MEMBER, token="t"), sid=sid)
+    store.revoke_grant("one", by="test", reason="test")
+    assert store.find_login(MEMBER.subject) is not None
+    store.revoke_grant("two", by="test", reason="test")
+    assert store.find_login(MEMBER.subject) is None
 
 
 def test_a_resource_that_is_gone_ends_it(store: Store) -> None:
