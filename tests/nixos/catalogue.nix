@@ -9,11 +9,20 @@
       enable = true;
       arguments = [ "/srv/documents" ];
     };
+    drafts = {
+      preset = "filesystem";
+      arguments = [ "/srv/drafts" ];
+      sandbox = {
+        readWritePaths = [ "/srv/drafts" ];
+        groups = [ "drafts" ];
+      };
+    };
     memory.enable = true;
     sequential-thinking.enable = true;
   };
 
   networking.hosts."127.0.0.1" = [
+    "drafts.mcp.example.com"
     "filesystem.mcp.example.com"
     "memory.mcp.example.com"
   ];
@@ -23,5 +32,15 @@
       user = "root";
       group = "root";
     };
+    "/srv/drafts".d = {
+      mode = "2770";
+      user = "drafts";
+      group = "drafts";
+    };
   };
+  users.users.drafts = {
+    isSystemUser = true;
+    group = "drafts";
+  };
+  users.groups.drafts = { };
 }

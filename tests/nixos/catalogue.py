@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.systemd.driver import machine, start_all, subtest
 
-SERVERS = ("everything", "fetch", "filesystem", "memory", "sequential-thinking", "time")
+SERVERS = ("drafts", "everything", "fetch", "filesystem", "memory", "sequential-thinking", "time")
 ISSUER = "https://mcp.example.com"
 
 
@@ -38,9 +38,15 @@ with subtest("files are there to be read, and no others"):
     call("filesystem", "write_file", path="/srv/documents/new", content="x")
     machine.fail("test -e /srv/documents/new")
 
+with subtest("what a server may write, it writes as one of the group"):
+    call("drafts", "write_file", path="/srv/drafts/new", content="draft")
+    assert machine.succeed("stat --format=%G /srv/drafts/new && cat /srv/drafts/new").split() == ["drafts", "draft"]
+
 with subtest("what compiles at run time gets that one relaxation, and the rest none"):
     for server in SERVERS:
         allowed = machine.succeed(f"systemctl show --property=MemoryDenyWriteExecute --value mcp-bridge-{server}")
-        assert (allowed.strip() == "no") == (server in {"everything", "filesystem", "memory", "sequential-thinking"})
+        assert (allowed.strip() == "no") == (
+            server in {"drafts", "everything", "filesystem", "memory", "sequential-thinking"}
+        )
         exposed = machine.execute(f"systemd-analyze security --no-pager --threshold=17 mcp-bridge-{server}.service")
         assert exposed[0] == 0, exposed[1]
