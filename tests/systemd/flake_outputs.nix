@@ -68,6 +68,7 @@ let
     "redis"
     "requests"
     "time-machine"
+    "uvloop"
     "waitress"
   ];
 
