@@ -67,6 +67,7 @@ let
     "pytest-timeout"
     "redis"
     "requests"
+    "uvloop"
     "time-machine"
     "uvloop"
     "waitress"
