@@ -24,6 +24,10 @@ let
       { inherit (access) allowedGroups; };
 
   hostName = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+  isRedis =
+    url:
+    builtins.match "(unix:///|rediss?://).+" url != null
+    || builtins.match "rediss?\\+sentinel://[^/@]+:[0-9]+/[A-Za-z0-9_.-]+" url != null;
   isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
   # Names by the value that they share, where more than one does.
@@ -145,11 +149,14 @@ in
         "${option}.defaultServer: \"${toString cfg.defaultServer}\" is none of the servers."
       )
       (needs (cfg.lifetimes.login <= 600) "${option}.lifetimes.login: at most 600 seconds.")
-      (needs (cfg.redis.url == null || builtins.match "(redis|rediss|unix)://.*" cfg.redis.url != null)
-        "${option}.redis.url: must begin with redis://, rediss:// or unix://."
+      (needs (cfg.redis.url == null || isRedis cfg.redis.url)
+        "${option}.redis.url: must be redis://HOST:PORT, rediss:// for TLS, unix://PATH, or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE."
       )
       (needs (cfg.redis.url == null || !lib.hasInfix "@" cfg.redis.url)
-        "${option}.redis.url: has a password, which would be in the store for all to read."
+        "${option}.redis.url: has a password, which would be in the store for all to read; see `redis.passwordFile`."
+      )
+      (needs (cfg.redis.passwordFile == null || cfg.redis.url != null)
+        "${option}.redis.passwordFile: is of no use without `redis.url`; the gateway's own Redis has none."
       )
       (needs (cfg.logFiles.enable -> cfg.journalNamespace != null)
         "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files."

@@ -170,7 +170,8 @@ in
             LoadCredential = [
               "client-secret:${toString provider.clientSecretFile}"
               "master-key:${cfg.generatedMasterKeyFile}"
-            ];
+            ]
+            ++ lib.optional (cfg.redis.passwordFile != null) "redis-password:${cfg.redis.passwordFile}";
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";

@@ -6,7 +6,7 @@
     domain = "mcp.example.com";
     acme.email = "ops@example.com";
     masterKeyFile = "/run/secrets/master-key";
-    redis.url = "rediss://redis.example.com:6379";
+    redis.url = "rediss+sentinel://10.0.0.11:26379,10.0.0.12:26379/gateway";
     identityProvider.github = {
       clientId = "Iv1.test";
       clientSecretFile = "/run/secrets/github";

@@ -133,6 +133,7 @@ in
   no-default-server = gateway { defaultServer = "nobody"; };
   long-login = gateway { lifetimes.login = 3600; };
   no-redis = gateway { redis.url = "http://redis.example.com"; };
+  password-of-no-redis = gateway { redis.passwordFile = "/run/secrets/redis"; };
   redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
   log-files-of-no-journal = gateway {
     journalNamespace = null;

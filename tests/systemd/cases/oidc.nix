@@ -26,7 +26,10 @@
       allowedUsers = [ "octocat@example.com" ];
       allowedGroups = [ "engineering" ];
     };
-    redis.url = "rediss://redis.example.com:6379/0";
+    redis = {
+      url = "rediss://redis.example.com:6379/0";
+      passwordFile = "/run/secrets/redis";
+    };
     journalNamespace = null;
     health.enable = false;
     accessLog.enable = false;
