@@ -53,6 +53,8 @@ class _Remembered:
     """A token that we have signed for this resource, and the answer to give while its grant lives."""
 
     grant: Grant
+    user: str
+    client: str
     answer: Response
     outcome: str
     fresh_from: float
@@ -130,11 +132,16 @@ class _ProtectedResource:
         header = "Bearer " + ", ".join(f'{member}="{value}"' for member, value in challenge.items())
         return _refusal(status, members, [(b"www-authenticate", header.encode("ascii"))])
 
-    def refuse(self, answer: Response, reason: str, *, grant: str | None = None) -> Response:
-        """Return a refusal, counted and written down."""
+    def refuse(self, answer: Response, reason: str, *, token: _Remembered | None = None) -> Response:
+        """Return a refusal, counted and written down; `token` is one that we have signed."""
         self.outcomes[reason] += 1
-        if reason != NO_TOKEN:  # how every client begins
-            audit.record(Event.VERIFY_REFUSED, resource=self.url, grant=grant, reason=reason)
+        if token is not None:
+            sid = token.grant.sid
+            audit.record(
+                Event.VERIFY_REFUSED, resource=self.url, grant=sid, user=token.user, client=token.client, reason=reason
+            )
+        elif reason != NO_TOKEN:  # how every client begins
+            audit.record(Event.VERIFY_REFUSED, resource=self.url, reason=reason)
         return answer
 
     def demand_scope(self, claims: VerifiedClaims) -> Response:
@@ -231,11 +238,11 @@ class Verifier:
         if alive is None:
             alive = await self._watch.is_alive(remembered.grant)
         if not alive:
-            return resource.refuse(resource.invalid_token, "grant_ended", grant=remembered.grant.sid)
+            return resource.refuse(resource.invalid_token, "grant_ended", token=remembered)
         if key in self._remembered:  # still, after waiting for Redis
             self._remembered.move_to_end(key)
         if remembered.outcome is not PASSED:
-            return resource.refuse(remembered.answer, remembered.outcome, grant=remembered.grant.sid)
+            return resource.refuse(remembered.answer, remembered.outcome, token=remembered)
         resource.outcomes[PASSED] += 1
         return remembered.answer
 
@@ -257,6 +264,8 @@ class Verifier:
         suffices = resource.required_scopes <= claims.scopes
         return _Remembered(
             grant=self._watch.grant(claims.sid),
+            user=claims.subject,
+            client=claims.client_id,
             answer=resource.admit(claims) if suffices else resource.demand_scope(claims),
             outcome=PASSED if suffices else INSUFFICIENT_SCOPE,
             fresh_from=now,
