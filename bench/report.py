@@ -39,7 +39,7 @@ def machine_line(machine: Mapping[str, object]) -> str:
     """Say in one line what `describe_machine` returned."""
     return (
         f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}, Python {machine['python']}"
+        f"Linux {machine['kernel']}, Python {machine['python']}, load {machine['load_before']:.1f} before"
     )
 
 
