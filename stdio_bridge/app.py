@@ -27,7 +27,6 @@ from .servers import Servers
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
-_KEEP_ALIVE_TICKS = 15
 # Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
 _LAST_SECONDS = 2.0
 _RETRY_SECONDS = 5
@@ -55,7 +54,6 @@ class Bridge:
             "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)
         )
         self._draining = False
-        self._ticks = 0
         self._ready = Readiness(loop, self._servers)
         self.flushed: Callable[[], bool] = lambda: True
         self._routes: dict[str, Callable[[Request, Response], None]] = {
@@ -67,6 +65,7 @@ class Bridge:
             "/metrics": self._metrics,
         }
         loop.call_later(_TICK_SECONDS, self._tick)
+        loop.call_later(options.keep_alive, self._keep_alive)
 
     def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
@@ -133,7 +132,6 @@ class Bridge:
 
     def _tick(self) -> None:
         self._loop.call_later(_TICK_SECONDS, self._tick)
-        self._ticks += 1
         now, seconds = self._loop.clock(), time.time()
         self._servers.tick(now)
         for era in self._eras:
@@ -142,8 +140,11 @@ class Bridge:
                 lambda identity: identity.expires is not None and identity.expires <= seconds,
                 "the access token has expired",
             )
-            if self._ticks % _KEEP_ALIVE_TICKS == 0:
-                era.keep_alive()
+
+    def _keep_alive(self) -> None:
+        self._loop.call_later(self._options.keep_alive, self._keep_alive)
+        for era in self._eras:
+            era.keep_alive()
 
     def drain(self) -> None:
         """Take no new call, let running ones finish within the limit, then end every process and stop the loop."""

@@ -52,6 +52,7 @@ class Options:
     idle_timeout: float
     stop_timeout: float
     drain_timeout: float
+    keep_alive: float
     max_message_bytes: int
     max_sessions: int
     max_sessions_per_user: int
@@ -87,6 +88,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         idle_timeout=parsed.idle_timeout,
         stop_timeout=parsed.stop_timeout,
         drain_timeout=parsed.drain_timeout,
+        keep_alive=parsed.keep_alive,
         max_message_bytes=parsed.max_message_bytes,
         max_sessions=parsed.max_sessions,
         # Without identities everyone is one user, who must not be held to one user's share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from . import jsonrpc
 from .detach import Headers, Response
@@ -18,11 +19,19 @@ SSE_HEADERS: Headers = [
 _ENDED = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, "the session was ended"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    identity: Identity
+    gone: Callable[[], None]
+    begin: Callable[[], object] | None
+
+
 class OpenResponses:
     """Responses that are not finished, each with its verified user and what to do when nobody hears it any more."""
 
     def __init__(self) -> None:
-        self._held: dict[Response, tuple[Identity, Callable[[], None]]] = {}
+        self._held: dict[Response, _Held] = {}
+        self._silent: set[Response] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -32,13 +41,18 @@ class OpenResponses:
         """How many are event streams at present."""
         return sum(response.started for response in self._held)
 
-    def waiting(self) -> list[Response]:
-        """Those that have said nothing yet."""
-        return [response for response in self._held if not response.started]
+    def hold(
+        self,
+        response: Response,
+        identity: Identity,
+        gone: Callable[[], None],
+        begin: Callable[[], object] | None = None,
+    ) -> None:
+        """Remember a response; `gone` is called when its client leaves, or it is ended for its identity's sake.
 
-    def hold(self, response: Response, identity: Identity, gone: Callable[[], None]) -> None:
-        """Remember a response; `gone` is called when its client leaves, or it is ended for its identity's sake."""
-        self._held[response] = identity, gone
+        `begin` makes it a stream, if it can be one and is silent for too long.
+        """
+        self._held[response] = _Held(identity, gone, begin)
         response.on_disconnect = lambda: self._lose(response)
 
     def release(self, response: Response) -> None:
@@ -48,12 +62,12 @@ class OpenResponses:
     def _lose(self, response: Response) -> None:
         held = self._held.pop(response, None)
         if held is not None:
-            held[1]()
+            held.gone()
 
     def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
         """End every response of an identity that is no longer good."""
-        for response, (identity, _) in list(self._held.items()):
-            if not ended(identity):
+        for response, held in list(self._held.items()):
+            if not ended(held.identity):
                 continue
             self._lose(response)
             if response.started:
@@ -68,7 +82,16 @@ class OpenResponses:
             self.release(response)
 
     def keep_alive(self) -> None:
-        """Write a comment on every open stream, so that nothing on the way takes it for dead."""
+        """Write a comment on every open stream, and begin those that have said nothing since the last time.
+
+        A proxy may take a silent connection for dead. That loses an answer, and to a modern server it is a cancelled
+        request.
+        """
+        silent = {response for response in self._held if not response.started}
+        for response in silent & self._silent:
+            if (begin := self._held[response].begin) is not None:
+                begin()
+        self._silent = silent
         for response in self._held:
             if response.started:
                 response.write(SSE_COMMENT)

@@ -196,6 +196,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "how long a call waits for what the server asked its client for, between two requests of a 2026-07-28 client",
     )
     seconds("--idle-timeout", 1800.0, "end a session without call or open stream, and a process without users")
+    seconds("--keep-alive", 15.0, "write a comment on open streams, and make a stream of an answer that takes so long")
     seconds("--drain-timeout", 10.0, "on SIGTERM, let running calls finish for so long")
     count("--max-message-bytes", 16 * 1024 * 1024, "largest message in either direction")
     count("--max-sessions", 100, "open sessions in all, and processes; beyond it 503 with Retry-After")

@@ -44,10 +44,14 @@ class Exchange:
         self.on_gone: Callable[[], None] = _nothing
         self._response = response
         self._held_by = held_by
-        held_by.hold(response, identity, self._gone)
+        held_by.hold(response, identity, self._gone, self._begin)
 
     def _gone(self) -> None:
         self.on_gone()
+
+    def _begin(self) -> None:
+        if not self._response.started:
+            self._response.start(SSE_HEADERS, SSE_OPEN)
 
     @property
     def id(self) -> RequestId:
@@ -72,8 +76,7 @@ class Exchange:
     def send(self, message: Message) -> None:
         """Say something before the answer, if it belongs here."""
         if self.wants(message):
-            if not self._response.started:
-                self._response.start(SSE_HEADERS, SSE_OPEN)
+            self._begin()
             self._response.write(sse_event(jsonrpc.encode(message)))
 
     def finish(self, message: Message) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from stdio_bridge import jsonrpc
 from stdio_bridge.detach import Request, Response
 from stdio_bridge.errors import Refusal, bad_request
-from stdio_bridge.framing import SSE_OPEN
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Kind, Message
-from stdio_bridge.responses import SSE_HEADERS, OpenResponses
+from stdio_bridge.responses import OpenResponses
 
 from .body import Body
 from .envelope import check_version, is_modern, parse_envelope
@@ -25,7 +24,6 @@ class ModernEra:
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._open = OpenResponses()
-        self._quiet: set[Response] = set()
 
     def claims(self, request: Request, body: Body | None) -> bool:
         """Whether a request is of this era."""
@@ -68,14 +66,7 @@ class ModernEra:
         self._hosts.tick(now)
 
     def keep_alive(self) -> None:
-        """Write a comment on every open stream, and begin those that have had nothing to say since the last time.
-
-        A proxy may take a silent connection for dead, and to the server that means a cancelled request.
-        """
-        waiting = set(self._open.waiting())
-        for response in waiting & self._quiet:
-            response.start(SSE_HEADERS, SSE_OPEN)
-        self._quiet = waiting
+        """Write a comment on every open stream, and begin those that have had nothing to say since the last time."""
         self._open.keep_alive()
 
     def close(self) -> None:

@@ -118,13 +118,19 @@ class Answer:
         self._stream: EventStream | None = None
         self._headers: Headers = []
         # "Disconnection SHOULD NOT be interpreted as the client cancelling its request."
-        session.open.hold(response, identity, lambda: None)
+        session.open.hold(response, identity, self._gone, self._begin)
+
+    def _gone(self) -> None:
+        """The client has disconnected, which cancels nothing."""
+
+    def _begin(self) -> EventStream:
+        if self._stream is None:
+            self._stream = self._session.begin_stream(self._response, self._identity, self._headers)
+        return self._stream
 
     def send(self, message: Message) -> None:
         """Say something before the answer, which makes it a stream."""
-        if self._stream is None:
-            self._stream = self._session.begin_stream(self._response, self._identity, self._headers)
-        self._stream.add(message)
+        self._begin().add(message)
 
     def finish(self, message: Message) -> None:
         """Answer one of the requests."""
@@ -145,12 +151,15 @@ class InitializeAnswer(Answer):
     def __init__(self, session: Session, response: Response, identity: Identity) -> None:
         super().__init__(session, response, identity, expected=1, batch=False)
         self._headers = [(SESSION_HEADER, session.id)]
-        session.open.hold(response, identity, self._gone)
 
     def _gone(self) -> None:
-        # Nobody has heard of this session, and nobody will.
-        if not self._response.started:
-            self._session.stop("the client left before the session began")
+        # Nobody can resume a session that has not begun.
+        self._session.stop("the client left before the session began")
+
+    def _begin(self) -> EventStream:
+        stream = super()._begin()
+        self._session.open.hold(self._response, self._identity, self._gone)
+        return stream
 
     def finish(self, message: Message) -> None:
         """Answer, and end the server if it refused."""

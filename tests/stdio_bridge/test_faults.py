@@ -192,6 +192,25 @@ def test_a_client_that_leaves_before_its_session_began_leaves_no_process() -> No
         eventually(lambda: bridge.children() == [] and metric(bridge, "mcp_bridge_sessions") == 0)
 
 
+def test_an_answer_that_takes_long_becomes_a_stream_that_is_kept_alive() -> None:
+    with faulty(options=("--keep-alive", "0.2", "--call-timeout", "2")) as bridge:
+        session = bridge.initialize()
+        call = Call(bridge, session, "never")
+        received = call.read_until(lambda data: b"did not answer in time" in data)
+        call.close()
+        assert b"Content-Type: text/event-stream" in received
+        assert received.count(b": keep-alive\n") >= 2
+        assert bridge.call(session, "pid")[1]["content-type"] == "application/json"
+
+
+def test_an_initialize_that_takes_long_is_kept_alive_and_ends_with_its_client() -> None:
+    with faulty("--mute", options=("--keep-alive", "0.2")) as bridge:
+        leaving = Call(bridge, "", "", message=rpc("initialize", initialize_params()))
+        assert b"text/event-stream" in leaving.read_until(lambda data: b": keep-alive\n" in data)
+        leaving.close()
+        eventually(lambda: bridge.children() == [] and metric(bridge, "mcp_bridge_sessions") == 0)
+
+
 def test_a_client_that_disconnects_costs_nothing_and_does_not_cancel_its_call() -> None:
     with faulty() as bridge:
         session = bridge.initialize()

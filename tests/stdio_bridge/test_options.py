@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stdio_bridge.errors import UsageError
+from stdio_bridge.options import Options, parse_options
+from stdio_bridge.usage import Isolation
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LISTEN_PID": "1", "SECRET": "s", "LC_ALL": "C"}
+
+
+def parse(*arguments: str) -> Options:
+    return parse_options([*arguments, "--no-identity", "--", "true"], ENVIRONMENT)
+
+
+def test_everything_after_the_first_two_dashes_reaches_the_server_unchanged() -> None:
+    options = parse_options(["--no-identity", "--", "true", "--listen", "", "--", "-h", "a b", "*"], ENVIRONMENT)
+    assert options.command[1:] == ("--listen", "", "--", "-h", "a b", "*")
+    assert options.listen is None
+
+
+def test_without_being_told_otherwise_nothing_is_shared_and_nothing_is_started_ahead() -> None:
+    options = parse()
+    assert (options.isolation, options.warm_spares, options.replica) == (Isolation.PER_SESSION, 0, "")
+    assert options.starts_at_once >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:80", ("::1", 80)),
+        ("unix:/run/bridge", Path("/run/bridge")),
+    ],
+)
+def test_an_address_is_a_host_and_a_port_or_a_path(text: str, address: object) -> None:
+    assert parse("--listen", text).listen == address
+
+
+@pytest.mark.parametrize("name", ["a", "host-2", "0"])
+def test_a_replica_is_named_so_that_a_router_can_match_it(name: str) -> None:
+    assert parse("--replica", name).replica == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--listen", "80"),
+        ("--listen", "localhost:"),
+        ("--listen", "localhost:65536"),
+        ("--listen", "unix:relative"),
+        ("--replica", ""),
+        ("--replica", "a.b"),
+        ("--replica", "A"),
+        ("--replica", "a" * 64),
+        ("--isolation", "none"),
+        ("--warm-spares", "-1"),
+        ("--warm-spares", "many"),
+        ("--max-calls", "0"),
+        ("--call-timeout", "0"),
+        ("--call-timeout", "nan"),
+        ("--iso", "shared"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_its_option(arguments: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=arguments[0]):
+        parse(*arguments)
+
+
+def test_the_server_gets_what_programs_need_and_what_is_passed_on_and_nothing_of_the_bridges_own() -> None:
+    assert parse().environment == {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LC_ALL": "C"}
+    passed = parse("--pass-env", "*", "--env", "NEW=a=b").environment
+    assert passed == {**parse().environment, "SECRET": "s", "NEW": "a=b"}
+
+
+def test_without_identities_everyone_is_one_user_who_is_not_held_to_one_users_share() -> None:
+    assert parse("--max-sessions", "50", "--max-sessions-per-user", "2").max_sessions_per_user == 50
+
+
+def test_help_is_a_page_that_names_every_option_mode_and_endpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_options(["--help"], ENVIRONMENT)
+    page = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert max(map(len, page.splitlines())) <= 120
+    for word in (
+        "--isolation",
+        "per-session",
+        "per-user",
+        "shared",
+        "--warm-spares",
+        "/metrics",
+        "/readyz",
+        "examples",
+    ):
+        assert word in page
