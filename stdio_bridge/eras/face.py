@@ -8,7 +8,7 @@ from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 from stdio_bridge.loop import Loop
 
-from .as_modern import initialize_result
+from .as_modern import answer_from, initialize_result
 from .detection import Knowledge, ServerEra, is_modern_discovery, own_meta
 from .made_up import MadeUpSession
 
@@ -98,7 +98,7 @@ class Face:
     def refused(self, message: Message, reply: Reply, refusal: Message) -> None:
         """The server does not let itself be initialized: it may be a modern one."""
         if self._knowledge.era is ServerEra.LEGACY:
-            reply.finish(refusal)
+            reply.finish(answer_from(refusal))
         else:
             self._discover(message, reply, refusal)
 
@@ -112,7 +112,8 @@ class Face:
                     self._session_of(client).subscribe()
                 reply.finish(jsonrpc.result(message["id"], initialize_result(message, result)))
             else:
-                reply.finish(refusal or {**answer, "id": message["id"]})
+                # A client of both eras would take a code of the modern one for a modern server's.
+                reply.finish(answer_from(refusal or {**answer, "id": message["id"]}))
 
         self._link.ask("server/discover", {"_meta": own_meta()}, answered, self._loop.clock())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,6 +171,23 @@ def test_changes_and_watched_resources_come_on_the_get_stream(session: Session) 
 
 def test_codes_of_the_other_era_are_changed(session: Session) -> None:
     assert session.call("reserved")["error"]["code"] == -32603
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+def test_a_legacy_servers_refusal_never_passes_for_a_modern_servers(era: str) -> None:
+    refusing = (
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    request = json.loads(line)\n"
+        "    code = -32022 if request['method'] == 'initialize' else -32601\n"
+        "    error = {'code': code, 'message': 'not like this'}\n"
+        "    print(json.dumps({'jsonrpc': '2.0', 'id': request['id'], 'error': error}), flush=True)\n"
+    )
+    running = Bridge("--no-identity", "--server-era", era, command=(sys.executable, "-c", refusing))
+    _, headers, content = running.request("POST", rpc("initialize", {"protocolVersion": "2025-11-25"}))
+    assert json.loads(content)["error"] == {"code": -32603, "message": "not like this"}
+    assert "mcp-session-id" not in headers
+    assert running.stop() == 0
 
 
 def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -> None:
