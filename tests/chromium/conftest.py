@@ -5,6 +5,7 @@ With SCREENSHOTS=FOLDER in the environment, every page that is looked at is also
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -129,6 +130,20 @@ class Chromium:
     def choose(self, login: str = "octocat") -> None:
         """Choose an account at GitHub."""
         self.click(f"button[name=login][value={login}]")
+
+    def complaints(self) -> list[str]:
+        """Return what the browser has written to its console since it was last asked."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
+
+    def requests_until_failure(self) -> list[str]:
+        """Return what the browser has asked for since it was last asked, and `FAILED` where a page did not come."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
+        return [
+            "FAILED" if event["method"] == "Network.loadingFailed" else event["params"]["request"]["url"]
+            for event in events
+            if event["method"] in {"Network.requestWillBeSent", "Network.loadingFailed"}
+            and event["params"].get("type") == "Document"
+        ]
 
     def log_in(self, site: Site, url: str) -> dict[str, str]:
         """Open an authorization URL, approve, be octocat, and return what the client gets."""
@@ -276,6 +291,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
         f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     running = webdriver.Chrome(options=options, service=Service(chromedriver))
     try:
         yield running

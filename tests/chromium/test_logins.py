@@ -189,11 +189,13 @@ def test_all_access_is_ended_on_the_account_page(chromium: Chromium, site: Site)
 
 @pytest.mark.parametrize("path", ["/account", "/authorize?client_id=x", "/callback"])
 def test_no_page_can_be_framed(chromium: Chromium, site: Site, path: str) -> None:
+    chromium.complaints()
     site.foreign_pages["/frame"] = f'<!doctype html><iframe src="{site.issuer}{path}"></iframe>'
     chromium.open(f"{site.client}/frame")
     chromium.driver.switch_to.frame(chromium.find("iframe"))
     assert "MCP gateway" not in chromium.find("html").text
     chromium.driver.switch_to.default_content()
+    assert any("frame-ancestors 'none'" in complaint for complaint in chromium.complaints())
 
 
 @pytest.mark.parametrize("path", ["/account", "/consent"])
@@ -226,3 +228,24 @@ def test_sending_a_form_once_more_by_reloading_does_no_harm(chromium: Chromium, 
     chromium.wait_for_text("decide once more", within=".notice")
     chromium.approve()
     assert "code" in chromium.wait_for_url(site.redirect_uri)
+
+
+def test_the_policy_of_the_page_lets_the_answer_through_to_an_application(chromium: Chromium, site: Site) -> None:
+    """Chromium holds every redirect after the form against `form-action`, up to the last one."""
+    chromium.log_in(site, site.authorize_url(site.register()))
+    uri = "cursor://anysphere.cursor-mcp/oauth/callback"
+    client_id = site.register(client_name="Cursor", redirect_uris=[uri])
+    chromium.open(site.authorize_url(client_id, redirect_uri=uri))
+    chromium.requests_until_failure()
+    chromium.complaints()
+    chromium.click("button[value=approve]")  # GitHub knows who is there: no other page comes in between
+    requested: list[str] = []
+
+    def has_ended(_: object) -> bool:
+        requested.extend(chromium.requests_until_failure())
+        return "FAILED" in requested
+
+    chromium.wait().until(has_ended)
+    # Nobody has registered the scheme on this computer: that the browser turned to it is all there is to see.
+    assert requested[-2].startswith(f"{uri}?code="), requested
+    assert [complaint for complaint in chromium.complaints() if "Content Security Policy" in complaint] == []
