@@ -1,0 +1,134 @@
+"""How a bridge is stopped, whether it is ready, and how many servers it starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
+from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
+
+
+def end_of(bridge: Bridge) -> int:
+    status = bridge.process.wait(20)
+    assert bridge.process.stderr is not None
+    bridge.process.stderr.close()
+    return status
+
+
+def run(*steps: dict[str, Any]) -> dict[str, Any]:
+    return rpc("tools/call", {"name": "run", "arguments": {"steps": list(steps)}})
+
+
+def test_on_sigterm_a_running_call_finishes_with_its_clients_help_and_a_new_one_is_refused() -> None:
+    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=SCRIPTED)
+    session = bridge.initialize()
+    call = EventReader(bridge, "POST", run({"ask": "elicitation/create"}), Mcp_Session_Id=session)
+    asked = call.next()
+    bridge.process.terminate()
+    eventually(lambda: bridge.request("GET", path="/readyz")[0] == 503)
+    status, headers, content = bridge.request("POST", run(), Mcp_Session_Id=session)
+    assert (status, headers["retry-after"], json.loads(content)["id"]) == (503, "5", 1)
+    assert bridge.request("POST", rpc("initialize", initialize_params()))[0] == 503
+    answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+    assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
+    assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
+    call.close()
+    assert end_of(bridge) == 0
+
+
+def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:
+    bridge = Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY)
+    call = Call(bridge, bridge.initialize(), "never")
+    eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 1)
+    bridge.process.terminate()
+    assert "the bridge was stopped" in error_of(call.content())
+    assert end_of(bridge) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_more_signals_while_it_stops_change_nothing_up_to_the_very_end(number: signal.Signals) -> None:
+    bridge = Bridge("--no-identity", "--drain-timeout", "0.2", "--stop-timeout", "0.3", command=(*FAULTY, "--stubborn"))
+    Call(bridge, bridge.initialize(), "never").close()
+    eventually(lambda: len(bridge.children()) == 2)
+    children = bridge.children()
+    while bridge.process.poll() is None:
+        bridge.process.send_signal(number)
+        with contextlib.suppress(psutil.TimeoutExpired):
+            psutil.Process(bridge.process.pid).wait(0.01)
+    assert end_of(bridge) == 0
+    eventually(lambda: not any(map(runs, children)))
+
+
+def test_readiness_is_asked_of_a_server_of_its_own_that_counts_to_nothing_and_is_gone_afterwards() -> None:
+    with faulty(options=("--max-sessions", "1")) as bridge:
+        assert bridge.request("GET", path="/readyz")[0] == 200
+        assert metric(bridge, "mcp_bridge_processes") == metric(bridge, "mcp_bridge_sessions") == 0
+        assert metric(bridge, "mcp_bridge_start_seconds_count") == 0
+        eventually(lambda: bridge.children() == [])
+        assert bridge.request("GET", path="/readyz")[0] == 200
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+        assert bridge.initialize()
+
+
+def test_readiness_starts_nothing_where_a_server_runs_that_answers() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        Call(bridge, session, "never").close()
+        assert bridge.request("GET", path="/readyz")[0] == 200
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+
+
+def test_many_who_ask_for_readiness_at_once_start_one_server() -> None:
+    with faulty() as bridge:
+        probes = [socket.create_connection(("127.0.0.1", bridge.port), timeout=20) for _ in range(20)]
+        for probe in probes:
+            probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        for probe in probes:
+            assert probe.recv(100).startswith(b"HTTP/1.1 200")
+            probe.close()
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+
+
+def test_a_server_that_exits_at_start_is_not_ready_and_every_question_finds_out_anew() -> None:
+    with faulty("--exit-at-start") as bridge:
+        for _ in range(2):
+            assert bridge.request("GET", path="/readyz")[0] == 503
+        assert bridge.request("GET", path="/healthz")[0] == 200
+        assert metric(bridge, "mcp_bridge_spawns_total") == 2
+        eventually(lambda: bridge.children() == [])
+
+
+def test_servers_start_no_more_at_once_than_they_may_and_a_client_that_leaves_gives_up_its_turn(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        faulty("--gate", str(gate), options=("--starts-at-once", "1")) as bridge,
+    ):
+        listener.bind(str(gate))
+        listener.listen()
+        listener.settimeout(20)
+        message = rpc("initialize", initialize_params())
+        first, second, third = (Call(bridge, "", "", message=message) for _ in range(3))
+        starting, _ = listener.accept()
+        eventually(lambda: metric(bridge, "mcp_bridge_start_queue") == 2)
+        assert len(bridge.children()) == 1
+        second.close()
+        eventually(lambda: metric(bridge, "mcp_bridge_start_queue") == 1)
+        starting.sendall(b"!")
+        assert b"serverInfo" in first.content()
+        next_one, _ = listener.accept()
+        next_one.sendall(b"!")
+        assert b"serverInfo" in third.content()
+        assert metric(bridge, "mcp_bridge_spawns_total") == 2
+        starting.close()
+        next_one.close()
