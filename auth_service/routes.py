@@ -25,7 +25,6 @@ AUTHORIZATION_PATHS: Final = {
 }
 """The authorization server's public paths, by the rate limit that they share."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
-HSTS_SECONDS: Final = 365 * 24 * 3600
 MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 IPV6_SUBNET: Final = 64
 """What one customer of an internet provider holds at least."""
@@ -43,8 +42,8 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     for group in AUTHORIZATION_PATHS:
         middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
     common: list[str] = []
-    if settings.router.tls:
-        middlewares["mcp.hsts"] = {"headers": {"stsSeconds": HSTS_SECONDS, "forceSTSHeader": True}}
+    if settings.router.tls and settings.router.hsts_seconds:
+        middlewares["mcp.hsts"] = {"headers": {"stsSeconds": settings.router.hsts_seconds, "forceSTSHeader": True}}
         common.append("mcp.hsts")
 
     def router(rule: str, service: str, *, priority: int, through: list[str]) -> dict[str, Any]:

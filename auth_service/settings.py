@@ -245,6 +245,9 @@ class Router(_Model):
     entry_points: tuple[str, ...] = Field(min_length=1, strict=False)
     tls: bool = False
     certificate_resolver: str | None = None
+    hsts_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=365 * 24 * 3600, description="How long browsers use https alone for our hosts (RFC 6797); 0: not told."
+    )
     trusted_proxies: tuple[Network, ...] = Field(
         default=(),
         strict=False,

@@ -11,6 +11,16 @@ in
     description = "Whether to open the ports 80 and 443.";
   };
 
+  hstsSeconds = mkOption {
+    type = types.ints.unsigned;
+    default = 365 * 24 * 3600;
+    example = 0;
+    description = ''
+      How long browsers that were here once use https alone for the gateway's hosts, in seconds. They are not told at all
+      where it is 0. Plain http is sent to https either way.
+    '';
+  };
+
   trustedProxies = mkOption {
     type = types.listOf types.str;
     default = [ ];

@@ -173,6 +173,7 @@ in
           settings.router = {
             entry_points = lib.mkDefault [ "websecure" ];
             tls = lib.mkDefault true;
+            hsts_seconds = lib.mkDefault cfg.hstsSeconds;
             trusted_proxies = lib.mkDefault cfg.trustedProxies;
           }
           // lib.optionalAttrs acme { certificate_resolver = lib.mkDefault resolver; };

@@ -62,6 +62,14 @@ def test_certificates_come_from_the_resolver_that_the_settings_name() -> None:
     assert configuration()["routers"]["mcp-time"]["tls"] == {}
 
 
+def test_browsers_are_told_for_how_long_to_use_https_alone() -> None:
+    router = {"entry_points": ["websecure"], "tls": True}
+    http = configuration(router={**router, "hsts_seconds": 300})
+    assert http["middlewares"]["mcp.hsts"]["headers"]["stsSeconds"] == 300
+    assert all("mcp.hsts" in each["middlewares"] for each in http["routers"].values())
+    assert "mcp.hsts" not in configuration(router={**router, "hsts_seconds": 0})["middlewares"]
+
+
 def test_a_loopback_gateway_needs_no_tls_and_says_nothing_of_it() -> None:
     resource = {"url": "http://localhost:8080/time/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
     http = configuration(

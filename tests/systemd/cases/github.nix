@@ -11,6 +11,7 @@
     workers = 2;
     logLevel = "debug";
     defaultServer = "notes";
+    hstsSeconds = 0;
     trustedProxies = [ "192.0.2.0/24" ];
     masterKeyFile = "/run/secrets/master-key";
 
