@@ -40,8 +40,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # Gunicorn ships no types
             notify_service_manager(b"WATCHDOG=1")
 
     def _every_worker_answers(self) -> bool:
-        # Each worker's event loop touches its file once a second.
-        ages = [time.monotonic() - worker.tmp.last_update() for worker in self.WORKERS.values()]
+        # Each worker's event loop touches its file once a second; a worker that has just died has closed it.
+        try:
+            ages = [time.monotonic() - worker.tmp.last_update() for worker in self.WORKERS.values()]
+        except (OSError, ValueError):
+            return False
         return bool(ages) and max(ages) < UNRESPONSIVE_SECONDS
 
 

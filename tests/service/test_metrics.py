@@ -25,6 +25,13 @@ def read(service: Service) -> dict[tuple[str, ...], float]:
     }
 
 
+def replace_workers(service: Service) -> None:
+    before = set(service.workers())
+    service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: not before & set(service.workers()) and len(service.workers()) == WORKERS)
+    eventually(service.is_ready)
+
+
 def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: Place) -> None:
     service = place.start()
     tokens = service.log_in()
@@ -42,15 +49,10 @@ def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: P
         **{("mcp_gateway_redis_up", str(slot)): 1.0 for slot in range(WORKERS)},
     }
     eventually(lambda: expected.items() <= read(service).items(), lambda: read(service))
-    before = set(service.workers())
-    service.process.send_signal(signal.SIGHUP)
-    eventually(lambda: not before & set(service.workers()) and len(service.workers()) == WORKERS)
-    eventually(service.is_ready)
+    replace_workers(service)
     counters = {key: value for key, value in expected.items() if key[0] != "mcp_gateway_redis_up"}
     eventually(lambda: counters.items() <= read(service).items(), lambda: read(service))
-    service.process.send_signal(signal.SIGHUP)
-    eventually(lambda: len(service.workers()) == WORKERS)
-    eventually(service.is_ready)
+    replace_workers(service)
     files = list((service.log.parent / "state/metrics").glob("counter_*.db"))
     assert len(files) <= 2 * WORKERS, "files do not pile up: a worker takes over the numbers of one that is gone"
 
