@@ -52,7 +52,8 @@ def decide() -> Response:
     """Take the user's decision; after approval, send this browser to the identity provider."""
     form = form_parameters()
     ticket = parse_ticket(TICKET_PURPOSE, form.get("ticket", ""))
-    parameters: dict[str, str] = ticket.content
+    parameters: dict[str, str] = ticket.content["parameters"]
+    approved_by: str | None = ticket.content["approved_by"]
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)
     note_request(authorization)
@@ -61,12 +62,18 @@ def decide() -> Response:
         return ask(parameters, authorization, notice=Notice.STALE)
     if form.get("decision") != "approve":
         raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
+    other_account = form.get("account") == "other"
+    if approved_by is not None and other_account:
+        return ask(parameters, authorization)  # what was remembered of one user is nothing that another approved
     chosen = _chosen_scopes(authorization, form)
     if not chosen:
         return ask(parameters, authorization, notice=Notice.NOTHING_CHOSEN)
     approved = dataclasses.replace(authorization, scopes=chosen)
-    record(Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri))
-    return _send(parameters, approved, other_account=form.get("account") == "other")
+    if approved_by is None:
+        record(
+            Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri)
+        )
+    return _send(parameters, approved, approved_by=approved_by, other_account=other_account)
 
 
 def _send(
@@ -86,7 +93,7 @@ def _send(
     try:
         return upstream.send(attempt, other_account=other_account)
     except ServiceUnavailable as error:
-        return provider_down(parameters, approved, error)
+        return provider_down(parameters, approved, error, approved_by=approved_by)
 
 
 def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:

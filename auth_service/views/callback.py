@@ -36,7 +36,7 @@ def callback() -> Response:
     try:
         login = _finish(parameters, authorization)
     except ServiceUnavailable as error:
-        return provider_down(attempt.parameters, authorization, error)
+        return provider_down(attempt.parameters, authorization, error, approved_by=attempt.approved_by)
     sub, name = login.identity.subject, login.identity.login
     note(user=sub, name=name)
     if attempt.approved_by not in {None, sub}:
@@ -45,7 +45,7 @@ def callback() -> Response:
         forget_session()
         return ask(attempt.parameters, requested, notice=Notice.OTHER_USER, user=name)
     if not gateway().users.may_use(login.identity, authorization.resource):
-        return not_allowed(attempt.parameters, authorization, name)
+        return not_allowed(attempt.parameters, authorization, name, approved_by=attempt.approved_by)
     record(Event.LOGIN_ACCEPTED)
     code = gateway().server.issue_code(authorization, sub=sub, name=name)
     gateway().users.remember(login)

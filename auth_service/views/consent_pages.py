@@ -63,7 +63,7 @@ def ask(
         status=400 if notice in {Notice.STALE, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(authorization),
         action=f"{gateway().settings.issuer}/consent",
-        ticket=make_ticket(TICKET_PURPOSE, parameters),
+        ticket=_make_ticket(parameters),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri),
@@ -82,7 +82,11 @@ def ask(
 
 
 def provider_down(
-    parameters: dict[str, str], authorization: AuthorizationRequest, error: ServiceUnavailable
+    parameters: dict[str, str],
+    authorization: AuthorizationRequest,
+    error: ServiceUnavailable,
+    *,
+    approved_by: str | None,
 ) -> Response:
     """Offer to try again what the identity provider did not answer. Raises the error if it is another's."""
     provider = gateway().provider.title
@@ -95,12 +99,14 @@ def provider_down(
         "Nothing was granted. This is usually over in a moment.",
         status=503,
     )
-    response = _render_with_choice("retry.html", page, parameters, authorization)
+    response = _render_with_choice("retry.html", page, parameters, authorization, approved_by=approved_by)
     response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
-def not_allowed(parameters: dict[str, str], authorization: AuthorizationRequest, name: str) -> Response:
+def not_allowed(
+    parameters: dict[str, str], authorization: AuthorizationRequest, name: str, *, approved_by: str | None
+) -> Response:
     """Tell someone who has logged in that they are not on the list, and offer another account."""
     resource = gateway().settings.resources[authorization.resource]
     record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
@@ -111,11 +117,16 @@ def not_allowed(parameters: dict[str, str], authorization: AuthorizationRequest,
         f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
         status=403,
     )
-    return _render_with_choice("not_allowed.html", error, parameters, authorization)
+    return _render_with_choice("not_allowed.html", error, parameters, authorization, approved_by=approved_by)
 
 
 def _render_with_choice(
-    template: str, error: PageError, parameters: dict[str, str], authorization: AuthorizationRequest
+    template: str,
+    error: PageError,
+    parameters: dict[str, str],
+    authorization: AuthorizationRequest,
+    *,
+    approved_by: str | None,
 ) -> Response:
     """Render an error after which the user may go on, or go back to the client."""
     response = render_page(
@@ -124,7 +135,7 @@ def _render_with_choice(
         form_targets=_form_targets(authorization),
         error=error,
         action=f"{gateway().settings.issuer}/consent",
-        fields=_retry_fields(parameters, authorization),
+        fields=_retry_fields(parameters, authorization, approved_by=approved_by),
         client=display_name(authorization.client_name),
         provider=gateway().provider.title,
     )
@@ -132,10 +143,17 @@ def _render_with_choice(
     return response
 
 
-def _retry_fields(parameters: dict[str, str], authorization: AuthorizationRequest) -> dict[str, str]:
+def _retry_fields(
+    parameters: dict[str, str], authorization: AuthorizationRequest, *, approved_by: str | None
+) -> dict[str, str]:
     """Return the hidden fields by which a page repeats the decision that the user has just made in this browser."""
     chosen = {f"{SCOPE_FIELD}{scope}": "on" for scope in authorization.scopes}
-    return {"ticket": make_ticket(TICKET_PURPOSE, parameters), **chosen}
+    return {"ticket": _make_ticket(parameters, approved_by=approved_by), **chosen}
+
+
+def _make_ticket(parameters: dict[str, str], *, approved_by: str | None = None) -> str:
+    """Return a ticket; `approved_by` is whose remembered approval goes on, where nobody has just approved."""
+    return make_ticket(TICKET_PURPOSE, {"parameters": parameters, "approved_by": approved_by})
 
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:

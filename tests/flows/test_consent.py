@@ -13,6 +13,7 @@ from auth_service.errors import ServiceUnavailable
 from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
 from auth_service.remembered import MAX_APPROVALS, MAX_SESSIONS
 from auth_service.settings import Settings
+from local import github
 from tests.browser import Form
 from tests.conftest import RedisServer
 
@@ -327,3 +328,25 @@ def test_an_identity_provider_that_was_never_reached_costs_a_page_with_another_t
     again = world.browser.post("/consent", data=Form(down.text).fields | {"decision": "approve"}, base_url=ISSUER)
     code = parameters_of(world.follow(world.log_in(again)))["code"]
     assert granted_scope(world, client_id, code) == "mcp set"
+
+
+def test_trying_again_keeps_a_remembered_approval_to_its_user(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    callback = world.log_in(open_page(world, client_id))
+    world.stand_in.faults["/user"] = github.Fault(503)
+    down = world.follow(callback)
+    world.stand_in.faults.clear()
+    retry = Form(down.text).fields | {"decision": "approve"}
+    assert is_asked(world.follow(world.log_in(world.browser.post("/consent", data=retry, base_url=ISSUER), "hubot")))
+
+
+def test_another_account_after_a_remembered_approval_is_asked(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    callback = world.log_in(open_page(world, client_id))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.app.extensions["gateway"].users, "may_use", lambda *_: False)
+        refused = world.follow(callback)
+    assert refused.status_code == 403
+    other = Form(refused.text).fields | {"decision": "approve"}
+    assert other["account"] == "other"
+    assert is_asked(world.browser.post("/consent", data=other, base_url=ISSUER))
