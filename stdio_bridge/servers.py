@@ -63,11 +63,11 @@ class Server:
         """Whether its process has been started and is not told to end."""
         return self._process is not None and not self.stopping
 
-    def check_room(self) -> None:
+    def check_room(self, calls: int = 1) -> None:
         """Raise Refusal when it has left so much unread or unanswered that it can be given no more."""
         options = self._servers.options
         unread = self._process.unsent if self._process is not None else 0
-        if self.link.unanswered >= options.max_calls or unread > _UNSENT_FACTOR * options.max_message_bytes // 2:
+        if self.link.unanswered + calls > options.max_calls or unread > _UNSENT_FACTOR * options.max_message_bytes // 2:
             raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
 
     def stop(self, reason: str) -> None:

@@ -40,8 +40,8 @@ class LegacyEra:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         # The answer is there before anything is sent: a server may answer at once.
         answer = None
+        session.home.check_room(len(body.requests))
         if body.requests:
-            session.home.check_room()
             answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
         for message in body.messages:
             kind = jsonrpc.kind_of(message)

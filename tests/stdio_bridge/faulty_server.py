@@ -54,6 +54,8 @@ def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0912 - one branch 
         case "close stdout":
             os.close(1)
             time.sleep(60)
+        case "asleep":
+            time.sleep(600)
         case "garbage":
             write(b"Starting up...\n\x00\xff\xfe\n{]\n[]\n7\nnull\n\r\n" + b'{"jsonrpc":"1.0"}\n')
         case "partial UTF-8":

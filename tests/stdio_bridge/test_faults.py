@@ -245,6 +245,25 @@ def test_calls_beyond_the_limit_of_unanswered_ones_are_refused_and_told_when_to_
         assert bridge.call(other, "pid")[0] == 200
 
 
+def test_a_batch_that_holds_more_calls_than_there_is_room_for_is_refused_whole() -> None:
+    with faulty(options=("--max-calls", "3")) as bridge:
+        session = bridge.initialize("2025-03-26")
+        calls = [rpc("tools/call", {"name": "pid"}, number) for number in range(4)]
+        assert bridge.request("POST", calls, Mcp_Session_Id=session)[0] == 503
+        assert bridge.request("POST", calls[:3], Mcp_Session_Id=session)[0] == 200
+
+
+def test_what_a_server_does_not_read_is_bounded_and_refused_before_the_server_is_ended() -> None:
+    with faulty(options=("--max-message-bytes", "1000000")) as bridge:
+        session = bridge.initialize()
+        Call(bridge, session, "asleep").close()
+        note = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"data": "n" * 500_000}}
+        statuses = [bridge.request("POST", note, Mcp_Session_Id=session)[0] for _ in range(12)]
+        assert set(statuses) == {202, 503}
+        assert statuses == sorted(statuses)
+        assert metric(bridge, "mcp_bridge_processes") == 1
+
+
 def test_ten_thousand_requests_at_once_are_all_answered_and_leave_nothing() -> None:
     with faulty() as bridge:
         session = bridge.initialize()
