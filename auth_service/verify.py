@@ -53,8 +53,7 @@ class _Remembered:
     """A token that we have signed for this resource, and the answer to give while its grant lives."""
 
     grant: Grant
-    user: str
-    client: str
+    claims: VerifiedClaims
     answer: Response
     outcome: str
     fresh_from: float
@@ -138,7 +137,12 @@ class _ProtectedResource:
         if token is not None:
             sid = token.grant.sid
             audit.record(
-                Event.VERIFY_REFUSED, resource=self.url, grant=sid, user=token.user, client=token.client, reason=reason
+                Event.VERIFY_REFUSED,
+                resource=self.url,
+                grant=sid,
+                user=token.claims.subject,
+                client=token.claims.client_id,
+                reason=reason,
             )
         elif reason != NO_TOKEN:  # how every client begins
             audit.record(Event.VERIFY_REFUSED, resource=self.url, reason=reason)
@@ -227,7 +231,7 @@ class Verifier:
             if token is None:
                 return resource.refuse(resource.no_token, NO_TOKEN)
             try:
-                remembered = self._verify(resource, token)
+                remembered = self._verify(resource, token, remembered)
             except InvalidTokenError as error:
                 self._remembered.pop(key, None)
                 return resource.refuse(resource.invalid_token, str(error))
@@ -246,12 +250,23 @@ class Verifier:
         resource.outcomes[PASSED] += 1
         return remembered.answer
 
-    def _verify(self, resource: _ProtectedResource, unverified_token: bytes) -> _Remembered:
-        """Check everything but the grant, and sign. Raises InvalidTokenError."""
+    def _verify(
+        self, resource: _ProtectedResource, unverified_token: bytes, remembered: _Remembered | None
+    ) -> _Remembered:
+        """Check everything but the grant, and sign. Raises InvalidTokenError.
+
+        Of a token that is remembered, only what time can change: its age, and whether its key is still ours.
+        """
+        now = time.time()
+        if (
+            remembered is not None
+            and remembered.fresh_from <= now < remembered.claims.expires_at
+            and self._keys.find_key(unverified_token.partition(b".")[0].decode("ascii")) is not None
+        ):
+            return self._remember(resource, remembered.claims, now=now)
         digest = hashlib.sha256(unverified_token).digest()
         if digest in self._forgeries:
             raise ForgedTokenError("forged")
-        now = time.time()
         try:
             claims = verify_access_token(
                 self._keys, unverified_token.decode("ascii"), issuer=self._issuer, resources=[resource.url]
@@ -261,11 +276,13 @@ class Verifier:
             if len(self._forgeries) > MAX_FORGERIES:
                 self._forgeries.popitem(last=False)
             raise
+        return self._remember(resource, claims, now=now)
+
+    def _remember(self, resource: _ProtectedResource, claims: VerifiedClaims, *, now: float) -> _Remembered:
         suffices = resource.required_scopes <= claims.scopes
         return _Remembered(
             grant=self._watch.grant(claims.sid),
-            user=claims.subject,
-            client=claims.client_id,
+            claims=claims,
             answer=resource.admit(claims) if suffices else resource.demand_scope(claims),
             outcome=PASSED if suffices else INSUFFICIENT_SCOPE,
             fresh_from=now,
