@@ -16,7 +16,11 @@ let
     options
     ;
 
-  text = value: if value ? _type then value.text else lib.generators.toPretty { } value;
+  # Code, unless it says that it is prose.
+  text = value: {
+    isCode = value._type or null != "literalMD";
+    text = if value ? _type then value.text else lib.generators.toPretty { } value;
+  };
 in
 map
   (option: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -80,16 +81,24 @@ def render_options(options: Iterable[dict[str, object]]) -> str:
 
 
 def _section(option: dict[str, object]) -> str:
-    lines = [f"## `{option['name']}`", "", str(option["description"]), "", f"*Type:* {option['type']}"]
+    def plain(text: object) -> str:
+        # NixOS' manual shows by these what a word is; other readers of Markdown do not know them.
+        return re.sub(r"\{(?:file|manpage|option)\}(?=`)", "", str(text))
+
+    lines = [f"## `{option['name']}`", "", plain(option["description"]), "", f"*Type:* {option['type']}"]
     if option["readOnly"]:
         lines += ["(read only)"]
     for label in ("default", "example"):
-        if (value := option[label]) is None:
+        value = option[label]
+        if not isinstance(value, dict):
             continue
-        value = str(value)
-        lines += ["", f"*{label.capitalize()}:* `{value}`" if "\n" not in value else f"*{label.capitalize()}:*"]
-        if "\n" in value:
-            lines += ["", "```nix", value, "```"]
+        text, title = value["text"], f"*{label.capitalize()}:*"
+        if not value["isCode"]:
+            lines += ["", f"{title} {plain(text)}"]
+        elif "\n" in text:
+            lines += ["", title, "", "```nix", text, "```"]
+        else:
+            lines += ["", f"{title} `{text}`"]
     return "\n".join(lines) + "\n"
 
 
