@@ -2,8 +2,8 @@
 
 waitress ties a worker thread to every open response. Here a request is handed to the application on the loop's own
 thread, together with a `Response` that anything may complete later, so a waiting response costs a socket and a few
-objects. What is subclassed of waitress 3.0 is its channel and task: the parser, the buffers, the server sockets and
-the header writer are used as they are. tests/stdio_bridge/test_detach.py holds the assumptions.
+objects. What is subclassed of waitress 3.0 is its channel and task, and its parser in `heads`: the buffers, the server
+sockets and the header writer are used as they are. tests/stdio_bridge/test_detach.py holds the assumptions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.task import ErrorTask, Task
 
 from . import jsonrpc
+from .heads import Parser
 from .loop import Loop
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     """One connection."""
 
     error_task_class = _RefusalTask
+    parser_class = Parser
     response: Response | None = None
     requests: list[Any]
 
