@@ -34,6 +34,9 @@ FLASK_THREADS = 16
 KEY_WATCH_SECONDS = 0.05
 """How long a token is believed after its key is gone from this host."""
 KEY_AGREEMENT_SECONDS = 1.0
+GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
+FULL_COLLECTION_SECONDS = 600
+"""A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
 _READINESS_POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -107,6 +110,7 @@ class Application:
         # What has been loaded until now stays: collecting it again and again would hold up requests.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
         tasks = [
             asyncio.create_task(task)
             for task in (
@@ -115,6 +119,7 @@ class Application:
                 self._flush_every_second(),
                 self._watch_keys(),
                 self._agree_on_keys(),
+                self._collect_garbage(),
             )
         ]
         await send({"type": "lifespan.startup.complete"})
@@ -133,6 +138,11 @@ class Application:
 
     def _flush(self) -> None:
         self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(FULL_COLLECTION_SECONDS)
+            gc.collect()
 
     async def _watch_keys(self) -> None:
         """Forget tokens with the key that signed them."""
