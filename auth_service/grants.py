@@ -155,7 +155,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         AuthorizationRedirectError after that.
         """
         client = self._parse_client(parameters.get("client_id"))
-        redirect_uri = _parse_redirect_uri(client, parameters.get("redirect_uri"))
+        redirect_uri = self._parse_redirect_uri(client, parameters.get("redirect_uri"))
         try:
             return self._parse_validated(client, redirect_uri, parameters)
         except OAuthError as error:
@@ -177,6 +177,25 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 help_clients=True,
             )
         return client
+
+    def _parse_redirect_uri(self, client: Client, requested: str | None) -> str:
+        """Return where a client's answer may go. Raises PageError."""
+        redirect_uri = requested if requested is not None else client.get_default_redirect_uri()
+        if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
+            raise PageError(
+                "This application asked for an answer at an address it has not registered",
+                "Nothing was sent there. If you started this yourself, remove the connection "
+                "in the application and add it again.",
+                help_clients=True,
+            )
+        # An answer that leads back here would be a request of this gateway's own making, which browsers vouch for
+        # (protocol/consent.py, rule 3): it could ask for what the user has approved for another client.
+        if redirect_uris.has_origin_of(redirect_uri, self.settings.issuer):
+            raise PageError(
+                "This application asked for an answer at this gateway itself",
+                "No honest application does. Nothing was sent there.",
+            )
+        return redirect_uri
 
     def _parse_validated(
         self, client: Client, redirect_uri: str, parameters: Mapping[str, str]
@@ -215,7 +234,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
         Raises PageError if the client, or its redirect URI, has gone since the approval.
         """
-        _parse_redirect_uri(self._parse_client(request.client_id), request.redirect_uri)
+        self._parse_redirect_uri(self._parse_client(request.client_id), request.redirect_uri)
         now = int(time.time())
         resource = self.settings.resources[request.resource]
         grant = Grant(
@@ -401,16 +420,3 @@ class _PresentedToken:
     def get_scope(self) -> str:
         """Return what was granted."""
         return self.grant.scope
-
-
-def _parse_redirect_uri(client: Client, requested: str | None) -> str:
-    """Return where a client's answer may go. Raises PageError."""
-    redirect_uri = requested if requested is not None else client.get_default_redirect_uri()
-    if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
-        raise PageError(
-            "This application asked for an answer at an address it has not registered",
-            "Nothing was sent there. If you started this yourself, remove the connection "
-            "in the application and add it again.",
-            help_clients=True,
-        )
-    return redirect_uri

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from auth_service.errors import OAuthError
 
@@ -56,6 +56,8 @@ def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
         return "is not a URI"
     if "@" in parts.netloc:
         return "names a user"
+    if any(name == "iss" for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        return "names an issuer, which the answer does (RFC 9207)"
     if parts.scheme == "https":
         host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc
         return None if uri.startswith("https://") and _is_host(host) else "has no valid lower-case host"
@@ -92,6 +94,16 @@ def matches(registered: str, requested: str) -> bool:
         and without_port(requested) == without_port(registered)
         and _find_fault(requested) is None  # such as a port that there is not
     )
+
+
+def has_origin_of(uri: str, other: str) -> bool:
+    """Whether a browser takes both URIs for the same origin (RFC 6454)."""
+    return _origin(uri) == _origin(other)
+
+
+def _origin(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def is_loopback(uri: str) -> bool:

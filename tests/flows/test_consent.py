@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import time_machine
@@ -350,3 +351,18 @@ def test_another_account_after_a_remembered_approval_is_asked(world: World, clie
     other = Form(refused.text).fields | {"decision": "approve"}
     assert other["account"] == "other"
     assert is_asked(world.browser.post("/consent", data=other, base_url=ISSUER))
+
+
+def test_no_other_clients_answer_can_come_back_as_a_request_of_this_gateways_own(world: World, client_id: str) -> None:
+    """A browser calls a redirect from this gateway to itself `same-origin`, whoever chose where it leads."""
+    approve(world, client_id)
+    query = urlencode(authorization_query(client_id, redirect_uri=HTTPS_REDIRECT))
+    for origin in (ISSUER, f"{ISSUER}:443"):
+        back = f"{origin}/authorize?{query}"
+        hostile = world.register(redirect_uris=[back])["client_id"]
+        page = open_page(world, hostile, redirect_uri=back, state=None)
+        assert page.status_code == 400
+        assert "at this gateway itself" in page.text
+    elsewhere = f"{ISSUER}:8443/authorize"
+    other = world.register(redirect_uris=[elsewhere])["client_id"]
+    assert is_asked(open_page(world, other, redirect_uri=elsewhere))
