@@ -33,8 +33,7 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 def browser_id() -> str:
     """Return this browser's identifier, a new one if it has none; `keep_browser` sends it along."""
     if "browser" not in g:
-        cookie = request.cookies.get(_cookie_name("browser"), "")
-        g.browser = cookie if _SECRET.fullmatch(cookie) else secrets.token_urlsafe(32)
+        g.browser = _find_cookie("browser") or secrets.token_urlsafe(32)
     return str(g.browser)
 
 
@@ -80,8 +79,19 @@ def end_session(response: Response) -> None:
 
 
 def _session_secret() -> str | None:
-    cookie = request.cookies.get(_cookie_name("session"), "")
-    return cookie if _SECRET.fullmatch(cookie) else None
+    return _find_cookie("session")
+
+
+def _find_cookie(which: str) -> str | None:
+    """Return a cookie's value; None if it is not there once, or is not of our making.
+
+    Read by its exact bytes: a library that strips more than a browser does (Werkzeug 3.1.3 does, all of Unicode's
+    spaces) takes `\u2000__Host-x` for `__Host-x`, and the first of the two any subdomain can set.
+    """
+    name = _cookie_name(which)
+    pairs = (pair.strip(" ").partition("=") for pair in request.headers.get("Cookie", "").split(";"))
+    values = [value for found, _, value in pairs if found == name]
+    return values[0] if len(values) == 1 and _SECRET.fullmatch(values[0]) else None
 
 
 def _is_secure() -> bool:

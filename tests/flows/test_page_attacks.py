@@ -308,6 +308,30 @@ def test_a_second_cookie_of_the_same_name_lets_nobody_in(world: World) -> None:
         assert response.status_code == 400
 
 
+@pytest.mark.parametrize("space", ["\u2000", "\u3000", "\xa0", "\x85", "\u2028"])
+def test_a_cookie_whose_name_only_looks_like_ours_is_not_read(world: World, space: str) -> None:
+    """A subdomain can set `\\u2000__Host-x`, which a parser that strips Unicode's spaces takes for `__Host-x`."""
+    callback = world.log_in(world.decide(consent(world)))
+    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    assert ours is not None
+    tossed = f"{space}__Host-mcp-gateway-browser={ours.value}".encode().decode("latin-1")
+    victim = world.app.test_client(use_cookies=False)
+    for header in (tossed, f"{tossed}; __Host-mcp-gateway-browser={'v' * 43}"):
+        assert victim.get(callback, base_url=ISSUER, headers={"Cookie": header}).status_code == 400
+
+
+def test_two_cookies_of_our_name_are_as_good_as_none_and_others_do_not_matter(world: World) -> None:
+    page = consent(world)
+    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    assert ours is not None
+    form = Form(page.text).fields | {"decision": "approve"}
+    browser = world.app.test_client(use_cookies=False)
+    good = f"__Host-mcp-gateway-browser={ours.value}"
+    for header, status in ((f"{good}; __Host-mcp-gateway-browser={'v' * 43}", 400), (f"a=b; {good}; c", 303)):
+        response = browser.post("/consent", data=form, base_url=ISSUER, headers={"Cookie": header})
+        assert response.status_code == status
+
+
 # Codes and logins that change hands
 
 
