@@ -15,13 +15,13 @@ from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
 
-from auth_service import create_app
+from auth_service import MAX_REQUEST_BYTES, create_app
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics
 from auth_service.push import RevocationPush
-from auth_service.responses import Receive, Send, json_response, plain_response
+from auth_service.responses import Message, Receive, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
@@ -31,6 +31,8 @@ from auth_service.verify import PATH_PREFIX, Verifier
 SIGNING_KEYS_DIRECTORY = "signing-keys"
 METRICS_DIRECTORY = "metrics"
 FLASK_THREADS = 16
+BODY_SECONDS = 10
+"""How long a client may take to send a request's body."""
 KEY_WATCH_SECONDS = 0.05
 """How long a token is believed after its key is gone from this host."""
 KEY_AGREEMENT_SECONDS = 1.0
@@ -45,6 +47,11 @@ _HEALTHY = json_response(200, b'{"status":"ok"}')
 _READY = json_response(200, b'{"redis":true}')
 _NOT_READY = json_response(503, b'{"redis":false}')
 _NOT_ASCII = json_response(400, b'{"error":"invalid_request","error_description":"the query is not ASCII"}')
+_TOO_SLOW = json_response(
+    408,
+    b'{"error":"invalid_request","error_description":"the body took too long"}',
+    [(b"connection", b"close")],
+)
 
 
 class Application:
@@ -103,7 +110,14 @@ class Application:
             # WSGI has no form for it, and no parameter of ours comes unencoded (RFC 3986 §3.4).
             await _NOT_ASCII.send(send)
         else:
-            await self._flask(scope, receive, send)
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    whole = await _receive_body(receive)
+            except TimeoutError:
+                await _TOO_SLOW.send(send)
+                return
+            if whole is not None:
+                await self._flask(scope, whole, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -173,6 +187,27 @@ class Application:
         while not (self._keys_are_agreed and self._watch.is_watching()):  # noqa: ASYNC110
             await asyncio.sleep(_READINESS_POLL_SECONDS)
         notify_service_manager(b"READY=1")
+
+
+async def _receive_body(receive: Receive) -> Receive | None:
+    """Return what yields the whole body at once, None if the client has gone.
+
+    Flask would wait for it in one of few threads, which those who send slowly could hold all of. Of a body that is too
+    large, as much comes along as shows that.
+    """
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_REQUEST_BYTES or not message.get("more_body", False):
+            break
+
+    async def whole() -> Message:
+        return {"type": "http.request", "body": body[: MAX_REQUEST_BYTES + 1], "more_body": False}
+
+    return whole
 
 
 NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
