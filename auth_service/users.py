@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from dataclasses import replace
 from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -13,7 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from .errors import LoginError
 from .idp import IdentityProvider, Login
 from .protocol import access
-from .protocol.access import Identity
+from .protocol.access import Identity, fold
 from .settings import AllowList, Settings
 from .store import Grant, Store
 
@@ -64,8 +63,7 @@ class Users:
         name = next((name for name, each in self._settings.resources.items() if each.url == grant.resource), None)
         if name is None:
             return False
-        known = Identity(subject=grant.sub, login=grant.name)
-        if not self._provider.rechecks_names and self.may_use(known, name):
+        if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
             return True
         kept = self._recall(grant.sub)
         if kept is None:
@@ -74,10 +72,15 @@ class Users:
             # The provider gave nothing to ask with: what it said at the login counts, for a while.
             is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
             memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
-            remembered = replace(known, **memberships)
+            remembered = Identity(subject=grant.sub, login=grant.name, **memberships)
             return is_recent and self.may_use(remembered, name)
         identity = self._identify_again(grant.sub)
         return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
+
+    def _is_pinned(self, sub: str, resource: str) -> bool:
+        """Whether a name on the list means this user already. What they were once called may be another's by now."""
+        pins = self._store.find_pins(self._provider.name)
+        return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource).users)
 
     def _identify_again(self, sub: str) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""

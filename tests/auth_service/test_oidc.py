@@ -300,6 +300,16 @@ def test_an_unverified_address_is_no_name_and_nothing_that_a_user_chose_stands_i
     assert identity.login == (login or f"oidc:{ISSUER}#boss@example.com")
 
 
+@pytest.mark.parametrize("name", [f"oidc:{ISSUER}#boss", f"OIDC:{ISSUER}#boss"])
+def test_nobody_can_be_called_what_another_users_subject_is(
+    stand_in: StandIn, provider: OidcProvider, name: str
+) -> None:
+    stand_in.issue(id_token(stand_in, preferred_username=name))
+    assert finish(provider).identity.login == f"oidc:{ISSUER}#42"
+    stand_in.issue(id_token(stand_in, preferred_username="oidc:boss"))
+    assert finish(provider).identity.login == "oidc:boss"
+
+
 @pytest.mark.parametrize(
     ("claim", "groups"),
     [

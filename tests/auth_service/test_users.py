@@ -123,6 +123,7 @@ def test_a_named_user_of_a_directory_is_asked_about_as_well(store: Store) -> Non
 def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store) -> None:
     provider = Provider(rechecks_names=False)
     users = make_users(store, provider, users=["alice"], groups=["staff"])
+    assert users.may_use(ALICE, "time")
     grant = add_grant(store, users, Login(identity=ALICE, token="t"))
     assert users.may_still_use(grant)
     assert provider.asked_with == []
@@ -270,6 +271,26 @@ def test_a_name_belongs_to_whoever_used_it_first(store: Store) -> None:
     assert not users.may_use(thief, "time")
     renamed = Identity(subject=ALICE.subject, login="alice2")
     assert users.may_use(renamed, "time")
+
+
+def test_a_name_that_is_put_on_the_list_is_not_whose_it_once_was(store: Store) -> None:
+    """A member called alice is renamed, and the operator lets in whoever is called so now."""
+    provider = Provider(rechecks_names=False)
+    grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
+    users = make_users(store, provider, users=["alice"])
+    provider.answer = lambda token: Login(identity=Identity(subject=ALICE.subject, login="alice2"), token=token)
+    assert not users.may_still_use(grant)
+    assert users.may_use(Identity(subject="oidc:https://idp.example.com#2", login="alice"), "time")
+    assert not users.may_still_use(grant)
+
+
+def test_a_member_whose_name_is_put_on_the_list_is_asked_about_once(store: Store) -> None:
+    provider = Provider(rechecks_names=False)
+    grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
+    users = make_users(store, provider, users=["alice"])
+    assert users.may_still_use(grant)
+    assert users.may_still_use(grant)
+    assert provider.asked_with == ["t"]
 
 
 @pytest.mark.parametrize("login", ["\u0430lice", "al\u0131ce", "ALICE\u200b", "alic\u00e9", "alice ", ""])
