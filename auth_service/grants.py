@@ -337,7 +337,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
             raise OAuthError("invalid_grant", "the client no longer has the redirect_uri that the code was sent to")
         pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
         self.server.check_resource(self.request.form.get("resource"), record.resource)
-        if record.expires_at <= time.time():
+        # One that was redeemed is a replay for longer than it was good.
+        if record.expires_at <= time.time() and not self.server.store.was_redeemed(code):
             raise OAuthError("invalid_grant", "the code is expired")
         return record
 

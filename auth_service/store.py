@@ -304,6 +304,11 @@ class Store:
         return Code(**json.loads(document)) if document is not None else None
 
     @denies_when_unavailable
+    def was_redeemed(self, code: str) -> bool:
+        """Whether anyone has turned the code into a grant; remembered for longer than what it stands for."""
+        return bool(self._redis.exists(f"redeemed:{hash_secret(code)}"))
+
+    @denies_when_unavailable
     def redeem_code(
         self, code: str, record: Code, grant: Grant, *, with_refresh_token: bool, grant_lifetime: int
     ) -> Redemption:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jwt
 import pytest
+import time_machine
+from werkzeug.test import TestResponse
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
 
@@ -39,6 +42,23 @@ def test_a_replayed_code_revokes_what_it_had_issued(world: World) -> None:
     assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
     refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refreshed.get_json()["error"] == "invalid_grant"
+
+
+def test_a_replay_is_noticed_after_the_code_has_expired_and_an_expired_code_yields_nothing(world: World) -> None:
+    client_id = world.register()["client_id"]
+    stolen, unused = world.obtain_code(client_id), world.obtain_code(client_id)
+    sid = sid_of(world.redeem(client_id, stolen))
+    with time_machine.travel(time.time() + 61):
+        assert world.redeem(client_id, stolen, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+        assert world.store.find_grant(sid) is not None
+        for code in (unused, stolen):
+            assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+    assert world.store.find_grant(sid) is None
+
+
+def sid_of(response: TestResponse) -> str:
+    claims = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
+    return str(claims["sid"])
 
 
 def test_one_without_the_verifier_can_neither_redeem_nor_spoil_a_code(world: World) -> None:
