@@ -11,6 +11,7 @@ from auth_service.errors import AuthorizationRedirectError, LoginError, OAuthErr
 from auth_service.grants import AuthorizationRequest
 from auth_service.idp import Login
 from auth_service.protocol import redirect_uris
+from auth_service.protocol.consent import Approval
 
 from . import account, gateway, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
@@ -31,8 +32,9 @@ def callback() -> Response:
     note_request(requested)
     authorization = dataclasses.replace(requested, scopes=attempt.scopes)
     approval = approval_of(authorization)
-    if approval.digest != attempt.approval:
-        return ask(attempt.parameters, requested, notice=Notice.CHANGED)
+    is_changed, is_withdrawn = approval.digest != attempt.approval, _is_withdrawn(attempt.approved_by, approval)
+    if is_changed or is_withdrawn:
+        return ask(attempt.parameters, requested, notice=Notice.CHANGED if is_changed else None)
     try:
         login = _finish(parameters, authorization)
     except ServiceUnavailable as error:
@@ -59,6 +61,11 @@ def callback() -> Response:
     protect(response)
     start_session(response, sub=sub, name=name)
     return response
+
+
+def _is_withdrawn(approved_by: str | None, approval: Approval) -> bool:
+    """Whether the user, or the operator, has ended meanwhile what was remembered when the browser was sent away."""
+    return approved_by is not None and not gateway().store.approvals.is_remembered(approved_by, approval)
 
 
 def _finish(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:

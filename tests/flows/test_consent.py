@@ -225,6 +225,13 @@ def test_ending_access_forgets_the_approval(world: World, client_id: str) -> Non
     assert is_asked(open_page(world, client_id))
 
 
+def test_ending_access_while_the_user_logs_in_by_a_remembered_approval_asks_again(world: World, client_id: str) -> None:
+    approve(world, client_id)
+    callback = world.log_in(open_page(world, client_id))
+    world.store.revoke_access("github:583231", by="operator")
+    assert is_asked(world.follow(callback))
+
+
 def test_declining_is_not_remembered_as_approval(world: World, client_id: str) -> None:
     approve(world, client_id, scope="mcp set")
     page = open_page(world, client_id)
