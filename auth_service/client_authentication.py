@@ -147,6 +147,9 @@ class ClientAuthenticator:
         # One for another server as well could be used here by that server.
         if isinstance(claims["aud"], list) and len(claims["aud"]) != 1:
             raise jwt.InvalidAudienceError
+        # PyJWT takes texts that read as numbers.
+        if not all(isinstance(claims.get(name, 0), int | float) for name in ("exp", "iat", "nbf")):
+            raise jwt.InvalidTokenError
         now = time.time()
         if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLOCK_SKEW_SECONDS:
             raise jwt.ExpiredSignatureError

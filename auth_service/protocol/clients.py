@@ -206,8 +206,12 @@ def parse_metadata(
         raise OAuthError(
             "invalid_client_metadata", f"token_endpoint_auth_method must be one of {', '.join(auth_methods)}"
         )
+    try:
+        size = len(metadata.model_dump_json(exclude_none=True))
+    except ValueError as error:  # of a key set: nested without end, or half of a surrogate pair
+        raise OAuthError("invalid_client_metadata", "jwks: cannot be written as JSON") from error
     # Each member is bounded, all together are not yet: anyone can have this stored.
-    if len(metadata.model_dump_json(exclude_none=True)) > MAX_METADATA_BYTES:
+    if size > MAX_METADATA_BYTES:
         raise OAuthError("invalid_client_metadata", f"the metadata is larger than {MAX_METADATA_BYTES} bytes")
     return metadata
 
