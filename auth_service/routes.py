@@ -8,7 +8,7 @@ configuration, and never in anything that a client sends.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,6 +17,8 @@ from auth_service.settings import RateLimit, Settings
 from auth_service.verify import PATH_PREFIX
 
 AUTH_SERVICE: Final = "mcp.auth-service"
+OTHER_HOSTS: Final = "mcp.other-hosts"
+"""How to reach what may be on another host, and when to try again."""
 AUTHORIZATION_PATHS: Final = {
     "registration": ("/register",),
     "authorization": ("/authorize", "/consent", "/callback", "/account"),
@@ -38,9 +40,10 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
     if settings.instances:
         services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
-    middlewares: dict[str, Any] = {"mcp.cors": {"headers": _CORS}}
+    middlewares: dict[str, Any] = {"mcp.cors": {"headers": _CORS}, OTHER_HOSTS: {"retry": _RETRY}}
     for group in AUTHORIZATION_PATHS:
         middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
+    again = [OTHER_HOSTS] if settings.instances else []
     common: list[str] = []
     if settings.router.tls and settings.router.hsts_seconds:
         middlewares["mcp.hsts"] = {"headers": {"stsSeconds": settings.router.hsts_seconds, "forceSTSHeader": True}}
@@ -68,7 +71,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
         AUTH_SERVICE,
         priority=_METADATA_PRIORITY,
-        through=["mcp.metadata-rate"],
+        through=["mcp.metadata-rate", *again],
     )
     for group, paths in AUTHORIZATION_PATHS.items():
         rule = _any("Path", [issuer.path + path for path in paths])
@@ -78,7 +81,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             f"Host(`{issuer.hostname}`) && ({rule})",
             AUTH_SERVICE,
             priority=_AUTHORIZATION_PRIORITY,
-            through=[f"mcp.{group}-rate"],
+            through=[f"mcp.{group}-rate", *again],
         )
     locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
     for name, resource in settings.resources.items():
@@ -89,7 +92,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             f"{host} && ({_any('Path', documents)})",
             AUTH_SERVICE,
             priority=_METADATA_PRIORITY,
-            through=["mcp.metadata-rate"],
+            through=["mcp.metadata-rate", *again],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
         through = ["mcp.cors", f"mcp-{name}.auth"]
@@ -102,27 +105,29 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
                 }
             }
             through.append(f"mcp-{name}.path")
+        if resource.replicas:
+            through.append(OTHER_HOSTS)
         rule = f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))"
         routers[f"mcp-{name}"] = router(rule, f"mcp-{name}", priority=_RESOURCE_PRIORITY, through=through)
         if not resource.replicas:
             services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
             continue
-        services[f"mcp-{name}"] = _service([_origin(url) for url in resource.replicas.values()], check="/healthz")
-        # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a
-        # call that waits for input) is found again. A client with a session names its replica by the session's id.
-        services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
-        for replica, endpoint in resource.replicas.items():
-            of_replica = f"mcp-{name}.{replica}"
-            routers[of_replica] = router(
+        services |= _replica_services(name, resource.replicas)
+        for replica in resource.replicas:
+            routers[f"mcp-{name}.{replica}"] = router(
                 f"{rule} && HeaderRegexp(`Mcp-Session-Id`, `^{replica}[.]`)",
-                of_replica,
+                f"mcp-{name}.{replica}",
                 priority=_REPLICA_PRIORITY,
                 through=through,
             )
-            # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
-            services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
-            services[f"{of_replica}.only"] = _service([_origin(endpoint)], check="/healthz")
-    return {"http": {"routers": routers, "services": services, "middlewares": middlewares}}
+    transports = {OTHER_HOSTS: {"forwardingTimeouts": _TIMEOUTS}}
+    configuration = {
+        "routers": routers,
+        "services": services,
+        "middlewares": middlewares,
+        "serversTransports": transports,
+    }
+    return {"http": configuration}
 
 
 # Answers preflight by itself, before anything is verified: a browser sends it without a token.
@@ -161,18 +166,36 @@ def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
     }
 
 
+def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
+    """Return the services of a server that has replicas: all of them together, and each by itself."""
+    services = {f"mcp-{name}": _service([_origin(url) for url in replicas.values()], check="/healthz")}
+    # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
+    # waits for input) is found again. A client with a session names its replica by the session's id.
+    services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
+    for replica, url in replicas.items():
+        of_replica = f"mcp-{name}.{replica}"
+        # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
+        services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
+        services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz")
+    return services
+
+
 def _service(origins: Sequence[str], *, check: str | None = None) -> dict[str, Any]:
     """Return a service; with `check`, one that leaves out whoever does not answer that path with 200."""
     balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
     if check is not None:
         balancer["healthCheck"] = {"path": check, **_HEALTH_CHECK}
-        balancer["passiveHealthCheck"] = _PASSIVE_HEALTH_CHECK
+        balancer["serversTransport"] = OTHER_HOSTS
     return {"loadBalancer": balancer}
 
 
-# A dead one is out after one failed request, or after a second without any; a live one is back after a second.
+# Only the check says who is dead. An answer of 500 or more does not, as a passive check would have it: whoever makes a
+# replica refuse a request of theirs would cost all others their sessions there.
 _HEALTH_CHECK: Final = {"interval": "1s", "unhealthyInterval": "1s", "timeout": "2s"}
-_PASSIVE_HEALTH_CHECK: Final = {"maxFailedAttempts": 1, "failureWindow": "2s"}
+# A host without power refuses nothing: it is silent, and Traefik's default is to wait half a minute for it.
+_TIMEOUTS: Final = {"dialTimeout": "1s"}
+# Until the check has noticed. Only a request that nobody has taken is sent again.
+_RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
 
 
 def _origin(url: str) -> str:

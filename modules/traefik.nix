@@ -151,8 +151,20 @@ let
         middlewares.${internal}.retry = {
           attempts = 3;
           initialInterval = "20ms";
+        }
+        # Of a host that has gone silent, too: what is asked here changes nothing.
+        // lib.optionalAttrs (lib.versionAtLeast version "3.7") {
+          status = [
+            "502"
+            "504"
+          ];
+        };
+        serversTransports.${internal}.forwardingTimeouts = {
+          dialTimeout = "1s";
+          responseHeaderTimeout = "2s";
         };
         services.${internal}.loadBalancer = {
+          serversTransport = internal;
           servers = map (url: { inherit url; }) topology.instances;
           healthCheck = {
             path = "/readyz";

@@ -132,3 +132,16 @@ def test_the_pages_are_balanced_over_the_live_instances() -> None:
     balancer = configuration(instances=instances)["services"]["mcp.auth-service"]["loadBalancer"]
     assert balancer["servers"] == [{"url": url} for url in instances]
     assert balancer["healthCheck"]["path"] == "/readyz"
+
+
+def test_what_another_host_does_not_take_is_sent_again_and_nothing_else() -> None:
+    instances = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
+    wiki = {"url": "https://wiki.example.com/mcp", "backends": ["http://10.0.0.9:3000/mcp"]}
+    time = {"url": "https://time.example.com/mcp", "replicas": {"a": "http://10.0.0.1:9001/mcp"}}
+    http = configuration(instances=instances, resources={"wiki": wiki, "time": time})
+    assert "status" not in http["middlewares"]["mcp.other-hosts"]["retry"]
+    for name, router in http["routers"].items():
+        # Last, so that nobody is asked twice whether the request may pass.
+        assert (router["middlewares"][-1] == "mcp.other-hosts") == (router["service"] != "mcp-wiki"), name
+    alone = configuration()
+    assert all("mcp.other-hosts" not in router["middlewares"] for router in alone["routers"].values())

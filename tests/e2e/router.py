@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -21,18 +22,27 @@ from tests.e2e.conftest import free_port
 from tests.e2e.flow import SourceAddress
 
 WAIT_SECONDS = 20
+REFUSED = "/mcp/refused"
+"""What a backend answers with 503."""
 
 
 class Backend:
     """An HTTP server that says who it is; one that takes part in a round can be killed and come back."""
 
     def __init__(self, answers: dict[str, str], *, name: str, port: int = 0) -> None:
+        self._connections: list[socket.socket] = []
+        connections = self._connections
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                connections.append(self.connection)
+
             def do_GET(self) -> None:
                 body = answers.get(self.path, name).encode()
-                self.send_response(200)
+                self.send_response(503 if self.path == REFUSED else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -47,9 +57,12 @@ class Backend:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and close every connection."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
 
@@ -98,7 +111,7 @@ class Router:
         with requests.Session() as client:
             client.mount("http://", SourceAddress(address))
             return client.get(
-                f"http://127.0.0.1:{self.port}{path}", headers={"Host": "localhost", **(headers or {})}, timeout=5
+                f"http://127.0.0.1:{self.port}{path}", headers={"Host": "localhost", **(headers or {})}, timeout=10
             )
 
     def wait_until(self, condition: Callable[[], object]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.router import Backend, Router
+from tests.e2e.router import REFUSED, Backend, Router
 
 HERE = ("127.0.0.1",)
 ADDRESSES = tuple(f"127.0.0.{last}" for last in range(2, 34))
@@ -66,12 +66,19 @@ def test_a_session_of_no_replica_goes_to_any(router: Replicas, session: str) -> 
     assert name in {"a", "b"}
 
 
+def test_a_request_that_a_replica_refuses_costs_nobody_their_session(router: Replicas) -> None:
+    for _ in range(5):
+        assert router.get(REFUSED, {"Mcp-Session-Id": "a.1"}).status_code == 503
+        assert router.ask(session="a.2") == (200, "a")
+
+
 def test_a_replica_that_dies_costs_only_its_own_sessions(router: Replicas, replicas: dict[str, Backend]) -> None:
     port = replicas["a"].port
     replicas["a"].stop()
-    # Another replica answers for it, so that the client hears that its session is gone.
-    router.wait_for((200, "b"), session="a.1")
-    router.wait_for((200, "b"), session=None, addresses=ADDRESSES)
+    # No request fails, not even before its end has been noticed.
+    assert {router.ask(address=address) for address in ADDRESSES} == {(200, "b")}
     assert router.ask(session="b.1") == (200, "b")
+    # Another replica answers for it, so that the client hears that its session is gone.
+    assert router.ask(session="a.1") == (200, "b")
     replicas["a"] = Backend({}, name="a", port=port)
     router.wait_for((200, "a"), session="a.1")

@@ -66,6 +66,8 @@ let
     {
       imports = [ common ];
 
+      services.mcp-oauth-gateway.metrics.enable = true;
+
       # What the gateway shares and asks: neither is its own.
       services.redis.servers.shared = {
         enable = true;

@@ -7,7 +7,15 @@ if TYPE_CHECKING:
 ISSUER = "https://mcp.example.com"
 TIME = "https://time.mcp.example.com/mcp"
 HOSTS = (auth1, auth2, edge, tools1, tools2)
+METRICS = "http://127.0.0.1:9099/metrics"
 CALL = f"test-client call {TIME} --token-file /root/token"
+
+
+def wait_until_the_router_counts(host: str, *, up: bool) -> None:
+    """Wait until the router sends requests to whatever is at this address, or nothing any more."""
+    lines = f"test-client page {METRICS} | grep -F server_up | grep -F //{host}:"
+    edge.wait_until_succeeds(f"{lines} > /root/up && ! grep -v ' {int(up)}$' /root/up")
+
 
 start_all()
 for auth in (auth1, auth2):
@@ -49,23 +57,40 @@ with subtest("new sessions are spread over the replicas, each of which keeps its
 
 with subtest("a replica's host that dies costs its own sessions, and no others"):
     tools1.crash()
-    edge.wait_until_fails(f"{CALL} --session-file /root/session-tools1")
+    # Both of these at once, before its end has been noticed.
+    edge.succeed(CALL)
     edge.succeed(f"{CALL} --session-file /root/session-tools2")
-    edge.wait_until_succeeds(f"test-client gone {TIME} --token-file /root/token --session-file /root/session-tools1")
-    edge.wait_until_succeeds(CALL)
-    for _ in range(5):
-        edge.succeed(CALL)
+    edge.succeed(f"test-client gone {TIME} --token-file /root/token --session-file /root/session-tools1")
+    for number in range(50, last):
+        edge.succeed(f"{CALL} --address 192.168.1.{number}")
 
 with subtest("it comes back by itself"):
     tools1.start()
     tools1.wait_for_unit("mcp-bridge-time.socket")
-    edge.wait_until_succeeds(f"test-client open {TIME} --token-file /root/token --address 192.168.1.50")
+    wait_until_the_router_counts("192.168.1.4", up=True)
+    edge.succeed(f"{CALL} --address 192.168.1.50")
 
-for dying in (auth1, auth2):
-    with subtest("an auth service's host that dies costs nothing"):
-        dying.crash()
-        for _ in range(5):
-            edge.succeed(CALL)
-        edge.wait_until_succeeds(f"test-client login {ISSUER} {TIME}")
-        dying.start()
-        dying.wait_for_unit("mcp-auth-service.service")
+for silent in (False, True):
+    for address, dying in (("192.168.1.1", auth1), ("192.168.1.2", auth2)):
+        with subtest(f"an auth service's host that {'goes silent' if silent else 'dies'} costs nothing"):
+            if silent:
+                dying.block()
+            else:
+                dying.crash()
+            for _ in range(5):
+                edge.succeed(CALL)
+            edge.wait_until_succeeds(f"test-client login {ISSUER} {TIME}")
+            wait_until_the_router_counts(address, up=False)
+            if silent:
+                dying.unblock()
+            else:
+                dying.start()
+            dying.wait_for_unit("mcp-auth-service.service")
+            wait_until_the_router_counts(address, up=True)
+
+with subtest("a replica's host that goes silent is out before long"):
+    tools1.block()
+    wait_until_the_router_counts("192.168.1.4", up=False)
+    for number in range(50, last):
+        edge.succeed(f"{CALL} --address 192.168.1.{number}")
+    edge.succeed(f"{CALL} --session-file /root/session-tools2")

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.systemd.network import NetworkNamespace
+from tests.systemd.network import PluggedNamespace
 
 BOOT_TIMEOUT = 60  # seconds
 
@@ -34,8 +34,9 @@ TETHER = 'cat; kill -KILL "$1" 2> /dev/null'
 class Container:
     """One machine: `folder/upper` over the root `lower`. `root` is its file system while it runs, seen from outside."""
 
-    def __init__(self, *, name: str, lower: Path, folder: Path, network: NetworkNamespace) -> None:
+    def __init__(self, *, name: str, lower: Path, folder: Path, network: PluggedNamespace) -> None:
         self.name = name
+        self.network = network
         self._folder = folder
         self._environment = {
             **os.environ,

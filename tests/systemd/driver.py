@@ -33,6 +33,14 @@ class Machine:
         self._container.stop()
         self._running = False
 
+    def block(self) -> None:
+        """Pull the machine's network cable."""
+        self._container.network.unplug()
+
+    def unblock(self) -> None:
+        """Put it back."""
+        self._container.network.plug()
+
     def execute(self, command: str, timeout: float = 60) -> tuple[int, str]:
         """Run a command; return its exit status and output."""
         done = self._container.run(command, path=self._path, timeout=timeout)

@@ -40,6 +40,27 @@ class NetworkNamespace:
         self._holder.communicate()
 
 
+class PluggedNamespace(NetworkNamespace):
+    """The network of a machine whose cable ends in a port of the hub."""
+
+    def __init__(self, hub: NetworkNamespace, *, port: str, address: str) -> None:
+        super().__init__()
+        self._hub = hub
+        self._port = port
+        hub.run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        hub.run("ip", "link", "set", port, "master", "switch", "up")
+        self.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+        self.run("ip", "link", "set", "eth0", "up")
+
+    def unplug(self) -> None:
+        """Pull the cable: whatever is sent from or to the machine is lost without a word."""
+        self._hub.run("ip", "link", "set", self._port, "down")
+
+    def plug(self) -> None:
+        """Put the cable back."""
+        self._hub.run("ip", "link", "set", self._port, "up")
+
+
 class Switch:
     """Connects machines on 192.168.1.0/24."""
 
@@ -47,17 +68,12 @@ class Switch:
         self._hub = NetworkNamespace()
         self._hub.run("ip", "link", "add", "switch", "type", "bridge")
         self._hub.run("ip", "link", "set", "switch", "up")
-        self._machines: list[NetworkNamespace] = []
+        self._machines: list[PluggedNamespace] = []
 
-    def plug(self, address: str) -> NetworkNamespace:
+    def plug(self, address: str) -> PluggedNamespace:
         """Return the network of a machine with this address."""
-        machine = NetworkNamespace()
+        machine = PluggedNamespace(self._hub, port=f"port{len(self._machines) + 1}", address=address)
         self._machines.append(machine)
-        port = f"port{len(self._machines)}"
-        self._hub.run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
-        self._hub.run("ip", "link", "set", port, "master", "switch", "up")
-        machine.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
-        machine.run("ip", "link", "set", "eth0", "up")
         return machine
 
     def close(self) -> None:
