@@ -9,8 +9,8 @@ NPM_TESTS := .cache/npm-tests
 NPM_BENCH := .cache/bench/npm
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
-# What the layers of `make test` need of Debian; installed where that is possible.
-DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-server systemd-container
+# What the layers of `make test`, and `make bench`, need of Debian; installed where that is possible.
+DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-server systemd-container wrk
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-unit test-flows test-e2e test-browser test-systemd lint format evaluate bench debian-packages clean
@@ -49,10 +49,11 @@ format: .venv/test ## Mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
+bench: debian-packages .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
 	$(BIN)/python -m bench.bridge $(ARGS)
 	$(BIN)/python -m bench.conformance $(ARGS)
 	$(BIN)/python -m bench.verify $(ARGS)
+	$(BIN)/python -m bench.logins $(ARGS)
 
 evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
 	$(BIN)/python -m tests.systemd.evaluation

@@ -1,4 +1,7 @@
-"""What answers ForwardAuth requests: ours, another, and the least that the same worker can do. One worker each."""
+"""What answers ForwardAuth requests: ours, another, and the least that the same worker can do. One worker each.
+
+And Traefik, which asks one of them before each request, and then answers by itself.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,20 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jwt
 import psutil
 import redis
+import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from auth_service.settings import load_credentials
+from auth_service.routes import dynamic_configuration
+from auth_service.settings import load_credentials, load_settings
 from auth_service.tokens import SigningKeys, issue_access_token
+from local.options import require_program
 from local.stack import find_redis
 
 from . import report
@@ -41,6 +47,8 @@ class Verifier:
     port: int
     path: str
     process: subprocess.Popen[bytes]
+    host: str = "127.0.0.1"
+    """The request's."""
 
     @property
     def worker(self) -> psutil.Process:
@@ -52,7 +60,8 @@ class Verifier:
 
 @contextmanager
 def running_redis(folder: Path) -> Iterator[redis.Redis]:
-    """Start a Redis on a unix socket in the folder."""
+    """Start a Redis on a unix socket in the folder, which is made."""
+    folder.mkdir()
     path = folder / "redis.sock"
     process = subprocess.Popen(
         [
@@ -72,7 +81,7 @@ def running_redis(folder: Path) -> Iterator[redis.Redis]:
 @contextmanager
 def ceiling(folder: Path) -> Iterator[Verifier]:
     """Run the bare ASGI reply on Gunicorn's worker, with our settings of it."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--worker-class", "asgi", "--bind", f"127.0.0.1:{port}"]
     command += ["--keep-alive", "120", "--no-control-socket", "bench.bare_asgi:application"]
     with _running("bare ASGI reply", port, "/", command, folder) as verifier:
@@ -80,10 +89,10 @@ def ceiling(folder: Path) -> Iterator[Verifier]:
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[Verifier]:
-    """Run the auth service."""
-    port = _free_port()
-    settings = {
+def ours(folder: Path, *, port: int | None = None, **settings: object) -> Iterator[Verifier]:
+    """Run the auth service, with the Redis and the credentials in this folder."""
+    port = port or free_port()
+    document = {
         "issuer": ISSUER,
         "identity_provider": {"type": "github", "client_id": "x"},
         "redis_url": f"unix://{folder / 'redis.sock'}",
@@ -91,19 +100,25 @@ def ours(folder: Path) -> Iterator[Verifier]:
         "listen": f"127.0.0.1:{port}",
         "router": {"entry_points": ["web"]},
         "resources": {"time": {"url": RESOURCE, "backends": ["http://127.0.0.1:1/mcp"]}},
+        **settings,
     }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "auth_service", "--settings", str(folder / "settings.json")]
     with _running("ours", port, "/verify/time", [*command, "--credentials", str(folder)], folder) as verifier:
         yield verifier
+
+
+def write_credentials(folder: Path) -> None:
+    """Write what `ours` takes for secrets."""
+    (folder / "client-secret").write_text("x")
+    (folder / "master-key").write_text("m" * 40)
 
 
 class OurTokens:
     """Makes tokens that our service takes or refuses."""
 
     def __init__(self, folder: Path, store: redis.Redis) -> None:
-        (folder / "client-secret").write_text("x")
-        (folder / "master-key").write_text("m" * 40)
+        write_credentials(folder)
         self._keys = SigningKeys(folder / "signing-keys", load_credentials(folder))
         self._store = store
 
@@ -146,7 +161,7 @@ class OurTokens:
 @contextmanager
 def rival(folder: Path) -> Iterator[Verifier]:
     """Run the seed project's auth service as it is meant to be, but without a log line for each request."""
-    port = _free_port()
+    port = free_port()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "rival.pem").write_bytes(pem)
@@ -187,6 +202,42 @@ def rival_tokens(folder: Path, store: redis.Redis, count: int) -> list[str]:
 
 
 @contextmanager
+def routed(folder: Path, verifiers: Sequence[Verifier]) -> Iterator[list[Verifier]]:
+    """Run one Traefik that asks them as our routes say, each for a host of its own; the last verifies nothing."""
+    port = free_port()
+    routes = dynamic_configuration(load_settings(folder / "settings.json"))
+    forward_auth = routes["http"]["middlewares"]["mcp-time.auth"]["forwardAuth"]
+    routers: dict[str, object] = {"nobody": {"rule": "Host(`nobody.test`)", "service": "ping@internal"}}
+    middlewares = {}
+    for number, each in enumerate(verifiers):
+        name = f"verifier{number}"
+        middlewares[name] = {"forwardAuth": {**forward_auth, "address": f"http://127.0.0.1:{each.port}{each.path}"}}
+        routers[name] = {"rule": f"Host(`{name}.test`)", "service": "ping@internal", "middlewares": [name]}
+    dynamic, static = folder / "dynamic.yaml", folder / "traefik.yaml"  # of which JSON is a part
+    dynamic.write_text(json.dumps({"http": {"routers": routers, "middlewares": middlewares}}))
+    static.write_text(
+        json.dumps(
+            {
+                "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+                "entryPoints": {"web": {"address": f"127.0.0.1:{port}"}},
+                "ping": {"manualRouting": True},
+                "providers": {"file": {"filename": str(dynamic)}},
+            }
+        )
+    )
+    command = [require_program("traefik", needed_by="the measurements"), f"--configFile={static}"]
+    with _running("Traefik", port, "/mcp", command, folder) as router:
+        _wait_for(lambda: requests.get(f"http://127.0.0.1:{port}", headers={"Host": "nobody.test"}, timeout=5).ok)
+        yield [
+            *(
+                replace(each, name=f"Traefik, {each.name}", port=port, path="/mcp", host=f"verifier{number}.test")
+                for number, each in enumerate(verifiers)
+            ),
+            replace(router, name="Traefik, no verification", host="nobody.test"),
+        ]
+
+
+@contextmanager
 def _running(
     name: str,
     port: int,
@@ -224,6 +275,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
