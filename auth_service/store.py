@@ -340,7 +340,7 @@ class Store:
         return redemption
 
     def _end_surplus(self, newest: Grant) -> None:
-        own = [each for each in self.find_grants_of_user(newest.sub) if each.grant.client_id == newest.client_id]
+        own = self.find_grants_of_user(newest.sub, client_id=newest.client_id)
         own.sort(key=lambda each: (each.grant.sid == newest.sid, each.last_used or each.grant.created_at))
         surplus = [each.grant.sid for each in own[: max(len(own) - self._limits.grants_per_client, 0)]]
         self.revoke_grants(surplus, by="gateway", reason="the user has newer ones for this client")
@@ -435,9 +435,10 @@ class Store:
         return grant
 
     @denies_when_unavailable
-    def find_grants_of_user(self, sub: str) -> list[LiveGrant]:
-        """Return the live grants of a user, the oldest first."""
-        sids = cast("list[str]", self._redis.zrange(f"grants-of-user:{sub}", 0, -1))
+    def find_grants_of_user(self, sub: str, *, client_id: str | None = None) -> list[LiveGrant]:
+        """Return the live grants of a user, or those of one client among them, the oldest first."""
+        indices = [_user_index(sub)] if client_id is None else [_user_index(sub), _client_index(client_id)]
+        sids = cast("list[str]", self._redis.zinter(indices))
         with self._redis.pipeline(transaction=False) as pipeline:
             for sid in sids:
                 pipeline.get(_grant_key(sid))
@@ -465,8 +466,8 @@ class Store:
             audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
         sids = [
             live.grant.sid
-            for live in self.find_grants_of_user(sub)
-            if client_id in {None, live.grant.client_id} and resource_url in {None, live.grant.resource}
+            for live in self.find_grants_of_user(sub, client_id=client_id)
+            if resource_url in {None, live.grant.resource}
         ]
         return self.revoke_grants(sids, by=by, reason="the user's access was ended")
 
@@ -514,7 +515,11 @@ def _grant_key(sid: str) -> str:
 
 
 def _indices(grant: Grant) -> tuple[str, str]:
-    return f"grants-of-user:{grant.sub}", _client_index(grant.client_id)
+    return _user_index(grant.sub), _client_index(grant.client_id)
+
+
+def _user_index(sub: str) -> str:
+    return f"grants-of-user:{sub}"
 
 
 def _client_index(client_id: str) -> str:
