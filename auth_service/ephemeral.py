@@ -32,9 +32,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
 
+# Answers 0 for a use that counts, else the seconds to wait, of which Redis' TTL says 0 for less than half a second.
 # KEYS quota · ARGV limit, window
 _TAKE = """
-if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return redis.call('TTL', KEYS[1]) end
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then
+  return math.max(redis.call('TTL', KEYS[1]), 1)
+end
 if redis.call('INCR', KEYS[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 0
 """
@@ -98,7 +101,7 @@ class Ephemeral:
         """Count one use of a quota by its holder; raises TooManyRequests beyond `limit` in `window` seconds."""
         wait = cast("int", self._take(keys=[f"quota:{quota}:{_hash(holder)}"], args=[limit, window]))
         if wait != 0:
-            raise TooManyRequests(retry_after=max(wait, 1))
+            raise TooManyRequests(retry_after=wait)
 
     @denies_when_unavailable
     def use_once(self, identifier: str, *, until: int) -> bool:

@@ -74,6 +74,17 @@ def test_the_quota_is_full_again_after_an_hour(world: World, connection: redis.R
     assert register(world, "198.51.100.1").status_code == 201
 
 
+def test_a_quota_holds_to_the_very_end_of_its_window(world: World, connection: redis.Redis) -> None:
+    refused, left = register(world, "198.51.100.1"), 0
+    while not 0 < left <= 400:  # else the window ended in the middle of this: the same again
+        assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+        (quota,) = connection.scan_iter("quota:registrations:*", count=1000)
+        connection.pexpire(quota, 400)
+        refused = register(world, "198.51.100.1")
+        left = connection.pttl(quota)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+
+
 @pytest.mark.parametrize(
     ("first", "second", "are_one"),
     [
