@@ -87,7 +87,7 @@ class PageError(GatewayError):
         self.help_clients = help_clients
         """Whether to show how to connect anew in each client."""
         self.links = links
-        """Where to go next, within this service: (text, URL)."""
+        """Where to go next, if the user likes: (text, URL)."""
 
 
 class LoginError(GatewayError):

@@ -19,6 +19,7 @@ from auth_service.errors import (
 )
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.display import display_text
+from auth_service.protocol.redirect_uris import TargetKind
 
 from . import gateway, record
 from .pages import protect, render_page, wants_page
@@ -67,6 +68,11 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
             "iss": gateway().settings.issuer,
         },
     )
+    target = redirect_uris.describe_target(error.redirect_uri)
+    # Anyone may register any website. While the user has decided nothing, a link to this gateway must not lead there
+    # by itself, or it lends its good name to whoever made the link (RFC 9700 §4.11.2).
+    if request.endpoint == "authorize.authorize" and target.kind is TargetKind.WEBSITE:
+        return _show(_invalid_request(error, links=((f"Go back to {target.name}", location),)))
     response = make_response(redirect(location, code=303))
     protect(response)
     return response
@@ -75,19 +81,22 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
 def _render_oauth_error(error: OAuthError) -> Response:
     _record_refusal(error)
     if wants_page():
-        return _show(
-            PageError(
-                "The application asked in a way that is not valid",
-                f"The reason: {display_text(error.description)}. Nothing was granted. Start again from the "
-                "application; if that does not help, tell its makers the reason.",
-                status=error.status,
-            )
-        )
+        return _show(_invalid_request(error))
     response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer" if error.error == "invalid_token" else 'Basic realm="token"'
     return response
+
+
+def _invalid_request(error: OAuthError, *, links: tuple[tuple[str, str], ...] = ()) -> PageError:
+    return PageError(
+        "The application asked in a way that is not valid",
+        f"The reason: {display_text(error.description)}. Nothing was granted. Start again from the "
+        "application; if that does not help, tell its makers the reason.",
+        status=error.status,
+        links=links,
+    )
 
 
 def _render_page_error(error: PageError) -> Response:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
+from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 import pytest
@@ -76,25 +79,58 @@ def test_another_client_can_not_redeem_a_code(world: World) -> None:
     assert world.redeem(other, code).get_json()["error"] == "invalid_grant"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"code_challenge": None},
-        {"code_challenge_method": None},
-        {"code_challenge_method": "plain"},
-        {"response_type": "token"},
-        {"response_type": "code token"},
-        {"resource": "https://other.example.com/mcp"},
-        {"resource": None},
-        {"scope": "admin"},
-    ],
-)
+BAD_REQUESTS = [
+    {"code_challenge": None},
+    {"code_challenge_method": None},
+    {"code_challenge_method": "plain"},
+    {"response_type": "token"},
+    {"response_type": "code token"},
+    {"resource": "https://other.example.com/mcp"},
+    {"resource": None},
+    {"scope": "admin"},
+]
+
+
+@pytest.mark.parametrize("change", BAD_REQUESTS)
+@pytest.mark.parametrize("redirect_uri", [REDIRECT, "cursor://anysphere.cursor-mcp/oauth/callback"])
 def test_a_bad_request_goes_back_to_the_client_as_an_error_with_iss_and_state(
-    world: World, change: dict[str, str | None]
+    world: World, redirect_uri: str, change: dict[str, str | None]
 ) -> None:
-    answer = parameters_of(world.authorize(world.register()["client_id"], **change))
+    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
+    response = world.authorize(client_id, redirect_uri=redirect_uri, **change)
+    assert response.location.startswith(f"{redirect_uri}?")
+    answer = parameters_of(response)
     assert "code" not in answer
     assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
+
+
+@pytest.mark.parametrize("change", BAD_REQUESTS)
+def test_no_website_is_reached_before_the_user_has_decided_anything(
+    world: World, change: dict[str, str | None]
+) -> None:
+    """Whoever registers one would else have a link that begins with this gateway's name and leads there."""
+    website = "https://evil.example/callback"
+    client_id = world.register(redirect_uris=[website])["client_id"]
+    page = world.authorize(client_id, redirect_uri=website, **change)
+    assert page.status_code == 400
+    assert not {"Location", "Refresh"} & set(page.headers.keys())
+    assert "http-equiv" not in page.text
+    way_back = re.search(r'<a class="button" href="([^"]+)">Go back to evil.example</a>', page.text)
+    assert way_back is not None
+    assert unescape(way_back[1]).startswith(f"{website}?error=")
+    answer = dict(parse_qsl(urlsplit(unescape(way_back[1])).query, strict_parsing=True))
+    assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
+
+
+def test_a_website_gets_the_users_answer_at_once(world: World) -> None:
+    website = "https://client.example.com/callback"
+    client_id = world.register(redirect_uris=[website])["client_id"]
+    declined = world.decide(world.authorize(client_id, redirect_uri=website), "deny")
+    assert parameters_of(declined)["error"] == "access_denied"
+    approved = world.decide(world.authorize(client_id, redirect_uri=website))
+    assert "code" in parameters_of(world.follow(world.log_in(approved)))
+    refused = world.log_in(world.decide(world.authorize(client_id, redirect_uri=website)), "")
+    assert parameters_of(world.follow(refused))["error"] == "access_denied"
 
 
 @pytest.mark.parametrize(
