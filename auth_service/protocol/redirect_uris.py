@@ -149,7 +149,27 @@ def describe_target(uri: str) -> Target:
 def form_action_source(uri: str) -> str:
     """Return the CSP source expression that lets a form's redirect through to this URI."""
     parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in {"http", "https"} else f"{parts.scheme}:"
+    # CSP has no way to write an IPv6 address: browsers drop a source that holds one.
+    is_origin = parts.scheme in {"http", "https"} and "[" not in parts.netloc
+    return f"{parts.scheme}://{parts.netloc}" if is_origin else f"{parts.scheme}:"
+
+
+def form_action_sources(uri: str) -> tuple[str, ...]:
+    """As `form_action_source`, and on from there: who gets the answer may pass the browser on.
+
+    A program does so to its own website, a website to a program. Browsers hold that against `form-action`, too, and
+    would leave people in front of a form that they have sent.
+    """
+    source = form_action_source(uri)
+    return (source, *_ONWARD_SOURCES) if uri.startswith(("http:", "https:")) else (source,)
+
+
+_ONWARD_SOURCES: Final = (
+    "https:",
+    "http://localhost:*",
+    "http://127.0.0.1:*",
+    *(f"{scheme}:" for scheme in KNOWN_APP_SCHEMES),
+)
 
 
 def with_parameters(uri: str, parameters: dict[str, str | None]) -> str:

@@ -158,4 +158,4 @@ def _make_ticket(parameters: dict[str, str], *, approved_by: str | None = None) 
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
     """Return the CSP sources that the answer to a decision may redirect to, in the end."""
-    return (*provider_targets(), redirect_uris.form_action_source(authorization.redirect_uri))
+    return tuple(dict.fromkeys((*provider_targets(), *redirect_uris.form_action_sources(authorization.redirect_uri))))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
 
 from local import github
 
-from .conftest import Chromium, Site
+from .conftest import WAIT_SECONDS, Chromium, Site
 
 
 def is_asked(chromium: Chromium, site: Site, url: str) -> bool:
@@ -228,6 +231,39 @@ def test_sending_a_form_once_more_by_reloading_does_no_harm(chromium: Chromium, 
     chromium.wait_for_text("decide once more", within=".notice")
     chromium.approve()
     assert "code" in chromium.wait_for_url(site.redirect_uri)
+
+
+def test_the_policy_of_the_page_lets_the_client_pass_the_browser_on(chromium: Chromium, site: Site) -> None:
+    """A program shows its own website in the end, say: that is one more redirect of the form."""
+    chromium.log_in(site, site.authorize_url(site.register()))
+    site.foreign_pages["/login-done"] = "<!doctype html><p>You can close this window.</p>"
+    elsewhere = site.client.replace("127.0.0.1", "localhost")
+    site.foreign_pages["/own"] = f"{elsewhere}/login-done"
+    redirect_uri = f"{site.client}/own"
+    chromium.open(site.authorize_url(site.register(redirect_uris=[redirect_uri]), redirect_uri=redirect_uri))
+    chromium.click("button[value=approve]")
+    chromium.wait_for_url(f"{elsewhere}/login-done")
+
+
+def test_the_answer_reaches_a_program_that_listens_on_ipv6(chromium: Chromium, site: Site) -> None:
+    chromium.log_in(site, site.authorize_url(site.register()))
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as program, ThreadPoolExecutor(1) as pool:
+        program.settimeout(WAIT_SECONDS)
+        heard = pool.submit(_answer_one, program)
+        redirect_uri = f"http://[::1]:{program.getsockname()[1]}/callback"
+        client_id = site.register(redirect_uris=[redirect_uri])
+        chromium.open(site.authorize_url(client_id, redirect_uri=redirect_uri))
+        chromium.click("button[value=approve]")
+        assert heard.result().startswith(b"GET /callback?code=")
+
+
+def _answer_one(program: socket.socket) -> bytes:
+    """Answer one request, and return its beginning."""
+    connection, _ = program.accept()
+    with connection:
+        request = connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    return request
 
 
 def test_the_policy_of_the_page_lets_the_answer_through_to_an_application(chromium: Chromium, site: Site) -> None:

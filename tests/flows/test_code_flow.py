@@ -13,7 +13,7 @@ import pytest
 import time_machine
 from werkzeug.test import TestResponse
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
+from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
 
 
 def test_a_registered_client_gets_a_token_for_the_one_resource_it_asked_for(world: World) -> None:
@@ -221,13 +221,28 @@ def test_the_page_says_where_access_goes(world: World, redirect_uri: str, words:
     client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
     page = world.authorize(client_id, redirect_uri=redirect_uri)
     assert all(each in page.text for each in words)
-    scheme = redirect_uri.partition(":")[0]
-    allowed = (
-        "https://app.example.org:8443"
-        if scheme == "https"
-        else redirect_uri.rpartition("/")[0]
-        if scheme == "http"
-        else f"{scheme}:"
-    )
-    policy = page.headers["Content-Security-Policy"]
-    assert allowed in policy.partition("form-action ")[2].split(" ")
+
+
+ONWARD = {"https:", "http://localhost:*", "http://127.0.0.1:*", "cursor:", "vscode:"}
+
+
+@pytest.mark.parametrize(
+    ("redirect_uri", "allowed", "onward"),
+    [
+        ("https://app.example.org:8443/x", "https://app.example.org:8443", ONWARD),
+        ("http://127.0.0.1:33418/x", "http://127.0.0.1:33418", ONWARD),
+        ("http://[::1]:33418/x", "http:", ONWARD),  # CSP has no IPv6 addresses
+        ("cursor://anysphere.cursor-mcp/x", "cursor:", set()),
+        ("com.example.app:/x", "com.example.app:", set()),
+    ],
+)
+def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
+    world: World, redirect_uri: str, allowed: str, onward: set[str]
+) -> None:
+    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
+    policy = world.authorize(client_id, redirect_uri=redirect_uri).headers["Content-Security-Policy"]
+    sources = set(policy.partition("form-action ")[2].split(" "))
+    assert {"'self'", GITHUB, allowed} | onward <= sources
+    assert not {"*", "data:", "javascript:"} & sources
+    assert ("http:" in sources) is ("[" in redirect_uri)
+    assert ("vscode:" in sources) is bool(onward)
