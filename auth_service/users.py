@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from functools import partial
 from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -41,7 +42,10 @@ class Users:
         identity = login.identity
         kept: dict[str, Any] = {"at": time.time(), "token": login.token}
         kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
-        self._store.keep_login(identity.subject, self._fernet.encrypt(json.dumps(kept).encode()).decode())
+        self._keep(identity.subject, kept)
+
+    def _keep(self, sub: str, kept: dict[str, Any]) -> None:
+        self._store.keep_login(sub, self._fernet.encrypt(json.dumps(kept).encode()).decode())
 
     def may_use(self, identity: Identity, resource: str) -> bool:
         """Whether a user who has just logged in may use the resource of that name.
@@ -89,14 +93,15 @@ class Users:
             # Again only where the user has just logged in anew, which may end the token that was asked with.
             while (kept := self._recall(sub)) is not None and kept["token"] not in {None, refused}:
                 try:
-                    login = self._provider.identify(kept["token"])
+                    return self._provider.identify(kept["token"], replaced=partial(self._replace, sub, kept))
                 except LoginError:
                     refused = kept["token"]
-                    continue
-                if login.token != kept["token"] and login.identity.subject == sub:
-                    self.remember(login)
-                return login.identity
             return None
+
+    def _replace(self, sub: str, kept: dict[str, Any], token: str) -> None:
+        """Keep the token that took the place of the kept one, whatever comes of asking."""
+        kept["token"] = token
+        self._keep(sub, kept)
 
     def _recall(self, sub: str) -> dict[str, Any] | None:
         """Return what was kept of a login; None if there is nothing that this master key has encrypted."""

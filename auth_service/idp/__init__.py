@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,5 +45,8 @@ class IdentityProvider(Protocol):
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code that the browser brought back."""
 
-    def identify(self, token: str) -> Login:
-        """Return who the token of a former login belongs to, as they are known now, with the token to use next."""
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+        """Return who the token of a former login belongs to, as they are known now.
+
+        `replaced` is told which token to use next, as soon as the former is of no use: also where the call then fails.
+        """

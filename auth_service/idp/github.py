@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-from typing import Any
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import requests
@@ -14,7 +19,35 @@ from auth_service.settings import GitHub
 
 from . import Login, http, provider_name
 
+EXPIRY_MARGIN_SECONDS: Final = 60
+
+log = logging.getLogger(__name__)
+
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """What asks about a user. An OAuth app's token has no end; a GitHub App's has one, and another that renews it."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
+
+    @classmethod
+    def parse(cls, kept: str) -> _Tokens:
+        """Return what `dump` made a text of."""
+        return cls(**json.loads(kept)) if kept.startswith("{") else cls(access_token=kept)
+
+    def dump(self) -> str:
+        """Return it as one text."""
+        return self.access_token if self.refresh_token is None else json.dumps(asdict(self))
+
+    @property
+    def refresh_with(self) -> str | None:
+        """What renews the access token, once that is as good as over."""
+        is_over = self.expires_at is not None and self.expires_at - EXPIRY_MARGIN_SECONDS <= time.time()
+        return self.refresh_token if is_over else None
 
 
 class GitHubProvider:
@@ -56,30 +89,46 @@ class GitHubProvider:
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Exchange the code, then ask who the user is and which of the configured memberships they hold."""
         with requests.Session() as session:
-            answer = _call(
-                session,
-                "POST",
-                f"{self._settings.url}/login/oauth/access_token",
-                data={
-                    "client_id": self._settings.client_id,
-                    "client_secret": self._client_secret,
-                    "code": code,
-                    "redirect_uri": self._callback_url,
-                    "code_verifier": code_verifier,
-                },
+            answer = self._call_token_endpoint(
+                session, {"code": code, "redirect_uri": self._callback_url, "code_verifier": code_verifier}
             )
-            token = answer.get("access_token") if answer else None
-            if not isinstance(token, str) or not token:
-                # GitHub reports errors of this endpoint with status 200.
-                raise LoginError(f"GitHub refused the code: {(answer or {}).get('error')!r}")
-            identity = self._identify(session, token)
+            tokens = _find_tokens(answer)
+            if tokens is None:
+                raise LoginError(f"GitHub refused the code: {answer.get('error')!r}")
+            identity = self._identify(session, tokens.access_token)
         # Also where nothing asks for memberships today: what is configured changes, and logins should outlive that.
-        return Login(identity=identity, token=token)
+        return Login(identity=identity, token=tokens.dump())
 
-    def identify(self, token: str) -> Login:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
+        tokens = _Tokens.parse(token)
         with requests.Session() as session:
-            return Login(identity=self._identify(session, token), token=token)
+            if (refresh_token := tokens.refresh_with) is not None:
+                tokens = self._refresh(session, refresh_token)
+                replaced(tokens.dump())
+            return self._identify(session, tokens.access_token)
+
+    def _refresh(self, session: requests.Session, refresh_token: str) -> _Tokens:
+        """Return new tokens. Raises LoginError if GitHub does not take the old one any more."""
+        answer = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+        if (tokens := _find_tokens(answer)) is not None:
+            return tokens
+        error = answer.get("error")
+        if error == "bad_refresh_token":
+            raise LoginError("GitHub refused its refresh token")
+        # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
+        log.error("GitHub's token endpoint answered %.64r", error)
+        raise ServiceUnavailable("GitHub")
+
+    def _call_token_endpoint(self, session: requests.Session, form: dict[str, str]) -> dict[str, Any]:
+        answer = _call(
+            session,
+            "POST",
+            f"{self._settings.url}/login/oauth/access_token",
+            data={"client_id": self._settings.client_id, "client_secret": self._client_secret, **form},
+            statuses=(200, 400),  # it reports most errors with 200
+        )
+        return answer or {}
 
     def _identify(self, session: requests.Session, token: str) -> Identity:
         user = self._api(session, token, "/user")
@@ -123,19 +172,31 @@ def _call(
     *,
     token: str | None = None,
     data: dict[str, str] | None = None,
+    statuses: Collection[int] = (200,),
 ) -> dict[str, Any] | None:
     """Return the JSON object that GitHub answers, None for 403 and 404 (it hides what one may not see).
 
-    Raises LoginError if the token is no good, ServiceUnavailable for everything else that is no answer.
+    `statuses` are those of which the object is wanted. Raises LoginError if the token is no good, ServiceUnavailable
+    for everything else that is no answer.
     """
     answer = http.call(session, method, url, provider="GitHub", token=token, data=data)
     if answer.status == 401:
         raise LoginError("GitHub refused its token")
     if answer.status == 404 or (answer.status == 403 and not _is_rate_limited(answer)):
         return None
-    if answer.status != 200:
+    if answer.status not in statuses:
         raise ServiceUnavailable("GitHub")
     return answer.document()
+
+
+def _find_tokens(answer: dict[str, Any]) -> _Tokens | None:
+    access_token, refresh_token, lifetime = map(answer.get, ("access_token", "refresh_token", "expires_in"))
+    if not isinstance(access_token, str) or not access_token:
+        return None
+    # GitHub has sent the number as text, too.
+    if not isinstance(refresh_token, str) or not str(lifetime).isdecimal():
+        return _Tokens(access_token=access_token)
+    return _Tokens(access_token=access_token, refresh_token=refresh_token, expires_at=time.time() + int(str(lifetime)))
 
 
 def _is_rate_limited(answer: http.Answer) -> bool:

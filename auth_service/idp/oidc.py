@@ -123,15 +123,19 @@ class OidcProvider:
             claims = self._verify_id_token(id_token)
             if not hmac.compare_digest(str(claims.get("nonce")).encode(), _nonce(challenge).encode()):
                 raise LoginError("the ID token is for another login")
-            return self._login(session, claims, tokens, former_token=None)
+            identity = self._ask_who(session, claims, tokens)
+        refresh_token = tokens.get("refresh_token")
+        return Login(identity=identity, token=refresh_token if isinstance(refresh_token, str) else None)
 
-    def identify(self, token: str) -> Login:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask again with the refresh token of a former login; LoginError if the provider no longer takes it."""
         with requests.Session() as session:
             tokens = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": token})
+            if isinstance(successor := tokens.get("refresh_token"), str) and successor != token:
+                replaced(successor)
             id_token = tokens.get("id_token")  # optional here (Core §12.2)
             claims = self._verify_id_token(id_token) if isinstance(id_token, str) else {}
-            return self._login(session, claims, tokens, former_token=token)
+            return self._ask_who(session, claims, tokens)
 
     # Asking
 
@@ -158,19 +162,11 @@ class OidcProvider:
         log.error("the identity provider's token endpoint answered %s: %.64r", answer.status, error)
         raise ServiceUnavailable(self.title)
 
-    def _login(
-        self,
-        session: requests.Session,
-        claims: dict[str, Any],
-        tokens: dict[str, Any],
-        *,
-        former_token: str | None,
-    ) -> Login:
+    def _ask_who(self, session: requests.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())
         if not wanted <= claims.keys():
             claims = self._with_userinfo(session, claims, tokens)
-        refresh_token = tokens.get("refresh_token", former_token)
-        return Login(identity=self._identity(claims), token=refresh_token if isinstance(refresh_token, str) else None)
+        return self._identity(claims)
 
     def _with_userinfo(
         self, session: requests.Session, claims: dict[str, Any], tokens: dict[str, Any]

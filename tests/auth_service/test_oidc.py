@@ -22,6 +22,7 @@ from urllib3 import HTTPResponse
 
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.idp.oidc import OidcProvider
+from auth_service.protocol.access import Identity
 from auth_service.settings import OpenIDConnect
 
 ISSUER = "https://login.example.com/tenant"
@@ -130,6 +131,12 @@ def id_token(
 
 def finish(provider: OidcProvider) -> Any:
     return provider.finish_login(code="code", code_verifier=VERIFIER)
+
+
+def identify(provider: OidcProvider, token: str) -> tuple[Identity, list[str]]:
+    """Return who a token belongs to, and which tokens took its place."""
+    replaced: list[str] = []
+    return provider.identify(token, replaced=replaced.append), replaced
 
 
 def test_the_browser_is_sent_to_the_discovered_endpoint_with_state_nonce_and_challenge(stand_in: StandIn) -> None:
@@ -331,13 +338,25 @@ def test_groups_are_matched_whole_and_letter_by_letter(
 
 def test_asking_again_uses_the_refresh_token_and_keeps_the_new_one(stand_in: StandIn, provider: OidcProvider) -> None:
     stand_in.issue(id_token(stand_in, nonce=None, groups=["admins"]), refresh_token="rt-2")
-    login = provider.identify("rt-1")
-    assert login.token == "rt-2"
-    assert login.identity.groups == {"admins"}
+    identity, kept = identify(provider, "rt-1")
+    assert kept == ["rt-2"]
+    assert identity.groups == {"admins"}
     assert dict(parse_qsl(str(stand_in.asked[-2].body))) == {"grant_type": "refresh_token", "refresh_token": "rt-1"}
     stand_in.issue(None, refresh_token=None)
-    login = provider.identify("rt-1")
-    assert (login.token, login.identity.login) == ("rt-1", "alice")
+    identity, kept = identify(provider, "rt-1")
+    assert (kept, identity.login) == ([], "alice")
+
+
+@pytest.mark.parametrize("trouble", ["/tenant/userinfo", "/tenant/jwks"])
+def test_a_new_refresh_token_is_handed_over_although_asking_fails_after_that(
+    stand_in: StandIn, provider: OidcProvider, trouble: str
+) -> None:
+    stand_in.issue(id_token(stand_in, nonce=None, preferred_username=None), refresh_token="rt-2")
+    stand_in.answers[trouble] = (503, b"")
+    kept: list[str] = []
+    with pytest.raises(ServiceUnavailable):
+        provider.identify("rt-1", replaced=kept.append)
+    assert kept == ["rt-2"]
 
 
 @pytest.mark.parametrize(
@@ -362,7 +381,7 @@ def test_only_a_refusal_of_the_token_ends_a_login_and_everything_else_waits(
 ) -> None:
     stand_in.answers["/tenant/token"] = answer
     with pytest.raises(error):
-        provider.identify("rt-1")
+        identify(provider, "rt-1")
     with pytest.raises(error):
         finish(provider)
 

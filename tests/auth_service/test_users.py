@@ -39,9 +39,12 @@ class Provider:
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         raise NotImplementedError
 
-    def identify(self, token: str) -> Login:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         self.asked_with.append(token)
-        return self.answer(token)
+        login = self.answer(token)
+        if login.token not in {None, token}:
+            replaced(str(login.token))
+        return login.identity
 
 
 @pytest.fixture
@@ -174,6 +177,32 @@ def test_a_replaced_token_is_the_one_to_ask_with_next(store: Store) -> None:
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     assert users.may_still_use(grant)
     assert users.may_still_use(grant)  # as read before the token was replaced
+    assert provider.asked_with == ["t", "t+"]
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("Test"), LoginError("nonsense")])
+def test_a_replaced_token_is_kept_although_asking_fails_after_that(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+    identify = provider.identify
+
+    def replace_and_fail(token: str, *, replaced: Callable[[str], None]) -> Identity:
+        provider.asked_with.append(token)
+        replaced(token + "+")
+        raise error
+
+    monkeypatch.setattr(provider, "identify", replace_and_fail)
+    if isinstance(error, LoginError):
+        assert not users.may_still_use(grant)
+    else:
+        with pytest.raises(ServiceUnavailable):
+            users.may_still_use(grant)
+    assert provider.asked_with == ["t"]
+    monkeypatch.setattr(provider, "identify", identify)
+    assert users.may_still_use(grant)
     assert provider.asked_with == ["t", "t+"]
 
 
