@@ -9,6 +9,7 @@ from flask import Flask
 from .clients import Clients
 from .grants import AuthorizationServer
 from .idp import IdentityProvider
+from .idp.bounded import BoundedProvider
 from .idp.github import GitHubProvider
 from .idp.oidc import OidcProvider
 from .introspection import Introspection
@@ -44,7 +45,7 @@ def create_app(
 
     `fetcher` gets clients' documents, from the public internet unless given.
     """
-    provider = _make_provider(settings, credentials)
+    provider = BoundedProvider(_make_provider(settings, credentials))
     users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
     clients = Clients(
         store,

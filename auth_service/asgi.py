@@ -30,7 +30,8 @@ from auth_service.verify import PATH_PREFIX, Verifier
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
 METRICS_DIRECTORY = "metrics"
-FLASK_THREADS = 16
+FLASK_THREADS = 24
+"""More than may wait for the identity provider (`idp/bounded.py`) and clients' documents (`clients.py`) together."""
 BODY_SECONDS = 10
 """How long a client may take to send a request's body."""
 KEY_WATCH_SECONDS = 0.05

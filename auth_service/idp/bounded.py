@@ -1,0 +1,52 @@
+"""An identity provider that few ask at a time: a slow one must never hold all threads that answer requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from auth_service.errors import ServiceUnavailable
+from auth_service.protocol.access import Identity
+
+from . import IdentityProvider, Login
+
+MAX_CONCURRENT: Final = 12
+"""Per worker. Anyone can have a code that they made up redeemed, and so have a thread wait for the provider."""
+
+
+class BoundedProvider:
+    """Passes calls on, and raises ServiceUnavailable at once for one too many."""
+
+    def __init__(self, provider: IdentityProvider) -> None:
+        """Ask that provider."""
+        self.name = provider.name
+        self.title = provider.title
+        self.rechecks_names = provider.rechecks_names
+        self._provider = provider
+        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+
+    def authorization_url(self, *, state: str, code_challenge: str) -> str:
+        """As the provider's, which may have to discover it first."""
+        with self._slot():
+            return self._provider.authorization_url(state=state, code_challenge=code_challenge)
+
+    def finish_login(self, *, code: str, code_verifier: str) -> Login:
+        """As the provider's."""
+        with self._slot():
+            return self._provider.finish_login(code=code, code_verifier=code_verifier)
+
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+        """As the provider's."""
+        with self._slot():
+            return self._provider.identify(token, replaced=replaced)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(blocking=False):
+            raise ServiceUnavailable(self.title)
+        try:
+            yield
+        finally:
+            self._slots.release()
