@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from auth_service.errors import OAuthError
 
-MAX_VALUE_LENGTH = 4096
+MAX_VALUE_LENGTH = 8192
+"""Of which a form's ticket takes more than the whole request that it repeats."""
 MAX_PARAMETERS = 64
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 import time_machine
+from gunicorn.config import Config
 from werkzeug.test import TestResponse
 
 from auth_service.audit import Event
@@ -230,6 +232,14 @@ def test_ending_access_while_the_user_logs_in_by_a_remembered_approval_asks_agai
     callback = world.log_in(open_page(world, client_id))
     world.store.revoke_access("github:583231", by="operator")
     assert is_asked(world.follow(callback))
+
+
+def test_the_longest_request_that_is_read_can_be_approved(world: World) -> None:
+    client_id = world.register()["client_id"]
+    usual = urlencode(authorization_query(client_id, state=""))
+    room = Config().limit_request_line - len(f"GET /authorize?{usual} HTTP/1.1\r\n")
+    page = world.authorize(client_id, state=secrets.token_urlsafe(room)[:room])
+    assert world.decide(page).status_code == 303
 
 
 def test_declining_is_not_remembered_as_approval(world: World, client_id: str) -> None:
