@@ -146,6 +146,8 @@ redis.call('ZREM', KEYS[5], ARGV[6])
 return 'done'
 """
 
+# A generation ahead of ours is one that we have given out and Redis has lost again, with what it had not yet written
+# when it failed: as good as the current one.
 # A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
 # bounded.
 # KEYS refresh, grant, client, login, indices · ARGV generation, now, grace, grant lifetime, client lifetime, sid
@@ -153,7 +155,7 @@ _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
 if not current or redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
 local generation = tonumber(ARGV[1])
-if generation == current then
+if generation >= current then
   redis.call('HSET', KEYS[1], 'current', generation + 1, generation, ARGV[2])
   redis.call('HDEL', KEYS[1], generation - 16)
   redis.call('EXPIRE', KEYS[1], ARGV[4])

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 import time_machine
 from werkzeug.test import TestResponse
 
-from .conftest import World
+from auth_service.audit import Event
+from tests.conftest import RedisServer
+
+from .conftest import AuditLog, World
+
+
+@pytest.fixture
+def connection(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A look behind the service's back."""
+    with redis_server.client() as client:
+        yield client
 
 
 def _login(world: World) -> tuple[str, dict[str, Any]]:
@@ -35,6 +47,30 @@ def test_reuse_after_the_grace_revokes_the_family(world: World) -> None:
         clock.shift(61)
         assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
         assert _refresh(world, client_id, successor).get_json()["error"] == "invalid_grant"
+
+
+def test_a_redis_that_has_lost_the_last_rotation_raises_no_alarm(
+    world: World, connection: redis.Redis, audit_log: AuditLog
+) -> None:
+    client_id, issued = _login(world)
+    key = f"refresh:{issued['refresh_token'].partition('.')[0]}"
+    lost = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+    connection.hset(key, "current", "0")
+    connection.hdel(key, "0")
+    newest = _refresh(world, client_id, lost).get_json()["refresh_token"]
+    assert _refresh(world, client_id, lost).get_json()["refresh_token"] == newest
+    assert Event.TOKEN_REUSED not in audit_log.names
+    # The one before was used as far as anyone knows: whoever has it now is too late.
+    assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+    assert _refresh(world, client_id, newest).get_json()["error"] == "invalid_grant"
+
+
+def test_a_generation_that_nobody_was_given_is_none(world: World) -> None:
+    client_id, issued = _login(world)
+    sid, _, rest = issued["refresh_token"].partition(".")
+    forged = f"{sid}.7.{rest.partition('.')[2]}"
+    assert _refresh(world, client_id, forged).get_json()["error"] == "invalid_grant"
+    assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
 
 
 def test_another_client_can_not_refresh(world: World) -> None:
