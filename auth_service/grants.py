@@ -32,6 +32,7 @@ from .clients import Clients
 from .errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
 from .protocol import client_documents, pkce, redirect_uris, resources, scopes
 from .protocol.clients import Client
+from .protocol.display import display_text
 from .settings import Settings
 from .store import Code, Grant, Redemption, Rotation, Store, new_sid
 from .tokens import SigningKeys
@@ -167,7 +168,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         except ClientDocumentError as error:
             raise PageError(
                 "This application cannot be recognised",
-                f"It is described at {client_id}, but {error.reason}. "
+                f"It is described at {display_text(client_id or '')}, but {error.reason}. "
                 + ("Try again in a moment." if error.is_transient else "Only its publisher can mend that."),
             ) from error
         if client is None:

@@ -207,6 +207,13 @@ def test_no_parameter_redirects_elsewhere_or_is_markup(world: World, name: str, 
         assert_is_harmless(response)
 
 
+def test_an_identifier_that_is_none_is_shown_without_what_deceives_the_eye(world: World) -> None:
+    page = world.authorize("https://good.example\u202e\u200b/\u0301\u0301\u0301\u0301" + "call us now " * 40)
+    assert_is_harmless(page)
+    assert re.search("[\u200b\u202e]|\u0301{4}", page.text) is None
+    assert page.text.count("call us now") < 6
+
+
 @pytest.mark.parametrize("name", ["code", "state", "error", "error_description", "error_uri", "iss", "redirect_uri"])
 @pytest.mark.parametrize("value", [MARKUP, EVIL])
 def test_no_parameter_of_the_callback_redirects_elsewhere_or_is_markup(world: World, name: str, value: str) -> None:
