@@ -55,9 +55,6 @@ class Clients:
         if not self._documents.enabled:
             return None
         client_documents.check_url(client_id)
-        hosts = self._documents.allowed_hosts
-        if hosts is not None and client_documents.host_of(client_id) not in hosts:
-            raise ClientDocumentError("its host is not on this gateway's list")
         return self._find_document(
             client_id,
             lambda document: client_documents.parse_client(client_id, document),
@@ -88,6 +85,9 @@ class Clients:
 
     def _find_document(self, url: str, parse: Callable[[Any], T], *, max_bytes: int) -> T:
         """Return a document as `parse` takes it, from the cache while it is fresh. What is refused is not kept."""
+        hosts = self._documents.allowed_hosts
+        if hosts is not None and client_documents.host_of(url) not in hosts:
+            raise ClientDocumentError("its host is not on this gateway's list")
         kept = self._ephemeral.find_document(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))

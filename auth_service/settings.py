@@ -235,7 +235,9 @@ class ClientDocuments(_Model):
 
     enabled: bool = True
     allowed_hosts: tuple[str, ...] | None = Field(
-        default=None, strict=False, description="The hosts such URLs may name; any public one where absent."
+        default=None,
+        strict=False,
+        description="The hosts where metadata and key sets may be; any public one where absent.",
     )
 
 

@@ -86,7 +86,7 @@ in
       type = types.nullOr (types.listOf types.str);
       default = null;
       example = [ "claude.ai" ];
-      description = "The hosts such URLs may name; any public one where null.";
+      description = "The hosts where metadata and key sets may be; any public one where null.";
     };
   };
 }

@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.client_authentication import JWT_BEARER
 from auth_service.public_fetch import PublicFetcher
+from auth_service.settings import Settings
 from tests.internet import Internet, internet, respond_json
 
 from .conftest import ISSUER, REDIRECT, VERIFIER, World
@@ -273,6 +274,26 @@ def test_a_key_set_on_a_private_host_is_not_fetched(world: World, net: Internet)
     response = redeem(world, world.obtain_code(CLIENT), assertion())
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     assert len(net.connected) == connected + 1  # for the document alone
+
+
+class TestConfined:
+    """A gateway whose operator names the hosts that it may be sent to."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings.model_validate({**settings.model_dump(), "client_documents": {"allowed_hosts": [HOST]}})
+
+    def test_a_key_set_comes_from_no_other_host(self, world: World, net: Internet) -> None:
+        code = world.obtain_code(CLIENT)
+        elsewhere = "keys.example.com"
+        net.pages[PATH] = respond_json(KEYS_ONLY | {"jwks_uri": f"https://{elsewhere}{JWKS_PATH}"})
+        world.store.ephemeral.drop_document(CLIENT)
+        response = redeem(world, code, assertion())
+        assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+        assert elsewhere not in net.resolved
+        net.pages[PATH] = respond_json(KEYS_ONLY)
+        world.store.ephemeral.drop_document(CLIENT)
+        assert redeem(world, code, assertion()).status_code == 200
 
 
 def test_a_key_set_out_of_reach_is_no_refusal(world: World, net: Internet) -> None:
