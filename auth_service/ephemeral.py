@@ -1,7 +1,9 @@
-"""State that is of no worth after minutes or hours: quotas, used-up identifiers, fetched documents, locks.
+"""State that is of no worth after minutes or hours: logins under way, quotas, used-up identifiers, documents, locks.
 
 | key | value | lives |
 |---|---|---|
+| `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
+| `logins` | the hashes of those, by the time they were sent there | as the newest of them |
 | `quota:NAME:HASH` | how often something was done in the current window | one window |
 | `used:HASH` | by which attempt a client assertion's `jti` was used | as long as the assertion could be believed |
 | `document:HASH` | a client's metadata document or key set, as fetched | a day at most |
@@ -27,6 +29,8 @@ from redis.exceptions import LockError
 from .errors import ServiceUnavailable, TooManyRequests
 
 MAX_DOCUMENTS = 1000
+MAX_LOGINS = 10_000
+"""Of up to 5 KiB each. Anyone can approve requests of their own, and never come back."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,8 +54,9 @@ redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
 return 1
 """
 
-# The oldest go when there are too many: whoever publishes a thousand documents forgets their own first.
-# KEYS index, document · ARGV value, lifetime, hash, now, most, prefix
+# The oldest go when there are too many: whoever publishes a thousand documents forgets their own first, and a flood of
+# logins leaves time for honest ones.
+# KEYS index, entry · ARGV value, lifetime, hash, now, most, prefix
 _KEEP = """
 redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
 redis.call('ZADD', KEYS[1], ARGV[4], ARGV[3])
@@ -108,6 +113,21 @@ class Ephemeral:
         """Whether this is the identifier's first use; remembered until then (seconds since 1970)."""
         # A command that is sent again because its connection broke is not a second use.
         return bool(self._use(keys=[f"used:{_hash(identifier)}"], args=[secrets.token_urlsafe(8), until]))
+
+    @denies_when_unavailable
+    def add_login(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
+        """Keep what the callback needs, under the hash of the upstream `state`."""
+        name = _hash(state)
+        self._keep(
+            keys=["logins", f"login:{name}"],
+            args=[json.dumps(login), lifetime, name, time.time(), MAX_LOGINS, "login:"],
+        )
+
+    @denies_when_unavailable
+    def consume_login(self, state: str) -> dict[str, Any] | None:
+        """Return a login once: whoever comes second finds nothing."""
+        document = cast("str | None", self._redis.getdel(f"login:{_hash(state)}"))
+        return json.loads(document) if document is not None else None
 
     @denies_when_unavailable
     def find_document(self, url: str) -> Document | None:

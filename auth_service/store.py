@@ -4,7 +4,6 @@
 |---|---|---|
 | `client:ID` | a registered client | days unless used, then as long as its grants |
 | `unused-clients` | identifiers of those without a login yet, by registration | as the newest |
-| `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
 | `code:HASH` | what a code stands for, kept past its end so that a replay is noticed | 10 minutes |
 | `redeemed:HASH` | by which attempt the code was redeemed | 10 minutes |
 | `grant:SID` | a grant; its access tokens are good while it exists | a refresh token lifetime |
@@ -25,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -257,19 +256,6 @@ class Store:
             audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))
         self.revoke_grants(sids, by=by, reason="the client was deleted")
-
-    # Logins on their way through the identity provider
-
-    @denies_when_unavailable
-    def add_login(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
-        """Keep what the callback needs, under the hash of the upstream `state`."""
-        self._redis.set(f"login:{hash_secret(state)}", json.dumps(login), ex=lifetime)
-
-    @denies_when_unavailable
-    def consume_login(self, state: str) -> dict[str, Any] | None:
-        """Return a login once: whoever comes second finds nothing."""
-        document = cast("str | None", self._redis.getdel(f"login:{hash_secret(state)}"))
-        return json.loads(document) if document is not None else None
 
     # Codes and grants
 

@@ -37,7 +37,7 @@ class Attempt:
 def send(attempt: Attempt, *, other_account: bool = False) -> Response:
     """Send this browser, and no other, to the identity provider."""
     state = secrets.token_urlsafe(32)
-    gateway().store.add_login(
+    gateway().store.ephemeral.add_login(
         state,
         {"browser": browser_fingerprint(), "attempt": dataclasses.asdict(attempt)},
         lifetime=gateway().settings.lifetimes.login,
@@ -51,7 +51,7 @@ def send(attempt: Attempt, *, other_account: bool = False) -> Response:
 
 def consume(state: str) -> Attempt:
     """Return why this browser went away, once. Raises PageError if it was another browser, or long ago."""
-    login = gateway().store.consume_login(state) if state else None
+    login = gateway().store.ephemeral.consume_login(state) if state else None
     if login is None or not hmac.compare_digest(login["browser"], browser_fingerprint()):
         raise PageError(
             "This sign-in cannot be continued",

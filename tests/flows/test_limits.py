@@ -9,11 +9,12 @@ import pytest
 import redis
 from werkzeug.test import TestResponse
 
+from auth_service import ephemeral
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
 
-from .conftest import ISSUER, REDIRECT, World
+from .conftest import ISSUER, REDIRECT, World, parameters_of
 
 LIMITS = {"registrations_per_hour": 5, "unused_clients": 10, "grants_per_client": 3}
 
@@ -142,6 +143,18 @@ def test_a_flood_pushes_out_the_oldest_unused_clients_and_none_that_has_been_use
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     refreshed = world.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
     assert refreshed.status_code == 200
+
+
+def test_a_flood_of_logins_that_nobody_finishes_is_bounded_and_leaves_the_newest(
+    world: World, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ephemeral, "MAX_LOGINS", 10)
+    client_id = world.register()["client_id"]
+    page = world.authorize(client_id)
+    sent = [world.decide(page) for _ in range(30)]
+    assert number_of(connection, "login:*") == connection.zcard("logins") == 10
+    assert world.follow(world.log_in(sent[0])).status_code == 400
+    assert "code" in parameters_of(world.follow(world.log_in(sent[-1])))
 
 
 def test_a_user_keeps_so_many_grants_of_a_client_and_loses_the_least_recently_used(

@@ -355,7 +355,7 @@ def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(world: 
 def test_the_upstream_state_is_new_each_time_and_made_only_after_approval(world: World) -> None:
     page = consent(world)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
+        patch.setattr(world.store.ephemeral, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
         assert world.authorize(world.register()["client_id"]).status_code == 200
     states = {dict(parse_qsl(urlsplit(world.decide(page).location).query))["state"] for _ in range(3)}
     assert len(states) == 3
