@@ -128,8 +128,8 @@ if excess > 0 then
 end
 """
 
-# KEYS redeemed, grant, refresh, client, unused clients
-# ARGV code memory, grant lifetime, has refresh, client lifetime, attempt, client identifier
+# KEYS redeemed, grant, refresh, client, unused clients, indices
+# ARGV code memory, grant lifetime, has refresh, client lifetime, attempt, client identifier, sid, rank, index lifetime
 _REDEEM = """
 if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
 local redeemer = redis.call('GET', KEYS[1])
@@ -142,6 +142,10 @@ if ARGV[3] == '1' then
 end
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 redis.call('ZREM', KEYS[5], ARGV[6])
+for index = 6, #KEYS do
+  redis.call('ZADD', KEYS[index], ARGV[8], ARGV[7])
+  if redis.call('TTL', KEYS[index]) < tonumber(ARGV[9]) then redis.call('EXPIRE', KEYS[index], ARGV[9]) end
+end
 return 'done'
 """
 
@@ -163,7 +167,7 @@ if generation >= current then
   redis.call('EXPIRE', KEYS[4], ARGV[4])
   for index = 5, #KEYS do
     redis.call('ZADD', KEYS[index], ARGV[2], ARGV[6])
-    redis.call('EXPIRE', KEYS[index], ARGV[4])
+    if redis.call('TTL', KEYS[index]) < tonumber(ARGV[4]) then redis.call('EXPIRE', KEYS[index], ARGV[4]) end
   end
   return 'rotated'
 end
@@ -268,22 +272,30 @@ class Store:
             transaction.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=CODE_MEMORY)
             for index in _indices(grant):
                 transaction.zremrangebyscore(index, "-inf", now - self._grant_lifetime)
-                transaction.zadd(index, {grant.sid: now})
-                transaction.expire(index, self._grant_lifetime)
+            self._add_to_indices(transaction, grant, lifetime=CODE_MEMORY)
             transaction.execute()
 
     @denies_when_unavailable
     def add_grant(self, grant: Grant, *, lifetime: int) -> None:
         """Store a grant that needs no code and ends after `lifetime` seconds, used or not."""
-        # The indices forget what was not used for a grant's usual lifetime.
-        last_use = int(time.time()) + lifetime - self._grant_lifetime
         with self._redis.pipeline() as transaction:
             transaction.set(_grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=lifetime)
-            for index in _indices(grant):
-                transaction.zadd(index, {grant.sid: last_use})
-                transaction.expire(index, max(lifetime, self._grant_lifetime), gt=True)
-                transaction.expire(index, max(lifetime, self._grant_lifetime), nx=True)
+            self._add_to_indices(transaction, grant, lifetime=lifetime)
             transaction.execute()
+
+    def _add_to_indices(self, transaction: redis.client.Pipeline, grant: Grant, *, lifetime: int) -> None:
+        for index in _indices(grant):
+            transaction.zadd(index, {grant.sid: self._rank(lifetime)})
+            # Never shortened: what is in no index cannot be found when the user's access is to end.
+            transaction.expire(index, max(lifetime, self._grant_lifetime), gt=True)
+            transaction.expire(index, max(lifetime, self._grant_lifetime), nx=True)
+
+    def _rank(self, lifetime: int) -> int:
+        """Return where a grant stands in the indices that ends so many seconds from now unless used.
+
+        They order by last use, and forget what was not used for a grant's usual lifetime.
+        """
+        return int(time.time()) + lifetime - self._grant_lifetime
 
     @denies_when_unavailable
     def find_code(self, code: str) -> Code | None:
@@ -311,6 +323,7 @@ class Store:
                 f"refresh:{record.sid}",
                 _client_key(record.client_id),
                 _UNUSED_CLIENTS,
+                *_indices(grant),
             ],
             args=[
                 CODE_MEMORY,
@@ -320,6 +333,9 @@ class Store:
                 # A command that is sent again because its connection broke is not a replay.
                 secrets.token_urlsafe(8),
                 record.client_id,
+                record.sid,
+                self._rank(grant_lifetime),
+                self._grant_lifetime,
             ],
         )
         redemption = Redemption(result)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jwt
 import pytest
 import redis
+import time_machine
 from werkzeug.test import TestResponse
 
 from auth_service import ephemeral
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Settings
+from auth_service.store import new_sid
 from tests.conftest import RedisServer
 
 from .conftest import ISSUER, REDIRECT, World, parameters_of
@@ -225,6 +230,41 @@ class TestAges:
         assert len(world.store.find_grants_of_user("github:583231")) == 1
         pass_time(connection, 31 * 24 * 3600)
         assert refresh()["error"] in {"invalid_grant", "invalid_client"}
+
+    def test_codes_that_nobody_redeems_leave_nothing_in_the_indices(
+        self, world: World, connection: redis.Redis
+    ) -> None:
+        with time_machine.travel(time.time()) as clock:
+            client_id = world.register()["client_id"]
+            indices = [f"grants-of-client:{client_id}", "grants-of-user:github:583231"]
+            for _ in range(5):
+                world.obtain_code(client_id)
+            issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+            assert [connection.zcard(index) for index in indices] == [6, 6]
+            clock.shift(601)
+            once = world.register(grant_types=["authorization_code"])["client_id"]  # good for an hour
+            unrefreshed = world.redeem(once, world.obtain_code(once)).get_json()
+            world.obtain_code(client_id)
+            assert [connection.zcard(index) for index in indices] == [2, 3]
+            assert len(world.store.revoke_access("github:583231", by="test")) == 3
+            for token in (issued["access_token"], unrefreshed["access_token"]):
+                sid = jwt.decode(token, options={"verify_signature": False})["sid"]
+                assert world.store.find_grant(sid) is None
+
+    def test_a_long_token_of_the_operators_can_be_found_as_long_as_it_is_good(
+        self, world: World, connection: redis.Redis
+    ) -> None:
+        client_id = world.register()["client_id"]
+        issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+        (usual,) = world.store.find_grants_of_user("github:583231")
+        headless = dataclasses.replace(usual.grant, sid=new_sid(), client_id="mcp-gatewayctl")
+        world.store.add_grant(headless, lifetime=90 * 24 * 3600)
+        world.redeem(client_id, world.obtain_code(client_id))  # whose grants are for thirty days
+        world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+        pass_time(connection, 80 * 24 * 3600)
+        assert world.store.find_grant(headless.sid) is not None
+        assert world.store.revoke_access("github:583231", by="test") == [headless]
+        assert world.store.find_grant(headless.sid) is None
 
     def test_everything_that_requests_leave_behind_is_gone_in_the_end(
         self, world: World, connection: redis.Redis
