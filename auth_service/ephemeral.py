@@ -69,6 +69,16 @@ end
 """
 
 
+# `EXPIRE … GT` would do, but Redis knows it only since 7.0.
+# KEYS any · ARGV lifetime
+_PROLONG = "if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], ARGV[1]) end"
+
+
+def prolong(transaction: redis.client.Pipeline, key: str, *, lifetime: int) -> None:
+    """Let a key live for so many seconds from now at least; never shorter than it would."""
+    transaction.eval(_PROLONG, 1, key, lifetime)
+
+
 def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Turn every failure of Redis into the one error that denies."""
 

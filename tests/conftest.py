@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from local.stack import find_redis
+from local.stack import find_bundled_redis, find_redis
 
 
 class RedisServer:
-    """A Redis of its own on a unix socket, which tests may stop and start again."""
+    """A Redis of its own on a unix socket, which tests may stop and start again.
+
+    Of the oldest version that will do, where that is at hand: the local stack and the module's units run on newer ones.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -28,7 +31,7 @@ class RedisServer:
         """Start it and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                find_redis(),
+                find_bundled_redis() or find_redis(),
                 *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._directory)),
                 *("--save", "", "--appendonly", "no", "--logfile", str(self._directory / "redis.log")),
             ]
