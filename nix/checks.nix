@@ -3,6 +3,7 @@
   callPackage,
   lib,
   nixfmt,
+  nodejs,
   package,
   pkgs,
   python3,
@@ -19,16 +20,22 @@ let
     ../stdio_bridge
     ../local
     ../tests
-    ../docs/options.md
+    ../docs
     ../pyproject.toml
   ];
 
   withPackages = extra: package.python.withPackages (ps: package.dependencies ++ extra ps);
 
+  # Written for version 2 of the MCP package, which a stable nixpkgs may not have yet.
+  leftOut = lib.optionals (lib.versionOlder package.python.pkgs.mcp.version "2.3") [
+    "--ignore=tests/stdio_bridge/test_eras_with_a_client.py"
+    "--ignore=tests/stdio_bridge/test_real_peers.py"
+  ];
   tests =
     runCommand "mcp-oauth-gateway-tests"
       {
         nativeBuildInputs = [
+          nodejs
           redis
           (withPackages (
             ps: with ps; [
@@ -47,7 +54,8 @@ let
         cp --recursive --no-preserve=mode ${checkout} checkout
         cd checkout
         export HOME=$TMPDIR
-        pytest -p no:cacheprovider tests/auth_service tests/stdio_bridge
+        echo "for want of mcp 2.3 or newer: ${toString leftOut}"
+        pytest -p no:cacheprovider ${toString leftOut} tests/auth_service tests/stdio_bridge
         touch $out
       '';
 

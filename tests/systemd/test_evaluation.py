@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluat
 
 MODULES = CHECKOUT / "modules"
 CONFIGURATIONS = sorted(evaluation.cases().keys() - set(COMPLAINTS))
-SCENARIOS = {path.stem for path in (CHECKOUT / "tests/nixos").glob("*.nix")}
 OPTION = "services.mcp-oauth-gateway"
 STORED = f"/nix/store/{'0' * 32}-secret"
 
@@ -130,56 +128,6 @@ def test_a_secret_in_the_store_is_refused(tmp_path: Path, option: str) -> None:
 @pytest.mark.parametrize("name", ["github", "oidc", "hosts"])
 def test_what_nixpkgs_may_yet_call_its_options_changes_nothing(name: str, names: str) -> None:
     assert evaluation.evaluate(evaluation.cases()[name], traefikNames=names) == json.loads(evaluated(name).read_text())
-
-
-@needs_nix
-def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
-    outputs = evaluation.evaluate_flake()
-    for system in ("x86_64-linux", "aarch64-linux"):
-        checks = outputs["checks"][system]
-        scripts = {f"vm-{path.stem}" for path in (CHECKOUT / "tests/nixos").glob("*.py") if path.stem in SCENARIOS}
-        assert {
-            "package",
-            "tests",
-            "formatting",
-            "options",
-            "evaluation",
-            "vm-hardening",
-            "vm-operating",
-            *scripts,
-        } <= checks.keys()
-        assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"
-        assert outputs["packages"][system].keys() == {"default", "mcp-server-everything", "tmux-mcp"}
-        assert set(outputs["packages"][system]["default"]) == _dependencies()
-        assert outputs["apps"][system].keys() == {"local"}
-        assert outputs["devShells"][system].keys() == {"default"}
-        assert outputs["formatter"][system] == "nixfmt-tree"
-    assert outputs["modules"] == outputs["templates"] == {"default": True}
-    assert outputs["overlays"] == {"default": ["mcp-oauth-gateway"]}
-
-
-def _dependencies() -> set[str]:
-    """Return the names of what pyproject.toml wants, with what its extras bring."""
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    return {re.split(r"[^a-z0-9-]", line)[0] for line in project["dependencies"]}
-
-
-@needs_nix
-def test_the_template_is_a_working_host(tmp_path: Path) -> None:
-    case = tmp_path / "case.nix"
-    case.write_text(
-        f"""
-        {{ lib, ... }}:
-        {{
-          imports = [ {CHECKOUT}/templates/host/gateway.nix ];
-          # What else NixOS and sops-nix have.
-          options = lib.genAttrs [ "nixpkgs" "sops" "system" ] (_: lib.mkOption {{ type = lib.types.anything; }});
-          config.sops.secrets.github-client-secret.path = "/run/secrets/github-client-secret";
-        }}
-        """
-    )
-    host = evaluation.evaluate(case)
-    assert host["failedAssertions"] == host["warnings"] == []
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
