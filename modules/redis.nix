@@ -4,6 +4,7 @@ let
   inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
   topology = import ./topology.nix { inherit lib cfg; };
+  hardening = import ../nix/hardening.nix;
 in
 {
   options.services.mcp-oauth-gateway.redis = {
@@ -36,7 +37,12 @@ in
     };
 
     systemd.services.redis-mcp-oauth-gateway = lib.mkIf (cfg.redis.url == null) {
-      serviceConfig = lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; };
+      # nixpkgs leaves a Redis that died as it is.
+      startLimitIntervalSec = lib.mkDefault 0;
+      serviceConfig = lib.mkMerge [
+        (lib.mapAttrs (_: lib.mkDefault) hardening.restart)
+        (lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; })
+      ];
     };
 
     services.mcp-oauth-gateway.settings.redis_url = lib.mkDefault (

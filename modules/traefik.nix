@@ -9,6 +9,7 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   topology = import ./topology.nix { inherit lib cfg; };
+  hardening = import ../nix/hardening.nix;
   acme = cfg.acme.email != null;
   ownCertificate = cfg.certificate.certFile != null;
   resolver = "mcp-oauth-gateway";
@@ -230,7 +231,10 @@ in
         systemd.services.traefik = {
           # Without routes Traefik answers 404; with this a boot does not even show that.
           after = lib.optional (topology.has "auth") "mcp-auth-service.service";
+          # nixpkgs gives up for a day after five failures, as while a certificate's file is not there yet.
+          startLimitIntervalSec = lib.mkForce 0;
           serviceConfig = lib.mkMerge [
+            (lib.mapAttrs (_: lib.mkDefault) (removeAttrs hardening.restart [ "Restart" ]))
             (lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; })
             (lib.mkIf (cfg.acme.environmentFile != null) { EnvironmentFile = [ cfg.acme.environmentFile ]; })
             # As credentials they need not be readable by Traefik's user where they lie.

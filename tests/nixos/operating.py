@@ -31,10 +31,17 @@ with subtest("a server that does not answer fails the check"):
     machine.succeed("systemctl start mcp-bridge-time.socket")
     machine.succeed("systemctl start mcp-gateway-health.service")
 
-with subtest("a bridge that dies is started again, and the auth service too"):
-    machine.succeed("systemctl kill --signal=KILL mcp-bridge-time.service mcp-auth-service.service")
+with subtest("whatever dies is started again"):
+    for unit in ("mcp-bridge-time", "mcp-auth-service", "redis-mcp-oauth-gateway", "traefik"):
+        machine.succeed(f"systemctl kill --signal=KILL {unit}.service")
     machine.wait_until_succeeds("systemctl start mcp-gateway-health.service")
     machine.wait_until_succeeds(f"test-client challenge {SERVER}")
+
+with subtest("however often it does"):
+    for _ in range(6):
+        machine.wait_for_unit("traefik.service")
+        machine.succeed("systemctl kill --signal=KILL traefik.service")
+    machine.wait_until_succeeds(f"test-client challenge {SERVER}", timeout=60)
 
 with subtest("systemd watches both"):
     for unit in ("mcp-auth-service", "mcp-bridge-time"):

@@ -82,6 +82,8 @@ in
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
       wantedBy = [ "multi-user.target" ];
+      startLimitIntervalSec = 86400;
+      startLimitBurst = 5;
       serviceConfig = {
         ExecStart = "${cfg.package}/bin/traefik --configfile=${staticFile.path}";
         Type = "simple";
