@@ -146,14 +146,20 @@ in
         description = "Authorization server of the MCP OAuth gateway";
         wantedBy = [ "multi-user.target" ];
         wants = [ "network-online.target" ] ++ lib.optional ownRedis "redis-mcp-oauth-gateway.service";
-        requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+        requires = [
+          "${topology.authSocket}.socket"
+        ]
+        ++ lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
         after = [
           "network-online.target"
+          "${topology.authSocket}.socket"
         ]
         ++ lib.optional ownRedis "redis-mcp-oauth-gateway.service"
         ++ lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
         reloadTriggers = [ config.environment.etc.${settingsFile}.source ];
         startLimitIntervalSec = 0;
+        # Requests wait in the socket meanwhile.
+        stopIfChanged = false;
         # The host's certificate authorities, for an identity provider with one of its own.
         environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
         serviceConfig =
@@ -165,6 +171,8 @@ in
             # A worker tells of readiness, since only a worker knows.
             NotifyAccess = "all";
             WatchdogSec = 60;
+            # Gunicorn ends its workers by itself, each after what it is doing.
+            KillMode = "mixed";
             ExecStart = "${lib.getExe' cfg.package "mcp-auth-service"} --settings /etc/${settingsFile}";
             ExecReload = "${lib.getExe' pkgs.coreutils "kill"} -HUP $MAINPID";
             LoadCredential = [
@@ -180,12 +188,15 @@ in
       };
     };
 
-    # Requests wait in it while the service is restarted.
-    systemd.sockets.mcp-auth-service = lib.mkIf (topology.has "auth") {
+    systemd.sockets.${topology.authSocket} = lib.mkIf (topology.has "auth") {
       description = "Authorization server of the MCP OAuth gateway";
       wantedBy = [ "sockets.target" ];
       listenStreams = [ cfg.settings.listen ];
-      socketConfig = hardening.socket // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
+      socketConfig = {
+        Service = "mcp-auth-service.service";
+      }
+      // hardening.socket
+      // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
     };
   };
 }

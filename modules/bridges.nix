@@ -9,6 +9,7 @@ let
   cfg = config.services.mcp-oauth-gateway;
   topology = import ./topology.nix { inherit lib cfg; };
   hardening = import ../nix/hardening.nix;
+  portOf = import ./port-of.nix { inherit lib; };
   makesMasterKey = cfg.masterKeyFile == null;
   keyFile = name: "/run/mcp-oauth-gateway/identity-${name}";
 
@@ -20,6 +21,8 @@ let
     description = "Identity key of the MCP server ${name}";
     requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
     after = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+    # Else requests would start the bridge anew while both wait for a switch to go on.
+    stopIfChanged = false;
     serviceConfig = hardening.unit cfg // {
       Type = "oneshot";
       RemainAfterExit = true;
@@ -77,16 +80,24 @@ let
     # Homes are empty but for what is bound into them.
     // lib.optionalAttrs (lib.any isHome paths) { ProtectHome = "tmpfs"; };
 
+  nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
+  socketOf =
+    name: replica:
+    topology.socketOf (nameOf name replica) (portOf name + replica.offset) replica.address replica.port;
+
   bridgeUnit =
     name: server: replica:
     let
+      socket = "${socketOf name replica}.socket";
       derived = server.identityKeyFile == null;
       home = if server.stateDirectory then "/var/lib/mcp-bridge-${name}" else "/tmp";
     in
     {
       description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
-      requires = lib.optional derived "mcp-identity-${name}.service";
-      after = lib.optional derived "mcp-identity-${name}.service";
+      requires = [ socket ] ++ lib.optional derived "mcp-identity-${name}.service";
+      after = [ socket ] ++ lib.optional derived "mcp-identity-${name}.service";
+      # Requests wait in the socket meanwhile.
+      stopIfChanged = false;
       environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
       inherit (server) path;
       startLimitIntervalSec = 0;
@@ -99,6 +110,8 @@ let
           Type = "notify";
           ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
           WatchdogSec = 60;
+          # The bridge alone is told to stop: running calls still need their servers.
+          KillMode = "mixed";
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;
           LoadCredential = [ "identity-key:${if derived then keyFile name else server.identityKeyFile}" ];
@@ -117,21 +130,25 @@ let
         // server.serviceConfig;
     };
 
-  socketUnit = name: replica: {
+  socketUnit = name: _: replica: {
     description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
     wantedBy = [ "sockets.target" ];
     listenStreams = [ (topology.authority replica.address replica.port) ];
-    socketConfig = hardening.socket // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
+    socketConfig = {
+      Service = "${nameOf name replica}.service";
+    }
+    // hardening.socket
+    // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
   };
 
   # One of something per replica on this host.
   perReplica =
-    mkUnit:
+    nameUnit: mkUnit:
     lib.listToAttrs (
       lib.concatLists (
         lib.mapAttrsToList (
           name: server:
-          map (replica: lib.nameValuePair "mcp-bridge-${name}${replica.instance}" (mkUnit name server replica)) (
+          map (replica: lib.nameValuePair (nameUnit name replica) (mkUnit name server replica)) (
             topology.replicasHere server
           )
         ) topology.bridgedHere
@@ -150,8 +167,8 @@ in
       lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) (
         lib.filterAttrs (_: server: server.identityKeyFile == null) topology.bridgedHere
       )
-      // perReplica bridgeUnit;
+      // perReplica nameOf bridgeUnit;
 
-    systemd.sockets = perReplica (name: _: socketUnit name);
+    systemd.sockets = perReplica socketOf socketUnit;
   };
 }

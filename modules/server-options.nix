@@ -8,10 +8,7 @@
 let
   inherit (lib) mkOption types;
   access = import ./access-options.nix { inherit lib; };
-  # From the name alone, so that adding a server moves no other one. A clash is an assertion's to report.
-  portOf =
-    key:
-    20000 + lib.mod (lib.fromHexString (lib.substring 0 7 (builtins.hashString "sha256" key))) 10000;
+  portOf = import ./port-of.nix { inherit lib; };
   catalogue = import ./catalogue.nix { inherit lib pkgs name; };
 in
 {

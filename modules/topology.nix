@@ -9,6 +9,15 @@ rec {
   listenAddress = if isSingle || here == null then "127.0.0.1" else here.address;
   authority = address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
 
+  # NixOS leaves a socket as it is when its address changes, but starts one of a new name and stops the old one.
+  socketOf =
+    unit: usualPort: address: port:
+    if address == "127.0.0.1" && port == usualPort then
+      unit
+    else
+      "${unit}-${lib.replaceStrings [ "[" "]" ] [ "" "" ] (authority address port)}";
+  authSocket = socketOf "mcp-auth-service" 9000 listenAddress cfg.port;
+
   hostsWith = role: lib.filterAttrs (_: host: lib.elem role host.roles) cfg.hosts;
   # Where each auth service is. Empty where there is but one, on the router's own host.
   instances = lib.optionals (!isSingle) (
@@ -18,7 +27,7 @@ rec {
   enabled = lib.filterAttrs (_: server: server.enable) cfg.servers;
   bridged = lib.filterAttrs (_: server: server.url == null) enabled;
 
-  # Every bridge of one server: { name, host, address, port, instance }.
+  # Every bridge of one server: { name, host, address, port, offset, instance }.
   replicasOf =
     server:
     let
@@ -37,7 +46,7 @@ rec {
         host: { address, ... }:
         lib.genList (offset: {
           name = nameOf host (offset + 1);
-          inherit host address;
+          inherit host address offset;
           port = server.port + offset;
           # The first has the server's own name, so that a second one changes nothing about it.
           instance = if offset == 0 then "" else "@${toString (offset + 1)}";

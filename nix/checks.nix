@@ -9,6 +9,7 @@
   python3,
   redis,
   runCommand,
+  symlinkJoin,
   testers,
   writeShellApplication,
   writeText,
@@ -129,6 +130,11 @@ let
     };
   overlay = _: _: {
     mcp-oauth-gateway = package;
+    # The same under another name, to upgrade to.
+    mcp-oauth-gateway-next = symlinkJoin {
+      name = "mcp-oauth-gateway-next";
+      paths = [ package ];
+    };
     hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
     set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";
     stand-in-github = runModule "stand-in-github" "local.github";

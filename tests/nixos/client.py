@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import ssl
@@ -45,11 +46,13 @@ def main() -> int:
     gone.set_defaults(run=_gone)
     stream = steps.add_parser("stream", help="hold a session's stream open; fails when it ends")
     stream.set_defaults(run=_stream)
+    knock = steps.add_parser("knock", help="open sessions for ever; fails when one is refused")
+    knock.set_defaults(run=_knock)
     call = steps.add_parser("call", help="print the text of a tool's answer")
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, gone, stream, call):
+    for command in (opened, gone, stream, knock, call):
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
@@ -108,6 +111,14 @@ def _gone(options: argparse.Namespace) -> bool:
 def _stream(options: argparse.Namespace) -> bool:
     _Session(options).read()
     return True
+
+
+def _knock(options: argparse.Namespace) -> bool:
+    while True:
+        session = _Session(options)
+        # Its bridge may have been restarted since.
+        with contextlib.suppress(requests.HTTPError):
+            session.end()
 
 
 def _call(options: argparse.Namespace) -> bool:

@@ -85,7 +85,7 @@ with subtest("an operator sees and ends what users allow"):
 
 with subtest("a backup brings back who was logged in"):
     state = "/var/lib/redis-mcp-oauth-gateway /var/lib/mcp-oauth-gateway /var/lib/private/mcp-auth-service"
-    services = "mcp-auth-service.socket mcp-auth-service.service redis-mcp-oauth-gateway.service"
+    services = "'mcp-auth-service*' redis-mcp-oauth-gateway.service"
     redis = "redis-cli -s /run/redis-mcp-oauth-gateway/redis.sock"
     machine.succeed(f"{redis} BGREWRITEAOF")
     machine.wait_until_succeeds(f"{redis} INFO persistence | grep -q aof_rewrite_in_progress:0")

@@ -5,6 +5,7 @@ if TYPE_CHECKING:
     from tests.systemd.driver import auth1, auth2, edge, start_all, subtest, tools1, tools2
 
 ISSUER = "https://mcp.example.com"
+PORT = 22456
 TIME = "https://time.mcp.example.com/mcp"
 HOSTS = (auth1, auth2, edge, tools1, tools2)
 METRICS = "http://127.0.0.1:9099/metrics"
@@ -21,7 +22,7 @@ start_all()
 for auth in (auth1, auth2):
     auth.wait_for_unit("mcp-auth-service.service")
 for tools in (tools1, tools2):
-    tools.wait_for_unit("mcp-bridge-time.socket")
+    tools.wait_for_open_port(PORT)
 edge.wait_for_open_port(443)
 edge.wait_until_succeeds(f"test-client challenge {TIME}")
 
@@ -66,7 +67,7 @@ with subtest("a replica's host that dies costs its own sessions, and no others")
 
 with subtest("it comes back by itself"):
     tools1.start()
-    tools1.wait_for_unit("mcp-bridge-time.socket")
+    tools1.wait_for_open_port(PORT)
     wait_until_the_router_counts("192.168.1.4", up=True)
     edge.succeed(f"{CALL} --address 192.168.1.50")
 

@@ -1,4 +1,5 @@
-# A gateway whose operator adds a server, changes one, and removes it again.
+# A gateway whose operator adds a server, changes it, moves it to another port, removes it again, upgrades the whole, and
+# moves that, too.
 { lib, pkgs, ... }:
 let
   time = timezone: {
@@ -19,6 +20,12 @@ in
   specialisation = {
     added.configuration = with_ (time "UTC");
     changed.configuration = with_ (time "Asia/Tokyo");
+    moved.configuration = with_ (time "Asia/Tokyo" // { port = 21000; });
     removed.configuration = { };
+    upgraded.configuration.services.mcp-oauth-gateway.package = lib.mkForce pkgs.mcp-oauth-gateway-next;
+    elsewhere.configuration.services.mcp-oauth-gateway = {
+      package = lib.mkForce pkgs.mcp-oauth-gateway-next;
+      port = 9010;
+    };
   };
 }

@@ -50,8 +50,31 @@ with subtest("a server that is changed runs as it is now, and nothing else resta
     machine.succeed("systemctl cat mcp-bridge-other.service | grep -q local-timezone=Asia/Tokyo")
     assert machine.succeed("systemctl show --property=MainPID --value mcp-bridge-other.service") != old
 
+with subtest("a server that moves to another port is found there, and nothing else restarts"):
+    switch("moved")
+    machine.wait_until_succeeds(f"test-client call {OTHER} --token-file /root/other-token")
+    machine.wait_for_open_port(21000)
+
 with subtest("a server that is removed is gone, and nothing else restarts"):
     switch("removed")
     machine.fail("systemctl is-active mcp-bridge-other.socket mcp-bridge-other.service")
     machine.wait_until_fails(f"test-client challenge {OTHER}")
     machine.fail(f"test-client call {OTHER} --token-file /root/other-token")
+
+with subtest("an upgrade refuses no request, and ends no login"):
+    machine.succeed("systemctl stop stream.service")
+    knock = f"$(command -v test-client) knock {TIME} --token-file /root/token"
+    machine.succeed(f"systemd-run --unit=knock {trust} {knock}")
+    machine.wait_until_succeeds("systemctl is-active knock.service")
+    before = main_pids()
+    machine.succeed(f"{system}/specialisation/upgraded/bin/switch-to-configuration test")
+    machine.succeed(f"test-client call {TIME} --token-file /root/token")
+    upgraded = main_pids()
+    assert {unit for unit in UNTOUCHED if upgraded[unit] != before[unit]} == {"mcp-auth-service", "mcp-bridge-time"}
+    machine.succeed("systemctl is-active knock.service", "systemctl stop knock.service")
+
+with subtest("the gateway itself moves to another port"):
+    machine.succeed(f"{system}/specialisation/elsewhere/bin/switch-to-configuration test")
+    machine.wait_until_succeeds(f"test-client call {TIME} --token-file /root/token")
+    machine.succeed("test-client page http://127.0.0.1:9010/healthz")
+    machine.fail("test-client page http://127.0.0.1:9000/healthz")

@@ -87,6 +87,7 @@ let
     python3 = python;
     python3Packages = python.pkgs;
     runCommand = name: attrs: text: mkDerivation (attrs // { inherit name text; });
+    symlinkJoin = mkDerivation;
     testers.runNixOSTest = mkDerivation;
     writeShellApplication = mkDerivation;
     writeText = name: text: mkDerivation { inherit name text; };

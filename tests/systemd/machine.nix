@@ -79,6 +79,7 @@ let
           unit.environment // { PATH = searchPath unit; }
         );
       }
+      // lib.optionalAttrs (!unit.stopIfChanged) { X-StopIfChanged = false; }
       // lib.optionalAttrs (unit.script != "") { ExecStart = "/bin/sh /etc/${(scriptOf name unit).key}"; }
       // unit.serviceConfig;
     };

@@ -47,6 +47,7 @@ in
   "gnused"
   "hostile-server"
   "iproute2"
+  "mcp-oauth-gateway-next"
   "mcp-server-fetch"
   "mcp-server-filesystem"
   "mcp-server-git"

@@ -26,12 +26,14 @@ FOLDERS = {
 }
 
 # Packages made of this checkout: their commands, and the module that each runs.
+GATEWAY = {
+    "mcp-auth-service": "auth_service.__main__",
+    "mcp-gatewayctl": "auth_service.cli",
+    "mcp-stdio-bridge": "stdio_bridge.__main__",
+}
 MODULES = {
-    "mcp-oauth-gateway": {
-        "mcp-auth-service": "auth_service.__main__",
-        "mcp-gatewayctl": "auth_service.cli",
-        "mcp-stdio-bridge": "stdio_bridge.__main__",
-    },
+    "mcp-oauth-gateway": GATEWAY,
+    "mcp-oauth-gateway-next": GATEWAY,
     "hostile-server": {"hostile-server": "tests.nixos.hostile_server"},
     "set-dns-record": {"set-dns-record": "tests.nixos.dns_record"},
     "stand-in-github": {"stand-in-github": "local.github"},

@@ -211,6 +211,10 @@ in
           type = types.listOf types.package;
           default = [ ];
         };
+        stopIfChanged = mkOption {
+          type = types.bool;
+          default = true;
+        };
         script = mkOption {
           type = types.lines;
           default = "";

@@ -1,7 +1,8 @@
 """`switch-to-configuration` for a container: what NixOS does with units that have changed.
 
 After nixpkgs' pkgs/by-name/sw/switch-to-configuration-ng: a unit that is gone stops; one that differs in its reload
-triggers alone reloads; any other difference stops it and starts it anew, a socket-activated service by its socket.
+triggers alone reloads. Any other difference restarts it where it says so; else it stops before the new configuration is
+there and starts afterwards, a socket-activated service by its socket. Changed sockets are left as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tests.systemd.deployment import SYSTEM, UNITS, Configuration, enable, write
 
 ROOT = Path("/")
 RELOAD_TRIGGERS = "X-Reload-Triggers="
+RESTARTS = "X-StopIfChanged=false"
 
 
 def main() -> int:
@@ -31,12 +33,13 @@ def main() -> int:
 def _switch(old: dict[str, list[str]], new: Configuration) -> None:
     changed = {unit for unit, lines in old.items() if unit in new.units and lines != new.units[unit]}
     reloads = {unit for unit in changed if _without_triggers(old[unit]) == _without_triggers(new.units[unit])}
-    # switch-to-configuration leaves changed sockets to their services.
-    restarts = {unit for unit in changed - reloads if _is_active(unit) and not unit.endswith(".socket")}
-    sockets = {socket for unit in restarts if (socket := unit.replace(".service", ".socket")) in old}
+    affected = {unit for unit in changed - reloads if _is_active(unit) and not unit.endswith(".socket")}
+    restarts = {unit for unit in affected if RESTARTS in new.units[unit]}
+    stops = affected - restarts
+    sockets = {socket for unit in stops if (socket := unit.replace(".service", ".socket")) in old}
     started_by_socket = {socket.replace(".socket", ".service") for socket in sockets}
 
-    _systemctl("stop", *sorted({unit for unit in old if unit not in new.units} | restarts | sockets))
+    _systemctl("stop", *sorted({unit for unit in old if unit not in new.units} | stops | sockets))
     for unit in old:
         (ROOT / UNITS / unit).unlink(missing_ok=True)
     for link in (ROOT / UNITS).glob("*.wants/*"):
@@ -48,8 +51,9 @@ def _switch(old: dict[str, list[str]], new: Configuration) -> None:
     subprocess.run(("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/gateway.conf"), check=True)
     _systemctl("daemon-reload")
     _systemctl("reload", *sorted(unit for unit in reloads if _is_active(unit)))
+    _systemctl("restart", *sorted(restarts))
     _systemctl("start", "multi-user.target", "sockets.target", "timers.target")
-    _systemctl("start", *sorted(sockets | (restarts - started_by_socket)))
+    _systemctl("start", *sorted(sockets | (stops - started_by_socket)))
 
 
 def _without_triggers(lines: list[str]) -> list[str]:

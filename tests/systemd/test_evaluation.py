@@ -182,7 +182,7 @@ def test_a_host_runs_its_own_part_only() -> None:
     units = load(evaluated("hosts")).units
     assert not {"mcp-auth-service.service", "traefik.service", "redis-mcp-oauth-gateway.service"} & units.keys()
     assert "mcp-bridge-git.service" not in units
-    assert "ListenStream=10.0.0.3:22456" in units["mcp-bridge-time.socket"]
+    assert "ListenStream=10.0.0.3:22456" in units["mcp-bridge-time-10.0.0.3:22456.socket"]
     (command,) = (line for line in units["mcp-bridge-fetch@2.service"] if line.startswith("ExecStart="))
     assert " --replica=tools-1-2 " in command
 
