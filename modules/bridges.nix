@@ -95,7 +95,12 @@ let
     {
       description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
       requires = [ socket ] ++ lib.optional derived "mcp-identity-${name}.service";
-      after = [ socket ] ++ lib.optional derived "mcp-identity-${name}.service";
+      after = [
+        socket
+        # A sandbox that is set up before its socket is there would never see it.
+        "nss-lookup.target"
+      ]
+      ++ lib.optional derived "mcp-identity-${name}.service";
       # Requests wait in the socket meanwhile.
       stopIfChanged = false;
       environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
@@ -167,7 +172,13 @@ in
       lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) (
         lib.filterAttrs (_: server: server.identityKeyFile == null) topology.bridgedHere
       )
-      // perReplica nameOf bridgeUnit;
+      // perReplica nameOf bridgeUnit
+      // {
+        # Sandboxes hold on to the directory of its socket: another one after a restart would be out of their sight.
+        nscd = lib.mkIf (config.services.nscd.enable && topology.bridgedHere != { }) {
+          serviceConfig.RuntimeDirectoryPreserve = lib.mkDefault true;
+        };
+      };
 
     systemd.sockets = perReplica socketOf socketUnit;
   };

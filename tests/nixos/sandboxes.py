@@ -46,9 +46,21 @@ with subtest("a server without a network reaches nothing, and resolves no name")
     assert reached("none", (INTERNET, *PRIVATE, *METADATA)) == []
     assert attempt("none", RESOLVE, ASK_RESOLVER) == [None, None]
 
+with subtest("each is exposed no more than its network needs"):
+    for server in (*SERVERS, "keeper"):
+        status, report = machine.execute(
+            f"systemd-analyze security --no-pager --threshold=15 mcp-bridge-{server}.service"
+        )
+        assert status == 0, report
+
 with subtest("a server on the internet reaches the internet and resolves names"):
     assert reached("internet", (INTERNET,)) == [INTERNET]
     assert attempt("internet", RESOLVE) == [[INTERNET]]
+
+with subtest("names resolve after what resolves them was started again"):
+    machine.succeed("systemctl restart nscd.service")
+    for server in ("internet", "full"):
+        assert attempt(server, RESOLVE) == [[INTERNET]], server
 
 with subtest("a server on the internet reaches neither this host, nor its networks, nor a cloud's metadata"):
     assert reached("internet", (*PRIVATE, *METADATA)) == []

@@ -54,6 +54,7 @@ in
   "mcp-server-memory"
   "mcp-server-sequential-thinking"
   "mcp-server-time"
+  "nscd"
   "pebble"
   "playwright-mcp"
   "redis"

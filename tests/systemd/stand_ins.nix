@@ -199,6 +199,10 @@ in
     };
 
     services.logrotate.settings = anything;
+    services.nscd.enable = mkOption {
+      type = types.bool;
+      default = true;
+    };
 
     systemd = {
       services = mkUnits {
@@ -241,7 +245,21 @@ in
       _: server: lib.nameValuePair server.user { inherit (server) group; }
     ) config.services.redis.servers;
 
-    systemd.services = redis;
+    systemd.services = redis // {
+      nscd = lib.mkIf config.services.nscd.enable {
+        description = "Name Service Cache Daemon";
+        wantedBy = [ "multi-user.target" ];
+        wants = [ "nss-lookup.target" ];
+        before = [ "nss-lookup.target" ];
+        serviceConfig = {
+          ExecStart = "${pkgs.nscd}/bin/nscd";
+          Type = "forking";
+          PIDFile = "/run/nscd/nscd.pid";
+          RuntimeDirectory = "nscd";
+          Restart = "always";
+        };
+      };
+    };
 
     environment.etc = {
       "resolv.conf".text = lib.concatMapStrings (address: "nameserver ${address}\n") config.networking.nameservers;
