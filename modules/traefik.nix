@@ -124,7 +124,8 @@ let
     // challenges.${cfg.acme.challenge}
     // lib.optionalAttrs (cfg.acme.server != null) { caServer = cfg.acme.server; }
     // lib.optionalAttrs (cfg.acme.caCertificates != [ ]) {
-      caCertificates = map toString cfg.acme.caCertificates;
+      # Interpolated, a file beside the configuration comes along to the host.
+      caCertificates = map (file: "${file}") cfg.acme.caCertificates;
     };
   };
 

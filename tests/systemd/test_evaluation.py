@@ -178,6 +178,26 @@ def test_the_access_log_has_no_place_for_credentials() -> None:
     assert fields == {"headers": {"defaultMode": "drop"}, "queryParameters": {"defaultMode": "drop"}}
 
 
+@needs_nix
+def test_a_certificate_beside_the_configuration_comes_along(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("certificate\n")
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f"""
+        {{
+          imports = [ {evaluation.cases()["presets"]} ];
+          services.mcp-oauth-gateway.acme.caCertificates = [ ./ca.pem "/etc/ssl/internal-ca.pem" ];
+        }}
+        """
+    )
+    result = tmp_path / "case.json"
+    result.write_text(evaluation.render(evaluation.evaluate(case)))
+    router = traefik_of(load(result))
+    copied, named = router["certificatesResolvers"]["mcp-oauth-gateway"]["acme"]["caCertificates"]
+    assert re.fullmatch(r"/nix/store/[a-z0-9]{32}-ca\.pem", copied)
+    assert named == "/etc/ssl/internal-ca.pem"
+
+
 def test_a_host_runs_its_own_part_only() -> None:
     units = load(evaluated("hosts")).units
     assert not {"mcp-auth-service.service", "traefik.service", "redis-mcp-oauth-gateway.service"} & units.keys()
