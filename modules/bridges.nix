@@ -68,9 +68,11 @@ let
     let
       paths = sandbox.readOnlyPaths ++ sandbox.readWritePaths;
       network = hardening.network.${sandbox.network};
+      # Its system calls include all that others allow, and a later filter takes the place of an earlier one.
+      inherit (lib.partition (name: name == "namespaces") sandbox.relaxations) right wrong;
     in
     network
-    // lib.mergeAttrsList (map (name: hardening.relaxations.${name}.serviceConfig) sandbox.relaxations)
+    // lib.mergeAttrsList (map (name: hardening.relaxations.${name}.serviceConfig) (wrong ++ right))
     // lib.optionalAttrs (paths != [ ]) {
       BindReadOnlyPaths = sandbox.readOnlyPaths;
       BindPaths = network.BindPaths or [ ] ++ sandbox.readWritePaths;

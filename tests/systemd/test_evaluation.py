@@ -207,6 +207,12 @@ def test_a_host_runs_its_own_part_only() -> None:
     assert " --replica=tools-1-2 " in command
 
 
+def test_relaxations_of_a_sandbox_do_not_undo_each_other() -> None:
+    lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
+    calls = [line.removeprefix("SystemCallFilter=") for line in lines if line.startswith("SystemCallFilter=")]
+    assert calls == ["@system-service", "@mount", "chroot", "pivot_root"]
+
+
 def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
     assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-bridge-notes.service"]
 

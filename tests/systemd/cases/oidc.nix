@@ -36,6 +36,10 @@
     servers.time = {
       enable = true;
       allowedGroups = [ "clocks" ];
+      sandbox.relaxations = [
+        "namespaces"
+        "resources"
+      ];
     };
   };
 }
