@@ -116,9 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=os.environ.get("CREDENTIALS_DIRECTORY"),
         help="where client-secret and master-key are (default: $CREDENTIALS_DIRECTORY)",
     )
+    parser.add_argument("--check", action="store_true", help="only say whether the settings are usable")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.settings)
+        if options.check:
+            return 0
         if options.credentials is None:
             raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
         credentials = load_credentials(Path(options.credentials))

@@ -10,6 +10,8 @@ let
   topology = import ./topology.nix { inherit lib cfg; };
   hardening = import ../nix/hardening.nix;
   settingsFile = "mcp-oauth-gateway/settings.json";
+  service = lib.getExe' cfg.package "mcp-auth-service";
+  runsHere = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
   isOidc = cfg.identityProvider.oidc.issuer != null;
   provider = if isOidc then cfg.identityProvider.oidc else cfg.identityProvider.github;
   makesMasterKey = cfg.masterKeyFile == null;
@@ -123,6 +125,13 @@ in
     # A stable path: a changed set of servers reloads the service and never restarts it.
     environment.etc.${settingsFile}.text = builtins.toJSON cfg.settings;
     environment.systemPackages = [ cfg.package ];
+    # What the service would refuse fails the build: on a reload it would go on with its old settings.
+    system.checks = lib.mkIf (topology.has "auth" && runsHere) [
+      (pkgs.runCommand "mcp-oauth-gateway-settings" { } ''
+        ${service} --check --settings ${config.environment.etc.${settingsFile}.source}
+        touch $out
+      '')
+    ];
 
     systemd.slices.mcp-gateway.description = "MCP OAuth gateway";
 
@@ -173,7 +182,7 @@ in
             WatchdogSec = 60;
             # Gunicorn ends its workers by itself, each after what it is doing.
             KillMode = "mixed";
-            ExecStart = "${lib.getExe' cfg.package "mcp-auth-service"} --settings /etc/${settingsFile}";
+            ExecStart = "${service} --settings /etc/${settingsFile}";
             ExecReload = "${lib.getExe' pkgs.coreutils "kill"} -HUP $MAINPID";
             LoadCredential = [
               "client-secret:${toString provider.clientSecretFile}"

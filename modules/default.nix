@@ -96,7 +96,7 @@ in
       };
       description = ''
         The auth service's {file}`settings.json`, for what no option here models. The world can read it.
-        The service refuses to start on a key that it does not know.
+        A key that the service does not know fails the build.
       '';
     };
   };

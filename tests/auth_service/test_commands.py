@@ -51,6 +51,13 @@ def test_unusable_settings_are_one_line_and_status_2(
     assert error.count("\n") == 1
 
 
+def test_settings_are_checked_without_secrets_or_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "--settings", str(settings_file(tmp_path))]) == 0
+    assert main(["--check", "--settings", str(settings_file(tmp_path, isuer="x"))]) == 2
+    assert "isuer: Extra inputs are not permitted" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_missing_secret_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = settings_file(tmp_path)
     (write_credentials(tmp_path) / "client-secret").unlink()

@@ -134,6 +134,7 @@ in
   ) config.specialisation;
 
   hosts = config.networking.hosts;
+  checks = map (check: check.buildCommand) config.system.checks;
   programs = map toString config.environment.systemPackages;
   users = lib.mapAttrs (_: user: user.group) config.users.users;
   ports = config.networking.firewall.allowedTCPPorts;

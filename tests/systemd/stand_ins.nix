@@ -125,6 +125,10 @@ in
       );
       default = { };
     };
+    system.checks = mkOption {
+      type = types.listOf types.package;
+      default = [ ];
+    };
     environment.systemPackages = mkOption {
       type = types.listOf types.package;
       default = [ ];

@@ -138,6 +138,13 @@ def test_the_auth_service_accepts_the_settings_of_every_case(name: str) -> None:
             settings_of(configuration)
 
 
+def test_settings_that_the_auth_service_would_refuse_fail_the_build(gateway: Configuration) -> None:
+    (check,) = gateway.checks
+    assert re.search(r"/bin/mcp-auth-service --check --settings /nix/store/\S+\n", check)
+    # Where it does not run there is nothing to check.
+    assert load(evaluated("hosts")).checks == []
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_bridge_accepts_the_command_line_of_every_case(name: str) -> None:
     units = [unit for configuration in load_machines(evaluated(name)).values() for unit in configuration.units.items()]

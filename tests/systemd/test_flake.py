@@ -85,7 +85,9 @@ def test_the_template_is_a_working_host(tmp_path: Path) -> None:
         {{
           imports = [ {CHECKOUT}/templates/host/gateway.nix ];
           # What else NixOS and sops-nix have.
-          options = lib.genAttrs [ "nixpkgs" "sops" "system" ] (_: lib.mkOption {{ type = lib.types.anything; }});
+          options = lib.genAttrs [ "nixpkgs" "sops" ] (_: lib.mkOption {{ type = lib.types.anything; }}) // {{
+            system.stateVersion = lib.mkOption {{ type = lib.types.str; }};
+          }};
           config.sops.secrets.github-client-secret.path = "/run/secrets/github-client-secret";
         }}
         """
