@@ -28,6 +28,12 @@ let
     url:
     builtins.match "(unix:///|rediss?://).+" url != null
     || builtins.match "rediss?\\+sentinel://[^/@]+:[0-9]+/[A-Za-z0-9_.-]+" url != null;
+  # Of one host, and not of all of its own.
+  isAddress =
+    text:
+    builtins.match "[0-9]{1,3}(\\.[0-9]{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*" text != null
+    && text != "0.0.0.0"
+    && text != "::";
   isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
   # Names by the value that they share, where more than one does.
@@ -39,6 +45,11 @@ let
     inherit name;
     value = server.publicUrl;
   }) topology.enabled;
+
+  addresses = lib.mapAttrsToList (name: host: {
+    name = "${option}.hosts.${name}.address";
+    value = host.address;
+  }) cfg.hosts;
 
   # Every port that is taken on one host.
   ports =
@@ -76,6 +87,13 @@ let
     inherit message;
   };
 
+  # Hosts that are to run a server's bridges and never will.
+  strangers =
+    server:
+    lib.optionals (server.hosts != null) (
+      lib.subtractLists (lib.attrNames (topology.hostsWith "bridges")) server.hosts
+    );
+
   perServer = name: server: [
     (needs (builtins.match hostName name != null)
       "${option}.servers.${name}: the name becomes part of a host name and must be lower-case letters, digits and inner hyphens."
@@ -95,15 +113,21 @@ let
     (needs (server.url != null || topology.replicasOf server != [ ])
       "${option}.servers.${name}.hosts: none of them is in `hosts` with the role `bridges`."
     )
+    (needs (topology.replicasOf server == [ ] || strangers server == [ ])
+      "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts` with the role `bridges`."
+    )
   ]
   ++ lib.mapAttrsToList (
     list: entries:
     needs (entries == [ ]) "${option}.servers.${name}.${list}: the chosen identity provider knows none, so this would admit nobody."
   ) (foreign server);
 
-  perHost = name: _: [
+  perHost = name: host: [
     (needs (builtins.match "[a-z0-9-]{1,26}" name != null)
       "${option}.hosts.${name}: the name becomes part of session ids and must be at most 26 lower-case letters, digits and hyphens."
+    )
+    (needs (isAddress host.address)
+      "${option}.hosts.${name}.address: \"${host.address}\" is not an IP address at which others reach this host."
     )
   ];
 
@@ -181,6 +205,10 @@ in
       assertion = false;
       message = "${option}.servers: ${namesOf group} have the same URL, ${url}.";
     }) (clashes urls)
+    ++ lib.mapAttrsToList (address: group: {
+      assertion = false;
+      message = "${namesOf group}: the same address, ${address}.";
+    }) (clashes addresses)
     ++ lib.mapAttrsToList (port: group: {
       assertion = false;
       message = "${namesOf group}: the same port, ${port}; set one of them to another.";

@@ -37,7 +37,7 @@ let
           };
         };
       }
-      changes
+      (if lib.isFunction changes then changes lib else changes)
     ]
   );
   traefik = version: { pkgs, ... }: {
@@ -160,6 +160,15 @@ in
   no-key-for-bridges = hosts {
     masterKeyFile = null;
     hostName = "tools";
+  };
+  host-by-name = hosts (lib: { hosts.tools.address = lib.mkForce "tools.example.com"; });
+  host-at-every-address = hosts (lib: { hosts.tools.address = lib.mkForce "0.0.0.0"; });
+  same-address = hosts (lib: { hosts.tools.address = lib.mkForce "10.0.0.1"; });
+  unknown-host-for-a-server = hosts {
+    servers.time.hosts = [
+      "tools"
+      "tolls"
+    ];
   };
   no-host-for-a-server = hosts { servers.time.hosts = [ "machine" ]; };
 
