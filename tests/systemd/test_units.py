@@ -97,6 +97,13 @@ def test_adding_changing_or_removing_a_server_touches_nothing_else(tmp_path: Pat
 
 @needs_container
 @pytest.mark.timeout(900)
+def test_a_replica_that_dies_costs_its_own_sessions_only(tmp_path: Path) -> None:
+    with deployed("replicas", tmp_path) as machines:
+        run_script(SCENARIOS / "replicas.py", machines)
+
+
+@needs_container
+@pytest.mark.timeout(900)
 def test_several_hosts_are_one_gateway_and_outlive_each_other(tmp_path: Path) -> None:
     with deployed("several_hosts", tmp_path) as machines:
         run_script(SCENARIOS / "several_hosts.py", machines)
