@@ -59,14 +59,14 @@ with subtest("the log of the whole gateway is one journal, and a file"):
     machine.succeed(f"echo {token} > /root/token && test-client call {SERVER} --token-file /root/token")
     machine.fail(f"test-client page '{SERVER}?access_token={token}'")
     machine.wait_until_succeeds(f"{JOURNAL} --unit=traefik.service | grep RequestPath")
-    machine.succeed(f"{JOURNAL} --unit=redis-mcp-oauth-gateway.service | grep -q .")
+    assert "Ready to accept" in machine.succeed(f"{JOURNAL} --unit=redis-mcp-oauth-gateway.service")
     machine.wait_until_succeeds(f"grep -q RequestPath {LOG}")
     assert machine.succeed(f"stat --format='%a %G' {LOG}").split() == ["640", "systemd-journal"]
 
 with subtest("no token or code is in any log"):
     for text in (token, token.split(".")[2], "code=", "access_token="):
-        machine.fail(f"{JOURNAL} | grep --fixed-strings --quiet -- '{text}'")
-        machine.fail(f"grep --fixed-strings --quiet -- '{text}' {LOG}")
+        assert text not in machine.succeed(JOURNAL)
+        assert text not in machine.succeed(f"cat {LOG}")
 
 with subtest("after a restart the file goes on where it stopped"):
     machine.succeed("systemctl restart mcp-gateway-logs.service")
@@ -88,7 +88,7 @@ with subtest("a backup brings back who was logged in"):
     services = "'mcp-auth-service*' redis-mcp-oauth-gateway.service"
     redis = "redis-cli -s /run/redis-mcp-oauth-gateway/redis.sock"
     machine.succeed(f"{redis} BGREWRITEAOF")
-    machine.wait_until_succeeds(f"{redis} INFO persistence | grep -q aof_rewrite_in_progress:0")
+    machine.wait_until_succeeds(f"{redis} INFO persistence | grep aof_rewrite_in_progress:0")
     machine.succeed(f"tar --create --file=/root/gateway.tar {state}")
     machine.succeed(f"systemctl stop {services}", f"rm -r {state}", "systemctl start mcp-auth-service.service")
     machine.wait_until_succeeds(f"test-client challenge {SERVER}")

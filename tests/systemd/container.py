@@ -70,9 +70,22 @@ class Container:
         self._processes = launcher, tether
 
     def run(self, script: str, *, path: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a shell script inside, as root, with this search path before the system's own."""
+        """Run a shell script inside, as root, with this search path before the system's own.
+
+        As in the NixOS test driver, a pipe fails with any of its parts, and an unset variable fails.
+        """
         namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
-        command = ("nsenter", f"--target={self._init}", *namespaces, "--", "/bin/sh", "-c", script)
+        command = (
+            "nsenter",
+            f"--target={self._init}",
+            *namespaces,
+            "--",
+            "/bin/bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            script,
+        )
         environment = {
             "PATH": f"{path}:/usr/sbin:/usr/bin",
             "HOME": "/root",

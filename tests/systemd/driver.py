@@ -90,7 +90,7 @@ class Machine:
 
     def wait_for_open_port(self, port: int, timeout: float = RETRY_SECONDS) -> None:
         """Wait until something listens on a port."""
-        self.wait_until_succeeds(f"ss --listening --tcp --numeric --no-header | grep -q ':{port} '", timeout)
+        self.wait_until_succeeds(f"ss --listening --tcp --numeric --no-header | grep ':{port} '", timeout)
 
     def journal(self) -> str:
         """Return the end of the journal, for a failure's message."""
