@@ -6,7 +6,7 @@
 
   sops = {
     defaultSopsFile = ./secrets.yaml;
-    secrets.github-client-secret = { };
+    secrets.github-client-secret.restartUnits = [ "mcp-auth-service.service" ];
   };
 
   services.mcp-oauth-gateway = {
