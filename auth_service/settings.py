@@ -338,6 +338,10 @@ class Settings(_Model):
         for name, resource in self.resources.items():
             if (other := owners.setdefault(resource.url, name)) != name:
                 raise ValueError(f"resources.{name}.url is already the URL of resources.{other}")
+        for url, name in owners.items():
+            for above, other in owners.items():
+                if url.startswith(f"{above}/"):
+                    raise ValueError(f"resources.{name}.url lies below that of resources.{other}, which answers there")
         if self.default_resource is not None and self.default_resource not in self.resources:
             raise ValueError(f"default_resource names no resource: {self.default_resource}")
         provider = self.identity_provider

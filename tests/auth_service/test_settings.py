@@ -121,6 +121,11 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
             MINIMAL["resources"]["time"],
             "resources.again.url is already the URL of resources.time",
         ),
+        (
+            "resources.below",
+            {**MINIMAL["resources"]["time"], "url": f"{MINIMAL['resources']['time']['url']}/notes"},
+            "resources.below.url lies below that of resources.time",
+        ),
         ("default_resource", "wiki", "default_resource names no resource: wiki"),
         ("identity_provider.url", "http://127.0.0.1:5000", "identity_provider.url is a loopback stand-in"),
         ("allowed.teams", ["acme"], "allowed.teams.0"),
