@@ -27,7 +27,7 @@ in
       type = types.str;
       default = "1G";
       example = "200M";
-      description = "How large that journal may become.";
+      description = "How large that journal may become. It counts from the next start of `systemd-journald@mcp-gateway` on.";
     };
 
     logFiles = {
