@@ -79,6 +79,8 @@ let
     }
     # Nix builds and fetches for whoever asks, outside every sandbox but its own.
     // { InaccessiblePaths = [ "-/nix/var/nix/daemon-socket" ]; }
+    # What it makes is for its groups as well, and for itself when its user is another one some day.
+    // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
     # Homes are empty but for what is bound into them.
     // lib.optionalAttrs (lib.any isHome paths) { ProtectHome = "tmpfs"; };
 

@@ -49,7 +49,10 @@ in
       type = types.listOf types.str;
       default = [ ];
       example = [ "documents" ];
-      description = "Groups that it belongs to, for files that these may read or write.";
+      description = ''
+        Groups that it belongs to, for files that these may read or write. What it makes in a directory that hands on its
+        group (mode 2770) they may read and write, too.
+      '';
     };
   };
 }
