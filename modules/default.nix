@@ -31,8 +31,8 @@ in
 
     package = mkOption {
       type = types.package;
-      default = pkgs.callPackage ../nix/package.nix { };
-      defaultText = lib.literalExpression "pkgs.mcp-oauth-gateway";
+      default = pkgs.mcp-oauth-gateway or (pkgs.callPackage ../nix/package.nix { });
+      defaultText = lib.literalMD "`pkgs.mcp-oauth-gateway` where an overlay has it, else what this flake builds";
       example = lib.literalExpression "inputs.mcp-oauth-gateway.packages.\${pkgs.stdenv.hostPlatform.system}.default";
       description = "The package that holds the auth service, the bridge and `mcp-gatewayctl`.";
     };
