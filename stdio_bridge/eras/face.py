@@ -25,14 +25,13 @@ class Face:
         self._loop = loop
         self._knowledge = knowledge
         self._input_seconds = input_seconds
-        self._initialize: Message = {}
         self._discovered: Message | None = None
-        self._clients: dict[Client, None] = {}
+        self._clients: dict[Client, Message] = {}
         self._made_up: dict[Client, MadeUpSession] = {}
 
-    def join(self, client: Client, *, user: str, capabilities: frozenset[str] | None) -> None:
-        """Let this client get what the server says to no one in particular."""
-        self._clients[client] = None
+    def join(self, client: Client, *, user: str, capabilities: frozenset[str] | None, initialize: Message) -> None:
+        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        self._clients[client] = initialize
         self._link.join(client, user=user, capabilities=capabilities)
         if self._discovered is not None:
             self._session_of(client).subscribe()
@@ -80,14 +79,13 @@ class Face:
                 client,
                 self._link,
                 self._loop,
-                initialize=self._initialize,
+                initialize=self._clients[client],
                 discovered=self._discovered or {},
                 input_seconds=self._input_seconds,
             )
         return session
 
     def _begin(self, client: Client, message: Message, reply: Reply, now: float) -> None:
-        self._initialize = message
         if self._discovered is not None:
             reply.finish(jsonrpc.result(message["id"], initialize_result(message, self._discovered)))
         elif self._knowledge.era is ServerEra.MODERN:

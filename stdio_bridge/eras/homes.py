@@ -60,7 +60,7 @@ class Home:
         self._guests[guest] = None
         # Alone, it is asked whatever the server asks: the server knows what it has declared.
         declared = None if self.exclusive else _declared(initialize)
-        self.link.join(guest, user=user, capabilities=declared)
+        self.link.join(guest, user=user, capabilities=declared, initialize=initialize)
 
     def leave(self, guest: Guest, reason: str) -> None:
         """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle."""

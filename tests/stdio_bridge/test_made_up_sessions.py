@@ -20,9 +20,9 @@ CAPABILITIES = {"elicitation": {}, "sampling": {}, "roots": {"listChanged": True
 class Session:
     """A legacy session that can hear while it is asked."""
 
-    def __init__(self, bridge: Bridge, capabilities: Message, version: str = "2025-11-25") -> None:
+    def __init__(self, bridge: Bridge, capabilities: Message, version: str = "2025-11-25", name: str = "old") -> None:
         self.bridge = bridge
-        info = {"name": "old", "version": "1"}
+        info = {"name": name, "version": "1"}
         params = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": info}
         status, headers, content = bridge.request("POST", rpc("initialize", params))
         assert status == 200, content
@@ -192,3 +192,18 @@ def test_a_legacy_servers_refusal_never_passes_for_a_modern_servers(era: str) ->
 
 def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -> None:
     assert ModernClient(bridge).call("pid").said != said(session.call("pid"))
+
+
+@pytest.mark.parametrize("isolation", ["per-user", "shared"])
+def test_sessions_that_share_a_process_each_speak_for_their_own_client(isolation: str) -> None:
+    with contextlib.ExitStack() as running:
+        bridge = Bridge("--no-identity", "--isolation", isolation, command=MODERN_SERVER)
+        running.callback(bridge.stop)
+        mute, able = Session(bridge, {}, name="mute"), Session(bridge, CAPABILITIES, name="able")
+        for session, name, capabilities in ((mute, "mute", {}), (able, "able", CAPABILITIES)):
+            meta = said(session.call("params"))["_meta"]
+            assert meta[PREFIX + "clientInfo"]["name"] == name
+            assert meta[PREFIX + "clientCapabilities"] == capabilities
+        assert "elicitation" in mute.call("ask")["error"]["message"]
+        with able.stream("POST", rpc("tools/call", {"name": "ask"})) as events:
+            assert next(events)["method"] == "elicitation/create"
