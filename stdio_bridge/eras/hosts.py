@@ -184,15 +184,16 @@ class Hosts:
         self.servers = servers
         self.knowledge = knowledge
         self.parking = parking
-        self._hosts: dict[Key, Host] = {}
+        self._hosts: dict[Host, None] = {}
+        self._by_key: dict[Key, Host] = {}
 
     def serve(self, exchange: Exchange) -> None:
         """Have an exchange answered by a server of its user. Raises Refusal when none has room or may start."""
         key = self._key_of(exchange)
-        host = self._hosts.get(key)
+        host = self._by_key.get(key)
         if host is None:
-            host = Host(self, key, exchange.envelope)
-            self._hosts[key] = host
+            host = self._by_key[key] = Host(self, key, exchange.envelope)
+            self._hosts[host] = None
             host.serve(exchange)
             host.begin()
         else:
@@ -207,26 +208,33 @@ class Hosts:
         return user, json.dumps(capabilities_of(exchange.envelope), sort_keys=True)
 
     def move(self, host: Host, key: Key) -> Key:
-        """Let a host that turns out to be a modern server's serve its user whatever the client declares."""
-        self.forget(key, host)
-        self._hosts.setdefault((key[0], ""), host)
+        """Let a host that turns out to be a modern server's serve its user whatever the client declares.
+
+        Where another one does so already, it gets no new requests, and ends when it is idle.
+        """
+        self._take_out(key, host)
+        self._by_key.setdefault((key[0], ""), host)
         return key[0], ""
 
     def forget(self, key: Key, host: Host) -> None:
-        """Take out a host that ends."""
-        if self._hosts.get(key) is host:
-            del self._hosts[key]
+        """Know nothing more of a host that ends."""
+        self._hosts.pop(host, None)
+        self._take_out(key, host)
+
+    def _take_out(self, key: Key, host: Host) -> None:
+        if self._by_key.get(key) is host:
+            del self._by_key[key]
 
     def tick(self, now: float) -> None:
         """End what nobody uses, and give up what nobody came back for."""
         self.parking.tick(now)
-        for host in list(self._hosts.values()):
+        for host in list(self._hosts):
             host.tick(now)
 
     def close(self) -> None:
         """Leave nothing open that would last: subscriptions, and calls that wait for their client."""
         self.parking.clear()
-        for host in list(self._hosts.values()):
+        for host in list(self._hosts):
             host.close()
 
 

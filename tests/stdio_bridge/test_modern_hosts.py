@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.stdio_bridge.modern_client import ALL, LEGACY_SERVER, MODERN_SERVER, PREFIX, ModernClient
 from tests.stdio_bridge.running import KEY, Bridge, assertion, signed
+from tests.stdio_bridge.test_faults import FAULTY, eventually, metric
 
 EXITING = (sys.executable, "-c", "import sys; sys.stderr.write('no luck'); sys.exit(5)")
 MUTE = (sys.executable, "-c", "import sys; [None for _ in sys.stdin]")
@@ -63,6 +66,20 @@ def test_only_a_legacy_server_is_started_for_each_set_of_capabilities() -> None:
         assert ModernClient(running, ALL).call("pid").said != ModernClient(running).call("pid").said
     with bridge("--no-identity", command=MODERN_SERVER) as running:
         assert ModernClient(running, ALL).call("pid").said == ModernClient(running).call("pid").said
+
+
+def test_a_process_that_turns_out_to_be_one_too_many_ends_when_it_is_idle(tmp_path: Path) -> None:
+    # Neither says of which era it is before both are asked, for clients that declare different things.
+    gated = f"until test -e {tmp_path}/gate; do sleep 0.02; done; exec {shlex.join(MODERN_SERVER)}"
+    with bridge("--no-identity", "--idle-timeout", "1", command=("sh", "-c", gated)) as running:
+        clients = ModernClient(running), ModernClient(running, ALL)
+        with ThreadPoolExecutor(2) as pool:
+            calls = [pool.submit(client.call, "pid") for client in clients]
+            eventually(lambda: metric(running, "mcp_bridge_processes") == 2)
+            (tmp_path / "gate").touch()
+            assert len({call.result().said for call in calls}) == 2
+        assert clients[0].call("pid").said == clients[1].call("pid").said
+        eventually(lambda: running.children() == [])
 
 
 def test_too_many_processes_of_a_user_are_refused_for_a_while(key: str) -> None:
