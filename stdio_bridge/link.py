@@ -330,6 +330,11 @@ class Link:
     # What there is.
 
     @property
+    def ended(self) -> bool:
+        """Whether the server is gone."""
+        return self._ended is not None
+
+    @property
     def in_flight(self) -> int:
         """How many calls the server has not answered, subscriptions and our own questions aside."""
         return self._in_flight

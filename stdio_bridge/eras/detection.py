@@ -67,7 +67,12 @@ class Failed:
     message: Message
 
 
-Opened = Modern | Initialized | Failed
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """The server ended over `server/discover`. Another process is to be initialized at once."""
+
+
+Opened = Modern | Initialized | Failed | Gone
 
 
 class Opening:
@@ -75,7 +80,8 @@ class Opening:
 
     A server that does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28,
     "stdio", "Backward Compatibility"). A modern one may only be slow to start; so an answer that comes after the
-    time-out still counts, and so does -32022 in answer to `initialize`.
+    time-out still counts, and so does -32022 in answer to `initialize`. There are also legacy ones that end at any
+    first request but `initialize`.
     """
 
     def __init__(
@@ -97,13 +103,13 @@ class Opening:
         elif self._knowledge.modern:
             self._finish(Modern(discovered=None))
         else:
-            self._initialize()
+            self.initialize()
 
     def discover(self) -> None:
         """Ask for the server's own account of itself, whatever is known."""
         self._probing = True
         self._link.ask("server/discover", {"_meta": own_meta()}, self._discovered, self._loop.clock())
-        self._loop.call_later(_PROBE_SECONDS, self._initialize)
+        self._loop.call_later(_PROBE_SECONDS, self.initialize)
 
     def _discovered(self, answer: Message) -> None:
         self._probing = False
@@ -113,10 +119,13 @@ class Opening:
             self._finish(Modern(discovered=result if isinstance(result, dict) else None))
         elif self._refusal is not None:
             self._finish(Failed(message=self._refusal))
+        elif self._link.ended and not self._initializing:
+            self._finish(Gone())
         else:
-            self._initialize()
+            self.initialize()
 
-    def _initialize(self) -> None:
+    def initialize(self) -> None:
+        """Initialize it, whatever is known."""
         if self._initializing or self._done is None:
             return
         self._initializing = True

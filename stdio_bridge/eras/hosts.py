@@ -15,7 +15,7 @@ from stdio_bridge.usage import Isolation
 
 from .as_legacy import capabilities_of
 from .bridged import BridgedDialect
-from .detection import Failed, Initialized, Knowledge, Opened, Opening
+from .detection import Failed, Gone, Initialized, Knowledge, Opened, Opening
 from .envelope import Envelope
 from .exchange import Exchange
 from .native import NativeDialect
@@ -56,19 +56,27 @@ class Host:
         self._waiting: list[Exchange] = []
         self._listing: list[Callable[[], None]] = []
         self._tools = ToolCatalog()
+        self._envelope = envelope
         self._server = hosts.servers.start(key[0], self._ended)
-        self.check_room = self._server.check_room
         self.last_used = hosts.servers.loop.clock()
-        self._opening = Opening(self.link, hosts.servers.loop, hosts.knowledge, envelope, self._opened)
+        self._initialize_another = False
 
     @property
     def link(self) -> Link:
         """The conversation with the server."""
         return self._server.link
 
+    def check_room(self) -> None:
+        """Raise Refusal when the server can be given no more."""
+        self._server.check_room()
+
     def begin(self) -> None:
         """Begin to speak with the server."""
-        self._opening.begin()
+        self._opening().begin()
+
+    def _opening(self) -> Opening:
+        hosts = self._hosts
+        return Opening(self.link, hosts.servers.loop, hosts.knowledge, self._envelope, self._opened)
 
     def serve(self, exchange: Exchange) -> None:
         """Answer an exchange, as soon as the server can be spoken to."""
@@ -82,6 +90,9 @@ class Host:
             _request(self._dialect, exchange)
 
     def _opened(self, opened: Opened) -> None:
+        if isinstance(opened, Gone):
+            self._initialize_another = True
+            return
         waiting, self._waiting = self._waiting, []
         if isinstance(opened, Failed):
             error = opened.message["error"]
@@ -160,11 +171,27 @@ class Host:
         self._server.stop(reason)
 
     def _ended(self, reason: str) -> None:
+        if self._initialize_another and self._waiting:
+            self._start_another()
+            return
         self._hosts.forget(self._key, self)
         waiting, self._waiting = self._waiting, []
         for exchange in waiting:
             exchange.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
         self.close()
+
+    def _start_another(self) -> None:
+        """Start the server again, and ask nothing before it is initialized."""
+        self._initialize_another = False
+        try:
+            self._server = self._hosts.servers.start(self._key[0], self._ended)
+        except Refusal as refusal:
+            self._hosts.forget(self._key, self)
+            waiting, self._waiting = self._waiting, []
+            for exchange in waiting:
+                exchange.refuse(refusal)
+        else:
+            self._opening().initialize()
 
     def close(self) -> None:
         """End the subscriptions that it brings."""

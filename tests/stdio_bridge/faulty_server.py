@@ -100,6 +100,7 @@ def wait_at(gate: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--exit-at-start", action="store_true")
+    parser.add_argument("--strict", action="store_true", help="exit at any first request but initialize")
     parser.add_argument("--mute", action="store_true", help="answer nothing")
     parser.add_argument("--stubborn", action="store_true", help="go on after SIGTERM and without stdin, with a child")
     parser.add_argument("--gate", help="wait there at the start")
@@ -116,6 +117,10 @@ def main() -> None:
         request = json.loads(line)
         if options.mute:
             continue
+        if options.strict and request.get("method") != "initialize":
+            complain(b"expected initialize\n")
+            sys.exit(6)
+        options.strict = False
         if request.get("method") == "initialize":
             version = request["params"]["protocolVersion"]
             info = {"name": "faulty", "version": "1"}

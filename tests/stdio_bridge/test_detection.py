@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from stdio_bridge.calls import Patience
-from stdio_bridge.eras.detection import Failed, Initialized, Knowledge, Modern, Opened, Opening, ServerEra
+from stdio_bridge.eras.detection import Failed, Gone, Initialized, Knowledge, Modern, Opened, Opening, ServerEra
 from stdio_bridge.link import Link
 from stdio_bridge.loop import Loop
 
@@ -130,8 +130,21 @@ def test_a_server_that_refuses_both_has_failed_and_nothing_is_learned() -> None:
     assert start.knowledge.era is None
 
 
-def test_a_server_that_ends_has_failed_and_says_why() -> None:
+def test_a_server_that_ends_over_the_question_for_its_era_has_not_failed_yet() -> None:
     start = Start()
+    start.link.close("exited with status 3")
+    assert start.opened == [Gone()]
+    assert start.methods == ["server/discover"]
+    assert start.knowledge.era is None
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_server_that_ends_over_initialize_has_failed_and_says_why(silent: bool) -> None:
+    start = Start()
+    if silent:
+        start.time_out()
+    else:
+        start.answer("server/discover", error=error(-32601))
     start.link.close("exited with status 3")
     (opened,) = start.opened
     assert isinstance(opened, Failed)

@@ -99,6 +99,16 @@ def test_a_server_that_exits_at_once_fails_the_request_and_says_why() -> None:
         assert "no luck" in error["message"]
 
 
+def test_a_server_that_exits_at_any_first_request_but_initialize_is_served_as_a_legacy_one() -> None:
+    with bridge("--no-identity", command=(*FAULTY, "--strict")) as running:
+        client = ModernClient(running)
+        pid = client.call("pid").result["content"]
+        assert client.call("pid").result["content"] == pid
+        # That it is one is not found out anew for another client, at the cost of another process.
+        assert ModernClient(running, ALL).call("pid").status == 200
+        assert metric(running, "mcp_bridge_crashes_total") == 1
+
+
 def test_a_server_that_never_answers_fails_the_request_in_time() -> None:
     with bridge("--no-identity", "--call-timeout", "0.5", command=MUTE) as running:
         assert "error" in ModernClient(running).call("pid").last
