@@ -127,3 +127,12 @@ def result(request_id: RequestId, value: Message) -> Message:
 def notification(method: str, params: Message) -> Message:
     """Make a notification."""
     return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def sound_error(error: Message) -> Message:
+    """Return the error object of a response with an integer for a code and a text, as each must have."""
+    code, text = error.get("code"), error.get("message")
+    if type(code) is int and isinstance(text, str):  # True is an instance of int, too
+        return error
+    code = code if type(code) is int else INTERNAL_ERROR
+    return {**error, "code": code, "message": text if isinstance(text, str) else "the MCP server does not say why"}

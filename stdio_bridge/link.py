@@ -210,9 +210,12 @@ class Link:
         if call is None:
             self.dropped_messages += 1
             return
-        if call.method == "resources/subscribe" and "error" in message:
-            self._audience.unsubscribe(call.client, jsonrpc.params_of(call.message).get("uri", ""))
         message = {**message, "id": call.client_id}
+        if "error" in message:
+            message["error"] = jsonrpc.sound_error(message["error"])
+            uri = jsonrpc.params_of(call.message).get("uri")
+            if call.method == "resources/subscribe" and isinstance(uri, str):
+                self._audience.unsubscribe(call.client, uri)
         if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
             message["result"] = _named_after(call, message["result"])
         call.reply.finish(message)

@@ -118,6 +118,13 @@ def test_a_subscription_that_the_server_refused_brings_nothing(house: House) -> 
     assert one.received == []
 
 
+@pytest.mark.parametrize("uri", [[], {}, None, 1])
+def test_a_subscription_to_what_is_no_uri_is_answered_too(house: House, uri: object) -> None:
+    reply = house.ask(house.add("one"), "resources/subscribe", uri=uri)
+    house.answer(error={"code": -32602, "message": "not a uri"})
+    assert reply.answers[0]["error"]["code"] == -32602
+
+
 def test_unsubscribing_takes_nothing_from_others_who_subscribed_to_the_same(house: House) -> None:
     one, other = house.add("one"), house.add("other")
     for client in (one, other):

@@ -196,3 +196,21 @@ def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation)
 def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
     talk.say(id="p", method="ping")
     assert talk.sent == [{"jsonrpc": "2.0", "id": "p", "result": {}}]
+
+
+@pytest.mark.parametrize(
+    ("error", "sound"),
+    [
+        ({"code": -32602, "message": "no", "data": []}, {"code": -32602, "message": "no", "data": []}),
+        ({"message": "no", "data": 1}, {"code": -32603, "message": "no", "data": 1}),
+        ({"code": [], "message": "no"}, {"code": -32603, "message": "no"}),
+        ({"code": True, "message": "no"}, {"code": -32603, "message": "no"}),
+        ({"code": "ENOENT", "message": "no"}, {"code": -32603, "message": "no"}),
+        ({"code": 7}, {"code": 7, "message": "the MCP server does not say why"}),
+        ({"code": 7, "message": {}}, {"code": 7, "message": "the MCP server does not say why"}),
+    ],
+)
+def test_an_error_always_has_a_code_and_a_text(talk: Conversation, error: Message, sound: Message) -> None:
+    reply = talk.ask(Someone(), 1)
+    talk.say(id=talk.sent[-1]["id"], error=error)
+    assert reply.answers == [{"jsonrpc": "2.0", "id": 1, "error": sound}]
