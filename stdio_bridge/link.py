@@ -229,7 +229,7 @@ class Link:
         if client is None:
             self._refuse(message["id"], "no client can be told to be the one to answer")
             return
-        if len(self._asked) >= _MAX_SERVER_REQUESTS:
+        if self._is_asked_too_much(client):
             self._refuse(message["id"], "too many requests are unanswered")
             return
         self._next_id += 1
@@ -241,6 +241,12 @@ class Link:
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
         )
         self._deliver({**message, "id": wire_id}, client)
+
+    def _is_asked_too_much(self, client: Client) -> bool:
+        # Each has a share of their own, so that one who answers nothing takes none of the others'.
+        if len(self._asked) < _MAX_SERVER_REQUESTS:
+            return False
+        return sum(asked.client is client for asked in self._asked.values()) >= _MAX_SERVER_REQUESTS
 
     def _receive_notification(self, message: Message, now: float) -> None:
         method = message["method"]

@@ -200,3 +200,18 @@ def test_what_is_asked_of_a_server_that_has_ended_fails_at_once(house: House) ->
     house.link.close("exited with status 3")
     assert house.ask(client).answers[0]["error"]["message"] == "the MCP server exited with status 3"
     assert house.link.unanswered == 0
+
+
+def test_one_who_answers_no_question_takes_nobody_elses_share_of_them(house: House) -> None:
+    silent, other = house.add("one", SAMPLING), house.add("other", SAMPLING)
+    house.ask(silent)
+    assert not any(house.sample() for _ in range(1000))
+    refused = house.sample()
+    assert refused is not None
+    assert "unanswered" in refused["error"]["message"]
+    house.link.leave(silent)
+    house.ask(silent := house.add("one", SAMPLING))
+    assert not any(house.sample() for _ in range(1000))
+    house.say(id=house.sent[-1]["id"], result={})
+    house.ask(other)
+    assert house.sample() is None
