@@ -293,7 +293,7 @@ class Link:
             if asked.server_id == server_id:
                 del self._asked[wire_id]
                 params = {**jsonrpc.params_of(message), "requestId": wire_id}
-                asked.client.receive({**message, "params": params})
+                self._deliver({**message, "params": params}, asked.client)
                 return
         self.dropped_messages += 1
 

@@ -198,6 +198,16 @@ def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation)
     assert talk.sent == [{"jsonrpc": "2.0", "id": "p", "result": {}}]
 
 
+def test_a_question_that_the_server_takes_back_is_taken_back_where_it_was_asked(talk: Conversation) -> None:
+    client = Someone()
+    reply = talk.ask(client, 1)
+    talk.say(id=5, method="elicitation/create", params={})
+    talk.say(method="notifications/cancelled", params={"requestId": 5, "reason": "never mind"})
+    asked, taken_back = reply.received
+    assert taken_back["params"] == {"requestId": asked["id"], "reason": "never mind"}
+    assert client.received == []
+
+
 @pytest.mark.parametrize(
     ("error", "sound"),
     [
