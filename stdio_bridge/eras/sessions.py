@@ -130,13 +130,24 @@ class Answer:
 
     def send(self, message: Message) -> None:
         """Say something before the answer, which makes it a stream."""
-        self._begin().add(message)
+        if not self._is_lost:
+            self._begin().add(message)
+        elif message["method"] != "notifications/progress":
+            # The client may still hear it, and have to answer; progress is of what it has given up to hear of.
+            self._session.receive(message)
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the client left before there was a stream that it could resume."""
+        return self._stream is None and self._response.finished
 
     def finish(self, message: Message) -> None:
         """Answer one of the requests."""
         self._missing -= 1
+        if self._is_lost:
+            return
         if self._batch or self._stream is not None:
-            self.send(message)
+            self._begin().add(message)
             if self._missing == 0 and self._stream is not None:
                 self._stream.end()
                 self._session.open.release(self._response)

@@ -3,7 +3,9 @@
 - `{"notify": METHOD, "params": {…}}` sends a notification.
 - `{"progress": N}` reports progress under the call's own token.
 - `{"ask": METHOD, "params": {…}}` sends a request and goes on when it is answered.
-- `{"wait": NAME}` goes on when another call has done `{"release": NAME}`, or is given up when it is cancelled.
+- `{"say": {…}}` writes a message as it is, and goes on.
+- `{"wait": NAME}` goes on when another call has done `{"release": NAME}` or a notification of that name has come, or is
+  given up when it is cancelled.
 - `{"flood": COUNT, "bytes": N}` reports progress that often, each time with that many bytes of text.
 
 The answer's text is the JSON of what the steps brought: the answers to what was asked. `{"heard": true}` adds the
@@ -55,12 +57,13 @@ def steps_of(request: Message) -> Iterator[None]:
             say(id=number, method=step["ask"], params=step.get("params", {}))
             yield
             brought.append(answers.pop(number))
+        elif "say" in step:
+            say(**step["say"])
         elif "wait" in step:
             waiting.setdefault(step["wait"], []).append(me)
             yield
         elif "release" in step:
-            for other in waiting.pop(step["release"], []):
-                go_on(other)
+            release(step["release"])
         elif "heard" in step:
             brought.append(heard)
     say(id=request["id"], result={"content": [{"type": "text", "text": json.dumps(brought)}]})
@@ -72,17 +75,24 @@ def go_on(call: Iterator[None]) -> None:
         next(call, None)
 
 
+def release(name: str) -> None:
+    for call in waiting.pop(name, []):
+        go_on(call)
+
+
 def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         method = message.get("method")
         if method is None:
             answers[message["id"]] = {name: message[name] for name in ("result", "error") if name in message}
-            go_on(asked.pop(message["id"]))
+            if message["id"] in asked:
+                go_on(asked.pop(message["id"]))
         elif "id" not in message:
             heard.append({name: message[name] for name in ("method", "params") if name in message})
             if method == "notifications/cancelled":
                 running.pop(message["params"]["requestId"], None)
+            release(method)
         elif method == "initialize":
             result = {
                 "protocolVersion": message["params"]["protocolVersion"],

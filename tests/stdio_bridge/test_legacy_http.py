@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, EventReader, assertion, signed
+from tests.stdio_bridge.test_faults import eventually, metric
 
 Step = dict[str, Any]
 LOG: Step = {"notify": "notifications/message", "params": {"level": "info", "data": "working"}}
@@ -52,6 +54,15 @@ class Session:
 
     def stream(self, *steps: Step, token: str | None = None) -> EventReader:
         return EventReader(self._bridge, "POST", call(*steps, token=token), **self._headers)
+
+    def leave(self, *steps: Step) -> None:
+        """Make a call with a progress token, and disconnect once it is under way."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._bridge.port, timeout=20)
+        headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+        headers |= {name.replace("_", "-"): value for name, value in self._headers.items()}
+        connection.request("POST", "/mcp", json.dumps(call(*steps, token="t")).encode(), headers)
+        eventually(lambda: metric(self._bridge, "mcp_bridge_calls_in_flight") == 1)
+        connection.close()
 
     def listen(self, last_event_id: str | None = None) -> EventReader:
         resumed = {} if last_event_id is None else {"Last_Event_ID": last_event_id}
@@ -153,6 +164,22 @@ def test_a_client_that_goes_away_cancels_nothing(bridge: Bridge) -> None:
     stream.close()
     heard = brought(session.call({"release": "the end"}, {"heard": True}, request_id=2)[-1])[0]
     assert [note["method"] for note in heard] == []
+
+
+def test_what_a_client_is_asked_after_it_left_its_call_reaches_it_on_the_get_stream(bridge: Bridge) -> None:
+    session = Session(bridge)
+    # It leaves before there is a stream that it could resume.
+    session.leave({"wait": "notifications/roots/list_changed"}, {"progress": 1}, LOG, {"ask": "elicitation/create"})
+    listening = session.listen()
+    assert session.post(notification("notifications/roots/list_changed"))[0] == 202
+    assert listening.next()["method"] == "notifications/message"
+    asked = listening.next()
+    assert asked["method"] == "elicitation/create"
+    assert session.post({"jsonrpc": "2.0", "id": asked["id"], "result": {}})[0] == 202
+    # The answer of a call goes to no other stream than the call's, and here there is none.
+    session.post(notification("notifications/roots/list_changed"))
+    assert len(session.call(CHANGED, request_id=3)) == 2
+    listening.close()
 
 
 # Batches
