@@ -164,7 +164,7 @@ class BridgedCall:
         """Take the answer; without an exchange it waits for the retry."""
         self._speaker.calls.remove(self)
         self._call = None
-        self._asked.clear()
+        self._refuse_questions("the call is over")
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             self._answer = message
@@ -246,9 +246,11 @@ class BridgedCall:
         if call is None:
             return
         self._speaker.calls.remove(self)
-        for key in self._asked:
-            self._dialect.link.respond(
-                self._speaker, jsonrpc.error(key, jsonrpc.INTERNAL_ERROR, f"no answer: {reason}")
-            )
-        self._asked.clear()
+        self._refuse_questions(reason)
         self._dialect.link.cancel(call, reason)
+
+    def _refuse_questions(self, reason: str) -> None:
+        """Leave nothing open that nobody will answer."""
+        asked, self._asked = self._asked, {}
+        for request in asked.values():
+            self._dialect.link.refuse(self._speaker, request, f"no answer: {reason}")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.stdio_bridge.modern_client import ALL, LEGACY_SERVER, Answer, ModernClient
-from tests.stdio_bridge.running import KEY, Bridge, assertion
+from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, assertion
+from tests.stdio_bridge.test_faults import eventually
 
 ACCEPT = {"action": "accept", "content": {"name": "Ada"}}
 
@@ -210,3 +211,15 @@ def test_sigterm_waits_for_no_parked_call_and_ends_subscriptions_well() -> None:
     assert ended["id"] == 7
     assert ended["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 7}
     assert running.stop() == 0
+
+
+def test_a_question_that_the_server_did_not_wait_for_is_answered_and_keeps_no_process() -> None:
+    running = Bridge("--no-identity", "--idle-timeout", "1", command=SCRIPTED)
+    client = ModernClient(running, ALL)
+    question = {"id": 900, "method": "elicitation/create", "params": {"message": "Name?"}}
+    asked = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]})
+    client.call("do", {"steps": [{"release": "notifications/go"}]})
+    retry = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]}, **answers_to(asked))
+    assert retry.result["content"]
+    eventually(lambda: running.children() == [])
+    running.stop()
