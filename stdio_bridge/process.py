@@ -137,10 +137,11 @@ class _Reader(_Pipe):
 
 
 class _Writer(_Pipe):
-    """Writes to a pipe without ever waiting."""
+    """Writes to a pipe without ever waiting. `unread` is called when nobody reads it any more."""
 
-    def __init__(self, loop: Loop, stream: IO[bytes]) -> None:
+    def __init__(self, loop: Loop, stream: IO[bytes], unread: Callable[[], None]) -> None:
         super().__init__(loop, stream)
+        self._unread = unread
         self._unsent = bytearray()
         self._ending = False
 
@@ -148,8 +149,16 @@ class _Writer(_Pipe):
     def unsent(self) -> int:
         return len(self._unsent)
 
+    def readable(self) -> bool:
+        # There is never anything to read; but what is watched for that is told of when the other end is closed.
+        return True
+
     def writable(self) -> bool:
         return bool(self._unsent)
+
+    def handle_close(self) -> None:
+        self.close()
+        self._unread()
 
     def write(self, data: bytes) -> None:
         if self.closed or self._ending:
@@ -178,9 +187,8 @@ class _Writer(_Pipe):
         except BlockingIOError:
             return 0
         except OSError:
-            # The reader is gone; the process' end is told of by its own event.
+            # The reader is gone, which has an event of its own.
             self._unsent.clear()
-            self._loop.call_soon(self.close)
             return len(data)
 
 
@@ -284,11 +292,16 @@ class ServerProcess:
         self._lines = LineSplitter(limits.max_line_bytes)
         self._journal = _Journal(loop.clock)
         self._stderr = _Stderr(self._journal)
-        self._writer = _Writer(loop, process.stdin)
+        self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)
         self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
         self._watch = _ExitWatch(loop, process.pid, self._ended)
         self._stopping: str | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is being ended, for whatever reason."""
+        return self._stopping is not None
 
     @property
     def unsent(self) -> int:
@@ -333,8 +346,11 @@ class ServerProcess:
         if not data:
             if last := self._lines.flush():
                 self._on_line(last)
-            # A server that can say nothing more is of no use. It usually is ending: then its status says more.
-            self._loop.call_later(_END_GRACE_SECONDS, lambda: self.stop("it had closed its stdout"))
+            self._stop_soon("it had closed its stdout")
+
+    def _stop_soon(self, reason: str) -> None:
+        # A server that hears or says nothing more is of no use. It usually is ending: then its status says more.
+        self._loop.call_later(_END_GRACE_SECONDS, lambda: self.stop(reason))
 
     def _ended(self) -> None:
         # Children that outlive the leader go with it. Before wait(), so that the group's number cannot be another's.

@@ -59,9 +59,14 @@ class Server:
         self._asked_at = self._servers.loop.clock()
 
     @property
+    def ending(self) -> bool:
+        """Whether it is told to end, or has given cause to be ended: it can serve nobody any more."""
+        return self.stopping or (self._process is not None and self._process.stopping)
+
+    @property
     def running(self) -> bool:
-        """Whether its process has been started and is not told to end."""
-        return self._process is not None and not self.stopping
+        """Whether its process has been started and is not ending."""
+        return self._process is not None and not self.ending
 
     def check_room(self, calls: int = 1) -> None:
         """Raise Refusal when it has left so much unread or unanswered that it can be given no more."""

@@ -53,7 +53,7 @@ class Home:
     @property
     def stopping(self) -> bool:
         """Whether it takes nobody any more."""
-        return self._server.stopping
+        return self._server.ending
 
     def join(self, guest: Guest, *, user: str, initialize: Message) -> None:
         """Serve one more session."""

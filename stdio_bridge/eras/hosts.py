@@ -66,6 +66,11 @@ class Host:
         """The conversation with the server."""
         return self._server.link
 
+    @property
+    def ending(self) -> bool:
+        """Whether it takes nobody any more."""
+        return self._server.ending
+
     def check_room(self) -> None:
         """Raise Refusal when the server can be given no more."""
         self._server.check_room()
@@ -218,7 +223,7 @@ class Hosts:
         """Have an exchange answered by a server of its user. Raises Refusal when none has room or may start."""
         key = self._key_of(exchange)
         host = self._by_key.get(key)
-        if host is None:
+        if host is None or host.ending:
             host = self._by_key[key] = Host(self, key, exchange.envelope)
             self._hosts[host] = None
             host.serve(exchange)

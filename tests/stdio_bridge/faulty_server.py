@@ -54,6 +54,10 @@ def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0912 - one branch 
         case "close stdout":
             os.close(1)
             time.sleep(60)
+        case "close stdin":
+            text(request, "heard enough")
+            os.close(0)
+            time.sleep(60)
         case "asleep":
             time.sleep(600)
         case "garbage":

@@ -8,12 +8,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.stdio_bridge.modern_client import ModernClient
 from tests.stdio_bridge.running import Bridge, rpc
 
 FAULTY = (sys.executable, str(Path(__file__).with_name("faulty_server.py")))
@@ -113,6 +115,32 @@ def test_a_server_that_ends_in_a_call_fails_what_is_in_flight_and_no_other_sessi
         assert bridge.call(living, "pid")[0] == 200
         bridge.request("DELETE", Mcp_Session_Id=living)
         eventually(lambda: resources(bridge) <= before)
+
+
+def test_a_server_that_hears_nothing_more_fails_its_next_call_at_once_and_is_ended() -> None:
+    with faulty(options=("--stop-timeout", "0.3")) as bridge:
+        session = bridge.initialize()
+        assert "heard enough" in bridge.call(session, "close stdin")[2].decode()
+        assert "it had closed its stdin" in error_of(bridge.call(session, "pid")[2])
+        eventually(lambda: bridge.children() == [])
+        assert metric(bridge, "mcp_bridge_crashes_total") == 1
+
+
+def test_a_process_that_is_being_ended_is_given_to_nobody() -> None:
+    options = ("--isolation", "shared", "--server-era", "legacy", "--stop-timeout", "60")
+    with faulty(options=options) as bridge, ThreadPoolExecutor(2) as pool:
+        legacy, modern = bridge.initialize(), ModernClient(bridge)
+        # Neither leaves by itself, and a call of either lasts until it has.
+        dying = pool.submit(bridge.call, legacy, "close stdout"), pool.submit(modern.call, "close stdout")
+        eventually(lambda: metric(bridge, "mcp_bridge_spawns_total") == 2)
+        eventually(lambda: metric(bridge, "mcp_bridge_processes") == 0)
+        ending = bridge.children()
+        assert bridge.call(bridge.initialize(), "pid")[0] == 200
+        assert modern.call("pid").result
+        for process in ending:
+            process.kill()
+        assert "closed its stdout" in error_of(dying[0].result()[2])
+        assert "closed its stdout" in dying[1].result().error["message"]
 
 
 def test_a_server_that_hangs_at_shutdown_is_killed_with_its_children() -> None:
