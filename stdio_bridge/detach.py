@@ -8,6 +8,7 @@ sockets and the header writer are used as they are. tests/stdio_bridge/test_deta
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, str]]
 
 _MAINTENANCE_SECONDS = 30.0
+_LINGER_SECONDS = 30.0
 _NEVER_OVERFLOW = 1 << 40
 
 
@@ -175,7 +177,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         parsed = self.requests[0]
         if parsed.error:
             super().service()
-            self._map.touch(self._fileno)
+            self._linger()
             return
         task = _Task(self, parsed)
         task.start()
@@ -185,6 +187,24 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         except Exception:
             log.exception("%s %s failed", parsed.command, parsed.path)
             self._fail(response)
+
+    def _linger(self) -> None:
+        """Close the connection of a refused request, but no sooner than its client can have read why.
+
+        Closing with input unread resets the connection, and the refusal is lost with it (RFC 9112 §9.6): a client
+        whose body is too large has most of it still to send.
+        """
+        self._map.touch(self._fileno)
+        if self.socket is None or self.total_outbufs_len:
+            return
+        self.close_when_flushed = False
+        self.received = self._discard
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        self._map.call_later(_LINGER_SECONDS, self.handle_close)
+
+    def _discard(self, data: bytes) -> None:
+        """Take no notice of what a refused client goes on to send."""
 
     def _fail(self, response: Response) -> None:
         if response.started:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stdio_bridge import detach
 from stdio_bridge.detach import HttpServer, Request, Response
 from stdio_bridge.loop import Loop
 
@@ -167,6 +168,25 @@ def test_what_the_parser_refuses_is_answered_in_json_rpc_and_never_handed_over(
     assert head.split()[:2] == [b"HTTP/1.1", str(status).encode()]
     assert json.loads(body)["error"]["code"] == -32600
     assert site.asked == []
+
+
+def test_a_refused_client_may_send_on_and_is_heard_no_more_until_it_leaves(site: Site) -> None:
+    client = site.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+    client.read_to_end()
+    client.send(b"GET /another HTTP/1.1\r\nHost: a\r\n\r\n")
+    site.ask(b"GET /else HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert [request.path for request, _ in site.asked] == ["/else"]
+    assert site.server.connections == 2
+    client.socket.close()
+    site.turn_until(lambda: site.server.connections == 1)
+
+
+def test_a_refused_client_that_stays_is_dropped(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    monkeypatch.setattr(detach, "_LINGER_SECONDS", 0.0)
+    site.connect().send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+    site.turn_until(lambda: site.server.connections == 1)
+    site.turn_until(lambda: site.server.connections == 0)
 
 
 def test_a_body_of_exactly_the_limit_is_handed_over(site: Site) -> None:

@@ -104,10 +104,17 @@ def test_bad_requests_are_refused_in_json_rpc(
     assert json.loads(content)["error"]["message"]
 
 
-def test_a_body_over_the_limit_is_refused_in_json_rpc() -> None:
+# The largest is more than a client can have sent before it is refused: it is still sending, and has to read why.
+@pytest.mark.parametrize("size", [1001, 30_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused_in_json_rpc(size: int, chunked: bool) -> None:
     running = Bridge("--no-identity", "--max-message-bytes", "1000")
-    status, _, content = running.request("POST", b" " * 1001)
-    assert (status, json.loads(content)["error"]["code"]) == (413, -32600)
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    body = b" " * size
+    connection.request("POST", "/mcp", iter([body]) if chunked else body, encode_chunked=chunked)
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, -32600)
+    connection.close()
     running.stop()
 
 
