@@ -156,7 +156,9 @@ class Bridge:
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
     def _finish_by(self, deadline: float) -> None:
-        if self._servers.in_flight and self._loop.clock() < deadline:
+        # Not every request that is being answered is a call of the server's at the moment.
+        busy = self._servers.in_flight or any(era.busy for era in self._eras)
+        if busy and self._loop.clock() < deadline:
             self._loop.call_later(0.05, lambda: self._finish_by(deadline))
             return
         self._servers.stop("the bridge was stopped")

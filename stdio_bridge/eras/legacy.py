@@ -77,6 +77,11 @@ class LegacyEra:
         """How many event streams are open."""
         return sum(session.open.streams for session in self.sessions.all())
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is not answered yet. One whose client is to answer something first is one, too."""
+        return any(session.busy for session in self.sessions.all())
+
     def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
         """End every open response of an identity that is no longer good."""
         self.sessions.end_responses(ended, reason)

@@ -57,6 +57,11 @@ class ModernEra:
         """How many event streams are open."""
         return self._open.streams
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is not answered yet. One whose server is still being asked for its era is one, too."""
+        return bool(self._open)
+
     def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
         """End every open response of an identity that is no longer good, which cancels its request."""
         self._open.end(ended, reason)

@@ -96,6 +96,11 @@ class Session:
         self.open.hold(response, identity, lambda: stream.detach(response))
         stream.attach(response, after)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is still beginning, or a call of its client is not over."""
+        return self.version is None or self.link.has_calls_of(self)
+
     def tick(self, now: float) -> None:
         """End a session that nobody uses."""
         # A response that was finished by the server's answer needs no holding.

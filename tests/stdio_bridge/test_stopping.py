@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
 
@@ -37,6 +40,36 @@ def test_on_sigterm_a_running_call_finishes_with_its_clients_help_and_a_new_one_
     status, headers, content = bridge.request("POST", run(), Mcp_Session_Id=session)
     assert (status, headers["retry-after"], json.loads(content)["id"]) == (503, "5", 1)
     assert bridge.request("POST", rpc("initialize", initialize_params()))[0] == 503
+    answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+    assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
+    assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
+    call.close()
+    assert end_of(bridge) == 0
+
+
+def test_on_sigterm_a_request_finishes_that_waits_for_its_server_to_start(tmp_path: Path) -> None:
+    gated = f"until test -e {tmp_path}/gate; do sleep 0.02; done; exec {shlex.join(MODERN_SERVER)}"
+    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=("sh", "-c", gated))
+    with ThreadPoolExecutor(2) as pool:
+        modern = pool.submit(ModernClient(bridge).call, "pid")
+        legacy = pool.submit(bridge.request, "POST", rpc("initialize", initialize_params()))
+        eventually(lambda: metric(bridge, "mcp_bridge_processes") == 2)
+        bridge.process.terminate()
+        bridge.wait_for_line("stopping: ")
+        (tmp_path / "gate").touch()
+        assert modern.result().said
+        assert legacy.result()[0] == 200
+    assert end_of(bridge) == 0
+
+
+def test_on_sigterm_a_legacy_clients_call_of_a_modern_server_finishes_with_its_help() -> None:
+    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=MODERN_SERVER)
+    _, headers, _ = bridge.request("POST", rpc("initialize", initialize_params(elicitation={})))
+    session = headers["mcp-session-id"]
+    call = EventReader(bridge, "POST", rpc("tools/call", {"name": "ask"}), Mcp_Session_Id=session)
+    asked = call.next()
+    bridge.process.terminate()
+    bridge.wait_for_line("stopping: ")
     answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
     assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
     assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
