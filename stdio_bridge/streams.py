@@ -34,6 +34,11 @@ class EventStream:
     _next: int = 0
     _sent: int = -1
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return self._size
+
     def add(self, message: Message) -> None:
         """Append a message, and send it if someone is connected."""
         self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)))

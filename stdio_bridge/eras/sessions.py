@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import secrets
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
 _MAX_ENDED_STREAMS = 16
 _MAX_STREAM_BYTES = 1 << 20
+# Of all that have ended: an answer alone may be as large as a message can be.
+_MAX_ENDED_BYTES = 4 << 20
 # The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
 _FIRST_PRIMED_VERSION = "2025-11-25"
 _RETRY_SECONDS = 5
@@ -45,6 +48,8 @@ class Session:
         self._sessions = sessions
         self._streams = {_STANDALONE: EventStream(number=_STANDALONE, max_bytes=_MAX_STREAM_BYTES)}
         self._next_stream = _STANDALONE + 1
+        self._ended: collections.deque[EventStream] = collections.deque()
+        self._ended_bytes = 0
         self.home.join(self, user=user, initialize=initialize)
 
     def stop(self, reason: str) -> None:
@@ -80,9 +85,6 @@ class Session:
 
     def begin_stream(self, response: Response, identity: Identity, headers: Headers) -> EventStream:
         """Turn the answer to a POST into a stream of its own."""
-        ended = [number for number, stream in self._streams.items() if stream.ended]
-        for number in ended[:-_MAX_ENDED_STREAMS]:
-            del self._streams[number]
         stream = EventStream(number=self._next_stream, max_bytes=_MAX_STREAM_BYTES)
         self._streams[self._next_stream] = stream
         self._next_stream += 1
@@ -91,6 +93,16 @@ class Session:
         if self.version is not None and self.version >= _FIRST_PRIMED_VERSION:
             stream.prime()
         return stream
+
+    def end_stream(self, stream: EventStream) -> None:
+        """End a stream, which can still be resumed; the oldest that have ended make room for it."""
+        stream.end()
+        self._ended.append(stream)
+        self._ended_bytes += stream.size
+        while len(self._ended) > _MAX_ENDED_STREAMS or (self._ended_bytes > _MAX_ENDED_BYTES and len(self._ended) > 1):
+            oldest = self._ended.popleft()
+            self._ended_bytes -= oldest.size
+            del self._streams[oldest.number]
 
     def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
         self.open.hold(response, identity, lambda: stream.detach(response))
@@ -154,7 +166,7 @@ class Answer:
         if self._batch or self._stream is not None:
             self._begin().add(message)
             if self._missing == 0 and self._stream is not None:
-                self._stream.end()
+                self._session.end_stream(self._stream)
                 self._session.open.release(self._response)
             return
         self._session.open.release(self._response)

@@ -44,6 +44,9 @@ class Session:
     def post(self, message: object) -> tuple[int, dict[str, str], bytes]:
         return self._bridge.request("POST", message, **self._headers)
 
+    def get(self, last_event_id: str) -> tuple[int, dict[str, str], bytes]:
+        return self._bridge.request("GET", **self._headers, Last_Event_ID=last_event_id)
+
     def call(self, *steps: Step, request_id: int | str = 1, token: str | None = None) -> list[Any]:
         """Make a call, and return what came: all messages, the answer last."""
         status, headers, content = self.post(call(*steps, request_id=request_id, token=token))
@@ -235,6 +238,25 @@ def test_a_client_of_2025_11_25_can_resume_before_the_first_message(bridge: Brid
     stream.close()
     session.call({"release": "later"}, request_id=2)
     assert [event.get("method") for event in session.listen(first).rest()] == ["notifications/progress", None]
+
+
+def test_streams_that_have_ended_are_kept_within_a_bound_the_last_to_end_the_longest(bridge: Bridge) -> None:
+    session = Session(bridge)
+    longest = session.stream({"progress": 1}, {"wait": "the end"}, token="t")
+    longest.next()
+    longest.close()
+    shorter = []
+    for number in range(6):
+        stream = session.stream({"progress": 1}, {"flood": 16, "bytes": 64_000}, token=f"{number}")
+        stream.rest()
+        shorter.append(str(stream.last_id))
+    session.post(notification("the end"))
+    eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 0)
+    # It began first, and yet what it brought in the end is there.
+    assert session.listen(longest.last_id).rest()[-1]["id"] == 1
+    assert session.listen(shorter[-1]).rest() == []
+    status, _, content = session.get(shorter[0])
+    assert (status, "names no stream" in content.decode()) == (400, True)
 
 
 @pytest.mark.parametrize("event_id", ["99-0", "nonsense", "-1", "0"])
