@@ -7,16 +7,26 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from .calls import Client
 
+# Subscriptions are kept for as long as their client stays: this bounds what the URIs of one client take.
+MAX_URI_BYTES = 1 << 20
+_BYTES_PER_URI = 256
+TOO_MANY_SUBSCRIPTIONS = "too many resources are subscribed to: unsubscribe from others first"
 _CAPABILITY_FOR = {
     "sampling/createMessage": "sampling",
     "elicitation/create": "elicitation",
     "roots/list": "roots",
 }
+
+
+def size_of(uri: str) -> int:
+    """About how many bytes it takes to remember a URI."""
+    return len(uri) + _BYTES_PER_URI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +43,7 @@ class Audience:
     def __init__(self) -> None:
         self._members: dict[Client, Member] = {}
         self._subscribers: dict[str, dict[Client, None]] = {}
+        self._uri_bytes: collections.Counter[Client] = collections.Counter()
         self._last_to_speak: Client | None = None
 
     @property
@@ -49,22 +60,33 @@ class Audience:
         self._members.pop(client, None)
         if self._last_to_speak is client:
             self._last_to_speak = None
-        return [uri for uri in list(self._subscribers) if self.unsubscribe(client, uri)]
+        alone_in = [uri for uri in list(self._subscribers) if self.unsubscribe(client, uri)]
+        del self._uri_bytes[client]
+        return alone_in
 
     def spoke(self, client: Client) -> None:
         """Note that a client said something: what the server asks next may be about it."""
         if client in self._members:
             self._last_to_speak = client
 
+    def has_room_for(self, client: Client, uri: str) -> bool:
+        """Whether a client may subscribe to a resource, which it may have done before."""
+        return client in self._subscribers.get(uri, ()) or self._uri_bytes[client] + size_of(uri) <= MAX_URI_BYTES
+
     def subscribe(self, client: Client, uri: str) -> None:
         """Note that a client wants to hear of a resource's changes. Who has not joined hears of none."""
-        if client in self._members:
-            self._subscribers.setdefault(uri, {})[client] = None
+        if client in self._members and client not in self._subscribers.setdefault(uri, {}):
+            self._subscribers[uri][client] = None
+            self._uri_bytes[client] += size_of(uri)
 
     def unsubscribe(self, client: Client, uri: str) -> bool:
         """Note that a client does not any more. Returns whether it was the last one."""
         subscribers = self._subscribers.get(uri, {})
-        if subscribers.pop(client, self) is self or subscribers:
+        if client not in subscribers:
+            return False
+        del subscribers[client]
+        self._uri_bytes[client] -= size_of(uri)
+        if subscribers:
             return False
         del self._subscribers[uri]
         return True

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .audience import Audience
+from .audience import TOO_MANY_SUBSCRIPTIONS, Audience
 from .calls import Call, Callback, Client, Nobody, Patience, Purpose, Reply
 from .jsonrpc import Message, RequestId
 
@@ -94,8 +94,9 @@ class Link:
             self._fail(call, self._ended)
             return call
         self._audience.spoke(client)
-        if not self._is_for_server(call):
-            reply.finish(jsonrpc.result(call.client_id, {}))
+        own_answer = self._subscription_answer(call)
+        if own_answer is not None:
+            reply.finish(own_answer)
             return call
         self._calls[wire_id] = call
         self._calls_of.setdefault(client, {})[wire_id] = call
@@ -105,17 +106,23 @@ class Link:
         self._write({**message, "id": wire_id})
         return call
 
-    def _is_for_server(self, call: Call) -> bool:
-        """Keep count of subscriptions, as others of this link's clients may have the same ones."""
+    def _subscription_answer(self, call: Call) -> Message | None:
+        """Keep count of subscriptions, as others of this link's clients may have the same ones.
+
+        Returns the answer where the server is not to be asked.
+        """
         uri = jsonrpc.params_of(call.message).get("uri")
         if not isinstance(uri, str):
-            return True
+            return None
         if call.method == "resources/subscribe":
+            if not self._audience.has_room_for(call.client, uri):
+                return jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS)
             self._audience.subscribe(call.client, uri)
         elif call.method == "resources/unsubscribe":
             self._audience.unsubscribe(call.client, uri)
-            return not self._audience.has_subscribers(uri)
-        return True
+            if self._audience.has_subscribers(uri):
+                return jsonrpc.result(call.client_id, {})
+        return None
 
     def _take(self, wire_id: object) -> Call | None:
         """Return the call with that id, which is in flight no longer."""

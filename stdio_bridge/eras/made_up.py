@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stdio_bridge import jsonrpc
+from stdio_bridge.audience import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, size_of
 from stdio_bridge.calls import Call, Client, Purpose, Reply
 from stdio_bridge.jsonrpc import Message, RequestId
 from stdio_bridge.link import Link
@@ -92,6 +93,9 @@ class MadeUpSession:
         if known is not None:
             self.link.cancel(known, "the client has unsubscribed")
         if message["method"] == "resources/subscribe":
+            if sum(map(size_of, self._subscriptions)) + size_of(uri) > MAX_URI_BYTES:
+                reply.finish(jsonrpc.error(message["id"], jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS))
+                return
             self._subscriptions[uri] = self._listen({"resourceSubscriptions": [uri]})
         reply.finish(jsonrpc.result(message["id"], {}))
 

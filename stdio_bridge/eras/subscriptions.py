@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
+from stdio_bridge.audience import MAX_URI_BYTES, size_of
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 
@@ -37,6 +38,9 @@ class Subscriptions:
             exchange.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
             return
         kept = honoured(wanted, self._capabilities)
+        if sum(map(size_of, kept.get("resourceSubscriptions", ()))) > MAX_URI_BYTES:
+            exchange.fail(jsonrpc.INVALID_PARAMS, "params.notifications.resourceSubscriptions are too many")
+            return
         self._open[exchange] = kept
         exchange.on_gone = lambda: self._close(exchange)
         for uri in kept.get("resourceSubscriptions", ()):

@@ -215,3 +215,24 @@ def test_one_who_answers_no_question_takes_nobody_elses_share_of_them(house: Hou
     house.say(id=house.sent[-1]["id"], result={})
     house.ask(other)
     assert house.sample() is None
+
+
+def test_a_client_subscribes_to_no_more_than_a_bound_and_to_more_after_it_has_unsubscribed(house: House) -> None:
+    one, other = house.add("one"), house.add("other")
+    large = [f"a:{number}" + "x" * 200_000 for number in range(6)]
+    for uri in large[:5]:
+        house.ask(one, "resources/subscribe", uri=uri)
+        house.answer()
+    before = len(house.sent)
+    (refused,) = house.ask(one, "resources/subscribe", uri=large[5]).answers
+    assert "too many resources" in refused["error"]["message"]
+    assert len(house.sent) == before
+    # Again is no more, and what others have does not count.
+    house.ask(one, "resources/subscribe", uri=large[0])
+    house.ask(other, "resources/subscribe", uri=large[5])
+    assert len(house.sent) == before + 2
+    house.ask(one, "resources/unsubscribe", uri=large[0])
+    house.ask(one, "resources/subscribe", uri=large[5])
+    house.answer(error={"code": -32602, "message": "no such resource"})
+    house.ask(one, "resources/subscribe", uri=large[0])
+    assert len(house.sent) == before + 5

@@ -207,3 +207,11 @@ def test_sessions_that_share_a_process_each_speak_for_their_own_client(isolation
         assert "elicitation" in mute.call("ask")["error"]["message"]
         with able.stream("POST", rpc("tools/call", {"name": "ask"})) as events:
             assert next(events)["method"] == "elicitation/create"
+
+
+def test_a_session_watches_no_more_resources_than_a_bound(session: Session) -> None:
+    large = [f"a:{number}" + "x" * 400_000 for number in range(3)]
+    answers = [session.post(rpc("resources/subscribe", {"uri": uri}))[0] for uri in large]
+    assert ["error" in answer for answer in answers] == [False, False, True]
+    session.post(rpc("resources/unsubscribe", {"uri": large[0]}))
+    assert "result" in session.post(rpc("resources/subscribe", {"uri": large[2]}))[0]

@@ -181,3 +181,15 @@ def test_many_modern_requests_at_once_are_all_answered() -> None:
             thread.join(30)
         assert sorted(ids) == list(range(200))
         assert len(running.children()) == 1
+
+
+def test_a_subscription_to_more_than_can_be_kept_for_a_legacy_server_is_refused() -> None:
+    with bridge("--no-identity", command=LEGACY_SERVER) as running:
+        client = ModernClient(running)
+        wanted = {"notifications": {"resourceSubscriptions": [f"a:{number}" for number in range(10_000)]}}
+        error = client.request("subscriptions/listen", wanted).error
+        assert error["code"] == -32602
+        assert "too many" in error["message"]
+        wanted["notifications"]["resourceSubscriptions"] = ["a:1"]
+        with client.stream("subscriptions/listen", wanted) as messages:
+            assert next(messages)["params"]["notifications"] == wanted["notifications"]
