@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import re
 from urllib.parse import urlsplit
 
 from . import jsonrpc
-from .detach import Request
+from .detach import Headers, Request
 from .errors import Refusal
 from .options import Options
 
@@ -19,16 +20,26 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 # A DNS name has 253 characters at most; this bounds what is remembered too.
 _LONGEST = 300
 _REMEMBERED = 64
+# Nothing but a scheme, a host and a port; or, of a page that has none, this word.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@,\s]+|null", re.IGNORECASE)
+# `*` stands for every name but this one.
+_PREFLIGHT: Headers = [
+    ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
+    ("Access-Control-Allow-Headers", "*, Authorization"),
+    ("Access-Control-Max-Age", "7200"),
+]
 
 
 class Access:
     """The allow-lists. Without any, loopback is allowed, and with an identity everything.
 
-    With an identity the gateway has seen to it already: a page cannot make a browser send a bearer token.
+    With an identity the gateway has seen to it already: a page cannot make a browser send a bearer token. It also tells
+    browsers what pages may do; without one that is told here.
     """
 
     def __init__(self, options: Options) -> None:
-        otherwise = ("*",) if options.identity_key is not None else _LOOPBACK_NAMES
+        self._behind_gateway = options.identity_key is not None
+        otherwise = ("*",) if self._behind_gateway else _LOOPBACK_NAMES
         self._origins = tuple(origin.lower() for origin in options.allowed_origins)
         self._hosts = tuple(host.lower() for host in options.allowed_hosts) or otherwise
         self._origin_hosts = otherwise
@@ -36,19 +47,36 @@ class Access:
         self._origin_allowed = functools.lru_cache(_REMEMBERED)(self._allows_origin)
         self._host_allowed = functools.lru_cache(_REMEMBERED)(self._allows_host)
 
-    def check(self, request: Request) -> None:
-        """Raise Refusal, 403, on an Origin or a Host that is not allowed."""
+    def check(self, request: Request) -> Headers:
+        """Return the headers by which a browser lets its page see the response; none if no page asks.
+
+        Raises Refusal, 403, on an Origin or a Host that is not allowed.
+        """
         origin = request.header("ORIGIN")
         if origin is not None and not (len(origin) <= _LONGEST and self._origin_allowed(origin)):
             raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Origin is not allowed")
         host = request.header("HOST") or ""
         if not (len(host) <= _LONGEST and self._host_allowed(host)):
             raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Host is not allowed")
+        if origin is None or self._behind_gateway:
+            return []
+        exposed = ("Access-Control-Expose-Headers", "Mcp-Session-Id, Retry-After")
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), exposed]
+
+    def preflight(self, request: Request) -> Headers | None:
+        """Return what a page may send, if it is a browser that asks; behind the gateway nobody does."""
+        if self._behind_gateway or request.method != "OPTIONS" or request.header("ORIGIN") is None:
+            return None
+        return _PREFLIGHT
 
     def _allows_origin(self, origin: str) -> bool:
+        if not self._origins and self._behind_gateway:
+            return True
+        if not _ORIGIN.fullmatch(origin):
+            return False
         if self._origins:
             return _matches(origin.lower(), self._origins)
-        return self._origin_hosts == ("*",) or _matches(_host_of(origin), self._origin_hosts)
+        return _matches(_host_of(origin), self._origin_hosts)
 
     def _allows_host(self, host: str) -> bool:
         return _matches(_host_of("//" + host), self._hosts)

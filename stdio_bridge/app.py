@@ -82,10 +82,12 @@ class Bridge:
 
     def _mcp(self, request: Request, response: Response) -> None:
         self._requests.add()
-        self._access.check(request)
+        response.headers = self._access.check(request)
         identity = self._verifier.identify(request.header("X_GATEWAY_IDENTITY"))
         if request.method == "POST":
             self._post(request, response, identity)
+        elif (allowed := self._access.preflight(request)) is not None:
+            response.reply("204 No Content", allowed)
         elif self._modern.claims(request, None):
             raise not_allowed("POST")
         elif request.method == "GET":

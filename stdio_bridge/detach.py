@@ -67,10 +67,12 @@ class Response:
     Writing to a client that is gone does nothing; `on_disconnect` tells of it, once, unless the response was finished.
     """
 
-    __slots__ = ("_task", "finished", "on_disconnect", "started")
+    __slots__ = ("_task", "finished", "headers", "on_disconnect", "started")
 
     def __init__(self, task: _Task) -> None:
         self._task = task
+        # Sent whatever the answer is.
+        self.headers: Headers = []
         self.started = False
         self.finished = False
         self.on_disconnect: Callable[[], None] | None = None
@@ -82,7 +84,7 @@ class Response:
         task = self._task
         self.started = self.finished = True
         task.status = status
-        task.response_headers = headers
+        task.response_headers = headers + self.headers
         task.content_length = len(body)
         task.send(b"" if task.request.command == "HEAD" else body)
         task.channel.finish_response(task)
@@ -92,7 +94,7 @@ class Response:
         if self.finished:
             return
         self.started = True
-        self._task.response_headers = headers
+        self._task.response_headers = headers + self.headers
         self._task.send(data)
 
     def write(self, data: bytes) -> None:

@@ -57,7 +57,11 @@ def test_by_itself_the_bridge_answers_programs_and_pages_of_this_machine(origin:
 
 @pytest.mark.parametrize(
     "origin",
-    ["", "null", "https://evil.example", "https://localhost.evil.example", "http://[", "localhost", "x" * 9999],
+    [
+        *("", "null", "https://evil.example", "https://localhost.evil.example", "http://[", "localhost", "x" * 9999),
+        *("http://localhost, http://evil.example", "http://localhost/, http://evil.example", "http://localhost/"),
+        *("http://evil.example@localhost", "http://localhost#", "http://localhost?", "http://", " http://localhost"),
+    ],
 )
 def test_by_itself_the_bridge_answers_no_other_page(origin: str) -> None:
     assert not allowed(origin=origin)
@@ -70,6 +74,8 @@ def test_a_list_of_origins_takes_the_place_of_loopback() -> None:
     assert not allowed(*listed, origin="http://localhost")
     assert not allowed(*listed, origin="http://app.example.com")
     assert not allowed(*listed, origin="https://app.example.com.evil.example")
+    assert not allowed(*listed, origin="https://evil.example/.example.net")
+    assert allowed("--allow-origin", "*", origin="null")
 
 
 def test_a_list_of_hosts_takes_the_place_of_loopback() -> None:

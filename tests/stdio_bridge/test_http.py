@@ -118,6 +118,53 @@ def test_a_body_over_the_limit_is_refused_in_json_rpc(size: int, chunked: bool) 
     running.stop()
 
 
+PAGE = "http://localhost:6274"
+
+
+def test_a_page_of_an_allowed_origin_is_let_see_every_answer(bridge: Bridge) -> None:
+    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    _, opened, _ = bridge.request("POST", rpc("initialize", params), Origin=PAGE)
+    session = opened["mcp-session-id"]
+    answers = [
+        opened,
+        bridge.call(session, "log", Origin=PAGE)[1],
+        bridge.call("no such", "pid", Origin=PAGE)[1],
+        bridge.request("DELETE", Mcp_Session_Id=session, Origin=PAGE)[1],
+    ]
+    assert answers[1]["content-type"] == "text/event-stream"
+    for headers in answers:
+        assert headers["access-control-allow-origin"] == PAGE
+        assert headers["vary"] == "Origin"
+        assert "mcp-session-id" in headers["access-control-expose-headers"].lower()
+
+
+def test_a_browser_that_asks_first_is_told_what_the_page_may_send(bridge: Bridge) -> None:
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "mcp-session-id"}
+    status, headers, _ = bridge.request("OPTIONS", Origin=PAGE, **asked)
+    assert status == 204
+    assert headers["access-control-allow-origin"] == PAGE
+    assert headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    assert headers["access-control-allow-headers"] == "*, Authorization"
+    assert bridge.request("OPTIONS", Origin=PAGE, MCP_Protocol_Version="2026-07-28")[0] == 204
+
+
+def test_no_other_page_is_let_see_anything_and_no_program_is_told_of_it(bridge: Bridge) -> None:
+    for method in ("OPTIONS", "POST"):
+        status, headers, _ = bridge.request(method, rpc("ping", {}), Origin="http://evil.example")
+        assert status == 403
+        assert not [name for name in headers if name.startswith("access-control")]
+    _, headers, _ = bridge.call(bridge.initialize(), "pid")
+    assert not [name for name in headers if name.startswith("access-control")]
+    assert bridge.request("OPTIONS")[0] == 405
+
+
+def test_behind_the_gateway_browsers_are_the_gateways_to_tell(guarded: Bridge) -> None:
+    identity = assertion("github:1")
+    status, headers, _ = guarded.request("OPTIONS", Origin=PAGE, X_Gateway_Identity=identity)
+    assert status == 405
+    assert not [name for name in headers if name.startswith("access-control")]
+
+
 def test_without_an_assertion_nothing_starts_whatever_the_plain_headers_claim(guarded: Bridge) -> None:
     status, _, _ = guarded.request("POST", rpc("initialize", {}), X_User_Id="github:1", X_User_Name="root")
     assert status == 403
