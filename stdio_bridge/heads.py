@@ -11,8 +11,9 @@ from waitress.receiver import FixedStreamReceiver
 
 _REMEMBERED = 128
 _LONGEST = 4096
-# One line as clients write it. Anything else about lengths stays in the head, for waitress to judge.
-_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,9})(?=\r\n|\Z)", re.IGNORECASE)
+# One line as clients write it, without a continuation. Anything else about lengths stays in the head, for waitress to
+# judge.
+_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,9})(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
 # What waitress learns from a head, next to its headers and the length.
 _LEARNT = (
     "first_line", "command", "request_uri", "version", "proxy_scheme", "proxy_netloc", "path", "query", "fragment",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waitress.adjustments import Adjustments
@@ -58,6 +59,16 @@ def test_the_same_head_with_another_length_has_a_body_of_that_length() -> None:
         meaning = understood(Parser(adjustments), head)
         assert meaning["body"] == BODY[:length]
         assert meaning["headers"] == {"HOST": "a", "ACCEPT": "x", "CONTENT_LENGTH": str(length)}
+
+
+@pytest.mark.parametrize("fold", [b" 0", b"\t0", b" "])
+def test_a_length_that_goes_on_in_the_next_line_is_not_one_that_ends_there(fold: bytes) -> None:
+    adjustments = Adjustments()
+    first, length = b"POST /mcp HTTP/1.1\r\nX: a", b"Content-Length: 4"
+    # Without their lengths, the two are the same.
+    for lines in ([first, fold, length], [first, length, fold]):
+        head = b"\r\n".join([*lines, b"", b""])
+        assert understood(Parser(adjustments), head) == understood(HTTPRequestParser(adjustments), head)
 
 
 def test_no_more_is_remembered_than_a_bound() -> None:
