@@ -235,14 +235,22 @@ class _Stderr:
     def __init__(self, journal: _Journal) -> None:
         self._journal = journal
         self._lines = LineSplitter(_STDERR_LINE_BYTES)
+        self._told_of = 0
         self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
 
     def feed(self, data: bytes) -> None:
         for line in self._lines.feed(data) if data else (self._lines.flush(),):
+            self._tell_of_skipped()
             if line:
                 text = line.decode("utf-8", "replace")
                 self.last.append(text[:500])
                 self._journal.log(logging.INFO, "%s", text)
+        self._tell_of_skipped()
+
+    def _tell_of_skipped(self) -> None:
+        if self._lines.skipped > self._told_of:
+            self._told_of = self._lines.skipped
+            self._journal.log(logging.WARNING, "left out a line of more than %d bytes on stderr", _STDERR_LINE_BYTES)
 
 
 class ServerProcess:

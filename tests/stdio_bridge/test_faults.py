@@ -169,6 +169,13 @@ def test_noise_is_skipped_and_the_call_is_answered(tool: str) -> None:
         assert memory(bridge) < MOST_MEMORY
 
 
+def test_what_is_too_long_to_be_logged_leaves_a_trace_in_the_log() -> None:
+    with faulty() as bridge:
+        bridge.call(bridge.initialize(), "stderr")
+        bridge.wait_for_line("WARNING left out a line of more than 8192 bytes on stderr")
+        bridge.wait_for_line("INFO short")
+
+
 def test_noise_is_counted() -> None:
     with faulty() as bridge:
         bridge.call(bridge.initialize(), "garbage")
