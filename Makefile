@@ -7,6 +7,7 @@ BIN := .venv/bin
 NPM_LOCAL := .cache/npm-local
 NPM_TESTS := .cache/npm-tests
 NPM_BENCH := .cache/bench/npm
+MCP1 := .cache/mcp1
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test`, and `make bench`, need of Debian; installed where that is possible.
@@ -21,10 +22,10 @@ help: ## Say what there is
 run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
 	@exec $(BIN)/python -m local --port $(PORT) $(ARGS)
 
-test: debian-packages .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
+test: debian-packages .venv/test $(MCP1)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
 	$(BIN)/pytest -ra
 
-test-unit: .venv/test ## What needs nothing but Python
+test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
 	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local
 
 test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with several workers
@@ -77,6 +78,11 @@ clean: ## Remove what was installed and the local stack's state
 	@touch $@
 
 $(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --requirement $< && touch $@
+
+# The SDK of the legacy era, which cannot be installed next to its successor.
+$(MCP1)/ready: tests/requirements/mcp1.txt .venv/python
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --requirement $< && touch $@
 

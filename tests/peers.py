@@ -1,4 +1,4 @@
-"""Where the Node.js programs are that the tests run against; `make test` installs them."""
+"""Where the programs are that the tests run against; `make test` installs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def _find_node() -> Path:
 
 
 NODE = _find_node()
-NPM_FOLDER = Path(__file__).parent.parent / ".cache" / "npm-tests"
+CACHE = Path(__file__).parent.parent / ".cache"
+NPM_FOLDER = CACHE / "npm-tests"
 
 
 def npm_command(package: str, program: str | None = None) -> list[str]:
@@ -34,3 +35,11 @@ def npm_command(package: str, program: str | None = None) -> list[str]:
     programs = json.loads(manifest.read_text())["bin"]
     script = programs[program] if program is not None else next(iter(programs.values()))
     return [str(NODE), str(folder / script)]
+
+
+def mcp1_python() -> str:
+    """Return the Python that has the SDK 1.x; skips the test if there is none."""
+    python = CACHE / "mcp1" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the Python SDK 1.x is not installed: run `make test-unit`")
+    return str(python)

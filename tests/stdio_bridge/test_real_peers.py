@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from mcp.client.client import Client
 
-from tests.peers import NODE, NPM_FOLDER, npm_command
+from tests.peers import NODE, NPM_FOLDER, mcp1_python, npm_command
 from tests.stdio_bridge.running import Bridge
 
 CLIENTS = Path(__file__).with_name("clients")
@@ -207,7 +207,12 @@ def _fastmcp(served: Served) -> list[str]:
     return [str(PROGRAMS / "fastmcp"), "call", served.url, served.peer.tool, "--input-json", arguments, "--json"]
 
 
+def _mcp1(served: Served) -> list[str]:
+    return [mcp1_python(), str(CLIENTS / "sdk1.py"), served.url, served.peer.tool, json.dumps(served.peer.arguments)]
+
+
 PROGRAM_CLIENTS: dict[str, Callable[[Served], list[str]]] = {
+    "Python SDK 1.x": _mcp1,
     "TypeScript SDK 1.x": _script("sdk1.mjs"),
     "TypeScript client 2.x, legacy": _script("client2.mjs", "legacy"),
     "TypeScript client 2.x, auto": _script("client2.mjs", "auto"),
@@ -227,9 +232,9 @@ def program_clients(serve: Callable[[str], Served], tmp_path_factory: pytest.Tem
     home = str(tmp_path_factory.mktemp("home"))
     environment = {**os.environ, "HOME": home, "XDG_CONFIG_HOME": home}
 
-    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(command: Callable[[Served], list[str]], served: Served) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
+            command(served),
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -240,7 +245,7 @@ def program_clients(serve: Callable[[str], Served], tmp_path_factory: pytest.Tem
 
     with ThreadPoolExecutor(2) as pool:
         yield {
-            (client, server): pool.submit(run, command(serve(server)))
+            (client, server): pool.submit(run, command, serve(server))
             for client, command in PROGRAM_CLIENTS.items()
             for server in ("time", "everything")
         }
