@@ -84,6 +84,10 @@ class BridgedDialect:
         """End every subscription, as "Graceful Closure" has it."""
         self._subscriptions.close()
 
+    def fail(self, reason: str) -> None:
+        """End every subscription with an error; the link has seen to the calls."""
+        self._subscriptions.fail(f"the MCP server {reason}")
+
 
 class Speaker:
     """One user, as the link's client: finds the call that a message of the server's is about, among several."""

@@ -44,6 +44,9 @@ class Dialect(Protocol):
     def close(self) -> None:
         """End every subscription, as "Graceful Closure" has it."""
 
+    def fail(self, reason: str) -> None:
+        """The server is gone, and every subscription with it: its client has to begin another."""
+
 
 class Host:
     """One warm server. Exchanges wait here until it can be spoken to."""
@@ -183,7 +186,8 @@ class Host:
         waiting, self._waiting = self._waiting, []
         for exchange in waiting:
             exchange.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
-        self.close()
+        if self._dialect is not None:
+            self._dialect.fail(reason)
 
     def _start_another(self) -> None:
         """Start the server again, and ask nothing before it is initialized."""

@@ -63,6 +63,9 @@ class NativeDialect:
                 exchange.on_gone()
                 exchange.end_subscription()
 
+    def fail(self, reason: str) -> None:
+        """The link has seen to it: here a subscription is a call, too."""
+
 
 class _Speaker:
     """One user, as the link's client: takes what cannot be told to belong to one of several requests."""

@@ -63,6 +63,12 @@ class Subscriptions:
             self._close(exchange)
             exchange.end_subscription()
 
+    def fail(self, text: str) -> None:
+        """End them all with an error, so that their clients do not take it for the end of all changes."""
+        opened, self._open = self._open, {}
+        for exchange in opened:
+            exchange.fail(jsonrpc.INTERNAL_ERROR, text)
+
     def _tell(self, method: str, uri: str) -> None:
         self._link.ask(method, {"uri": uri}, lambda _: None, self._clock())
 

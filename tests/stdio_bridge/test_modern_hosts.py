@@ -183,6 +183,22 @@ def test_many_modern_requests_at_once_are_all_answered() -> None:
         assert len(running.children()) == 1
 
 
+@pytest.mark.parametrize("command", [LEGACY_SERVER, MODERN_SERVER])
+def test_a_crash_ends_a_subscription_with_an_error_so_that_its_client_begins_another(command: tuple[str, ...]) -> None:
+    with bridge("--no-identity", command=command) as running:
+        client = ModernClient(running)
+        wanted = {"notifications": {"toolsListChanged": True}}
+        with client.stream("subscriptions/listen", wanted) as messages:
+            next(messages)
+            client.call("die")
+            (ended,) = messages
+            assert "exited with status 4" in ended["error"]["message"]
+        with client.stream("subscriptions/listen", wanted) as messages:
+            next(messages)
+            client.call("change")
+            assert next(messages)["method"] == "notifications/tools/list_changed"
+
+
 def test_a_subscription_to_more_than_can_be_kept_for_a_legacy_server_is_refused() -> None:
     with bridge("--no-identity", command=LEGACY_SERVER) as running:
         client = ModernClient(running)
