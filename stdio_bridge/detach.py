@@ -30,6 +30,8 @@ Headers = list[tuple[str, str]]
 
 _MAINTENANCE_SECONDS = 30.0
 _LINGER_SECONDS = 30.0
+# How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
+_MAX_ROUNDS_FOR_A_REQUEST = 4
 _NEVER_OVERFLOW = 1 << 40
 
 
@@ -171,6 +173,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     parser_class = Parser
     response: Response | None = None
     requests: list[Any]
+    _unfinished: Any = None
+    _rounds = 0
 
     def service(self) -> None:
         """Hand the first waiting request to the application."""
@@ -253,6 +257,14 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         self._map.touch(self._fileno)
         return size
 
+    def drop_if_slow(self) -> None:
+        """Drop a client that takes minutes to send one request; others would have to wait for its connection."""
+        waiting = self.request is not None and not self.requests
+        self._rounds = self._rounds + 1 if waiting and self.request is self._unfinished else 0
+        self._unfinished = self.request
+        if self._rounds >= _MAX_ROUNDS_FOR_A_REQUEST:
+            self.drop()
+
     def drop(self) -> None:
         """Close the connection before the loop waits again."""
         self.connected = False
@@ -326,7 +338,8 @@ class HttpServer:
         if self._closed:
             return
         self._server.maintenance(time.time())
-        for fd in self._server.active_channels:
+        for fd, channel in list(self._server.active_channels.items()):
+            channel.drop_if_slow()
             self._loop.touch(fd)
         self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -187,6 +188,30 @@ def test_a_refused_client_that_stays_is_dropped(monkeypatch: pytest.MonkeyPatch,
     site.connect().send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
     site.turn_until(lambda: site.server.connections == 1)
     site.turn_until(lambda: site.server.connections == 0)
+
+
+@pytest.mark.parametrize("begun", [b"GET / HTT", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"])
+def test_a_client_that_does_not_come_to_an_end_with_its_request_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(detach, "_MAINTENANCE_SECONDS", 0.0)
+    with contextlib.closing(Site()) as site:
+        waiting, _, response = site.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        # While it is being answered it may take its time with the next request, and between two of them as well.
+        waiting.send(begun)
+        _, _, other = site.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        other.reply("200 OK", [])
+        slow = site.connect()
+        slow.send(begun)
+        slow.read_to_end()
+        for _ in range(20):
+            site.loop.turn()
+        assert site.server.connections == 2
+        response.reply("200 OK", [])
+        waiting.read_to_end()
+        for _ in range(20):
+            site.loop.turn()
+        assert site.server.connections == 1
 
 
 def test_a_body_of_exactly_the_limit_is_handed_over(site: Site) -> None:
