@@ -40,28 +40,22 @@ class Purpose(enum.Enum):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Call:
-    """A client's request that the server has not answered yet."""
+    """A client's request that the server has not answered yet: what is needed of it, as all of it may be large.
+
+    `client_id` is its id as the client wrote it, as `progress_token` is its token; `subscribes_to` is a URI.
+    """
 
     client: Client
     reply: Reply
-    message: Message
+    client_id: RequestId
+    method: str
+    progress_token: object
     purpose: Purpose
     wire_id: int
     deadline: float
     last_deadline: float
     patience: float
-
-    @property
-    def client_id(self) -> RequestId:
-        """The id as the client wrote it."""
-        request_id: RequestId = self.message["id"]
-        return request_id
-
-    @property
-    def method(self) -> str:
-        """The method asked for."""
-        method: str = self.message["method"]
-        return method
+    subscribes_to: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

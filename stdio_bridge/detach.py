@@ -58,8 +58,10 @@ class Request:
         return {name[len(prefix) :]: value for name, value in self._parsed.headers.items() if name.startswith(prefix)}
 
     def body(self) -> bytes:
-        """Read the body. Its size is bounded by the server's limit."""
+        """Read the body, once: it is not kept while the request is answered. The server's limit bounds its size."""
         data: bytes = self._parsed.get_body_stream().read()
+        self._parsed.close()
+        self._parsed.body_rcv = None
         return data
 
 

@@ -83,7 +83,9 @@ class Link:
         call = Call(
             client=client,
             reply=reply,
-            message=message,
+            client_id=message["id"],
+            method=message["method"],
+            progress_token=jsonrpc.meta_of(message).get("progressToken"),
             purpose=purpose,
             wire_id=wire_id,
             deadline=math.inf if lasting else now + self._patience.idle,
@@ -94,35 +96,33 @@ class Link:
             self._fail(call, self._ended)
             return call
         self._audience.spoke(client)
-        own_answer = self._subscription_answer(call)
+        own_answer = self._subscription_answer(call, message)
         if own_answer is not None:
             reply.finish(own_answer)
             return call
         self._calls[wire_id] = call
         self._calls_of.setdefault(client, {})[wire_id] = call
         self._in_flight += purpose is Purpose.CALL
-        if "progressToken" in jsonrpc.meta_of(message):
+        if call.progress_token is not None:
             message = jsonrpc.with_meta(message, progressToken=wire_id)
         self._write({**message, "id": wire_id})
         return call
 
-    def _subscription_answer(self, call: Call) -> Message | None:
+    def _subscription_answer(self, call: Call, message: Message) -> Message | None:
         """Keep count of subscriptions, as others of this link's clients may have the same ones.
 
         Returns the answer where the server is not to be asked.
         """
-        uri = jsonrpc.params_of(call.message).get("uri")
-        if not isinstance(uri, str):
+        if call.method not in _SUBSCRIBING or not isinstance(uri := jsonrpc.params_of(message).get("uri"), str):
             return None
         if call.method == "resources/subscribe":
             if not self._audience.has_room_for(call.client, uri):
                 return jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS)
             self._audience.subscribe(call.client, uri)
-        elif call.method == "resources/unsubscribe":
-            self._audience.unsubscribe(call.client, uri)
-            if self._audience.has_subscribers(uri):
-                return jsonrpc.result(call.client_id, {})
-        return None
+            call.subscribes_to = uri
+            return None
+        self._audience.unsubscribe(call.client, uri)
+        return jsonrpc.result(call.client_id, {}) if self._audience.has_subscribers(uri) else None
 
     def _take(self, wire_id: object) -> Call | None:
         """Return the call with that id, which is in flight no longer."""
@@ -220,9 +220,8 @@ class Link:
         message = {**message, "id": call.client_id}
         if "error" in message:
             message["error"] = jsonrpc.sound_error(message["error"])
-            uri = jsonrpc.params_of(call.message).get("uri")
-            if call.method == "resources/subscribe" and isinstance(uri, str):
-                self._audience.unsubscribe(call.client, uri)
+            if call.subscribes_to is not None:
+                self._audience.unsubscribe(call.client, call.subscribes_to)
         if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
             message["result"] = _named_after(call, message["result"])
         call.reply.finish(message)
@@ -274,12 +273,11 @@ class Link:
     def _receive_progress(self, message: Message, token: object, now: float) -> None:
         call = self._calls.get(token) if isinstance(token, int) else None
         # A client that gave no token wants none, even if the server takes the request's id for one.
-        if call is None or "progressToken" not in jsonrpc.meta_of(call.message):
+        if call is None or call.progress_token is None:
             self.dropped_messages += 1
             return
         call.deadline = min(now + call.patience, call.last_deadline)
-        client_token = jsonrpc.meta_of(call.message)["progressToken"]
-        params = {**jsonrpc.params_of(message), "progressToken": client_token}
+        params = {**jsonrpc.params_of(message), "progressToken": call.progress_token}
         call.reply.send({**message, "params": params})
 
     def _receive_event(self, message: Message, subscription: object) -> None:
@@ -384,6 +382,7 @@ def _named_after(call: Call, params: Message) -> Message:
     return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), _SUBSCRIPTION_ID: call.client_id}}
 
 
+_SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")
 _TO_EVERY_CLIENT = frozenset(
     {
         "notifications/tools/list_changed",

@@ -196,6 +196,21 @@ def test_an_answer_of_16_mib_arrives_whole_and_its_memory_is_given_back() -> Non
         assert memory(bridge) < MOST_MEMORY
 
 
+def test_what_a_call_says_is_not_kept_while_it_runs() -> None:
+    with faulty() as bridge:
+        session, before = bridge.initialize(), memory(bridge)
+        message = rpc("tools/call", {"name": "never", "arguments": {"text": "z" * (8 * MIB)}})
+        calls = []
+        for _ in range(30):
+            calls.append(Call(bridge, session, "never", message=message))
+            eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == len(calls))
+            # Nothing of it is left to be read when this has been answered.
+            bridge.call(session, "pid")
+        assert memory(bridge) - before < MOST_MEMORY
+        for call in calls:
+            call.close()
+
+
 def test_only_the_first_of_two_answers_counts() -> None:
     with faulty() as bridge:
         session = bridge.initialize()
