@@ -194,6 +194,10 @@ class Link:
 
     def expire(self, now: float) -> int:
         """Fail the calls whose time is up, and return how many there were."""
+        # A call may be waiting for its client, who may be a person: that is no time of the server's.
+        for client in {asked.client for asked in self._asked.values()}:
+            for call in self._calls_of.get(client, {}).values():
+                call.deadline = max(call.deadline, min(now + call.patience, call.last_deadline))
         expired = [call for call in self._calls.values() if call.deadline <= now]
         for call in expired:
             self.cancel(call, "timed out")

@@ -92,6 +92,23 @@ def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation
     assert talk.sent[-1]["method"] == "notifications/cancelled"
 
 
+def test_the_time_that_a_client_takes_to_answer_a_question_is_not_the_servers_but_is_bounded(
+    talk: Conversation,
+) -> None:
+    client, other = Someone(), Someone()
+    reply = talk.ask(client, 1)
+    talk.say(id=0, method="elicitation/create", params={})
+    talk.ask(other, 2)
+    assert [talk.link.expire(now) for now in (9, 10, 12)] == [0, 1, 0]
+    assert (len(reply.answers), len(other.answers)) == (0, 0)
+    talk.link.respond(client, {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
+    assert [talk.link.expire(now) for now in (21, 22)] == [0, 1]
+    asked_for_ever = talk.ask(client, 3)
+    talk.say(id=1, method="elicitation/create", params={})
+    assert [talk.link.expire(now) for now in (9, 18, 24, 25)] == [0, 0, 0, 1]
+    assert "error" in asked_for_ever.answers[0]
+
+
 def test_a_client_cancels_by_its_own_id_and_the_server_hears_the_links(talk: Conversation) -> None:
     client = Someone()
     reply = talk.ask(client, "mine")
