@@ -53,15 +53,21 @@ class _Remembered(Generic[T]):
         self._lock = threading.Lock()
         self._value: T | None = None
         self._fetched_at = -float("inf")
+        self._failure = (-float("inf"), "")
 
     def get(self, *, max_age: float = CACHE_SECONDS) -> T:
         """Return the value, at most that many seconds old if the provider answers. Raises ServiceUnavailable."""
+        asked_at = time.monotonic()
         with self._lock:
+            failed_at, dependency = self._failure
+            if self._value is None and asked_at < failed_at:  # those who waited would each wait as long again
+                raise ServiceUnavailable(dependency)
             if self._value is None or time.monotonic() - self._fetched_at >= max_age:
                 try:
                     self._value = self._fetch()
-                except ServiceUnavailable:
+                except ServiceUnavailable as error:
                     if self._value is None:
+                        self._failure = time.monotonic(), error.dependency
                         raise
                 self._fetched_at = time.monotonic()
             return self._value

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
+import threading
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -424,6 +427,47 @@ def test_discovery_is_tried_again_when_it_failed_and_remembered_when_it_did_not(
     for _ in range(3):
         provider.authorization_url(state="s", code_challenge="c")
     assert stand_in.asked_for("/.well-known/openid-configuration") == 2
+
+
+def test_all_who_wait_for_a_discovery_that_fails_are_told_at_once(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/tenant/.well-known/openid-configuration"
+    provider = OidcProvider(
+        OpenIDConnect(type="oidc", issuer=ISSUER, client_id="gateway"),
+        client_secret="secret",
+        callback_url=CALLBACK,
+        groups=frozenset(),
+    )
+    good, callers = stand_in.answers[path], 8
+    asking, everybody_asks = itertools.count(1), threading.Event()
+    monotonic, send = time.monotonic, stand_in.send
+
+    def count() -> float:
+        now = monotonic()
+        if next(asking) == callers:
+            everybody_asks.set()
+        return now
+
+    def fail(request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        assert everybody_asks.wait(20)
+        return send(request, *args, **kwargs)
+
+    def is_told() -> bool:
+        try:
+            provider.authorization_url(state="s", code_challenge="c")
+        except ServiceUnavailable as error:
+            return error.dependency == provider.title
+        return False
+
+    monkeypatch.setattr("auth_service.idp.oidc.time.monotonic", count)
+    monkeypatch.setattr(stand_in, "send", fail)
+    stand_in.answers[path] = (503, b"")
+    with ThreadPoolExecutor(callers) as pool:
+        assert all(pool.map(lambda _: is_told(), range(callers)))
+    assert stand_in.asked_for("/.well-known/openid-configuration") == 1
+    stand_in.answers[path] = good
+    assert not is_told()
 
 
 @pytest.mark.parametrize(
