@@ -44,4 +44,4 @@ def parse_resource(requested: str | None, urls: Mapping[str, str], *, default: s
     for name, url in urls.items():
         if canonical == _canonical(url):
             return name
-    raise OAuthError("invalid_target", f"resource {requested[:200]} is not an MCP server of this gateway")
+    raise OAuthError("invalid_target", f"this gateway has no MCP server {requested[:200]}")

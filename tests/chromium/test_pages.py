@@ -70,6 +70,13 @@ def malformed_request(chromium: Chromium, site: Site) -> None:
     chromium.open(site.authorize_url("x") + "&state=twice")
 
 
+def malformed_request_of_a_website(chromium: Chromium, site: Site) -> None:
+    uri = f"https://{'very-long-' * 5}label.{'subdomain.' * 12}example.com/callback"
+    client_id = site.register(redirect_uris=[uri])
+    chromium.open(site.authorize_url(client_id, redirect_uri=uri, resource=f"https://{'x' * 100}.example/mcp"))
+    assert chromium.find("a.button").text.startswith("Go back to very-long-")
+
+
 def not_allowed(chromium: Chromium, site: Site) -> None:
     consent(chromium, site)
     chromium.approve("stranger")
@@ -117,6 +124,7 @@ PAGES: list[Callable[[Chromium, Site], None]] = [
     nothing_ticked,
     unknown_client,
     malformed_request,
+    malformed_request_of_a_website,
     not_allowed,
     provider_down,
     used_callback,
