@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,8 @@ class Response:
         self.started = True
         self._task.response_headers = headers + self.headers
         self._task.send(data)
+        # Nothing asks for them any more, and a stream may be open for days.
+        self._task.request.headers = {}
 
     def write(self, data: bytes) -> None:
         """Send more. A client that leaves too much unread is dropped."""
@@ -177,6 +180,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     requests: list[Any]
     _unfinished: Any = None
     _rounds = 0
+    _lock = threading.Condition()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # One thread does everything: the locks of its own would be a kilobyte of each idle connection.
+        self.requests_lock = self.outbuf_lock = self._lock
 
     def service(self) -> None:
         """Hand the first waiting request to the application."""
