@@ -23,7 +23,7 @@ run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 AR
 	@exec $(BIN)/python -m local --port $(PORT) $(ARGS)
 
 test: debian-packages .venv/test $(MCP1)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
-	$(BIN)/pytest -ra
+	$(BIN)/pytest -ra --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
 	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local

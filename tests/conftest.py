@@ -64,6 +64,11 @@ class RedisServer:
         return redis.Redis.from_url(self.url, decode_responses=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, which is mostly waiting: everything else can be done beside it."""
+    items.sort(key=lambda item: "systemd" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real Redis for the whole run; each test that wants it empty uses `redis_url`."""
