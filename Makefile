@@ -17,7 +17,7 @@ DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-s
 .PHONY: help run test test-unit test-flows test-e2e test-browser test-systemd lint format evaluate bench debian-packages clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
 	@exec $(BIN)/python -m local --port $(PORT) $(ARGS)
