@@ -28,6 +28,8 @@ TIMEOUT_SECONDS: Final = 10
 OLDEST_REDIS: Final = (6, 2)
 CERTIFICATE_WARNING_DAYS: Final = 14
 PROBE_SECONDS: Final = 60
+# Parts log to a journal of their own; what systemd says of them is in the system's.
+LOG_COMMAND: Final = "journalctl --namespace='*'"
 
 _DAY: Final = 86400
 _INTERNAL_PATHS: Final = ("/routes", "/metrics", "/readyz")
@@ -177,7 +179,7 @@ class Doctor:
         url = f"{self._settings.internal_url}/readyz"
         answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         if answer.status_code != 200:
-            raise Trouble(f"{url} answers {answer.status_code}", "See its log: journalctl --unit mcp-auth-service.")
+            raise Trouble(f"{url} answers {answer.status_code}", f"See its log: {LOG_COMMAND} --unit=mcp-auth-service")
         return "answers, and hears from Redis"
 
     # Outside
@@ -328,7 +330,7 @@ def _check_bridge(result: health.Result) -> str:
     if result.problem is not None:
         raise Trouble(
             f"{result.endpoint} {result.problem}",
-            f"See its log: journalctl --unit mcp-bridge-{result.name}.",
+            f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}",
         )
     return f"{result.endpoint} answers, {result.seconds:.2f} s"
 
