@@ -21,7 +21,10 @@ def clients() -> None:
 @with_operator
 @as_json
 def list_(operator: Operator, *, as_json: bool) -> None:
-    """List all clients, those known by a metadata document as long as they have a grant."""
+    """List all clients.
+
+    Those known by a metadata document are listed as long as they have a grant.
+    """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
     print_records(_describe_all(operator), columns, as_json=as_json)
 

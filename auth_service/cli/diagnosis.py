@@ -13,7 +13,16 @@ from auth_service import health as handshakes
 from auth_service.doctor import Doctor, Finding, Status
 from auth_service.settings import Credentials, SettingsError, load_master_key, load_settings
 
-from .operator import Operator, as_json, open_audit_log, print_json, print_record, with_operator
+from .operator import (
+    Operator,
+    as_json,
+    master_key_option,
+    open_audit_log,
+    print_json,
+    print_record,
+    settings_option,
+    with_operator,
+)
 
 _COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
 
@@ -47,27 +56,27 @@ def _print_finding(finding: Finding) -> None:
 
 @click.command(short_help="Open each server as a client would.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--settings", required=True, type=click.Path(path_type=Path), metavar="FILE", help="settings.json")
-@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--metrics-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results for Prometheus, too."
 )
+@settings_option
+@master_key_option
 @as_json
 @click.pass_context
 def health(
     context: click.Context,
     *,
     names: tuple[str, ...],
-    settings: Path,
+    settings_file: Path,
     master_key: Path,
     metrics_file: Path | None,
     as_json: bool,
 ) -> None:
     """Open each server, or those of these names, as a client would, and say whether it answers."""
-    loaded = load_settings(settings)
+    loaded = load_settings(settings_file)
     for name in names:
         if name not in loaded.resources:
-            raise SettingsError(f"{name}: is not in {settings}")
+            raise SettingsError(f"{name}: is not in {settings_file}")
     credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
     results = handshakes.check_all(loaded, credentials, names)
     if metrics_file is not None:

@@ -15,7 +15,7 @@ from auth_service.introspection import derive_introspection_key
 from auth_service.key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
 from auth_service.settings import Credentials, SettingsError, load_master_key
 
-from .operator import Operator, as_json, print_record, print_records, timestamp, with_operator
+from .operator import Operator, as_json, master_key_option, print_record, print_records, timestamp, with_operator
 
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -73,17 +73,23 @@ def retire(operator: Operator, *, key: str, force: bool, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("name")
-@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@master_key_option
 def identity(*, name: str, master_key: Path) -> None:
-    """Print the key that the bridge of server NAME checks identities with."""
+    """Print the identity key of server NAME.
+
+    Its bridge checks with it who a request comes from.
+    """
     _print_derived(name, master_key, derive_identity_key)
 
 
 @keys.command()
 @click.argument("name")
-@click.option("--master-key", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@master_key_option
 def introspection(*, name: str, master_key: Path) -> None:
-    """Print the key that server NAME asks about tokens with."""
+    """Print the introspection key of server NAME.
+
+    It is the password with which that server asks the gateway about tokens.
+    """
     _print_derived(name, master_key, derive_introspection_key)
 
 

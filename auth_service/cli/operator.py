@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import logging.handlers
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,21 +116,32 @@ class Operator:
         return next((name for name, each in self.settings.resources.items() if each.url == url), url)
 
 
+settings_option = click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    envvar="MCP_GATEWAY_SETTINGS",
+    default=DEFAULT_SETTINGS,
+    show_default=True,
+    metavar="FILE",
+    help="The gateway's settings.json.",
+)
+# For commands that need no other credential, and so can run where the service does not.
+master_key_option = click.option(
+    "--master-key",
+    type=click.Path(path_type=Path),
+    default=lambda: Path(os.environ.get("CREDENTIALS_DIRECTORY", DEFAULT_CREDENTIALS)) / "master-key",
+    metavar="FILE",
+    help="The key that every other is derived from; the running service's where absent.",
+)
+
+
 def with_operator(
     command: Callable[Concatenate[Operator, P], T],
 ) -> Callable[..., T]:
     """Give a command the options that say where the gateway's settings and credentials are."""
 
-    @click.option(
-        "--settings",
-        "settings_file",
-        type=click.Path(path_type=Path),
-        envvar="MCP_GATEWAY_SETTINGS",
-        default=DEFAULT_SETTINGS,
-        show_default=True,
-        metavar="FILE",
-        help="The gateway's settings.json.",
-    )
+    @settings_option
     @click.option(
         "--credentials",
         "credentials_directory",

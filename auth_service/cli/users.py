@@ -33,9 +33,10 @@ def list_(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
-    """End at once all that USER, an id (github:583231) or login name, allows and is signed in to.
+    """End at once what USER allows and is signed in to.
 
-    Who is still on the allow-lists can come back: take them off first, and reload the service.
+    USER is an id (github:583231) or a login name. Who is still on the allow-lists can come back: take them off first,
+    and reload the service.
     """
     ids = {each["user"] for each in _describe_all(operator) if user in {each["user"], each["name"]}}
     if len(ids) > 1:
@@ -53,7 +54,10 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
 @with_operator
 @as_json
 def pins(operator: Operator, *, as_json: bool) -> None:
-    """List the names on allow-lists that belong to whoever first came in by them."""
+    """List names on allow-lists, and whose they are.
+
+    A name belongs to the user who first came in by it.
+    """
     pinned = operator.reading_store.find_pins(provider_name(operator.settings.identity_provider))
     records = [{"name": name, "user": subject} for name, subject in sorted(pinned.items())]
     print_records(records, {"name": "NAME", "user": "USER"}, as_json=as_json)
@@ -64,9 +68,10 @@ def pins(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
-    """Let NAME, on an allow-list, belong to whoever comes in by it next; what was allowed under it stays.
+    """Let NAME belong to whoever comes in by it next.
 
-    For a name that the identity provider has given to someone else, or an account that was made anew.
+    For a name on an allow-list that the identity provider has given to someone else, or an account that was made
+    anew. What was allowed under it stays.
     """
     provider = provider_name(operator.settings.identity_provider)
     subject = operator.store.unpin(provider, fold(name), by=BY)

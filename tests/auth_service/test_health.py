@@ -99,6 +99,20 @@ def test_a_bridge_opens_a_session_for_the_gateway_itself(
     assert re.fullmatch(rf"time  {bridge}  answers, \d+\.\d\d s\n", capsys.readouterr().out)
 
 
+def test_settings_and_key_are_found_where_the_service_has_them(
+    tmp_path: Path, bridge: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(tmp_path, bridge) == 0
+    monkeypatch.setenv("MCP_GATEWAY_SETTINGS", str(tmp_path / "settings.json"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert cli.main(["health", "time"]) == 0
+    capsys.readouterr()
+    assert cli.main(["keys", "identity", "time"]) == 0
+    given = capsys.readouterr().out
+    assert cli.main(["keys", "identity", "time", "--master-key", str(tmp_path / "master-key")]) == 0
+    assert capsys.readouterr().out == given
+
+
 def test_a_bridge_of_another_server_refuses(tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_credentials(tmp_path)
     (tmp_path / "master-key").write_text("another" * 8)
