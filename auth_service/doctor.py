@@ -330,7 +330,7 @@ def _check_bridge(result: health.Result) -> str:
     if result.problem is not None:
         raise Trouble(
             f"{result.endpoint} {result.problem}",
-            f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}",
+            f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}; a server given by its URL has its own",
         )
     return f"{result.endpoint} answers, {result.seconds:.2f} s"
 
