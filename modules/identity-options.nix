@@ -4,11 +4,11 @@ let
   inherit (lib) mkOption types;
   access = import ./access-options.nix { inherit lib; };
   lists = access "Who may log in. Nobody where all lists, here and at the servers, are empty.";
-  client = provider: {
+  client = provider: clientId: {
     clientId = mkOption {
       type = types.nullOr types.str;
       default = null;
-      example = "Iv1.8a61f9b3a7aba766";
+      example = clientId;
       description = "Client id of the application at ${provider}. Its callback URL is `https://DOMAIN/callback`.";
     };
 
@@ -22,7 +22,7 @@ let
 in
 {
   github =
-    client "GitHub"
+    client "GitHub" "Ov23liA1b2C3d4E5f6G7"
     // {
       url = mkOption {
         type = types.str;
@@ -41,7 +41,7 @@ in
     // removeAttrs lists [ "allowedGroups" ];
 
   oidc =
-    client "the OpenID Connect provider"
+    client "the OpenID Connect provider" "mcp-gateway"
     // {
       issuer = mkOption {
         type = types.nullOr types.str;

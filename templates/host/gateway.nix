@@ -16,7 +16,7 @@
     acme.email = "ops@example.com";
 
     identityProvider.github = {
-      clientId = "Iv1.…"; # of an OAuth application with the callback https://mcp.example.com/callback
+      clientId = "Ov23li…"; # of an OAuth application with the callback https://mcp.example.com/callback
       clientSecretFile = config.sops.secrets.github-client-secret.path;
       allowedUsers = [ "octocat" ]; # empty everywhere = nobody gets in
     };
