@@ -7,6 +7,7 @@ if TYPE_CHECKING:
 LOG = "/var/log/mcp-oauth-gateway/gateway.log"
 METRICS = "/var/lib/mcp-gateway-health/mcp-gateway.prom"
 JOURNAL = "journalctl --namespace=mcp-gateway --no-pager --output=cat"
+BOTH_JOURNALS = "journalctl --namespace=+mcp-gateway --no-pager --output=cat"
 ISSUER, SERVER = "https://mcp.example.com", "https://time.mcp.example.com/mcp"
 
 start_all()
@@ -42,6 +43,18 @@ with subtest("however often it does"):
         machine.wait_for_unit("traefik.service")
         machine.succeed("systemctl kill --signal=KILL traefik.service")
     machine.wait_until_succeeds(f"test-client challenge {SERVER}", timeout=60)
+
+with subtest("what systemd says of a unit is found next to what the unit says"):
+    machine.succeed(f"{BOTH_JOURNALS} --unit=traefik.service | grep 'Main process exited'")
+    machine.fail(f"{JOURNAL} --unit=traefik.service | grep 'Main process exited'")
+
+with subtest("a secret that is not there is named"):
+    secret = "/etc/test-secrets/github-client-secret"
+    machine.succeed(f"mv {secret} {secret}.away")
+    machine.fail("systemctl restart mcp-auth-service.service")
+    machine.succeed(f"{BOTH_JOURNALS} --unit=mcp-auth-service.service | grep 243/CREDENTIALS")
+    machine.succeed(f"mv {secret}.away {secret}", "systemctl restart mcp-auth-service.service")
+    machine.wait_until_succeeds(f"test-client challenge {SERVER}")
 
 with subtest("systemd watches both"):
     for unit in ("mcp-auth-service", "mcp-bridge-time"):
