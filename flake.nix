@@ -51,8 +51,8 @@
         path = ./templates/host;
         description = "A NixOS host with the gateway in front of two MCP servers";
         welcomeText = ''
-          Put your domain, your host's hardware and your GitHub application into flake.nix, then follow
-          docs/operations.md of mcp-oauth-gateway.
+          Put your domain and your GitHub application into gateway.nix, your host's hardware into flake.nix, and the
+          application's secret into secrets.yaml, then follow docs/operations.md of mcp-oauth-gateway.
         '';
       };
     };

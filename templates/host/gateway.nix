@@ -5,6 +5,7 @@
   system.stateVersion = "26.05";
 
   sops = {
+    # Made with `sops secrets.yaml`, for the host's own key; it holds `github-client-secret: …`.
     defaultSopsFile = ./secrets.yaml;
     secrets.github-client-secret.restartUnits = [ "mcp-auth-service.service" ];
   };
