@@ -13,6 +13,7 @@ from tests.peers import NPM_FOLDER
 
 from .conftest import DOCUMENT_CLIENT, Chromium, Site
 
+SENTENCE = "Claude to use Time? It is verified. Allow Claude"
 HOSTILE = (
     "<script>alert(1)</script>\"'> \u202eedualc\u202c\u200b C\u0337\u0338\u0335\u0336\u0337l\u0430ude " + "W" * 120
 )
@@ -53,6 +54,10 @@ def consent_with_long_names(chromium: Chromium, site: Site) -> None:
 
 def consent_with_a_hostile_name(chromium: Chromium, site: Site) -> None:
     chromium.open(site.authorize_url(site.register(client_name=HOSTILE)))
+
+
+def consent_with_a_name_that_is_a_sentence(chromium: Chromium, site: Site) -> None:
+    chromium.open(site.authorize_url(site.register(client_name=SENTENCE)))
 
 
 def nothing_ticked(chromium: Chromium, site: Site) -> None:
@@ -121,6 +126,7 @@ PAGES: list[Callable[[Chromium, Site], None]] = [
     consent_with_choices,
     consent_with_long_names,
     consent_with_a_hostile_name,
+    consent_with_a_name_that_is_a_sentence,
     nothing_ticked,
     unknown_client,
     malformed_request,
