@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from .ephemeral import Document, Ephemeral
@@ -19,6 +20,10 @@ from .store import Store
 
 FETCHES_PER_MINUTE: Final = 30
 """From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
+KNOWN_FETCHES_PER_MINUTE: Final = 300
+"""Of a document of a client that users have logged in with, which is not to wait for what strangers have us ask its
+host.
+"""
 MAX_WAITING: Final = 8
 """Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads."""
 REVALIDATION_SECONDS: Final = 24 * 3600
@@ -58,6 +63,7 @@ class Clients:
         return self._find_document(
             client_id,
             lambda document: client_documents.parse_client(client_id, document),
+            client_id=client_id,
             max_bytes=client_documents.MAX_DOCUMENT_BYTES,
         )
 
@@ -72,19 +78,24 @@ class Clients:
         url = metadata.jwks_uri
         if url is None:
             return None
-        found = keys.select(self._find_key_set(url), kid=kid, algorithm=algorithm)
+        found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         if found is None and self._ephemeral.use_once(
             f"refetch {url}", until=int(time.time()) + KEY_SET_REFRESH_SECONDS
         ):
             self._ephemeral.drop_document(url)
-            found = keys.select(self._find_key_set(url), kid=kid, algorithm=algorithm)
+            found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         return found
 
-    def _find_key_set(self, url: str) -> tuple[VerificationKey, ...]:
-        return self._find_document(url, _parse_key_set, max_bytes=client_documents.MAX_KEYS_BYTES)
+    def _find_key_set(self, url: str, client: Client) -> tuple[VerificationKey, ...]:
+        return self._find_document(
+            url, _parse_key_set, client_id=client.client_id, max_bytes=client_documents.MAX_KEYS_BYTES
+        )
 
-    def _find_document(self, url: str, parse: Callable[[Any], T], *, max_bytes: int) -> T:
-        """Return a document as `parse` takes it, from the cache while it is fresh. What is refused is not kept."""
+    def _find_document(self, url: str, parse: Callable[[Any], T], *, client_id: str, max_bytes: int) -> T:
+        """Return a client's document as `parse` takes it, from the cache while it is fresh.
+
+        What is refused is not kept.
+        """
         hosts = self._documents.allowed_hosts
         if hosts is not None and client_documents.host_of(url) not in hosts:
             raise ClientDocumentError("its host is not on this gateway's list")
@@ -98,14 +109,21 @@ class Clients:
                 kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
                 if kept is not None and time.time() < kept.fresh_until:
                     return parse(json.loads(kept.body))
-                return self._fetch(url, parse, kept, max_bytes=max_bytes)
+                return self._fetch(url, parse, kept, client_id=client_id, max_bytes=max_bytes)
         finally:
             self._waiting.release()
 
-    def _fetch(self, url: str, parse: Callable[[Any], T], kept: Document | None, *, max_bytes: int) -> T:
+    def _fetch(
+        self, url: str, parse: Callable[[Any], T], kept: Document | None, *, client_id: str, max_bytes: int
+    ) -> T:
         self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
         condition = {"If-None-Match": kept.etag} if kept is not None and kept.etag is not None else {}
-        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=self._admit)
+        # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
+        is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
+            self._store.has_logged_in(client_id)
+        )
+        admit = partial(self._admit_known, url) if is_known else self._admit
+        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit)
         body = kept.body if fetched.status == 304 and kept is not None else _decode(fetched.body)
         parsed = parse(_parse_json(body))
         now = time.time()
@@ -122,6 +140,9 @@ class Clients:
         self._ephemeral.take("fetch-from-host", host, limit=FETCHES_PER_MINUTE, window=60)
         for address in addresses:
             self._ephemeral.take("fetch-from-address", address, limit=FETCHES_PER_MINUTE, window=60)
+
+    def _admit_known(self, url: str, _host: str, _addresses: Sequence[str]) -> None:
+        self._ephemeral.take("fetch-known", url, limit=KNOWN_FETCHES_PER_MINUTE, window=60)
 
 
 def _parse_key_set(document: Any) -> tuple[VerificationKey, ...]:

@@ -245,6 +245,11 @@ class Store:
         return load_client(document) if document is not None else None
 
     @denies_when_unavailable
+    def has_logged_in(self, client_id: str) -> bool:
+        """Whether a user who is allowed in has logged in with a client, no longer ago than a grant lives unused."""
+        return bool(self._redis.exists(_client_index(client_id)))
+
+    @denies_when_unavailable
     def update_client(self, client: Client) -> None:
         """Replace a registration that still exists; how long it lives does not change."""
         self._redis.set(_client_key(client.client_id), _dump_client(client), xx=True, keepttl=True)

@@ -284,6 +284,42 @@ def test_one_target_is_asked_so_often_and_no_more_whoever_wishes(world: World, n
     assert len(net.requests) == 30
 
 
+def use_up_what_the_host_may_be_asked(world: World) -> None:
+    def ask(number: int) -> int:
+        return world.browser.get(
+            "/authorize",
+            query_string={"client_id": f"https://{HOST}/nothing/{number}"},
+            headers={"X-Real-Ip": f"198.51.100.{number}"},
+            base_url=ISSUER,
+        ).status_code
+
+    assert [ask(number) for number in range(31)][-1] == 429
+
+
+def test_no_stranger_uses_up_what_a_client_that_users_have_needs(world: World) -> None:
+    tokens = world.redeem(CLIENT, world.obtain_code(CLIENT)).get_json()
+    world.store.ephemeral.drop_document(CLIENT)
+    use_up_what_the_host_may_be_asked(world)
+    refreshed = world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
+    assert refreshed.status_code == 200
+    assert world.authorize(CLIENT).status_code == 200
+
+
+def test_a_client_that_no_user_has_shares_what_its_host_may_be_asked(world: World) -> None:
+    use_up_what_the_host_may_be_asked(world)
+    assert world.authorize(CLIENT).status_code == 429
+
+
+def test_a_client_that_users_have_is_fetched_within_a_bound_too(
+    world: World, net: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auth_service.clients.KNOWN_FETCHES_PER_MINUTE", 3)
+    world.redeem(CLIENT, world.obtain_code(CLIENT))
+    net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
+    world.store.ephemeral.drop_document(CLIENT)
+    assert [world.authorize(CLIENT).status_code for _ in range(4)] == [200] * 3 + [429]
+
+
 def test_documents_do_not_pile_up(
     world: World, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
