@@ -59,6 +59,10 @@ class _Remembered:
     fresh_from: float
     fresh_until: float
 
+    def is_fresh(self) -> bool:
+        """Whether the answer may be given again. Not of a time that, by a clock set back, has yet to come."""
+        return self.fresh_from <= time.time() < self.fresh_until
+
 
 def parse_bearer_token(authorization: bytes) -> bytes | None:
     """Return the unverified token, or None if the scheme is another one (then there is no bearer token).
@@ -226,18 +230,22 @@ class Verifier:
         """
         key = (resource, authorization)
         remembered = self._remembered.get(key)
-        if remembered is None or not remembered.fresh_from <= time.time() < remembered.fresh_until:
+        if remembered is None or not remembered.is_fresh():
             token = parse_bearer_token(authorization)
             if token is None:
                 return resource.refuse(resource.no_token, NO_TOKEN)
-            try:
-                remembered = self._verify(resource, token, remembered)
-            except InvalidTokenError as error:
-                self._remembered.pop(key, None)
-                return resource.refuse(resource.invalid_token, str(error))
-            self._remembered[key] = remembered
-            if len(self._remembered) > MAX_REMEMBERED:
-                self._remembered.popitem(last=False)
+            # As nearly everyone writes it: by spaces and case, one token could take the place of all others.
+            key = (resource, b"Bearer " + token)
+            remembered = self._remembered.get(key)
+            if remembered is None or not remembered.is_fresh():
+                try:
+                    remembered = self._verify(resource, token, remembered)
+                except InvalidTokenError as error:
+                    self._remembered.pop(key, None)
+                    return resource.refuse(resource.invalid_token, str(error))
+                self._remembered[key] = remembered
+                if len(self._remembered) > MAX_REMEMBERED:
+                    self._remembered.popitem(last=False)
         alive = self._watch.find_alive(remembered.grant)
         if alive is None:
             alive = await self._watch.is_alive(remembered.grant)

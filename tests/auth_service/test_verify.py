@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,32 @@ def test_what_is_remembered_of_forged_and_good_tokens_is_bounded(world: World, m
         assert world.verify(f"Bearer {forged(good)}").status == 401
     assert len(world.verifier._forgeries) == 3
     assert len(world.verifier._remembered) == 3
+
+
+def test_a_token_is_remembered_once_however_its_header_is_written(world: World) -> None:
+    token = world.token()
+    for authorization in (f"Bearer {token}", f"bearer {token}", f"BEARER   {token}", f"Bearer{' ' * 900}{token}"):
+        for _ in range(2):
+            assert world.verify(authorization).status == 200
+    assert len(world.verifier._remembered) == 1
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda signature: signature + "==",
+        lambda signature: signature[:40] + "~" + signature[40:],
+        lambda signature: signature.replace("-", "+").replace("_", "/") if set("-_") & set(signature) else "~",
+        lambda signature: signature[:-1] + chr(ord(signature[-1]) + 1),
+    ],
+)
+def test_a_signature_is_taken_in_one_spelling_only(world: World, spell: Callable[[str], str]) -> None:
+    token = world.token()
+    head, _, signature = token.rpartition(".")
+    assert world.verify(f"Bearer {token}").status == 200
+    answer = world.verify(f"Bearer {head}.{spell(signature)}")
+    assert (answer.status, 'error="invalid_token"' in answer.headers["www-authenticate"]) == (401, True)
+    assert len(world.verifier._remembered) == 1
 
 
 def test_a_forged_signature_is_checked_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
