@@ -177,6 +177,15 @@ return 'reused'
 """
 
 
+# What is kept of a user's login may be that of a later one by now, or have gone with the user's last grant.
+# KEYS login · ARGV former, new
+_REPLACE_LOGIN = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end"
+
+# At once, or it could be the login of a grant that has come in between.
+# KEYS index of the user, login
+_DROP_LOGIN = "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) end"
+
+
 class Store:
     """Typed access to Redis. Every method raises ServiceUnavailable when Redis does not answer."""
 
@@ -211,6 +220,8 @@ class Store:
         self._add_client = self._redis.register_script(_ADD_CLIENT)
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
+        self._replace_login = self._redis.register_script(_REPLACE_LOGIN)
+        self._drop_login = self._redis.register_script(_DROP_LOGIN)
 
     @property
     def connection(self) -> redis.Redis:
@@ -392,6 +403,11 @@ class Store:
         self._redis.set(_login_key(sub), sealed, ex=self._grant_lifetime)
 
     @denies_when_unavailable
+    def replace_login(self, sub: str, sealed: str, *, by: str) -> None:
+        """Keep something else of the same login, unless the user has logged in anew or has no grant any more."""
+        self._replace_login(keys=[_login_key(sub)], args=[sealed, by])
+
+    @denies_when_unavailable
     def find_login(self, sub: str) -> str | None:
         """Return what was kept of a user's last login."""
         return cast("str | None", self._redis.get(_login_key(sub)))
@@ -436,8 +452,7 @@ class Store:
         if self._is_replicated and answers[-1] == 0:
             log.warning("revocation.unreplicated: a replica that takes over now would not know of it: grant %s", sid)
         if grant is not None:
-            if not self._redis.exists(_indices(grant)[0]):
-                self._redis.delete(_login_key(grant.sub))
+            self._drop_login(keys=[_user_index(grant.sub), _login_key(grant.sub)])
             audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)
         return grant

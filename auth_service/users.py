@@ -11,7 +11,8 @@ from typing import Any, Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import LoginError
-from .idp import IdentityProvider, Login
+from .idp import Login
+from .idp.bounded import BoundedProvider
 from .protocol import access
 from .protocol.access import Identity, fold
 from .settings import AllowList, Settings
@@ -26,7 +27,7 @@ _WAIT_SECONDS: Final = 5
 class Users:
     """Applies the allow-lists."""
 
-    def __init__(self, settings: Settings, store: Store, provider: IdentityProvider, *, token_key: bytes) -> None:
+    def __init__(self, settings: Settings, store: Store, provider: BoundedProvider, *, token_key: bytes) -> None:
         """`token_key`, 64 hexadecimal digits, encrypts the identity provider's tokens at rest."""
         self._settings = settings
         self._store = store
@@ -42,10 +43,10 @@ class Users:
         identity = login.identity
         kept: dict[str, Any] = {"at": time.time(), "token": login.token}
         kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
-        self._keep(identity.subject, kept)
+        self._store.keep_login(identity.subject, self._seal(kept))
 
-    def _keep(self, sub: str, kept: dict[str, Any]) -> None:
-        self._store.keep_login(sub, self._fernet.encrypt(json.dumps(kept).encode()).decode())
+    def _seal(self, kept: dict[str, Any]) -> str:
+        return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
     def may_use(self, identity: Identity, resource: str) -> bool:
         """Whether a user who has just logged in may use the resource of that name.
@@ -69,7 +70,7 @@ class Users:
             return False
         if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
             return True
-        kept = self._recall(grant.sub)
+        kept = self._open(self._store.find_login(grant.sub))
         if kept is None:
             return False
         if kept["token"] is None:
@@ -88,25 +89,33 @@ class Users:
 
     def _identify_again(self, sub: str) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
-        with self._store.ephemeral.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS):
-            refused: str | None = None
+        lock = self._store.ephemeral.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
+        # Whoever waits for another request of the user waits for the provider, too, and is counted so.
+        with self._provider.waiting(), lock:
+            known: set[str] = set()
             # Again only where the user has just logged in anew, which may end the token that was asked with.
-            while (kept := self._recall(sub)) is not None and kept["token"] not in {None, refused}:
+            while (sealed := self._store.find_login(sub)) is not None:
+                kept = self._open(sealed)
+                if kept is None or kept["token"] is None or kept["token"] in known:
+                    break
+                known.add(kept["token"])
                 try:
-                    return self._provider.identify(kept["token"], replaced=partial(self._replace, sub, kept))
+                    return self._provider.identify(
+                        kept["token"], replaced=partial(self._replace, sub, sealed, kept, known)
+                    )
                 except LoginError:
-                    refused = kept["token"]
+                    continue
             return None
 
-    def _replace(self, sub: str, kept: dict[str, Any], token: str) -> None:
+    def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
         """Keep the token that took the place of the kept one, whatever comes of asking."""
-        kept["token"] = token
-        self._keep(sub, kept)
+        known.add(token)
+        self._store.replace_login(sub, sealed, by=self._seal(kept | {"token": token}))
 
-    def _recall(self, sub: str) -> dict[str, Any] | None:
+    def _open(self, sealed: str | None) -> dict[str, Any] | None:
         """Return what was kept of a login; None if there is nothing that this master key has encrypted."""
         try:
-            kept: dict[str, Any] = json.loads(self._fernet.decrypt((self._store.find_login(sub) or "").encode()))
+            kept: dict[str, Any] = json.loads(self._fernet.decrypt((sealed or "").encode()))
         except (InvalidToken, ValueError):
             return None
         return kept

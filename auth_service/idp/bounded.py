@@ -26,27 +26,37 @@ class BoundedProvider:
         self.rechecks_names = provider.rechecks_names
         self._provider = provider
         self._slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+        self._own = threading.local()
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """As the provider's, which may have to discover it first."""
-        with self._slot():
+        with self.waiting():
             return self._provider.authorization_url(state=state, code_challenge=code_challenge)
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """As the provider's."""
-        with self._slot():
+        with self.waiting():
             return self._provider.finish_login(code=code, code_verifier=code_verifier)
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """As the provider's."""
-        with self._slot():
+        with self.waiting():
             return self._provider.identify(token, replaced=replaced)
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
+    def waiting(self) -> Iterator[None]:
+        """Count this thread among those that wait, also while it waits for its turn to ask.
+
+        Raises ServiceUnavailable for one too many.
+        """
+        if getattr(self._own, "is_counted", False):
+            yield
+            return
         if not self._slots.acquire(blocking=False):
             raise ServiceUnavailable(self.title)
+        self._own.is_counted = True
         try:
             yield
         finally:
+            self._own.is_counted = False
             self._slots.release()

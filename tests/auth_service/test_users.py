@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import pytest
+import redis
 import time_machine
 
 from auth_service.errors import LoginError, ServiceUnavailable
-from auth_service.idp import Login
+from auth_service.idp import Login, bounded
+from auth_service.idp.bounded import BoundedProvider
 from auth_service.protocol.access import Identity
 from auth_service.settings import Settings
 from auth_service.store import Code, Grant, Redemption, Store
@@ -66,7 +69,7 @@ def make_users(store: Store, provider: Provider, **allowed: list[str]) -> Users:
             "resources": {"time": {"url": URL, "backends": ["http://127.0.0.1:9001/mcp"]}},
         }
     )
-    return Users(settings, store, provider, token_key=b"0" * 64)
+    return Users(settings, store, BoundedProvider(provider), token_key=b"0" * 64)
 
 
 def add_grant(store: Store, users: Users, login: Login, **changes: Any) -> Grant:
@@ -223,6 +226,84 @@ def test_of_many_who_refresh_at_once_none_uses_a_token_that_another_has_replaced
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: users.may_still_use(grant), range(8)))
+
+
+def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the_provider(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded, "MAX_CONCURRENT", 2)
+    provider, asked, goes_on = Provider(), threading.Event(), threading.Event()
+
+    def dawdle(token: str) -> Login:
+        asked.set()
+        assert goes_on.wait(10)
+        return Login(identity=MEMBER, token=token)
+
+    provider.answer = dawdle
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(users.may_still_use, grant)]
+        assert asked.wait(5)
+        answers += [pool.submit(users.may_still_use, grant) for _ in range(2)]
+        try:
+            refused = next(as_completed(answers, timeout=2))
+            assert isinstance(refused.exception(), ServiceUnavailable)
+        finally:
+            goes_on.set()
+    answers.remove(refused)
+    assert [answer.result() for answer in answers] == [True, True]
+    assert users.may_still_use(grant)
+
+
+def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwritten(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+
+    def log_in_meanwhile(token: str) -> Login:
+        users.remember(Login(identity=MEMBER, token="new"))
+        return Login(identity=MEMBER, token=token + "+")
+
+    provider.answer = log_in_meanwhile
+    assert users.may_still_use(grant)
+    provider.answer = lambda token: Login(identity=MEMBER, token=token)
+    assert users.may_still_use(grant)
+    assert provider.asked_with == ["t", "new"]
+
+
+def test_nothing_is_kept_of_a_login_whose_grant_ended_while_its_token_was_replaced(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+
+    def revoke_meanwhile(token: str) -> Login:
+        store.revoke_grant(grant.sid, by="test", reason="test")
+        return Login(identity=MEMBER, token=token + "+")
+
+    provider.answer = revoke_meanwhile
+    users.may_still_use(grant)
+    assert store.find_login(MEMBER.subject) is None
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_a_login_that_finishes_while_the_users_last_grant_ends_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    add_grant(store, users, Login(identity=MEMBER, token="t"), sid="one")
+    execute: Any = redis.Redis.execute_command
+    commands = itertools.count()
+
+    def log_in_between(connection: redis.Redis, *arguments: Any, **options: Any) -> Any:
+        if next(commands) == moment:
+            add_grant(store, users, Login(identity=MEMBER, token="t"), sid="two")
+        return execute(connection, *arguments, **options)
+
+    monkeypatch.setattr(redis.Redis, "execute_command", log_in_between)
+    store.revoke_grant("one", by="test", reason="test")
+    monkeypatch.undo()
+    assert (store.find_grant("two") is None) or (store.find_login(MEMBER.subject) is not None)
 
 
 def test_a_grant_that_ended_meanwhile_is_not_brought_back(store: Store) -> None:
