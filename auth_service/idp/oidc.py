@@ -140,7 +140,12 @@ class OidcProvider:
             if isinstance(successor := tokens.get("refresh_token"), str) and successor != token:
                 replaced(successor)
             id_token = tokens.get("id_token")  # optional here (Core §12.2)
-            claims = self._verify_id_token(id_token) if isinstance(id_token, str) else {}
+            try:
+                claims = self._verify_id_token(id_token) if isinstance(id_token, str) else {}
+            except LoginError as error:
+                # The provider took the token: it refuses nobody. Its keys may just have changed, or its clock be wrong.
+                log.error("the identity provider's answer: %s", error)
+                raise ServiceUnavailable(self.title) from error
             return self._ask_who(session, claims, tokens)
 
     # Asking

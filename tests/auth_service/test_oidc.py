@@ -350,6 +350,21 @@ def test_asking_again_uses_the_refresh_token_and_keeps_the_new_one(stand_in: Sta
     assert (kept, identity.login) == ([], "alice")
 
 
+@pytest.mark.parametrize(
+    "changes", [{"kid": "2", "key": OTHER_KEY}, {"key": OTHER_KEY}, {"iat": int(time.time()) + 600}, {"aud": "other"}]
+)
+def test_an_id_token_that_cannot_be_verified_ends_no_login_that_the_provider_prolongs(
+    stand_in: StandIn, provider: OidcProvider, changes: dict[str, Any]
+) -> None:
+    stand_in.issue(id_token(stand_in))
+    finish(provider)  # which fetches the keys: they are not fetched again at once
+    stand_in.issue(id_token(stand_in, nonce=None, **changes), refresh_token="rt-2")
+    kept: list[str] = []
+    with pytest.raises(ServiceUnavailable):
+        provider.identify("rt-1", replaced=kept.append)
+    assert kept == ["rt-2"]
+
+
 @pytest.mark.parametrize("trouble", ["/tenant/userinfo", "/tenant/jwks"])
 def test_a_new_refresh_token_is_handed_over_although_asking_fails_after_that(
     stand_in: StandIn, provider: OidcProvider, trouble: str
