@@ -117,9 +117,9 @@ class ClientAuthenticator:
                 raise ServiceUnavailable("a client's key set") from error
             raise OAuthError("invalid_client", f"the client's keys: {error}", status=401) from error
         # Last, when nothing else can refuse it: no one but the key's holder can use an identifier up.
-        if not self._ephemeral.use_once(
-            f"assertion {client.client_id} {claims['jti']}", until=int(claims["exp"]) + CLOCK_SKEW_SECONDS + 1
-        ):
+        # Remembered until no host takes it any more, be its clock as far behind ours as clocks may be.
+        seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
+        if not self._ephemeral.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
             raise OAuthError("invalid_client", "the client assertion was used before", status=401)
         return Authenticated(client=client, method="private_key_jwt")
 

@@ -79,9 +79,7 @@ class Clients:
         if url is None:
             return None
         found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
-        if found is None and self._ephemeral.use_once(
-            f"refetch {url}", until=int(time.time()) + KEY_SET_REFRESH_SECONDS
-        ):
+        if found is None and self._ephemeral.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
             self._ephemeral.drop_document(url)
             found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         return found

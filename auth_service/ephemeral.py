@@ -46,11 +46,11 @@ if redis.call('INCR', KEYS[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) 
 return 0
 """
 
-# KEYS used · ARGV attempt, until
+# KEYS used · ARGV attempt, seconds
 _USE = """
 local user = redis.call('GET', KEYS[1])
 if user and user ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
 
@@ -119,10 +119,10 @@ class Ephemeral:
             raise TooManyRequests(retry_after=wait)
 
     @denies_when_unavailable
-    def use_once(self, identifier: str, *, until: int) -> bool:
-        """Whether this is the identifier's first use; remembered until then (seconds since 1970)."""
+    def use_once(self, identifier: str, *, seconds: int) -> bool:
+        """Whether this is the identifier's first use; remembered for so long, whatever time Redis' clock shows."""
         # A command that is sent again because its connection broke is not a second use.
-        return bool(self._use(keys=[f"used:{_hash(identifier)}"], args=[secrets.token_urlsafe(8), until]))
+        return bool(self._use(keys=[f"used:{_hash(identifier)}"], args=[secrets.token_urlsafe(8), seconds]))
 
     @denies_when_unavailable
     def add_login(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:

@@ -8,10 +8,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jwt
 import pytest
+import time_machine
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -22,6 +23,8 @@ from werkzeug.test import TestResponse
 from auth_service.client_authentication import JWT_BEARER
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Settings
+from auth_service.tokens import CLOCK_SKEW_SECONDS
+from tests.conftest import RedisServer
 from tests.internet import Internet, internet, respond_json
 
 from .conftest import ISSUER, REDIRECT, VERIFIER, World
@@ -220,11 +223,22 @@ def test_two_proofs_at_once_are_refused(world: World) -> None:
     assert (response.status_code, response.get_json()["error"]) == (400, "invalid_request")
 
 
-def test_an_assertion_is_good_once(world: World) -> None:
-    used = assertion()
-    assert redeem(world, world.obtain_code(CLIENT), used).status_code == 200
-    response = redeem(world, world.obtain_code(CLIENT), used)
-    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+@pytest.mark.parametrize("ahead", [-1800, 0, 1800])
+def test_an_assertion_is_good_once_whatever_redis_clock_shows(world: World, ahead: int) -> None:
+    with time_machine.travel(time.time() + ahead):
+        used = assertion()
+        assert redeem(world, world.obtain_code(CLIENT), used).status_code == 200
+        response = redeem(world, world.obtain_code(CLIENT), used)
+        assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+
+
+def test_an_assertion_is_remembered_until_it_is_over_by_the_clock_that_is_furthest_behind(
+    world: World, redis_server: RedisServer
+) -> None:
+    assert redeem(world, "code", assertion(exp=int(time.time()) + 60)).get_json()["error"] == "invalid_grant"
+    with redis_server.client() as connection:
+        (used,) = connection.scan_iter("used:*")
+        assert 60 + 2 * CLOCK_SKEW_SECONDS - 5 <= cast("int", connection.ttl(used)) <= 60 + 2 * CLOCK_SKEW_SECONDS + 1
 
 
 def test_a_rotated_key_is_found_and_the_old_one_is_refused(world: World, net: Internet) -> None:
