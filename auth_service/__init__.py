@@ -29,6 +29,7 @@ from .views import (
     registration,
     token,
 )
+from .views.pages import ExactResponse
 
 MAX_REQUEST_BYTES = 64 * 1024
 
@@ -57,6 +58,7 @@ def create_app(
         settings, store, keys, users, clients, refresh_key=credentials.derive_key("refresh-token")
     )
     app = Flask(__name__, static_folder=None)
+    app.response_class = ExactResponse
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
     app.extensions["gateway"] = Gateway(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from auth_service.errors import OAuthError
 
@@ -173,8 +173,11 @@ _ONWARD_SOURCES: Final = (
 
 
 def with_parameters(uri: str, parameters: dict[str, str | None]) -> str:
-    """Append parameters that have a value, keeping the query that is there (RFC 6749 §3.1.2)."""
-    parts = urlsplit(uri)
+    """Append parameters that have a value, keeping the query that is there (RFC 6749 §3.1.2).
+
+    The rest stays as it is, letter by letter: taken apart and put together, `app:///done` would be `app:/done`.
+    """
     added = urlencode({name: value for name, value in parameters.items() if value is not None})
-    query = f"{parts.query}&{added}" if parts.query else added
-    return urlunsplit(parts._replace(query=query))
+    if "?" not in uri:
+        return f"{uri}?{added}"
+    return f"{uri}{added}" if uri.endswith("?") else f"{uri}&{added}"

@@ -5,19 +5,34 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, make_response, render_template, request
+from werkzeug.datastructures import Headers
 
 from auth_service.errors import ServiceUnavailable
 from auth_service.protocol import redirect_uris
 
 from . import gateway
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 _PAGE_ENDPOINTS = frozenset(
     {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act"}
 )
 _STYLESHEET = Path(__file__).parent.parent / "static" / "style.css"
+
+
+class ExactResponse(Response):
+    """A response whose `Location` is sent as it was set: Werkzeug would rewrite `app:///done` to `app:/done`."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers that are sent."""
+        headers = super().get_wsgi_headers(environ)
+        if (location := self.headers.get("Location")) is not None:
+            headers["Location"] = location
+        return headers
 
 
 def wants_page() -> bool:

@@ -246,3 +246,15 @@ def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
     assert not {"*", "data:", "javascript:"} & sources
     assert ("http:" in sources) is ("[" in redirect_uri)
     assert ("vscode:" in sources) is bool(onward)
+
+
+@pytest.mark.parametrize(
+    "redirect_uri",
+    ["cursor:///callback", "com.example.app://", "com.example.app:/done", "https://client.example.com/?z=[1]"],
+)
+def test_the_answer_reaches_the_very_uri_that_was_registered(world: World, redirect_uri: str) -> None:
+    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
+    page = world.authorize(client_id, redirect_uri=redirect_uri)
+    joint = "&" if "?" in redirect_uri else "?"
+    assert world.follow(world.log_in(world.decide(page))).location.startswith(f"{redirect_uri}{joint}code=")
+    assert world.decide(page, "deny").location.startswith(f"{redirect_uri}{joint}error=access_denied")

@@ -260,12 +260,29 @@ def test_only_the_port_of_a_loopback_address_is_free(registered: str, requested:
 @given(uri=_REDIRECT, parameters=st.dictionaries(st.text(min_size=1), st.text(min_size=1), max_size=4))
 def test_parameters_are_appended_whole_and_change_nothing_else(uri: str, parameters: dict[str, str]) -> None:
     parameters = {_storable(name): _storable(value) for name, value in parameters.items()}
+    assert redirect_uris.with_parameters(uri, {"code": "c"}).startswith(uri)
     before, after = urlsplit(uri), urlsplit(redirect_uris.with_parameters(uri, {**parameters, "absent": None}))
     assert (before.scheme, before.netloc, before.path) == (after.scheme, after.netloc, after.path)
     assert parse_qsl(after.query, keep_blank_values=True) == [
         *parse_qsl(before.query, keep_blank_values=True),
         *parameters.items(),
     ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "answer"),
+    [
+        ("cursor:///callback", "cursor:///callback?code=c"),
+        ("com.example.app:/callback", "com.example.app:/callback?code=c"),
+        ("com.example.app://", "com.example.app://?code=c"),
+        ("https://client.example.com", "https://client.example.com?code=c"),
+        ("https://client.example.com/?", "https://client.example.com/?code=c"),
+        ("https://client.example.com/?a=b", "https://client.example.com/?a=b&code=c"),
+    ],
+)
+def test_an_answer_goes_to_the_very_uri_that_was_registered(uri: str, answer: str) -> None:
+    assert is_redirect_uri(uri)
+    assert redirect_uris.with_parameters(uri, {"code": "c", "state": None}) == answer
 
 
 def _storable(text: str) -> str:
