@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as ResolverTimeout
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int
             state.receive_data(data)
         elif isinstance(event, h11.Response):
             status = event.status_code
-            headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+            headers = _combine(event.headers)
             _check_head(status, headers, is_conditional=any(name == b"if-none-match" for name, _ in request.headers))
         elif isinstance(event, h11.Data):
             body += bytes(event.data)
@@ -171,6 +171,16 @@ def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int
             return Fetched(status=status, headers=headers, body=body)
         elif not isinstance(event, h11.InformationalResponse):
             raise ClientDocumentError("it could not be fetched", is_transient=True)
+
+
+def _combine(lines: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return each header once: a `no-store` counts on whichever of several lines it stands (RFC 9110 §5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in lines:
+        former = headers.get(name.decode("ascii"))
+        text = value.decode("latin-1")
+        headers[name.decode("ascii")] = text if former is None else f"{former}, {text}"
+    return headers
 
 
 def _check_head(status: int, headers: Mapping[str, str], *, is_conditional: bool) -> None:

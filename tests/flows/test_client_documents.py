@@ -213,6 +213,7 @@ def test_a_host_with_a_private_address_is_refused_without_a_word_of_the_address(
         ({"cache_control": "max-age=0"}, 0, 2),
         ({"cache_control": "no-cache, max-age=60"}, 0, 2),
         ({"cache_control": "no-store, max-age=60"}, 0, 2),
+        ({"cache_control": "no-store", "Cache_Control": "public, max-age=60"}, 0, 2),  # on two lines
         ({"expires": "0"}, 0, 2),
         ({"expires": "Sat, 01 Jan 2050 00:00:00 GMT"}, 3600, 1),
     ],
