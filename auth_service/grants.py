@@ -388,7 +388,9 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         server, form = self.server, self.request.form
         presented: _PresentedToken = self.request.refresh_token
         grant = presented.grant
+        # All that can be wrong with the request, before anything is used up.
         server.check_resource(form.get("resource"), grant.resource)
+        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=scopes.parse(grant.scope)))
         if not server.users.may_still_use(grant):
             server.store.revoke_grant(grant.sid, by="gateway", reason="the user may no longer use this resource")
             raise OAuthError("invalid_grant", "the user may no longer use this resource")
@@ -399,8 +401,6 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
-        granted = scopes.parse(grant.scope)
-        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=granted))
         body = server.token_response(
             grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, presented.generation + 1)
         )

@@ -9,7 +9,7 @@ from auth_service.errors import OAuthError
 
 def parse(scope: str | None) -> tuple[str, ...]:
     """Return the scope tokens of a `scope` parameter, each once, in the order given."""
-    return tuple(dict.fromkeys((scope or "").split(" "))) if scope else ()
+    return tuple(dict.fromkeys(token for token in (scope or "").split(" ") if token))
 
 
 def grantable(requested: tuple[str, ...], *, supported: Collection[str], default: Collection[str]) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ def _login(world: World) -> tuple[str, dict[str, Any]]:
     return client_id, world.redeem(client_id, world.obtain_code(client_id)).get_json()
 
 
-def _refresh(world: World, client_id: str, refresh_token: str) -> TestResponse:
-    return world.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token)
+def _refresh(world: World, client_id: str, refresh_token: str, **changes: str) -> TestResponse:
+    return world.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token, **changes)
 
 
 def test_a_refresh_rotates_and_a_repeat_within_the_grace_gets_the_same_successor(world: World) -> None:
@@ -38,6 +38,22 @@ def test_a_refresh_rotates_and_a_repeat_within_the_grace_gets_the_same_successor
     again = _refresh(world, client_id, issued["refresh_token"]).get_json()
     assert first["refresh_token"] == again["refresh_token"] != issued["refresh_token"]
     assert _refresh(world, client_id, first["refresh_token"]).status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["mcp ", " mcp", "mcp  mcp"])
+def test_spaces_too_many_name_no_scope(world: World, scope: str) -> None:
+    client_id, issued = _login(world)
+    assert _refresh(world, client_id, issued["refresh_token"], scope=scope).get_json()["scope"] == "mcp"
+
+
+@pytest.mark.parametrize("scope", ["other", "mcp other", "mcp\t", "\tmcp"])
+def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(world: World, scope: str) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        refused = _refresh(world, client_id, issued["refresh_token"], scope=scope)
+        assert refused.get_json()["error"] == "invalid_scope"
+        clock.shift(61)
+        assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
 
 
 def test_reuse_after_the_grace_revokes_the_family(world: World) -> None:
