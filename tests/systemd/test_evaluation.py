@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from auth_service.audit import Event
 from auth_service.settings import Settings
 from stdio_bridge.options import parse_options
 from tests.systemd import evaluation
@@ -51,6 +52,17 @@ def test_the_committed_result_is_what_the_module_evaluates_to(name: str) -> None
 def test_the_page_of_options_says_what_the_module_has() -> None:
     page = evaluation.render_options(evaluation.evaluate_options())
     assert OPTIONS_PAGE.read_text() == page, "docs/options.md is not of these modules; run: make evaluate"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md", "docs/bridge.md"])
+def test_every_option_that_the_manual_names_is_there(page: str) -> None:
+    options = re.findall(rf"^## `{OPTION}\.(.+)`$", OPTIONS_PAGE.read_text(), re.MULTILINE)
+    paths = [f".{option.replace('<name>', 'NAME')}." for option in options]
+    groups = {part for path in paths for part in path.split(".")}
+    named = re.findall(r"`((?:[a-z][A-Za-z]*|NAME)(?:\.[A-Za-z]+)+)", (CHECKOUT / page).read_text())
+    for name in set(named) - set(Event):
+        if name.split(".")[0] in groups - {"serviceConfig"}:  # that one takes whatever systemd does
+            assert any(f".{name}." in path for path in paths), f"{page} names {name}"
 
 
 @needs_nix
