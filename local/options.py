@@ -78,11 +78,14 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"--server {repeated}=…: this name is given twice: choose another for one of them")
     built_in, notices = _built_in_servers(state_directory, without=names)
+    github = _github_application(given)
+    if github is not None:
+        notices += (f"the application at GitHub must have the callback URL http://localhost:{given.port}/callback",)
     return Options(
         port=given.port,
         state_directory=state_directory,
         servers=(*built_in, *added),
-        github=_github_application(given),
+        github=github,
         notices=notices,
     )
 
@@ -172,7 +175,9 @@ def _argument_parser() -> argparse.ArgumentParser:
         help=f"where clients, grants and keys are kept (default: {STATE_DIRECTORY})",
     )
     github = parser.add_argument_group("log in with the real GitHub instead of the stand-in")
-    github.add_argument("--github-client-id", metavar="ID", help="of an OAuth application")
+    github.add_argument(
+        "--github-client-id", metavar="ID", help="of an OAuth app with the callback URL http://localhost:PORT/callback"
+    )
     github.add_argument("--github-client-secret-file", metavar="FILE", type=Path)
     github.add_argument("--allow-user", action="append", default=[], metavar="LOGIN", help="who may log in; repeatable")
     return parser

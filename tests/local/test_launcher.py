@@ -92,6 +92,17 @@ def test_a_bad_command_line_is_refused_in_one_line(
     assert message in fails(capsys, *arguments)
 
 
+def test_with_the_real_github_the_callback_url_is_said(tmp_path: Path) -> None:
+    options = parse_options(
+        [
+            *("--port", "8181", "--github-client-id", "x"),
+            *("--github-client-secret-file", str(tmp_path / "secret"), "--allow-user", "mona"),
+        ]
+    )
+    assert any("http://localhost:8181/callback" in notice for notice in options.notices)
+    assert not any("/callback" in notice for notice in parse_options([]).notices)
+
+
 def test_a_missing_program_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
