@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.calls import Patience
 from stdio_bridge.link import Link
+from tests.stdio_bridge.someone import Message, Someone
 
-Message = dict[str, Any]
 SAMPLING = frozenset({"sampling"})
-
-
-class Someone:
-    """A client, or a reply, that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.received: list[Message] = []
-        self.answers: list[Message] = []
-
-    def receive(self, message: Message) -> None:
-        self.received.append(message)
-
-    send = receive
-
-    def finish(self, message: Message) -> None:
-        self.answers.append(message)
 
 
 class House:

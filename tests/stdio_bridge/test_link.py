@@ -1,30 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.calls import Patience, Purpose
 from stdio_bridge.link import Link
-
-Message = dict[str, Any]
-
-
-class Someone:
-    """A client, or a reply, that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.received: list[Message] = []
-        self.answers: list[Message] = []
-
-    def receive(self, message: Message) -> None:
-        self.received.append(message)
-
-    send = receive
-
-    def finish(self, message: Message) -> None:
-        self.answers.append(message)
+from tests.stdio_bridge.someone import Message, Someone
 
 
 class Conversation:
