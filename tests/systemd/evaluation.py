@@ -92,7 +92,7 @@ def _section(option: dict[str, object]) -> str:
         value = option[label]
         if not isinstance(value, dict):
             continue
-        text, title = value["text"], f"*{label.capitalize()}:*"
+        text, title = str(value["text"]).rstrip("\n"), f"*{label.capitalize()}:*"
         if not value["isCode"]:
             lines += ["", f"{title} {plain(text)}"]
         elif "\n" in text:
