@@ -33,17 +33,6 @@ LOG_COMMAND: Final = "journalctl --namespace='*'"
 
 _DAY: Final = 86400
 _INTERNAL_PATHS: Final = ("/routes", "/metrics", "/readyz")
-_INITIALIZE: Final = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "mcp-gatewayctl doctor", "version": "1"},
-    },
-}
-_MCP_HEADERS: Final = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
 
 
 class Status(StrEnum):
@@ -226,7 +215,7 @@ class Doctor:
         """Look at what a client without a token is told, also where it appends a slash."""
         for asked in (url, url + "/"):
             answer = self._http.post(
-                asked, json=_INITIALIZE, headers=_MCP_HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
+                asked, json=health.INITIALIZE, headers=health.HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
             )
             if answer.is_redirect:
                 raise Trouble(
@@ -288,12 +277,14 @@ class Doctor:
                 lifetime=PROBE_SECONDS,
                 now=now,
             )
-            return self._call(url, {**_MCP_HEADERS, "Authorization": f"Bearer {token}"})
+            return self._call(url, {**health.HEADERS, "Authorization": f"Bearer {token}"})
         finally:
             self._store.revoke_grant(grant.sid, by="operator", reason="the examination is over")
 
     def _call(self, url: str, headers: dict[str, str]) -> str:
-        answer = self._http.post(url, json=_INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False)
+        answer = self._http.post(
+            url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False
+        )
         if session := answer.headers.get("Mcp-Session-Id"):
             self._http.delete(url, headers={**headers, "Mcp-Session-Id": session}, timeout=TIMEOUT_SECONDS)
         if answer.status_code == 401:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import requests
 
@@ -20,17 +20,18 @@ AT_ONCE = 4
 """A handshake may start a server: all at once would be a load of its own."""
 
 _SUBJECT = "gateway:health"
-_HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-_INITIALIZE = {
+HEADERS: Final = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+INITIALIZE: Final = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "initialize",
     "params": {
         "protocolVersion": "2025-11-25",
         "capabilities": {},
-        "clientInfo": {"name": "mcp-gateway-health", "version": "1"},
+        "clientInfo": {"name": "mcp-gatewayctl", "version": "1"},
     },
 }
+"""The first request of an MCP client to a server, which the doctor makes too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +84,12 @@ def _problem(signer: BackendSigner, resource: Resource, endpoint: str) -> str | 
             issued_at=now,
             expires_at=now + 2 * TIMEOUT_SECONDS,
         )
-        return {**_HEADERS, "X-Gateway-Identity": signer.sign_identity(claims)}
+        return {**HEADERS, "X-Gateway-Identity": signer.sign_identity(claims)}
 
     with requests.Session() as session:
         session.trust_env = False  # a proxy would see the assertion
         try:
-            answer = session.post(endpoint, json=_INITIALIZE, headers=headers(), timeout=TIMEOUT_SECONDS)
+            answer = session.post(endpoint, json=INITIALIZE, headers=headers(), timeout=TIMEOUT_SECONDS)
             if answer.status_code != 200:
                 return f"answered HTTP {answer.status_code}"
             problem = None if "result" in _message(answer) else "refused to initialize"

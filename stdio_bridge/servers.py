@@ -46,7 +46,6 @@ class Server:
         self._process: ServerProcess | None = None
         self._unwritten: list[bytes] = []
         self._asked_at = servers.loop.clock()
-        self._begun_at = 0.0
         self._slot_timer: Timer | None = None
         self._slot: Slot | None = None
         self._slot = servers.slots.ask(self._begin, patient=spare)
@@ -86,7 +85,6 @@ class Server:
     def _begin(self) -> None:
         servers = self._servers
         options = servers.options
-        self._begun_at = servers.loop.clock()
         try:
             self._process = ServerProcess(
                 servers.loop,
