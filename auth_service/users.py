@@ -13,14 +13,17 @@ from cryptography.fernet import Fernet, InvalidToken
 from .errors import LoginError
 from .idp import Login
 from .idp.bounded import BoundedProvider
+from .idp.http import SESSION_SECONDS
 from .protocol import access
 from .protocol.access import Identity, fold
 from .settings import AllowList, Settings
 from .store import Grant, Store
 
 _MEMBERSHIPS: Final = ("organizations", "teams", "groups")
-_IDENTIFY_SECONDS: Final = 60
-"""Longer than asking can take: a token that is replaced at each use must not be used twice."""
+_IDENTIFY_SECONDS: Final = 2 * SESSION_SECONDS + 10
+"""Longer than asking can take, waiting for others' discovery included: a token that is replaced at each use must not be
+used twice.
+"""
 _WAIT_SECONDS: Final = 5
 
 

@@ -55,9 +55,14 @@ class Authority:
             .not_valid_after(now + timedelta(days=days))
         )
 
+    @property
+    def certificate(self) -> bytes:
+        """The authority's own certificate, as PEM."""
+        return self._certificate.public_bytes(Encoding.PEM)
+
     def client_context(self) -> ssl.SSLContext:
         """Return what a client that trusts this authority, and no other, verifies with."""
-        return ssl.create_default_context(cadata=self._certificate.public_bytes(Encoding.PEM).decode())
+        return ssl.create_default_context(cadata=self.certificate.decode())
 
     def server_context(self, *hosts: str, days: int = 1) -> ssl.SSLContext:
         """Return what a server for those hosts serves with; negative days: expired."""
@@ -94,6 +99,11 @@ class Internet:
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
+
+    @property
+    def port(self) -> int:
+        """Where the one server really listens, on loopback."""
+        return int(self._listener.getsockname()[1])
 
     @property
     def asked_for(self) -> list[str]:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import requests
-
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 from auth_service.settings import GitHub
@@ -88,7 +86,7 @@ class GitHubProvider:
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Exchange the code, then ask who the user is and which of the configured memberships they hold."""
-        with requests.Session() as session:
+        with http.Session() as session:
             answer = self._call_token_endpoint(
                 session, {"code": code, "redirect_uri": self._callback_url, "code_verifier": code_verifier}
             )
@@ -102,13 +100,13 @@ class GitHubProvider:
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
         tokens = _Tokens.parse(token)
-        with requests.Session() as session:
+        with http.Session() as session:
             if (refresh_token := tokens.refresh_with) is not None:
                 tokens = self._refresh(session, refresh_token)
                 replaced(tokens.dump())
             return self._identify(session, tokens.access_token)
 
-    def _refresh(self, session: requests.Session, refresh_token: str) -> _Tokens:
+    def _refresh(self, session: http.Session, refresh_token: str) -> _Tokens:
         """Return new tokens. Raises LoginError if GitHub does not take the old one any more."""
         answer = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": refresh_token})
         if (tokens := _find_tokens(answer)) is not None:
@@ -120,7 +118,7 @@ class GitHubProvider:
         log.error("GitHub's token endpoint answered %.64r", error)
         raise ServiceUnavailable("GitHub")
 
-    def _call_token_endpoint(self, session: requests.Session, form: dict[str, str]) -> dict[str, Any]:
+    def _call_token_endpoint(self, session: http.Session, form: dict[str, str]) -> dict[str, Any]:
         answer = _call(
             session,
             "POST",
@@ -130,7 +128,7 @@ class GitHubProvider:
         )
         return answer or {}
 
-    def _identify(self, session: requests.Session, token: str) -> Identity:
+    def _identify(self, session: http.Session, token: str) -> Identity:
         user = self._api(session, token, "/user")
         if user is None:
             raise LoginError("GitHub does not know its own token's user")
@@ -157,16 +155,16 @@ class GitHubProvider:
             teams=frozenset(teams),
         )
 
-    def _is_active(self, session: requests.Session, token: str, path: str) -> bool:
+    def _is_active(self, session: http.Session, token: str, path: str) -> bool:
         membership = self._api(session, token, path)
         return membership is not None and membership.get("state") == "active"
 
-    def _api(self, session: requests.Session, token: str, path: str) -> dict[str, Any] | None:
+    def _api(self, session: http.Session, token: str, path: str) -> dict[str, Any] | None:
         return _call(session, "GET", f"{self._settings.api_url}{path}", token=token)
 
 
 def _call(
-    session: requests.Session,
+    session: http.Session,
     method: str,
     url: str,
     *,

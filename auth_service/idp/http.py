@@ -2,18 +2,112 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from auth_service.errors import ServiceUnavailable
 
 _TIMEOUT: Final = (5, 10)  # seconds to connect, and between two reads
 _MAX_BYTES: Final = 1 << 20
+SESSION_SECONDS: Final = 25
+"""How long everything that is asked in one session may take: each byte of an answer may take its own time-out."""
+
+_entered = threading.local()
+
+
+class Session(requests.Session):
+    """A session whose connections are cut when its time is over, wherever an answer then stands.
+
+    For one thread. One that is entered within another has no more time than what is left of that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sockets: list[socket.socket] = []
+        self._outer: Session | None = None
+        self.until = 0.0
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter())
+
+    def __enter__(self) -> Self:
+        self._outer = getattr(_entered, "session", None)
+        _entered.session = self
+        self.until = time.monotonic() + SESSION_SECONDS
+        if self._outer is not None:
+            self.until = min(self.until, self._outer.until)
+        self._timer = threading.Timer(max(self.until - time.monotonic(), 0), self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._timer.cancel()
+        _entered.session = self._outer
+        super().__exit__(*args)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what has been read since may be half of an answer."""
+        return time.monotonic() >= self.until
+
+    def watch(self, connection: socket.socket) -> None:
+        """Cut that connection, too, when the time is over."""
+        self._sockets.append(connection)
+        if self.is_over:
+            self._cut()
+
+    def _cut(self) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(each, socket.SHUT_RDWR)  # SSLSocket's own would go on without TLS
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _entered.session.watch(self.sock)
+
+
+class _TLSConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _entered.session.watch(self.sock)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+_POOLS: Final = {"http": _Pool, "https": _TLSPool}
+
+
+class _Adapter(HTTPAdapter):
+    """Connects by connections that can be cut."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +149,7 @@ class _NoAuth(requests.auth.AuthBase):
 
 
 def call(
-    session: requests.Session,
+    session: Session,
     method: str,
     url: str,
     *,
@@ -70,6 +164,8 @@ def call(
         auth = _BearerToken(token)
     elif basic is not None:
         auth = requests.auth.HTTPBasicAuth(*basic)
+    if session.is_over:
+        raise ServiceUnavailable(provider)
     try:
         with session.request(
             method,
@@ -82,7 +178,7 @@ def call(
             stream=True,
         ) as response:
             body = response.raw.read(_MAX_BYTES + 1, decode_content=True)
-            if len(body) > _MAX_BYTES:
+            if len(body) > _MAX_BYTES or session.is_over:
                 raise ServiceUnavailable(provider)
             return Answer(provider=provider, status=response.status_code, headers=response.headers, body=body)
     except (requests.RequestException, OSError, HTTPError) as error:

@@ -13,7 +13,6 @@ from typing import Any, Final, Generic, TypeGuard, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
 import jwt
-import requests
 
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol import access, keys, redirect_uris
@@ -113,7 +112,7 @@ class OidcProvider:
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code, verify the ID token, and ask for claims that it lacks."""
         challenge = _base64(hashlib.sha256(code_verifier.encode()).digest())
-        with requests.Session() as session:
+        with http.Session() as session:
             tokens = self._call_token_endpoint(
                 session,
                 {
@@ -135,7 +134,7 @@ class OidcProvider:
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask again with the refresh token of a former login; LoginError if the provider no longer takes it."""
-        with requests.Session() as session:
+        with http.Session() as session:
             tokens = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": token})
             if isinstance(successor := tokens.get("refresh_token"), str) and successor != token:
                 replaced(successor)
@@ -150,7 +149,7 @@ class OidcProvider:
 
     # Asking
 
-    def _call_token_endpoint(self, session: requests.Session, form: Mapping[str, str]) -> dict[str, Any]:
+    def _call_token_endpoint(self, session: http.Session, form: Mapping[str, str]) -> dict[str, Any]:
         metadata = self._metadata.get()
         client_id, secret = self._settings.client_id, self._client_secret
         methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
@@ -173,15 +172,13 @@ class OidcProvider:
         log.error("the identity provider's token endpoint answered %s: %.64r", answer.status, error)
         raise ServiceUnavailable(self.title)
 
-    def _ask_who(self, session: requests.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
+    def _ask_who(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())
         if not wanted <= claims.keys():
             claims = self._with_userinfo(session, claims, tokens)
         return self._identity(claims)
 
-    def _with_userinfo(
-        self, session: requests.Session, claims: dict[str, Any], tokens: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _with_userinfo(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
         """Return the claims with what the UserInfo endpoint adds (Core §5.3), which must be of the same user."""
         endpoint, access_token = self._metadata.get().get("userinfo_endpoint"), tokens.get("access_token")
         if not isinstance(endpoint, str) or not isinstance(access_token, str):
@@ -253,7 +250,7 @@ class OidcProvider:
 
     def _fetch_metadata(self) -> dict[str, Any]:
         url = self._settings.issuer.removesuffix("/") + DISCOVERY_PATH
-        with requests.Session() as session:
+        with http.Session() as session:
             answer = http.call(session, "GET", url, provider=self.title)
         if answer.status != 200:
             raise ServiceUnavailable(self.title)
@@ -284,7 +281,7 @@ class OidcProvider:
         return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
 
     def _fetch_keys(self) -> tuple[VerificationKey, ...]:
-        with requests.Session() as session:
+        with http.Session() as session:
             answer = http.call(session, "GET", self._metadata.get()["jwks_uri"], provider=self.title)
         if answer.status != 200:
             raise ServiceUnavailable(self.title)
