@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,7 +173,7 @@ def parse_basic(header: str | None) -> tuple[str, str] | None:
         return None
     try:
         client_id, colon, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # no base64, no ASCII, no UTF-8
         raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401) from error
     if not colon:
         raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401)

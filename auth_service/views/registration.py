@@ -97,8 +97,9 @@ def _parse_body() -> dict[str, Any]:
 def _authenticate(client_id: str) -> tuple[Client, str]:
     """Return the client whose registration token the request carries; 401 for anything else (RFC 7592 §2)."""
     note(client=client_id)
-    authorization = request.authorization
-    unverified_token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    # Not by Werkzeug, which stumbles over HTTP Basic that is not ASCII.
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    unverified_token = token.strip() if scheme.lower() == "bearer" else None
     client = gateway().store.find_client(client_id)
     if unverified_token is None or client is None or not client.check_registration_token(unverified_token):
         raise OAuthError("invalid_token", "the registration access token is not this client's", status=401)

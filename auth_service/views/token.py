@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask import Blueprint, Response, jsonify, request
 
+from auth_service.client_authentication import parse_basic
 from auth_service.errors import OAuthError
 from auth_service.grants import FormRequest
 from auth_service.tokens import InvalidTokenError, verify_access_token
@@ -56,17 +59,22 @@ def introspect() -> Response:
 
 def _parse_form() -> FormRequest:
     form = form_parameters()
-    basic = request.authorization.username if request.authorization else None
-    note(client=form.get("client_id", basic), resource=form.get("resource"))
+    note(client=form.get("client_id"), resource=form.get("resource"))
+    note(client=_claimed_client(form))
     return FormRequest(
         f"{gateway().settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
     )
 
 
+def _claimed_client(form: Mapping[str, str]) -> str | None:
+    """Return which client the request says that it comes from. Raises OAuthError if it does so in a malformed way."""
+    basic = parse_basic(request.headers.get("Authorization"))
+    return form.get("client_id", basic[0] if basic is not None else None)
+
+
 def _count(form: FormRequest) -> None:
     """Raise TooManyRequests if this client asks too often from this address: others there have their own count."""
-    basic = request.authorization.username if request.authorization else None
-    holder = f"{client_address()} {form.form.get('client_id', basic)}"
+    holder = f"{client_address()} {_claimed_client(form.form)}"
     limit = gateway().settings.limits.token_requests_per_minute
     gateway().store.ephemeral.take("token", holder, limit=limit, window=60)
 

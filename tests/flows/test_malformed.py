@@ -24,15 +24,30 @@ def test_a_malformed_token_request_gets_an_oauth_error(world: World, form: dict[
     assert response.get_json()["error"]
 
 
-@pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic /w==", "Basic YQ==", "Basic OjpiOg=="])
-def test_malformed_basic_authentication_is_invalid_client(world: World, header: str) -> None:
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
+@pytest.mark.parametrize(
+    "header", ["Basic", "Basic !!!", "Basic /w==", "Basic YQ==", "Basic OjpiOg==", "Basic \xff\xe9", "basic \x80"]
+)
+def test_malformed_basic_authentication_is_invalid_client(world: World, header: str, path: str) -> None:
     response = world.browser.post(
-        "/token",
+        path,
         data={"grant_type": "authorization_code"},
         headers={"Authorization": header},
         base_url=ISSUER,
     )
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
+    assert response.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer \xff", "Basic YTpi", "Basic \xff", "Digest a=b"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_registration_is_not_managed_without_its_token(world: World, header: str, method: str) -> None:
+    registered = world.register()
+    path = f"/register/{registered['client_id']}"
+    response = world.browser.open(path, method=method, headers={"Authorization": header}, base_url=ISSUER)
+    assert (response.status_code, response.get_json()["error"]) == (401, "invalid_token")
+    own = {"Authorization": f"bearer  {registered['registration_access_token']}"}
+    assert world.browser.get(path, headers=own, base_url=ISSUER).status_code == 200
 
 
 @pytest.mark.parametrize(
