@@ -25,7 +25,10 @@ KNOWN_FETCHES_PER_MINUTE: Final = 300
 host.
 """
 MAX_WAITING: Final = 8
-"""Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads."""
+"""Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads.
+
+Half of them for documents of clients that users have logged in with: strangers' slow servers can hold the other half.
+"""
 REVALIDATION_SECONDS: Final = 24 * 3600
 """How long a document with an ETag is kept to be asked about again."""
 KEY_SET_REFRESH_SECONDS: Final = 30
@@ -51,7 +54,7 @@ class Clients:
         self._documents = documents
         self._fetcher = fetcher
         self._requester = requester
-        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
 
     def find(self, client_id: str) -> Client | None:
         """Return a client as it is now: a document is believed no longer than its headers allow."""
@@ -100,28 +103,28 @@ class Clients:
         kept = self._ephemeral.find_document(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))
-        if not self._waiting.acquire(blocking=False):
+        # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
+        is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
+            self._store.has_logged_in(client_id)
+        )
+        if not self._waiting[is_known].acquire(blocking=False):
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
         try:
             with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
                 kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
                 if kept is not None and time.time() < kept.fresh_until:
                     return parse(json.loads(kept.body))
-                return self._fetch(url, parse, kept, client_id=client_id, max_bytes=max_bytes)
+                return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes)
         finally:
-            self._waiting.release()
+            self._waiting[is_known].release()
 
     def _fetch(
-        self, url: str, parse: Callable[[Any], T], kept: Document | None, *, client_id: str, max_bytes: int
+        self, url: str, parse: Callable[[Any], T], kept: Document | None, *, is_known: bool, max_bytes: int
     ) -> T:
         self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
         condition = {"If-None-Match": kept.etag} if kept is not None and kept.etag is not None else {}
-        # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
-        is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
-            self._store.has_logged_in(client_id)
-        )
         admit = partial(self._admit_known, url) if is_known else self._admit
-        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit)
+        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit, is_known=is_known)
         body = kept.body if fetched.status == 304 and kept is not None else _decode(fetched.body)
         parsed = parse(_parse_json(body))
         now = time.time()

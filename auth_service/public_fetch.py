@@ -25,7 +25,9 @@ from auth_service.protocol.addresses import is_public
 
 DEADLINE_SECONDS: Final = 5.0
 MAX_CONCURRENT: Final = 4
-"""Per worker: strangers' slow servers must never hold all threads that answer requests."""
+"""Per worker, and as many again for hosts that are known: strangers' slow servers must hold neither all threads that
+answer requests, nor what those need.
+"""
 MAX_ADDRESSES: Final = 3
 """How many of a host's addresses are tried."""
 MAX_HEADER_BYTES: Final = 16 * 1024
@@ -74,25 +76,35 @@ class PublicFetcher:
         self._tls = tls if tls is not None else ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
         self._deadline = deadline
-        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+        self._slots = {is_known: threading.BoundedSemaphore(MAX_CONCURRENT) for is_known in (False, True)}
         # getaddrinfo takes no deadline: it runs where it can be left behind.
-        self._resolvers = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="resolve-client-host")
+        self._resolvers = {
+            is_known: ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="resolve-client-host")
+            for is_known in (False, True)
+        }
 
     def fetch(
-        self, url: str, *, headers: Mapping[str, str], max_bytes: int, admit: Callable[[str, Sequence[str]], None]
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        admit: Callable[[str, Sequence[str]], None],
+        is_known: bool = False,
     ) -> Fetched:
         """GET an https URL whose form has been checked.
 
-        `admit` gets the host and the addresses that may be tried before anything is sent there, and may raise. Raises
-        ClientDocumentError, which tells nothing of what the host resolved to or answered.
+        What `is_known` waits for nothing that is not. `admit` gets the host and the addresses that may be tried before
+        anything is sent there, and may raise. Raises ClientDocumentError, which tells nothing of what the host resolved
+        to or answered.
         """
-        if not self._slots.acquire(blocking=False):
+        if not self._slots[is_known].acquire(blocking=False):
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
         try:
             until = time.monotonic() + self._deadline
             parts = urlsplit(url)
             host = parts.hostname or ""
-            addresses = self._find_addresses(host, until)
+            addresses = self._find_addresses(host, until, is_known=is_known)
             admit(host, addresses)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             request = h11.Request(
@@ -112,10 +124,10 @@ class PublicFetcher:
         except (OSError, h11.ProtocolError) as error:
             raise ClientDocumentError("it could not be fetched", is_transient=True) from error
         finally:
-            self._slots.release()
+            self._slots[is_known].release()
 
-    def _find_addresses(self, host: str, until: float) -> Sequence[str]:
-        pending = self._resolvers.submit(self._resolve, host)
+    def _find_addresses(self, host: str, until: float, *, is_known: bool) -> Sequence[str]:
+        pending = self._resolvers[is_known].submit(self._resolve, host)
         try:
             addresses = pending.result(timeout=_left(until))
         except (OSError, ResolverTimeout, UnicodeError) as error:

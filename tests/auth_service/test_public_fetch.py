@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +151,27 @@ def test_a_name_that_never_resolves_is_left_at_the_deadline(net: Internet) -> No
     fetcher = PublicFetcher(resolve=resolve, connect=net.connect, deadline=0.2)
     with pytest.raises(ClientDocumentError, match="host was not found"):
         fetch(fetcher)
+    waiting.set()
+
+
+def test_names_that_never_resolve_hold_up_no_known_one(net: Internet) -> None:
+    waiting = threading.Event()
+
+    def resolve(host: str) -> Sequence[str]:
+        if host != HOST:
+            waiting.wait(10)
+        return net.resolve(host)
+
+    fetcher = PublicFetcher(resolve=resolve, connect=net.connect, tls=net.authority.client_context(), deadline=1.5)
+    net.pages["/client.json"] = respond(DOCUMENT)
+    request: dict[str, Any] = {"headers": {}, "max_bytes": MAX_BYTES, "admit": admit_all}
+    with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
+        urls = [f"https://tarpit{number}.example.com/client.json" for number in range(MAX_CONCURRENT)]
+        held = [pool.submit(fetcher.fetch, url, **request) for url in urls]
+        assert all(isinstance(each.exception(), ClientDocumentError) for each in held)
+    with pytest.raises(ClientDocumentError, match="host was not found"):
+        fetcher.fetch(URL, **request)
+    assert fetcher.fetch(URL, is_known=True, **request).body == DOCUMENT
     waiting.set()
 
 

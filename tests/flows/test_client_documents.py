@@ -306,6 +306,18 @@ def test_no_stranger_uses_up_what_a_client_that_users_have_needs(world: World) -
     assert world.authorize(CLIENT).status_code == 200
 
 
+def test_no_strangers_slow_server_holds_up_a_client_that_users_have(world: World, net: Internet) -> None:
+    tokens = world.redeem(CLIENT, world.obtain_code(CLIENT)).get_json()
+    world.store.ephemeral.drop_document(CLIENT)
+    net.pages["/slow"] = silence()
+    with ThreadPoolExecutor(MAX_WAITING + 4) as pool:
+        slow = [pool.submit(world.authorize, f"https://{HOST}/slow") for _ in range(MAX_WAITING + 4)]
+        assert "too many documents" in next(as_completed(slow)).result().text
+        refreshed = world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
+        assert refreshed.status_code == 200
+        net.close()
+
+
 def test_a_client_that_no_user_has_shares_what_its_host_may_be_asked(world: World) -> None:
     use_up_what_the_host_may_be_asked(world)
     assert world.authorize(CLIENT).status_code == 429
