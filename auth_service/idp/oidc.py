@@ -15,7 +15,7 @@ from urllib.parse import quote_plus, urlsplit
 import jwt
 
 from auth_service.errors import LoginError, ServiceUnavailable
-from auth_service.protocol import access, keys, redirect_uris
+from auth_service.protocol import keys, redirect_uris
 from auth_service.protocol.access import Identity
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
@@ -201,7 +201,7 @@ class OidcProvider:
         username = claims.get(self._settings.username_claim)
         # Anyone can claim an address that nobody has verified. The full subject cannot be mistaken for a name.
         is_vouched = self._settings.username_claim != "email" or claims.get("email_verified") is True
-        if _is_plain(username) and access.fold(username).startswith(access.fold(f"{self.name}#")):
+        if _is_plain(username) and username.lower().startswith(f"{self.name}#".lower()):
             is_vouched = False  # nor can anyone be called what another's subject is
         groups = claims.get(self._settings.groups_claim, [])
         return Identity(

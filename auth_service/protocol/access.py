@@ -37,8 +37,12 @@ def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, st
 
 
 def fold(login: str) -> str:
-    """Return the form in which logins are compared. ASCII only: elsewhere lower case makes one of two people."""
-    return login.lower() if login.isascii() else login
+    """Return the form in which logins are compared. ASCII only: elsewhere lower case makes one of two people.
+
+    So it does of subjects, which stand in where a provider vouches for no name: `sub` has a case (OpenID Connect
+    Core §2).
+    """
+    return login.lower() if login.isascii() and not login.startswith("oidc:") else login
 
 
 def is_member(identity: Identity, allowed: AllowList) -> bool:

@@ -409,6 +409,13 @@ def test_a_name_that_only_looks_the_same_is_another(store: Store, login: str) ->
     assert not users.may_use(Identity(subject="oidc:https://idp.example.com#3", login=login), "time")
 
 
+def test_subjects_that_differ_in_case_alone_are_two_users(store: Store) -> None:
+    named, other = "oidc:https://idp.example.com#AbC", "oidc:https://idp.example.com#aBc"
+    users = make_users(store, Provider(), users=[named])
+    assert not users.may_use(Identity(subject=other, login=other), "time")
+    assert users.may_use(Identity(subject=named, login=named), "time")
+
+
 def test_a_kelvin_sign_is_no_k(store: Store) -> None:
     users = make_users(store, Provider(), users=["kim"])
     assert not users.may_use(Identity(subject="oidc:https://idp.example.com#3", login="\u212aim"), "time")
