@@ -291,6 +291,11 @@ class ServerProcess:
         self.pid = process.pid
         if limits.open_files is not None:
             _limit_open_files(self.pid, limits.open_files)
+        try:
+            self._watch = _ExitWatch(loop, process.pid, self._ended)
+        except OSError as error:
+            _abandon(process)
+            raise SpawnError(f"{command[0]}: cannot be watched: {error.strerror}") from error
         self._process = process
         self._loop = loop
         self._limits = limits
@@ -303,7 +308,6 @@ class ServerProcess:
         self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)
         self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
-        self._watch = _ExitWatch(loop, process.pid, self._ended)
         self._stopping: str | None = None
 
     @property
@@ -374,6 +378,14 @@ class ServerProcess:
         if self._stopping is not None:
             reason = f"{reason}, after {self._stopping}"
         self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last)))
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """End a process that has just been started, and of which nobody would hear when it ends."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with process:  # closes its pipes and reaps it
+        pass
 
 
 def _limit_open_files(pid: int, soft: int) -> None:

@@ -83,6 +83,8 @@ class Server:
             self._servers.loop.call_soon(lambda: self._end(f"was not started: {reason}"))
 
     def _begin(self) -> None:
+        if self.stopping:
+            return  # stopped in the same turn as its slot came free; `_end`, which is due, gives that back
         servers = self._servers
         options = servers.options
         try:
