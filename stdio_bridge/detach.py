@@ -31,9 +31,10 @@ Headers = list[tuple[str, str]]
 
 _MAINTENANCE_SECONDS = 30.0
 _LINGER_SECONDS = 30.0
+_NO_ROOM_SECONDS = 0.5
+_UNLIMITED = 1 << 40
 # How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4
-_NEVER_OVERFLOW = 1 << 40
 
 
 class Request:
@@ -327,12 +328,12 @@ class HttpServer:
             backlog=4096,
             # An early look at the next request is also how a disconnect is noticed while one is being answered.
             channel_request_lookahead=1,
-            connection_limit=max_connections,
+            connection_limit=_UNLIMITED,  # it would count whatever the loop watches, the pipes to servers as well
             max_request_body_size=max_body_bytes + 1,
             max_request_header_size=64 * 1024,
-            inbuf_overflow=_NEVER_OVERFLOW,  # a sandbox may have no place for temporary files
-            outbuf_overflow=_NEVER_OVERFLOW,
-            outbuf_high_watermark=_NEVER_OVERFLOW,  # waitress would wait there; write_soon drops instead
+            inbuf_overflow=_UNLIMITED,  # a sandbox may have no place for temporary files
+            outbuf_overflow=_UNLIMITED,
+            outbuf_high_watermark=_UNLIMITED,  # waitress would wait there; write_soon drops instead
             recv_bytes=65536,
             log_socket_errors=False,
             ident=None,
@@ -342,7 +343,12 @@ class HttpServer:
         self._server.max_unsent_bytes = max_unsent_bytes
         self._server.fileno = self._server._fileno
         self._server.next_channel_cleanup = math.inf
+        self._max_connections = max_connections
+        self._server.readable = self._accepts
+        self._accept_one = self._server.accept
+        self._server.accept = self._accept
         self._closed = False
+        self._stopped_accepting = False
         self._maintain()
 
     def _maintain(self) -> None:
@@ -353,6 +359,25 @@ class HttpServer:
             channel.drop_if_slow()
             self._loop.touch(fd)
         self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
+
+    def _accepts(self) -> bool:
+        return self._server.accepting and self.connections < self._max_connections
+
+    def _accept(self) -> Any:
+        try:
+            return self._accept_one()
+        except OSError as error:
+            # No descriptor is left, most likely. The connection goes on waiting, and asking for it again at once would
+            # take a whole core.
+            log.warning("no connection can be accepted: %s", error.strerror)
+            self._set_accepting(accepting=False)
+            self._loop.call_later(_NO_ROOM_SECONDS, lambda: self._set_accepting(accepting=not self._stopped_accepting))
+            return None
+
+    def _set_accepting(self, *, accepting: bool) -> None:
+        if not self._closed:
+            self._server.accepting = accepting
+            self._loop.touch(self._server.fileno)
 
     @property
     def wake(self) -> Callable[[], None]:
@@ -372,8 +397,8 @@ class HttpServer:
 
     def stop_accepting(self) -> None:
         """Leave new connections to whoever listens next."""
-        self._server.accepting = False
-        self._loop.touch(self._server.fileno)
+        self._stopped_accepting = True
+        self._set_accepting(accepting=False)
 
     def close(self) -> None:
         """Drop every connection and the listening socket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,7 @@ from stdio_bridge.loop import Loop
 
 MAX_BODY_BYTES = 100
 MAX_UNSENT_BYTES = 1 << 20
+MAX_CONNECTIONS = 10
 GIVE_UP_SECONDS = 20
 
 
@@ -64,7 +66,7 @@ class Site:
             listener,
             max_body_bytes=MAX_BODY_BYTES,
             max_unsent_bytes=MAX_UNSENT_BYTES,
-            max_connections=10,
+            max_connections=MAX_CONNECTIONS,
         )
 
     def connect(self) -> Client:
@@ -248,3 +250,51 @@ def test_a_client_that_leaves_is_noticed_once_and_writing_on_is_harmless(site: S
     response.reply("200 OK", [])
     site.turn_until(lambda: site.server.connections == 0)
     assert left == [True]
+
+
+def test_only_connections_count_to_their_limit(site: Site) -> None:
+    for fd in range(1_000_000, 1_000_020):
+        site.loop[fd] = Idle()  # as the pipes to a server's process
+    answered = [site.ask(get("/")) for _ in range(MAX_CONNECTIONS)]
+    one_more = site.connect()
+    one_more.send(get("/another"))
+    for _ in range(20):
+        site.loop.call_later(0.005, lambda: None)
+        site.loop.turn()
+    assert len(site.asked) == MAX_CONNECTIONS
+    answered[0][0].socket.close()
+    site.turn_until(lambda: site.asked[-1][0].path == "/another")
+
+
+class Idle:
+    """Waits for nothing."""
+
+    accepting = False
+
+    def readable(self) -> bool:
+        return False
+
+    writable = readable
+
+    def handle_read_event(self) -> None: ...
+
+    handle_write_event = handle_close = handle_read_event
+
+
+def test_without_a_free_descriptor_a_connection_waits_and_the_loop_does_too(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = site.connect()
+    client.send(get("/"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as next_free:
+        lowest_free = next_free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        for _ in range(20):
+            site.loop.call_later(0.005, lambda: None)
+            site.loop.turn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [record.getMessage() for record in caplog.records] == ["no connection can be accepted: Too many open files"]
+    site.turn_until(lambda: site.asked)
