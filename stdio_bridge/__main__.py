@@ -12,17 +12,22 @@ from collections.abc import Sequence
 
 from .app import Bridge
 from .detach import HttpServer
-from .errors import UsageError
-from .identity import load_verifier
+from .errors import Refusal, UsageError
+from .identity import Verifier, load_verifier
+from .intake import Intake
 from .journal import StderrHandler
 from .listening import make_room, open_listener
 from .loop import Loop
-from .options import parse_options
+from .options import Options, parse_options
 from .systemd import Notifier
 
 log = logging.getLogger("stdio_bridge")
 
+# How many of the largest messages there may be: unread by one client and by all, and in requests, of one user and all.
 _MAX_UNSENT_FACTOR = 2
+_MAX_UNSENT_IN_ALL_FACTOR = 16
+_MAX_INTAKE_OF_ONE_FACTOR = 4
+_MAX_INTAKE_FACTOR = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener.socket,
         max_body_bytes=options.max_message_bytes,
         max_unsent_bytes=_MAX_UNSENT_FACTOR * options.max_message_bytes,
+        max_unsent_bytes_in_all=_MAX_UNSENT_IN_ALL_FACTOR * options.max_message_bytes,
+        intake=_make_intake(options, verifier),
         max_connections=make_room(options),
     )
     bridge.flushed = lambda: server.flushed
@@ -74,6 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listener.remove()
     loop.close()
     return 0
+
+
+def _make_intake(options: Options, verifier: Verifier) -> Intake:
+    def owner_of(unverified_assertion: str | None) -> str | None:
+        try:
+            return verifier.identify(unverified_assertion).user
+        except Refusal:
+            return None  # it is refused once it is read: all of these are one user's
+
+    in_all = _MAX_INTAKE_FACTOR * options.max_message_bytes
+    # Without identities everyone is one user, who must not be held to one user's share.
+    of_one = _MAX_INTAKE_OF_ONE_FACTOR * options.max_message_bytes if options.identity_key else in_all
+    return Intake(max_bytes=in_all, max_bytes_of_one=of_one, owner_of=owner_of)
 
 
 def _keep_watchdog_quiet(loop: Loop, notifier: Notifier) -> None:

@@ -22,7 +22,8 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.task import ErrorTask, Task
 
 from . import jsonrpc
-from .heads import Parser
+from .heads import Busy, Parser
+from .intake import Intake
 from .loop import Loop
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ Headers = list[tuple[str, str]]
 _MAINTENANCE_SECONDS = 30.0
 _LINGER_SECONDS = 30.0
 _NO_ROOM_SECONDS = 0.5
+_RETRY_SECONDS = "5"
+# So much more of what a client leaves unread makes us look at what all of them do; of two to the power of this.
+_LOOK_EVERY_BITS = 16
 _UNLIMITED = 1 << 40
 # How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4
@@ -61,10 +65,8 @@ class Request:
 
     def body(self) -> bytes:
         """Read the body, once: it is not kept while the request is answered. The server's limit bounds its size."""
-        data: bytes = self._parsed.get_body_stream().read()
-        self._parsed.close()
-        self._parsed.body_rcv = None
-        return data
+        body: bytes = self._parsed.take_body()
+        return body
 
 
 class Response:
@@ -165,8 +167,12 @@ class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
     def execute(self) -> None:
         refused = self.request.error
         self.status = f"{refused.code} {refused.reason}"
-        body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.INVALID_REQUEST, f"{refused.reason}: {refused.body}"))
+        busy = isinstance(refused, Busy)
+        code = jsonrpc.SERVER_ERROR if busy else jsonrpc.INVALID_REQUEST
+        body = jsonrpc.encode(jsonrpc.error(None, code, f"{refused.reason}: {refused.body}"))
         self.response_headers.append(("Content-Type", "application/json"))
+        if busy:
+            self.response_headers.append(("Retry-After", _RETRY_SECONDS))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -178,6 +184,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     error_task_class = _RefusalTask
     parser_class = Parser
     response: Response | None = None
+    request: Any
     requests: list[Any]
     _unfinished: Any = None
     _rounds = 0
@@ -265,8 +272,11 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
             self.drop()
             return 0
         self.outbufs[-1].append(data)
+        unread = self.total_outbufs_len
         self.total_outbufs_len += len(data)
         self._map.touch(self._fileno)
+        if self.total_outbufs_len >> _LOOK_EVERY_BITS > unread >> _LOOK_EVERY_BITS:
+            self.server.drop_slowest()
         return size
 
     def drop_if_slow(self) -> None:
@@ -290,6 +300,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         super().handle_close()
         for request in self.requests:
             request.close()
+        if self.request is not None:
+            self.request.close()
+            self.request = None
         self.requests = []
         self._map.touch(server_fd)  # it may accept again
         if response is not None:
@@ -317,6 +330,8 @@ class HttpServer:
         *,
         max_body_bytes: int,
         max_unsent_bytes: int,
+        max_unsent_bytes_in_all: int,
+        intake: Intake,
         max_connections: int,
     ) -> None:
         self._loop = loop
@@ -340,7 +355,10 @@ class HttpServer:
             clear_untrusted_proxy_headers=False,
         )
         self._server.channel_class = _Channel
+        self._server.adj.intake = intake
         self._server.max_unsent_bytes = max_unsent_bytes
+        self._server.drop_slowest = self._drop_slowest
+        self._max_unsent_bytes_in_all = max_unsent_bytes_in_all
         self._server.fileno = self._server._fileno
         self._server.next_channel_cleanup = math.inf
         self._max_connections = max_connections
@@ -359,6 +377,19 @@ class HttpServer:
             channel.drop_if_slow()
             self._loop.touch(fd)
         self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
+
+    def _drop_slowest(self) -> None:
+        """Drop who leaves the most unread, for as long as it is too much in all."""
+        slow = sorted(
+            (channel for channel in self._server.active_channels.values() if channel.connected),
+            key=lambda channel: channel.total_outbufs_len,
+        )
+        unread = sum(channel.total_outbufs_len for channel in slow)
+        while unread > self._max_unsent_bytes_in_all:
+            slowest = slow.pop()
+            unread -= slowest.total_outbufs_len
+            log.warning("dropped the client that left the most unread, %d bytes", slowest.total_outbufs_len)
+            slowest.drop()
 
     def _accepts(self) -> bool:
         return self._server.accepting and self.connections < self._max_connections

@@ -13,11 +13,13 @@ import pytest
 
 from stdio_bridge import detach
 from stdio_bridge.detach import HttpServer, Request, Response
+from stdio_bridge.intake import Intake
 from stdio_bridge.loop import Loop
 
 MAX_BODY_BYTES = 100
 MAX_UNSENT_BYTES = 1 << 20
 MAX_CONNECTIONS = 10
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
 GIVE_UP_SECONDS = 20
 
 
@@ -54,7 +56,7 @@ class Client:
 class Site:
     """A server whose application is the test; both ends run on the test's own thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self.asked: list[tuple[Request, Response]] = []
         self.clients: list[Client] = []
         self.loop = Loop()
@@ -64,8 +66,12 @@ class Site:
             lambda request, response: self.asked.append((request, response)),
             self.loop,
             listener,
-            max_body_bytes=MAX_BODY_BYTES,
+            max_body_bytes=max_body_bytes,
             max_unsent_bytes=MAX_UNSENT_BYTES,
+            max_unsent_bytes_in_all=2 * MAX_UNSENT_BYTES,
+            intake=Intake(
+                max_bytes=3 * max_body_bytes, max_bytes_of_one=2 * max_body_bytes, owner_of=lambda name: name
+            ),
             max_connections=MAX_CONNECTIONS,
         )
 
@@ -158,6 +164,8 @@ def test_head_tells_the_length_and_sends_no_body(site: Site) -> None:
 @pytest.mark.parametrize(
     ("status", "data"),
     [
+        pytest.param(400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + CHUNKED, id="two lengths"),
+        pytest.param(400, b"POST / HTTP/1.0\r\nHost: a\r\n" + CHUNKED, id="chunks before HTTP/1.1"),
         pytest.param(413, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, id="too large"),
         pytest.param(400, b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", id="malformed"),
     ],
@@ -234,6 +242,29 @@ def test_a_client_that_leaves_too_much_unread_is_dropped(site: Site) -> None:
     site.turn_until(written_until_dropped)
     assert dropped == [True]
     site.turn_until(lambda: site.server.connections == 0)
+
+
+def test_of_clients_that_leave_too_much_unread_in_all_the_slowest_is_dropped(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading = site.ask(get("/"))
+    reading[2].start([], b"first")
+    slow = [site.ask(get("/"))[2] for _ in range(4)]
+    dropped: list[Response] = []
+    for response in slow:
+        response.on_disconnect = lambda response=response: dropped.append(response)
+        response.start([], b"first")
+
+    def written_until_dropped() -> list[Response]:
+        for response in slow:
+            response.write(b"x" * 65536)
+        return dropped
+
+    site.turn_until(written_until_dropped)
+    assert len(dropped) == 1
+    assert "the client that left the most unread" in caplog.text
+    reading[2].write(b"second")
+    reading[0].read_until(lambda data: b"second" in data)
 
 
 @pytest.mark.parametrize("started", [False, True])

@@ -399,3 +399,13 @@ class Call:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def test_large_requests_have_room_in_all_and_are_refused_beyond_it() -> None:
+    head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+    with faulty(options=("--max-message-bytes", "100000")) as bridge, contextlib.ExitStack() as stack:
+        for _ in range(16):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", bridge.port), timeout=20))
+            connection.sendall(head)
+        eventually(lambda: bridge.request("POST", b"x" * 100_000)[0] == 503)
+        assert bridge.request("POST", b"x" * 10_000)[0] == 400

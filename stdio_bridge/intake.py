@@ -1,0 +1,35 @@
+"""How many bytes of requests there may be at a time, in all and of one user. No I/O."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Hashable
+
+# Not counted: nearly every request is smaller, and the limit on connections bounds these.
+SMALL_BYTES = 64 * 1024
+
+
+class Intake:
+    """Room for the bodies of requests that are being read, or answered. `owner_of` tells whose an assertion is."""
+
+    def __init__(self, *, max_bytes: int, max_bytes_of_one: int, owner_of: Callable[[str | None], Hashable]) -> None:
+        self.owner_of = owner_of
+        self._max_bytes = max_bytes
+        self._max_bytes_of_one = max_bytes_of_one
+        self._taken: collections.Counter[Hashable] = collections.Counter()
+        self._all = 0
+
+    def take(self, owner: Hashable, size: int) -> bool:
+        """Take room; whether there was some."""
+        if self._all + size > self._max_bytes or self._taken[owner] + size > self._max_bytes_of_one:
+            return False
+        self._all += size
+        self._taken[owner] += size
+        return True
+
+    def give_back(self, owner: Hashable, size: int) -> None:
+        """Give room back."""
+        self._all -= size
+        self._taken[owner] -= size
+        if not self._taken[owner]:
+            del self._taken[owner]
