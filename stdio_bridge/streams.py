@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,15 +22,17 @@ class Wire(Protocol):
 class EventStream:
     """Events with ids, kept until delivered and then for resuming, the oldest dropped beyond the bound of bytes.
 
-    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session.
+    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session. `lost` is told of a request
+    that is dropped before anybody was connected to hear it: who asked would wait for ever.
     """
 
     number: int
     max_bytes: int
+    lost: Callable[[Message], None]
     wire: Wire | None = None
     ended: bool = False
     # A deque takes 760 bytes before it holds anything, of each of thousands of streams.
-    _events: list[tuple[int, bytes]] = field(default_factory=list)
+    _events: list[tuple[int, bytes, Message | None]] = field(default_factory=list)
     _size: int = 0
     _next: int = 0
     _sent: int = -1
@@ -41,11 +44,12 @@ class EventStream:
 
     def add(self, message: Message) -> None:
         """Append a message, and send it if someone is connected."""
-        self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)))
+        asks = message if "method" in message and "id" in message else None
+        self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
 
     def prime(self) -> None:
         """Append an event without data, so that the client has an id to resume from."""
-        self._append(sse_priming_event(self._event_id(self._next)))
+        self._append(sse_priming_event(self._event_id(self._next)), None)
 
     def end(self) -> None:
         """There will be no more events."""
@@ -60,7 +64,7 @@ class EventStream:
             self.wire.finish()
         self.wire = wire
         first = self._sent if after is None else after
-        for number, data in list(self._events):
+        for number, data, _ in list(self._events):
             if number > first:
                 wire.write(data)
                 self._sent = max(self._sent, number)
@@ -72,19 +76,22 @@ class EventStream:
         if self.wire is wire:
             self.wire = None
 
-    def _append(self, data: bytes) -> None:
-        self._events.append((self._next, data))
+    def _append(self, data: bytes, asks: Message | None) -> None:
+        self._events.append((self._next, data, asks))
         self._size += len(data)
         surplus = 0
         while self._size > self.max_bytes and surplus < len(self._events) - 1:
             self._size -= len(self._events[surplus][1])
             surplus += 1
-        if surplus:
-            del self._events[:surplus]
+        dropped, self._events[:surplus] = self._events[:surplus], []
+        unheard = self._sent
         if self.wire is not None:
             self._sent = self._next
             self.wire.write(data)
         self._next += 1
+        for number, _, asked in dropped:
+            if asked is not None and number > unheard:
+                self.lost(asked)
 
     def _event_id(self, number: int) -> str:
         return f"{self.number}-{number}"

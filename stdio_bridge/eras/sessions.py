@@ -46,8 +46,9 @@ class Session:
         self.home = sessions.homes.home_for(user)
         self.link = self.home.link
         self._sessions = sessions
-        self._streams = {_STANDALONE: EventStream(number=_STANDALONE, max_bytes=_MAX_STREAM_BYTES)}
-        self._next_stream = _STANDALONE + 1
+        self._streams: dict[int, EventStream] = {}
+        self._next_stream = _STANDALONE
+        self._add_stream()
         self._ended: collections.deque[EventStream] = collections.deque()
         self._ended_bytes = 0
         self.home.join(self, user=user, initialize=initialize)
@@ -85,14 +86,22 @@ class Session:
 
     def begin_stream(self, response: Response, identity: Identity, headers: Headers) -> EventStream:
         """Turn the answer to a POST into a stream of its own."""
-        stream = EventStream(number=self._next_stream, max_bytes=_MAX_STREAM_BYTES)
-        self._streams[self._next_stream] = stream
-        self._next_stream += 1
+        stream = self._add_stream()
         response.start([*SSE_HEADERS, *headers], SSE_OPEN)
         self._attach(response, identity, stream, None)
         if self.version is not None and self.version >= _FIRST_PRIMED_VERSION:
             stream.prime()
         return stream
+
+    def _add_stream(self) -> EventStream:
+        stream = EventStream(number=self._next_stream, max_bytes=_MAX_STREAM_BYTES, lost=self._lost)
+        self._streams[self._next_stream] = stream
+        self._next_stream += 1
+        return stream
+
+    def _lost(self, request: Message) -> None:
+        text = "the client was not there to be asked"
+        self.link.respond(self, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
 
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""

@@ -336,3 +336,12 @@ def test_a_client_that_reads_nothing_is_dropped_and_another_one_is_served_meanwh
     running.wait_for_line("dropped a client")
     stuck.close()
     running.stop()
+
+
+def test_a_question_that_no_client_came_to_hear_is_refused_when_it_gives_way_to_others(bridge: Bridge) -> None:
+    session = Session(bridge)
+    session.leave({"wait": "notifications/roots/list_changed"}, {"ask": "elicitation/create"}, {"release": "answered"})
+    session.post(notification("notifications/roots/list_changed"))
+    # While there are two calls these are for the GET stream, too.
+    news = [{"notify": "notifications/message", "params": {"level": "info", "data": "x" * 300_000}}] * 4
+    assert len(session.call(*news, {"wait": "answered"}, request_id=2)) == 1
