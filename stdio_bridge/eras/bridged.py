@@ -14,7 +14,7 @@ from .as_legacy import answer_from, discovery, input_request, request_for
 from .envelope import missing_capabilities
 from .exchange import Exchange
 from .parking import Parking
-from .protocol import LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY
+from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY
 from .request_state import refused
 from .subscriptions import Subscriptions
 from .tool_catalog import ToolCatalog
@@ -43,7 +43,7 @@ class BridgedDialect:
         if exchange.method == "server/discover":
             answer = jsonrpc.result(exchange.id, self._discovery)
             exchange.finish(answer_from(answer, exchange.method, self.server_info))
-        elif exchange.method == "subscriptions/listen":
+        elif exchange.method == LISTEN:
             self._subscriptions.open(exchange)
         elif "requestState" in params:
             self._resume(exchange, params)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from stdio_bridge import jsonrpc
-from stdio_bridge.errors import Refusal
+from stdio_bridge.errors import Refusal, unavailable
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 from stdio_bridge.servers import Servers
@@ -21,11 +21,13 @@ from .exchange import Exchange
 from .native import NativeDialect
 from .param_headers import check_mirrored
 from .parking import Parking
+from .protocol import LISTEN
 from .tool_catalog import ToolCatalog, next_cursor
 
 Key = tuple[str, str]
 _EVERYONE = ""
 _MAX_PAGES = 100
+_RETRY_SECONDS = 5
 
 
 class Dialect(Protocol):
@@ -203,7 +205,10 @@ class Host:
             self._opening().initialize()
 
     def close(self) -> None:
-        """End the subscriptions that it brings."""
+        """End the subscriptions that it brings, or would bring once its server can be spoken to."""
+        for exchange in [exchange for exchange in self._waiting if exchange.method == LISTEN]:
+            self._waiting.remove(exchange)
+            exchange.refuse(unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS))
         if self._dialect is not None:
             self._dialect.close()
 
@@ -269,7 +274,7 @@ class Hosts:
 
     def close(self) -> None:
         """Leave nothing open that would last: subscriptions, and calls that wait for their client."""
-        self.parking.clear()
+        self.parking.close()
         for host in list(self._hosts):
             host.close()
 

@@ -18,10 +18,9 @@ from .as_modern import (
     server_request,
 )
 from .envelope import missing_capabilities
-from .protocol import CLIENT_CAPABILITIES, LOG_LEVEL, LOG_LEVELS
+from .protocol import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
 
 _MAX_ROUNDS = 50
-_LISTEN = "subscriptions/listen"
 
 
 class MadeUpSession:
@@ -101,7 +100,7 @@ class MadeUpSession:
 
     def _listen(self, wanted: Message) -> Call:
         params = {"notifications": wanted, "_meta": self._meta}
-        message = {"jsonrpc": "2.0", "id": 0, "method": _LISTEN, "params": params}
+        message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
         return self.link.request(self, message, self, self.loop.clock(), Purpose.STREAM)
 
     def notify(self, message: Message) -> None:

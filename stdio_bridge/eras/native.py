@@ -11,10 +11,8 @@ from stdio_bridge.link import Link
 
 from .detection import own_meta
 from .exchange import Exchange
-from .protocol import ALL_VERSIONS
+from .protocol import ALL_VERSIONS, LISTEN
 from .tool_catalog import ToolCatalog
-
-_LISTEN = "subscriptions/listen"
 
 
 class NativeDialect:
@@ -37,7 +35,7 @@ class NativeDialect:
             self._link.cancel(call, "the client disconnected")
 
         reply = _Reply(self._link, speaker, exchange, self._tools)
-        purpose = Purpose.STREAM if exchange.method == _LISTEN else Purpose.CALL
+        purpose = Purpose.STREAM if exchange.method == LISTEN else Purpose.CALL
         call = self._link.request(speaker, exchange.message, reply, self._clock(), purpose)
         exchange.on_gone = gone
 
@@ -46,7 +44,7 @@ class NativeDialect:
         if not self._watching_tools:
             self._watching_tools = True
             params = {"notifications": {"toolsListChanged": True}, "_meta": own_meta()}
-            message = {"jsonrpc": "2.0", "id": 0, "method": _LISTEN, "params": params}
+            message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
             watch = _ToolsWatch(self._tools)
             self._link.request(watch, message, watch, self._clock(), Purpose.STREAM)
         self._link.ask("tools/list", {**page, "_meta": own_meta()}, answered, self._clock())
@@ -59,7 +57,7 @@ class NativeDialect:
     def close(self) -> None:
         """End every subscription, as "Graceful Closure" has it."""
         for speaker in self._speakers.values():
-            for exchange in [exchange for exchange in speaker.exchanges if exchange.method == _LISTEN]:
+            for exchange in [exchange for exchange in speaker.exchanges if exchange.method == LISTEN]:
                 exchange.on_gone()
                 exchange.end_subscription()
 

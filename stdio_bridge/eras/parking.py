@@ -33,13 +33,14 @@ class Parking:
         self._seconds = seconds
         self._clock = clock
         self._parked: dict[str, tuple[float, str, Parked]] = {}
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._parked)
 
     def has_room_for(self, identity: Identity) -> bool:
         """Whether this user may have one more call wait."""
-        return sum(user == identity.user for _, user, _ in self._parked.values()) < _MAX_PER_USER
+        return not self._closed and sum(user == identity.user for _, user, _ in self._parked.values()) < _MAX_PER_USER
 
     def park(self, call: Parked, exchange: Exchange) -> str:
         """Keep a call and return the state that brings it back."""
@@ -65,8 +66,9 @@ class Parking:
                 del self._parked[key]
                 call.abandon()
 
-    def clear(self) -> None:
-        """Give them all up."""
+    def close(self) -> None:
+        """Give them all up, and take none any more: no retry is let in."""
+        self._closed = True
         parked, self._parked = self._parked, {}
         for _, _, call in parked.values():
             call.abandon()

@@ -42,6 +42,7 @@ CACHEABLE = frozenset(
 # Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
 REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 
+LISTEN = "subscriptions/listen"
 # Filter of `subscriptions/listen` -> notification, and the server's capability to send it.
 LIST_CHANGES = {
     "toolsListChanged": ("notifications/tools/list_changed", "tools"),

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from stdio_bridge.eras.parking import Parking
+from stdio_bridge.identity import ANYONE
 from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
@@ -75,6 +77,24 @@ def test_on_sigterm_a_legacy_clients_call_of_a_modern_server_finishes_with_its_h
     assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
     call.close()
     assert end_of(bridge) == 0
+
+
+def test_on_sigterm_a_subscription_that_waits_for_its_server_is_waited_for_no_longer() -> None:
+    options = ("--no-identity", "--drain-timeout", "100", "--stop-timeout", "0.3")
+    bridge = Bridge(*options, command=("sleep", "600"))
+    with ThreadPoolExecutor(1) as pool:
+        listening = pool.submit(ModernClient(bridge).request, "subscriptions/listen", {"notifications": {}})
+        eventually(lambda: metric(bridge, "mcp_bridge_processes") == 1)
+        bridge.process.terminate()
+        assert (listening.result().status, listening.result().headers["retry-after"]) == (503, "5")
+    assert end_of(bridge) == 0
+
+
+def test_while_it_stops_no_call_waits_for_a_retry_that_would_be_refused() -> None:
+    parking = Parking(b"k" * 32, seconds=600, clock=lambda: 0.0)
+    assert parking.has_room_for(ANYONE)
+    parking.close()
+    assert not parking.has_room_for(ANYONE)
 
 
 def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:
