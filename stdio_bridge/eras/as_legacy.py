@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stdio_bridge import jsonrpc
 from stdio_bridge.jsonrpc import Message
 
@@ -19,22 +17,17 @@ from .protocol import (
     META_PREFIX,
     RESERVED_CODES,
     SERVER_INFO,
+    crossing_client_capabilities,
+    crossing_server_capabilities,
 )
 
 _OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
-_CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
-# `tasks` of 2025-11-25 is another protocol than the extension of that name.
-_SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
 _INPUT_PARAMS = frozenset({"inputResponses", "requestState"})
 
 
 def capabilities_of(envelope: Envelope) -> Message:
     """Pick what a legacy server can make use of among the client's capabilities."""
-    return {
-        name: value
-        for name in _CLIENT_CAPABILITIES
-        if isinstance(value := envelope.capabilities.get(name), dict)
-    }  # fmt: skip
+    return crossing_client_capabilities(envelope.capabilities)
 
 
 def initialize_params(envelope: Envelope | None) -> Message:
@@ -110,14 +103,9 @@ def input_request(request: Message) -> Message:
 
 def discovery(initialized: Message) -> Message:
     """The result of `server/discover`, from that of `initialize`."""
-    capabilities = initialized.get("capabilities")
-    found: dict[str, Any] = {
+    found: Message = {
         "supportedVersions": list(ALL_VERSIONS),
-        "capabilities": {
-            name: value
-            for name in _SERVER_CAPABILITIES
-            if isinstance(capabilities, dict) and isinstance(value := capabilities.get(name), dict)
-        },
+        "capabilities": crossing_server_capabilities(initialized.get("capabilities")),
     }
     if isinstance(initialized.get("instructions"), str):
         found["instructions"] = initialized["instructions"]

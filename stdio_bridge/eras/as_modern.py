@@ -16,11 +16,11 @@ from .protocol import (
     RESERVED_CODES,
     SERVER_INFO,
     SUBSCRIPTION_ID,
+    crossing_client_capabilities,
+    crossing_server_capabilities,
 )
 
 _OF_MODERN_RESULTS = frozenset({"resultType", "ttlMs", "cacheScope"})
-_CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
-_SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
 # What a client gets that has set no level: a modern server says nothing unless it is asked to.
 _DEFAULT_LEVEL = "info"
 
@@ -28,12 +28,11 @@ _DEFAULT_LEVEL = "info"
 def client_meta(initialize: Message) -> Message:
     """The `_meta` of every request of a client, from its `initialize`."""
     params = jsonrpc.params_of(initialize)
-    info, declared = params.get("clientInfo"), params.get("capabilities")
-    capabilities = declared if isinstance(declared, dict) else {}
+    info = params.get("clientInfo")
     return {
         PROTOCOL_VERSION: MODERN_VERSIONS[-1],
         **({CLIENT_INFO: info} if isinstance(info, dict) else {}),
-        CLIENT_CAPABILITIES: {name: capabilities[name] for name in _CLIENT_CAPABILITIES if name in capabilities},
+        CLIENT_CAPABILITIES: crossing_client_capabilities(params.get("capabilities")),
         LOG_LEVEL: _DEFAULT_LEVEL,
     }
 
@@ -41,12 +40,11 @@ def client_meta(initialize: Message) -> Message:
 def initialize_result(initialize: Message, discovered: Message) -> Message:
     """The result of `initialize`, from that of `server/discover`."""
     asked = jsonrpc.params_of(initialize).get("protocolVersion")
-    capabilities, meta = discovered.get("capabilities"), discovered.get("_meta")
-    offered = capabilities if isinstance(capabilities, dict) else {}
+    meta = discovered.get("_meta")
     info = meta.get(SERVER_INFO) if isinstance(meta, dict) else None
     found: Message = {
         "protocolVersion": asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
-        "capabilities": {name: offered[name] for name in _SERVER_CAPABILITIES if name in offered},
+        "capabilities": crossing_server_capabilities(discovered.get("capabilities")),
         "serverInfo": info if isinstance(info, dict) else {"name": "MCP server", "version": "unknown"},
     }
     if isinstance(discovered.get("instructions"), str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stdio_bridge.jsonrpc import Message
+
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
@@ -43,9 +45,38 @@ CACHEABLE = frozenset(
 REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 
 LISTEN = "subscriptions/listen"
+_CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
+# `tasks` of 2025-11-25 is another protocol than the extension of that name.
+_SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
+# Extensions that say all in `_meta` and in resources, so that they mean the same in both eras. Others may add result
+# types and messages, as the one for tasks does, which a client of the other era would not get as they were meant.
+_CROSSING_EXTENSIONS = frozenset({"io.modelcontextprotocol/ui"})
 # Filter of `subscriptions/listen` -> notification, and the server's capability to send it.
 LIST_CHANGES = {
     "toolsListChanged": ("notifications/tools/list_changed", "tools"),
     "promptsListChanged": ("notifications/prompts/list_changed", "prompts"),
     "resourcesListChanged": ("notifications/resources/list_changed", "resources"),
 }
+
+
+def crossing_client_capabilities(declared: object) -> Message:
+    """Pick what a server of the other era can make use of among a client's capabilities."""
+    return _crossing(declared, _CLIENT_CAPABILITIES)
+
+
+def crossing_server_capabilities(declared: object) -> Message:
+    """Pick what a client of the other era can make use of among a server's capabilities."""
+    return _crossing(declared, _SERVER_CAPABILITIES)
+
+
+def _crossing(declared: object, names: tuple[str, ...]) -> Message:
+    if not isinstance(declared, dict):
+        return {}
+    kept: Message = {name: value for name in names if isinstance(value := declared.get(name), dict)}
+    offered = declared.get("extensions")
+    extensions = {
+        name: settings
+        for name, settings in (offered.items() if isinstance(offered, dict) else ())
+        if name in _CROSSING_EXTENSIONS and isinstance(settings, dict)
+    }
+    return {**kept, "extensions": extensions} if extensions else kept

@@ -34,6 +34,19 @@ def test_a_legacy_server_gets_the_clients_capabilities_and_name_where_it_has_one
     assert as_legacy.initialize_params(envelope(client_info={"name": 5}))["clientInfo"]["name"] == "mcp-stdio-bridge"
 
 
+def test_extensions_cross_the_eras_only_where_they_mean_the_same_in_both() -> None:
+    apps = {PREFIX + "ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
+    offered = {"capabilities": {"extensions": {**apps, PREFIX + "tasks": {}, "com.example/own": {}, "e": 5}}}
+    crossed = {"extensions": apps}
+    assert as_legacy.initialize_params(envelope(**offered))["capabilities"] == crossed
+    assert as_legacy.discovery(offered)["capabilities"] == crossed
+    initialize = {"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", **offered}}
+    assert as_modern.client_meta(initialize)[PREFIX + "clientCapabilities"] == crossed
+    assert as_modern.initialize_result(initialize, offered)["capabilities"] == crossed
+    for nothing in ({"capabilities": {"extensions": ["e"]}}, {"capabilities": 5}, {}):
+        assert as_legacy.discovery(nothing)["capabilities"] == {}
+
+
 def test_a_legacy_request_has_none_of_the_new_members() -> None:
     meta = {PREFIX + "protocolVersion": "v", "progressToken": 1, "com.example/own": 2}
     params = {"name": "t", "_meta": meta, "inputResponses": {}, "requestState": "s"}
