@@ -46,17 +46,37 @@ def _finite(digits: str) -> float:
     return number
 
 
+# How deep arrays and objects may be in each other. Where Python gives up depends on how deep it is in calls itself, so
+# that it could read an answer and then not write it, and its client would wait for ever.
+_MAX_DEPTH = 500
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 # What is written was read before, or made here: it cannot hold itself.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
 def parse_json(data: bytes) -> Any:
-    """Read strict JSON in UTF-8, of numbers that `encode` can write again. Raises InvalidMessage(PARSE_ERROR)."""
+    """Read strict JSON in UTF-8, which `encode` can write again. Raises InvalidMessage(PARSE_ERROR)."""
     try:
-        return _decode(data.decode("utf-8"))
+        value = _decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InvalidMessage(PARSE_ERROR, "not valid JSON in UTF-8") from error
+    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
+        raise InvalidMessage(PARSE_ERROR, "nested too deeply")
+    return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def encode(value: object) -> bytes:

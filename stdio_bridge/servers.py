@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Callable
 
@@ -132,14 +133,18 @@ class Server:
 
     def _take_line(self, line: bytes) -> None:
         now = self._servers.loop.clock()
+        if not self.heard:
+            # Some runtimes begin with it what they take for a text file; with it the first answer would be lost.
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             value = jsonrpc.parse_json(line)
             messages = value if isinstance(value, list) else [value]
+            for message in messages:
+                self.link.receive(message, now)
+            # Only now: what a server logs in JSON is no answer.
             if not self.heard and messages:
                 self._first_heard(now)
             self._servers.heard_at = now
-            for message in messages:
-                self.link.receive(message, now)
         except InvalidMessage as error:
             self._servers.noise.add()
             if self._process is not None:

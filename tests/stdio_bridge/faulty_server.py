@@ -107,11 +107,17 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="exit at any first request but initialize")
     parser.add_argument("--mute", action="store_true", help="answer nothing")
     parser.add_argument("--stubborn", action="store_true", help="go on after SIGTERM and without stdin, with a child")
+    parser.add_argument("--bom", action="store_true", help="begin with a byte order mark")
+    parser.add_argument("--json-log", action="store_true", help="begin with JSON that is no message")
     parser.add_argument("--gate", help="wait there at the start")
     options = parser.parse_args()
     if options.exit_at_start:
         complain(b"no such database\n")
         sys.exit(5)
+    if options.bom:
+        write(b"\xef\xbb\xbf")
+    if options.json_log:
+        write(b'{"level": "info"}\n')
     if options.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         subprocess.Popen(["sleep", "600"])

@@ -409,3 +409,17 @@ def test_large_requests_have_room_in_all_and_are_refused_beyond_it() -> None:
             connection.sendall(head)
         eventually(lambda: bridge.request("POST", b"x" * 100_000)[0] == 503)
         assert bridge.request("POST", b"x" * 10_000)[0] == 400
+
+
+def test_a_byte_order_mark_in_front_of_all_is_no_part_of_the_first_answer() -> None:
+    with faulty("--bom") as bridge:
+        bridge.initialize()
+
+
+def test_a_server_that_logs_in_json_and_answers_nothing_has_not_been_heard() -> None:
+    with faulty("--json-log", "--mute") as bridge, ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(bridge.request, "POST", rpc("initialize", initialize_params()))
+        eventually(lambda: metric(bridge, "mcp_bridge_skipped_lines_total") == 1)
+        assert metric(bridge, "mcp_bridge_start_seconds_count") == 0
+        bridge.children()[0].kill()
+        opening.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,3 +88,22 @@ def test_lines_are_cut_alike_however_the_bytes_arrive_and_whatever_the_limit(
     assert got == [line.rstrip(b"\r") for line in kept if line.rstrip(b"\r")]
     assert rest == (last.rstrip(b"\r") if len(last) <= limit else b"")
     assert splitter.skipped == len([line for line in [*lines, last] if len(line) > limit])
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":[' * (depth // 2) + b"]}" * (depth // 2)
+
+
+def called_from(depth: int, function: Callable[[], object]) -> object:
+    return function() if not depth else called_from(depth - 1, function)
+
+
+def test_what_can_be_read_can_be_written_from_deeper_down() -> None:
+    for depth in (2, 400, 500):
+        value = jsonrpc.parse_json(nested(depth))
+        assert called_from(200, lambda value=value: jsonrpc.encode(value)) == nested(depth)  # type: ignore[misc]
+    for depth in (502, 900, 950, 980, 2000, 100_000):
+        with pytest.raises(InvalidMessage):
+            jsonrpc.parse_json(nested(depth))
+    assert len(jsonrpc.parse_json(b"[" + b"[]," * 5000 + b"{}]")) == 5001
+    assert jsonrpc.parse_json(b'"' + b"[" * 5000 + b'"') == "[" * 5000
