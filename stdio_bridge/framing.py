@@ -54,6 +54,7 @@ class LineSplitter:
 
 SSE_COMMENT = b": keep-alive\n\n"
 SSE_OPEN = b": open\n\n"
+SSE_RETRY = b"retry: 1000\n\n"
 
 
 def sse_event(data: bytes, event_id: str | None = None) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import functools
 import secrets
 from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.detach import Headers, Response
 from stdio_bridge.errors import Refusal, bad_request, unavailable
-from stdio_bridge.framing import SSE_OPEN
+from stdio_bridge.framing import SSE_OPEN, SSE_RETRY
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.metrics import Registry
@@ -27,7 +28,7 @@ _MAX_STREAM_BYTES = 1 << 20
 # Of all that have ended: an answer alone may be as large as a message can be.
 _MAX_ENDED_BYTES = 4 << 20
 # The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
-_FIRST_PRIMED_VERSION = "2025-11-25"
+_FIRST_VERSION_OF_EMPTY_EVENTS = "2025-11-25"
 _RETRY_SECONDS = 5
 
 
@@ -89,7 +90,7 @@ class Session:
         stream = self._add_stream()
         response.start([*SSE_HEADERS, *headers], SSE_OPEN)
         self._attach(response, identity, stream, None)
-        if self.version is not None and self.version >= _FIRST_PRIMED_VERSION:
+        if self._knows_empty_events:
             stream.prime()
         return stream
 
@@ -114,8 +115,20 @@ class Session:
             del self._streams[oldest.number]
 
     def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
-        self.open.hold(response, identity, lambda: stream.detach(response))
+        # Less than a closure takes, of each of thousands of streams.
+        self.open.hold(response, identity, functools.partial(self._close_early, response, stream))
         stream.attach(response, after)
+
+    def _close_early(self, response: Response, stream: EventStream) -> None:
+        stream.detach(response)
+        # Unless it is the client who left: "If the server does close the connection prior to terminating the SSE
+        # stream, it SHOULD send an SSE event with a standard retry field before closing".
+        if self._knows_empty_events:
+            response.write(SSE_RETRY)
+
+    @property
+    def _knows_empty_events(self) -> bool:
+        return self.version is not None and self.version >= _FIRST_VERSION_OF_EMPTY_EVENTS
 
     @property
     def busy(self) -> bool:

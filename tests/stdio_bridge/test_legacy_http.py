@@ -295,6 +295,14 @@ def test_a_stream_ends_when_its_token_expires_and_a_later_tokens_stream_lives_on
     assert [message["id"] for message in long.rest()] == [1]
 
 
+@pytest.mark.parametrize(("version", "told"), [("2025-06-18", False), ("2025-11-25", True)])
+def test_who_loses_a_stream_with_the_token_is_told_when_to_come_back(guarded: Bridge, version: str, told: bool) -> None:
+    identity = assertion("github:1", seconds=1)
+    session = guarded.initialize(version, X_Gateway_Identity=identity)
+    _, _, content = guarded.request("GET", Mcp_Session_Id=session, X_Gateway_Identity=identity)
+    assert content.endswith(b"retry: 1000\n\n") == told
+
+
 def test_a_call_that_is_not_yet_a_stream_ends_with_its_token_too(guarded: Bridge) -> None:
     identity = assertion("github:1", seconds=1)
     session = guarded.initialize(X_Gateway_Identity=identity)
