@@ -152,13 +152,19 @@ class Host:
         if len(self._listing) == 1:
             self._ask_for_tools(dialect, None)
 
-    def _ask_for_tools(self, dialect: Dialect, cursor: str | None, pages: int = 1) -> None:
+    def _ask_for_tools(self, dialect: Dialect, cursor: str | None, pages: int = 1, known: int | None = None) -> None:
+        changes = self._tools.changes if known is None else known
+
         def answered(answer: Message) -> None:
+            if changes != self._tools.changes and pages < _MAX_PAGES:
+                # The pages before this one have been forgotten.
+                self._ask_for_tools(dialect, None, pages + 1)
+                return
             result = answer.get("result")
             self._tools.learn(result)
             following = next_cursor(result) if isinstance(result, dict) else None
             if following is not None and pages < _MAX_PAGES:
-                self._ask_for_tools(dialect, following, pages + 1)
+                self._ask_for_tools(dialect, following, pages + 1, changes)
                 return
             # A server that lists no tools has no annotated ones. Its own answer to the call says the rest.
             self._tools.complete = True

@@ -15,6 +15,7 @@ class ToolCatalog:
     def __init__(self) -> None:
         self._tools: dict[str, tuple[Mirrored, ...]] = {}
         self.complete = False
+        self.changes = 0
 
     def learn(self, result: object) -> None:
         """Read a page of tools."""
@@ -26,6 +27,7 @@ class ToolCatalog:
 
     def forget(self) -> None:
         """The tools have changed."""
+        self.changes += 1
         self._tools.clear()
         self.complete = False
 

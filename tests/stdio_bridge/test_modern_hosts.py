@@ -21,6 +21,35 @@ EXITING = (sys.executable, "-c", "import sys; sys.stderr.write('no luck'); sys.e
 MUTE = (sys.executable, "-c", "import sys; [None for _ in sys.stdin]")
 
 
+# Its tools change while the bridge reads the second page of them.
+CHANGING = """
+import json, sys
+
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+changed = False
+for line in sys.stdin:
+    request = json.loads(line)
+    method = request["method"]
+    if method == "initialize":
+        capabilities = {"tools": {"listChanged": True}}
+        info = {"name": "changing", "version": "1"}
+        result = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
+        say(id=request["id"], result=result)
+    elif method == "tools/list" and "cursor" not in request["params"]:
+        say(id=request["id"], result={"tools": [{"name": "first", "inputSchema": schema}], "nextCursor": "2"})
+    elif method == "tools/list":
+        if not changed:
+            say(method="notifications/tools/list_changed")
+        changed = True
+        say(id=request["id"], result={"tools": []})
+    elif "id" in request:
+        say(id=request["id"], result={"content": []})
+"""
+
+
 @contextlib.contextmanager
 def bridge(*options: str, command: tuple[str, ...]) -> Iterator[Bridge]:
     running = Bridge(*options, command=command)
@@ -209,3 +238,10 @@ def test_a_subscription_to_more_than_can_be_kept_for_a_legacy_server_is_refused(
         wanted["notifications"]["resourceSubscriptions"] = ["a:1"]
         with client.stream("subscriptions/listen", wanted) as messages:
             assert next(messages)["params"]["notifications"] == wanted["notifications"]
+
+
+def test_tools_that_change_while_they_are_listed_are_listed_anew() -> None:
+    with bridge("--no-identity", "--server-era", "legacy", command=(sys.executable, "-c", CHANGING)) as running:
+        client = ModernClient(running)
+        assert client.call("first", {"region": "eu"}).error["code"] == -32020
+        assert client.call("first", {"region": "eu"}, Mcp_Param_Region="eu").status == 200
