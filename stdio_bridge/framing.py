@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+_END_BYTES = 200
+
 
 class LineSplitter:
     """Cuts a stream of bytes into lines, with a bound on what an unfinished line may hold.
 
-    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these.
+    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these, and `last_skipped`
+    is how the last of them began and ended.
     """
 
     def __init__(self, limit: int) -> None:
@@ -17,6 +20,8 @@ class LineSplitter:
         self._size = 0
         self._skipping = False
         self.skipped = 0
+        self.last_skipped = (b"", b"")
+        self._head = self._tail = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield each line that `data` completes, without its line break, leaving out empty ones."""
@@ -34,10 +39,14 @@ class LineSplitter:
 
     def _keep(self, part: bytes) -> None:
         if self._skipping:
+            self._tail = (self._tail + part[-_END_BYTES:])[-_END_BYTES:]
             return
         self._size += len(part)
         if self._size > self._limit:
             self._skipping = True
+            self._parts.append(part)
+            self._head = b"".join(self._parts)[:_END_BYTES]
+            self._tail = part[-_END_BYTES:]
             self._parts.clear()
         else:
             self._parts.append(part)
@@ -45,7 +54,9 @@ class LineSplitter:
     def _finish(self, end: bytes) -> bytes:
         self._keep(end)
         line = b"".join(self._parts)
-        self.skipped += self._skipping
+        if self._skipping:
+            self.skipped += 1
+            self.last_skipped = (self._head, self._tail)
         self._parts.clear()
         self._size = 0
         self._skipping = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 Message = dict[str, Any]
@@ -46,6 +47,10 @@ def _finite(digits: str) -> float:
     return number
 
 
+# In a string the quotes would be escaped, and an object within another would not end the line by itself.
+_ID_FIRST = re.compile(rb'\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*([0-9]{1,15})\s*,\s*"(?:result|error)"\s*:')
+_RESULT_FIRST = re.compile(rb'\{\s*"(?:result|error)"\s*:')
+_ID_LAST = re.compile(rb'[\]}"el0-9]\s*,\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*([0-9]{1,15})\s*\}\s*\Z')
 # How deep arrays and objects may be in each other. Where Python gives up depends on how deep it is in calls itself, so
 # that it could read an answer and then not write it, and its client would wait for ever.
 _MAX_DEPTH = 500
@@ -77,6 +82,12 @@ def _is_deeper(value: object, levels: int) -> bool:
         if not level:
             return False
     return True
+
+
+def find_answered(beginning: bytes, end: bytes) -> int | None:
+    """Return the id of a response of which only the two ends are known, where one of them shows it as SDKs write it."""
+    found = _ID_FIRST.match(beginning) or (_RESULT_FIRST.match(beginning) and _ID_LAST.search(end))
+    return int(found[1]) if found else None
 
 
 def encode(value: object) -> bytes:

@@ -256,7 +256,8 @@ class _Stderr:
 class ServerProcess:
     """One running server.
 
-    `on_line` gets each line of its stdout, `on_exit` is called once, after the last line.
+    `on_line` gets each line of its stdout, `on_skipped` the beginning and the end of one that is too long; `on_exit` is
+    called once, after the last line.
     Raises SpawnError when it cannot be started.
     """
 
@@ -270,6 +271,7 @@ class ServerProcess:
         limits: Limits,
         traffic: Traffic,
         on_line: Callable[[bytes], None],
+        on_skipped: Callable[[bytes, bytes], None],
         on_exit: Callable[[Exit], None],
     ) -> None:
         try:
@@ -301,6 +303,7 @@ class ServerProcess:
         self._limits = limits
         self._traffic = traffic
         self._on_line = on_line
+        self._on_skipped = on_skipped
         self._on_exit = on_exit
         self._lines = LineSplitter(limits.max_line_bytes)
         self._journal = _Journal(loop.clock)
@@ -355,6 +358,7 @@ class ServerProcess:
             self._on_line(line)
         if self._lines.skipped > skipped:
             self.log_noise(f"more than {self._limits.max_line_bytes} bytes", b"")
+            self._on_skipped(*self._lines.last_skipped)
         if not data:
             if last := self._lines.flush():
                 self._on_line(last)

@@ -102,6 +102,7 @@ class Server:
                 ),
                 traffic=servers.traffic,
                 on_line=self._take_line,
+                on_skipped=self._take_skipped,
                 on_exit=self._exited,
             )
         except SpawnError as error:
@@ -152,6 +153,14 @@ class Server:
         except Exception:
             # One message that cannot be handled is no reason to end the conversation with all others.
             log.exception("a message of the server could not be handled")
+
+    def _take_skipped(self, beginning: bytes, end: bytes) -> None:
+        """Fail the call that a line was too long an answer to, rather than let it wait for one."""
+        answered = jsonrpc.find_answered(beginning, end)
+        if answered is not None:
+            text = f"the MCP server's answer has more than {self._servers.options.max_message_bytes} bytes"
+            message = jsonrpc.error(answered, jsonrpc.INTERNAL_ERROR, text)
+            self._take_line(jsonrpc.encode(message))
 
     def _first_heard(self, now: float) -> None:
         self.heard = True

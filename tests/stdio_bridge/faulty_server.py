@@ -74,6 +74,9 @@ def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0912 - one branch 
         case "long answer":
             text(request, "y" * (LONG - 1000))
             return ANSWERED
+        case "too long":
+            text(request, "z" * (LONG + 1))
+            return ANSWERED
         case "stderr":
             complain(b"e" * 500_000 + b"\n" + b"short\n" * 80_000)
         case "twice":

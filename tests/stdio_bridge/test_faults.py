@@ -423,3 +423,11 @@ def test_a_server_that_logs_in_json_and_answers_nothing_has_not_been_heard() -> 
         assert metric(bridge, "mcp_bridge_start_seconds_count") == 0
         bridge.children()[0].kill()
         opening.result()
+
+
+def test_an_answer_that_is_too_long_fails_its_call_at_once() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        _, _, content = bridge.call(session, "too long")
+        assert error_of(content) == f"the MCP server's answer has more than {16 * MIB} bytes"
+        assert bridge.call(session, "fine")[0] == 200

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stdio_bridge import jsonrpc
 from stdio_bridge.framing import LineSplitter, sse_event
 
 
@@ -38,3 +40,25 @@ def test_what_stands_after_the_last_line_break_is_kept_for_the_end() -> None:
 
 def test_an_event_carries_its_id_and_its_data_on_one_line_each() -> None:
     assert sse_event(b'{"a":1}', "3-7") == b'event: message\nid: 3-7\ndata: {"a":1}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "answered"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":{"text":"%b"}}', 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "error": {"code": 1, "message": "%b"}}', 7),
+        (b'{"result":{"text":"%b"},"jsonrpc":"2.0","id":7}', 7),
+        (b'{"result":{"text":"%b","inner":{"a":1,"jsonrpc":"2.0","id":7}},"id":8,"jsonrpc":"2.0"}', None),
+        (b'{"jsonrpc":"2.0","method":"m","params":{"text":"%b","inner":{"a":1,"jsonrpc":"2.0","id":7}}}', None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"text":"%b"}}', None),
+        (b'noise %b,"jsonrpc":"2.0","id":7}', None),
+    ],
+)
+def test_of_a_line_that_is_too_long_the_ends_tell_which_call_it_answers(line: bytes, answered: int | None) -> None:
+    for piece in (1, 7, 10_000):
+        data = line % (b"x" * 1000) + b"\n"
+        splitter = LineSplitter(500)
+        for start in range(0, len(data), piece):
+            assert list(splitter.feed(data[start : start + piece])) == []
+        assert splitter.skipped == 1
+        assert jsonrpc.find_answered(*splitter.last_skipped) == answered
