@@ -65,7 +65,11 @@ def parse_json(data: bytes) -> Any:
         value = _decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InvalidMessage(PARSE_ERROR, "not valid JSON in UTF-8") from error
-    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
+    if (
+        len(data) > 2 * _MAX_DEPTH
+        and data.count(b"[") + data.count(b"{") > _MAX_DEPTH
+        and _is_deeper(value, _MAX_DEPTH)
+    ):
         raise InvalidMessage(PARSE_ERROR, "nested too deeply")
     return value
 
