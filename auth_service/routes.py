@@ -1,4 +1,4 @@
-"""Traefik's dynamic configuration, which follows from the settings alone (PROTOCOL: Traefik's HTTP provider).
+"""Traefik's dynamic configuration, which follows from the settings alone.
 
 What is public has a router here; what has none (`/verify`, `/routes`, `/healthz`, `/readyz`) cannot be reached
 through Traefik. The name of a resource reaches `/verify` in the ForwardAuth address, which is Traefik's own
