@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import redis
 import requests
@@ -42,6 +44,22 @@ def test_what_one_worker_revokes_is_refused_by_the_next_request_on_every_worker(
     assert [connection.verify(tokens.access_token) for connection in connections] == [401] * WORKERS
     for connection in connections:
         connection.close()
+
+
+def test_connections_that_their_clients_close_leave_nothing_behind(service: Service) -> None:
+    def memory() -> int:
+        return sum(psutil.Process(worker).memory_info().rss for worker in service.workers())
+
+    def ask(times: int) -> None:
+        for _ in range(times):
+            with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                connection.sendall(b"GET /verify/time HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert connection.recv(1024).startswith(b"HTTP/1.1 401 ")
+
+    ask(500)
+    before = memory()
+    ask(4000)
+    assert memory() - before < 15 * 2**20
 
 
 def test_a_replayed_code_ends_its_token_on_every_worker(service: Service) -> None:
