@@ -83,7 +83,8 @@ def ceiling(folder: Path) -> Iterator[Verifier]:
     """Run the bare ASGI reply on Gunicorn's worker, with our settings of it."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--worker-class", "asgi", "--bind", f"127.0.0.1:{port}"]
-    command += ["--keep-alive", "120", "--no-control-socket", "bench.bare_asgi:application"]
+    command += ["--keep-alive", "120", "--no-control-socket", "--asgi-disconnect-grace-period", "0"]
+    command += ["bench.bare_asgi:application"]
     with _running("bare ASGI reply", port, "/", command, folder) as verifier:
         yield verifier
 
