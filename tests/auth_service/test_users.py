@@ -272,7 +272,7 @@ def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwrit
     assert provider.asked_with == ["t", "new"]
 
 
-def test_nothing_is_kept_of_a_login_whose_grant_ended_while_its_token_was_replaced(store: Store) -> None:
+def grant_that_ends_while_the_provider_is_asked(store: Store) -> Grant:
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
@@ -283,6 +283,11 @@ def test_nothing_is_kept_of_a_login_whose_grant_ended_while_its_token_was_replac
 
     provider.answer = revoke_meanwhile
     users.may_still_use(grant)
+    return grant
+
+
+def test_nothing_is_kept_of_a_login_whose_grant_ended_while_its_token_was_replaced(store: Store) -> None:
+    grant_that_ends_while_the_provider_is_asked(store)
     assert store.find_login(MEMBER.subject) is None
 
 
@@ -307,16 +312,7 @@ def test_a_login_that_finishes_while_the_users_last_grant_ends_is_kept(
 
 
 def test_a_grant_that_ended_meanwhile_is_not_brought_back(store: Store) -> None:
-    provider = Provider()
-    users = make_users(store, provider, groups=["staff"])
-    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-
-    def revoke_meanwhile(token: str) -> Login:
-        store.revoke_grant(grant.sid, by="test", reason="test")
-        return Login(identity=MEMBER, token=token + "+")
-
-    provider.answer = revoke_meanwhile
-    users.may_still_use(grant)
+    grant = grant_that_ends_while_the_provider_is_asked(store)
     assert store.find_grant(grant.sid) is None
 
 
