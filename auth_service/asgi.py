@@ -34,6 +34,8 @@ FLASK_THREADS = 24
 """More than may wait for the identity provider (`idp/bounded.py`) and clients' documents (`clients.py`) together."""
 BODY_SECONDS = 10
 """How long a client may take to send a request's body."""
+DISCARDED_BYTES = 1024 * 1024
+"""How much of a body beyond its limit is read before the refusal is sent."""
 KEY_WATCH_SECONDS = 0.05
 """How long a token is believed after its key is gone from this host."""
 KEY_AGREEMENT_SECONDS = 1.0
@@ -41,6 +43,7 @@ GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
 FULL_COLLECTION_SECONDS = 600
 """A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
 _READINESS_POLL_SECONDS = 0.05
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +116,12 @@ class Application:
         else:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
-                    whole = await _receive_body(receive)
+                    body = await _receive_body(receive)
             except TimeoutError:
                 await _TOO_SLOW.send(send)
                 return
-            if whole is not None:
-                await self._flask(scope, whole, send)
+            if body is not None:
+                await self._flask(_with_length(scope, len(body)), _whole(body), send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -190,25 +193,46 @@ class Application:
         notify_service_manager(b"READY=1")
 
 
-async def _receive_body(receive: Receive) -> Receive | None:
-    """Return what yields the whole body at once, None if the client has gone.
+async def _receive_body(receive: Receive) -> bytes | None:
+    """Return a request's body, None if the client has gone.
 
     Flask would wait for it in one of few threads, which those who send slowly could hold all of. Of a body that is too
-    large, as much comes along as shows that.
+    large, one byte too many is kept, and up to DISCARDED_BYTES more are read and thrown away: a connection that is
+    closed while its client still sends is reset, and the answer is lost with it.
     """
     body = b""
+    excess = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return None
-        body += message.get("body", b"")
-        if len(body) > MAX_REQUEST_BYTES or not message.get("more_body", False):
-            break
+        piece: bytes = message.get("body", b"")
+        room = MAX_REQUEST_BYTES + 1 - len(body)
+        body += piece[:room]
+        excess += len(piece[room:])
+        if excess > DISCARDED_BYTES or not message.get("more_body", False):
+            return body
 
-    async def whole() -> Message:
-        return {"type": "http.request", "body": body[: MAX_REQUEST_BYTES + 1], "more_body": False}
 
-    return whole
+def _with_length(scope: MutableMapping[str, Any], length: int) -> MutableMapping[str, Any]:
+    """Return the scope with the body's length in place of its framing.
+
+    WSGI reads as much of a body as Content-Length says, which one that comes in chunks (RFC 9112 §7.1), or over HTTP/2,
+    does not have.
+    """
+    headers = [header for header in scope["headers"] if header[0] not in _FRAMING]
+    if length:
+        headers.append((b"content-length", str(length).encode()))
+    return {**scope, "headers": headers}
+
+
+def _whole(body: bytes) -> Receive:
+    """Return what yields the body at once."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
 
 
 NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
