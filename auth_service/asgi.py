@@ -64,13 +64,14 @@ class Application:
     def __init__(self, settings: Settings, credentials: Credentials, *, slot: int = 0) -> None:
         """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError."""
         keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
+        self._push = RevocationPush(settings, credentials)
         store = Store(
             settings.redis_url,
             grant_lifetime=settings.lifetimes.refresh_token,
             unused_client_lifetime=settings.lifetimes.unused_client,
             limits=settings.limits,
             password=credentials.redis_password,
-            on_revoked=RevocationPush(settings, credentials),
+            on_revoked=self._push,
         )
         self._keys = keys
         self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
@@ -147,6 +148,7 @@ class Application:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._watch.close()
+        await asyncio.to_thread(self._push.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _flush_every_second(self) -> None:

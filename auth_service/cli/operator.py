@@ -70,7 +70,9 @@ class Operator:
     def store(self) -> Store:
         """Redis, with the bridges told of every grant that ends."""
         open_audit_log()
-        return self._make_store(RevocationPush(self.settings, self.credentials))
+        push = RevocationPush(self.settings, self.credentials)
+        click.get_current_context().call_on_close(push.close)
+        return self._make_store(push)
 
     def _make_store(self, on_revoked: Callable[[Any], None]) -> Store:
         lifetimes = self.settings.lifetimes

@@ -19,6 +19,7 @@ import requests
 from auth_service import audit, cli
 from auth_service.cli import operator
 from auth_service.store import Grant, Store
+from tests.auth_service.test_push import Server as RevocationListener
 from tests.browser import Browser
 from tests.e2e.flow import log_in, refresh
 
@@ -139,6 +140,20 @@ def test_a_user_whose_access_is_ended_is_signed_out(service: Service, run: Run) 
     assert "octocat" in account().text
     run("users", "revoke", "github:583231")
     assert "octocat" not in account().text
+
+
+def test_bridges_have_been_told_of_a_revocation_when_the_command_returns(
+    service: Service, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = RevocationListener()
+    settings = json.loads((service.log.parent / "settings.json").read_text())
+    settings["resources"]["time"]["backends"] = [f"{bridge.origin}/mcp"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("MCP_GATEWAY_SETTINGS", str(tmp_path / "settings.json"))
+    sid = sid_of(service.log_in().access_token)
+    run("grants", "revoke", sid)
+    bridge.stop()
+    assert bridge.told.qsize() == 1
 
 
 def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
