@@ -289,6 +289,8 @@ class Resource(_Model):
             raise ValueError("must have either backends or replicas")
         if len({urlsplit(endpoint).path for endpoint in self.endpoints}) > 1:
             raise ValueError("backends and replicas must all have the same path")
+        if "offline_access" in self.scopes:
+            raise ValueError("scopes must not contain offline_access, which no server has: it asks for a refresh token")
         return self
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import clients, keys, pkce
+from .scopes import OFFLINE_ACCESS
 
 AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION = "/.well-known/openid-configuration"
@@ -25,7 +26,7 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
         "registration_endpoint": f"{issuer}/register",
         "revocation_endpoint": f"{issuer}/revoke",
         "jwks_uri": f"{issuer}/jwks",
-        "scopes_supported": scopes,
+        "scopes_supported": [*scopes, OFFLINE_ACCESS],
         "response_types_supported": list(clients.RESPONSE_TYPES_SUPPORTED),
         "response_modes_supported": ["query"],
         "grant_types_supported": list(clients.GRANT_TYPES_SUPPORTED),

@@ -115,6 +115,7 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("resources.time.replicas", {"a": "http://127.0.0.1:2/mcp"}, "must have either backends or replicas"),
         ("resources.time.replicas", {"a.b": "http://127.0.0.1:2/mcp"}, "resources.time.replicas.a.b"),
         ("resources.time.scopes", {"a b": {"description": "x"}}, "resources.time.scopes.a b"),
+        ("resources.time.scopes", {"offline_access": {"description": "x"}}, "scopes must not contain offline_access"),
         ("resources.Time", MINIMAL["resources"]["time"], "resources.Time"),
         (
             "resources.again",

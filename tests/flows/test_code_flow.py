@@ -88,7 +88,19 @@ BAD_REQUESTS = [
     {"resource": "https://other.example.com/mcp"},
     {"resource": None},
     {"scope": "admin"},
+    {"scope": "openid admin"},
 ]
+
+
+@pytest.mark.parametrize(
+    "scope", ["openid profile email offline_access", "offline_access", "openid mcp offline_access", "mcp admin"]
+)
+def test_scopes_that_mean_nothing_here_are_ignored_and_the_answer_says_what_was_granted(
+    world: World, scope: str
+) -> None:
+    client_id = world.register()["client_id"]
+    answer = world.redeem(client_id, world.obtain_code(client_id, scope=scope), scope=scope)
+    assert (answer.status_code, answer.get_json()["scope"]) == (200, "mcp")
 
 
 @pytest.mark.parametrize("change", BAD_REQUESTS)

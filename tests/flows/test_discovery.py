@@ -26,6 +26,13 @@ def test_the_same_server_metadata_stands_on_every_host(world: World, host: str, 
     assert document["authorization_response_iss_parameter_supported"] is True
 
 
+def test_offline_access_is_a_scope_of_the_authorization_server_and_of_no_resource(world: World) -> None:
+    server = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+    assert server["scopes_supported"] == ["mcp", "offline_access"]
+    resource = world.browser.get("/.well-known/oauth-protected-resource", base_url="https://time.example.com")
+    assert resource.get_json()["scopes_supported"] == ["mcp"]
+
+
 @pytest.mark.parametrize("path", ["", "/mcp"])
 def test_a_resource_is_described_at_its_host_and_no_other(world: World, path: str) -> None:
     url = f"/.well-known/oauth-protected-resource{path}"

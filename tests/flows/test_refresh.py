@@ -46,7 +46,17 @@ def test_spaces_too_many_name_no_scope(world: World, scope: str) -> None:
     assert _refresh(world, client_id, issued["refresh_token"], scope=scope).get_json()["scope"] == "mcp"
 
 
-@pytest.mark.parametrize("scope", ["other", "mcp other", "mcp\t", "\tmcp"])
+HABITS = ["openid", "openid profile email offline_access", "offline_access", "phone address"]
+
+
+@pytest.mark.parametrize("scope", [*HABITS, "openid mcp offline_access", "mcp other"])
+def test_scopes_that_mean_nothing_here_are_ignored_at_refresh(world: World, scope: str) -> None:
+    client_id, issued = _login(world)
+    refreshed = _refresh(world, client_id, issued["refresh_token"], scope=scope)
+    assert (refreshed.status_code, refreshed.get_json()["scope"]) == (200, "mcp")
+
+
+@pytest.mark.parametrize("scope", ["other", "openid other", "mcp\t", "\tmcp"])
 def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(world: World, scope: str) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         client_id, issued = _login(world)
