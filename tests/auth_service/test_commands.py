@@ -152,9 +152,11 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 @pytest.fixture
 def service(tmp_path: Path, own_redis: RedisServer) -> Iterator[Service]:
     running = Service(tmp_path, own_redis.url)
-    running.wait_until_ready()
-    yield running
-    running.stop()
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
 
 
 def test_readiness_is_true_and_returns_after_redis_does(service: Service, own_redis: RedisServer) -> None:

@@ -76,11 +76,13 @@ def bridge(tmp_path: Path) -> Iterator[str]:
         [*command, sys.executable, str(ECHO)], stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         assert process.stderr is not None
-        found = re.search(r":(\d+)/", next(line for line in process.stderr if "serving" in line))
-        assert found is not None
-        yield f"http://127.0.0.1:{found[1]}/mcp"
-        process.terminate()
-        process.communicate()
+        try:
+            found = re.search(r":(\d+)/", next(line for line in process.stderr if "serving" in line))
+            assert found is not None
+            yield f"http://127.0.0.1:{found[1]}/mcp"
+        finally:
+            process.terminate()
+            process.communicate()
 
 
 def ask(tmp_path: Path, endpoint: str, *options: str) -> int:

@@ -272,7 +272,7 @@ def test_slow_servers_hold_a_few_threads_and_never_all(net: Internet) -> None:
         with pytest.raises(ClientDocumentError):
             fetch(fetcher)
 
-    threads = [threading.Thread(target=attempt) for _ in range(MAX_CONCURRENT)]
+    threads = [threading.Thread(target=attempt, daemon=True) for _ in range(MAX_CONCURRENT)]
     for thread in threads:
         thread.start()
     while len(net.requests) < MAX_CONCURRENT:

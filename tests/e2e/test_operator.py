@@ -36,7 +36,7 @@ def test_a_user_whose_access_is_ended_loses_open_streams_too(stack: RunningStack
                 pass
             ended.set()
 
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         assert operate(stack, "users", "revoke", "octocat") == 0
         assert ended.wait(WAIT_SECONDS)

@@ -46,10 +46,14 @@ class Peer:
             text=True,
         )
         assert self._process.stdout is not None
-        while (line := self._process.stdout.readline()) != "ready\n":
-            assert line, "oidc-provider did not start"
         self.session = requests.Session()
         self.session.trust_env = False
+        try:
+            while (line := self._process.stdout.readline()) != "ready\n":
+                assert line, "oidc-provider did not start"
+        except BaseException:
+            self.close()
+            raise
 
     def set_accounts(self, **accounts: dict[str, Any]) -> None:
         """Replace the accounts."""

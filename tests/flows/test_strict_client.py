@@ -42,7 +42,7 @@ def fetcher(net: Internet) -> PublicFetcher:
 def base(world: World) -> Iterator[str]:
     """Where the service listens."""
     server = make_server("127.0.0.1", 0, world.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

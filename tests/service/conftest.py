@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jwt
 import psutil
@@ -96,8 +96,12 @@ class Service:
                 stdout=log,
                 stderr=log,
             )
-        if ready:
-            eventually(lambda: len(self.workers()) == workers and self.is_ready(), self.log.read_text)
+        try:
+            if ready:
+                eventually(lambda: len(self.workers()) == workers and self.is_ready(), self.log.read_text)
+        except BaseException:
+            self.stop()
+            raise
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers, oldest first."""
@@ -159,7 +163,7 @@ class Place:
         self._exit.callback(self.proxy.close)
         self.github = github.StandIn("app", "upstream-secret", "", list(github.DEFAULT_USERS))
         server = make_server("127.0.0.1", 0, github.create_app(self.github), threaded=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         self._exit.callback(server.server_close)
         self._exit.callback(thread.join)
@@ -178,8 +182,10 @@ class Place:
         self.github.callback_url = f"{service.issuer}/callback"
         return service
 
-    def close(self) -> None:
-        """Stop everything."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._exit.close()
 
 
@@ -200,17 +206,15 @@ def sid_of(token: str) -> str:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A place for a service that the test disturbs."""
-    place = Place(tmp_path)
-    yield place
-    place.close()
+    with Place(tmp_path) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with several workers that tests leave as they find it."""
-    place = Place(tmp_path_factory.mktemp("service"))
-    yield place.start()
-    place.close()
+    with Place(tmp_path_factory.mktemp("service")) as place:
+        yield place.start()
 
 
 @pytest.fixture

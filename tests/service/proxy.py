@@ -46,7 +46,7 @@ class RedisProxy:
         self._listener.bind(str(path))
         self._listener.listen()
         self._open: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def hold(self, marker: bytes, stage: Stage) -> Stop:
@@ -80,7 +80,7 @@ class RedisProxy:
             held: list[Stop] = []
             self._open += [client, redis]
             for target, arguments in ((self._commands, (client, redis, held)), (self._replies, (redis, client, held))):
-                self._threads.append(threading.Thread(target=target, args=arguments))
+                self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
                 self._threads[-1].start()
 
     def _commands(self, client: socket.socket, redis: socket.socket, held: list[Stop]) -> None:

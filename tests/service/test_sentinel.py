@@ -28,6 +28,13 @@ class Sentinels:
         self._program = find_redis()
         self._processes: list[subprocess.Popen[bytes]] = []
         self.ports = [free_port(), free_port()]
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_all(self) -> None:
         master, replica = self.ports
         security = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
         self.master = self._start("master", "--port", str(master), *security)
@@ -35,9 +42,9 @@ class Sentinels:
         eventually(lambda: self._role(replica).get("master_link_status") == "up")
         self.sentinel_ports = [free_port() for _ in range(3)]
         for number, port in enumerate(self.sentinel_ports):
-            file = folder / f"sentinel-{number}.conf"
+            file = self._folder / f"sentinel-{number}.conf"
             file.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+                f"port {port}\nbind 127.0.0.1\ndir {self._folder}\n"
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master} 2\n"
                 f'sentinel auth-pass {SERVICE} "{PASSWORD}"\n'
                 f"sentinel down-after-milliseconds {SERVICE} 500\n"

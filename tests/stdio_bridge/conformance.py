@@ -25,10 +25,15 @@ class Score:
     status: int
 
 
+def suite_command() -> list[str]:
+    """Return the command of the suite; skips the test where it is not installed."""
+    return npm_command("@modelcontextprotocol/conformance")
+
+
 def run_suite(url: str, requirements: str, *, seconds: float = 110) -> Score:
     """Run the suite. Raises subprocess.TimeoutExpired; skips the test where it is not installed."""
     suite = subprocess.run(
-        [*npm_command("@modelcontextprotocol/conformance"), "server", "--url", url, "--requirements", requirements],
+        [*suite_command(), "server", "--url", url, "--requirements", requirements],
         capture_output=True, text=True, timeout=seconds, check=False,
     )  # fmt: skip
     required, _, not_scored = suite.stdout.partition("=== SUMMARY ===")[2].partition("Not scored for")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from itsdangerous import URLSafeTimedSerializer
@@ -39,9 +40,19 @@ class Bridge:
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         self._lines: list[str] = []
         self._said = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = int(self.wait_for_line(r"serving http://.*:(\d+)/")[1])
+        try:
+            self.port = int(self.wait_for_line(r"serving http://.*:(\d+)/")[1])
+        except BaseException:
+            self.end()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def _read(self) -> None:
         """Keep what it logs; one that nobody reads would have to hold back."""
@@ -92,12 +103,28 @@ class Bridge:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self) -> int:
+        """Stop it as systemd does, and return its exit status."""
         self.process.terminate()
         status = self.process.wait(20)
+        self._stop_reading()
+        return status
+
+    def end(self) -> None:
+        """Leave no process and no thread, however the test ended; after `stop` there is nothing to do."""
+        children = self.children() if self.process.poll() is None else []
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            for process in (psutil.Process(self.process.pid), *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait(20)
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
         self._reader.join(20)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        return status
 
 
 class EventReader:

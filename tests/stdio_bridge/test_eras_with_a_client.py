@@ -21,9 +21,8 @@ ROOTS: dict[str, Any] = {"roots": []}
 
 @pytest.fixture(scope="module", params=["legacy", "modern"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    running = Bridge("--no-identity", command=LEGACY_SERVER if request.param == "legacy" else MODERN_SERVER)
-    yield f"http://127.0.0.1:{running.port}/mcp"
-    running.stop()
+    with Bridge("--no-identity", command=LEGACY_SERVER if request.param == "legacy" else MODERN_SERVER) as running:
+        yield f"http://127.0.0.1:{running.port}/mcp"
 
 
 async def elicit(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:

@@ -27,13 +27,10 @@ MOST_MEMORY = 200 * MIB
 @contextlib.contextmanager
 def faulty(*faults: str, options: tuple[str, ...] = ()) -> Iterator[Bridge]:
     """Run a bridge in front of a faulty server; in the end nothing may be left of either."""
-    bridge = Bridge("--no-identity", "--drain-timeout", "0.1", *options, command=(*FAULTY, *faults))
-    try:
+    with Bridge("--no-identity", "--drain-timeout", "0.1", *options, command=(*FAULTY, *faults)) as bridge:
         yield bridge
         children = bridge.children()
-    finally:
-        status = bridge.stop()
-    assert status == 0
+        assert bridge.stop() == 0
     assert not any(map(runs, children))
 
 

@@ -17,18 +17,16 @@ from tests.stdio_bridge.running import KEY, ROOT, Bridge, assertion, rpc, signed
 
 @pytest.fixture
 def bridge() -> Iterator[Bridge]:
-    running = Bridge("--no-identity")
-    yield running
-    running.stop()
+    with Bridge("--no-identity") as running:
+        yield running
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Bridge]:
     key = tmp_path / "key"
     key.write_text(KEY + "\n")
-    running = Bridge("--require-identity", str(key))
-    yield running
-    running.stop()
+    with Bridge("--require-identity", str(key)) as running:
+        yield running
 
 
 def test_each_session_has_a_process_of_its_own_and_keeps_it(bridge: Bridge) -> None:
@@ -108,14 +106,13 @@ def test_bad_requests_are_refused_in_json_rpc(
 @pytest.mark.parametrize("size", [1001, 30_000_000])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused_in_json_rpc(size: int, chunked: bool) -> None:
-    running = Bridge("--no-identity", "--max-message-bytes", "1000")
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
-    body = b" " * size
-    connection.request("POST", "/mcp", iter([body]) if chunked else body, encode_chunked=chunked)
-    answer = connection.getresponse()
-    assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, -32600)
-    connection.close()
-    running.stop()
+    with Bridge("--no-identity", "--max-message-bytes", "1000") as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        body = b" " * size
+        connection.request("POST", "/mcp", iter([body]) if chunked else body, encode_chunked=chunked)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, -32600)
+        connection.close()
 
 
 PAGE = "http://localhost:6274"
@@ -193,12 +190,12 @@ def test_a_revocation_ends_the_streams_of_that_grant_only_when_it_is_signed(guar
 
 
 def test_sigterm_ends_every_process_and_the_status_is_0() -> None:
-    running = Bridge("--no-identity")
-    for _ in range(3):
-        running.initialize()
-    children = running.children()
-    assert running.stop() == 0
-    assert [child for child in children if child.is_running()] == []
+    with Bridge("--no-identity") as running:
+        for _ in range(3):
+            running.initialize()
+        children = running.children()
+        assert running.stop() == 0
+        assert [child for child in children if child.is_running()] == []
 
 
 @pytest.mark.parametrize(

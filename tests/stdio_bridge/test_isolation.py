@@ -21,10 +21,8 @@ def bridge(tmp_path: Path, mode: str, *options: str, command: tuple[str, ...] = 
     key = tmp_path / "key"
     key.write_text(KEY)
     identity, isolation = ("--require-identity", str(key)), ("--isolation", mode)
-    running = Bridge(*identity, *isolation, "--drain-timeout", "0.1", *options, command=command)
-    try:
+    with Bridge(*identity, *isolation, "--drain-timeout", "0.1", *options, command=command) as running:
         yield running
-    finally:
         assert running.stop() == 0
 
 

@@ -20,18 +20,18 @@ CHANGED: Step = {"notify": "notifications/tools/list_changed"}
 
 @pytest.fixture(scope="module")
 def bridge() -> Iterator[Bridge]:
-    running = Bridge("--no-identity", "--max-sessions-per-user", "100", "--drain-timeout", "0.1", command=SCRIPTED)
-    yield running
-    running.stop()
+    with Bridge(
+        "--no-identity", "--max-sessions-per-user", "100", "--drain-timeout", "0.1", command=SCRIPTED
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
     key: Path = tmp_path_factory.mktemp("key") / "key"
     key.write_text(KEY)
-    running = Bridge("--require-identity", str(key), "--drain-timeout", "0.1", command=SCRIPTED)
-    yield running
-    running.stop()
+    with Bridge("--require-identity", str(key), "--drain-timeout", "0.1", command=SCRIPTED) as running:
+        yield running
 
 
 class Session:
@@ -337,13 +337,14 @@ def test_a_new_get_stream_takes_the_place_of_the_old_one(bridge: Bridge) -> None
 
 
 def test_a_client_that_reads_nothing_is_dropped_and_another_one_is_served_meanwhile() -> None:
-    running = Bridge("--no-identity", "--max-message-bytes", "100000", "--drain-timeout", "0.1", command=SCRIPTED)
-    stuck = Session(running).stream({"progress": 1}, {"flood": 300, "bytes": 90_000}, token="t")
-    stuck.next()
-    assert brought(Session(running).call()[-1]) == []
-    running.wait_for_line("dropped a client")
-    stuck.close()
-    running.stop()
+    with Bridge(
+        "--no-identity", "--max-message-bytes", "100000", "--drain-timeout", "0.1", command=SCRIPTED
+    ) as running:
+        stuck = Session(running).stream({"progress": 1}, {"flood": 300, "bytes": 90_000}, token="t")
+        stuck.next()
+        assert brought(Session(running).call()[-1]) == []
+        running.wait_for_line("dropped a client")
+        stuck.close()
 
 
 def test_a_question_that_no_client_came_to_hear_is_refused_when_it_gives_way_to_others(bridge: Bridge) -> None:

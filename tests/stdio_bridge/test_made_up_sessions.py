@@ -57,9 +57,8 @@ def said(answer: Message) -> Any:
 
 @pytest.fixture(scope="module", params=["auto", "modern"])
 def bridge(request: pytest.FixtureRequest) -> Iterator[Bridge]:
-    running = Bridge("--no-identity", "--server-era", request.param, command=MODERN_SERVER)
-    yield running
-    running.stop()
+    with Bridge("--no-identity", "--server-era", request.param, command=MODERN_SERVER) as running:
+        yield running
 
 
 @pytest.fixture
@@ -183,11 +182,11 @@ def test_a_legacy_servers_refusal_never_passes_for_a_modern_servers(era: str) ->
         "    error = {'code': code, 'message': 'not like this'}\n"
         "    print(json.dumps({'jsonrpc': '2.0', 'id': request['id'], 'error': error}), flush=True)\n"
     )
-    running = Bridge("--no-identity", "--server-era", era, command=(sys.executable, "-c", refusing))
-    _, headers, content = running.request("POST", rpc("initialize", {"protocolVersion": "2025-11-25"}))
-    assert json.loads(content)["error"] == {"code": -32603, "message": "not like this"}
-    assert "mcp-session-id" not in headers
-    assert running.stop() == 0
+    with Bridge("--no-identity", "--server-era", era, command=(sys.executable, "-c", refusing)) as running:
+        _, headers, content = running.request("POST", rpc("initialize", {"protocolVersion": "2025-11-25"}))
+        assert json.loads(content)["error"] == {"code": -32603, "message": "not like this"}
+        assert "mcp-session-id" not in headers
+        assert running.stop() == 0
 
 
 def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -> None:
@@ -196,9 +195,7 @@ def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -
 
 @pytest.mark.parametrize("isolation", ["per-user", "shared"])
 def test_sessions_that_share_a_process_each_speak_for_their_own_client(isolation: str) -> None:
-    with contextlib.ExitStack() as running:
-        bridge = Bridge("--no-identity", "--isolation", isolation, command=MODERN_SERVER)
-        running.callback(bridge.stop)
+    with Bridge("--no-identity", "--isolation", isolation, command=MODERN_SERVER) as bridge:
         mute, able = Session(bridge, {}, name="mute"), Session(bridge, CAPABILITIES, name="able")
         for session, name, capabilities in ((mute, "mute", {}), (able, "able", CAPABILITIES)):
             meta = said(session.call("params"))["_meta"]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ for line in sys.stdin:
 
 @contextlib.contextmanager
 def bridge(*options: str, command: tuple[str, ...]) -> Iterator[Bridge]:
-    running = Bridge(*options, command=command)
-    yield running
-    assert running.stop() == 0
+    with Bridge(*options, command=command) as running:
+        yield running
+        assert running.stop() == 0
 
 
 @pytest.fixture
@@ -172,7 +173,8 @@ def test_a_log_message_that_may_be_of_two_requests_reaches_neither() -> None:
         client = ModernClient(running)
         meta = {PREFIX + "logLevel": "debug"}
         message = client.message("tools/call", {"name": "hang"}, meta)
-        hanging = threading.Thread(target=lambda: running.request("POST", message, **client.headers_for(message)))
+        asking = partial(running.request, "POST", message, **client.headers_for(message))
+        hanging = threading.Thread(target=asking, daemon=True)
         hanging.start()
         while "mcp_bridge_calls_in_flight 1\n" not in running.request("GET", path="/metrics")[2].decode():
             pass
@@ -203,7 +205,7 @@ def test_many_modern_requests_at_once_are_all_answered() -> None:
             message = {**client.message("tools/call", {"name": "pid", "arguments": {"n": number}}), "id": number}
             ids.append(json.loads(running.request("POST", message, **client.headers_for(message))[2])["id"])
 
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(200)]
+        threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(200)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -17,9 +17,8 @@ from tests.stdio_bridge.running import Bridge, rpc
 @pytest.fixture(scope="module", params=["legacy", "modern"])
 def bridge(request: pytest.FixtureRequest) -> Iterator[Bridge]:
     command = LEGACY_SERVER if request.param == "legacy" else MODERN_SERVER
-    running = Bridge("--no-identity", command=command)
-    yield running
-    running.stop()
+    with Bridge("--no-identity", command=command) as running:
+        yield running
 
 
 @pytest.fixture

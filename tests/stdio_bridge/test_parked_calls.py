@@ -20,9 +20,8 @@ ACCEPT = {"action": "accept", "content": {"name": "Ada"}}
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
     key = tmp_path_factory.mktemp("keys") / "key"
     key.write_text(KEY)
-    running = Bridge("--require-identity", str(key), command=LEGACY_SERVER)
-    yield running
-    running.stop()
+    with Bridge("--require-identity", str(key), command=LEGACY_SERVER) as running:
+        yield running
 
 
 @pytest.fixture
@@ -184,14 +183,13 @@ def test_codes_that_mean_something_else_now_are_changed(client: ModernClient) ->
 
 
 def test_a_call_that_nobody_comes_back_for_is_cancelled(tmp_path: Path) -> None:
-    running = Bridge("--no-identity", "--input-timeout", "0.2", command=LEGACY_SERVER)
-    client = ModernClient(running, ALL)
-    retry = answers_to(client.call("ask"))
-    deadline = time.monotonic() + 10
-    while "notifications/cancelled" not in client.call("seen").said:
-        assert time.monotonic() < deadline
-    assert refused(client.call("ask", **retry), "expired")
-    running.stop()
+    with Bridge("--no-identity", "--input-timeout", "0.2", command=LEGACY_SERVER) as running:
+        client = ModernClient(running, ALL)
+        retry = answers_to(client.call("ask"))
+        deadline = time.monotonic() + 10
+        while "notifications/cancelled" not in client.call("seen").said:
+            assert time.monotonic() < deadline
+        assert refused(client.call("ask", **retry), "expired")
 
 
 def test_a_crash_while_parked_is_told_to_the_retry(client: ModernClient) -> None:
@@ -201,25 +199,24 @@ def test_a_crash_while_parked_is_told_to_the_retry(client: ModernClient) -> None
 
 
 def test_sigterm_waits_for_no_parked_call_and_ends_subscriptions_well() -> None:
-    running = Bridge("--no-identity", "--drain-timeout", "15", command=LEGACY_SERVER)
-    client = ModernClient(running, ALL)
-    client.call("ask")
-    with client.stream("subscriptions/listen", {"notifications": {"toolsListChanged": True}}) as messages:
-        next(messages)
-        running.process.terminate()
-        ended = next(messages)
-    assert ended["id"] == 7
-    assert ended["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 7}
-    assert running.stop() == 0
+    with Bridge("--no-identity", "--drain-timeout", "15", command=LEGACY_SERVER) as running:
+        client = ModernClient(running, ALL)
+        client.call("ask")
+        with client.stream("subscriptions/listen", {"notifications": {"toolsListChanged": True}}) as messages:
+            next(messages)
+            running.process.terminate()
+            ended = next(messages)
+        assert ended["id"] == 7
+        assert ended["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 7}
+        assert running.stop() == 0
 
 
 def test_a_question_that_the_server_did_not_wait_for_is_answered_and_keeps_no_process() -> None:
-    running = Bridge("--no-identity", "--idle-timeout", "1", command=SCRIPTED)
-    client = ModernClient(running, ALL)
-    question = {"id": 900, "method": "elicitation/create", "params": {"message": "Name?"}}
-    asked = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]})
-    client.call("do", {"steps": [{"release": "notifications/go"}]})
-    retry = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]}, **answers_to(asked))
-    assert retry.result["content"]
-    eventually(lambda: running.children() == [])
-    running.stop()
+    with Bridge("--no-identity", "--idle-timeout", "1", command=SCRIPTED) as running:
+        client = ModernClient(running, ALL)
+        question = {"id": 900, "method": "elicitation/create", "params": {"message": "Name?"}}
+        asked = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]})
+        client.call("do", {"steps": [{"release": "notifications/go"}]})
+        retry = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]}, **answers_to(asked))
+        assert retry.result["content"]
+        eventually(lambda: running.children() == [])

@@ -128,7 +128,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def page() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -154,7 +154,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory, page: str) -> Iterator[Calla
                 peer = PEERS[name](tmp_path_factory.mktemp(name))
                 if "url" in peer.arguments:
                     peer.arguments["url"] = page
-                bridge = Bridge("--no-identity", "--warm-spares", "1", command=peer.command)
+                bridge = running.enter_context(Bridge("--no-identity", "--warm-spares", "1", command=peer.command))
                 running.callback(lambda: bridge.stop() == 0 or pytest.fail("the bridge did not end cleanly"))
                 served[name] = Served(peer, f"http://127.0.0.1:{bridge.port}/mcp")
             return served[name]

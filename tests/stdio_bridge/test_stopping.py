@@ -33,61 +33,61 @@ def run(*steps: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_on_sigterm_a_running_call_finishes_with_its_clients_help_and_a_new_one_is_refused() -> None:
-    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=SCRIPTED)
-    session = bridge.initialize()
-    call = EventReader(bridge, "POST", run({"ask": "elicitation/create"}), Mcp_Session_Id=session)
-    asked = call.next()
-    bridge.process.terminate()
-    eventually(lambda: bridge.request("GET", path="/readyz")[0] == 503)
-    status, headers, content = bridge.request("POST", run(), Mcp_Session_Id=session)
-    assert (status, headers["retry-after"], json.loads(content)["id"]) == (503, "5", 1)
-    assert bridge.request("POST", rpc("initialize", initialize_params()))[0] == 503
-    answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
-    assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
-    assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
-    call.close()
-    assert end_of(bridge) == 0
+    with Bridge("--no-identity", "--drain-timeout", "20", command=SCRIPTED) as bridge:
+        session = bridge.initialize()
+        call = EventReader(bridge, "POST", run({"ask": "elicitation/create"}), Mcp_Session_Id=session)
+        asked = call.next()
+        bridge.process.terminate()
+        eventually(lambda: bridge.request("GET", path="/readyz")[0] == 503)
+        status, headers, content = bridge.request("POST", run(), Mcp_Session_Id=session)
+        assert (status, headers["retry-after"], json.loads(content)["id"]) == (503, "5", 1)
+        assert bridge.request("POST", rpc("initialize", initialize_params()))[0] == 503
+        answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+        assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
+        assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
+        call.close()
+        assert end_of(bridge) == 0
 
 
 def test_on_sigterm_a_request_finishes_that_waits_for_its_server_to_start(tmp_path: Path) -> None:
     gated = f"until test -e {tmp_path}/gate; do sleep 0.02; done; exec {shlex.join(MODERN_SERVER)}"
-    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=("sh", "-c", gated))
-    with ThreadPoolExecutor(2) as pool:
-        modern = pool.submit(ModernClient(bridge).call, "pid")
-        legacy = pool.submit(bridge.request, "POST", rpc("initialize", initialize_params()))
-        eventually(lambda: metric(bridge, "mcp_bridge_processes") == 2)
-        bridge.process.terminate()
-        bridge.wait_for_line("stopping: ")
-        (tmp_path / "gate").touch()
-        assert modern.result().said
-        assert legacy.result()[0] == 200
-    assert end_of(bridge) == 0
+    with Bridge("--no-identity", "--drain-timeout", "20", command=("sh", "-c", gated)) as bridge:
+        with ThreadPoolExecutor(2) as pool:
+            modern = pool.submit(ModernClient(bridge).call, "pid")
+            legacy = pool.submit(bridge.request, "POST", rpc("initialize", initialize_params()))
+            eventually(lambda: metric(bridge, "mcp_bridge_processes") == 2)
+            bridge.process.terminate()
+            bridge.wait_for_line("stopping: ")
+            (tmp_path / "gate").touch()
+            assert modern.result().said
+            assert legacy.result()[0] == 200
+        assert end_of(bridge) == 0
 
 
 def test_on_sigterm_a_legacy_clients_call_of_a_modern_server_finishes_with_its_help() -> None:
-    bridge = Bridge("--no-identity", "--drain-timeout", "20", command=MODERN_SERVER)
-    _, headers, _ = bridge.request("POST", rpc("initialize", initialize_params(elicitation={})))
-    session = headers["mcp-session-id"]
-    call = EventReader(bridge, "POST", rpc("tools/call", {"name": "ask"}), Mcp_Session_Id=session)
-    asked = call.next()
-    bridge.process.terminate()
-    bridge.wait_for_line("stopping: ")
-    answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
-    assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
-    assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
-    call.close()
-    assert end_of(bridge) == 0
+    with Bridge("--no-identity", "--drain-timeout", "20", command=MODERN_SERVER) as bridge:
+        _, headers, _ = bridge.request("POST", rpc("initialize", initialize_params(elicitation={})))
+        session = headers["mcp-session-id"]
+        call = EventReader(bridge, "POST", rpc("tools/call", {"name": "ask"}), Mcp_Session_Id=session)
+        asked = call.next()
+        bridge.process.terminate()
+        bridge.wait_for_line("stopping: ")
+        answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+        assert bridge.request("POST", answer, Mcp_Session_Id=session)[0] == 202
+        assert "accept" in call.rest()[-1]["result"]["content"][0]["text"]
+        call.close()
+        assert end_of(bridge) == 0
 
 
 def test_on_sigterm_a_subscription_that_waits_for_its_server_is_waited_for_no_longer() -> None:
     options = ("--no-identity", "--drain-timeout", "100", "--stop-timeout", "0.3")
-    bridge = Bridge(*options, command=("sleep", "600"))
-    with ThreadPoolExecutor(1) as pool:
-        listening = pool.submit(ModernClient(bridge).request, "subscriptions/listen", {"notifications": {}})
-        eventually(lambda: metric(bridge, "mcp_bridge_processes") == 1)
-        bridge.process.terminate()
-        assert (listening.result().status, listening.result().headers["retry-after"]) == (503, "5")
-    assert end_of(bridge) == 0
+    with Bridge(*options, command=("sleep", "600")) as bridge:
+        with ThreadPoolExecutor(1) as pool:
+            listening = pool.submit(ModernClient(bridge).request, "subscriptions/listen", {"notifications": {}})
+            eventually(lambda: metric(bridge, "mcp_bridge_processes") == 1)
+            bridge.process.terminate()
+            assert (listening.result().status, listening.result().headers["retry-after"]) == (503, "5")
+        assert end_of(bridge) == 0
 
 
 def test_while_it_stops_no_call_waits_for_a_retry_that_would_be_refused() -> None:
@@ -98,26 +98,28 @@ def test_while_it_stops_no_call_waits_for_a_retry_that_would_be_refused() -> Non
 
 
 def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:
-    bridge = Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY)
-    call = Call(bridge, bridge.initialize(), "never")
-    eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 1)
-    bridge.process.terminate()
-    assert "the bridge was stopped" in error_of(call.content())
-    assert end_of(bridge) == 0
+    with Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY) as bridge:
+        call = Call(bridge, bridge.initialize(), "never")
+        eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 1)
+        bridge.process.terminate()
+        assert "the bridge was stopped" in error_of(call.content())
+        assert end_of(bridge) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_more_signals_while_it_stops_change_nothing_up_to_the_very_end(number: signal.Signals) -> None:
-    bridge = Bridge("--no-identity", "--drain-timeout", "0.2", "--stop-timeout", "0.3", command=(*FAULTY, "--stubborn"))
-    Call(bridge, bridge.initialize(), "never").close()
-    eventually(lambda: len(bridge.children()) == 2)
-    children = bridge.children()
-    while bridge.process.poll() is None:
-        bridge.process.send_signal(number)
-        with contextlib.suppress(psutil.TimeoutExpired):
-            psutil.Process(bridge.process.pid).wait(0.01)
-    assert end_of(bridge) == 0
-    eventually(lambda: not any(map(runs, children)))
+    with Bridge(
+        "--no-identity", "--drain-timeout", "0.2", "--stop-timeout", "0.3", command=(*FAULTY, "--stubborn")
+    ) as bridge:
+        Call(bridge, bridge.initialize(), "never").close()
+        eventually(lambda: len(bridge.children()) == 2)
+        children = bridge.children()
+        while bridge.process.poll() is None:
+            bridge.process.send_signal(number)
+            with contextlib.suppress(psutil.TimeoutExpired):
+                psutil.Process(bridge.process.pid).wait(0.01)
+        assert end_of(bridge) == 0
+        eventually(lambda: not any(map(runs, children)))
 
 
 def test_readiness_is_asked_of_a_server_of_its_own_that_counts_to_nothing_and_is_gone_afterwards() -> None:
