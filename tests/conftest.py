@@ -9,10 +9,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
 from local.stack import find_bundled_redis, find_redis
+from tests.leftovers import Leftovers
+
+# A busy machine is slow, and that is no failure.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 class RedisServer:
@@ -42,6 +48,7 @@ class RedisServer:
                     client.ping()
                     return
                 time.sleep(0.01)
+        self.stop()
         raise RuntimeError((self._directory / "redis.log").read_text())
 
     def stop(self, *, keep: bool = False) -> None:
@@ -67,6 +74,14 @@ class RedisServer:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, which is mostly waiting: everything else can be done beside it."""
     items.sort(key=lambda item: "systemd" not in item.path.parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_outlives_the_tests() -> Iterator[None]:
+    """Fail where a process or thread is left when every other fixture is done."""
+    leftovers = Leftovers()
+    yield
+    assert leftovers.end() == []
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ class Authority:
         self._certificate = (
             self._builder(self._name, self._key.public_key(), days=1)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(key_usage_of_authority(), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -84,6 +85,24 @@ class Authority:
         return context
 
 
+def key_usage_of_authority(*, signs_data: bool = False) -> x509.KeyUsage:
+    """Return what RFC 5280 §4.2.1.3 asks of an authority; Python 3.13 refuses one without it.
+
+    `signs_data`: for a certificate that is a server's own as well.
+    """
+    return x509.KeyUsage(
+        digital_signature=signs_data,
+        key_cert_sign=True,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class Internet:
     """Names and one server. Tests change `addresses` (host → addresses) and `pages` (path → answer) as they go."""
 
@@ -97,7 +116,7 @@ class Internet:
         self.requests: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     @property
@@ -147,7 +166,7 @@ class Internet:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=self._serve, args=(connection,))
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import socket
@@ -24,6 +25,7 @@ from auth_service.doctor import Doctor, Finding, Status, Trouble, check_certific
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
+from tests.internet import key_usage_of_authority
 
 CREDENTIALS = Credentials(client_secret="secret", master_key=b"k" * 32)
 
@@ -36,7 +38,7 @@ class Outside:
         self.jwks: dict[str, Any] = {}
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -194,6 +196,8 @@ def make_certificate(folder: Path, *, days: int) -> Path:
         .not_valid_after(now + dt.timedelta(days=days, hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage_of_authority(signs_data=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     path = folder / "certificate.pem"
@@ -213,11 +217,13 @@ def test_a_certificate_that_ends_soon_is_a_warning(
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection, context.wrap_socket(connection, server_side=True) as secured:
-                secured.recv(1)
+            # The client may be gone, and say so by a reset, as soon as it has seen the certificate.
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection, context.wrap_socket(connection, server_side=True) as secured:
+                    secured.recv(1)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             text = check_certificate("localhost", listener.getsockname()[1])
