@@ -7,6 +7,11 @@ import re
 _NOT_DESCRIPTION_TEXT = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 
 
+def oauth_text(text: str) -> str:
+    """Return a text with those characters replaced that `error_description` must not have (RFC 6749 §5.2)."""
+    return _NOT_DESCRIPTION_TEXT.sub("?", text)
+
+
 class GatewayError(Exception):
     """Base of all errors that this service raises on purpose."""
 
@@ -47,7 +52,7 @@ class OAuthError(GatewayError):
 
     def __init__(self, error: str, description: str, *, status: int = 400) -> None:
         self.error = error
-        self.description = _NOT_DESCRIPTION_TEXT.sub("?", description)
+        self.description = oauth_text(description)
         self.status = status
         super().__init__(f"{error}: {self.description}")
 

@@ -72,8 +72,6 @@ def parse_client(url: str, document: Any) -> Client:
         raise ClientDocumentError("the document is not a JSON object")
     if document.get("client_id") != url:
         raise ClientDocumentError("the document's client_id is not the URL where it stands")
-    if not isinstance(document.get("client_name"), str) or not document["client_name"].strip():
-        raise ClientDocumentError("the document has no client_name")
     if "client_secret" in document or "client_secret_expires_at" in document:
         raise ClientDocumentError("the document holds a client secret, which anyone can read there")
     # RFC 7591's default is a shared secret, which cannot be meant here.
@@ -84,6 +82,8 @@ def parse_client(url: str, document: Any) -> Client:
         )
     except OAuthError as error:
         raise ClientDocumentError(f"the document is not valid: {error.description}") from error
+    if metadata.client_name is None:
+        raise ClientDocumentError("the document has no client_name")
     if metadata.jwks_uri is not None:
         check_url(metadata.jwks_uri)
     return Client(client_id=url, metadata=metadata, other_auth_methods=_other_methods(metadata, document))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from auth_service.errors import OAuthError
 
-from . import keys, redirect_uris
+from . import keys, redirect_uris, scopes
 
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
 RESPONSE_TYPES_SUPPORTED = ("code",)
@@ -23,6 +25,16 @@ MAX_REDIRECT_URIS = 20
 MAX_METADATA_BYTES = 8 * 1024
 
 _Text = Annotated[str, Field(max_length=2048)]
+
+_DESCRIPTIVE: Final = frozenset(
+    {
+        *("client_name", "client_uri", "logo_uri", "tos_uri", "policy_uri", "contacts"),
+        *("software_id", "software_version", "application_type", "scope"),
+    }
+)
+"""Members that decide nothing: where we have no use for what they hold, they count as absent (RFC 7591 §2)."""
+_KEY_MEMBERS: Final = frozenset({"jwks", "jwks_uri", "token_endpoint_auth_signing_alg"})
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {}, {"keys": []})
 
 
 def hash_secret(secret: str) -> str:
@@ -96,12 +108,6 @@ class ClientMetadata(BaseModel):
         if "code" not in value:
             raise ValueError("must contain code")
         return RESPONSE_TYPES_SUPPORTED
-
-    @model_validator(mode="after")
-    def _has_text_without_controls(self) -> ClientMetadata:
-        if self.client_name is not None and not self.client_name.strip():
-            raise ValueError("client_name: must not be blank")
-        return self
 
     @model_validator(mode="after")
     def _has_keys_once(self) -> ClientMetadata:
@@ -180,7 +186,7 @@ class Client:
 def parse_metadata(
     document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS, keys_by_reference: bool = False
 ) -> ClientMetadata:
-    """Validate a registration request's body, or a metadata document.
+    """Validate a registration request's body, or a metadata document. Optional members of no use are ignored.
 
     `keys_by_reference` is for documents, which may give their keys as `jwks_uri`: it is fetched for nobody else.
     Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
@@ -188,16 +194,17 @@ def parse_metadata(
     """
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
-    # JSON null means the same as an absent member (RFC 7591 §2 has no nullable ones).
-    present = {name: value for name, value in document.items() if value is not None}
+    present = {name: value for name, value in document.items() if name == "redirect_uris" or not _is_empty(value)}
+    listed = present.get("token_endpoint_auth_methods_supported") if keys_by_reference else ()
+    if not _names_keys(present.get("token_endpoint_auth_method"), listed):
+        present = {name: value for name, value in present.items() if name not in _KEY_MEMBERS}
     try:
-        metadata = ClientMetadata.model_validate(present)
+        metadata = _validate(present)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         member = str(first["loc"][0]) if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
-        raise OAuthError(code, f"{member + ': ' if member else ''}{message}") from error
+        raise OAuthError(code, f"{member + ': ' if member else ''}{_explain(first)}") from error
     if metadata.jwks_uri is not None and not keys_by_reference:
         raise OAuthError("invalid_client_metadata", "jwks_uri: give the public keys themselves, in jwks")
     for uri in metadata.redirect_uris:
@@ -214,6 +221,47 @@ def parse_metadata(
     if size > MAX_METADATA_BYTES:
         raise OAuthError("invalid_client_metadata", f"the metadata is larger than {MAX_METADATA_BYTES} bytes")
     return metadata
+
+
+def _is_empty(value: Any) -> bool:
+    return value in _EMPTY or (isinstance(value, str) and not value.strip())
+
+
+def _names_keys(method: Any, listed: Any) -> bool:
+    """Whether the client authenticates with keys of its own, or says that it can."""
+    return "private_key_jwt" in (method, *(listed if isinstance(listed, list) else ()))
+
+
+def _validate(present: dict[str, Any]) -> ClientMetadata:
+    """Return the metadata without descriptive members that are not valid. Raises ValidationError for any other."""
+    try:
+        return ClientMetadata.model_validate(present)
+    except ValidationError as error:
+        useless = _DESCRIPTIVE & present.keys() & {each["loc"][0] for each in error.errors() if each["loc"]}
+        if not useless:
+            raise
+    return ClientMetadata.model_validate({name: value for name, value in present.items() if name not in useless})
+
+
+def _explain(error: ErrorDetails) -> str:
+    """Return what is wrong with a member, as its client's author reads it."""
+    limit = error.get("ctx", {}).get("max_length")
+    texts = {
+        "missing": "is missing",
+        "too_short": "must name at least one",
+        "too_long": f"must name no more than {limit}",
+        "string_type": "must be a string",
+        "string_too_long": f"must not be longer than {limit} characters",
+        "tuple_type": "must be an array",
+        "dict_type": "must be an object",
+    }
+    return texts.get(error["type"], error["msg"].removeprefix("Value error, "))
+
+
+def with_known_scopes(metadata: ClientMetadata, *, supported: Collection[str]) -> ClientMetadata:
+    """Return the metadata that is registered, with those scopes only that there are."""
+    known = scopes.registered(scopes.parse(metadata.scope), supported=supported)
+    return metadata.model_copy(update={"scope": " ".join(known) or None})
 
 
 def information_response(client: Client, *, registration_uri: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from auth_service.errors import (
     PageError,
     ServiceUnavailable,
     TooManyRequests,
+    oauth_text,
 )
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.display import display_text
@@ -162,5 +163,7 @@ def _record_refusal(error: GatewayError) -> None:
         reasons = [str(error)]
         while isinstance(error.__cause__, GatewayError):
             error = error.__cause__
-            reasons.append(str(error))
-        record(event, reason=": ".join(dict.fromkeys(reasons)))
+            # An error often quotes its cause, in the characters that its own form allows.
+            if not any(oauth_text(str(error)) in oauth_text(reason) for reason in reasons):
+                reasons.append(str(error))
+        record(event, reason=": ".join(reasons))

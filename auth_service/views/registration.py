@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from auth_service.audit import Event
 from auth_service.errors import OAuthError
 from auth_service.protocol import clients
-from auth_service.protocol.clients import Client
+from auth_service.protocol.clients import Client, ClientMetadata
 
 from . import allow_any_origin, client_address, gateway, note, record
 
@@ -26,7 +26,7 @@ blueprint.after_request(allow_any_origin)
 @blueprint.post("/register")
 def register() -> Response:
     """Register a client (RFC 7591 §3). Raises TooManyRequests for an address that has registered many."""
-    metadata = clients.parse_metadata(_parse_body())
+    metadata = _parse_metadata(_parse_body())
     gateway().store.ephemeral.take(
         "registrations",
         client_address(),
@@ -67,7 +67,7 @@ def update(client_id: str) -> Response:
         isinstance(unverified_secret, str) and client.check_client_secret(unverified_secret)
     ):
         raise OAuthError("invalid_client_metadata", "client_secret must be the current one")
-    metadata = clients.parse_metadata(document)
+    metadata = _parse_metadata(document)
     if metadata.token_endpoint_auth_method != client.auth_method:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
     updated = dataclasses.replace(client, metadata=metadata)
@@ -92,6 +92,11 @@ def _parse_body() -> dict[str, Any]:
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
     return document
+
+
+def _parse_metadata(document: dict[str, Any]) -> ClientMetadata:
+    supported = {scope for resource in gateway().settings.resources.values() for scope in resource.scopes}
+    return clients.with_known_scopes(clients.parse_metadata(document), supported=supported)
 
 
 def _authenticate(client_id: str) -> tuple[Client, str]:

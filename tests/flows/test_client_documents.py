@@ -148,10 +148,12 @@ def changed(**changes: Any) -> Answer:
         changed(token_endpoint_auth_method="client_secret_jwt"),
         changed(token_endpoint_auth_method="private_key_jwt"),
         changed(token_endpoint_auth_method="tls_client_auth"),
-        changed(jwks={"keys": []}),
-        changed(jwks={"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}),
-        changed(jwks_uri="https://127.0.0.1/jwks"),
-        changed(jwks_uri="http://client.example.com/jwks"),
+        changed(token_endpoint_auth_method="private_key_jwt", jwks={"keys": []}),
+        changed(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}),
+        changed(token_endpoint_auth_method="private_key_jwt", jwks_uri="https://127.0.0.1/jwks"),
+        changed(token_endpoint_auth_method="private_key_jwt", jwks_uri="http://client.example.com/jwks"),
+        changed(token_endpoint_auth_methods_supported=["private_key_jwt"], jwks_uri="https://127.0.0.1/jwks"),
+        changed(client_name="x" * 201),
         changed(grant_types=["client_credentials"]),
         respond(b"[]"),
         respond(b"nonsense"),
@@ -174,6 +176,22 @@ def test_a_document_that_breaks_a_rule_is_refused_everywhere_and_forgotten(
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     net.pages[PATH] = respond_json(DOCUMENT)
     assert world.authorize(CLIENT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logo_uri": "", "contacts": [], "jwks": {"keys": []}, "grant_types": []},
+        {"logo_uri": "data:image/png;base64,AAAA", "client_uri": {"en": "https://client.example.com/"}},
+        {"jwks": {"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}},
+        {"jwks_uri": "https://127.0.0.1/jwks"},
+        {"token_endpoint_auth_signing_alg": "none"},
+    ],
+)
+def test_members_of_no_use_are_ignored(world: World, net: Internet, changes: dict[str, Any]) -> None:
+    net.pages[PATH] = changed(**changes)
+    assert world.redeem(CLIENT, world.obtain_code(CLIENT)).status_code == 200
+    assert set(net.asked_for) == {PATH}
 
 
 @pytest.mark.parametrize(
