@@ -51,6 +51,8 @@ let
       "--max-message-bytes=${toString server.limits.messageBytes}"
       "--max-sessions=${toString server.limits.sessions}"
       "--max-sessions-per-user=${toString server.limits.sessionsPerUser}"
+      "--max-shared-sessions=${toString server.limits.sharedSessions}"
+      "--max-shared-sessions-per-user=${toString server.limits.sharedSessionsPerUser}"
       "--max-calls=${toString server.limits.calls}"
       "--max-connections=${toString server.limits.connections}"
     ]

@@ -90,8 +90,10 @@ in
 
     limits = {
       messageBytes = count (16 * 1024 * 1024) (1024 * 1024) "Largest message in either direction.";
-      sessions = count 100 500 "Sessions in all.";
-      sessionsPerUser = count 20 5 "Sessions of one user.";
+      sessions = count 100 500 "Processes in all, and so sessions that have one of their own. At a bound what is not in use makes room.";
+      sessionsPerUser = count 20 5 "Processes of one user.";
+      sharedSessions = count 1000 5000 "Sessions in all where they share a process (`per-user` and `shared`).";
+      sharedSessionsPerUser = count 100 20 "Such sessions of one user.";
       calls = count 10000 1000 "Unanswered calls of one process.";
       connections = count 4096 1024 "Open connections.";
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 
 
 class StderrHandler(logging.Handler):
@@ -42,6 +43,31 @@ class StderrHandler(logging.Handler):
         """Close its own descriptor."""
         self._output.close()
         super().close()
+
+
+class LimitedLog:
+    """Logs no more than so many lines a second, and how many it left out: others decide how often there is a cause."""
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float], *, per_second: int) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._per_second = per_second
+        self._second = 0
+        self._logged = 0
+        self._dropped = 0
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        """Log a line, or leave it out."""
+        second = int(self._clock())
+        if second != self._second:
+            if self._dropped:
+                self._logger.warning("%d more lines were not logged", self._dropped)
+            self._second, self._logged, self._dropped = second, 0, 0
+        if self._logged < self._per_second:
+            self._logged += 1
+            self._logger.log(level, text, *values)
+        else:
+            self._dropped += 1
 
 
 class _File:

@@ -56,6 +56,8 @@ class Options:
     max_message_bytes: int
     max_sessions: int
     max_sessions_per_user: int
+    max_shared_sessions: int
+    max_shared_sessions_per_user: int
     max_calls: int
     max_connections: int
     log_level: str
@@ -93,6 +95,10 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         max_sessions=parsed.max_sessions,
         # Without identities everyone is one user, who must not be held to one user's share.
         max_sessions_per_user=parsed.max_sessions if parsed.no_identity else parsed.max_sessions_per_user,
+        max_shared_sessions=parsed.max_shared_sessions,
+        max_shared_sessions_per_user=(
+            parsed.max_shared_sessions if parsed.no_identity else parsed.max_shared_sessions_per_user
+        ),
         max_calls=parsed.max_calls,
         max_connections=parsed.max_connections,
         log_level=parsed.log_level.upper(),

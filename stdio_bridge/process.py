@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from .framing import LineSplitter
+from .journal import LimitedLog
 from .loop import Loop
 from .metrics import Counter
 
@@ -207,32 +208,10 @@ class _ExitWatch(_Pipe):
         self._ended()
 
 
-class _Journal:
-    """Logs what a server writes, line by line and no faster than a bound."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._second = 0
-        self._logged = 0
-        self._dropped = 0
-
-    def log(self, level: int, text: str, *values: object) -> None:
-        second = int(self._clock())
-        if second != self._second:
-            if self._dropped:
-                server_log.warning("%d more lines were not logged", self._dropped)
-            self._second, self._logged, self._dropped = second, 0, 0
-        if self._logged < _LOGGED_LINES_PER_SECOND:
-            self._logged += 1
-            server_log.log(level, text, *values)
-        else:
-            self._dropped += 1
-
-
 class _Stderr:
     """Passes the server's stderr on to the log; keeps the last lines."""
 
-    def __init__(self, journal: _Journal) -> None:
+    def __init__(self, journal: LimitedLog) -> None:
         self._journal = journal
         self._lines = LineSplitter(_STDERR_LINE_BYTES)
         self._told_of = 0
@@ -306,7 +285,7 @@ class ServerProcess:
         self._on_skipped = on_skipped
         self._on_exit = on_exit
         self._lines = LineSplitter(limits.max_line_bytes)
-        self._journal = _Journal(loop.clock)
+        self._journal = LimitedLog(server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND)
         self._stderr = _Stderr(self._journal)
         self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)

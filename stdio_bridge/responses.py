@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +41,10 @@ class OpenResponses:
     def streams(self) -> int:
         """How many are event streams at present."""
         return sum(response.started for response in self._held)
+
+    def seconds_left(self, now: float) -> float:
+        """How long until the tokens have ended that hold them; `now` is in seconds since 1970."""
+        return max((_seconds_left(held.identity, now) for held in self._held.values()), default=0.0)
 
     def hold(
         self,
@@ -104,3 +109,7 @@ class OpenResponses:
             else:
                 response.reply("404 Not Found", JSON_HEADERS, _ENDED)
         self._held.clear()
+
+
+def _seconds_left(identity: Identity, now: float) -> float:
+    return math.inf if identity.expires is None else identity.expires - now

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 from . import jsonrpc
 from .calls import Patience
 from .errors import unavailable
+from .eviction import Bounds, Full, Occupant, find_victim
+from .journal import LimitedLog
 from .jsonrpc import InvalidMessage, Message
 from .link import Link
 from .loop import Loop, Timer
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _UNSENT_FACTOR = 4
 _RETRY_SECONDS = 5
+EVICTED = "it made room for another session"
+_LOGGED_REFUSALS_PER_SECOND = 1
 # A server that has said nothing after so long does not spend that time on a core.
 _LONGEST_START_SECONDS = 10.0
 _FIRST_GUESS_SECONDS = 1.0
@@ -37,7 +42,7 @@ class Server:
     def __init__(self, servers: Servers, on_end: Callable[[str], None], *, spare: bool = False) -> None:
         options = servers.options
         self.user: str | None = None
-        self.counted = False
+        self.occupant: Occupant | None = None
         self.stopping = False
         self.heard = False
         self.link = Link(self._write, patience=Patience(idle=options.call_timeout, total=options.call_timeout_total))
@@ -51,12 +56,17 @@ class Server:
         self._slot: Slot | None = None
         self._slot = servers.slots.ask(self._begin, patient=spare)
 
-    def adopt(self, user: str, on_end: Callable[[str], None], *, counted: bool = True) -> None:
-        """Make it a user's. `on_end` is told why it ended; uncounted, it is no user's, and in no limit or gauge."""
+    def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
+        """Make it a user's. `on_end` is told why it ended; without an occupant it is in no limit and no gauge."""
         self.user = user
-        self.counted = counted
+        self.occupant = occupant
         self._on_end = on_end
         self._asked_at = self._servers.loop.clock()
+
+    @property
+    def counted(self) -> bool:
+        """Whether it runs for a client."""
+        return self.occupant is not None
 
     @property
     def ending(self) -> bool:
@@ -77,6 +87,8 @@ class Server:
 
     def stop(self, reason: str) -> None:
         """End the process; what is still in flight fails when it is gone."""
+        if self.stopping:
+            return
         self.stopping = True
         if self._process is not None:
             self._process.stop(reason)
@@ -202,6 +214,8 @@ class Servers:
         self.crashes = counter(
             "mcp_bridge_crashes_total", "Server processes that ended unasked or could not be started"
         )
+        self._evicted = counter("mcp_bridge_evicted_total", "Sessions and processes that ended unused to make room")
+        self._refusals = LimitedLog(log, loop.clock, per_second=_LOGGED_REFUSALS_PER_SECOND)
         self.noise = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
         self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
         self.traffic = Traffic(
@@ -211,7 +225,7 @@ class Servers:
         self._starts = registry.histogram(
             "mcp_bridge_start_seconds", "From asking for a server until it first answered", _START_BOUNDS
         )
-        gauge("mcp_bridge_processes", "Running server processes, spares aside", lambda: self._count(running=True))
+        gauge("mcp_bridge_processes", "Running server processes, spares aside", self._count_running)
         gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._spares))
         gauge("mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.slots.waiting)
         gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
@@ -224,27 +238,49 @@ class Servers:
         """How many calls are not answered yet."""
         return sum(server.link.in_flight for server in self._servers if server.counted)
 
-    def _count(self, *, running: bool) -> int:
-        return sum(server.counted and (server.running or not running) for server in self._servers)
+    def _count_running(self) -> int:
+        return sum(server.counted and server.running for server in self._servers)
 
-    def start(self, user: str, on_end: Callable[[str], None]) -> Server:
-        """Start a server of a user's own, or take a spare. Raises Refusal when too many run."""
-        of_user = sum(server.counted and server.user == user for server in self._servers)
-        if self._count(running=False) >= self.options.max_sessions or of_user >= self.options.max_sessions_per_user:
-            raise unavailable("too many sessions are open", retry_seconds=_RETRY_SECONDS)
-        return self._take(user, on_end, counted=True)
+    def start(self, occupant: Occupant, on_end: Callable[[str], None]) -> Server:
+        """Start a server for an occupant, or take a spare. Raises Refusal when too many run."""
+        user, options = occupant.user, self.options
+        bounds = Bounds(in_all=options.max_sessions, of_user=options.max_sessions_per_user)
+        ending = [server.user for server in self._servers if server.counted and server.ending]
+        # A process that is being ended takes no place: its successor need not wait for it. There may be as many of
+        # these again, so that opening and ending sessions in turn does not fill the memory.
+        if len(ending) >= bounds.in_all or ending.count(user) >= bounds.of_user:
+            self._refusals.log(logging.WARNING, "refused a session: %d processes are being ended", len(ending))
+            raise unavailable("too many processes are being ended", retry_seconds=math.ceil(options.stop_timeout))
+        running = [s.occupant for s in self._servers if s.occupant is not None and not s.ending]
+        self.make_room(running, user, bounds, "--max-sessions")
+        return self._take(user, on_end, occupant)
 
     def start_probe(self, on_end: Callable[[str], None]) -> Server:
         """Start a server for the bridge's own question, which counts to no limit and no gauge."""
-        return self._take("", on_end, counted=False)
+        return self._take("", on_end, None)
 
-    def _take(self, user: str, on_end: Callable[[str], None], *, counted: bool) -> Server:
+    def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
         if self.closed:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
         server = self._spares.take() or Server(self, on_end)
         self._servers[server] = None
-        server.adopt(user, on_end, counted=counted)
+        server.adopt(user, on_end, occupant)
         return server
+
+    def make_room(self, occupants: Iterable[Occupant], user: str, bounds: Bounds, option: str) -> None:
+        """End what has to make room for one more of the user's. Raises Refusal; `option` sets the bounds."""
+        try:
+            victim = find_victim(occupants, user, bounds)
+        except Full as full:
+            bound, option = (bounds.of_user, f"{option}-per-user") if full.of_user else (bounds.in_all, option)
+            text = "refused a session of %r: all of the %d that %s allows have a running call or an open stream"
+            self._refusals.log(logging.WARNING, text, user, bound, option)
+            text = f"too many sessions are open: all {bound} that may be have a running call or an open stream"
+            raise unavailable(text, retry_seconds=full.retry_seconds) from full
+        if victim is not None:
+            self._evicted.add()
+            log.debug("ended what %r has used least recently, to make room for %r", victim.user, user)
+            victim.evict()
 
     def find_heard(self) -> Server | None:
         """Return a server that has answered before and runs, if there is one."""

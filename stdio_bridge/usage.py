@@ -27,6 +27,11 @@ isolation:
   shared       One process for everyone. For servers that keep nothing of their users: whatever the server tells
                without saying to whom (background log lines, say) may be about anyone's call.
 
+bounds of sessions:
+  At a user's bound the user's least recently used session without a running call or an open stream is ended; at the
+  bound of all, one of the user who holds most. Its client is told 404, and opens a new one. Only where all are in use
+  a new session is refused: 503 with Retry-After. A process that is being ended takes no place.
+
 endpoints:
   /mcp          the MCP endpoint (POST, GET, DELETE)
   /healthz      200 while the bridge runs
@@ -199,8 +204,10 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     seconds("--keep-alive", 15.0, "write a comment on open streams, and make a stream of an answer that takes so long")
     seconds("--drain-timeout", 10.0, "on SIGTERM, let running calls finish for so long")
     count("--max-message-bytes", 16 * 1024 * 1024, "largest message in either direction")
-    count("--max-sessions", 100, "open sessions in all, and processes; beyond it 503 with Retry-After")
+    count("--max-sessions", 100, "processes in all, and so sessions that have one of their own: see below")
     count("--max-sessions-per-user", 20, "of one verified user")
+    count("--max-shared-sessions", 1000, "sessions that share a process (per-user and shared), in all")
+    count("--max-shared-sessions-per-user", 100, "of one verified user")
     count("--max-calls", 10_000, "unanswered calls of one process; beyond it 503 with Retry-After")
     count("--max-connections", 4096, "open connections; beyond it new ones wait")
 

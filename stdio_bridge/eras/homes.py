@@ -7,8 +7,9 @@ from typing import Protocol
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.calls import Client, Reply
+from stdio_bridge.eviction import Occupant
 from stdio_bridge.jsonrpc import Message
-from stdio_bridge.servers import Servers
+from stdio_bridge.servers import EVICTED, Servers
 from stdio_bridge.usage import Isolation
 
 from .detection import Knowledge
@@ -19,7 +20,7 @@ _INITIALIZED = "notifications/initialized"
 _EVERYONE = ""
 
 
-class Guest(Client, Protocol):
+class Guest(Client, Occupant, Protocol):
     """What a home needs of a session."""
 
     def home_ended(self) -> None:
@@ -37,13 +38,14 @@ class Home:
         self, servers: Servers, knowledge: Knowledge, user: str, ended: Callable[[Home], None], *, exclusive: bool
     ) -> None:
         self.exclusive = exclusive
+        self.user = user
         self._servers = servers
         self._ended = ended
-        self._server = servers.start(user, self._server_ended)
+        self._guests: dict[Guest, None] = {}
+        self._server = servers.start(self, self._server_ended)
         input_seconds = servers.options.input_timeout
         self.link = Face(self._server.link, servers.loop, knowledge, input_seconds=input_seconds)
         self.check_room = self._server.check_room
-        self._guests: dict[Guest, None] = {}
         self._empty_since = servers.loop.clock()
         self._result: Message | None = None
         self._asking = False
@@ -71,6 +73,24 @@ class Home:
         self._empty_since = self._servers.loop.clock()
         if self.exclusive:
             self._server.stop(reason)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last of its sessions was used; None while one is in use."""
+        used = [guest.idle_since for guest in self._guests]
+        idle = [since for since in used if since is not None]
+        return max(idle, default=self._empty_since) if len(idle) == len(used) else None
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long one of its sessions still needs it."""
+        return max((guest.seconds_in_use for guest in self._guests), default=0.0)
+
+    def evict(self) -> None:
+        """End the server and its sessions, so that another can start."""
+        for guest in list(self._guests):
+            guest.evict()
+        self._server.stop(EVICTED)
 
     def tick(self, now: float) -> None:
         """End a server that nobody uses."""

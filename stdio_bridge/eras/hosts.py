@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.errors import Refusal, unavailable
+from stdio_bridge.eviction import CALL_SECONDS
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
-from stdio_bridge.servers import Servers
+from stdio_bridge.servers import EVICTED, Servers
 from stdio_bridge.usage import Isolation
 
 from .as_legacy import capabilities_of
@@ -62,7 +64,7 @@ class Host:
         self._listing: list[Callable[[], None]] = []
         self._tools = ToolCatalog()
         self._envelope = envelope
-        self._server = hosts.servers.start(key[0], self._ended)
+        self._server = hosts.servers.start(self, self._ended)
         self.last_used = hosts.servers.loop.clock()
         self._initialize_another = False
 
@@ -174,9 +176,30 @@ class Host:
 
         dialect.list_tools({} if cursor is None else {"cursor": cursor}, answered)
 
+    @property
+    def user(self) -> str:
+        """The user whom its process counts for."""
+        return self._key[0]
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used; None while a call or a subscription needs it."""
+        if self._waiting or not self.link.idle or not (self._dialect is None or self._dialect.idle):
+            return None
+        return self.last_used
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long a call still needs it; nobody knows when a subscription ends."""
+        return CALL_SECONDS if self._dialect is None or self._dialect.idle else math.inf
+
+    def evict(self) -> None:
+        """End, so that another server can start."""
+        self.stop(EVICTED)
+
     def tick(self, now: float) -> None:
         """End a server that nobody uses."""
-        if not (self.link.idle and (self._dialect is None or self._dialect.idle)):
+        if self.idle_since is None:
             self.last_used = now
         elif now - self.last_used > self._hosts.servers.options.idle_timeout:
             self.stop("it was idle")
@@ -201,7 +224,7 @@ class Host:
         """Start the server again, and ask nothing before it is initialized."""
         self._initialize_another = False
         try:
-            self._server = self._hosts.servers.start(self._key[0], self._ended)
+            self._server = self._hosts.servers.start(self, self._ended)
         except Refusal as refusal:
             self._hosts.forget(self._key, self)
             waiting, self._waiting = self._waiting, []

@@ -5,18 +5,21 @@ from __future__ import annotations
 import collections
 import functools
 import secrets
+import time
 from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.detach import Headers, Response
-from stdio_bridge.errors import Refusal, bad_request, unavailable
+from stdio_bridge.errors import Refusal, bad_request
+from stdio_bridge.eviction import CALL_SECONDS, Bounds
 from stdio_bridge.framing import SSE_OPEN, SSE_RETRY
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.metrics import Registry
 from stdio_bridge.responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
-from stdio_bridge.servers import Servers
+from stdio_bridge.servers import EVICTED, Servers
 from stdio_bridge.streams import EventStream, parse_event_id
+from stdio_bridge.usage import Isolation
 
 from .detection import Knowledge
 from .homes import Homes
@@ -27,9 +30,11 @@ _MAX_ENDED_STREAMS = 16
 _MAX_STREAM_BYTES = 1 << 20
 # Of all that have ended: an answer alone may be as large as a message can be.
 _MAX_ENDED_BYTES = 4 << 20
+_MAX_ENDED_BYTES_IN_ALL = 256 << 20
+# Where many sessions share a process, what it says in the background is kept for each of them.
+_MAX_SHARED_STANDALONE_BYTES = 64 << 10
 # The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
 _FIRST_VERSION_OF_EMPTY_EVENTS = "2025-11-25"
-_RETRY_SECONDS = 5
 
 
 class Session:
@@ -49,9 +54,9 @@ class Session:
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}
         self._next_stream = _STANDALONE
-        self._add_stream()
+        self._add_stream(_MAX_STREAM_BYTES if self.home.exclusive else _MAX_SHARED_STANDALONE_BYTES)
         self._ended: collections.deque[EventStream] = collections.deque()
-        self._ended_bytes = 0
+        self.ended_bytes = 0
         self.home.join(self, user=user, initialize=initialize)
 
     def stop(self, reason: str) -> None:
@@ -69,6 +74,8 @@ class Session:
         for stream in self._streams.values():
             stream.end()
         self.open.finish()
+        while self._ended:
+            self.forget_oldest()
 
     def receive(self, message: Message) -> None:
         """Take a message of the server that belongs to no call: it waits for the client's GET stream."""
@@ -87,15 +94,15 @@ class Session:
 
     def begin_stream(self, response: Response, identity: Identity, headers: Headers) -> EventStream:
         """Turn the answer to a POST into a stream of its own."""
-        stream = self._add_stream()
+        stream = self._add_stream(_MAX_STREAM_BYTES)
         response.start([*SSE_HEADERS, *headers], SSE_OPEN)
         self._attach(response, identity, stream, None)
         if self._knows_empty_events:
             stream.prime()
         return stream
 
-    def _add_stream(self) -> EventStream:
-        stream = EventStream(number=self._next_stream, max_bytes=_MAX_STREAM_BYTES, lost=self._lost)
+    def _add_stream(self, max_bytes: int) -> EventStream:
+        stream = EventStream(number=self._next_stream, max_bytes=max_bytes, lost=self._lost)
         self._streams[self._next_stream] = stream
         self._next_stream += 1
         return stream
@@ -107,12 +114,21 @@ class Session:
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""
         stream.end()
+        if not self._sessions.knows(self):
+            return  # its calls fail because it ends: there is nothing to resume
         self._ended.append(stream)
-        self._ended_bytes += stream.size
-        while len(self._ended) > _MAX_ENDED_STREAMS or (self._ended_bytes > _MAX_ENDED_BYTES and len(self._ended) > 1):
-            oldest = self._ended.popleft()
-            self._ended_bytes -= oldest.size
-            del self._streams[oldest.number]
+        self.ended_bytes += stream.size
+        self._sessions.ended_bytes += stream.size
+        while len(self._ended) > _MAX_ENDED_STREAMS or (self.ended_bytes > _MAX_ENDED_BYTES and len(self._ended) > 1):
+            self.forget_oldest()
+        self._sessions.bound_ended()
+
+    def forget_oldest(self) -> None:
+        """Forget the stream that ended first: it cannot be resumed any more."""
+        oldest = self._ended.popleft()
+        self.ended_bytes -= oldest.size
+        self._sessions.ended_bytes -= oldest.size
+        del self._streams[oldest.number]
 
     def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
         # Less than a closure takes, of each of thousands of streams.
@@ -135,11 +151,25 @@ class Session:
         """Whether it is still beginning, or a call of its client is not over."""
         return self.version is None or self.link.has_calls_of(self)
 
-    def tick(self, now: float) -> None:
-        """End a session that nobody uses."""
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used; None while it begins, a call is not over, or a response is open."""
         # A response that was finished by the server's answer needs no holding.
         self.open.sweep()
-        if self.open or self.link.has_calls_of(self):
+        return None if self.busy or self.open else self.last_used
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long it is still in use: a stream ends with its token, a call may be over at any time."""
+        return self.open.seconds_left(time.time()) if self.open.streams else CALL_SECONDS
+
+    def evict(self) -> None:
+        """End, so that another session can begin."""
+        self.stop(EVICTED)
+
+    def tick(self, now: float) -> None:
+        """End a session that nobody uses."""
+        if self.idle_since is None:
             self.last_used = now
         elif now - self.last_used > self._sessions.servers.options.idle_timeout:
             self.stop("it was idle")
@@ -228,14 +258,16 @@ class Sessions:
         self.servers = servers
         self.homes = Homes(servers, knowledge)
         self._sessions: dict[str, Session] = {}
+        self.ended_bytes = 0
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
     def open(self, user: str, initialize: Message) -> Session:
         """Begin a session for who sends this `initialize`. Raises Refusal when there are too many."""
         options = self.servers.options
-        of_user = sum(session.user == user for session in self._sessions.values())
-        if len(self._sessions) >= options.max_sessions or of_user >= options.max_sessions_per_user:
-            raise unavailable("too many sessions are open", retry_seconds=_RETRY_SECONDS)
+        if options.isolation is not Isolation.PER_SESSION:
+            # Elsewhere the bounds of processes are those of sessions.
+            bounds = Bounds(in_all=options.max_shared_sessions, of_user=options.max_shared_sessions_per_user)
+            self.servers.make_room(self._sessions.values(), user, bounds, "--max-shared-sessions")
         session = Session(self, user, initialize)
         self._sessions[session.id] = session
         return session
@@ -259,6 +291,15 @@ class Sessions:
     def forget(self, session: Session) -> None:
         """Take an ended session out; its id is unknown from now on."""
         self._sessions.pop(session.id, None)
+
+    def knows(self, session: Session) -> bool:
+        """Whether a session has not ended."""
+        return session.id in self._sessions
+
+    def bound_ended(self) -> None:
+        """Keep within a bound what all streams that have ended hold: the session that keeps most gives way."""
+        while self.ended_bytes > _MAX_ENDED_BYTES_IN_ALL:
+            max(self._sessions.values(), key=lambda session: session.ended_bytes).forget_oldest()
 
     def all(self) -> list[Session]:
         """Return every session."""

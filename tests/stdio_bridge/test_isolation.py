@@ -193,19 +193,3 @@ def test_spares_of_a_broken_server_are_not_replaced_without_pause(tmp_path: Path
 def test_session_ids_begin_with_the_replicas_name(tmp_path: Path) -> None:
     with bridge(tmp_path, "per-session", "--replica", "host-2") as running:
         assert User(running, ONE).session.startswith("host-2.")
-
-
-def test_the_caps_per_user_and_in_all_are_told_with_a_time_to_come_back(tmp_path: Path) -> None:
-    options = ("--max-sessions", "3", "--max-sessions-per-user", "2")
-    with bridge(tmp_path, "shared", *options) as running:
-        first = User(running, ONE)
-        User(running, ONE)
-        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-        refused = [running.request("POST", rpc("initialize", params), X_Gateway_Identity=assertion(ONE))]
-        User(running, OTHER)
-        refused.append(running.request("POST", rpc("initialize", params), X_Gateway_Identity=assertion(OTHER)))
-        for status, headers, content in refused:
-            assert (status, headers["retry-after"]) == (503, "5")
-            assert json.loads(content)["id"] == 1
-        running.request("DELETE", **first.headers)
-        User(running, OTHER)

@@ -113,9 +113,11 @@ def test_a_process_that_turns_out_to_be_one_too_many_ends_when_it_is_idle(tmp_pa
 
 
 def test_too_many_processes_of_a_user_are_refused_for_a_while(key: str) -> None:
-    options = ("--require-identity", key, "--max-sessions-per-user", "1")
-    with bridge(*options, command=LEGACY_SERVER) as running:
-        assert of_user(running, "github:1").call("pid").status == 200
+    options = ("--require-identity", key, "--max-sessions-per-user", "1", "--keep-alive", "0.2")
+    with (
+        bridge(*options, command=FAULTY) as running,
+        of_user(running, "github:1").stream("tools/call", {"name": "never"}),
+    ):
         refused = of_user(running, "github:1", roots={}).call("pid")
         assert (refused.status, refused.last["id"]) == (503, 7)
         assert int(refused.headers["retry-after"]) > 0

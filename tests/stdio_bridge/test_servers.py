@@ -17,6 +17,17 @@ from stdio_bridge.servers import Server, Servers
 from tests.stdio_bridge.running import ECHO
 
 
+class Someone:
+    """Who takes a server, and never makes room."""
+
+    user = "someone"
+    idle_since = None
+    seconds_in_use = 0.0
+
+    def evict(self) -> None:
+        raise AssertionError("it is in use")
+
+
 class Site:
     """Servers of which one may start at a time."""
 
@@ -28,7 +39,7 @@ class Site:
         self.ended: list[str] = []
 
     def start(self) -> Server:
-        return self.servers.start("someone", self.ended.append)
+        return self.servers.start(Someone(), self.ended.append)
 
     def turn_until(self, condition: Callable[[], object]) -> None:
         for _ in range(1000):

@@ -1,0 +1,87 @@
+"""Who makes room when a bound is reached: what is not in use, before anyone is refused. No I/O, no clock."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+# A running call may be over at any time. Of a stream whose end nobody knows, this is a guess.
+CALL_SECONDS = 5.0
+_UNKNOWN_SECONDS = 60.0
+
+
+class Occupant(Protocol):
+    """What takes a place for a user: a session, or a server process."""
+
+    @property
+    def user(self) -> str:
+        """The user whom it counts for."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used; None while a call or an open stream needs it."""
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long a call or a stream still needs it; infinite where nobody can know."""
+
+    def evict(self) -> None:
+        """End, so that another can take the place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How many places there are, and how many of them one user may take."""
+
+    in_all: int
+    of_user: int
+
+
+class Full(Exception):
+    """Nothing can make room: all that might is in use. `retry_seconds` says when that may have changed."""
+
+    def __init__(self, *, of_user: bool, retry_seconds: int) -> None:
+        super().__init__()
+        self.of_user = of_user
+        self.retry_seconds = retry_seconds
+
+
+_O = TypeVar("_O", bound=Occupant)
+
+
+def find_victim(occupants: Iterable[_O], user: str, bounds: Bounds) -> _O | None:
+    """Return what has to end before the user can have one more place; None where a place is free. Raises Full.
+
+    At a user's bound it is their own least recently used one that is idle. At the bound of all it is one of the user
+    who holds most, and never of a user who holds less than the one who asks.
+    """
+    held: dict[str, list[_O]] = collections.defaultdict(list)
+    for occupant in occupants:
+        held[occupant.user].append(occupant)
+    own = len(held[user])
+    of_user = own >= bounds.of_user
+    if of_user:
+        candidates = [user]
+    elif sum(map(len, held.values())) < bounds.in_all:
+        return None
+    else:
+        # Of two who hold the same number, the one who asks gives way first.
+        candidates = sorted(held, key=lambda name: (len(held[name]), name == user), reverse=True)
+        candidates = [name for name in candidates if len(held[name]) >= own]
+    for name in candidates:
+        if (victim := _least_recently_used(held[name])) is not None:
+            return victim
+    raise Full(of_user=of_user, retry_seconds=_first_free(o for name in candidates for o in held[name]))
+
+
+def _least_recently_used(occupants: Iterable[_O]) -> _O | None:
+    idle = [(since, o) for o in occupants if (since := o.idle_since) is not None]
+    return min(idle, key=lambda pair: pair[0])[1] if idle else None
+
+
+def _first_free(occupants: Iterable[Occupant]) -> int:
+    seconds = min((occupant.seconds_in_use for occupant in occupants), default=math.inf)
+    return max(1, math.ceil(_UNKNOWN_SECONDS if math.isinf(seconds) else seconds))
