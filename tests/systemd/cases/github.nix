@@ -126,6 +126,8 @@
           messageBytes = 1048576;
           sessions = 50;
           sessionsPerUser = 5;
+          sharedSessions = 500;
+          sharedSessionsPerUser = 50;
           calls = 1000;
           connections = 512;
           memory = "512M";
