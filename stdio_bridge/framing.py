@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_END_BYTES = 200
+END_BYTES = 200
+"""Of a line that is not kept, how much of its beginning and of its end is."""
 
 
 class LineSplitter:
@@ -39,14 +40,14 @@ class LineSplitter:
 
     def _keep(self, part: bytes) -> None:
         if self._skipping:
-            self._tail = (self._tail + part[-_END_BYTES:])[-_END_BYTES:]
+            self._tail = (self._tail + part[-END_BYTES:])[-END_BYTES:]
             return
         self._size += len(part)
         if self._size > self._limit:
             self._skipping = True
             self._parts.append(part)
-            self._head = b"".join(self._parts)[:_END_BYTES]
-            self._tail = part[-_END_BYTES:]
+            self._head = b"".join(self._parts)[:END_BYTES]
+            self._tail = part[-END_BYTES:]
             self._parts.clear()
         else:
             self._parts.append(part)

@@ -54,6 +54,10 @@ _ID_LAST = re.compile(rb'[\]}"el0-9]\s*,\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:
 # How deep arrays and objects may be in each other. Where Python gives up depends on how deep it is in calls itself, so
 # that it could read an answer and then not write it, and its client would wait for ever.
 _MAX_DEPTH = 500
+# How many arrays and objects a message may hold, and how many members and elements: to read and write more would keep
+# the loop, and with it every other client, for seconds.
+_MAX_CONTAINERS = 100_000
+_MAX_PARTS = 500_000
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 # What is written was read before, or made here: it cannot hold itself.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -61,6 +65,8 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 def parse_json(data: bytes) -> Any:
     """Read strict JSON in UTF-8, which `encode` can write again. Raises InvalidMessage(PARSE_ERROR)."""
+    if len(data) > _MAX_CONTAINERS and _has_too_many_parts(data):
+        raise InvalidMessage(PARSE_ERROR, f"more than {_MAX_CONTAINERS} arrays and objects, or {_MAX_PARTS} values")
     try:
         value = _decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -72,6 +78,20 @@ def parse_json(data: bytes) -> Any:
     ):
         raise InvalidMessage(PARSE_ERROR, "nested too deeply")
     return value
+
+
+def _has_too_many_parts(data: bytes) -> bool:
+    """Count before reading, as fast as bytes can be searched. Of what is no JSON any answer will do."""
+    containers = data.count(b"[") + data.count(b"{")
+    if containers <= _MAX_CONTAINERS and containers + data.count(b",") <= _MAX_PARTS:
+        return False
+    # Some may stand in strings, whose ends are the quotes that nothing escapes.
+    data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    if data.count(b'"') > 4 * _MAX_PARTS:  # a member has two strings
+        return True
+    outside = b"".join(data.split(b'"')[::2])
+    containers = outside.count(b"[") + outside.count(b"{")
+    return containers > _MAX_CONTAINERS or containers + outside.count(b",") > _MAX_PARTS
 
 
 def _is_deeper(value: object, levels: int) -> bool:

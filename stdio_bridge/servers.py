@@ -11,6 +11,7 @@ from . import jsonrpc
 from .calls import Patience
 from .errors import unavailable
 from .eviction import Bounds, Full, Occupant, find_victim
+from .framing import END_BYTES
 from .journal import LimitedLog
 from .jsonrpc import InvalidMessage, Message
 from .link import Link
@@ -162,17 +163,20 @@ class Server:
             self._servers.noise.add()
             if self._process is not None:
                 self._process.log_noise(str(error), line)
+            self._fail_answered(line[:END_BYTES], line[-END_BYTES:], f"the MCP server's answer cannot be read: {error}")
         except Exception:
             # One message that cannot be handled is no reason to end the conversation with all others.
             log.exception("a message of the server could not be handled")
 
     def _take_skipped(self, beginning: bytes, end: bytes) -> None:
-        """Fail the call that a line was too long an answer to, rather than let it wait for one."""
+        limit = self._servers.options.max_message_bytes
+        self._fail_answered(beginning, end, f"the MCP server's answer has more than {limit} bytes")
+
+    def _fail_answered(self, beginning: bytes, end: bytes, text: str) -> None:
+        """Fail the call that a line answers which cannot be passed on, rather than let it wait for another one."""
         answered = jsonrpc.find_answered(beginning, end)
         if answered is not None:
-            text = f"the MCP server's answer has more than {self._servers.options.max_message_bytes} bytes"
-            message = jsonrpc.error(answered, jsonrpc.INTERNAL_ERROR, text)
-            self._take_line(jsonrpc.encode(message))
+            self._take_line(jsonrpc.encode(jsonrpc.error(answered, jsonrpc.INTERNAL_ERROR, text)))
 
     def _first_heard(self, now: float) -> None:
         self.heard = True

@@ -39,7 +39,7 @@ def call(request: dict[str, Any]) -> None:
         text(request, os.getpid())
 
 
-def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0912 - one branch for each fault
+def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912 - one branch for each fault
     match request["params"]["name"]:
         case "exit":
             complain(b"the last words\n")
@@ -76,6 +76,15 @@ def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0912 - one branch 
             return ANSWERED
         case "too long":
             text(request, "z" * (LONG + 1))
+            return ANSWERED
+        case "unreadable answer":
+            result = request["params"]["arguments"]["template"]
+            write(
+                json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result})
+                .encode()
+                .replace(b'"FILL"', b"[]," * 1_000_000 + b"[]")
+                + b"\n"
+            )
             return ANSWERED
         case "stderr":
             complain(b"e" * 500_000 + b"\n" + b"short\n" * 80_000)

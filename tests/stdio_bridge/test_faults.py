@@ -280,6 +280,20 @@ def test_a_client_that_stops_reading_is_dropped_while_others_are_served() -> Non
         call.close()
 
 
+def test_a_message_with_a_million_empty_containers_is_refused_from_a_client_and_fails_the_call_of_a_server() -> None:
+    with faulty() as bridge:
+        session = bridge.initialize()
+        arguments = {"template": {"content": [], "structuredContent": {"all": ["FILL"]}}}
+        message = rpc("tools/call", {"name": "unreadable answer", "arguments": arguments})
+        _, _, content = bridge.request("POST", message, Mcp_Session_Id=session)
+        assert "cannot be read: more than 100000 arrays and objects" in error_of(content)
+        many = rpc("tools/call", {"name": "pid", "arguments": {"all": [[] for _ in range(100_001)]}})
+        status, _, content = bridge.request("POST", many, Mcp_Session_Id=session)
+        assert (status, json.loads(content)["error"]["code"]) == (400, -32700)
+        fewer = rpc("tools/call", {"name": "pid", "arguments": {"all": [[] for _ in range(99_000)]}})
+        assert bridge.request("POST", fewer, Mcp_Session_Id=session)[0] == 200
+
+
 def test_calls_beyond_the_limit_of_unanswered_ones_are_refused_and_told_when_to_come_back() -> None:
     with faulty(options=("--max-calls", "3")) as bridge:
         full, other = bridge.initialize(), bridge.initialize()

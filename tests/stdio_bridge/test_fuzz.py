@@ -107,3 +107,27 @@ def test_what_can_be_read_can_be_written_from_deeper_down() -> None:
             jsonrpc.parse_json(nested(depth))
     assert len(jsonrpc.parse_json(b"[" + b"[]," * 5000 + b"{}]")) == 5001
     assert jsonrpc.parse_json(b'"' + b"[" * 5000 + b'"') == "[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [(b"[]", 99_999), (b'{"a":1}', 99_999), (b"0", 499_999), (b'"\\\\"', 499_999), (b'"[\\",{"', 499_999)],
+)
+def test_how_many_parts_a_message_has_is_bounded_and_counts_nothing_inside_strings(unit: bytes, most: int) -> None:
+    assert len(jsonrpc.parse_json(b"[" + b",".join([unit] * most) + b"]")) == most
+    with pytest.raises(InvalidMessage, match="more than"):
+        jsonrpc.parse_json(b"[" + b",".join([unit] * (most + 2)) + b"]")
+
+
+def test_a_long_text_may_hold_as_many_brackets_and_commas_as_it_likes() -> None:
+    for text in (b"[{," * 1_000_000, b'\\"[{,' * 1_000_000, b"\\\\[{," * 1_000_000):
+        assert isinstance(jsonrpc.parse_json(b'{"a":"' + text + b'"}')["a"], str)
+
+
+def test_members_of_an_object_are_bounded_too() -> None:
+    def members(count: int) -> bytes:
+        return b"{" + b",".join(b'"%d":"a"' % number for number in range(count)) + b"}"
+
+    assert len(jsonrpc.parse_json(members(499_999))) == 499_999
+    with pytest.raises(InvalidMessage, match="more than"):
+        jsonrpc.parse_json(members(500_002))
