@@ -27,6 +27,17 @@ AUTHORIZATION_PATHS: Final = {
 }
 """The authorization server's public paths, by the rate limit that they share."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
+ORIGIN_HEADERS: Final = (
+    "Set-Cookie",
+    "Clear-Site-Data",
+    "Strict-Transport-Security",
+    "Alt-Svc",
+    "NEL",
+    "Report-To",
+    "Reporting-Endpoints",
+    "Public-Key-Pins",
+)
+"""What a browser keeps of a response for the whole origin or its domain, where other servers and the pages are, too."""
 MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 IPV6_SUBNET: Final = 64
 """What one customer of an internet provider holds at least."""
@@ -40,7 +51,11 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
     if settings.instances:
         services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
-    middlewares: dict[str, Any] = {"mcp.cors": {"headers": _CORS}, OTHER_HOSTS: {"retry": _RETRY}}
+    middlewares: dict[str, Any] = {
+        "mcp.cors": {"headers": _CORS},
+        "mcp.answer": {"headers": {"customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, "")}},  # empty removes it
+        OTHER_HOSTS: {"retry": _RETRY},
+    }
     for group in AUTHORIZATION_PATHS:
         middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
     again = [OTHER_HOSTS] if settings.instances else []
@@ -95,7 +110,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             through=["mcp.metadata-rate", *again],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
-        through = ["mcp.cors", f"mcp-{name}.auth"]
+        through = ["mcp.cors", f"mcp-{name}.auth", "mcp.answer"]
         backend_path = urlsplit(resource.endpoints[0]).path
         if backend_path != url.path:
             middlewares[f"mcp-{name}.path"] = {

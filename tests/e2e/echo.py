@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class EchoServer:
-    """Answers every request with its own method, path and headers as JSON."""
+    """Answers every request with its own method, path and headers as JSON; headers `Echo-NAME` come back as NAME."""
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -21,6 +21,9 @@ class EchoServer:
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in self.headers.items():
+                    if name.lower().startswith("echo-"):
+                        self.send_header(name[len("echo-") :], value)
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -8,6 +8,7 @@ import time
 import pytest
 import requests
 
+from auth_service.routes import ORIGIN_HEADERS
 from tests.browser import Browser, Form
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
@@ -51,6 +52,16 @@ def test_a_wrong_token_is_invalid(stack: RunningStack, token: str) -> None:
     answer = initialize(stack.resource("time"), token)
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+
+def test_nothing_that_a_browser_keeps_for_the_whole_origin_comes_back_from_a_server(stack: RunningStack) -> None:
+    token = log_in(stack.issuer, stack.resource("echo")).access_token
+    headers = dict.fromkeys((f"Echo-{name}" for name in ORIGIN_HEADERS), "x=1; max-age=1000")
+    headers |= {"Authorization": f"Bearer {token}", "Echo-X-Own": "1"}
+    answer = requests.get(stack.resource("echo"), headers=headers, timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["X-Own"] == "1"
+    assert not set(map(str.lower, ORIGIN_HEADERS)) & set(map(str.lower, answer.headers))
 
 
 def test_a_token_for_another_server_is_invalid(stack: RunningStack, tokens: Tokens) -> None:
