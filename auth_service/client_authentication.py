@@ -21,6 +21,8 @@ from .tokens import CLOCK_SKEW_SECONDS
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_ASSERTION_SECONDS: Final = 3600
 """How far ahead an assertion may end, and how old it may be."""
+CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
+"""How far a client's clock may be ahead: the user's machine, which nobody keeps exact. The end stays strict."""
 MAX_JTI_LENGTH: Final = 256
 
 _TYPES: Final = (None, "JWT", "client-authentication+jwt")
@@ -32,8 +34,8 @@ _OPTIONS: Final[Any] = {
     "verify_aud": True,
     "verify_jti": True,
     "verify_exp": True,
-    "verify_iat": True,
-    "verify_nbf": True,
+    "verify_iat": False,  # with more leeway than the end has: _verify
+    "verify_nbf": False,
 }
 
 
@@ -150,10 +152,13 @@ class ClientAuthenticator:
         if not all(isinstance(claims.get(name, 0), int | float) for name in ("exp", "iat", "nbf")):
             raise jwt.InvalidTokenError
         now = time.time()
-        if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLOCK_SKEW_SECONDS:
+        if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLIENT_CLOCK_SECONDS:
             raise jwt.ExpiredSignatureError
-        if "iat" in claims and claims["iat"] < now - MAX_ASSERTION_SECONDS:
+        # So written that NaN, which Python reads in JSON, is refused.
+        if not now - MAX_ASSERTION_SECONDS <= claims.get("iat", now) <= now + CLIENT_CLOCK_SECONDS:
             raise jwt.InvalidIssuedAtError
+        if not claims.get("nbf", now) <= now + CLIENT_CLOCK_SECONDS:
+            raise jwt.ImmatureSignatureError
         if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
             raise jwt.InvalidTokenError
         return claims

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
 
 Message = MutableMapping[str, Any]
@@ -11,6 +13,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+_SERVER_ERROR: Final = -32000
+"""The implementation-defined code that MCP's own SDKs use where no other fits."""
 _NO_BODY: Final[Message] = {"type": "http.response.body"}
 
 
@@ -35,6 +39,17 @@ def empty_response(status: int, headers: Iterable[Header]) -> Response:
 def json_response(status: int, body: bytes, headers: Iterable[Header] = ()) -> Response:
     """Make a response that nobody may store."""
     return plain_response(status, b"application/json", body, headers)
+
+
+def json_rpc_response(status: int, text: str, headers: Iterable[Header] = ()) -> Response:
+    """Make a refusal as an MCP endpoint gives it: a JSON-RPC error without an id, whose message names the status."""
+    return json_response(status, json_rpc_error(status, text), headers)
+
+
+def json_rpc_error(status: int, text: str) -> bytes:
+    """Return the body of such a refusal."""
+    error = {"code": _SERVER_ERROR, "message": f"{status} {HTTPStatus(status).phrase}: {text}"}
+    return json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
 
 
 def plain_response(status: int, content_type: bytes, body: bytes, headers: Iterable[Header] = ()) -> Response:

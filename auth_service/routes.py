@@ -53,7 +53,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
     middlewares: dict[str, Any] = {
         "mcp.cors": {"headers": _CORS},
-        "mcp.answer": {"headers": {"customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, "")}},  # empty removes it
+        "mcp.headers": {"headers": _REMOVED},
         OTHER_HOSTS: {"retry": _RETRY},
     }
     for group in AUTHORIZATION_PATHS:
@@ -110,7 +110,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             through=["mcp.metadata-rate", *again],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
-        through = ["mcp.cors", f"mcp-{name}.auth", "mcp.answer"]
+        through = ["mcp.cors", f"mcp-{name}.auth", "mcp.headers"]
         backend_path = urlsplit(resource.endpoints[0]).path
         if backend_path != url.path:
             middlewares[f"mcp-{name}.path"] = {
@@ -153,6 +153,15 @@ _CORS: Final = {
     "accessControlExposeHeaders": ["Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate"],
     "accessControlMaxAge": 7200,
     "addVaryHeader": True,
+}
+
+
+# Empty removes a header. An MCP server has no use for a browser's cookies, which on a host with several paths are those of
+# this gateway. An upgraded connection would outlive its token: without the header the server sees an ordinary request
+# (RFC 9110 §7.8).
+_REMOVED: Final = {
+    "customRequestHeaders": {"Cookie": "", "Upgrade": ""},
+    "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),
 }
 
 

@@ -8,7 +8,6 @@ grant is known to live (`grant_watch`). Whatever has lapsed is checked again; wh
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections import Counter, OrderedDict
@@ -23,7 +22,7 @@ from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import Grant, GrantWatch
 from auth_service.identity import BackendSigner, derive_identity_key
 from auth_service.protocol.metadata import protected_resource_url
-from auth_service.responses import Header, Receive, Response, Send, empty_response, json_response
+from auth_service.responses import Header, Receive, Response, Send, empty_response, json_response, json_rpc_response
 from auth_service.settings import Credentials, Resource, Settings
 from auth_service.tokens import ForgedTokenError, InvalidTokenError, SigningKeys, VerifiedClaims, verify_access_token
 
@@ -31,6 +30,7 @@ PATH_PREFIX: Final = "/verify/"
 REFRESH_SECONDS: Final = 25
 """Bridges take an assertion for 60 s: one handed out at the end of its time still has more than half of that."""
 MAX_TOKEN_BYTES: Final = 4096
+MAX_URI_BYTES: Final = 16 * 1024
 MAX_REMEMBERED: Final = 32_768
 """Tokens remembered by a worker; at some 3 KiB each this bounds its memory. Only what we have signed gets there."""
 PASSED: Final = "passed"
@@ -46,6 +46,10 @@ _HEADER_SAFE = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 class MalformedRequestError(Exception):
     """The request carries a token, or a path, in a way that is refused. The text goes to the client."""
+
+    def __init__(self, text: str, *, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +87,8 @@ def check_forwarded_uri(uri: bytes) -> None:
 
     `uri` is the path and query that the client sent to the router. Raises MalformedRequestError.
     """
+    if len(uri) > MAX_URI_BYTES:
+        raise MalformedRequestError(f"the URL is longer than {MAX_URI_BYTES} bytes", status=414)
     path, _, query = uri.partition(b"?")
     if _AMBIGUOUS_PATH.search(path):
         raise MalformedRequestError("the path is ambiguous")
@@ -108,24 +114,18 @@ class _ProtectedResource:
         self._signer = BackendSigner(derive_identity_key(credentials, name))
         self._scopes = frozenset(resource.scopes)
         self._metadata_url = protected_resource_url(resource.url)
-        self.no_token = self.refusal(401)
-        self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here")
+        self.no_token = self.refusal(401, None, "log in first: the WWW-Authenticate header names the way")
+        self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here: log in again")
 
     def refusal(
-        self,
-        status: int,
-        error: str | None = None,
-        description: str | None = None,
-        *,
-        held_scopes: frozenset[str] = frozenset(),
+        self, status: int, error: str | None, description: str, *, held_scopes: frozenset[str] = frozenset()
     ) -> Response:
         """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent.
 
         It names every scope that the next token should have: those that each request needs, and those that this
         resource gave already, which a client that asks for the challenge's scopes alone would lose (step-up).
         """
-        named = {"error": error, "error_description": description}
-        members = {member: value for member, value in named.items() if value is not None}
+        members = {} if error is None else {"error": error, "error_description": description}
         scopes = self.required_scopes | (held_scopes & self._scopes)
         challenge = (
             members
@@ -133,7 +133,7 @@ class _ProtectedResource:
             | ({"scope": " ".join(sorted(scopes))} if scopes else {})
         )
         header = "Bearer " + ", ".join(f'{member}="{value}"' for member, value in challenge.items())
-        return _refusal(status, members, [(b"www-authenticate", header.encode("ascii"))])
+        return json_rpc_response(status, description, [(b"www-authenticate", header.encode("ascii"))])
 
     def refuse(self, answer: Response, reason: str, *, token: _Remembered | None = None) -> Response:
         """Return a refusal, counted and written down; `token` is one that we have signed."""
@@ -155,7 +155,7 @@ class _ProtectedResource:
     def demand_scope(self, claims: VerifiedClaims) -> Response:
         """Return the answer to a token whose scope is too little."""
         return self.refusal(
-            403, "insufficient_scope", "the access token does not reach that far", held_scopes=claims.scopes
+            403, "insufficient_scope", "the access token lacks a scope that is needed here", held_scopes=claims.scopes
         )
 
     def admit(self, claims: VerifiedClaims) -> Response:
@@ -198,11 +198,10 @@ class Verifier:
                 else:
                     answer = await self._decide(resource, authorization)
             except MalformedRequestError as error:
-                answer = resource.refuse(resource.refusal(400, "invalid_request", str(error)), "malformed_request")
+                refusal = resource.refusal(error.status, "invalid_request", str(error))
+                answer = resource.refuse(refusal, "malformed_request")
             except ServiceUnavailable as error:
-                retry_after = str(error.retry_after).encode()
-                unavailable = _refusal(503, {"error": "temporarily_unavailable"}, [(b"retry-after", retry_after)])
-                answer = resource.refuse(unavailable, "unavailable")
+                answer = resource.refuse(_unavailable(error.retry_after), "unavailable")
         await send(answer.start)
         await send(answer.body)
 
@@ -298,8 +297,9 @@ class Verifier:
         )
 
 
-def _refusal(status: int, members: dict[str, str], headers: list[Header]) -> Response:
-    return json_response(status, json.dumps(members).encode() if members else b"", headers)
+def _unavailable(retry_after: int) -> Response:
+    text = f"the gateway cannot check the access token now: try again in {retry_after} seconds"
+    return json_rpc_response(503, text, [(b"retry-after", str(retry_after).encode())])
 
 
-_NOT_FOUND: Final = _refusal(404, {"error": "not_found"}, [])
+_NOT_FOUND: Final = json_response(404, b'{"error":"not_found"}')

@@ -24,7 +24,7 @@ def test_the_mcp_path_is_verified_before_anything_else_touches_it() -> None:
     http = configuration()
     router = http["routers"]["mcp-time"]
     assert router["rule"] == "Host(`time.mcp.example.com`) && (Path(`/mcp`) || PathPrefix(`/mcp/`))"
-    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth", "mcp.answer"]
+    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth", "mcp.headers"]
     assert http["services"]["mcp-time"]["loadBalancer"]["servers"] == [{"url": "http://127.0.0.1:9001"}]
 
 

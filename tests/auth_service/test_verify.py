@@ -20,7 +20,7 @@ from auth_service.identity import derive_identity_key
 from auth_service.settings import Credentials, Settings
 from auth_service.store import GRANT_PREFIX
 from auth_service.tokens import SigningKeys, create_key_file, issue_access_token
-from auth_service.verify import MAX_TOKEN_BYTES, REFRESH_SECONDS, Verifier
+from auth_service.verify import MAX_TOKEN_BYTES, MAX_URI_BYTES, REFRESH_SECONDS, Verifier
 from stdio_bridge.errors import Refusal
 from stdio_bridge.identity import Verifying
 from tests.auth_service.test_settings import MINIMAL
@@ -35,6 +35,7 @@ CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32)
 class Answer:
     status: int
     headers: dict[str, str]
+    body: bytes
 
 
 class World:
@@ -82,7 +83,8 @@ class World:
         headers = [(b"authorization", value.encode("latin-1")) for value in authorization]
         scope = {"path": f"/verify/{name}", "headers": [*headers, (b"x-forwarded-uri", uri.encode("latin-1"))]}
         self.runner.run(self.verifier(scope, receive, send))
-        return Answer(sent[0]["status"], {key.decode(): value.decode() for key, value in sent[0]["headers"]})
+        headers_sent = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], headers_sent, sent[1].get("body", b""))
 
 
 def forged(token: str) -> str:
@@ -177,6 +179,30 @@ def test_two_tokens_are_malformed_even_if_both_are_good(world: World) -> None:
 )
 def test_a_token_in_the_query_and_an_ambiguous_path_are_malformed(world: World, uri: str) -> None:
     assert world.verify(f"Bearer {world.token()}", uri=uri).status == 400
+
+
+@pytest.mark.parametrize("uri", ["/mcp?" + "x" * MAX_URI_BYTES, "/mcp?" + "&" * 1_000_000])
+def test_a_url_that_is_too_long_is_refused_unread(world: World, uri: str) -> None:
+    assert world.verify(f"Bearer {world.token()}", uri=uri).status == 414
+    assert world.verify(f"Bearer {world.token()}", uri=uri[:MAX_URI_BYTES]).status == 200
+
+
+def test_every_refusal_has_a_json_rpc_error_that_names_its_status(world: World, tmp_path: Path) -> None:
+    good = f"Bearer {world.token()}"
+    answers = {
+        401: [world.verify(), world.verify("Bearer x"), world.verify("Basic eDp5")],
+        403: [world.verify(f"Bearer {world.token(scope='other')}")],
+        400: [world.verify("Bearer a b"), world.verify(good, good), world.verify(good, uri="/mcp/..")],
+        414: [world.verify(good, uri="/" + "x" * MAX_URI_BYTES)],
+    }
+    world.verifier = Verifier(world.settings, CREDENTIALS, world.keys, GrantWatch(f"unix://{tmp_path / 'absent.sock'}"))
+    answers[503] = [world.verify(good)]
+    for status, refusals in answers.items():
+        for answer in refusals:
+            assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+            document = json.loads(answer.body)
+            assert (document["jsonrpc"], document["id"], document["error"]["code"]) == ("2.0", None, -32000)
+            assert document["error"]["message"].startswith(f"{status} ")
 
 
 def test_a_revoked_grant_is_refused_at_the_next_request(world: World) -> None:

@@ -8,13 +8,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class EchoServer:
-    """Answers every request with its own method, path and headers as JSON; headers `Echo-NAME` come back as NAME."""
+    """Answers every request with its own method, path and headers as JSON, and agrees to every upgrade.
+
+    Headers `Echo-NAME` come back as NAME.
+    """
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def echo(self) -> None:
+                if protocol := self.headers.get("Upgrade"):
+                    self.send_response(101)
+                    self.send_header("Connection", "Upgrade")
+                    self.send_header("Upgrade", protocol)
+                    self.end_headers()
+                    self.close_connection = True
+                    return
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 seen = {"method": self.command, "path": self.path, "headers": self.headers.items()}
                 body = json.dumps(seen).encode()

@@ -287,6 +287,35 @@ def test_no_upgrade_opens_a_tunnel_past_the_router(stack: RunningStack, path: st
         assert answer.status == 401
 
 
+@pytest.mark.parametrize("name", ["Connection", "connection"])
+@pytest.mark.parametrize("protocol", ["websocket", "WebSocket", "h2c", "TLS/1.0"])
+def test_a_verified_request_is_not_upgraded_to_what_would_outlive_its_token(
+    stack: RunningStack, tokens: Tokens, bearer: str, name: str, protocol: str
+) -> None:
+    key = f"Sec-WebSocket-Key: {base64.b64encode(b'k' * 16).decode()}"
+    answer = get(
+        stack, "/echo/mcp", bearer, f"{name}: Upgrade", f"Upgrade: {protocol}", "Sec-WebSocket-Version: 13", key
+    )
+    assert answer.status == 200
+    assert answer.header("upgrade") == []
+    assert_true_identity(answer, identity_of(stack, tokens))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Cookie: __Host-session=secret",),
+        ("cookie: a=secret", "COOKIE: b=secret"),
+        ("Cookie: a=secret; b=secret", "Connection: Cookie"),
+        ("Cookie: a=secret", "Cookie2: $Version=1"),
+    ],
+)
+def test_no_cookie_reaches_a_server(stack: RunningStack, bearer: str, lines: tuple[str, ...]) -> None:
+    answer = get(stack, "/echo/mcp", *lines, bearer)
+    assert answer.header("cookie") == []
+    assert b"secret" not in answer.body
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_http_2_is_no_way_around(stack: RunningStack, tokens: Tokens, bearer: str) -> None:
     def ask(path: str, *headers: str) -> Answer:
@@ -308,6 +337,9 @@ def test_http_2_is_no_way_around(stack: RunningStack, tokens: Tokens, bearer: st
     for path in INTERNAL:
         assert ask(path, bearer).status in {0, 404}
         assert ask(f"/jwks/..{path}", bearer).status in {0, 301, 400, 404}
+    answer = ask("/echo/mcp", bearer, "cookie: a=secret", "cookie: b=secret")
+    if answer.status == 200:
+        assert b"secret" not in answer.body
     answer = ask("/echo/mcp", bearer, "X-User-Id: forged", "x_user_id: forged", "Connection: X-User-Id")
     if answer.status == 200:
         assert_true_identity(answer, identity_of(stack, tokens))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from auth_service.client_authentication import JWT_BEARER
+from auth_service.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Settings
 from auth_service.tokens import CLOCK_SKEW_SECONDS
@@ -184,9 +184,15 @@ def _unsigned() -> str:
         lambda: assertion(exp=int(time.time()) - 60),
         lambda: assertion(exp=int(time.time()) + 7200),
         lambda: assertion(exp="soon"),
-        lambda: assertion(iat=int(time.time()) + 60),
+        lambda: assertion(exp=int(time.time()) - CLOCK_SKEW_SECONDS),
+        lambda: assertion(iat=int(time.time()) + CLIENT_CLOCK_SECONDS + 10),
         lambda: assertion(iat=int(time.time()) - 7200),
-        lambda: assertion(nbf=int(time.time()) + 60),
+        lambda: assertion(iat=float("nan")),
+        lambda: assertion(iat=float("inf")),
+        lambda: assertion(nbf=int(time.time()) + CLIENT_CLOCK_SECONDS + 10),
+        lambda: assertion(nbf=float("nan")),
+        lambda: assertion(exp=float("nan")),
+        lambda: assertion(exp=float("inf")),
         lambda: assertion(jti=None),
         lambda: assertion(jti=""),
         lambda: assertion(jti=7),
@@ -203,6 +209,15 @@ def test_an_assertion_that_is_wrong_in_any_way_is_refused_and_the_code_stays_goo
     response = redeem(world, code, make())
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     assert redeem(world, code, assertion()).status_code == 200
+
+
+@pytest.mark.parametrize("ahead", [0, 30, 60])
+@pytest.mark.parametrize("lifetime", [60, 3600])
+def test_a_clients_clock_may_be_a_minute_ahead(world: World, ahead: int, lifetime: int) -> None:
+    now = int(time.time()) + ahead
+    proof = assertion(iat=now, nbf=now, exp=now + lifetime)
+    assert redeem(world, world.obtain_code(CLIENT), proof).status_code == 200
+    assert redeem(world, world.obtain_code(CLIENT), proof).status_code == 401  # good once
 
 
 @pytest.mark.parametrize(
