@@ -156,9 +156,9 @@ _CORS: Final = {
 }
 
 
-# Empty removes a header. An MCP server has no use for a browser's cookies, which on a host with several paths are those of
-# this gateway. An upgraded connection would outlive its token: without the header the server sees an ordinary request
-# (RFC 9110 §7.8).
+# Empty removes a header. An MCP server has no use for a browser's cookies, which on a host with several paths are those
+# of this gateway. An upgraded connection would outlive its token: without the header the server sees an ordinary
+# request (RFC 9110 §7.8).
 _REMOVED: Final = {
     "customRequestHeaders": {"Cookie": "", "Upgrade": ""},
     "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),

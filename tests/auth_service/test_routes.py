@@ -51,7 +51,7 @@ def test_what_is_internal_has_no_router(path: str) -> None:
 def test_a_path_of_its_own_is_rewritten_after_verification() -> None:
     resource = {"url": "https://mcp.example.com/time.v1/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
     http = configuration(resources={"time": resource})
-    assert http["routers"]["mcp-time"]["middlewares"][-3:] == ["mcp-time.auth", "mcp.answer", "mcp-time.path"]
+    assert http["routers"]["mcp-time"]["middlewares"][-3:] == ["mcp-time.auth", "mcp.headers", "mcp-time.path"]
     rewrite = http["middlewares"]["mcp-time.path"]["replacePathRegex"]
     assert rewrite == {"regex": r"^/time\.v1/mcp(/.*)?$", "replacement": "/mcp${1}"}
 
