@@ -79,15 +79,22 @@ def prolong(transaction: redis.client.Pipeline, key: str, *, lifetime: int) -> N
     transaction.eval(_PROLONG, 1, key, lifetime)
 
 
-def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+@contextmanager
+def denial() -> Iterator[None]:
     """Turn every failure of Redis into the one error that denies."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise ServiceUnavailable("Redis") from error
+
+
+def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """As `denial`, for a whole method that returns its result at once."""
 
     @functools.wraps(method)
     def call(owner: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with denial():
             return method(owner, *args, **kwargs)
-        except redis.RedisError as error:
-            raise ServiceUnavailable("Redis") from error
 
     return call
 

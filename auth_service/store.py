@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import secrets
@@ -39,7 +40,10 @@ from .remembered import Approvals, Sessions
 from .settings import Lifetimes, Limits
 
 GRANT_PREFIX = "grant:"
+REFRESH_PREFIX = "refresh:"
 CLIENT_PREFIX = "client:"
+USER_INDEX_PREFIX = "grants-of-user:"
+CLIENT_INDEX_PREFIX = "grants-of-client:"
 CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 REVOCATION_SECONDS = 0.1
@@ -48,8 +52,10 @@ ROTATION_GRACE = 60
 """Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
 """
 
+BATCH = 1000
+"""How many keys or commands go to Redis at once: enough to hide the round trip, too few to hold up others."""
+
 _SOCKET_TIMEOUT = 3
-_SCAN_COUNT = 1000
 _UNUSED_CLIENTS = "unused-clients"
 _REPLICATION_MILLISECONDS = 500
 
@@ -221,7 +227,6 @@ class Store:
         self._redeem = self._redis.register_script(_REDEEM)
         self._rotate = self._redis.register_script(_ROTATE)
         self._replace_login = self._redis.register_script(_REPLACE_LOGIN)
-        self._drop_login = self._redis.register_script(_DROP_LOGIN)
 
     @property
     def connection(self) -> redis.Redis:
@@ -266,8 +271,8 @@ class Store:
         self._redis.set(_client_key(client.client_id), _dump_client(client), xx=True, keepttl=True)
 
     @denies_when_unavailable
-    def remove_client(self, client_id: str, *, by: str) -> None:
-        """Remove a registration, and end every grant of it. `by` is for the audit log."""
+    def remove_client(self, client_id: str, *, by: str) -> list[Grant]:
+        """Remove a registration, and end every grant of it; return those that lived. `by` is for the audit log."""
         with self._redis.pipeline() as transaction:
             transaction.delete(_client_key(client_id))
             transaction.zrem(_UNUSED_CLIENTS, client_id)
@@ -275,7 +280,7 @@ class Store:
         if was_there:
             audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))
-        self.revoke_grants(sids, by=by, reason="the client was deleted")
+        return self.revoke_grants(sids, by=by, reason="the client was deleted")
 
     # Codes and grants
 
@@ -335,7 +340,7 @@ class Store:
             keys=[
                 f"redeemed:{hash_secret(code)}",
                 _grant_key(record.sid),
-                f"refresh:{record.sid}",
+                _refresh_key(record.sid),
                 _client_key(record.client_id),
                 _UNUSED_CLIENTS,
                 *_indices(grant),
@@ -373,14 +378,14 @@ class Store:
     @denies_when_unavailable
     def count_grants(self) -> int:
         """Count the grants that live, by looking at every key."""
-        return sum(1 for _ in self._redis.scan_iter(match=GRANT_PREFIX + "*", count=_SCAN_COUNT))
+        return sum(1 for _ in self._redis.scan_iter(match=GRANT_PREFIX + "*", count=BATCH))
 
     @denies_when_unavailable
     def rotate(self, grant: Grant, *, generation: int) -> Rotation:
         """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
         result = self._rotate(
             keys=[
-                f"refresh:{grant.sid}",
+                _refresh_key(grant.sid),
                 _grant_key(grant.sid),
                 _client_key(grant.client_id),
                 _login_key(grant.sub),
@@ -416,8 +421,8 @@ class Store:
     def find_refresh_expiry(self, sid: str, *, generation: int) -> int | None:
         """Return when the refresh token of that generation ends, None if it is not the current one."""
         with self._redis.pipeline() as transaction:
-            transaction.hget(f"refresh:{sid}", "current")
-            transaction.ttl(f"refresh:{sid}")
+            transaction.hget(_refresh_key(sid), "current")
+            transaction.ttl(_refresh_key(sid))
             current, lifetime = transaction.execute()
         return int(time.time()) + lifetime if current == str(generation) else None
 
@@ -433,29 +438,43 @@ class Store:
         When this returns, no worker admits a token of them any more, not even one that has just lost Redis.
         `by` and `reason` are for the audit log: see `audit.record`.
         """
-        ended = [grant for sid in sids if (grant := self._end_grant(sid, by=by, reason=reason)) is not None]
+        ended: list[Grant] = []
+        remaining = iter(sids)
+        while batch := list(itertools.islice(remaining, BATCH)):
+            ended += self._end_grants(batch, by=by, reason=reason)
         if ended:
             time.sleep(REVOCATION_SECONDS)
         return ended
 
-    def _end_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
-        """All revoking goes through here: workers hear of it from Redis (`grant_watch`), bridges from `on_revoked`."""
-        grant = self.find_grant(sid)
+    def _end_grants(self, sids: list[str], *, by: str, reason: str) -> list[Grant]:
+        """All revoking goes through here: workers hear of it from Redis (`grant_watch`), bridges from `on_revoked`.
+
+        Takes as many round trips for many grants as for one.
+        """
+        documents = cast("list[str | None]", self._redis.mget([_grant_key(sid) for sid in sids]))
+        ended = [Grant(**json.loads(document)) for document in documents if document is not None]
+        entries: dict[str, list[str]] = {}
+        for grant in ended:
+            for index in _indices(grant):
+                entries.setdefault(index, []).append(grant.sid)
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.delete(_grant_key(sid), f"refresh:{sid}")
-            if grant is not None:
-                for index in _indices(grant):
-                    pipeline.zrem(index, sid)
+            pipeline.delete(*(key for sid in sids for key in (_grant_key(sid), _refresh_key(sid))))
+            for index, own in entries.items():
+                pipeline.zrem(index, *own)
+            for sub in {grant.sub for grant in ended}:
+                pipeline.eval(_DROP_LOGIN, 2, _user_index(sub), _login_key(sub))
             if self._is_replicated:
                 pipeline.wait(1, _REPLICATION_MILLISECONDS)
             answers = pipeline.execute()
         if self._is_replicated and answers[-1] == 0:
-            log.warning("revocation.unreplicated: a replica that takes over now would not know of it: grant %s", sid)
-        if grant is not None:
-            self._drop_login(keys=[_user_index(grant.sub), _login_key(grant.sub)])
+            unreplicated = ", ".join(sids)
+            log.warning(
+                "revocation.unreplicated: a replica that takes over now would not know of it: grant %s", unreplicated
+            )
+        for grant in ended:
             audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
             self._on_revoked(grant)
-        return grant
+        return ended
 
     @denies_when_unavailable
     def find_grants_of_user(self, sub: str, *, client_id: str | None = None) -> list[LiveGrant]:
@@ -466,7 +485,7 @@ class Store:
             for sid in sids:
                 pipeline.get(_grant_key(sid))
                 # A refresh token is prolonged at each use: what is left of its life tells when that was.
-                pipeline.ttl(f"refresh:{sid}")
+                pipeline.ttl(_refresh_key(sid))
             answers = pipeline.execute()
         now = int(time.time())
         return [
@@ -537,16 +556,20 @@ def _grant_key(sid: str) -> str:
     return GRANT_PREFIX + sid
 
 
+def _refresh_key(sid: str) -> str:
+    return REFRESH_PREFIX + sid
+
+
 def _indices(grant: Grant) -> tuple[str, str]:
     return _user_index(grant.sub), _client_index(grant.client_id)
 
 
 def _user_index(sub: str) -> str:
-    return f"grants-of-user:{sub}"
+    return USER_INDEX_PREFIX + sub
 
 
 def _client_index(client_id: str) -> str:
-    return f"grants-of-client:{client_id}"
+    return CLIENT_INDEX_PREFIX + client_id
 
 
 def _dump_client(client: Client) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from auth_service.inventory import RegisteredClient, StoredGrant
+from auth_service.inventory import OtherClient, RegisteredClient
 
-from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
+from .operator import BY, Operator, as_json, oldest_first, print_record, print_records, timestamp, with_operator
 
 
 @click.group()
@@ -26,7 +27,10 @@ def list_(operator: Operator, *, as_json: bool) -> None:
     Those known by a metadata document are listed as long as they have a grant.
     """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
-    print_records(_describe_all(operator), columns, as_json=as_json)
+    registered = oldest_first(operator.inventory.clients(), lambda each: each.client.issued_at)
+    found: Iterator[RegisteredClient | OtherClient]
+    found = itertools.chain(registered, operator.inventory.other_clients())
+    print_records(map(_describe, found), columns, as_json=as_json)
 
 
 @clients.command()
@@ -44,31 +48,21 @@ def show(operator: Operator, *, client: str, as_json: bool) -> None:
 @as_json
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
     """Remove CLIENT, and end every grant of it at once. It has to register anew."""
-    found = _find(operator, client)
-    operator.store.remove_client(client, by=BY)
-    print_record({"client": client, "ended_grants": found["grants"]}, as_json=as_json)
+    _find(operator, client)
+    ended = operator.store.remove_client(client, by=BY)
+    print_record({"client": client, "ended_grants": len(ended)}, as_json=as_json)
 
 
 def _find(operator: Operator, client_id: str) -> dict[str, Any]:
-    found = next((each for each in _describe_all(operator) if each["client"] == client_id), None)
+    found = operator.inventory.find_client(client_id)
     if found is None:
         raise click.ClickException(f"{client_id}: no such client; `mcp-gatewayctl clients list` shows all")
-    return found
+    return _describe(found)
 
 
-def _describe_all(operator: Operator) -> list[dict[str, Any]]:
-    grants = operator.inventory.grants()
-    count = Counter(each.grant.client_id for each in grants)
-    registered = operator.inventory.clients()
-    known = {each.client.client_id for each in registered}
-    others = {each.grant.client_id: each for each in grants if each.grant.client_id not in known}
-    return [
-        *(_describe_registered(each, count[each.client.client_id]) for each in registered),
-        *(_describe_other(each, count[client_id]) for client_id, each in others.items()),
-    ]
-
-
-def _describe_registered(each: RegisteredClient, grants: int) -> dict[str, Any]:
+def _describe(each: RegisteredClient | OtherClient) -> dict[str, Any]:
+    if isinstance(each, OtherClient):
+        return _describe_other(each)
     client = each.client
     return {
         "client": client.client_id,
@@ -76,21 +70,22 @@ def _describe_registered(each: RegisteredClient, grants: int) -> dict[str, Any]:
         "kind": "registered",
         "authentication": client.auth_method,
         "redirect_uris": list(client.metadata.redirect_uris),
-        "grants": grants,
+        "grants": each.grants,
         "registered_at": timestamp(client.issued_at),
         "expires_at": timestamp(each.expires_at),
     }
 
 
-def _describe_other(each: StoredGrant, grants: int) -> dict[str, Any]:
-    """Describe a client that only its grants tell of: its metadata is elsewhere, or it was made by `token issue`."""
+def _describe_other(each: OtherClient) -> dict[str, Any]:
+    """Describe a client whose metadata is elsewhere, or that was made by `token issue`."""
+    grant = each.newest.grant
     return {
-        "client": each.grant.client_id,
-        "name": each.grant.client_name,
-        "kind": "document" if each.grant.client_id.startswith("https://") else "headless",
+        "client": grant.client_id,
+        "name": grant.client_name,
+        "kind": "document" if grant.client_id.startswith("https://") else "headless",
         "authentication": None,
         "redirect_uris": [],
-        "grants": grants,
+        "grants": each.grants,
         "registered_at": None,
         "expires_at": None,
     }

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from auth_service.inventory import StoredGrant
 
-from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
+from .operator import (
+    BY,
+    Operator,
+    as_json,
+    is_user_id,
+    oldest_first,
+    print_record,
+    print_records,
+    timestamp,
+    with_operator,
+)
 
 
 @click.group(short_help="What users allow clients.")
@@ -25,13 +36,14 @@ def grants() -> None:
 def list_(operator: Operator, *, user: str | None, client: str | None, server: str | None, as_json: bool) -> None:
     """List all grants, or some."""
     url = operator.resource_url(server) if server is not None else None
-    found = [
-        describe(operator, each)
-        for each in operator.inventory.grants()
+    found = (
+        each
+        for each in _candidates(operator, user=user, client=client)
         if user in {None, each.grant.sub, each.grant.name}
         and client in {None, each.grant.client_id}
         and url in {None, each.grant.resource}
-    ]
+    )
+    records = (describe(operator, each) for each in oldest_first(found, lambda each: each.grant.created_at))
     columns = {
         "grant": "GRANT",
         "name": "USER",
@@ -41,7 +53,7 @@ def list_(operator: Operator, *, user: str | None, client: str | None, server: s
         "last_used": "LAST USED",
         "expires_at": "EXPIRES",
     }
-    print_records(found, columns, as_json=as_json)
+    print_records(records, columns, as_json=as_json)
 
 
 @grants.command()
@@ -81,8 +93,17 @@ def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
     }
 
 
+def _candidates(operator: Operator, *, user: str | None, client: str | None) -> Iterator[StoredGrant]:
+    """Find at least the grants of a user and client, through an index where there is one."""
+    if user is not None and is_user_id(user):
+        return operator.inventory.grants_of_user(user)
+    if client is not None:
+        return operator.inventory.grants_of_client(client)
+    return operator.inventory.grants()
+
+
 def _find(operator: Operator, sid: str) -> dict[str, Any]:
-    found = next((each for each in operator.inventory.grants() if each.grant.sid == sid), None)
+    found = operator.inventory.find_grant(sid)
     if found is None:
         raise _unknown(sid)
     return describe(operator, found)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import logging.handlers
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -36,6 +37,10 @@ DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
 """Where systemd keeps them for the running service."""
 SYSLOG: Final = Path("/dev/log")
 BY: Final = "operator"
+MAX_SORTED: Final = 10_000
+"""How many records are sorted; what is more is printed in the order in which Redis finds it."""
+_PAGE: Final = 1000
+_ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,7 +120,11 @@ class Operator:
 
     def resource_name(self, url: str) -> str:
         """Return the name of the server of that URL, the URL if it is none any more."""
-        return next((name for name, each in self.settings.resources.items() if each.url == url), url)
+        return self._resource_names.get(url, url)
+
+    @functools.cached_property
+    def _resource_names(self) -> dict[str, str]:
+        return {each.url: name for name, each in self.settings.resources.items()}
 
 
 settings_option = click.option(
@@ -183,18 +192,44 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_records(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print what was found, as JSON or as a table of some columns: member → heading."""
+def oldest_first(found: Iterator[T], age: Callable[[T], int]) -> Iterator[T]:
+    """Sort what was found, unless it is too much to be held in memory: then return it as it comes."""
+    held = list(itertools.islice(found, MAX_SORTED + 1))
+    if len(held) <= MAX_SORTED:
+        held.sort(key=age)
+    return itertools.chain(held, found)
+
+
+def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
+    """Print what was found as it comes, as JSON or as a table of some columns: member → heading."""
+    remaining = iter(records)
+    pages = iter(lambda: list(itertools.islice(remaining, _PAGE)), [])
     if as_json:
-        print_json(records)
-        return
-    if not records:
+        _print_list(pages)
+    else:
+        _print_table(pages, columns)
+
+
+def _print_list(pages: Iterable[list[Mapping[str, Any]]]) -> None:
+    separator = "["
+    for page in pages:
+        click.echo(separator + "\n  " + ",\n  ".join(map(json.dumps, page)), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")
+
+
+def _print_table(pages: Iterable[list[Mapping[str, Any]]], columns: Mapping[str, str]) -> None:
+    """Print pages below each other: a column is as wide as the widest cell so far, for what is to come is unknown."""
+    headings = [list(columns.values())]
+    widths = [0] * len(columns)
+    for page in pages:
+        rows = [*headings, *([_cell(record[member]) for member in columns] for record in page)]
+        headings = []
+        widths = [max(width, *map(len, cells)) for width, cells in zip(widths, zip(*rows, strict=True), strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        click.echo("\n".join(lines))
+    if headings:
         click.echo("none")
-        return
-    rows = [list(columns.values()), *([_cell(record[member]) for member in columns] for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
@@ -205,6 +240,11 @@ def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
     width = max(len(member) for member in record)
     for member, value in record.items():
         click.echo(f"{member.replace('_', ' '):{width}}  {_cell(value)}".rstrip())
+
+
+def is_user_id(text: str) -> bool:
+    """Whether a text is a user's id and no login name, which an OpenID Connect provider may give a colon, too."""
+    return text.startswith(_ID_PREFIXES)
 
 
 def timestamp(seconds: float | None) -> str | None:

@@ -9,9 +9,20 @@ import click
 from auth_service import audit
 from auth_service.audit import Event
 from auth_service.idp import provider_name
+from auth_service.inventory import StoredGrant
 from auth_service.protocol.access import fold
 
-from .operator import BY, Operator, as_json, print_record, print_records, timestamp, with_operator
+from .operator import (
+    BY,
+    Operator,
+    as_json,
+    is_user_id,
+    oldest_first,
+    print_record,
+    print_records,
+    timestamp,
+    with_operator,
+)
 
 
 @click.group()
@@ -25,7 +36,8 @@ def users() -> None:
 def list_(operator: Operator, *, as_json: bool) -> None:
     """List everyone who has a grant."""
     columns = {"user": "USER", "name": "NAME", "grants": "GRANTS", "servers": "SERVERS", "last_used": "LAST USED"}
-    print_records(_describe_all(operator), columns, as_json=as_json)
+    found = oldest_first(operator.inventory.users(), lambda own: own[0].grant.created_at)
+    print_records((_describe(operator, own) for own in found), columns, as_json=as_json)
 
 
 @users.command()
@@ -38,12 +50,7 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     USER is an id (github:583231) or a login name. Who is still on the allow-lists can come back: take them off first,
     and reload the service.
     """
-    ids = {each["user"] for each in _describe_all(operator) if user in {each["user"], each["name"]}}
-    if len(ids) > 1:
-        raise click.UsageError(f"{user}: that is the login name of several: {', '.join(sorted(ids))}")
-    if not ids and ":" not in user:
-        raise click.ClickException(f"{user}: no grant of a user of that name; one without grants is named by id")
-    subject = next(iter(ids), user)
+    subject = user if is_user_id(user) else _find_by_name(operator, user)
     operator.store.sessions.end_all(subject)
     audit.record(Event.SESSION_ENDED, user=subject, by=BY, reason="the user's access was ended")
     ended = operator.store.revoke_access(subject, by=BY)
@@ -80,19 +87,23 @@ def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
     print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
-def _describe_all(operator: Operator) -> list[dict[str, Any]]:
-    grants = operator.inventory.grants()
-    described = []
-    for subject in dict.fromkeys(each.grant.sub for each in grants):
-        own = [each for each in grants if each.grant.sub == subject]
-        described.append(
-            {
-                "user": subject,
-                "name": own[-1].grant.name,
-                "grants": len(own),
-                "clients": len({each.grant.client_id for each in own}),
-                "servers": sorted({operator.resource_name(each.grant.resource) for each in own}),
-                "last_used": timestamp(max((each.last_used or each.grant.created_at) for each in own)),
-            }
-        )
-    return described
+def _find_by_name(operator: Operator, name: str) -> str:
+    """Return the id of the user of that login name, or what can only be an id. Raises click errors."""
+    ids = {own[-1].grant.sub for own in operator.inventory.users() if own[-1].grant.name == name}
+    if len(ids) > 1:
+        raise click.UsageError(f"{name}: that is the login name of several: {', '.join(sorted(ids))}")
+    if not ids and ":" not in name:
+        raise click.ClickException(f"{name}: no grant of a user of that name; one without grants is named by id")
+    return next(iter(ids), name)
+
+
+def _describe(operator: Operator, own: list[StoredGrant]) -> dict[str, Any]:
+    """Return a user as printed; `own` are the user's grants, the oldest first."""
+    return {
+        "user": own[-1].grant.sub,
+        "name": own[-1].grant.name,
+        "grants": len(own),
+        "clients": len({each.grant.client_id for each in own}),
+        "servers": sorted({operator.resource_name(each.grant.resource) for each in own}),
+        "last_used": timestamp(max((each.last_used or each.grant.created_at) for each in own)),
+    }
