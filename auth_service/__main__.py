@@ -16,8 +16,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from auth_service import logs
-from auth_service.asgi import METRICS_DIRECTORY, NOTIFY_VARIABLE, Application, notify_service_manager
-from auth_service.metrics import WorkerSlots
+from auth_service.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
+from auth_service.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
 
 # Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
@@ -130,22 +130,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         credentials = load_credentials(Path(options.credentials))
         if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd listens for us
             _check_address(settings.listen)
-        slots = _make_slots(Path(settings.state_directory) / METRICS_DIRECTORY)
+        _make_state_directory(Path(settings.state_directory))
     except SettingsError as error:
         sys.stderr.write(f"mcp-auth-service: {error}\n")
         return 2
     logs.configure(settings.log_level.upper())
     if address := os.environ.pop("NOTIFY_SOCKET", None):
         os.environ[NOTIFY_VARIABLE] = address
+    slots = WorkerSlots(metrics_directory(settings))
     _Server(options.settings, credentials, settings, slots).run()
     return 0
 
 
-def _make_slots(directory: Path) -> WorkerSlots:
+def _make_state_directory(directory: Path) -> None:
+    """Refuse a state directory that is not there and cannot be made, or that is not ours."""
     try:
-        return WorkerSlots(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"state_directory: {error.filename or directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise SettingsError(f"state_directory: {directory}: this user may not write there")
 
 
 def _check_address(listen: str) -> None:

@@ -19,7 +19,7 @@ from auth_service import MAX_REQUEST_BYTES, create_app
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
-from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics
+from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.push import RevocationPush
 from auth_service.responses import Message, Receive, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
@@ -29,7 +29,6 @@ from auth_service.tokens import SigningKeyError, SigningKeys
 from auth_service.verify import PATH_PREFIX, Verifier
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
-METRICS_DIRECTORY = "metrics"
 FLASK_THREADS = 24
 """More than may wait for the identity provider (`idp/bounded.py`) and clients' documents (`clients.py`) together."""
 BODY_SECONDS = 10
@@ -79,9 +78,7 @@ class Application:
         self._keys_are_agreed = False
         self._watch = GrantWatch(settings.redis_url, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, keys, self._watch)
-        self._metrics = Metrics(
-            Path(settings.state_directory) / METRICS_DIRECTORY, slot, count_grants=store.count_grants
-        )
+        self._metrics = Metrics(metrics_directory(settings), slot, count_grants=store.count_grants)
         app = create_app(settings, credentials, store, keys)
         self._metrics.observe(app)
         self._flask = cast(

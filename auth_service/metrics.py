@@ -2,11 +2,13 @@
 
 Workers share their values by files (prometheus_client's multiprocess mode). The files are named by the worker's slot
 and not by its process: a worker that takes the place of another counts on, so that counters survive reloads and files
-do not pile up. What is counted per request is a plain integer in the worker, brought here once a second (`flush`).
+do not pile up. Where there is no room for them, a worker counts for itself alone: no worker ends over it. What is
+counted per request is a plain integer in the worker, brought here once a second (`flush`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,34 +17,49 @@ import time
 from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from auth_service import audit
 from auth_service.errors import ServiceUnavailable
+from auth_service.settings import Settings
 
 FLUSH_SECONDS: Final = 1.0
 GRANT_COUNT_SECONDS: Final = 60
 """How long a count of the live grants is good for: Redis has to look at every key for it."""
+FILE_BYTES: Final = 1 << 16
+"""How large a file of values begins; it doubles when it is full."""
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_ENTRY_BYTES: Final = 32
+"""What a value takes besides its name, at most."""
+
+log = logging.getLogger(__name__)
+
+
+def metrics_directory(settings: Settings) -> Path:
+    """Return where workers share their values: where systemd gives one, a directory in memory.
+
+    A full disk is then no matter of theirs. They are of no use after a restart.
+    """
+    return Path(os.environ.get("RUNTIME_DIRECTORY") or settings.state_directory) / "metrics"
 
 
 class WorkerSlots:
     """Numbers that living workers hold, each its own, kept by the process that starts and buries them."""
 
     def __init__(self, directory: Path) -> None:
-        """Empty the workers' directory. Raises OSError."""
+        """Empty the workers' directory."""
         self._directory = directory
         self._taken: dict[int, int] = {}
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o700, parents=True)
 
     def take(self, age: int) -> int:
         """Return the lowest free number; `age` is what Gunicorn knows the worker by."""
@@ -61,8 +78,10 @@ class Metrics:
 
     def __init__(self, directory: Path, slot: int, *, count_grants: Callable[[], int]) -> None:
         """`slot` is this worker's alone among those that live. `count_grants` may raise ServiceUnavailable."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # each file that cannot be made in it says so
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[_DIRECTORY_VARIABLE] = str(directory)
+        values.MmapedDict = _AllocatedValues  # type: ignore[attr-defined]
         # prometheus_client takes its choice at import, which is too early for a choice by settings.
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         own = CollectorRegistry()
@@ -126,6 +145,60 @@ class Metrics:
     def render(self) -> bytes:
         """Return the values of all workers in Prometheus' text format; may wait for Redis."""
         return generate_latest(self._all)
+
+
+class _AllocatedValues(MmapedDict):
+    """Values in a file that is mapped only once its blocks are allocated.
+
+    prometheus_client makes sparse files: a value that first needs a block when the disk is full is then a SIGBUS.
+    """
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        try:
+            if not Path(filename).exists():
+                _make(filename)
+        except OSError as error:
+            log.warning("metrics.incomplete: %s: %s; /metrics leaves this worker's values out", filename, error)
+            self._memory = os.memfd_create("metrics", os.MFD_CLOEXEC)
+            filename = f"/proc/self/fd/{self._memory}"
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return a value and its time; of one that there is no room for, the value that a new one has."""
+        try:
+            return cast("tuple[float, float]", super().read_value(key))  # type: ignore[no-untyped-call]
+        except OSError as error:
+            log.warning("metrics.incomplete: %s: %s; /metrics leaves %s out", self._fname, error, key)
+            return 0.0, 0.0
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Keep a value, if there is room for it."""
+        with contextlib.suppress(OSError):
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + _ENTRY_BYTES > self._capacity:
+            _allocate(self._fname, 2 * self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+def _make(filename: str) -> None:
+    """Make a file of values, whole as soon as others see it. Raises OSError."""
+    unfinished = Path(filename + ".new")
+    try:
+        _allocate(str(unfinished), FILE_BYTES)
+        unfinished.replace(filename)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _allocate(filename: str, size: int) -> None:
+    """Make a file that large, if it is smaller, with nothing left to be allocated. Raises OSError."""
+    file = os.open(filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, size)
+    finally:
+        os.close(file)
 
 
 class _LevelCounter(logging.Handler):

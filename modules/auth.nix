@@ -192,6 +192,9 @@ in
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";
+            # In memory: what the workers count there is shared by memory-mapped files.
+            RuntimeDirectory = "mcp-auth-service";
+            RuntimeDirectoryMode = "0700";
             SupplementaryGroups = lib.optional ownRedis config.services.redis.servers.mcp-oauth-gateway.group;
           };
       };

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -67,7 +67,15 @@ class Service:
     """A running auth service."""
 
     def __init__(
-        self, folder: Path, *, redis_url: str, github_url: str, workers: int, ready: bool = True, **changes: Any
+        self,
+        folder: Path,
+        *,
+        redis_url: str,
+        github_url: str,
+        workers: int,
+        ready: bool = True,
+        environment: Mapping[str, str] | None = None,
+        **changes: Any,
     ) -> None:
         self.port = free_port()
         self.issuer = f"http://localhost:{self.port}"
@@ -92,7 +100,7 @@ class Service:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "auth_service", "--settings", folder / "settings.json", "--credentials", folder],
                 cwd=PROJECT,
-                env={**os.environ, "NO_PROXY": "*"},
+                env={**os.environ, "NO_PROXY": "*", **(environment or {})},
                 stdout=log,
                 stderr=log,
             )

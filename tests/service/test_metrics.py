@@ -12,6 +12,8 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.disk import small_disk
+
 from .conftest import WORKERS, Place, Service, eventually
 
 
@@ -85,3 +87,47 @@ def test_the_watchdog_hears_from_the_service_only_while_every_worker_answers(
         os.kill(service.workers()[0], signal.SIGCONT)
         manager.settimeout(20)
         assert manager.recv(100) == b"WATCHDOG=1"
+
+
+def values_by(service: Service, names: set[str]) -> dict[tuple[str, ...], float]:
+    return {key: value for key, value in read(service).items() if key[0] in names}
+
+
+@pytest.mark.parametrize("is_full_from_the_start", [True, False])
+def test_a_full_disk_below_the_metrics_stops_no_worker(
+    place: Place, tmp_path: Path, is_full_from_the_start: bool
+) -> None:
+    passed = ("mcp_gateway_verify_total", "passed", "time")
+    with small_disk(tmp_path / "run") as disk:
+        if is_full_from_the_start:
+            disk.fill()
+        service = place.start(environment={"RUNTIME_DIRECTORY": str(disk.path)})
+        workers = service.workers()
+        tokens = service.log_in()
+        connections = service.connect_to_all()
+        assert [connection.verify(tokens.access_token) for connection in connections] == [200] * WORKERS
+        if not is_full_from_the_start:
+            eventually(lambda: read(service).get(passed) == WORKERS)
+            disk.fill()
+        for connection in connections:
+            # Each endpoint and status has values of its own: what was allocated is used up, and more is asked for.
+            for path in ("/jwks", "/account", "/style.css", "/authorize", "/callback", "/none", "/register", "/token"):
+                assert connection.get(path) < 500
+            assert connection.get("/metrics") == 200
+            assert connection.verify(tokens.access_token) == 200
+            connection.close()
+        assert service.workers() == workers, service.log.read_text()
+        assert "Traceback" not in service.log.read_text()
+        if is_full_from_the_start:
+            assert service.log.read_text().count("metrics.incomplete") <= 4 * WORKERS
+            assert "No space left on device" in service.log.read_text()
+        else:
+            eventually(lambda: read(service)[passed] == 2 * WORKERS)
+        disk.free()
+        replace_workers(service)
+        eventually(lambda: set(redis_up(service)) == {1.0})
+        service.stop()
+
+
+def redis_up(service: Service) -> list[float]:
+    return [value for key, value in read(service).items() if key[0] == "mcp_gateway_redis_up"]
