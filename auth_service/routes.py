@@ -19,6 +19,8 @@ from auth_service.verify import PATH_PREFIX
 AUTH_SERVICE: Final = "mcp.auth-service"
 OTHER_HOSTS: Final = "mcp.other-hosts"
 """How to reach what may be on another host, and when to try again."""
+WHOLE_REQUESTS: Final = "mcp.whole-requests"
+"""Reads a request to its end before a server gets it."""
 AUTHORIZATION_PATHS: Final = {
     "registration": ("/register",),
     "authorization": ("/authorize", "/consent", "/callback", "/account"),
@@ -55,6 +57,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         "mcp.cors": {"headers": _CORS},
         "mcp.headers": {"headers": _REMOVED},
         OTHER_HOSTS: {"retry": _RETRY},
+        WHOLE_REQUESTS: {"retry": _READ_FIRST},
     }
     for group in AUTHORIZATION_PATHS:
         middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
@@ -120,6 +123,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
                 }
             }
             through.append(f"mcp-{name}.path")
+        through.append(WHOLE_REQUESTS)
         if resource.replicas:
             through.append(OTHER_HOSTS)
         rule = f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))"
@@ -220,6 +224,19 @@ _HEALTH_CHECK: Final = {"interval": "1s", "unhealthyInterval": "1s", "timeout": 
 _TIMEOUTS: Final = {"dialTimeout": "1s"}
 # Until the check has noticed. Only a request that nobody has taken is sent again.
 _RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
+
+
+# Go's reverse proxy, Traefik's part that talks to servers, cuts answers that begin before it has found the end of the
+# request (docs/architecture.md, "Why requests are read to their end"). The retry middleware reads the whole body first
+# where a status can make it try again, so it gets one that no server can answer with: it never tries again.
+_READ_FIRST: Final = {
+    "attempts": 2,
+    "status": ["1000"],
+    "retryNonIdempotentMethod": True,
+    "disableRetryOnNetworkError": True,
+    # Of longer ones Traefik passes on the rest as it comes; a bridge waits before it answers them with a stream.
+    "maxRequestBodyBytes": 64 * 1024,
+}
 
 
 def _origin(url: str) -> str:

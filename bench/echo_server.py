@@ -8,6 +8,7 @@ from typing import Any
 
 _TOOLS = [
     {"name": "echo", "description": "Say it again", "inputSchema": {"type": "object"}},
+    {"name": "report", "description": "Make progress, then say it again", "inputSchema": {"type": "object"}},
     {"name": "wait", "description": "Make progress, never end", "inputSchema": {"type": "object"}},
 ]
 
@@ -19,12 +20,11 @@ def _say(message: dict[str, Any]) -> None:
 
 def _call(request: dict[str, Any]) -> None:
     params = request["params"]
-    if params["name"] == "echo":
-        _say({"id": request["id"], "result": {"content": [{"type": "text", "text": params["arguments"]["text"]}]}})
-        return
     token = params.get("_meta", {}).get("progressToken")
-    if token is not None:
+    if params["name"] != "echo" and token is not None:
         _say({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+    if params["name"] != "wait":
+        _say({"id": request["id"], "result": {"content": [{"type": "text", "text": params["arguments"]["text"]}]}})
 
 
 def main() -> None:

@@ -20,9 +20,6 @@ let
   version = lib.getVersion config.services.traefik.package;
   # WSGI folds X_User_Id, X.User.Id and X-User-Id into one name.
   knowsAliases = lib.versionAtLeast version "3.7.12";
-  knowsUnderscores =
-    lib.versionAtLeast version "3.7.6"
-    || (lib.versionAtLeast version "3.6.22" && lib.versionOlder version "3.7");
 
   # nixpkgs' names of the two configurations: of its releases so far, of a change once taken back, of the one proposed.
   names =
@@ -205,10 +202,11 @@ in
       (lib.mkIf (topology.has "router") {
         assertions = [
           {
-            assertion = knowsAliases || knowsUnderscores;
+            # Older ones also refuse all routes, which ask to read a request to its end, or lose what they have read.
+            assertion = lib.versionAtLeast version "3.7.6";
             message = ''
               services.traefik.package: Traefik ${version} cannot drop header names that alias another, so that clients
-              could forge who they are (GHSA-x677-9fxg-v5c5). Use 3.7.6 or newer, or 3.6.22 or newer of the line 3.6.
+              could forge who they are (GHSA-x677-9fxg-v5c5), and cuts answers of servers. Use 3.7.6 or newer.
             '';
           }
         ];

@@ -23,7 +23,7 @@ from waitress.task import ErrorTask, Task
 
 from . import jsonrpc
 from .heads import Busy, Parser
-from .intake import Intake
+from .intake import SMALL_BYTES, Intake
 from .loop import Loop
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ _RETRY_SECONDS = "5"
 # So much more of what a client leaves unread makes us look at what all of them do; of two to the power of this.
 _LOOK_EVERY_BITS = 16
 _UNLIMITED = 1 << 40
+# For so long an answer that a proxy passes on in parts waits after a large request: Go's reverse proxy cuts one that
+# begins before it has found the end of the request (docs/architecture.md, "Why requests are read to their end").
+_HOLD_SECONDS = 0.005
 # How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4
 
@@ -94,6 +97,8 @@ class Response:
         task.status = status
         task.response_headers = headers + self.headers
         task.content_length = len(body)
+        if len(body) <= SMALL_BYTES:
+            task.channel.release()
         task.send(b"" if task.request.command == "HEAD" else body)
         task.channel.finish_response(task)
 
@@ -188,6 +193,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     requests: list[Any]
     _unfinished: Any = None
     _rounds = 0
+    _held = False
     _lock = threading.Condition()
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -204,6 +210,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
             super().service()
             self._linger()
             return
+        if parsed.content_length > SMALL_BYTES:
+            self._hold()
         task = _Task(self, parsed)
         task.start()
         self.response = response = Response(task)
@@ -212,6 +220,20 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         except Exception:
             log.exception("%s %s failed", parsed.command, parsed.path)
             self._fail(response)
+
+    def _hold(self) -> None:
+        """Send nothing for a moment. Of chunks a proxy has found the end before we have."""
+        self._held = True
+        self._map.call_later(_HOLD_SECONDS, self.release)
+
+    def release(self) -> None:
+        """Send what there is to send."""
+        self._held = False
+        self._map.touch(self._fileno)
+
+    def writable(self) -> bool:
+        """Whether there is something to send, or to close."""
+        return not self._held and bool(super().writable())
 
     def _linger(self) -> None:
         """Close the connection of a refused request, but no sooner than its client can have read why.
@@ -259,7 +281,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         if not self.connected:
             raise ClientDisconnected
         size = len(data)
-        if not self.total_outbufs_len:
+        if not self.total_outbufs_len and not self._held:
             try:
                 data = data[self.send(data, do_close=False) :]
             except OSError:

@@ -24,7 +24,7 @@ def test_the_mcp_path_is_verified_before_anything_else_touches_it() -> None:
     http = configuration()
     router = http["routers"]["mcp-time"]
     assert router["rule"] == "Host(`time.mcp.example.com`) && (Path(`/mcp`) || PathPrefix(`/mcp/`))"
-    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth", "mcp.headers"]
+    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth", "mcp.headers", "mcp.whole-requests"]
     assert http["services"]["mcp-time"]["loadBalancer"]["servers"] == [{"url": "http://127.0.0.1:9001"}]
 
 
@@ -51,7 +51,7 @@ def test_what_is_internal_has_no_router(path: str) -> None:
 def test_a_path_of_its_own_is_rewritten_after_verification() -> None:
     resource = {"url": "https://mcp.example.com/time.v1/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
     http = configuration(resources={"time": resource})
-    assert http["routers"]["mcp-time"]["middlewares"][-3:] == ["mcp-time.auth", "mcp.headers", "mcp-time.path"]
+    assert http["routers"]["mcp-time"]["middlewares"][-4:-1] == ["mcp-time.auth", "mcp.headers", "mcp-time.path"]
     rewrite = http["middlewares"]["mcp-time.path"]["replacePathRegex"]
     assert rewrite == {"regex": r"^/time\.v1/mcp(/.*)?$", "replacement": "/mcp${1}"}
 
@@ -100,6 +100,26 @@ def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
     assert of_a["middlewares"] == any_replica["middlewares"]
     assert http["services"]["mcp-time.a"] == {"failover": {"service": "mcp-time.a.only", "fallback": "mcp-time"}}
     assert http["services"]["mcp-time.a.only"]["loadBalancer"]["servers"] == [{"url": "http://10.0.0.1:9001"}]
+
+
+def test_a_request_to_a_server_is_read_to_its_end_once_it_may_pass() -> None:
+    wiki = {"url": "https://wiki.example.com/mcp", "backends": ["http://10.0.0.9:3000/mcp"]}
+    time = {"url": "https://time.example.com/mcp", "replicas": {"a": "http://10.0.0.1:9001/mcp"}}
+    http = configuration(resources={"wiki": wiki, "time": time})
+    for name, router in http["routers"].items():
+        through = router["middlewares"]
+        if router["service"] == "mcp.auth-service":
+            assert "mcp.whole-requests" not in through, name
+        else:
+            (auth,) = (each for each in through if each.endswith(".auth"))
+            assert through.index(auth) < through.index("mcp.whole-requests"), name
+
+
+def test_no_status_and_no_failure_makes_the_router_send_a_request_twice() -> None:
+    retry = configuration()["middlewares"]["mcp.whole-requests"]["retry"]
+    assert retry["disableRetryOnNetworkError"] is True
+    # A status has three digits (RFC 9110 §15).
+    assert all(int(status) > 999 for status in retry["status"])
 
 
 def test_every_public_router_has_a_rate_limit() -> None:

@@ -76,7 +76,9 @@ class Router:
         *,
         settings: dict[str, Any] | None = None,
         trusted_proxies: list[str] | None = None,
+        without: str | None = None,
     ) -> None:
+        """Start it; `without` names a middleware to leave out."""
         self.port = free_port()
         url = f"http://localhost:{self.port}"
         answers: dict[str, str] = {}
@@ -91,7 +93,10 @@ class Router:
             "resources": {"time": {"url": f"{url}/mcp", **resource}},
             **(settings or {}),
         }
-        answers["/routes"] = json.dumps(dynamic_configuration(Settings.model_validate(document)))
+        routes = dynamic_configuration(Settings.model_validate(document))
+        for router in routes["http"]["routers"].values():
+            router["middlewares"] = [each for each in router["middlewares"] if each != without]
+        answers["/routes"] = json.dumps(routes)
         entry_point: dict[str, Any] = {"address": f"127.0.0.1:{self.port}"}
         if trusted_proxies:
             entry_point["forwardedHeaders"] = {"trustedIPs": trusted_proxies}

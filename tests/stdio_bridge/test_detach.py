@@ -329,3 +329,100 @@ def test_without_a_free_descriptor_a_connection_waits_and_the_loop_does_too(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert [record.getMessage() for record in caplog.records] == ["no connection can be accepted: Too many open files"]
     site.turn_until(lambda: site.asked)
+
+
+LARGE_BYTES = 64 * 1024 + 1
+
+
+class SlowSite(Site):
+    """A server for which time goes by only when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(max_body_bytes=2 * LARGE_BYTES)
+        self._now = self.loop.clock()
+        self.loop.clock = lambda: self._now
+
+    def post(self, size: int) -> tuple[Client, Response]:
+        client, _, response = self.ask(get("/", f"Content-Length: {size}", method="POST") + b"x" * size)
+        return client, response
+
+    def sends_nothing(self, client: Client) -> bool:
+        other, response = self.post(1)
+        response.reply("204 No Content", [])
+        other.read_until(lambda received: received)
+        with pytest.raises(BlockingIOError):
+            client.socket.recv(1)
+        return True
+
+    def let_time_pass(self) -> None:
+        self._now += 1
+
+
+@pytest.fixture
+def slow_site() -> Iterator[SlowSite]:
+    running = SlowSite()
+    yield running
+    running.close()
+
+
+def test_a_stream_that_answers_a_large_request_begins_a_moment_later(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    response.start([], b"first")
+    response.write(b"second")
+    response.finish()
+    assert slow_site.sends_nothing(client)
+    slow_site.let_time_pass()
+    received = client.read_until(lambda received: received.endswith(b"0\r\n\r\n"))
+    assert received.index(b"first") < received.index(b"second")
+
+
+def test_a_large_answer_to_a_large_request_begins_a_moment_later(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    response.reply("200 OK", [], b"x" * LARGE_BYTES)
+    assert slow_site.sends_nothing(client)
+    slow_site.let_time_pass()
+    client.read_until(lambda received: received.count(b"x") == LARGE_BYTES)
+
+
+def test_no_other_answer_waits(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    response.reply("200 OK", [], b"x" * (LARGE_BYTES - 1))
+    client.read_until(lambda received: received.count(b"x") == LARGE_BYTES - 1)
+    client, response = slow_site.post(LARGE_BYTES - 1)
+    response.start([], b"first")
+    client.read_until(lambda received: b"first" in received)
+    client, response = slow_site.post(LARGE_BYTES - 1)
+    response.reply("200 OK", [], b"x" * LARGE_BYTES)
+    client.read_until(lambda received: received.count(b"x") == LARGE_BYTES)
+
+
+def test_a_stream_that_begins_later_by_itself_does_not_wait(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    slow_site.let_time_pass()
+    assert slow_site.sends_nothing(client)
+    response.start([], b"first")
+    client.read_until(lambda received: b"first" in received)
+
+
+def test_a_client_that_leaves_before_its_stream_has_begun_is_noticed(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    left: list[bool] = []
+    response.on_disconnect = lambda: left.append(True)
+    response.start([], b"first")
+    client.socket.close()
+    assert slow_site.sends_nothing(slow_site.connect())
+    slow_site.let_time_pass()
+    slow_site.turn_until(lambda: left)
+
+
+def test_a_connection_is_of_use_after_an_answer_that_waited(slow_site: SlowSite) -> None:
+    client, response = slow_site.post(LARGE_BYTES)
+    response.start([], b"first")
+    response.finish()
+    slow_site.let_time_pass()
+    client.read_until(lambda received: received.endswith(b"0\r\n\r\n"))
+    before = len(slow_site.asked)
+    client.send(get("/again"))
+    slow_site.turn_until(lambda: len(slow_site.asked) > before)
+    slow_site.asked[-1][1].reply("204 No Content", [])
+    client.read_until(lambda received: b"204" in received)

@@ -175,8 +175,7 @@ in
   nobody = gateway { identityProvider.github.allowedUsers = [ ]; };
   secret-in-the-environment = servers { time.environment.API_TOKEN = "secret"; };
   forgeable-headers = traefik "3.7.5";
-  forgeable-headers-of-the-older-line = traefik "3.6.20";
+  forgeable-headers-of-the-older-line = traefik "3.6.22";
   known-flaws = traefik "3.7.12";
   aliases = traefik "3.7.8";
-  aliases-in-the-older-line = traefik "3.6.22";
 }
