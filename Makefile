@@ -8,6 +8,7 @@ NPM_LOCAL := .cache/npm-local
 NPM_TESTS := .cache/npm-tests
 NPM_BENCH := .cache/bench/npm
 MCP1 := .cache/mcp1
+TRAEFIK_OLDEST := .cache/traefik-oldest
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test`, and `make bench`, need of Debian; installed where that is possible.
@@ -20,9 +21,9 @@ help: ## Say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
-	@exec $(BIN)/python -m local --port $(PORT) $(ARGS)
+	@LOCAL_STACK_LAUNCHER=make exec $(BIN)/python -m local --port $(PORT) $(ARGS)
 
-test: debian-packages .venv/test $(MCP1)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
+test: debian-packages .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
 	$(BIN)/pytest -ra --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
@@ -31,7 +32,7 @@ test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
 test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with several workers
 	$(BIN)/pytest -ra tests/flows tests/service
 
-test-e2e: .venv/test $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
+test-e2e: .venv/test $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
 	$(BIN)/pytest -ra tests/e2e
 
 test-browser: debian-packages .venv/test $(NPM_TESTS)/ready ## The pages in headless Chromium: SCREENSHOTS=FOLDER keeps pictures
@@ -81,10 +82,12 @@ $(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --requirement $< && touch $@
 
-# The SDK of the legacy era, which cannot be installed next to its successor.
-$(MCP1)/ready: tests/requirements/mcp1.txt .venv/python
+# Packages of other versions, which cannot be installed next to those that everything else uses.
+$(MCP1)/ready: tests/requirements/mcp1.txt
+$(TRAEFIK_OLDEST)/ready: tests/requirements/traefik-oldest.txt
+$(MCP1)/ready $(TRAEFIK_OLDEST)/ready: .venv/python
 	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/pip install --quiet --requirement $< && touch $@
+	@$(@D)/bin/pip install --quiet --requirement $(filter %.txt,$^) && touch $@
 
 # Without Node.js the stack leaves its npm server out, and tests skip what needs it; both say so.
 $(NPM_LOCAL)/ready: local/npm/package-lock.json

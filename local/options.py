@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.launcher import current_launcher
+
 PROJECT = Path(__file__).parent.parent
 STATE_DIRECTORY = Path(".local-stack")
 SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,6 +66,7 @@ class Options:
 
     port: int
     state_directory: Path
+    traefik: str
     servers: tuple[Server, ...]
     github: GitHubApplication | None
     notices: tuple[str, ...]
@@ -84,6 +87,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     return Options(
         port=given.port,
         state_directory=state_directory,
+        traefik=given.traefik,
         servers=(*built_in, *added),
         github=github,
         notices=notices,
@@ -124,7 +128,7 @@ def _built_in_servers(state_directory: Path, *, without: Sequence[str]) -> tuple
     if "memory" in without:
         return tuple(servers), ()
     if (memory := shutil.which("mcp-server-memory", path=SEARCH_PATH)) is None or shutil.which("node") is None:
-        return tuple(servers), ("server memory is left out: it needs Node.js and npm, then `make run` again",)
+        return tuple(servers), (f"server memory is left out: {current_launcher().memory}",)
     environment = f"MEMORY_FILE_PATH={state_directory / 'memory.jsonl'}"
     servers.append(StdioServer("memory", ("env", environment, memory)))
     return tuple(servers), ()
@@ -157,7 +161,7 @@ def _port(text: str) -> int:
 
 def _argument_parser() -> argparse.ArgumentParser:
     parser = _ArgumentParser(
-        prog="python -m local",
+        prog=current_launcher().command,
         description="Run the whole gateway on this machine, in front of real MCP servers.",
     )
     parser.add_argument("--port", type=_port, default=8080, help="of the gateway on localhost (default: 8080)")
@@ -173,6 +177,9 @@ def _argument_parser() -> argparse.ArgumentParser:
         type=Path,
         default=STATE_DIRECTORY,
         help=f"where clients, grants and keys are kept (default: {STATE_DIRECTORY})",
+    )
+    parser.add_argument(
+        "--traefik", default="traefik", metavar="PROGRAM", help="the Traefik to run (default: the one on the PATH)"
     )
     github = parser.add_argument_group("log in with the real GitHub instead of the stand-in")
     github.add_argument(

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from auth_service.settings import Credentials, SettingsError, load_credentials, load_settings
 from local.health import ask_http, ask_redis, ask_resource
+from local.launcher import current_launcher
 from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
 from local.processes import Part
 
@@ -50,7 +51,8 @@ def prepare(options: Options) -> Stack:
 
     Raises UsageError.
     """
-    traefik = require_program("traefik", needed_by="the local stack")
+    traefik = require_program(options.traefik, needed_by="the local stack")
+    strict_requests = _strict_requests(traefik)
     redis_server = find_redis()
     folder = _make_private(options.state_directory)
     _lock(folder)
@@ -122,7 +124,10 @@ def prepare(options: Options) -> Stack:
     )
     router = Part(
         "traefik",
-        (traefik, f"--configFile={_write_json(folder / 'traefik.json', _traefik(entry_points, auth_url))}"),
+        (
+            traefik,
+            f"--configFile={_write_json(folder / 'traefik.json', _traefik(entry_points, auth_url, strict_requests))}",
+        ),
         lambda: next(filter(None, (ask_resource(url, issuer) for url in resources.values())), None),
     )
     return Stack(
@@ -147,24 +152,50 @@ def _bridge(server: StdioServer, port: int, key: Path) -> Part:
     )
 
 
-def _traefik(entry_points: dict[str, str], auth_url: str) -> dict[str, Any]:
+def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[str, Any]) -> dict[str, Any]:
     """Return Traefik's static configuration: as the NixOS module's, less what belongs to TLS."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN"},
-        "entryPoints": {name: {"address": address, "http": _STRICT_REQUESTS} for name, address in entry_points.items()},
+        "entryPoints": {name: {"address": address, "http": strict_requests} for name, address in entry_points.items()},
         "providers": {"http": {"endpoint": f"{auth_url}/routes", "pollInterval": "1s", "pollTimeout": "5s"}},
     }
 
 
-# Names that alias another (`X_User_Id`) are dropped; characters that a backend may read as another path are refused.
-_STRICT_REQUESTS = {
-    "aliasHeadersStrategy": "delete",
-    "encodedCharacters": {
-        f"allowEncoded{character}": False
-        for character in ("Slash", "BackSlash", "NullCharacter", "Semicolon", "Percent", "QuestionMark", "Hash")
-    },
-}
+def _strict_requests(traefik: str) -> dict[str, Any]:
+    """Return what an entry point refuses, in the words of this Traefik, as modules/traefik.nix has them.
+
+    Names that alias another (`X_User_Id`) are dropped; characters that a backend may read as another path are refused.
+    Raises UsageError.
+    """
+    version = _version_of(traefik)
+    if version >= (3, 7, 12):
+        strategy = "aliasHeadersStrategy"
+    elif version >= (3, 7, 6) or (3, 6, 22) <= version < (3, 7):
+        strategy = "underscoreHeadersStrategy"
+    else:
+        found = ".".join(map(str, version))
+        raise UsageError(
+            f"{traefik}: Traefik {found} cannot drop header names that alias another: "
+            f"3.7.6 or newer is needed: {current_launcher().traefik}"
+        )
+    characters = ("Slash", "BackSlash", "NullCharacter", "Semicolon", "Percent", "QuestionMark", "Hash")
+    return {
+        strategy: "delete",
+        "encodedCharacters": {f"allowEncoded{character}": False for character in characters},
+    }
+
+
+def _version_of(traefik: str) -> tuple[int, ...]:
+    """Return a Traefik's version. Raises UsageError."""
+    try:
+        answer = subprocess.run([traefik, "version"], capture_output=True, text=True, check=False, timeout=60).stdout  # noqa: S603 - a path from PATH
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"{traefik} version: {error}") from error
+    found = re.search(r"^Version:\s+v?(\d+)\.(\d+)\.(\d+)", answer, re.MULTILINE)
+    if found is None:
+        raise UsageError(f"{traefik}: does not say its version: {current_launcher().traefik}")
+    return tuple(map(int, found.groups()))
 
 
 def find_redis() -> str:
@@ -220,7 +251,9 @@ def _free_entry_points(port: int) -> dict[str, str]:
         try:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
-            raise UsageError(f"port {port}: {address}: {error.strerror}: choose another with PORT=") from error
+            raise UsageError(
+                f"port {port}: {address}: {error.strerror}: choose another with {current_launcher().port}"
+            ) from error
     return {name: address for name, (_, _, address) in candidates.items()}
 
 

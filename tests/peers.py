@@ -43,3 +43,11 @@ def mcp1_python() -> str:
     if not python.exists():
         pytest.skip("the Python SDK 1.x is not installed: run `make test-unit`")
     return str(python)
+
+
+def oldest_traefik() -> str:
+    """Return the oldest Traefik that is accepted; skips the test if it is not installed."""
+    program = CACHE / "traefik-oldest" / "bin" / "traefik"
+    if not program.exists():
+        pytest.skip("the oldest Traefik is not installed: run `make test-e2e`")
+    return str(program)

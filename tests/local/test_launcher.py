@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from local.__main__ import main
 from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
+from local.stack import prepare
 from tests.e2e.conftest import RunningStack, free_port
 
 # Ends neither when its input does nor on SIGTERM.
@@ -123,7 +125,46 @@ def test_a_taken_port_is_named(
         port = str(listener.getsockname()[1])
         line = fails(capsys, "--port", port, "--state-directory", str(tmp_path / "state"))
     assert line.startswith(f"port {port}: ")
-    assert "PORT=" in line
+    assert line.endswith("choose another with --port\n")
+
+
+@pytest.mark.parametrize(("launcher", "words"), [("make", "PORT="), ("nix", "--port"), ("", "--port")])
+def test_hints_fit_how_the_stack_was_started(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: str, words: str
+) -> None:
+    monkeypatch.setenv("LOCAL_STACK_LAUNCHER", launcher)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arguments = ("--port", str(listener.getsockname()[1]), "--state-directory", str(tmp_path))
+        assert fails(capsys, *arguments).endswith(f"choose another with {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("Version:      3.7.12", "aliasHeadersStrategy"),
+        ("Version:      3.8.0-rc.1", "aliasHeadersStrategy"),
+        ("Version:      v3.7.11", "underscoreHeadersStrategy"),
+        ("Version:      3.7.6", "underscoreHeadersStrategy"),
+        ("Version:      3.6.22", "underscoreHeadersStrategy"),
+        ("Version:      3.7.5", "3.7.5 cannot drop header names that alias another"),
+        ("Version:      3.6.21", "3.6.21 cannot drop header names that alias another"),
+        ("Version:      dev", "does not say its version"),
+    ],
+)
+def test_each_traefik_is_configured_in_its_own_words_or_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, says: str, words: str
+) -> None:
+    traefik = tmp_path / "traefik"
+    traefik.write_text(f"#!/bin/sh\necho '{says}'\n")
+    traefik.chmod(0o755)
+    arguments = ("--port", str(free_port()), "--state-directory", str(tmp_path / "state"), "--traefik", str(traefik))
+    if "Strategy" not in words:
+        assert words in fails(capsys, *arguments)
+        return
+    prepare(parse_options(arguments))
+    entry_points = json.loads((tmp_path / "state/traefik.json").read_text())["entryPoints"]
+    assert {name: each["http"][words] for name, each in entry_points.items()} == dict.fromkeys(entry_points, "delete")
+    assert all(len([key for key in each["http"] if "Strategy" in key]) == 1 for each in entry_points.values())
 
 
 def test_an_unreadable_secret_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""How the stack was started, and so what its user is told to type."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A way to start the stack; its words are made to stand in a sentence."""
+
+    command: str
+    port: str
+    """How the user chooses a port."""
+    traefik: str
+    """How the user gets another Traefik."""
+    memory: str
+    """What the server `memory` is missing."""
+
+
+_LAUNCHERS = {
+    "make": Launcher(
+        command="make run",
+        port="PORT=",
+        traefik="run `make clean`, then `make run` again",
+        memory="it needs Node.js and npm: install them, then `make run` again",
+    ),
+    "nix": Launcher(
+        command="nix run .#local --",
+        port="--port",
+        traefik="run `nix flake update nixpkgs`, or name another with --traefik",
+        memory="it needs mcp-server-memory and node",
+    ),
+}
+_MODULE = Launcher(
+    command="python -m local",
+    port="--port",
+    traefik="name another with --traefik",
+    memory="it needs mcp-server-memory and node on the PATH",
+)
+
+
+def current_launcher() -> Launcher:
+    """Return what started this process, which says so in its environment."""
+    return _LAUNCHERS.get(os.environ.get("LOCAL_STACK_LAUNCHER", ""), _MODULE)
