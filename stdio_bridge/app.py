@@ -138,10 +138,7 @@ class Bridge:
         self._servers.tick(now)
         for era in self._eras:
             era.tick(now)
-            era.end_responses(
-                lambda identity: identity.expires is not None and identity.expires <= seconds,
-                "the access token has expired",
-            )
+            era.end_streams(lambda identity: identity.expires is not None and identity.expires <= seconds)
 
     def _keep_alive(self) -> None:
         self._loop.call_later(self._options.keep_alive, self._keep_alive)

@@ -81,6 +81,17 @@ class OpenResponses:
                 body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, reason))
                 response.reply("403 Forbidden", JSON_HEADERS, body)
 
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended.
+
+        A call that has not become a stream goes on to its own time limit: it was allowed when it came, and its client
+        could neither resume it nor know whether to call again.
+        """
+        for response, held in list(self._held.items()):
+            if response.started and ended(held.identity):
+                self._lose(response)
+                response.finish()
+
     def sweep(self) -> None:
         """Forget those that were finished elsewhere."""
         for response in [response for response in self._held if response.finished]:

@@ -86,6 +86,10 @@ class LegacyEra:
         """End every open response of an identity that is no longer good."""
         self.sessions.end_responses(ended, reason)
 
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        self.sessions.end_streams(ended)
+
     def tick(self, now: float) -> None:
         """End what nobody uses."""
         self.sessions.tick(now)

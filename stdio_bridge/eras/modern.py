@@ -66,6 +66,10 @@ class ModernEra:
         """End every open response of an identity that is no longer good, which cancels its request."""
         self._open.end(ended, reason)
 
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        self._open.end_streams(ended)
+
     def tick(self, now: float) -> None:
         """End what nobody uses."""
         self._hosts.tick(now)

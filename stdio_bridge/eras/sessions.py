@@ -310,6 +310,11 @@ class Sessions:
         for session in self.all():
             session.open.end(ended, reason)
 
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        for session in self.all():
+            session.open.end_streams(ended)
+
 
 def _negotiated_version(answer: Message) -> str | None:
     result = answer.get("result")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,14 +304,36 @@ def test_who_loses_a_stream_with_the_token_is_told_when_to_come_back(guarded: Br
     assert content.endswith(b"retry: 1000\n\n") == told
 
 
-def test_a_call_that_is_not_yet_a_stream_ends_with_its_token_too(guarded: Bridge) -> None:
+def test_a_call_that_is_not_yet_a_stream_outlives_its_token(guarded: Bridge) -> None:
     identity = assertion("github:1", seconds=1)
     session = guarded.initialize(X_Gateway_Identity=identity)
-    status, _, content = guarded.request(
-        "POST", call({"wait": "never"}), Mcp_Session_Id=session, X_Gateway_Identity=identity
-    )
+    waiting = EventReader(guarded, "GET", Mcp_Session_Id=session, X_Gateway_Identity=identity)
+    with ThreadPoolExecutor() as pool:
+        body = call({"wait": "release"})
+        called = pool.submit(guarded.request, "POST", body, Mcp_Session_Id=session, X_Gateway_Identity=identity)
+        assert waiting.rest() == []
+        eventually(lambda: metric(guarded, "mcp_bridge_calls_in_flight") == 1)
+        later = assertion("github:1")
+        release = call({"release": "release"}, request_id=2)
+        guarded.request("POST", release, Mcp_Session_Id=session, X_Gateway_Identity=later)
+        status, _, content = called.result()
+    assert status == 200
+    assert json.loads(content)["id"] == 1
+
+
+def test_a_call_that_is_not_yet_a_stream_ends_with_its_grant(guarded: Bridge) -> None:
+    identity = assertion("github:1", "one")
+    session = guarded.initialize(X_Gateway_Identity=identity)
+    stream = EventReader(guarded, "GET", Mcp_Session_Id=session, X_Gateway_Identity=identity)
+    with ThreadPoolExecutor() as pool:
+        body = call({"wait": "never"})
+        called = pool.submit(guarded.request, "POST", body, Mcp_Session_Id=session, X_Gateway_Identity=identity)
+        eventually(lambda: metric(guarded, "mcp_bridge_calls_in_flight") == 1)
+        assert guarded.request("POST", signed("revocation", {"sid": "one"}).encode(), path="/revocations")[0] == 204
+        status, _, content = called.result()
     assert status == 403
-    assert "expired" in json.loads(content)["error"]["message"]
+    assert "revoked" in json.loads(content)["error"]["message"]
+    assert stream.rest() == []
 
 
 def test_a_revocation_ends_the_grants_streams_and_no_other_grants(guarded: Bridge) -> None:
