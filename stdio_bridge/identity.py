@@ -66,9 +66,10 @@ class Trusting:
 class Verifying:
     """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
 
-    The clocks of two hosts differ, and a request takes its time from the check to here: a signature a few seconds in the
-    future is believed, and so is a token that ended a few seconds ago. It had not ended when the gateway let it pass, and
-    a client that is refused here does not refresh: only the gateway's answer leads it to its authorization server.
+    The clocks of two hosts differ, and a request takes its time from the check to here. So a signature a few seconds in
+    the future is believed, and so is a token that ended a few seconds ago. It had not ended when the gateway let it
+    pass, and a client that is refused here does not refresh: only the gateway's answer leads it to its authorization
+    server.
 
     Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
     """
