@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-END_BYTES = 200
-"""Of a line that is not kept, how much of its beginning and of its end is."""
+# Of a line that is not kept, how much of its beginning and of its end is.
+_END_BYTES = 200
 
 
 class LineSplitter:
     """Cuts a stream of bytes into lines, with a bound on what an unfinished line may hold.
 
-    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these, and `last_skipped`
-    is how the last of them began and ended.
+    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these, and `take_skipped`
+    tells how each began and ended.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,7 +21,7 @@ class LineSplitter:
         self._size = 0
         self._skipping = False
         self.skipped = 0
-        self.last_skipped = (b"", b"")
+        self._skipped: list[tuple[bytes, bytes]] = []
         self._head = self._tail = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -38,16 +38,21 @@ class LineSplitter:
         """Return what stands after the last line break, at the end of the stream."""
         return self._finish(b"")
 
+    def take_skipped(self) -> list[tuple[bytes, bytes]]:
+        """Return the beginning and the end of each line that was skipped since this was last asked."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
     def _keep(self, part: bytes) -> None:
         if self._skipping:
-            self._tail = (self._tail + part[-END_BYTES:])[-END_BYTES:]
+            self._tail = (self._tail + part[-_END_BYTES:])[-_END_BYTES:]
             return
         self._size += len(part)
         if self._size > self._limit:
             self._skipping = True
             self._parts.append(part)
-            self._head = b"".join(self._parts)[:END_BYTES]
-            self._tail = part[-END_BYTES:]
+            self._head = b"".join(self._parts)[:_END_BYTES]
+            self._tail = part[-_END_BYTES:]
             self._parts.clear()
         else:
             self._parts.append(part)
@@ -57,7 +62,7 @@ class LineSplitter:
         line = b"".join(self._parts)
         if self._skipping:
             self.skipped += 1
-            self.last_skipped = (self._head, self._tail)
+            self._skipped.append((self._head, self._tail))
         self._parts.clear()
         self._size = 0
         self._skipping = False

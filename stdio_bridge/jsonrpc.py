@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import json
 import math
-import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 Message = dict[str, Any]
-RequestId = str | int
+# A number with a point, `1.0`, is an integer of JSON too; it is given back as it came.
+RequestId = str | int | float
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -47,13 +48,10 @@ def _finite(digits: str) -> float:
     return number
 
 
-# In a string the quotes would be escaped, and an object within another would not end the line by itself.
-_ID_FIRST = re.compile(rb'\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*([0-9]{1,15})\s*,\s*"(?:result|error)"\s*:')
-_RESULT_FIRST = re.compile(rb'\{\s*"(?:result|error)"\s*:')
-_ID_LAST = re.compile(rb'[\]}"el0-9]\s*,\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*([0-9]{1,15})\s*\}\s*\Z')
 # How deep arrays and objects may be in each other. Where Python gives up depends on how deep it is in calls itself, so
 # that it could read an answer and then not write it, and its client would wait for ever.
 _MAX_DEPTH = 500
+_MAX_DIGITS = 15
 # How many arrays and objects a message may hold, and how many members and elements: to read and write more would keep
 # the loop, and with it every other client, for seconds.
 _MAX_CONTAINERS = 100_000
@@ -65,12 +63,20 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 def parse_json(data: bytes) -> Any:
     """Read strict JSON in UTF-8, which `encode` can write again. Raises InvalidMessage(PARSE_ERROR)."""
+    return parse_with(_decode, data, errors="strict")
+
+
+def parse_with(decode: Callable[[str], Any], data: bytes, *, errors: str) -> Any:
+    """Read JSON by that decoder, within the bounds of what can be passed on. Raises InvalidMessage(PARSE_ERROR)."""
     if len(data) > _MAX_CONTAINERS and _has_too_many_parts(data):
         raise InvalidMessage(PARSE_ERROR, f"more than {_MAX_CONTAINERS} arrays and objects, or {_MAX_PARTS} values")
     try:
-        value = _decode(data.decode("utf-8"))
+        value = decode(data.decode("utf-8", errors))
+    except json.JSONDecodeError as error:
+        raise InvalidMessage(PARSE_ERROR, f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
     except (ValueError, RecursionError) as error:
-        raise InvalidMessage(PARSE_ERROR, "not valid JSON in UTF-8") from error
+        text = "nested too deeply" if isinstance(error, RecursionError) else "not valid JSON in UTF-8"
+        raise InvalidMessage(PARSE_ERROR, text) from error
     if (
         len(data) > 2 * _MAX_DEPTH
         and data.count(b"[") + data.count(b"{") > _MAX_DEPTH
@@ -108,12 +114,6 @@ def _is_deeper(value: object, levels: int) -> bool:
     return True
 
 
-def find_answered(beginning: bytes, end: bytes) -> int | None:
-    """Return the id of a response of which only the two ends are known, where one of them shows it as SDKs write it."""
-    found = _ID_FIRST.match(beginning) or (_RESULT_FIRST.match(beginning) and _ID_LAST.search(end))
-    return int(found[1]) if found else None
-
-
 def encode(value: object) -> bytes:
     """Write compact JSON, ASCII only, so never with a line break. Raises ValueError on what JSON cannot say."""
     return _encode(value).encode("ascii")
@@ -126,7 +126,7 @@ def kind_of(message: object) -> Kind:
     if "method" in message:
         if not isinstance(message["method"], str):
             raise InvalidMessage(INVALID_REQUEST, "method must be a string")
-        if not isinstance(message.get("params", {}), dict):
+        if not isinstance(message.get("params"), dict | None):
             raise InvalidMessage(INVALID_REQUEST, "params must be an object")
         if "id" not in message:
             return Kind.NOTIFICATION
@@ -145,7 +145,27 @@ def kind_of(message: object) -> Kind:
 
 def is_request_id(value: object) -> bool:
     """MCP: an id is a string or an integer, never null."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def find_number(value: object) -> int | None:
+    """Return the number that was sent as an id or a token, and has come back as a number or as a string."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isascii() and value.strip().isdecimal():
+        return int(value)
+    return None
+
+
+def without_null_params(message: Message) -> Message:
+    """Leave out `params` where it is null: some clients and servers write what they do not give."""
+    if "params" in message and message["params"] is None:
+        return {name: value for name, value in message.items() if name != "params"}
+    return message
 
 
 def params_of(message: Message) -> Message:
@@ -187,6 +207,9 @@ def notification(method: str, params: Message) -> Message:
 def sound_error(error: Message) -> Message:
     """Return the error object of a response with an integer for a code and a text, as each must have."""
     code, text = error.get("code"), error.get("message")
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+        error = {**error, "code": code}
     if type(code) is int and isinstance(text, str):  # True is an instance of int, too
         return error
     code = code if type(code) is int else INTERNAL_ERROR

@@ -37,10 +37,17 @@ class _ServerRequest:
 
 
 class Link:
-    """One server's conversation. `write` sends a message to it."""
+    """One server's conversation. `write` sends a message to it; `dropped` hears why one went no further."""
 
-    def __init__(self, write: Callable[[Message], None], *, patience: Patience) -> None:
+    def __init__(
+        self,
+        write: Callable[[Message], None],
+        *,
+        patience: Patience,
+        dropped: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._write = write
+        self._dropped = dropped
         self._patience = patience
         self._calls: dict[int, Call] = {}
         self._in_flight = 0
@@ -126,7 +133,8 @@ class Link:
 
     def _take(self, wire_id: object) -> Call | None:
         """Return the call with that id, which is in flight no longer."""
-        call = self._calls.pop(wire_id, None) if isinstance(wire_id, int) else None
+        number = wire_id if type(wire_id) is int else jsonrpc.find_number(wire_id)
+        call = None if number is None else self._calls.pop(number, None)
         if call is not None:
             self._in_flight -= call.purpose is Purpose.CALL
             calls = self._calls_of[call.client]
@@ -154,7 +162,7 @@ class Link:
                 call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "cancelled by the client"))
             return
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
-            self.dropped_messages += 1
+            self.drop(message, "the client was not asked for what it reports progress of")
             return
         self._audience.spoke(client)
         self._write(message)
@@ -164,7 +172,7 @@ class Link:
         wire_id = message.get("id")
         asked = self._asked.get(wire_id) if isinstance(wire_id, str) else None
         if asked is None or asked.client is not client:
-            self.dropped_messages += 1
+            self.drop(message, "it answers nothing that this client was asked")
             return
         del self._asked[str(wire_id)]
         self._write({**message, "id": asked.server_id})
@@ -212,16 +220,32 @@ class Link:
         if kind is jsonrpc.Kind.RESPONSE:
             self._receive_response(message)
         elif kind is jsonrpc.Kind.REQUEST:
-            self._receive_request(message)
+            self._receive_request(jsonrpc.without_null_params(message))
         else:
-            self._receive_notification(message, now)
+            self._receive_notification(jsonrpc.without_null_params(message), now)
+
+    def fail(self, wire_id: int, text: str) -> bool:
+        """Fail a call whose answer cannot be passed on. Returns whether it was in flight."""
+        if wire_id not in self._calls:
+            return False
+        self._receive_response(jsonrpc.error(wire_id, jsonrpc.INTERNAL_ERROR, text))
+        return True
+
+    def drop(self, message: Message, reason: str) -> None:
+        """Note that a message goes no further."""
+        self.dropped_messages += 1
+        # Neither parameters nor results: they are someone's own.
+        self._dropped(f"{message.get('method', 'an answer')}: {reason}")
 
     def _receive_response(self, message: Message) -> None:
         call = self._take(message.get("id"))
         if call is None:
-            self.dropped_messages += 1
+            self.drop(message, "no call with its id is in flight")
             return
         message = {**message, "id": call.client_id}
+        if "error" not in message and not isinstance(message["result"], dict):
+            text = "the MCP server's answer cannot be read: its result is not an object"
+            message = jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, text)
         if "error" in message:
             message["error"] = jsonrpc.sound_error(message["error"])
             if call.subscribes_to is not None:
@@ -275,24 +299,24 @@ class Link:
             self._tell_all(message, self._audience.for_news(self._calling()))
 
     def _receive_progress(self, message: Message, token: object, now: float) -> None:
-        call = self._calls.get(token) if isinstance(token, int) else None
+        call = self._find(token)
         # A client that gave no token wants none, even if the server takes the request's id for one.
         if call is None or call.progress_token is None:
-            self.dropped_messages += 1
+            self.drop(message, "no call in flight has its token")
             return
         call.deadline = min(now + call.patience, call.last_deadline)
         params = {**jsonrpc.params_of(message), "progressToken": call.progress_token}
         call.reply.send({**message, "params": params})
 
     def _receive_event(self, message: Message, subscription: object) -> None:
-        call = self._calls.get(subscription) if isinstance(subscription, int) else None
+        call = self._find(subscription)
         if call is None or call.purpose is not Purpose.STREAM:
-            self.dropped_messages += 1
+            self.drop(message, "it names no subscription")
             return
         call.reply.send({**message, "params": _named_after(call, jsonrpc.params_of(message))})
 
     def _receive_cancelled(self, message: Message, server_id: object) -> None:
-        call = self._calls.get(server_id) if isinstance(server_id, int) else None
+        call = self._find(server_id)
         if call is not None and call.purpose is Purpose.STREAM:
             # "A server MUST send this when it tears down that subscription stream."
             self._take(call.wire_id)
@@ -304,7 +328,11 @@ class Link:
                 params = {**jsonrpc.params_of(message), "requestId": wire_id}
                 self._deliver({**message, "params": params}, asked.client)
                 return
-        self.dropped_messages += 1
+        self.drop(message, "it names nothing that is not answered")
+
+    def _find(self, wire_id: object) -> Call | None:
+        number = jsonrpc.find_number(wire_id)
+        return None if number is None else self._calls.get(number)
 
     def _calling(self) -> list[Client]:
         """Who has calls in flight that a message can be about, the newest call's client last."""
@@ -317,7 +345,7 @@ class Link:
 
     def _tell_all(self, message: Message, clients: list[Client]) -> None:
         if not clients:
-            self.dropped_messages += 1
+            self.drop(message, "it names no call, and no client can be told to be meant")
         for client in clients:
             self._deliver(message, client)
 

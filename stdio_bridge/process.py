@@ -214,7 +214,6 @@ class _Stderr:
     def __init__(self, journal: LimitedLog) -> None:
         self._journal = journal
         self._lines = LineSplitter(_STDERR_LINE_BYTES)
-        self._told_of = 0
         self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
 
     def feed(self, data: bytes) -> None:
@@ -227,8 +226,7 @@ class _Stderr:
         self._tell_of_skipped()
 
     def _tell_of_skipped(self) -> None:
-        if self._lines.skipped > self._told_of:
-            self._told_of = self._lines.skipped
+        if self._lines.take_skipped():
             self._journal.log(logging.WARNING, "left out a line of more than %d bytes on stderr", _STDERR_LINE_BYTES)
 
 
@@ -332,12 +330,11 @@ class ServerProcess:
 
     def _read_stdout(self, data: bytes) -> None:
         self._traffic.from_server.add(len(data))
-        skipped = self._lines.skipped
         for line in self._lines.feed(data):
             self._on_line(line)
-        if self._lines.skipped > skipped:
+        for beginning, end in self._lines.take_skipped():
             self.log_noise(f"more than {self._limits.max_line_bytes} bytes", b"")
-            self._on_skipped(*self._lines.last_skipped)
+            self._on_skipped(beginning, end)
         if not data:
             if last := self._lines.flush():
                 self._on_line(last)

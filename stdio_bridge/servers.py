@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import math
 from collections.abc import Callable, Iterable
 
-from . import jsonrpc
+from . import jsonrpc, salvage
 from .calls import Patience
 from .errors import unavailable
 from .eviction import Bounds, Full, Occupant, find_victim
-from .framing import END_BYTES
 from .journal import LimitedLog
 from .jsonrpc import InvalidMessage, Message
 from .link import Link
@@ -30,6 +28,8 @@ EVICTED = "it made room for another session"
 _LOGGED_REFUSALS_PER_SECOND = 1
 # A server that has said nothing after so long does not spend that time on a core.
 _LONGEST_START_SECONDS = 10.0
+# How much later than a log line about it an answer may come.
+_BEHIND_SECONDS = 5.0
 _FIRST_GUESS_SECONDS = 1.0
 _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -46,7 +46,8 @@ class Server:
         self.occupant: Occupant | None = None
         self.stopping = False
         self.heard = False
-        self.link = Link(self._write, patience=Patience(idle=options.call_timeout, total=options.call_timeout_total))
+        patience = Patience(idle=options.call_timeout, total=options.call_timeout_total)
+        self.link = Link(self._write, patience=patience, dropped=servers.note_dropped)
         self._servers = servers
         self._on_end = on_end
         self._spare = spare
@@ -146,37 +147,68 @@ class Server:
             self._unwritten.append(line)
 
     def _take_line(self, line: bytes) -> None:
-        now = self._servers.loop.clock()
-        if not self.heard:
-            # Some runtimes begin with it what they take for a text file; with it the first answer would be lost.
-            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             value = jsonrpc.parse_json(line)
-            messages = value if isinstance(value, list) else [value]
-            for message in messages:
+        except InvalidMessage:
+            try:
+                value = salvage.read(line)
+            except InvalidMessage as error:
+                self._take_unreadable(line, str(error))
+                return
+        now = self._servers.loop.clock()
+        for message in value if isinstance(value, list) else (value,):
+            try:
                 self.link.receive(message, now)
-            # Only now: what a server logs in JSON is no answer.
-            if not self.heard and messages:
-                self._first_heard(now)
-            self._servers.heard_at = now
-        except InvalidMessage as error:
-            self._servers.noise.add()
-            if self._process is not None:
-                self._process.log_noise(str(error), line)
-            self._fail_answered(line[:END_BYTES], line[-END_BYTES:], f"the MCP server's answer cannot be read: {error}")
-        except Exception:
-            # One message that cannot be handled is no reason to end the conversation with all others.
-            log.exception("a message of the server could not be handled")
+            except InvalidMessage as error:
+                self._take_malformed(message, line, str(error), now)
+            except Exception:
+                # One message that cannot be handled is no reason to end the conversation with all others.
+                log.exception("a message of the server could not be handled")
+            else:
+                self._hear(now)
+
+    def _take_malformed(self, value: object, line: bytes, problem: str, now: float) -> None:
+        """Take a JSON value that is no message for what it must mean, or fail the call that it answers."""
+        mended = salvage.mend(value)
+        if mended is not None:
+            self.link.receive(mended, now)
+            self._hear(now)
+            return
+        self._skip(problem, line)
+        self._fail(salvage.find_answered_by(value), problem, line)
+
+    def _take_unreadable(self, line: bytes, problem: str) -> None:
+        """Fail the call that a line answers which cannot be read, rather than let it wait."""
+        self._skip(problem, line)
+        answered = salvage.find_answered(line, line)
+        if answered is not None:
+            self._fail(answered, problem, line)
+        elif (behind := salvage.find_answered_behind(line)) is not None:
+            # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in
+            # front may be about anyone, so that none of it is shown.
+            problem = "it does not begin its line"
+            self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(behind, problem, None))
 
     def _take_skipped(self, beginning: bytes, end: bytes) -> None:
+        self._servers.noise.add()
         limit = self._servers.options.max_message_bytes
-        self._fail_answered(beginning, end, f"the MCP server's answer has more than {limit} bytes")
+        self._fail(salvage.find_answered(beginning, end, cut=True), f"it has more than {limit} bytes", None)
 
-    def _fail_answered(self, beginning: bytes, end: bytes, text: str) -> None:
-        """Fail the call that a line answers which cannot be passed on, rather than let it wait for another one."""
-        answered = jsonrpc.find_answered(beginning, end)
+    def _skip(self, problem: str, line: bytes) -> None:
+        self._servers.noise.add()
+        if self._process is not None:
+            self._process.log_noise(problem, line)
+
+    def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
+        begins = "" if line is None else f"; it begins: {salvage.beginning_of(line)}"
         if answered is not None:
-            self._take_line(jsonrpc.encode(jsonrpc.error(answered, jsonrpc.INTERNAL_ERROR, text)))
+            self.link.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
+
+    def _hear(self, now: float) -> None:
+        # Only after a message: what a server logs in JSON is no answer.
+        if not self.heard:
+            self._first_heard(now)
+        self._servers.heard_at = now
 
     def _first_heard(self, now: float) -> None:
         self.heard = True
@@ -221,6 +253,7 @@ class Servers:
         self._evicted = counter("mcp_bridge_evicted_total", "Sessions and processes that ended unused to make room")
         self._refusals = LimitedLog(log, loop.clock, per_second=_LOGGED_REFUSALS_PER_SECOND)
         self.noise = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
+        self._dropped = counter("mcp_bridge_dropped_messages_total", "Messages that nobody waits for")
         self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
         self.traffic = Traffic(
             to_server=counter("mcp_bridge_to_server_bytes_total", "Bytes written to the servers' stdin"),
@@ -289,6 +322,11 @@ class Servers:
     def find_heard(self) -> Server | None:
         """Return a server that has answered before and runs, if there is one."""
         return next((server for server in self._servers if server.heard and server.running), None)
+
+    def note_dropped(self, reason: str) -> None:
+        """Count a message of a server or a client that goes no further."""
+        self._dropped.add()
+        log.debug("dropped %s", reason)
 
     def note_start(self, seconds: float, *, spare: bool) -> None:
         """Remember how long a server was waited for."""

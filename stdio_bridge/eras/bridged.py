@@ -111,6 +111,8 @@ class Speaker:
             wanting = [call for call in self.calls if call.wants(message)]
             if len(wanting) == 1:
                 wanting[0].send(message)
+            else:
+                self._link.drop(message, f"it names no call, and {len(wanting)} calls want such")
 
 
 class BridgedCall:

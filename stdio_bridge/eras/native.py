@@ -80,6 +80,8 @@ class _Speaker:
         wanting = [exchange for exchange in self.exchanges if exchange.wants(message)]
         if len(wanting) == 1:
             wanting[0].send(message)
+        else:
+            self._link.drop(message, f"it names no request, and {len(wanting)} requests want such")
 
 
 class _Reply:

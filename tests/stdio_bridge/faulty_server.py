@@ -39,7 +39,7 @@ def call(request: dict[str, Any]) -> None:
         text(request, os.getpid())
 
 
-def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912 - one branch for each fault
+def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912, PLR0915 - one branch for each fault
     match request["params"]["name"]:
         case "exit":
             complain(b"the last words\n")
@@ -62,8 +62,10 @@ def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912 - on
             time.sleep(600)
         case "garbage":
             write(b"Starting up...\n\x00\xff\xfe\n{]\n[]\n7\nnull\n\r\n" + b'{"jsonrpc":"1.0"}\n')
-        case "partial UTF-8":
-            write(b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"\xe2\x82"}}\n')
+        case "raw":
+            written = bytes.fromhex(request["params"]["arguments"]["hex"])
+            write(written.replace(b"ID", str(request["id"]).encode()).replace(b"FILL", b"x" * 1000) + b"\n")
+            return ANSWERED
         case "in pieces":
             answer = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": {"text": "€"}}, ensure_ascii=False)
             for byte in answer.encode() + b"\n":

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stdio_bridge import jsonrpc
 from stdio_bridge.framing import LineSplitter, sse_event
+from stdio_bridge.salvage import find_answered
 
 
 @given(st.lists(st.binary(max_size=20)), st.data())
@@ -48,7 +48,8 @@ def test_an_event_carries_its_id_and_its_data_on_one_line_each() -> None:
         (b'{"jsonrpc":"2.0","id":7,"result":{"text":"%b"}}', 7),
         (b'{"jsonrpc": "2.0", "id": 7, "error": {"code": 1, "message": "%b"}}', 7),
         (b'{"result":{"text":"%b"},"jsonrpc":"2.0","id":7}', 7),
-        (b'{"result":{"text":"%b","inner":{"a":1,"jsonrpc":"2.0","id":7}},"id":8,"jsonrpc":"2.0"}', None),
+        (b'{"result":{"text":"%b","inner":{"a":1,"jsonrpc":"2.0","id":7}},"id":8,"jsonrpc":"2.0"}', 8),
+        (b'{"jsonrpc":"2.0","result":{"text":"%b","inner":{"a":1,"id":7}', None),
         (b'{"jsonrpc":"2.0","method":"m","params":{"text":"%b","inner":{"a":1,"jsonrpc":"2.0","id":7}}}', None),
         (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"text":"%b"}}', None),
         (b'noise %b,"jsonrpc":"2.0","id":7}', None),
@@ -61,4 +62,4 @@ def test_of_a_line_that_is_too_long_the_ends_tell_which_call_it_answers(line: by
         for start in range(0, len(data), piece):
             assert list(splitter.feed(data[start : start + piece])) == []
         assert splitter.skipped == 1
-        assert jsonrpc.find_answered(*splitter.last_skipped) == answered
+        assert [find_answered(*ends, cut=True) for ends in splitter.take_skipped()] == [answered]
