@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
@@ -38,6 +38,8 @@ from .settings import Settings
 from .store import Code, Grant, Redemption, Rotation, Store, new_sid
 from .tokens import SigningKeys
 from .users import Users
+
+_NOT_LISTED: Final = "the user may no longer use this resource"
 
 # Authlib writes whole tokens into its DEBUG lines.
 logging.getLogger("authlib").setLevel(logging.INFO)
@@ -234,9 +236,9 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> str:
         """Issue the code for an approved request of a user who is allowed in; the caller has seen to both.
 
-        Raises PageError if the client, or its redirect URI, has gone since the approval.
+        It is good for the client as the request has it: one that has changed by the time it redeems the code gets
+        nothing.
         """
-        self._parse_redirect_uri(self._parse_client(request.client_id), request.redirect_uri)
         now = int(time.time())
         resource = self.settings.resources[request.resource]
         grant = Grant(
@@ -249,10 +251,12 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             scope=" ".join(request.scopes),
             redirect=redirect_uris.without_port(request.redirect_uri),
             created_at=now,
+            needs_authentication=not request.client.check_endpoint_auth_method("none", "token"),
         )
         record = Code(
             sid=grant.sid,
             client_id=request.client_id,
+            client_digest=request.client.digest,
             redirect_uri=request.redirect_uri,
             code_challenge=request.code_challenge,
             resource=resource.url,
@@ -317,6 +321,19 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if urls[resources.parse_resource(requested, urls, default=None)] != granted:
             raise OAuthError("invalid_target", "the grant is for another resource")
 
+    def scopes_of(self, grant: Grant) -> tuple[str, ...]:
+        """Return what was granted, without the scopes that the operator has taken from the resource since.
+
+        Raises OAuthError if nothing remains. Not checked: that the resource is still there.
+        """
+        granted = scopes.parse(grant.scope)
+        if (name := self.settings.find_resource_name(grant.resource)) is None:
+            return granted
+        remaining = tuple(scope for scope in granted if scope in self.settings.resources[name].scopes)
+        if not remaining:
+            raise OAuthError("invalid_grant", "the resource no longer has any scope that was granted")
+        return remaining
+
 
 class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # untyped
     """Redeems codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
@@ -335,8 +352,9 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         sent_redirect_uri = self.request.payload.redirect_uri
         if sent_redirect_uri not in {None, record.redirect_uri}:
             raise OAuthError("invalid_grant", "redirect_uri is not that of the authorization request")
-        if not client.check_redirect_uri(record.redirect_uri):
-            raise OAuthError("invalid_grant", "the client no longer has the redirect_uri that the code was sent to")
+        # Its name, its redirect URIs, its keys, how it authenticates: the user approved it as it was.
+        if not hmac.compare_digest(record.client_digest, client.digest):
+            raise OAuthError("invalid_grant", "the client has changed since its user approved it")
         pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
         self.server.check_resource(self.request.form.get("resource"), record.resource)
         # One that was redeemed is a replay for longer than it was good.
@@ -353,6 +371,10 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         grant = server.store.find_grant(record.sid)
         if grant is None:
             raise OAuthError("invalid_grant", "the grant was revoked")
+        if not server.users.is_listed(grant):
+            server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
+            raise OAuthError("invalid_grant", _NOT_LISTED)
+        scope = " ".join(server.scopes_of(grant))
         result = server.store.redeem_code(
             self.request.form["code"],
             record,
@@ -368,8 +390,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
             raise OAuthError("invalid_grant", "the grant was revoked")
         audit.record(Event.CODE_REDEEMED, of=grant)
         refresh_token = server.make_refresh_token(grant.sid, 0) if with_refresh_token else None
-        body = server.token_response(grant, scope=grant.scope, refresh_token=refresh_token)
-        audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope)
+        body = server.token_response(grant, scope=scope, refresh_token=refresh_token)
+        audit.record(Event.TOKEN_ISSUED, of=grant, scope=scope)
         return 200, body, []
 
 
@@ -394,10 +416,12 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         grant = presented.grant
         # All that can be wrong with the request, before anything is used up.
         server.check_resource(form.get("resource"), grant.resource)
-        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=scopes.parse(grant.scope)))
+        if grant.needs_authentication and self.request.auth_method == "none":
+            raise OAuthError("invalid_grant", "the client authenticated when its user approved it, and has to go on so")
+        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=server.scopes_of(grant)))
         if not server.users.may_still_use(grant):
-            server.store.revoke_grant(grant.sid, by="gateway", reason="the user may no longer use this resource")
-            raise OAuthError("invalid_grant", "the user may no longer use this resource")
+            server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
+            raise OAuthError("invalid_grant", _NOT_LISTED)
         rotation = server.store.rotate(grant, generation=presented.generation)
         if rotation is Rotation.REUSED:
             audit.record(Event.TOKEN_REUSED, of=grant)

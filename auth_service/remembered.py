@@ -100,7 +100,8 @@ class Approvals:
         document = {
             "client_id": approval.client.client_id,
             "resource_url": approval.resource_url,
-            "scopes": approval.scopes,
+            "recipient": approval.recipient,
+            "scopes": list(approval.scopes),
             "at": int(time.time()),
         }
         self._redis.hset(key, approval.digest, json.dumps(document))
@@ -118,12 +119,12 @@ class Approvals:
         return document is not None and _is_current(json.loads(document))
 
     @denies_when_unavailable
-    def find_scopes(self, sub: str, *, client_id: str, resource_url: str) -> frozenset[str]:
-        """Return the scopes that the user has approved for a client on a resource, however it asked."""
+    def find_scopes(self, sub: str, approval: Approval) -> frozenset[str]:
+        """Return the scopes that the user has approved for the same client, as it is now, at the same address."""
         return frozenset(
             scope
             for entry in self._entries(sub).values()
-            if (entry["client_id"], entry["resource_url"]) == (client_id, resource_url) and _is_current(entry)
+            if entry.get("recipient") == approval.recipient and _is_current(entry)
             for scope in cast("list[str]", entry["scopes"])
         )
 

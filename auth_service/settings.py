@@ -365,6 +365,10 @@ class Settings(_Model):
                 if allowed is not None and getattr(allowed, kind):
                     raise ValueError(f"{key}.{kind}: identity provider {self.identity_provider.type} has none")
 
+    def find_resource_name(self, url: str) -> str | None:
+        """Return the name of the resource that has this URL, of which tokens and grants know nothing else."""
+        return next((name for name, resource in self.resources.items() if resource.url == url), None)
+
     @property
     def is_loopback(self) -> bool:
         """Whether the gateway is for this machine only, which is where plain http is tolerated."""

@@ -77,6 +77,8 @@ class Grant:
     redirect: str
     """The redirect URI without a loopback port: tells one application of a client from another."""
     created_at: int
+    needs_authentication: bool = False
+    """Whether the client had to authenticate when the user approved it, and so has to ever after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class Code:
     code_challenge: str
     resource: str
     expires_at: int
+    client_digest: str = ""
+    """Of the client as the user approved it."""
 
     def get_redirect_uri(self) -> None:
         """Tell Authlib that the token request need not repeat the redirect URI (OAuth 2.1 §10.2)."""

@@ -59,16 +59,24 @@ class Users:
         allowed = self._allowed(resource)
         pins = self._store.find_pins(self._provider.name) if allowed.users else {}
         login = access.login_entry(identity, allowed, pins=pins)
-        if login is not None and self._store.pin(self._provider.name, login, identity.subject) == identity.subject:
+        if login is not None and identity.subject == (
+            pins.get(login) or self._store.pin(self._provider.name, login, identity.subject)
+        ):
             return True
         return access.is_member(identity, allowed)
+
+    def is_listed(self, grant: Grant) -> bool:
+        """Whether the list, as it is now, admits the user of a grant as the provider knew them at their last login."""
+        name = self._settings.find_resource_name(grant.resource)
+        kept = self._open(self._store.find_login(grant.sub))
+        return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
 
     def may_still_use(self, grant: Grant) -> bool:
         """Whether the user of a grant is still on the list, as the identity provider knows them now.
 
         Raises ServiceUnavailable if the provider cannot say.
         """
-        name = next((name for name, each in self._settings.resources.items() if each.url == grant.resource), None)
+        name = self._settings.find_resource_name(grant.resource)
         if name is None:
             return False
         if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
@@ -79,9 +87,7 @@ class Users:
         if kept["token"] is None:
             # The provider gave nothing to ask with: what it said at the login counts, for a while.
             is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
-            memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
-            remembered = Identity(subject=grant.sub, login=grant.name, **memberships)
-            return is_recent and self.may_use(remembered, name)
+            return is_recent and self.may_use(_as_remembered(grant, kept), name)
         identity = self._identify_again(grant.sub)
         return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
 
@@ -126,3 +132,9 @@ class Users:
     def _allowed(self, resource: str) -> AllowList:
         own = self._settings.resources[resource].allowed
         return self._settings.allowed if own is None else own
+
+
+def _as_remembered(grant: Grant, kept: dict[str, Any]) -> Identity:
+    """Return the user of a grant as the provider knew them at their last login."""
+    memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
+    return Identity(subject=grant.sub, login=grant.name, **memberships)

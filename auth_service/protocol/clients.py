@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -133,6 +134,12 @@ class Client:
     def __post_init__(self) -> None:
         if (self.secret_hash is not None) != self.auth_method.startswith("client_secret_"):
             raise ValueError("a client has a secret exactly if it authenticates with one")
+
+    @property
+    def digest(self) -> str:
+        """What changes with anything that the client says of itself."""
+        members = [self.client_id, self.metadata.model_dump(mode="json"), sorted(self.other_auth_methods)]
+        return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
     @property
     def auth_method(self) -> str:

@@ -2,8 +2,8 @@
 
 The consent page is skipped only if every one of these holds; in any doubt the user is asked:
 
-1. **The same.** User, client with all its metadata, redirect URI, resource and scopes are those that were approved.
-   An approval is found by a digest over all of them, so that none can change unnoticed.
+1. **The same.** User, client with all its metadata, redirect URI, server and scopes with what the page says of them are
+   those that were approved. An approval is found by a digest over all of them, so that none can change unnoticed.
 2. **This browser, this person.** The browser holds a live session of that user. After the identity provider has sent
    the browser back, the same user must have logged in, else they are asked (and the one browser that began must be the
    one that returns, as in every login: CVE-2026-27124).
@@ -27,6 +27,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from auth_service.settings import Scope
+
+from . import redirect_uris
 from .clients import GENERATED_ID_PREFIX, Client
 
 REMEMBERED_SECONDS = 90 * 24 * 3600
@@ -34,24 +37,31 @@ REMEMBERED_SECONDS = 90 * 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """What a user approved."""
+    """What a user is shown, and approves."""
 
     client: Client
     redirect_uri: str
     resource_url: str
-    scopes: tuple[str, ...]
+    server: str
+    """What the server is called."""
+    scopes: Mapping[str, Scope]
 
     @property
     def digest(self) -> str:
         """What tells this approval from every other; the user is not in it."""
-        members = [
-            self.client.client_id,
-            self.client.metadata.model_dump(mode="json"),
-            self.redirect_uri,
-            self.resource_url,
-            sorted(self.scopes),
-        ]
-        return hashlib.sha256(json.dumps(members, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        scopes = {name: scope.model_dump() for name, scope in self.scopes.items()}
+        return _digest([self.client.digest, self.redirect_uri, self.resource_url, self.server, scopes])
+
+    @property
+    def recipient(self) -> str:
+        """What stays the same while one application asks again: as `digest`, whatever port it listens on, and without
+        what it asks for.
+        """
+        return _digest([self.client.digest, redirect_uris.without_port(self.redirect_uri), self.resource_url])
+
+
+def _digest(members: list[object]) -> str:
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
 
 def is_direct(headers: Mapping[str, str]) -> bool:

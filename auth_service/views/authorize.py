@@ -20,7 +20,8 @@ from auth_service.protocol import consent, redirect_uris
 
 from . import form_parameters, gateway, note, query_parameters, record, upstream
 from .browser import find_session, parse_ticket
-from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, approval_of, ask, note_request, provider_down
+from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, note_request, provider_down
+from .shown import Shown, approval_of, show
 
 blueprint = Blueprint("authorize", __name__)
 
@@ -43,7 +44,7 @@ def authorize() -> Response:
         if session is not None and gateway().store.approvals.is_remembered(session.sub, approval):
             note_request(authorization)
             record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
-            return _send(parameters, authorization, approved_by=session.sub)
+            return _send(show(parameters, authorization, approved_by=session.sub), authorization)
     return ask(parameters, authorization)
 
 
@@ -52,48 +53,42 @@ def decide() -> Response:
     """Take the user's decision; after approval, send this browser to the identity provider."""
     form = form_parameters()
     ticket = parse_ticket(TICKET_PURPOSE, form.get("ticket", ""))
-    parameters: dict[str, str] = ticket.content["parameters"]
-    approved_by: str | None = ticket.content["approved_by"]
-    note(client=parameters.get("client_id"), resource=parameters.get("resource"))
-    authorization = gateway().server.parse_authorization_request(parameters)
+    shown = Shown(**ticket.content)
+    note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
+    authorization = gateway().server.parse_authorization_request(shown.parameters)
     note_request(authorization)
     if not ticket.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
-        return ask(parameters, authorization, notice=Notice.STALE)
+        return ask(shown.parameters, authorization, notice=Notice.STALE)
+    if not shown.is_what(authorization):
+        record(Event.CONSENT_REFUSED, reason="what the page showed has changed since")
+        return ask(shown.parameters, authorization, notice=Notice.CHANGED)
     if form.get("decision") != "approve":
         raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
+    session = find_session()
+    if session is not None and not shown.is_for(session.sub):
+        record(Event.CONSENT_REFUSED, reason="the page was made for another user")
+        return ask(shown.parameters, authorization, notice=Notice.CHANGED)
     other_account = form.get("account") == "other"
-    if approved_by is not None and other_account:
-        return ask(parameters, authorization)  # what was remembered of one user is nothing that another approved
+    if shown.approved_by is not None and other_account:
+        return ask(shown.parameters, authorization)  # what was remembered of one user is nothing that another approved
     chosen = _chosen_scopes(authorization, form)
     if not chosen:
-        return ask(parameters, authorization, notice=Notice.NOTHING_CHOSEN)
+        return ask(shown.parameters, authorization, notice=Notice.NOTHING_CHOSEN)
     approved = dataclasses.replace(authorization, scopes=chosen)
-    if approved_by is None:
+    if shown.approved_by is None:
         record(
             Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri)
         )
-    return _send(parameters, approved, approved_by=approved_by, other_account=other_account)
+    return _send(shown, approved, other_account=other_account)
 
 
-def _send(
-    parameters: dict[str, str],
-    approved: AuthorizationRequest,
-    *,
-    approved_by: str | None = None,
-    other_account: bool = False,
-) -> Response:
-    """Send the browser to the identity provider, with what was approved and by whom (`upstream.Attempt`)."""
-    attempt = upstream.Attempt(
-        parameters=parameters,
-        scopes=approved.scopes,
-        approval=approval_of(approved).digest,
-        approved_by=approved_by,
-    )
+def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
+    """Send the browser to the identity provider, with what was shown and what of it was approved."""
     try:
-        return upstream.send(attempt, other_account=other_account)
+        return upstream.send(upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
     except ServiceUnavailable as error:
-        return provider_down(parameters, approved, error, approved_by=approved_by)
+        return provider_down(shown, approved, error)
 
 
 def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from auth_service.protocol.consent import Approval
 
 from . import account, gateway, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
-from .consent_pages import Notice, approval_of, ask, not_allowed, note_request, provider_down
+from .consent_pages import Notice, ask, not_allowed, note_request, provider_down
 from .pages import protect
+from .shown import Shown, approval_of
 
 blueprint = Blueprint("callback", __name__)
 
@@ -26,32 +27,40 @@ def callback() -> Response:
     """Receive the browser back and send it to the client with a code, or to the account page."""
     parameters = query_parameters()
     attempt = upstream.consume(parameters.get("state", ""))
-    if attempt.parameters is None:
+    if (shown := attempt.shown) is None:
         return account.finish_sign_in(parameters)
-    requested = gateway().server.parse_authorization_request(attempt.parameters)
+    requested = gateway().server.parse_authorization_request(shown.parameters)
     note_request(requested)
-    authorization = dataclasses.replace(requested, scopes=attempt.scopes)
-    approval = approval_of(authorization)
-    is_changed, is_withdrawn = approval.digest != attempt.approval, _is_withdrawn(attempt.approved_by, approval)
-    if is_changed or is_withdrawn:
-        return ask(attempt.parameters, requested, notice=Notice.CHANGED if is_changed else None)
     try:
-        login = _finish(parameters, authorization)
+        login = _log_in(parameters, requested)
     except ServiceUnavailable as error:
-        return provider_down(attempt.parameters, authorization, error, approved_by=attempt.approved_by)
+        return provider_down(shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
+    note(user=login.identity.subject, name=login.identity.login)
+    return _finish_authorization(shown, attempt.scopes, login)
+
+
+def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
+    """Give the client its code, if all is as it was shown: of what is read now, for everyone has taken their time."""
     sub, name = login.identity.subject, login.identity.login
-    note(user=sub, name=name)
-    if attempt.approved_by not in {None, sub}:
-        record(Event.LOGIN_REFUSED, reason="the remembered consent is another user's")
-        # Someone else's approval was remembered in this browser: whoever is here now has approved nothing.
+    requested = gateway().server.parse_authorization_request(shown.parameters)
+    if not shown.is_what(requested):
+        record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
+        return ask(shown.parameters, requested, notice=Notice.CHANGED)
+    authorization = dataclasses.replace(requested, scopes=scopes)
+    approval = approval_of(authorization)
+    if _is_withdrawn(shown.approved_by, approval):
+        return ask(shown.parameters, requested)
+    if not shown.is_for(sub):
+        record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
+        # Someone else is signed in in this browser: whoever is here now has approved nothing.
         forget_session()
-        return ask(attempt.parameters, requested, notice=Notice.OTHER_USER, user=name)
+        return ask(shown.parameters, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
     if not gateway().users.may_use(login.identity, authorization.resource):
-        return not_allowed(attempt.parameters, authorization, name, approved_by=attempt.approved_by)
+        return not_allowed(shown, authorization, name)
     record(Event.LOGIN_ACCEPTED)
     code = gateway().server.issue_code(authorization, sub=sub, name=name)
     gateway().users.remember(login)
-    if attempt.approved_by is None:
+    if shown.approved_by is None:
         gateway().store.approvals.remember(sub, approval)
     location = redirect_uris.with_parameters(
         authorization.redirect_uri,
@@ -68,7 +77,7 @@ def _is_withdrawn(approved_by: str | None, approval: Approval) -> bool:
     return approved_by is not None and not gateway().store.approvals.is_remembered(approved_by, approval)
 
 
-def _finish(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
+def _log_in(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
     """Log the user in. Raises AuthorizationRedirectError if the provider does not, ServiceUnavailable."""
     provider = gateway().provider.title
     try:

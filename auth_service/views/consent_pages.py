@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from enum import Enum
 from typing import Final
 
@@ -11,14 +12,15 @@ from auth_service.audit import Event
 from auth_service.errors import PageError, ServiceUnavailable
 from auth_service.grants import AuthorizationRequest
 from auth_service.protocol import redirect_uris
-from auth_service.protocol.consent import Approval
+from auth_service.protocol.access import Identity
 from auth_service.protocol.display import display_name, display_text
 
 from . import gateway, note, record
 from .browser import find_session, keep_browser, make_ticket
 from .pages import capitalized, provider_targets, render_page
+from .shown import Shown, approval_of, show
 
-TICKET_PURPOSE: Final = "consent"
+TICKET_PURPOSE: Final = "decision"
 SCOPE_FIELD: Final = "scope:"
 
 
@@ -36,38 +38,29 @@ def note_request(authorization: AuthorizationRequest) -> None:
     note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
 
 
-def approval_of(authorization: AuthorizationRequest) -> Approval:
-    """Return what is approved by whoever approves the request."""
-    return Approval(
-        client=authorization.client,
-        redirect_uri=authorization.redirect_uri,
-        resource_url=gateway().settings.resources[authorization.resource].url,
-        scopes=authorization.scopes,
-    )
-
-
 def ask(
-    parameters: dict[str, str], authorization: AuthorizationRequest, *, notice: Notice | None = None, user: str = ""
+    parameters: dict[str, str],
+    authorization: AuthorizationRequest,
+    *,
+    notice: Notice | None = None,
+    logged_in: Identity | None = None,
 ) -> Response:
-    """Render the consent page. `user` is who has logged in, where that is the notice."""
+    """Render the consent page. `logged_in` is who came back from the identity provider, where that is the notice."""
     resource = gateway().settings.resources[authorization.resource]
     session = find_session()
-    approvals = gateway().store.approvals
-    known = (
-        approvals.find_scopes(session.sub, client_id=authorization.client_id, resource_url=resource.url)
-        if session is not None
-        else frozenset()
-    )
+    approval = approval_of(authorization)
+    known = gateway().store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
+    named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
     response = render_page(
         "consent.html",
         status=400 if notice in {Notice.STALE, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(authorization),
         action=f"{gateway().settings.issuer}/consent",
-        ticket=_make_ticket(parameters),
+        ticket=_make_ticket(show(parameters, authorization, user=named)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri),
-        server=display_name(resource.title or authorization.resource),
+        server=display_name(approval.server),
         resource_url=resource.url,
         scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
         scope_field=SCOPE_FIELD,
@@ -75,19 +68,13 @@ def ask(
         is_repeated=known.issuperset(authorization.scopes),
         provider=gateway().provider.title,
         notice=notice.value if notice is not None else None,
-        user=display_text(user),
+        user=display_text(logged_in.login) if logged_in is not None else "",
     )
     keep_browser(response)
     return response
 
 
-def provider_down(
-    parameters: dict[str, str],
-    authorization: AuthorizationRequest,
-    error: ServiceUnavailable,
-    *,
-    approved_by: str | None,
-) -> Response:
+def provider_down(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
     """Offer to try again what the identity provider did not answer. Raises the error if it is another's."""
     provider = gateway().provider.title
     if error.dependency != provider:
@@ -95,65 +82,52 @@ def provider_down(
     record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
     page = PageError(
         f"{capitalized(provider)} does not answer",
-        f"You allowed {display_text(authorization.client_name)}, but {provider} could not say who you are. "
+        f"You allowed {display_text(approved.client_name)}, but {provider} could not say who you are. "
         "Nothing was granted. This is usually over in a moment.",
         status=503,
     )
-    response = _render_with_choice("retry.html", page, parameters, authorization, approved_by=approved_by)
+    response = _render_with_choice("retry.html", page, shown, approved)
     response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
-def not_allowed(
-    parameters: dict[str, str], authorization: AuthorizationRequest, name: str, *, approved_by: str | None
-) -> Response:
+def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
     """Tell someone who has logged in that they are not on the list, and offer another account."""
-    resource = gateway().settings.resources[authorization.resource]
+    resource = gateway().settings.resources[approved.resource]
     record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
-    shown, server = display_text(name), display_text(resource.title or authorization.resource)
+    user, server = display_text(name), display_text(resource.title or approved.resource)
     error = PageError(
-        f"{shown} may not use this server",
-        f"{capitalized(gateway().provider.title)} signed you in as {shown}, but that account is not on the list of "
+        f"{user} may not use this server",
+        f"{capitalized(gateway().provider.title)} signed you in as {user}, but that account is not on the list of "
         f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
         status=403,
     )
-    return _render_with_choice("not_allowed.html", error, parameters, authorization, approved_by=approved_by)
+    return _render_with_choice("not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
 
 
 def _render_with_choice(
     template: str,
     error: PageError,
-    parameters: dict[str, str],
-    authorization: AuthorizationRequest,
-    *,
-    approved_by: str | None,
+    shown: Shown,
+    approved: AuthorizationRequest,
 ) -> Response:
-    """Render an error after which the user may go on, or go back to the client."""
+    """Render an error after which the user may go on with what they have approved, or go back to the client."""
     response = render_page(
         template,
         status=error.status,
-        form_targets=_form_targets(authorization),
+        form_targets=_form_targets(approved),
         error=error,
         action=f"{gateway().settings.issuer}/consent",
-        fields=_retry_fields(parameters, authorization, approved_by=approved_by),
-        client=display_name(authorization.client_name),
+        fields={"ticket": _make_ticket(shown), **{f"{SCOPE_FIELD}{scope}": "on" for scope in approved.scopes}},
+        client=display_name(approved.client_name),
         provider=gateway().provider.title,
     )
     keep_browser(response)
     return response
 
 
-def _retry_fields(
-    parameters: dict[str, str], authorization: AuthorizationRequest, *, approved_by: str | None
-) -> dict[str, str]:
-    """Return the hidden fields by which a page repeats the decision that the user has just made in this browser."""
-    chosen = {f"{SCOPE_FIELD}{scope}": "on" for scope in authorization.scopes}
-    return {"ticket": _make_ticket(parameters, approved_by=approved_by), **chosen}
-
-
-def _make_ticket(parameters: dict[str, str], *, approved_by: str | None = None) -> str:
-    """Return a ticket; `approved_by` is whose remembered approval goes on, where nobody has just approved."""
-    return make_ticket(TICKET_PURPOSE, {"parameters": parameters, "approved_by": approved_by})
+def _make_ticket(shown: Shown) -> str:
+    return make_ticket(TICKET_PURPOSE, dataclasses.asdict(shown))
 
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:

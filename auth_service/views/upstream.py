@@ -18,20 +18,17 @@ from auth_service.idp import Login
 from . import gateway
 from .browser import browser_fingerprint, keep_browser
 from .pages import protect
+from .shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """Why a browser was sent to the identity provider."""
 
-    parameters: dict[str, str] | None = None
+    shown: Shown | None = None
     """The authorization request; None for a sign-in to the account page."""
     scopes: tuple[str, ...] = ()
     """Those of the request that the user approved."""
-    approval: str = ""
-    """The digest of what was approved: it must still be the same when the browser returns."""
-    approved_by: str | None = None
-    """The subject whose remembered approval this is; None if whoever sat there has just approved."""
 
 
 def send(attempt: Attempt, *, other_account: bool = False) -> Response:
@@ -59,8 +56,8 @@ def consume(state: str) -> Attempt:
             "Nothing was allowed: start again from the application that you want to connect.",
             help_clients=True,
         )
-    attempt = login["attempt"]
-    return Attempt(**{**attempt, "scopes": tuple(attempt["scopes"])})
+    shown = login["attempt"]["shown"]
+    return Attempt(shown=Shown(**shown) if shown is not None else None, scopes=tuple(login["attempt"]["scopes"]))
 
 
 def finish(parameters: dict[str, str]) -> Login:

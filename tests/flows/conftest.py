@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
@@ -23,6 +23,7 @@ from werkzeug.test import TestResponse
 
 from auth_service import audit, create_app
 from auth_service.audit import Event
+from auth_service.protocol.clients import ClientMetadata
 from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
@@ -35,6 +36,7 @@ GITHUB = "https://github.example.net"
 RESOURCE = "https://time.example.com/mcp"
 REDIRECT = "http://127.0.0.1:33418/callback"
 VERIFIER = "v" * 43
+CLIENT_METADATA = ClientMetadata.model_fields.keys()
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 
 
@@ -84,12 +86,15 @@ class _Body:
 class World:
     """The service, the stand-in GitHub, and one browser that talks to both."""
 
-    app: Flask
+    settings: Settings
+    make_app: Callable[[Settings], Flask]
     store: Store
     stand_in: github.StandIn
+    app: Flask = field(init=False)
     browser: FlaskClient = field(init=False)
 
     def __post_init__(self) -> None:
+        self.app = self.make_app(self.settings)
         self.browser = self.new_browser()
 
     def new_browser(self) -> FlaskClient:
@@ -143,6 +148,33 @@ class World:
         """Call the token endpoint."""
         return self.app.test_client().post("/token", data=parameters, base_url=ISSUER)
 
+    def change_registration(self, registered: dict[str, Any], **changes: Any) -> None:
+        """Let a client replace its registration (RFC 7592); None leaves a member out."""
+        members = {name: value for name, value in registered.items() if name in CLIENT_METADATA | {"client_id"}}
+        response = self.app.test_client().put(
+            f"/register/{registered['client_id']}",
+            json={name: value for name, value in (members | changes).items() if value is not None},
+            headers={"Authorization": f"Bearer {registered['registration_access_token']}"},
+            base_url=ISSUER,
+        )
+        assert response.status_code == 200, response.text
+
+    def delete_registration(self, registered: dict[str, Any]) -> None:
+        """Let a client remove its registration."""
+        response = self.app.test_client().delete(
+            f"/register/{registered['client_id']}",
+            headers={"Authorization": f"Bearer {registered['registration_access_token']}"},
+            base_url=ISSUER,
+        )
+        assert response.status_code == 204, response.text
+
+    def reload(self, **changes: Any) -> None:
+        """Go on with other settings, as after SIGHUP; `changes` are merged into settings.json."""
+        document = merged(self.settings.model_dump(exclude_unset=True, mode="json"), changes)
+        self.settings = Settings.model_validate(document)
+        self.app = self.make_app(self.settings)
+        self.browser.application = self.app
+
     def redeem(self, client_id: str, code: str, **changes: str) -> TestResponse:
         """Redeem a code as the client that asked for it would."""
         parameters = {
@@ -153,6 +185,19 @@ class World:
             "code_verifier": VERIFIER,
         } | changes
         return self.token(**parameters)
+
+
+def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with others merged into it; None removes a member."""
+    result = dict(document)
+    for name, value in changes.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = merged(result[name], value)
+        else:
+            result[name] = value
+    return result
 
 
 def authorization_query(client_id: str, **changes: str | None) -> dict[str, str]:
@@ -222,8 +267,10 @@ def world(
         unused_client_lifetime=settings.lifetimes.unused_client,
         limits=settings.limits,
     )
+    keys = SigningKeys(tmp_path / "keys", credentials)
     yield World(
-        create_app(settings, credentials, store, SigningKeys(tmp_path / "keys", credentials), fetcher=fetcher),
+        settings,
+        lambda settings: create_app(settings, credentials, store, keys, fetcher=fetcher),
         store,
         stand_in,
     )

@@ -307,7 +307,7 @@ def test_what_is_remembered_of_a_user_is_bounded(world: World, redis_server: Red
     client = world.store.find_client(register(world))
     assert client is not None
     approvals = [
-        Approval(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", scopes=("a",))
+        Approval(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", server="x", scopes={})
         for number in range(MAX_APPROVALS + 20)
     ]
     for number, approval in enumerate(approvals):

@@ -1,0 +1,497 @@
+"""What a person was shown is what they approve: nothing takes its place between the page and the token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+from werkzeug.test import TestResponse
+
+from auth_service.audit import Event
+from auth_service.client_authentication import JWT_BEARER
+from auth_service.protocol import clients
+from auth_service.public_fetch import PublicFetcher
+from local import github
+from tests.browser import Form
+from tests.internet import Internet, internet, respond_json
+
+from .conftest import ISSUER, RESOURCE, AuditLog, World, authorization_query, parameters_of
+
+SHOWN = "https://claude.ai/api/mcp/auth_callback"
+HOSTILE = "https://evil.example/callback"
+HOST = "client.example.com"
+PATH = "/oauth/client.json"
+DOCUMENT_CLIENT = f"https://{HOST}{PATH}"
+FETCH = "https://fetch.example.com/mcp"
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+
+
+def jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+    return {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "1"}
+
+
+def assertion(client_id: str, key: ec.EllipticCurvePrivateKey, jti: str) -> dict[str, str]:
+    """Return the parameters by which a client proves itself with a key."""
+    claims = {"iss": client_id, "sub": client_id, "aud": ISSUER, "exp": int(time.time()) + 60, "jti": jti}
+    proof = jwt.encode(claims, key, algorithm="ES256", headers={"kid": "1"})
+    return {"client_assertion_type": JWT_BEARER, "client_assertion": proof}
+
+
+class Client:
+    """A client that says something else of itself whenever it likes."""
+
+    def __init__(self, world: World, metadata: dict[str, Any]) -> None:
+        self.world = world
+        self.registered = world.register(**metadata)
+        self.id = str(self.registered["client_id"])
+
+    def change(self, **changes: Any) -> None:
+        """Say something else."""
+        self.world.change_registration(self.registered, **changes)
+
+    def delete(self) -> None:
+        """Be gone."""
+        self.world.delete_registration(self.registered)
+
+
+class DocumentClient(Client):
+    """One whose metadata document is never cached."""
+
+    def __init__(self, world: World, metadata: dict[str, Any], net: Internet) -> None:
+        self.world, self.net, self.id = world, net, DOCUMENT_CLIENT
+        self.document = {"client_id": DOCUMENT_CLIENT, "client_name": "Inspector", **metadata}
+        self.change()
+
+    def change(self, **changes: Any) -> None:
+        """Say something else."""
+        self.document |= changes
+        members = {name: value for name, value in self.document.items() if value is not None}
+        self.net.pages[PATH] = respond_json(members, cache_control="no-store")
+
+    def delete(self) -> None:
+        """Be gone."""
+        del self.net.pages[PATH]
+
+
+MakeClient = Callable[..., Client]
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Internet]:
+    with internet(tmp_path, HOST) as made:
+        yield made
+
+
+@pytest.fixture
+def fetcher(net: Internet) -> PublicFetcher:
+    return net.fetcher(deadline=2)
+
+
+@pytest.fixture(params=["registered", "document"])
+def make_client(request: pytest.FixtureRequest, world: World, net: Internet) -> MakeClient:
+    """Clients of either kind."""
+
+    def make(**changes: Any) -> Client:
+        metadata = {"redirect_uris": [SHOWN], **changes}
+        return Client(world, metadata) if request.param == "registered" else DocumentClient(world, metadata, net)
+
+    return make
+
+
+def open_page(world: World, client: Client, **changes: str | None) -> TestResponse:
+    """Open the consent page of a request that leaves the redirect URI to be known."""
+    page = world.authorize(client.id, **({"redirect_uri": None} | changes))
+    assert page.status_code == 200, page.text
+    return page
+
+
+def submit(world: World, page: TestResponse, decision: str = "approve") -> TestResponse:
+    """Send a page's form, whatever the page's status."""
+    return world.browser.post("/consent", data=Form(page.text).fields | {"decision": decision}, base_url=ISSUER)
+
+
+def retry_page(world: World, page: TestResponse) -> TestResponse:
+    world.stand_in.faults["/user"] = github.Fault(503)
+    answer = world.follow(world.log_in(submit(world, page)))
+    world.stand_in.faults.clear()
+    assert "does not answer" in answer.text
+    return answer
+
+
+def not_allowed_page(world: World, page: TestResponse) -> TestResponse:
+    answer = world.follow(world.log_in(submit(world, page), "stranger"))
+    assert answer.status_code == 403
+    return answer
+
+
+PAGES: dict[str, Callable[[World, TestResponse], TestResponse]] = {
+    "consent": lambda _, page: page,
+    "retry": retry_page,
+    "not-allowed": not_allowed_page,
+}
+CHANGES: dict[str, Callable[[Client], None]] = {
+    "another redirect URI": lambda client: client.change(redirect_uris=[HOSTILE]),
+    "one more redirect URI": lambda client: client.change(redirect_uris=[SHOWN, HOSTILE]),
+    "another name": lambda client: client.change(client_name="Claude"),
+    "another home page": lambda client: client.change(client_uri="https://evil.example/"),
+    "gone": lambda client: client.delete(),
+}
+
+
+def assert_nothing_was_approved(world: World, answer: TestResponse) -> None:
+    """Check that the browser goes nowhere, and that the client holds nothing."""
+    assert answer.location is None
+    assert answer.status_code in {200, 400}
+    assert world.store.count_grants() == 0
+
+
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_a_client_that_changes_under_an_open_page_gets_no_answer_by_it(
+    world: World,
+    make_client: MakeClient,
+    page: Callable[[World, TestResponse], TestResponse],
+    change: Callable[[Client], None],
+    decision: str,
+) -> None:
+    client = make_client()
+    shown = page(world, open_page(world, client))
+    change(client)
+    assert_nothing_was_approved(world, submit(world, shown, decision))
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_a_client_that_stays_the_same_gets_its_code_from_every_page(
+    world: World, make_client: MakeClient, page: Callable[[World, TestResponse], TestResponse]
+) -> None:
+    client = make_client()
+    answer = world.follow(world.log_in(submit(world, page(world, open_page(world, client)))))
+    assert answer.location.startswith(f"{SHOWN}?")
+    code = parameters_of(answer)["code"]
+    assert world.redeem(client.id, code, redirect_uri=SHOWN).status_code == 200
+
+
+def test_who_decides_once_more_sees_and_approves_what_there_is_now(world: World, audit_log: AuditLog) -> None:
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client)
+    client.change(client_name="Another name", redirect_uris=[SHOWN, HOSTILE])
+    again = submit(world, page)
+    assert "Another name" in again.text
+    assert "Something has changed" in again.text
+    assert "claude.ai" in again.text, "the address is the one that the first page showed"
+    assert "evil" not in again.text
+    (refused,) = audit_log.of(Event.CONSENT_REFUSED)
+    assert refused["client"] == client.id
+    assert world.follow(world.log_in(submit(world, again))).location.startswith(f"{SHOWN}?")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("moment", ["at the provider", "while the provider answers"])
+def test_a_client_that_changes_during_the_login_gets_no_code(
+    world: World,
+    make_client: MakeClient,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    change: Callable[[Client], None],
+) -> None:
+    client = make_client()
+    callback = world.log_in(submit(world, open_page(world, client)))
+    if moment == "at the provider":
+        change(client)
+    else:
+        provider = world.app.extensions["gateway"].provider
+        finish_login = provider.finish_login
+
+        def finish_slowly(**parameters: str) -> Any:
+            login = finish_login(**parameters)
+            change(client)
+            return login
+
+        monkeypatch.setattr(provider, "finish_login", finish_slowly)
+    assert_nothing_was_approved(world, world.follow(callback))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_client_that_changes_before_it_redeems_the_code_gets_no_token(
+    world: World, make_client: MakeClient, change: Callable[[Client], None]
+) -> None:
+    client = make_client()
+    code = world.obtain_code(client.id, redirect_uri=None)
+    change(client)
+    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] in {"invalid_grant", "invalid_client"}
+
+
+def test_a_client_whose_keys_change_before_it_redeems_the_code_gets_no_token(make_client: MakeClient) -> None:
+    client = make_client(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk(KEYS[0])]})
+    code = client.world.obtain_code(client.id, redirect_uri=None)
+    client.change(jwks={"keys": [jwk(KEYS[1])]})
+    for number, key in enumerate(KEYS):
+        answer = client.world.redeem(client.id, code, redirect_uri=SHOWN, **assertion(client.id, key, str(number)))
+        assert answer.get_json()["error"] in {"invalid_grant", "invalid_client"}
+    client.change(jwks={"keys": [jwk(KEYS[0])]})
+    proof = assertion(client.id, KEYS[0], "as approved")
+    assert client.world.redeem(client.id, code, redirect_uri=SHOWN, **proof).status_code == 200
+
+
+def test_a_client_without_a_redirect_uri_in_its_request_gets_the_answer_where_the_page_said(world: World) -> None:
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client)
+    assert "claude.ai" in page.text
+    declined = submit(world, page, "deny")
+    assert declined.location.startswith(f"{SHOWN}?")
+    assert parameters_of(declined)["error"] == "access_denied"
+
+
+# How the client authenticates
+
+
+def test_who_had_to_authenticate_when_it_was_approved_has_to_until_the_grant_ends(world: World, net: Internet) -> None:
+    by_key = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [jwk(KEYS[0])]}}
+    client = DocumentClient(
+        world, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED), **by_key}, net
+    )
+    code = world.obtain_code(client.id, redirect_uri=None)
+    client.change(token_endpoint_auth_methods_supported=["none", "private_key_jwt"])
+    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] == "invalid_grant"
+    client.change(token_endpoint_auth_methods_supported=None)
+    proof = assertion(client.id, KEYS[0], "1")
+    issued = world.redeem(client.id, code, redirect_uri=SHOWN, **proof).get_json()
+    client.change(token_endpoint_auth_methods_supported=["none", "private_key_jwt"])
+    refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
+    assert world.token(**refresh).get_json()["error"] == "invalid_grant"
+    assert world.token(**refresh, **assertion(client.id, KEYS[0], "2")).status_code == 200
+
+
+def test_who_need_not_authenticate_may_begin_to_while_a_grant_lives(world: World, net: Internet) -> None:
+    client = DocumentClient(world, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED)}, net)
+    issued = world.redeem(client.id, world.obtain_code(client.id, redirect_uri=None), redirect_uri=SHOWN).get_json()
+    client.change(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk(KEYS[0])]})
+    refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
+    assert world.token(**refresh).get_json()["error"] == "invalid_client"
+    assert world.token(**refresh, **assertion(client.id, KEYS[0], "1")).status_code == 200
+
+
+def test_a_key_that_a_client_has_replaced_proves_nothing_any_more(world: World) -> None:
+    client = Client(
+        world,
+        {
+            "redirect_uris": [SHOWN],
+            "token_endpoint_auth_method": "private_key_jwt",
+            "jwks": {"keys": [jwk(KEYS[0])]},
+        },
+    )
+    issued = world.redeem(
+        client.id,
+        world.obtain_code(client.id, redirect_uri=None),
+        redirect_uri=SHOWN,
+        **assertion(client.id, KEYS[0], "1"),
+    ).get_json()
+    client.change(jwks={"keys": [jwk(KEYS[1])]})
+    refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
+    assert world.token(**refresh, **assertion(client.id, KEYS[0], "2")).get_json()["error"] == "invalid_client"
+    assert world.token(**refresh, **assertion(client.id, KEYS[1], "3")).status_code == 200
+
+
+# Who is signed in
+
+
+def sign_in(world: World, login: str) -> None:
+    """Sign in, in place of whoever is."""
+    world.browser.delete_cookie("__Host-mcp-gateway-session", domain="auth.example.com")
+    world.obtain_code(world.register()["client_id"], login=login)
+
+
+@pytest.fixture
+def two_users(world: World) -> World:
+    world.reload(allowed={"users": ["octocat", "hubot"]})
+    return world
+
+
+def test_a_page_that_names_a_user_is_for_that_user_alone(two_users: World) -> None:
+    world = two_users
+    sign_in(world, "octocat")
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client)
+    assert "octocat" in page.text
+    sign_in(world, "hubot")
+    again = submit(world, page)
+    assert again.location is None
+    assert "Something has changed" in again.text
+    assert "hubot" in again.text
+    assert "code" in parameters_of(world.follow(world.log_in(submit(world, again), "hubot")))
+
+
+def test_a_page_that_names_a_user_gets_no_code_by_another_ones_login(two_users: World) -> None:
+    world = two_users
+    sign_in(world, "octocat")
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    asked = world.follow(world.log_in(submit(world, open_page(world, client)), "hubot"))
+    assert asked.location is None
+    assert "You are now signed in as <bdi>hubot</bdi>" in asked.text
+    assert not world.store.find_grants_of_user("github:480938", client_id=client.id)
+    still = world.follow(world.log_in(submit(world, asked), "octocat"))
+    assert still.location is None, "that page was for hubot"
+    assert "code" in parameters_of(world.follow(world.log_in(submit(world, still), "octocat")))
+
+
+def test_a_page_that_names_nobody_is_good_after_a_login_in_another_tab(world: World) -> None:
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client)
+    sign_in(world, "octocat")
+    assert "code" in parameters_of(world.follow(world.log_in(submit(world, page))))
+
+
+def test_a_page_that_names_a_user_who_has_signed_out_is_still_for_that_user(two_users: World) -> None:
+    world = two_users
+    sign_in(world, "octocat")
+    page = open_page(world, Client(world, {"redirect_uris": [SHOWN]}))
+    world.store.sessions.end_all("github:583231")
+    assert world.follow(world.log_in(submit(world, page), "hubot")).location is None
+    assert "code" in parameters_of(world.follow(world.log_in(submit(world, page))))
+
+
+def test_a_page_that_names_another_user_can_be_declined(two_users: World) -> None:
+    world = two_users
+    sign_in(world, "octocat")
+    page = open_page(world, Client(world, {"redirect_uris": [SHOWN]}))
+    sign_in(world, "hubot")
+    assert parameters_of(submit(world, page, "deny"))["error"] == "access_denied"
+
+
+# What the operator changes, and loads by SIGHUP
+
+RELOADS: dict[str, dict[str, Any]] = {
+    "the server's name": {"title": "Production"},
+    "what a scope means": {"scopes": {"mcp": {"description": "Delete everything"}}},
+    "whether a scope is needed": {"scopes": {"mcp": {"description": "Use this server's tools", "required": False}}},
+    "the server's address": {"url": "https://time.example.com/other"},
+}
+
+
+@pytest.mark.parametrize("change", RELOADS.values(), ids=RELOADS)
+@pytest.mark.parametrize("moment", ["on the page", "at the provider"])
+def test_a_server_that_changes_before_the_code_is_issued_is_shown_again(
+    world: World, moment: str, change: dict[str, Any]
+) -> None:
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client)
+    if moment == "on the page":
+        world.reload(resources={"time": change})
+        answer = submit(world, page)
+    else:
+        callback = world.log_in(submit(world, page))
+        world.reload(resources={"time": change})
+        answer = world.follow(callback)
+    if "url" in change:
+        # Nothing stands at the address that was shown, and so the client is told.
+        assert parameters_of(answer)["error"] == "invalid_target"
+    else:
+        assert_nothing_was_approved(world, answer)
+
+
+def test_the_server_of_a_request_that_names_none_is_the_one_that_was_shown(world: World) -> None:
+    world.reload(default_resource="time")
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client, resource=None)
+    assert RESOURCE in page.text
+    world.reload(default_resource="fetch")
+    code = parameters_of(world.follow(world.log_in(submit(world, page))))["code"]
+    issued = world.redeem(client.id, code, redirect_uri=SHOWN).get_json()
+    assert jwt.decode(issued["access_token"], options={"verify_signature": False})["aud"] == RESOURCE
+
+
+def test_a_remembered_approval_is_not_good_for_what_has_another_meaning_by_now(world: World) -> None:
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    direct = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
+    query = {"query_string": authorization_query(client.id, redirect_uri=SHOWN), "headers": direct, "base_url": ISSUER}
+    world.obtain_code(client.id, redirect_uri=SHOWN)
+    assert world.browser.get("/authorize", **query).status_code == 303
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Delete everything"}}}})
+    assert "Delete everything" in world.browser.get("/authorize", **query).text
+
+
+# Users, scopes and servers that the operator removes
+
+
+def log_in(world: World, client_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+    return body
+
+
+REMOVALS: dict[str, dict[str, Any]] = {
+    "the user from the list": {"allowed": {"users": ["hubot"]}},
+    "everyone from the server's own list": {"resources": {"time": {"allowed": {"users": []}}}},
+    "the server": {"resources": {"time": None}},
+    "the scope": {"resources": {"time": {"scopes": {"other": {"description": "Something else"}, "mcp": None}}}},
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
+def test_who_or_what_is_removed_before_the_code_is_redeemed_costs_the_token(
+    world: World, removal: dict[str, Any]
+) -> None:
+    client_id = world.register()["client_id"]
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    code = world.obtain_code(client_id)
+    world.reload(**removal)
+    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
+def test_who_or_what_is_removed_before_a_refresh_costs_the_token(world: World, removal: dict[str, Any]) -> None:
+    client_id = world.register()["client_id"]
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    issued = log_in(world, client_id)
+    world.reload(**removal)
+    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    assert refreshed.get_json()["error"] == "invalid_grant"
+
+
+def test_a_member_of_an_organization_redeems_without_asking_the_provider_again(world: World) -> None:
+    world.reload(allowed={"users": [], "organizations": ["acme"]})
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id, login="hubot")
+    world.stand_in.faults["/user"] = github.Fault(503)
+    assert world.redeem(client_id, code).status_code == 200
+
+
+def test_a_scope_that_is_removed_leaves_the_next_token(world: World) -> None:
+    scopes = {"mcp": {"description": "Read"}, "set": {"description": "Set", "required": False}}
+    world.reload(resources={"time": {"scopes": scopes}})
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id, scope="mcp set")
+    world.reload(resources={"time": {"scopes": {"set": None}}})
+    issued = world.redeem(client_id, code).get_json()
+    assert issued["scope"] == "mcp"
+    world.reload(resources={"time": {"scopes": {"set": scopes["set"]}}})
+    refresh = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": issued["refresh_token"]}
+    assert world.token(**refresh).get_json()["scope"] == "mcp set"
+
+
+def test_a_server_that_only_gets_another_name_keeps_its_tokens(world: World) -> None:
+    client_id = world.register()["client_id"]
+    code = world.obtain_code(client_id)
+    backend = {"url": RESOURCE, "backends": ["http://127.0.0.1:9001/mcp"]}
+    world.reload(resources={"time": None, "clock": backend})
+    issued = world.redeem(client_id, code).get_json()
+    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    assert refreshed.status_code == 200
+
+
+def test_two_servers_that_swap_their_names_keep_their_tokens_apart(world: World) -> None:
+    client_id = world.register()["client_id"]
+    page = world.authorize(client_id)
+    world.reload(resources={"time": {"url": FETCH}, "fetch": {"url": RESOURCE}})
+    answer = world.decide(page)
+    assert answer.location is None, "the server at that address has another name now"
+    code = parameters_of(world.follow(world.log_in(world.decide(answer))))["code"]
+    issued = world.redeem(client_id, code).get_json()
+    assert jwt.decode(issued["access_token"], options={"verify_signature": False})["aud"] == RESOURCE
