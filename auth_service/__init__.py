@@ -7,13 +7,14 @@ from urllib.parse import urlsplit
 from flask import Flask
 
 from .clients import Clients
+from .document_probe import DocumentProbe
 from .grants import AuthorizationServer
 from .idp import IdentityProvider
 from .idp.bounded import BoundedProvider
 from .idp.github import GitHubProvider
 from .idp.oidc import OidcProvider
 from .introspection import Introspection
-from .public_fetch import PublicFetcher
+from .public_fetch import PublicFetcher, make_fetcher
 from .settings import Credentials, OpenIDConnect, Settings
 from .store import Store
 from .tokens import SigningKeys
@@ -41,17 +42,21 @@ def create_app(
     keys: SigningKeys,
     *,
     fetcher: PublicFetcher | None = None,
+    probe: DocumentProbe | None = None,
 ) -> Flask:
     """Build the WSGI application that serves everything public but the MCP endpoints themselves.
 
-    `fetcher` gets clients' documents, from the public internet unless given.
+    `fetcher` gets clients' documents, from the public internet unless given; `probe` knows whether they can be had.
     """
+    fetcher = fetcher if fetcher is not None else make_fetcher(settings.client_documents)
+    probe = probe if probe is not None else DocumentProbe(settings, store.connection, store.ephemeral, fetcher=fetcher)
     provider = BoundedProvider(_make_provider(settings, credentials))
     users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
     clients = Clients(
         store,
         documents=settings.client_documents,
-        fetcher=fetcher if fetcher is not None else PublicFetcher(),
+        fetcher=fetcher,
+        probe=probe,
         requester=client_address,
     )
     server = AuthorizationServer(
@@ -66,6 +71,7 @@ def create_app(
         store=store,
         keys=keys,
         provider=provider,
+        probe=probe,
         users=users,
         server=server,
         introspection=Introspection(settings, credentials, server),

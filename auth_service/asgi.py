@@ -16,10 +16,12 @@ from typing import Any, cast
 from a2wsgi import WSGIMiddleware
 
 from auth_service import MAX_REQUEST_BYTES, create_app
+from auth_service.document_probe import DocumentProbe
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
+from auth_service.public_fetch import make_fetcher
 from auth_service.push import RevocationPush
 from auth_service.responses import Message, Receive, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
@@ -38,6 +40,7 @@ DISCARDED_BYTES = 1024 * 1024
 KEY_WATCH_SECONDS = 0.05
 """How long a token is believed after its key is gone from this host."""
 KEY_AGREEMENT_SECONDS = 1.0
+PROBE_REFRESH_SECONDS = 1.0
 GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
 FULL_COLLECTION_SECONDS = 600
 """A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
@@ -79,7 +82,10 @@ class Application:
         self._watch = GrantWatch(settings.redis_url, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, keys, self._watch)
         self._metrics = Metrics(metrics_directory(settings), slot, count_grants=store.count_grants)
-        app = create_app(settings, credentials, store, keys)
+        # With a fetcher of its own, whose places no client's document takes.
+        fetcher = make_fetcher(settings.client_documents)
+        self._probe = DocumentProbe(settings, store.connection, store.ephemeral, fetcher=fetcher)
+        app = create_app(settings, credentials, store, keys, probe=self._probe)
         self._metrics.observe(app)
         self._flask = cast(
             "Callable[[MutableMapping[str, Any], Receive, Send], Any]",
@@ -135,6 +141,8 @@ class Application:
                 self._flush_every_second(),
                 self._watch_keys(),
                 self._agree_on_keys(),
+                self._refresh_probe(),
+                self._probe_documents(),
                 self._collect_garbage(),
             )
         ]
@@ -183,6 +191,19 @@ class Application:
             else:
                 self._keys_are_agreed = True
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
+    async def _refresh_probe(self) -> None:
+        """Follow what the instances have found out about clients' documents."""
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.refresh)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _probe_documents(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.probe_if_due)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
 
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from .document_probe import DocumentProbe
 from .ephemeral import Document, Ephemeral
-from .errors import ClientDocumentError
+from .errors import ClientDocumentError, ClientDocumentsDisabled, ClientHostNotAllowed
 from .protocol import client_documents, keys
 from .protocol.clients import Client
 from .protocol.keys import KeySetError, VerificationKey
@@ -46,13 +47,15 @@ class Clients:
         *,
         documents: ClientDocuments,
         fetcher: PublicFetcher,
+        probe: DocumentProbe,
         requester: Callable[[], str],
     ) -> None:
-        """`requester` returns the network address that the current request comes from."""
+        """`probe` hears of what was fetched; `requester` returns the address that the current request comes from."""
         self._store = store
         self._ephemeral: Ephemeral = store.ephemeral
         self._documents = documents
         self._fetcher = fetcher
+        self._probe = probe
         self._requester = requester
         self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
 
@@ -61,7 +64,7 @@ class Clients:
         if not client_documents.is_document_url(client_id):
             return self._store.find_client(client_id)
         if not self._documents.enabled:
-            return None
+            raise ClientDocumentsDisabled
         client_documents.check_url(client_id)
         return self._find_document(
             client_id,
@@ -99,7 +102,7 @@ class Clients:
         """
         hosts = self._documents.allowed_hosts
         if hosts is not None and client_documents.host_of(url) not in hosts:
-            raise ClientDocumentError("its host is not on this gateway's list")
+            raise ClientHostNotAllowed
         kept = self._ephemeral.find_document(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))
@@ -127,6 +130,7 @@ class Clients:
         fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit, is_known=is_known)
         body = kept.body if fetched.status == 304 and kept is not None else _decode(fetched.body)
         parsed = parse(_parse_json(body))
+        self._probe.note_fetched(url)
         now = time.time()
         lifetime = client_documents.lifetime(fetched.headers, now=now)
         etag = _etag(fetched.headers.get("etag", condition.get("If-None-Match") if fetched.status == 304 else None))

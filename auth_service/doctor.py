@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import redis
 import requests
 
-from . import health
+from . import document_probe, health
 from .protocol.metadata import protected_resource_url
+from .public_fetch import make_fetcher
 from .settings import Credentials, GitHub, OpenIDConnect, Settings
 from .store import Grant, Store, new_sid
 from .tokens import SigningKeys, issue_access_token
@@ -84,6 +85,7 @@ class Doctor:
         yield self._find("router", self._check_issuer)
         yield self._find("signing keys", self._check_keys)
         yield self._find("internal endpoints", self._check_internal)
+        yield self._find("client documents", self._check_client_documents)
         for host, port in sorted(self._tls_hosts()):
             yield self._find(f"certificate {host}", partial(check_certificate, host, port))
         for result in health.check_all(self._settings, self._credentials):
@@ -175,8 +177,7 @@ class Doctor:
 
     def _check_issuer(self) -> str:
         issuer = self._settings.issuer
-        parts = urlsplit(issuer)
-        url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
+        url = self._metadata_url()
         found = self._get_json(url).get("issuer")
         if found != issuer:
             raise Trouble(
@@ -184,6 +185,10 @@ class Doctor:
                 f"Something else answers there, or the service runs with other settings: clients insist on {issuer}.",
             )
         return f"{issuer} answers with its own name"
+
+    def _metadata_url(self) -> str:
+        parts = urlsplit(self._settings.issuer)
+        return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
 
     def _check_keys(self) -> str:
         published = {key.get("kid") for key in self._get_json(f"{self._settings.issuer}/jwks").get("keys", [])}
@@ -205,6 +210,29 @@ class Doctor:
                     "Route only what GET /routes of the service says, and nothing else, to it.",
                 )
         return "are not reachable from outside"
+
+    def _check_client_documents(self) -> str:
+        documents = self._settings.client_documents
+        if not documents.enabled:
+            return "are off: every client registers"
+        fetcher = make_fetcher(documents)
+        if problems := document_probe.find_problems(fetcher, document_probe.targets_of(documents)):
+            raise Trouble(
+                "; ".join(problems),
+                "Until they can be fetched, metadata does not offer them and clients register instead. This host needs "
+                "name resolution and outgoing https, or client_documents.proxy (clientDocuments.proxy).",
+                status=Status.WARNING,
+            )
+        if not self._get_json(self._metadata_url()).get("client_id_metadata_document_supported"):
+            raise Trouble(
+                "can be fetched from here, and the service does not offer them",
+                f"It tries again within {document_probe.MAX_RETRY_SECONDS // 60} minutes. If that does not help, it "
+                f"lacks what this user has: see its log: {LOG_COMMAND} --unit=mcp-auth-service",
+                status=Status.WARNING,
+            )
+        by = f" through {documents.proxy}" if documents.proxy is not None else ""
+        who = ", which resolves names and so alone refuses internal addresses" if documents.proxy_resolves_names else ""
+        return f"can be fetched{by}{who}"
 
     def _tls_hosts(self) -> set[tuple[str, int]]:
         urls = [self._settings.issuer, *(resource.url for resource in self._settings.resources.values())]

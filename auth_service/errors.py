@@ -36,11 +36,27 @@ class TooManyRequests(GatewayError):
 class ClientDocumentError(GatewayError):
     """A client's metadata document, or its key set, cannot be used. `reason` may be shown to anyone."""
 
-    def __init__(self, reason: str, *, is_transient: bool = False) -> None:
+    def __init__(self, reason: str, *, is_transient: bool = False, status: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_transient = is_transient
         """Whether the same may be fine in a moment."""
+        self.status = status
+        """The status of the host's answer; None where there was no answer."""
+
+
+class ClientDocumentsDisabled(ClientDocumentError):
+    """The operator has turned metadata documents off."""
+
+    def __init__(self) -> None:
+        super().__init__("this gateway takes no client that is known by a URL: register instead")
+
+
+class ClientHostNotAllowed(ClientDocumentError):
+    """The operator has named the hosts where documents may be, and this is another."""
+
+    def __init__(self) -> None:
+        super().__init__("its host is not on this gateway's list")
 
 
 class OAuthError(GatewayError):
@@ -83,6 +99,8 @@ class PageError(GatewayError):
         *,
         status: int = 400,
         help_clients: bool = False,
+        help_registration: bool = False,
+        operator: str | None = None,
         links: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(f"{title}: {explanation}")
@@ -91,6 +109,10 @@ class PageError(GatewayError):
         self.status = status
         self.help_clients = help_clients
         """Whether to show how to connect anew in each client."""
+        self.help_registration = help_registration
+        """Whether to show how a client that is known by a URL registers instead."""
+        self.operator = operator
+        """What the gateway's operator can do about it."""
         self.links = links
         """Where to go next, if the user likes: (text, URL)."""
 

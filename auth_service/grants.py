@@ -30,10 +30,10 @@ from . import audit, tokens
 from .audit import Event
 from .client_authentication import ClientAuthenticator
 from .clients import Clients
+from .document_pages import explain_document_error
 from .errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
 from .protocol import client_documents, pkce, redirect_uris, resources, scopes
 from .protocol.clients import Client
-from .protocol.display import display_text
 from .settings import Settings
 from .store import Code, Grant, Redemption, Rotation, Store, new_sid
 from .tokens import SigningKeys
@@ -169,11 +169,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         try:
             client = self.query_client(client_id) if client_id else None
         except ClientDocumentError as error:
-            raise PageError(
-                "This application cannot be recognised",
-                f"It is described at {display_text(client_id or '')}, but {error.reason}. "
-                + ("Try again in a moment." if error.is_transient else "Only its publisher can mend that."),
-            ) from error
+            raise explain_document_error(client_id or "", error) from error
         if client is None:
             raise PageError(
                 "This application is not known here",

@@ -2,7 +2,8 @@
 
 Every address that the host resolves to must be public, the connection goes to one of those and to nothing else, TLS
 is verified against the host name, and one deadline bounds resolving, connecting and reading together. Nothing is
-followed, nothing is decompressed, no proxy of the environment is used.
+followed, nothing is decompressed, no proxy of the environment is used. All of this holds through a proxy of the
+settings too, which is told the address and never the name, unless it is to look the names up (`make_fetcher`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from urllib.parse import urlsplit
 
 import h11
 
+from auth_service.egress_proxy import EgressProxy
 from auth_service.errors import ClientDocumentError
 from auth_service.protocol.addresses import is_public
+from auth_service.settings import ClientDocuments
 
 DEADLINE_SECONDS: Final = 5.0
 MAX_CONCURRENT: Final = 4
@@ -36,7 +39,7 @@ HTTPS_PORT: Final = 443
 Resolve = Callable[[str], Sequence[str]]
 """Host name to the texts of all its addresses; raises OSError."""
 Connect = Callable[[str, int, float], socket.socket]
-"""Address, port and timeout in seconds to a connected socket; raises OSError."""
+"""Address (a name, if it is not resolved here), port and timeout in seconds to a connected socket; raises OSError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +62,33 @@ def connect_tcp(address: str, port: int, timeout: float) -> socket.socket:
     return socket.create_connection((address, port), timeout=timeout)
 
 
+def make_fetcher(documents: ClientDocuments) -> PublicFetcher:
+    """Return what fetches by the settings.
+
+    Where the proxy resolves names, it alone can keep a stranger's name from meaning an internal address: what still
+    holds here is that the name is one of the public form, that the port is 443, and that nothing is asked before the
+    other side has proved the name by its certificate.
+    """
+    if documents.proxy is None:
+        return PublicFetcher()
+    proxy = EgressProxy(documents.proxy)
+    if documents.proxy_resolves_names:
+        return PublicFetcher(resolve=None, connect=proxy.connect)
+    return PublicFetcher(connect=proxy.connect)
+
+
 class PublicFetcher:
     """Makes one GET request at a time per caller, of which only a few may be under way."""
 
     def __init__(
         self,
         *,
-        resolve: Resolve = resolve_host,
+        resolve: Resolve | None = resolve_host,
         connect: Connect = connect_tcp,
         tls: ssl.SSLContext | None = None,
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        """`deadline`, in seconds, is for everything together."""
+        """`deadline`, in seconds, is for everything together. Without `resolve`, `connect` is given the name."""
         self._resolve = resolve
         self._connect = connect
         self._tls = tls if tls is not None else ssl.create_default_context()
@@ -94,9 +112,9 @@ class PublicFetcher:
     ) -> Fetched:
         """GET an https URL whose form has been checked.
 
-        What `is_known` waits for nothing that is not. `admit` gets the host and the addresses that may be tried before
-        anything is sent there, and may raise. Raises ClientDocumentError, which tells nothing of what the host resolved
-        to or answered.
+        What `is_known` waits for nothing that is not. `admit` gets the host and the addresses that may be tried (none
+        where a proxy looks them up) before anything is sent there, and may raise. Raises ClientDocumentError, whose
+        reason tells nothing of what the host resolved to or answered; its cause may, and is for the operator.
         """
         if not self._slots[is_known].acquire(blocking=False):
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
@@ -127,6 +145,8 @@ class PublicFetcher:
             self._slots[is_known].release()
 
     def _find_addresses(self, host: str, until: float, *, is_known: bool) -> Sequence[str]:
+        if self._resolve is None:
+            return ()
         pending = self._resolvers[is_known].submit(self._resolve, host)
         try:
             addresses = pending.result(timeout=_left(until))
@@ -140,7 +160,7 @@ class PublicFetcher:
 
     def _open(self, host: str, addresses: Sequence[str], until: float) -> ssl.SSLSocket:
         failure: OSError = OSError("no address")
-        for address in addresses:
+        for address in addresses or (host,):
             try:
                 plain = self._connect(address, HTTPS_PORT, _left(until))
             except OSError as error:
@@ -199,12 +219,14 @@ def _check_head(status: int, headers: Mapping[str, str], *, is_conditional: bool
     if status == 304 and is_conditional:
         return
     if status != 200:
-        raise ClientDocumentError("it is not there: the answer's status is not 200", is_transient=status >= 500)
+        raise ClientDocumentError(
+            "it is not there: the answer's status is not 200", is_transient=status >= 500, status=status
+        )
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise ClientDocumentError("its content type is not application/json")
+        raise ClientDocumentError("its content type is not application/json", status=status)
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise ClientDocumentError("it is compressed, which was not asked for")
+        raise ClientDocumentError("it is compressed, which was not asked for", status=status)
 
 
 def _left(until: float) -> float:

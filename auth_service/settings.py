@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,14 @@ OIDC_OWN_PARAMETERS = frozenset(
     }
 )
 """Parameters of a login at an OpenID Connect provider that its protection rests on."""
+
+MAX_PROBE_URLS = 4
+DEFAULT_PROBE_URLS: Final = (
+    "https://claude.ai/oauth/claude-code-client-metadata",
+    "https://chatgpt.com/oauth/codex/client.json",
+    "https://vscode.dev/oauth/client-metadata.json",
+)
+"""Documents of widespread clients: some of their hosts refuse whole networks, and then only their own clients fail."""
 
 
 SENTINEL_URL = re.compile(
@@ -87,6 +95,14 @@ def _parse_redis_url(value: str) -> str:
     return value
 
 
+def _parse_proxy(value: str) -> str:
+    """Accept an HTTP proxy's address. A password would be a secret, which has no place in this file."""
+    parts = urlsplit(_parse_base_url(value))
+    if parts.scheme != "http" or parts.port is None or parts.path:
+        raise ValueError("must be http://HOST:PORT")
+    return value
+
+
 def _parse_network(value: str) -> str:
     return str(ipaddress.ip_network(value))
 
@@ -99,6 +115,7 @@ ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])
 ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
 Network = Annotated[str, AfterValidator(_parse_network)]
+DocumentUrl = Annotated[str, Field(pattern=r"^https://[a-z0-9-]+(\.[a-z0-9-]+)+/[!-~]*$")]
 Seconds = Annotated[int, Field(gt=0)]
 
 
@@ -239,6 +256,29 @@ class ClientDocuments(_Model):
         strict=False,
         description="The hosts where metadata and key sets may be; any public one where absent.",
     )
+    probe_urls: tuple[DocumentUrl, ...] = Field(
+        default=DEFAULT_PROBE_URLS,
+        min_length=1,
+        max_length=MAX_PROBE_URLS,
+        strict=False,
+        description="Documents that are fetched every ten minutes: metadata says that clients may be known by a URL "
+        "while all of these can be fetched. Those that allowed_hosts leaves out are not.",
+    )
+    proxy: Annotated[str, AfterValidator(_parse_proxy)] | None = Field(
+        default=None,
+        description="http://HOST:PORT of an HTTP proxy that documents and key sets are fetched through (CONNECT).",
+    )
+    proxy_resolves_names: bool = Field(
+        default=False,
+        description="Whether the proxy looks names up, for a host that cannot: then the proxy alone can refuse "
+        "addresses that are not public.",
+    )
+
+    @model_validator(mode="after")
+    def _has_proxy(self) -> ClientDocuments:
+        if self.proxy_resolves_names and self.proxy is None:
+            raise ValueError("proxy_resolves_names needs proxy")
+        return self
 
 
 class Router(_Model):

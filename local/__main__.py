@@ -11,6 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from auth_service.document_probe import find_problems, targets_of
+from auth_service.public_fetch import make_fetcher
+from auth_service.settings import ClientDocuments
 from local.options import UsageError, parse_options
 from local.processes import Console, Part, Processes
 from local.stack import Stack, prepare
@@ -47,11 +50,13 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     stopped = asyncio.create_task(stopping.wait())
+    explaining = asyncio.create_task(asyncio.to_thread(_explain_documents, stack.client_documents))
     serving = asyncio.create_task(_start(stack, processes, console))
     try:
         await _first_of(serving, stopped, processes.ended)
         if serving.done() and serving.exception() is None:
-            for notice in notices:
+            await _first_of(explaining, stopped, processes.ended)
+            for notice in (*notices, *([explaining.result()] if explaining.done() else [])):
                 console.write("gateway", notice)
             console.write_plain(_instructions(stack))
             console.write("gateway", "everything is healthy: Ctrl-C stops it; clients and grants are kept")
@@ -73,6 +78,7 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
             processes.ended.cancel()
         await processes.stop()
         stopped.cancel()
+        explaining.cancel()
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
@@ -94,6 +100,18 @@ async def _wait_until_healthy(part: Part) -> None:
         if time.monotonic() > deadline:
             raise NotHealthyError(f"{part.name} does not serve after {START_SECONDS} s ({problem})")
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _explain_documents(documents: ClientDocuments) -> str:
+    """Say how clients that have a metadata document log in here: the service finds out in the same way."""
+    if not documents.enabled:
+        return "every client registers: metadata documents are off"
+    if problems := find_problems(make_fetcher(documents), targets_of(documents)):
+        return (
+            "clients' metadata documents cannot be fetched from here, so that every client registers instead. "
+            f"{'; '.join(problems)}. Where a proxy leads there: make run ARGS='--client-documents-proxy http://HOST:PORT'"
+        )
+    return "clients' metadata documents can be fetched: Claude Code, Codex and VS Code need no registration"
 
 
 def _instructions(stack: Stack) -> str:

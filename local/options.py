@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from auth_service.settings import ClientDocuments
 from local.launcher import current_launcher
 
 PROJECT = Path(__file__).parent.parent
@@ -69,6 +72,7 @@ class Options:
     traefik: str
     servers: tuple[Server, ...]
     github: GitHubApplication | None
+    client_documents: ClientDocuments
     notices: tuple[str, ...]
 
 
@@ -90,6 +94,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         traefik=given.traefik,
         servers=(*built_in, *added),
         github=github,
+        client_documents=_client_documents(given),
         notices=notices,
     )
 
@@ -132,6 +137,15 @@ def _built_in_servers(state_directory: Path, *, without: Sequence[str]) -> tuple
     environment = f"MEMORY_FILE_PATH={state_directory / 'memory.jsonl'}"
     servers.append(StdioServer("memory", ("env", environment, memory)))
     return tuple(servers), ()
+
+
+def _client_documents(given: argparse.Namespace) -> ClientDocuments:
+    if given.no_client_documents and given.client_documents_proxy is not None:
+        raise UsageError("--client-documents-proxy and --no-client-documents exclude each other: leave one out")
+    try:
+        return ClientDocuments(enabled=not given.no_client_documents, proxy=given.client_documents_proxy)
+    except ValidationError as error:
+        raise UsageError(f"--client-documents-proxy {given.client_documents_proxy}: write http://HOST:PORT") from error
 
 
 def _github_application(given: argparse.Namespace) -> GitHubApplication | None:
@@ -181,6 +195,11 @@ def _argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--traefik", default="traefik", metavar="PROGRAM", help="the Traefik to run (default: the one on the PATH)"
     )
+    documents = parser.add_argument_group("clients that are known by an https URL, such as Claude Code and Codex")
+    documents.add_argument(
+        "--client-documents-proxy", metavar="URL", help="http://HOST:PORT of the proxy that leads to their documents"
+    )
+    documents.add_argument("--no-client-documents", action="store_true", help="have every client register instead")
     github = parser.add_argument_group("log in with the real GitHub instead of the stand-in")
     github.add_argument(
         "--github-client-id", metavar="ID", help="of an OAuth app with the callback URL http://localhost:PORT/callback"

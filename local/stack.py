@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from auth_service.settings import Credentials, SettingsError, load_credentials, load_settings
+from auth_service.settings import ClientDocuments, Credentials, SettingsError, load_credentials, load_settings
 from local.health import ask_http, ask_redis, ask_resource
 from local.launcher import current_launcher
 from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
@@ -38,6 +38,7 @@ class Stack:
 
     stages: tuple[tuple[Part, ...], ...]
     resources: dict[str, str]
+    client_documents: ClientDocuments
     users: tuple[str, ...]
 
     @property
@@ -88,6 +89,7 @@ def prepare(options: Options) -> Stack:
         "internal_url": auth_url,
         "router": {"entry_points": list(entry_points)},
         "limits": {"registrations_per_hour": 10_000},  # every client on this machine has the same address
+        "client_documents": options.client_documents.model_dump(mode="json"),
         "resources": {name: {"url": url, "backends": [backends[name]]} for name, url in resources.items()},
     }
     settings_file = _write_json(folder / "settings.json", settings)
@@ -137,6 +139,7 @@ def prepare(options: Options) -> Stack:
             (router,),
         ),
         resources=resources,
+        client_documents=options.client_documents,
         users=users,
     )
 

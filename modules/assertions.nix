@@ -182,6 +182,9 @@ in
       (needs (cfg.redis.passwordFile == null || cfg.redis.url != null)
         "${option}.redis.passwordFile: is of no use without `redis.url`; the gateway's own Redis has none."
       )
+      (needs (cfg.clientDocuments.proxyResolvesNames -> cfg.clientDocuments.proxy != null)
+        "${option}.clientDocuments.proxyResolvesNames: is of no use without `clientDocuments.proxy`."
+      )
       (needs (cfg.logFiles.enable -> cfg.journalNamespace != null)
         "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files."
       )

@@ -86,7 +86,28 @@ in
       type = types.nullOr (types.listOf types.str);
       default = null;
       example = [ "claude.ai" ];
-      description = "The hosts where metadata and key sets may be; any public one where null.";
+      description = "The hosts where metadata and key sets may be; any public one where null. Clients of other hosts are told to register, and most do not by themselves.";
+    };
+
+    probeUrls = mkOption {
+      type = types.nullOr (types.listOf types.str);
+      default = null;
+      example = [ "https://claude.ai/oauth/claude-code-client-metadata" ];
+      description = "At most four documents, fetched every ten minutes: clients are offered to be known by a URL while all of these can be fetched, and register otherwise. Where null, those of Claude Code, Codex and VS Code.";
+    };
+
+    proxy = mkOption {
+      type = types.nullOr (types.strMatching "http://[^/@]+:[0-9]+");
+      default = null;
+      example = "http://10.0.0.1:3128";
+      description = "The HTTP proxy through which documents and key sets are fetched, for a host with no other way out. It is asked to connect to addresses that this host has looked up and found public.";
+    };
+
+    proxyResolvesNames = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = "Whether {option}`clientDocuments.proxy` looks names up instead, for a host that cannot. Then the proxy alone can refuse names that mean an internal address: let it.";
     };
   };
 }

@@ -112,6 +112,13 @@ in
       client_documents = {
         enabled = lib.mkDefault cfg.clientDocuments.enable;
       }
+      // lib.optionalAttrs (cfg.clientDocuments.probeUrls != null) {
+        probe_urls = lib.mkDefault cfg.clientDocuments.probeUrls;
+      }
+      // lib.optionalAttrs (cfg.clientDocuments.proxy != null) {
+        proxy = lib.mkDefault cfg.clientDocuments.proxy;
+        proxy_resolves_names = lib.mkDefault cfg.clientDocuments.proxyResolvesNames;
+      }
       // lib.optionalAttrs (cfg.clientDocuments.allowedHosts != null) {
         allowed_hosts = lib.mkDefault cfg.clientDocuments.allowedHosts;
       };

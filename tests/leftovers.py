@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 
@@ -27,6 +28,7 @@ class Leftovers:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        gc.collect()  # the threads of a pool end with it, which may be part of a cycle
         # A daemon thread keeps nothing from ending.
         for thread in set(threading.enumerate()) - self._threads:
             if not thread.daemon:

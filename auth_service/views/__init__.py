@@ -11,6 +11,7 @@ from flask import Response, current_app, g, request
 
 from auth_service import audit
 from auth_service.audit import Event
+from auth_service.document_probe import DocumentProbe
 from auth_service.grants import AuthorizationServer
 from auth_service.idp import IdentityProvider
 from auth_service.introspection import Introspection
@@ -35,6 +36,7 @@ class Gateway:
     store: Store
     keys: SigningKeys
     provider: IdentityProvider
+    probe: DocumentProbe
     users: Users
     server: AuthorizationServer
     introspection: Introspection

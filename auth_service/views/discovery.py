@@ -21,15 +21,14 @@ def make_blueprint(settings: Settings) -> Blueprint:
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)
     scopes = list(dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes))
-    server_document = metadata.authorization_server(
-        settings.issuer, scopes=scopes, client_documents=settings.client_documents.enabled
-    )
     locations = metadata.protected_resource_locations(
         {name: resource.url for name, resource in settings.resources.items()}
     )
 
     def authorization_server() -> Response:
-        return _cacheable(jsonify(server_document))
+        document = metadata.authorization_server(settings.issuer, scopes=scopes, client_documents=gateway().probe.works)
+        # It changes with what the service can do.
+        return _cacheable(jsonify(document), seconds=60)
 
     def protected_resource() -> Response:
         name = locations.get((_requested_host(settings), request.path))
@@ -58,6 +57,6 @@ def _requested_host(settings: Settings) -> str:
     return request.host.lower().removesuffix(default_port)
 
 
-def _cacheable(response: Response) -> Response:
-    response.headers["Cache-Control"] = "public, max-age=300"
+def _cacheable(response: Response, *, seconds: int = 300) -> Response:
+    response.headers["Cache-Control"] = f"public, max-age={seconds}"
     return response

@@ -25,7 +25,7 @@ from auth_service.doctor import Doctor, Finding, Status, Trouble, check_certific
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeys
-from tests.internet import key_usage_of_authority
+from tests.internet import Internet, internet, key_usage_of_authority
 
 CREDENTIALS = Credentials(client_secret="secret", master_key=b"k" * 32)
 
@@ -58,7 +58,10 @@ class Outside:
     def sound(self, request: Request) -> Response:
         """Answer as a gateway should."""
         documents: dict[str, Any] = {
-            "/.well-known/oauth-authorization-server": {"issuer": self.url},
+            "/.well-known/oauth-authorization-server": {
+                "issuer": self.url,
+                "client_id_metadata_document_supported": True,
+            },
             "/.well-known/oauth-protected-resource/mcp": {
                 "resource": f"{self.url}/mcp",
                 "authorization_servers": [self.url],
@@ -84,7 +87,21 @@ def outside() -> Iterator[Outside]:
 
 
 @pytest.fixture
-def examine(outside: Outside, redis_url: str, tmp_path: Path) -> Iterator[Callable[[], dict[str, Finding]]]:
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
+    with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev") as made:
+        monkeypatch.setattr("auth_service.doctor.make_fetcher", lambda _documents: made.fetcher())
+        yield made
+
+
+@pytest.fixture
+def client_documents() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def examine(
+    outside: Outside, net: Internet, client_documents: dict[str, Any], redis_url: str, tmp_path: Path
+) -> Iterator[Callable[[], dict[str, Finding]]]:
     settings = Settings.model_validate(
         {
             "issuer": outside.url,
@@ -93,6 +110,7 @@ def examine(outside: Outside, redis_url: str, tmp_path: Path) -> Iterator[Callab
             "state_directory": str(tmp_path),
             "internal_url": f"{outside.url}/internal",
             "router": {"entry_points": ["web"]},
+            "client_documents": client_documents,
             "resources": {"time": {"url": f"{outside.url}/mcp", "backends": [f"{outside.url}/backend"]}},
         }
     )
@@ -108,6 +126,47 @@ def test_a_sound_gateway_has_no_problem(examine: Callable[[], dict[str, Finding]
     assert {check for check, finding in found.items() if finding.status is not Status.OK} == {"redis"}
     assert found["redis"].status is Status.WARNING, "the tests' own keeps nothing on disk"
     assert "appendonly" in (found["redis"].advice or "")
+
+
+def test_documents_that_cannot_be_fetched_are_named_with_the_reason_and_a_way_out(
+    examine: Callable[[], dict[str, Finding]], net: Internet
+) -> None:
+    assert examine()["client documents"].text == "can be fetched"
+    net.addresses["claude.ai"] = ()
+    del net.addresses["vscode.dev"]
+    found = examine()["client documents"]
+    assert found.status is Status.WARNING
+    assert "https://claude.ai/oauth/claude-code-client-metadata: its host is not on the public internet" in found.text
+    assert "https://vscode.dev/oauth/client-metadata.json: its host was not found (" in found.text
+    assert "chatgpt.com" not in found.text
+    assert "clientDocuments.proxy" in (found.advice or "")
+
+
+def test_a_service_that_does_not_offer_what_can_be_fetched_is_named(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    outside.change("GET", "/.well-known/oauth-authorization-server", 200, {"issuer": outside.url})
+    found = examine()["client documents"]
+    assert (found.status, found.text) == (
+        Status.WARNING,
+        "can be fetched from here, and the service does not offer them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("client_documents", "text"),
+    [
+        ({"enabled": False}, "are off: every client registers"),
+        ({"proxy": "http://10.0.0.1:3128"}, "can be fetched through http://10.0.0.1:3128"),
+        (
+            {"proxy": "http://10.0.0.1:3128", "proxy_resolves_names": True},
+            "can be fetched through http://10.0.0.1:3128, which resolves names and so alone refuses internal addresses",
+        ),
+    ],
+)
+def test_what_the_settings_say_of_documents_is_told(examine: Callable[[], dict[str, Finding]], text: str) -> None:
+    found = examine()["client documents"]
+    assert (found.status, found.text) == (Status.OK, text)
 
 
 RESOURCE_DOCUMENT = ("GET", "/.well-known/oauth-protected-resource/mcp")

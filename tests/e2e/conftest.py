@@ -32,7 +32,8 @@ class RunningStack:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "local", "--port", str(self.port)),
-                *("--state-directory", str(state_directory), *arguments),
+                # Nothing on the internet is asked, whatever way out this machine has.
+                *("--state-directory", str(state_directory), "--no-client-documents", *arguments),
             ],
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,

@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local.__main__ import main
+from auth_service.settings import ClientDocuments
+from local.__main__ import _explain_documents, main
 from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
 from local.stack import prepare
 from tests.e2e.conftest import RunningStack, free_port
+from tests.internet import internet
 
 # Ends neither when its input does nor on SIGTERM.
 STUBBORN_SERVER = """\
@@ -85,6 +87,9 @@ def test_a_server_may_replace_a_built_in_one() -> None:
         (["--allow-user", "mona"], "go with --github-client-id"),
         (["--github-client-secret-file", "x"], "go with --github-client-id"),
         (["--github-client-id", "x"], "add --github-client-secret-file"),
+        (["--client-documents-proxy", "10.0.0.1:3128"], "write http://HOST:PORT"),
+        (["--client-documents-proxy", "http://user:secret@10.0.0.1:3128"], "write http://HOST:PORT"),
+        (["--client-documents-proxy", "http://10.0.0.1:3128", "--no-client-documents"], "exclude each other"),
         (["--github-client-id", "x", "--github-client-secret-file", "x"], "add --allow-user"),
     ],
 )
@@ -185,6 +190,22 @@ def test_a_state_directory_that_cannot_be_is_named(capsys: pytest.CaptureFixture
     assert "choose a shorter --state-directory" in line
 
 
+def test_whether_documents_can_be_fetched_is_said_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev") as net:
+        monkeypatch.setattr("local.__main__.make_fetcher", lambda _documents: net.fetcher())
+        assert "can be fetched" in _explain_documents(ClientDocuments())
+        del net.addresses["claude.ai"]
+        said = _explain_documents(ClientDocuments())
+        assert "cannot be fetched from here, so that every client registers instead" in said
+        assert "https://claude.ai/oauth/claude-code-client-metadata: its host was not found" in said
+        assert "--client-documents-proxy" in said
+        net.resolved.clear()
+        assert "are off" in _explain_documents(ClientDocuments(enabled=False))
+        assert net.resolved == []
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunningStack]:
     """A healthy stack with a server that will not go by itself."""
@@ -219,6 +240,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_leaves_no_process_behind(running: RunningStack, number: signal.Signals) -> None:
+    assert "every client registers: metadata documents are off" in running.output
     processes = descendants(running)
     assert {"redis-server", "traefik"} <= {process.name() for process in processes}
     assert running.stop(number) == 0

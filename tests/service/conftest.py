@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import jwt
@@ -74,9 +75,11 @@ class Service:
         github_url: str,
         workers: int,
         ready: bool = True,
-        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
         **changes: Any,
     ) -> None:
+        """`within` is a command that runs the one that follows it."""
         self.port = free_port()
         self.issuer = f"http://localhost:{self.port}"
         self.resource = f"{self.issuer}/time/mcp"
@@ -98,9 +101,13 @@ class Service:
         self.log = folder / "service.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "auth_service", "--settings", folder / "settings.json", "--credentials", folder],
+                [
+                    *within,
+                    *(sys.executable, "-m", "auth_service"),
+                    *("--settings", str(folder / "settings.json"), "--credentials", str(folder)),
+                ],
                 cwd=PROJECT,
-                env={**os.environ, "NO_PROXY": "*", **(environment or {})},
+                env={**os.environ, "NO_PROXY": "*", **environment},
                 stdout=log,
                 stderr=log,
             )

@@ -65,6 +65,9 @@
     clientDocuments = {
       enable = true;
       allowedHosts = [ "claude.ai" ];
+      probeUrls = [ "https://claude.ai/oauth/claude-code-client-metadata" ];
+      proxy = "http://10.0.0.1:3128";
+      proxyResolvesNames = true;
     };
 
     accessLog.enable = true;

@@ -135,6 +135,7 @@ in
   no-redis = gateway { redis.url = "http://redis.example.com"; };
   password-of-no-redis = gateway { redis.passwordFile = "/run/secrets/redis"; };
   redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
+  names-resolved-by-no-proxy = gateway { clientDocuments.proxyResolvesNames = true; };
   log-files-of-no-journal = gateway {
     journalNamespace = null;
     logFiles.enable = true;
