@@ -15,7 +15,11 @@
         ] (system: build nixpkgs.legacyPackages.${system} self.packages.${system}.default);
     in
     {
-      nixosModules.default = ./modules;
+      # A set, since some versions of `nix flake check` take no path.
+      nixosModules = {
+        default = self.nixosModules.mcp-oauth-gateway;
+        mcp-oauth-gateway.imports = [ ./modules ];
+      };
 
       overlays.default = final: _: { mcp-oauth-gateway = final.callPackage ./nix/package.nix { }; };
 
@@ -40,7 +44,12 @@
       checks = forEachSystem (
         pkgs: package:
         # callPackage's own additions are no derivations.
-        lib.filterAttrs (_: lib.isDerivation) (pkgs.callPackage ./nix/checks.nix { inherit package; })
+        lib.filterAttrs (_: lib.isDerivation) (
+          pkgs.callPackage ./nix/checks.nix {
+            inherit package;
+            inherit (lib) nixosSystem;
+          }
+        )
       );
 
       devShells = forEachSystem (pkgs: _: { default = pkgs.callPackage ./nix/devshell.nix { }; });

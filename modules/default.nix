@@ -10,6 +10,8 @@ let
   cfg = config.services.mcp-oauth-gateway;
 in
 {
+  _class = "nixos";
+
   imports = [
     ./assertions.nix
     ./auth.nix
@@ -22,17 +24,12 @@ in
   ];
 
   options.services.mcp-oauth-gateway = {
-    enable = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = "Whether to put an OAuth 2.1 login in front of MCP servers.";
-    };
+    enable = lib.mkEnableOption "an OAuth 2.1 login in front of MCP servers";
 
     package = mkOption {
       type = types.package;
       default = pkgs.mcp-oauth-gateway or (pkgs.callPackage ../nix/package.nix { });
-      defaultText = lib.literalMD "`pkgs.mcp-oauth-gateway` where an overlay has it, else what this flake builds";
+      defaultText = lib.literalMD "`pkgs.mcp-oauth-gateway` where an overlay has it, else this flake's recipe, built with the host's `pkgs`";
       example = lib.literalExpression "inputs.mcp-oauth-gateway.packages.\${pkgs.stdenv.hostPlatform.system}.default";
       description = "The package that holds the auth service, the bridge and `mcp-gatewayctl`.";
     };

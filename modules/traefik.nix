@@ -1,9 +1,7 @@
 # The router's static configuration. Routes come from the auth service, so this changes with no server.
-# The only file that names services.traefik: its options are being renamed upstream.
 {
   config,
   lib,
-  options,
   ...
 }:
 let
@@ -20,36 +18,6 @@ let
   version = lib.getVersion config.services.traefik.package;
   # WSGI folds X_User_Id, X.User.Id and X-User-Id into one name.
   knowsAliases = lib.versionAtLeast version "3.7.12";
-
-  # nixpkgs' names of the two configurations: of its releases so far, of a change once taken back, of the one proposed.
-  names =
-    if options.services.traefik ? install then
-      {
-        static = [
-          "install"
-          "settings"
-        ];
-        dynamic = [
-          "routing"
-          "settings"
-        ];
-      }
-    else if options.services.traefik ? static then
-      {
-        static = [
-          "static"
-          "settings"
-        ];
-        dynamic = [
-          "dynamic"
-          "settings"
-        ];
-      }
-    else
-      {
-        static = [ "staticConfigOptions" ];
-        dynamic = [ "dynamicConfigOptions" ];
-      };
 
   trusted = lib.optionalAttrs (cfg.trustedProxies != [ ]) {
     forwardedHeaders.trustedIPs = cfg.trustedProxies;
@@ -210,22 +178,28 @@ in
             '';
           }
         ];
-        warnings =
-          lib.optional (!knowsAliases) ''
-            services.traefik.package: Traefik ${version} lets names such as X.User.Id through, which servers that read
-            X-User-Id may take for it (GHSA-rf44-j88r-hh8c, CVE-2026-88011). Bridges are safe: they believe a signature.
-            Use 3.7.13 or newer.
-          ''
-          ++ lib.optional (lib.versionOlder version "3.7.13") ''
-            services.traefik.package: Traefik ${version} has flaws that 3.7.13 mends: GHSA-qqjf-53cj-pwvv,
-            GHSA-f52w-8j3h-j724, GHSA-v67p-phpq-fc8x, GHSA-w4v4-9rw7-5326, GHSA-8fcf-v89g-xpg6.
-          '';
+        warnings = lib.optional (lib.versionOlder version "3.7.13") (
+          lib.concatStringsSep "\n" (
+            [
+              "services.traefik.package: Traefik ${version} has known flaws, which 3.7.13 mends: GHSA-qqjf-53cj-pwvv,"
+              "GHSA-f52w-8j3h-j724, GHSA-v67p-phpq-fc8x, GHSA-w4v4-9rw7-5326, GHSA-8fcf-v89g-xpg6."
+            ]
+            ++ lib.optionals (!knowsAliases) [
+              "It lets names such as X.User.Id through, which servers that read X-User-Id may take for it"
+              "(GHSA-rf44-j88r-hh8c, CVE-2026-88011); bridges believe a signature alone."
+            ]
+            ++ [
+              "Update nixpkgs. Where your release has no newer Traefik, take it from nixos-unstable, as a flake input:"
+              "services.traefik.package = inputs.nixos-unstable.legacyPackages.\${pkgs.stdenv.hostPlatform.system}.traefik;"
+            ]
+          )
+        );
 
-        services.traefik = lib.mkMerge [
-          { enable = true; }
-          (lib.setAttrByPath names.static static)
-          (lib.setAttrByPath names.dynamic dynamic)
-        ];
+        services.traefik = {
+          enable = true;
+          staticConfigOptions = static;
+          dynamicConfigOptions = dynamic;
+        };
 
         systemd.services.traefik = {
           # Without routes Traefik answers 404; with this a boot does not even show that.

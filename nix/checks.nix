@@ -3,40 +3,33 @@
   callPackage,
   lib,
   nixfmt,
-  nodejs,
+  nixosSystem,
   package,
   pkgs,
   python3,
   redis,
   runCommand,
+  stdenv,
   symlinkJoin,
-  testers,
   writeShellApplication,
   writeText,
 }:
 let
   source = callPackage ./source.nix { };
-  checkout = source [
-    ../auth_service
-    ../stdio_bridge
-    ../local
-    ../tests
-    ../docs
-    ../pyproject.toml
-  ];
+  # What is tested, by which files: the same on Debian (tests/systemd/test_python.py).
+  suite = lib.importJSON ./tests.json;
+  checkout = source (map (path: ../. + "/${path}") suite.sources);
 
   withPackages = extra: package.python.withPackages (ps: package.dependencies ++ extra ps);
 
   # Written for version 2 of the MCP package, which a stable nixpkgs may not have yet.
-  leftOut = lib.optionals (lib.versionOlder package.python.pkgs.mcp.version "2.3") [
-    "--ignore=tests/stdio_bridge/test_eras_with_a_client.py"
-    "--ignore=tests/stdio_bridge/test_real_peers.py"
-  ];
+  leftOut = map (path: "--ignore=${path}") (
+    lib.optionals (lib.versionOlder package.python.pkgs.mcp.version "2.3") suite.needMcp2
+  );
   tests =
     runCommand "mcp-oauth-gateway-tests"
       {
         nativeBuildInputs = [
-          nodejs
           redis
           (withPackages (
             ps: with ps; [
@@ -56,7 +49,7 @@ let
         cd checkout
         export HOME=$TMPDIR
         echo "for want of mcp 2.3 or newer: ${toString leftOut}"
-        pytest -p no:cacheprovider ${toString leftOut} tests/auth_service tests/stdio_bridge
+        pytest -p no:cacheprovider ${toString leftOut} ${toString suite.tests}
         touch $out
       '';
 
@@ -128,7 +121,8 @@ let
         exec ${lib.getExe python} -m ${module} "$@"
       '';
     };
-  overlay = _: _: {
+  # A VM test's machines take their packages as they are: their own `nixpkgs.overlays` would be refused.
+  testPackages = pkgs.extend (_: _: {
     mcp-oauth-gateway = package;
     # The same under another name, to upgrade to.
     mcp-oauth-gateway-next = symlinkJoin {
@@ -140,13 +134,11 @@ let
     stand-in-github = runModule "stand-in-github" "local.github";
     stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
     test-client = runModule "test-client" "tests.nixos.client";
-  };
+  });
 
   certificates = callPackage ./test-certificates.nix { };
   machine = {
     imports = [ ../modules ];
-    nixpkgs.overlays = [ overlay ];
-    services.mcp-oauth-gateway.package = package;
     security.pki.certificateFiles = [ "${certificates}/server.crt" ];
     environment.etc = {
       "test-certificates/server.crt".source = "${certificates}/server.crt";
@@ -165,7 +157,7 @@ let
     if lib.isAttrs scenario && scenario ? nodes then scenario.nodes else { machine = path; };
   mkTest =
     script: scenario:
-    testers.runNixOSTest {
+    testPackages.testers.runNixOSTest {
       name = "mcp-oauth-gateway-${script}";
       nodes = lib.mapAttrs (_: node: {
         imports = [
@@ -173,8 +165,6 @@ let
           node
         ];
       }) (nodesOf (scenarios + "/${scenario}.nix"));
-      # `make lint` checks the scripts, against the container's driver.
-      skipTypeCheck = true;
       testScript = builtins.readFile (scenarios + "/${script}.py");
     };
   # Each scenario has a script of its name; other scripts are for the first one.
@@ -182,6 +172,57 @@ let
     hardening = mkTest "hardening" "full_flow";
     operating = mkTest "operating" "full_flow";
   };
+
+  # Whole hosts, as a newcomer has them: what the README shows, and what `nix flake init` writes.
+  hosts =
+    let
+      configurations = {
+        readme = ./readme-host.nix;
+        template = {
+          imports = [ ../templates/host/gateway.nix ];
+          # What sops-nix has; it would need a secret.
+          options.sops = {
+            defaultSopsFile = lib.mkOption { type = lib.types.path; };
+            secrets = lib.mkOption {
+              type = lib.types.attrsOf (
+                lib.types.submodule (
+                  { name, ... }:
+                  {
+                    options = {
+                      path = lib.mkOption {
+                        type = lib.types.str;
+                        default = "/run/secrets/${name}";
+                      };
+                      restartUnits = lib.mkOption { type = lib.types.listOf lib.types.str; };
+                    };
+                  }
+                )
+              );
+            };
+          };
+        };
+      };
+      # What every host has, and nixos-generate-config writes.
+      hardware = {
+        nixpkgs.hostPlatform = lib.mkForce stdenv.hostPlatform.system;
+        boot.loader.grub.enable = false;
+        fileSystems."/" = {
+          device = "none";
+          fsType = "tmpfs";
+        };
+        system.stateVersion = lib.mkDefault lib.trivial.release;
+      };
+      mkHost =
+        configuration:
+        (nixosSystem {
+          modules = [
+            ../modules
+            configuration
+            hardware
+          ];
+        }).config.system.build.toplevel;
+    in
+    lib.mapAttrs (_: mkHost) configurations;
 in
 {
   inherit
@@ -194,4 +235,5 @@ in
   everything-server = pkgs.callPackage ./packages/mcp-server-everything { };
   tmux-server = pkgs.callPackage ./packages/tmux-mcp.nix { };
 }
+// lib.mapAttrs' (name: lib.nameValuePair "host-${name}") hosts
 // lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") vmTests

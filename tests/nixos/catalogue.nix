@@ -21,6 +21,9 @@
     sequential-thinking.enable = true;
   };
 
+  # Five of them run on Node.js.
+  virtualisation.memorySize = 3072;
+
   networking.hosts."127.0.0.1" = [
     "drafts.mcp.example.com"
     "filesystem.mcp.example.com"

@@ -1,9 +1,5 @@
-# The test driver runs this, in a VM or in a container, with what is imported here in scope.
+# The test driver runs this, in a VM or in a container: machines, `start_all` and `subtest` are in scope.
 import json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tests.systemd.driver import machine, start_all, subtest
 
 SERVERS = ("drafts", "everything", "fetch", "filesystem", "memory", "sequential-thinking", "time")
 ISSUER = "https://mcp.example.com"

@@ -1,9 +1,6 @@
-# The test driver runs this, in a VM or in a container, with what is imported here in scope.
+# The test driver runs this, in a VM or in a container: machines, `start_all` and `subtest` are in scope.
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tests.systemd.driver import machine, start_all, subtest
+from typing import Any
 
 SERVERS = ("none", "internet", "full")
 PORT = 7777

@@ -1,8 +1,5 @@
-# The test driver runs this, in VMs or in containers, with what is imported here in scope.
-from typing import TYPE_CHECKING
+# The test driver runs this, in VMs or in containers: machines, `start_all` and `subtest` are in scope.
 
-if TYPE_CHECKING:
-    from tests.systemd.driver import auth1, auth2, edge, start_all, subtest, tools1, tools2
 
 ISSUER = "https://mcp.example.com"
 PORT = 22456
@@ -21,8 +18,8 @@ def wait_until_the_router_counts(host: str, *, up: bool) -> None:
 start_all()
 for auth in (auth1, auth2):
     auth.wait_for_unit("mcp-auth-service.service")
-for tools in (tools1, tools2):
-    tools.wait_for_open_port(PORT)
+for tools, own in ((tools1, "192.168.1.4"), (tools2, "192.168.1.5")):
+    tools.wait_for_open_port(PORT, own)
 edge.wait_for_open_port(443)
 edge.wait_until_succeeds(f"test-client challenge {TIME}")
 
@@ -67,7 +64,7 @@ with subtest("a replica's host that dies costs its own sessions, and no others")
 
 with subtest("it comes back by itself"):
     tools1.start()
-    tools1.wait_for_open_port(PORT)
+    tools1.wait_for_open_port(PORT, "192.168.1.4")
     wait_until_the_router_counts("192.168.1.4", up=True)
     edge.succeed(f"{CALL} --address 192.168.1.50")
 

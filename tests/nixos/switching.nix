@@ -22,9 +22,9 @@ in
     changed.configuration = with_ (time "Asia/Tokyo");
     moved.configuration = with_ (time "Asia/Tokyo" // { port = 21000; });
     removed.configuration = { };
-    upgraded.configuration.services.mcp-oauth-gateway.package = lib.mkForce pkgs.mcp-oauth-gateway-next;
+    upgraded.configuration.services.mcp-oauth-gateway.package = pkgs.mcp-oauth-gateway-next;
     elsewhere.configuration.services.mcp-oauth-gateway = {
-      package = lib.mkForce pkgs.mcp-oauth-gateway-next;
+      package = pkgs.mcp-oauth-gateway-next;
       port = 9010;
     };
   };

@@ -1,8 +1,5 @@
-# The test driver runs this, in a VM or in a container, with what is imported here in scope.
-from typing import TYPE_CHECKING
+# The test driver runs this, in a VM or in a container: machines, `start_all` and `subtest` are in scope.
 
-if TYPE_CHECKING:
-    from tests.systemd.driver import machine, start_all, subtest
 
 ISSUER = "https://mcp.example.com"
 TIME = "https://time.mcp.example.com/mcp"

@@ -69,10 +69,11 @@ class Container:
         tether = subprocess.Popen(("/bin/sh", "-c", TETHER, "-", str(self._init)), stdin=subprocess.PIPE)
         self._processes = launcher, tether
 
-    def run(self, script: str, *, path: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *, path: str, timeout: float | None = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside, as root, with this search path before the system's own.
 
-        As in the NixOS test driver, a pipe fails with any of its parts, and an unset variable fails.
+        As in the NixOS test driver, a pipe fails with any of its parts, an unset variable fails, and what is written to
+        standard error is no output.
         """
         namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
         command = (
@@ -96,8 +97,7 @@ class Container:
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             timeout=timeout,
             check=False,

@@ -3,7 +3,6 @@
 {
   configuration,
   lib ? import <nixpkgs/lib>,
-  traefikNames ? "options",
 }:
 let
   scenario = if lib.isPath configuration then import configuration else configuration;
@@ -14,7 +13,7 @@ if lib.isAttrs scenario && scenario ? nodes then
     nodes = lib.mapAttrs (
       name: node:
       import ./evaluate.nix {
-        inherit lib traefikNames;
+        inherit lib;
         configuration = {
           imports = [ node ];
           networking.hostName = name;
@@ -23,4 +22,4 @@ if lib.isAttrs scenario && scenario ? nodes then
     ) scenario.nodes;
   }
 else
-  import ./machine.nix { inherit configuration lib traefikNames; }
+  import ./machine.nix { inherit configuration lib; }

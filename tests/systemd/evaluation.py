@@ -36,16 +36,12 @@ def can_evaluate() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def evaluate(path: Path, **strings: str) -> dict[str, object]:
+def evaluate(path: Path) -> dict[str, object]:
     """Evaluate a case; raises RuntimeError with Nix's message."""
     document = (
         _instantiate(HERE / "complaints.nix", "--arg", "configurations", str(path))
         if path.stem in COMPLAINTS
-        else _instantiate(
-            HERE / "evaluate.nix",
-            *("--arg", "configuration", str(path)),
-            *(part for name, value in strings.items() for part in ("--argstr", name, value)),
-        )
+        else _instantiate(HERE / "evaluate.nix", "--arg", "configuration", str(path))
     )
     assert isinstance(document, dict)
     return document
@@ -58,9 +54,10 @@ def evaluate_options() -> list[dict[str, object]]:
     return document
 
 
-def evaluate_flake() -> dict[str, Any]:
-    """Return the names of the flake's outputs."""
-    document = _instantiate(HERE / "flake_outputs.nix", "--arg", "lib", "import <nixpkgs/lib>")
+def evaluate_flake(**versions: str) -> dict[str, Any]:
+    """Return what the flake's outputs come to, on a nixpkgs that has these versions of packages."""
+    packages = [part for name, version in versions.items() for part in ("--argstr", name, version)]
+    document = _instantiate(HERE / "flake_outputs.nix", "--arg", "lib", "import <nixpkgs/lib>", *packages)
     assert isinstance(document, dict)
     return document
 

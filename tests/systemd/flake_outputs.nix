@@ -1,6 +1,9 @@
-# The names of the flake's outputs, with stand-ins for nixpkgs' builders: that everything up to them evaluates.
+# The flake's outputs, with stand-ins for nixpkgs' builders and modules: that everything evaluates, and what comes of it.
 {
   lib ? import <nixpkgs/lib>,
+  # What nixpkgs has of these: nixos-26.05's, unless told otherwise.
+  gunicorn ? "23.0.0",
+  mcp ? "1.26.0",
 }:
 let
   # Its filesets need a newer Nix than some distributions have.
@@ -8,6 +11,12 @@ let
     fileset = {
       unions = files: if lib.all builtins.pathExists files then files else throw "no such file";
       toSource = { root, fileset }: if fileset != [ ] then root else throw "no files";
+    };
+    nixosSystem = { modules }: {
+      config.system.build.toplevel = mkDerivation {
+        name = "host";
+        complaints = complaintsOf pkgs { imports = modules; };
+      };
     };
   };
 
@@ -22,87 +31,161 @@ let
   };
   builder = attrs: mkDerivation attrs // attrs.passthru or { };
 
+  # What the operator of a machine with these packages is told.
+  complaintsOf =
+    packages: configuration:
+    let
+      inherit
+        (import ./module.nix {
+          inherit configuration lib;
+          pkgs = packages;
+        })
+        config
+        ;
+      units = lib.attrValues config.systemd.services;
+    in
+    # Whether every unit can be written down, too.
+    builtins.deepSeq (map (unit: unit.serviceConfig) units) (
+      config.warnings ++ map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions)
+    );
+
+  # A VM test's machines: as in nixpkgs, their packages are the test's, and `nixpkgs.overlays` is set already.
+  runNixOSTest =
+    packages:
+    {
+      name,
+      nodes,
+      testScript,
+      ...
+    }@test:
+    mkDerivation {
+      inherit name testScript;
+      options = removeAttrs test [
+        "name"
+        "nodes"
+        "testScript"
+      ];
+      machines = lib.mapAttrs (
+        machine: node:
+        complaintsOf packages (
+          { lib, ... }:
+          {
+            imports = [ node ];
+            options.nixpkgs.overlays = lib.mkOption {
+              type = lib.types.unique { message = "nixpkgs.overlays is set to read-only"; } lib.types.anything;
+            };
+            config = {
+              nixpkgs.overlays = [ ];
+              networking.hostName = lib.mkDefault machine;
+            };
+          }
+        )
+      ) nodes;
+    };
+
   python = {
-    override = { packageOverrides, ... }: python // {
-      pkgs = python.pkgs // packageOverrides python.pkgs python.pkgs;
-    };
-    withPackages = choose: mkDerivation {
-      name = "python";
-      packages = choose python.pkgs;
-    };
+    withPackages =
+      choose:
+      mkDerivation {
+        name = "python";
+        packages = choose python.pkgs;
+      };
     pkgs =
-      lib.genAttrs pythonPackages (
-        name:
+      lib.mapAttrs (
+        name: version:
         mkDerivation {
-          inherit name;
-          version = "999";
+          inherit name version;
           optional-dependencies = lib.genAttrs [
             "cli"
             "crypto"
             "hiredis"
           ] (_: [ ]);
         }
-      )
+      ) pythonPackages
       // {
         buildPythonApplication = builder;
+        buildPythonPackage = builder;
       };
   };
-  pythonPackages = [
-    "a2wsgi"
-    "authlib"
-    "click"
-    "flask"
-    "gunicorn"
-    "h11"
-    "hatchling"
-    "hypothesis"
-    "itsdangerous"
-    "joserfc"
-    "mcp"
-    "prometheus-client"
-    "psutil"
-    "pydantic"
-    "pyjwt"
-    "pytest"
-    "pytest-timeout"
-    "redis"
-    "requests"
-    "uvloop"
-    "time-machine"
-    "uvloop"
-    "waitress"
-  ];
-
-  pkgs = {
-    inherit pkgs;
-    lib = nixpkgsLib;
-    callPackage = lib.callPackageWith pkgs;
-    buildNpmPackage = builder;
-    fetchPypi = attrs: mkDerivation { name = attrs.pname; };
-    importNpmLock = {
-      __functor = _: attrs: mkDerivation { name = "npm-deps"; };
-      npmConfigHook = mkDerivation { name = "npm-config-hook"; };
+  pythonPackages =
+    lib.genAttrs [
+      "a2wsgi"
+      "authlib"
+      "click"
+      "flask"
+      "h11"
+      "hatchling"
+      "hypothesis"
+      "itsdangerous"
+      "joserfc"
+      "prometheus-client"
+      "psutil"
+      "pydantic"
+      "pyjwt"
+      "pytest"
+      "pytest-timeout"
+      "redis"
+      "requests"
+      "setuptools"
+      "time-machine"
+      "uvloop"
+      "waitress"
+    ] (_: "999")
+    // {
+      inherit gunicorn mcp;
     };
-    mkShellNoCC = attrs: mkDerivation ({ name = "shell"; } // attrs);
-    python3 = python;
-    python3Packages = python.pkgs;
-    runCommand = name: attrs: text: mkDerivation (attrs // { inherit name text; });
-    symlinkJoin = mkDerivation;
-    testers.runNixOSTest = mkDerivation;
-    writeShellApplication = mkDerivation;
-    writeText = name: text: mkDerivation { inherit name text; };
-  }
-  // lib.genAttrs [
-    "makeWrapper"
-    "mcp-server-fetch"
-    "mcp-server-time"
-    "nixfmt"
-    "nixfmt-tree"
-    "nodejs"
-    "openssl"
-    "redis"
-    "traefik"
-  ] (name: mkDerivation { inherit name; });
+
+  # Those of other stand-ins, but for what the flake itself makes.
+  standIns = removeAttrs (import ./packages.nix { inherit lib; }) [
+    "hostile-server"
+    "mcp-oauth-gateway-next"
+    "set-dns-record"
+    "stand-in-github"
+    "stand-in-resolver"
+    "test-client"
+  ];
+  pkgs = makeExtensible (_: _: { });
+  makeExtensible =
+    overlay:
+    let
+      self =
+        standIns
+        // {
+          pkgs = self;
+          lib = nixpkgsLib;
+          callPackage = lib.callPackageWith self;
+          extend = makeExtensible;
+          buildNpmPackage = builder;
+          fetchPypi = attrs: mkDerivation { name = attrs.pname; };
+          importNpmLock = {
+            __functor = _: _: mkDerivation { name = "npm-deps"; };
+            npmConfigHook = mkDerivation { name = "npm-config-hook"; };
+          };
+          mkShellNoCC = attrs: mkDerivation ({ name = "shell"; } // attrs);
+          python3 = python;
+          python3Packages = python.pkgs;
+          runCommand =
+            name: attrs: text:
+            mkDerivation (attrs // { inherit name text; });
+          stdenv = standIns.stdenv // {
+            hostPlatform.system = "x86_64-linux";
+          };
+          symlinkJoin = mkDerivation;
+          testers.runNixOSTest = runNixOSTest self;
+          writeShellApplication = mkDerivation;
+          writeText = name: text: mkDerivation { inherit name text; };
+        }
+        // lib.genAttrs [
+          "makeWrapper"
+          "nixfmt"
+          "nixfmt-tree"
+          "nodejs"
+          "openssl"
+          "ruff"
+        ] (name: mkDerivation { inherit name; })
+        // overlay self standIns;
+    in
+    self;
 
   flake = import ../../flake.nix;
   outputs = flake.outputs {
@@ -116,10 +199,15 @@ let
     };
   };
   perSystem = lib.mapAttrs (_: lib.mapAttrs (_: output: output.name or output.program));
+  checks = outputs.checks.x86_64-linux;
 in
 {
   packages = lib.mapAttrs (
-    _: lib.mapAttrs (_: package: map (dependency: dependency.name) (package.dependencies or [ ]))
+    _:
+    lib.mapAttrs (
+      _: package:
+      map (dependency: "${dependency.name} ${dependency.version or ""}") (package.dependencies or [ ])
+    )
   ) outputs.packages;
   apps = perSystem outputs.apps;
   devShells = perSystem outputs.devShells;
@@ -128,9 +216,14 @@ in
   ) outputs.checks;
   testPackages = lib.concatMap (
     input: map (package: package.name) (input.packages or [ ])
-  ) outputs.checks.x86_64-linux.tests.nativeBuildInputs;
+  ) checks.tests.nativeBuildInputs;
+  testCommand = checks.tests.text;
+  hosts = lib.mapAttrs (_: check: check.complaints) (lib.filterAttrs (_: check: check ? complaints) checks);
+  vmTests = lib.mapAttrs (_: check: {
+    inherit (check) machines options;
+  }) (lib.filterAttrs (_: check: check ? machines) checks);
   formatter = lib.mapAttrs (_: formatter: formatter.name) outputs.formatter;
-  modules = lib.mapAttrs (_: builtins.pathExists) outputs.nixosModules;
+  modules = lib.mapAttrs (_: module: map builtins.pathExists module.imports) outputs.nixosModules;
   templates = lib.mapAttrs (
     _: template: builtins.pathExists (template.path + "/flake.nix")
   ) outputs.templates;

@@ -2,12 +2,11 @@
 {
   configuration,
   lib,
-  traefikNames,
 }:
 let
   pkgs = import ./packages.nix { inherit lib; };
 
-  inherit (import ./module.nix { inherit configuration lib traefikNames; }) config;
+  inherit (import ./module.nix { inherit configuration lib; }) config;
 
   # systemd's syntax: a list repeats its key, an empty one says nothing, null leaves the key out.
   toValue = value: if lib.isBool value then lib.boolToString value else toString value;
@@ -122,7 +121,7 @@ in
   specialisations = lib.mapAttrs (
     _: special:
     import ./evaluate.nix {
-      inherit lib traefikNames;
+      inherit lib;
       configuration = {
         imports = [
           configuration

@@ -2,20 +2,17 @@
 {
   configuration,
   lib,
-  # Which names of services.traefik to stand in for: those of tests/systemd/traefik.nix.
-  traefikNames ? "options",
+  pkgs ? import ./packages.nix { inherit lib; },
 }:
-let
-  pkgs = import ./packages.nix { inherit lib; };
-in
 lib.evalModules {
+  class = "nixos";
   modules = [
     ./stand_ins.nix
     ../../modules
     configuration
   ];
   specialArgs = {
-    inherit pkgs traefikNames;
+    inherit pkgs;
     # nixos/lib/utils.nix, which nixpkgs' lib lacks.
     utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (
       arg: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString arg))

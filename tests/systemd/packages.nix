@@ -11,10 +11,11 @@ let
     }
     // extra;
 
-  # Any JSON value, as pkgs.formats has it.
-  json =
+  # A value of a format, as pkgs.formats has them; TOML has no null.
+  mkFormat =
+    description: orNull:
     let
-      value = lib.types.nullOr (
+      value = orNull (
         lib.types.oneOf [
           lib.types.bool
           lib.types.int
@@ -25,7 +26,26 @@ let
         ]
       );
     in
-    value // { description = "JSON value"; };
+    value // { inherit description; };
+
+  # A document of inline tables: JSON's strings, numbers and lists are TOML's, too.
+  toToml =
+    value:
+    if lib.isAttrs value then
+      "{ ${
+        lib.concatStringsSep ", " (
+          lib.mapAttrsToList (name: each: "${builtins.toJSON name} = ${toToml each}") value
+        )
+      } }"
+    else if lib.isList value then
+      "[ ${lib.concatMapStringsSep ", " toToml value} ]"
+    else
+      builtins.toJSON value;
+  renderToml =
+    document:
+    lib.concatStrings (
+      lib.mapAttrsToList (name: each: "${builtins.toJSON name} = ${toToml each}\n") document
+    );
 in
 {
   # The project's own packages, whatever their files say: nothing is built here.
@@ -35,7 +55,12 @@ in
       name = lib.removeSuffix ".nix" (baseNameOf file);
     in
     mkPackage (if name == "package" then "mcp-oauth-gateway" else name) { };
-  formats.json = _: { type = json; };
+  formats.json = _: { type = mkFormat "JSON value" lib.types.nullOr; };
+  formats.toml = _: {
+    type = mkFormat "TOML value" lib.id;
+    # nixpkgs writes a file of it.
+    render = renderToml;
+  };
   runCommand = name: _: buildCommand: mkPackage name { inherit buildCommand; };
   stdenv = {
     buildPlatform.canExecute = _: true;
@@ -59,7 +84,7 @@ in
   "mcp-server-memory"
   "mcp-server-sequential-thinking"
   "mcp-server-time"
-  "nscd"
+  "nsncd"
   "pebble"
   "playwright-mcp"
   "redis"

@@ -19,7 +19,7 @@ FOLDERS = {
     "iproute2": "/usr/sbin",
     "mcp-server-fetch": "/opt/tools/bin",
     "mcp-server-time": "/opt/tools/bin",
-    "nscd": "/usr/sbin",
+    "nsncd": "/usr/libexec",
     "pebble": "/usr/bin",
     "redis": "/usr/bin",
     "systemd": "/usr/bin",

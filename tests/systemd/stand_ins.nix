@@ -66,6 +66,11 @@ let
             unixsocketperm = server.unixSocketPerm;
             daemonize = "no";
             supervised = "systemd";
+            loglevel = "notice";
+            # The journal has it from syslog.
+            logfile = "/dev/null";
+            syslog-enabled = "yes";
+            maxclients = 10000;
             appendonly = if server.appendOnly then "yes" else "no";
             dir = "/var/lib/redis-${name}";
           }
@@ -93,6 +98,33 @@ let
         StateDirectory = unit;
         StateDirectoryMode = "0700";
         UMask = "0077";
+        CapabilityBoundingSet = "";
+        NoNewPrivileges = true;
+        LimitNOFILE = 10032;
+        ProtectSystem = "strict";
+        ProtectHome = true;
+        PrivateTmp = true;
+        PrivateDevices = true;
+        PrivateUsers = true;
+        ProtectClock = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectControlGroups = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+        ];
+        RestrictNamespaces = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        PrivateMounts = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = "~@cpu-emulation @debug @keyring @memlock @mount @obsolete @privileged @resources @setuid";
       };
     }
   ) config.services.redis.servers;
@@ -202,6 +234,14 @@ in
       default = { };
     };
 
+    # What only real hosts and VMs have.
+    boot.loader.grub.enable = mkOption { type = types.bool; };
+    fileSystems = anything;
+    nixpkgs.hostPlatform = anything;
+    security.pki.certificateFiles = strings;
+    system.stateVersion = mkOption { type = types.str; };
+    virtualisation.memorySize = mkOption { type = types.ints.positive; };
+
     services.logrotate.settings = anything;
     services.nscd.enable = mkOption {
       type = types.bool;
@@ -245,20 +285,35 @@ in
   config = {
     _module.args = { inherit mkFile; };
 
-    users.users = lib.mapAttrs' (
-      _: server: lib.nameValuePair server.user { inherit (server) group; }
-    ) config.services.redis.servers;
+    users.users =
+      lib.mapAttrs' (
+        _: server: lib.nameValuePair server.user { inherit (server) group; }
+      ) config.services.redis.servers
+      // lib.optionalAttrs config.services.nscd.enable { nscd.group = "nscd"; };
 
     systemd.services = redis // {
       nscd = lib.mkIf config.services.nscd.enable {
-        description = "Name Service Cache Daemon";
+        description = "Name Service Cache Daemon (nsncd)";
         wantedBy = [ "multi-user.target" ];
-        wants = [ "nss-lookup.target" ];
-        before = [ "nss-lookup.target" ];
+        wants = [
+          "nss-lookup.target"
+          "nss-user-lookup.target"
+        ];
+        before = [
+          "nss-lookup.target"
+          "nss-user-lookup.target"
+        ];
         serviceConfig = {
-          ExecStart = "${pkgs.nscd}/bin/nscd";
-          Type = "forking";
-          PIDFile = "/run/nscd/nscd.pid";
+          ExecStart = "${pkgs.nsncd}/bin/nsncd";
+          Type = "notify";
+          User = "nscd";
+          Group = "nscd";
+          RemoveIPC = true;
+          PrivateTmp = true;
+          NoNewPrivileges = true;
+          RestrictSUIDSGID = true;
+          ProtectSystem = "strict";
+          ProtectHome = "read-only";
           RuntimeDirectory = "nscd";
           Restart = "always";
         };

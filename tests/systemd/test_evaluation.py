@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ def settings_of(configuration: Configuration) -> Settings:
 
 def traefik_of(configuration: Configuration) -> dict[str, Any]:
     """Return Traefik's static configuration."""
-    (text,) = (text for name, text in configuration.files.items() if name.endswith("-static.yml"))
-    document: dict[str, Any] = json.loads(text)
-    return document
+    (text,) = (text for name, text in configuration.files.items() if name.endswith("-static.toml"))
+    return tomllib.loads(text)
 
 
 @pytest.fixture
@@ -132,13 +132,6 @@ def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="not in the Nix store") as refused:
             evaluation.evaluate(case)
         assert f"`{OPTION}.{option}'" in str(refused.value)
-
-
-@needs_nix
-@pytest.mark.parametrize("names", ["static", "install"])
-@pytest.mark.parametrize("name", ["github", "oidc", "hosts"])
-def test_what_nixpkgs_may_yet_call_its_options_changes_nothing(name: str, names: str) -> None:
-    assert evaluation.evaluate(evaluation.cases()[name], traefikNames=names) == json.loads(evaluated(name).read_text())
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import textwrap
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,17 +31,20 @@ def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
             "formatting",
             "options",
             "evaluation",
+            "host-readme",
+            "host-template",
             "vm-hardening",
             "vm-operating",
             *scripts,
         } <= checks.keys()
         assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"
         assert outputs["packages"][system].keys() == {"default", "mcp-server-everything", "tmux-mcp"}
-        assert set(outputs["packages"][system]["default"]) == _dependencies()
+        assert {line.split()[0] for line in outputs["packages"][system]["default"]} == _dependencies()
         assert outputs["apps"][system].keys() == {"local"}
         assert outputs["devShells"][system].keys() == {"default"}
         assert outputs["formatter"][system] == "nixfmt-tree"
-    assert outputs["modules"] == outputs["templates"] == {"default": True}
+    assert outputs["modules"] == {"default": [True], "mcp-oauth-gateway": [True]}
+    assert outputs["templates"] == {"default": True}
     assert outputs["overlays"] == {"default": ["mcp-oauth-gateway"]}
 
 
@@ -77,20 +81,32 @@ def test_the_check_of_the_package_has_what_its_tests_import() -> None:
 
 
 @needs_nix
-def test_the_template_is_a_working_host(tmp_path: Path) -> None:
-    case = tmp_path / "case.nix"
-    case.write_text(
-        f"""
-        {{ lib, ... }}:
-        {{
-          imports = [ {CHECKOUT}/templates/host/gateway.nix ];
-          # What else NixOS and sops-nix have.
-          options = lib.genAttrs [ "nixpkgs" "sops" ] (_: lib.mkOption {{ type = lib.types.anything; }}) // {{
-            system.stateVersion = lib.mkOption {{ type = lib.types.str; }};
-          }};
-          config.sops.secrets.github-client-secret.path = "/run/secrets/github-client-secret";
-        }}
-        """
-    )
-    host = evaluation.evaluate(case)
-    assert host["failedAssertions"] == host["warnings"] == []
+def test_hosts_and_machines_of_vm_tests_evaluate_without_a_complaint() -> None:
+    outputs = evaluation.evaluate_flake()
+    assert outputs["hosts"] == {"host-readme": [], "host-template": []}
+    for test in outputs["vmTests"].values():
+        assert test["options"] == {}, "such as skipTypeCheck"
+        assert set(map(len, test["machines"].values())) == {0}, test["machines"]
+
+
+def test_the_host_of_the_readme_is_its_example() -> None:
+    found = re.search(r"```nix\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    assert textwrap.indent(found[1], "  ") in (CHECKOUT / "nix/readme-host.nix").read_text()
+
+
+@needs_nix
+@pytest.mark.parametrize(("nixpkgs", "used"), [("23.0.0", "27.0.1"), ("25.0.0", "25.0.0"), ("27.2.0", "27.2.0")])
+def test_a_gunicorn_that_is_too_old_is_replaced_for_this_application(nixpkgs: str, used: str) -> None:
+    outputs = evaluation.evaluate_flake(gunicorn=nixpkgs)
+    assert f"gunicorn {used}" in outputs["packages"]["x86_64-linux"]["default"]
+
+
+@needs_nix
+def test_tests_that_need_a_newer_mcp_are_left_out_where_it_is_older() -> None:
+    suite = json.loads((CHECKOUT / "nix/tests.json").read_text())
+    left_out = [f"--ignore={path}" for path in suite["needMcp2"]]
+    assert all((CHECKOUT / path).exists() for path in (*suite["needMcp2"], *suite["tests"], *suite["sources"]))
+    for mcp, ignored in (("1.26.0", left_out), ("2.3.0", [])):
+        command = evaluation.evaluate_flake(mcp=mcp)["testCommand"]
+        assert re.findall(r"--ignore=\S+", command.partition("pytest ")[2]) == ignored

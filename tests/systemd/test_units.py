@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from tests.internet import key_usage_of_authority
 from tests.systemd import deployment
 from tests.systemd.container import Container
-from tests.systemd.driver import Machine, run_script
+from tests.systemd.driver import QemuMachine, run_script
 from tests.systemd.network import switch
 from tests.systemd.programs import SEARCH_PATH, install_programs
 from tests.systemd.root import BUNDLE, cached_root
@@ -34,7 +34,7 @@ needs_container = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
+def deployed(scenario: str, folder: Path) -> Iterator[dict[str, QemuMachine]]:
     """The machines of an evaluated scenario on one switch, not booted yet."""
     configurations = deployment.load_machines(EVALUATED / f"{scenario}.json")
     lower = cached_root(CHECKOUT)
@@ -44,7 +44,7 @@ def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
     addresses = {name: f"192.168.1.{number}" for number, name in enumerate(sorted(configurations), 1)}
     with contextlib.ExitStack() as cleanup:
         network = cleanup.enter_context(switch())
-        machines: dict[str, Machine] = {}
+        machines: dict[str, QemuMachine] = {}
         for name, configuration in configurations.items():
             upper = folder / name / "upper"
             deployment.install(configuration, upper, neighbours=addresses)
@@ -54,31 +54,31 @@ def deployed(scenario: str, folder: Path) -> Iterator[dict[str, Machine]]:
                 name=f"{name}-{os.getpid()}", lower=lower, folder=folder / name, network=network.plug(addresses[name])
             )
             cleanup.callback(container.remove)
-            machines[name] = Machine(container, name=name, path=SEARCH_PATH)
+            machines[name] = QemuMachine(container, name=name, path=SEARCH_PATH)
         yield machines
 
 
 @pytest.fixture(scope="module")
-def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Machine]]:
+def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, QemuMachine]]:
     with deployed("full_flow", tmp_path_factory.mktemp("machines")) as machines:
         yield machines
 
 
 @needs_container
 @pytest.mark.timeout(900)
-def test_the_whole_flow_with_every_unit_started_by_systemd(one_host: dict[str, Machine]) -> None:
+def test_the_whole_flow_with_every_unit_started_by_systemd(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "full_flow.py", one_host)
 
 
 @needs_container
 @pytest.mark.timeout(900)
-def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str, Machine]) -> None:
+def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "hardening.py", one_host)
 
 
 @needs_container
 @pytest.mark.timeout(900)
-def test_an_operator_sees_how_it_is_and_no_secret(one_host: dict[str, Machine]) -> None:
+def test_an_operator_sees_how_it_is_and_no_secret(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "operating.py", one_host)
 
 

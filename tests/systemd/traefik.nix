@@ -1,78 +1,43 @@
-# services.traefik as nixpkgs has it, under each of the names that it has had or may get.
+# services.traefik as nixpkgs has it.
 {
   config,
   lib,
   pkgs,
   mkFile,
-  traefikNames,
   ...
 }:
 let
   inherit (lib) mkOption types;
   cfg = config.services.traefik;
+  format = pkgs.formats.toml { };
 
-  # The paths of the static and the dynamic configuration.
-  names = {
-    options = {
-      static = [ "staticConfigOptions" ];
-      dynamic = [ "dynamicConfigOptions" ];
-    };
-    static = {
-      static = [
-        "static"
-        "settings"
-      ];
-      dynamic = [
-        "dynamic"
-        "settings"
-      ];
-    };
-    install = {
-      static = [
-        "install"
-        "settings"
-      ];
-      dynamic = [
-        "routing"
-        "settings"
-      ];
-    };
-  };
-  inherit (names.${traefikNames}) static dynamic;
-
-  dynamicFile = mkFile "dynamic.yml" (builtins.toJSON (lib.getAttrFromPath dynamic cfg));
-  staticFile = mkFile "static.yml" (
-    builtins.toJSON (
-      lib.recursiveUpdate (lib.getAttrFromPath static cfg) { providers.file.filename = dynamicFile.path; }
+  dynamicFile = mkFile "dynamic.toml" (format.render cfg.dynamicConfigOptions);
+  staticFile = mkFile "static.toml" (
+    format.render (
+      lib.recursiveUpdate cfg.staticConfigOptions { providers.file.filename = dynamicFile.path; }
     )
   );
-  settings = default: mkOption {
-    inherit (pkgs.formats.json { }) type;
-    inherit default;
-  };
+  settings =
+    default:
+    mkOption {
+      inherit (format) type;
+      inherit default;
+    };
 in
 {
-  options.services.traefik =
-    lib.recursiveUpdate
-      {
-        enable = mkOption {
-          type = types.bool;
-          default = false;
-        };
-        package = mkOption {
-          type = types.package;
-          default = pkgs.traefik;
-        };
-        dataDir = mkOption {
-          type = types.path;
-          default = "/var/lib/traefik";
-        };
-      }
-      (
-        lib.recursiveUpdate (lib.setAttrByPath static (settings { entryPoints.http.address = ":80"; })) (
-          lib.setAttrByPath dynamic (settings { })
-        )
-      );
+  options.services.traefik = {
+    enable = lib.mkEnableOption "Traefik";
+    package = mkOption {
+      type = types.package;
+      default = pkgs.traefik;
+    };
+    dataDir = mkOption {
+      type = types.path;
+      default = "/var/lib/traefik";
+    };
+    staticConfigOptions = settings { entryPoints.http.address = ":80"; };
+    dynamicConfigOptions = settings { };
+  };
 
   config = lib.mkIf cfg.enable {
     users.users.traefik.group = "traefik";
@@ -93,6 +58,8 @@ in
         AmbientCapabilities = "cap_net_bind_service";
         CapabilityBoundingSet = "cap_net_bind_service";
         NoNewPrivileges = true;
+        LimitNPROC = 64;
+        LimitNOFILE = 1048576;
         PrivateTmp = true;
         PrivateDevices = true;
         ProtectHome = true;

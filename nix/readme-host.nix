@@ -1,0 +1,18 @@
+# The README's example, word for word, as a host that can be built.
+{ lib, pkgs, ... }:
+{
+  services.mcp-oauth-gateway = {
+    enable = true;
+    domain = "mcp.example.com"; # and *.mcp.example.com, both pointing here
+    openFirewall = true; # ports 80 and 443
+    acme.email = "ops@example.com";
+    identityProvider.github = {
+      clientId = "Ov23li…";
+      clientSecretFile = "/run/secrets/github-client-secret";
+      allowedUsers = [ "octocat" ]; # empty everywhere = nobody gets in
+    };
+    servers.fetch.enable = true; # from the catalogue: https://fetch.mcp.example.com/mcp
+    servers.time.command = [ (lib.getExe pkgs.mcp-server-time) ]; # any stdio server
+    servers.wiki.url = "http://10.0.0.5:3000/mcp"; # already speaks HTTP
+  };
+}
