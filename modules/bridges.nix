@@ -65,26 +65,39 @@ let
     "/run/user/"
   ];
 
+  # Lists add up with the operator's; any other value of the operator's takes the place of these.
+  asDefaults = lib.mapAttrs (_: value: if lib.isList value then value else lib.mkDefault value);
+
   sandboxOf =
     { sandbox, ... }:
     let
-      paths = sandbox.readOnlyPaths ++ sandbox.readWritePaths;
       network = hardening.network.${sandbox.network};
       # Its system calls include all that others allow, and a later filter takes the place of an earlier one.
       inherit (lib.partition (name: name == "namespaces") sandbox.relaxations) right wrong;
+      relaxations = map (name: hardening.relaxations.${name}.serviceConfig) (wrong ++ right);
     in
-    network
-    // lib.mergeAttrsList (map (name: hardening.relaxations.${name}.serviceConfig) (wrong ++ right))
-    // lib.optionalAttrs (paths != [ ]) {
-      BindReadOnlyPaths = sandbox.readOnlyPaths;
-      BindPaths = network.BindPaths or [ ] ++ sandbox.readWritePaths;
-    }
-    # Nix builds and fetches for whoever asks, outside every sandbox but its own.
-    // { InaccessiblePaths = [ "-/nix/var/nix/daemon-socket" ]; }
-    # What it makes is for its groups as well, and for itself when its user is another one some day.
-    // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
-    # Homes are empty but for what is bound into them.
-    // lib.optionalAttrs (lib.any isHome paths) { ProtectHome = "tmpfs"; };
+    [
+      (asDefaults (
+        hardening.unit cfg
+        // network
+        // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxations)
+        # What it makes is for its groups as well, and for itself when its user is another one some day.
+        // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
+        # Homes are empty but for what is bound into them.
+        // lib.optionalAttrs (lib.any isHome (sandbox.readOnlyPaths ++ sandbox.readWritePaths)) {
+          ProtectHome = "tmpfs";
+        }
+      ))
+      {
+        BindReadOnlyPaths =
+          lib.concatMap (relaxation: relaxation.BindReadOnlyPaths or [ ]) relaxations
+          ++ sandbox.readOnlyPaths;
+        BindPaths = sandbox.readWritePaths;
+        # Nix builds and fetches for whoever asks, outside every sandbox but its own.
+        InaccessiblePaths = [ "-/nix/var/nix/daemon-socket" ];
+        SupplementaryGroups = sandbox.groups;
+      }
+    ];
 
   nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
   socketOf =
@@ -112,11 +125,10 @@ let
       environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
       inherit (server) path;
       startLimitIntervalSec = 0;
-      serviceConfig =
-        hardening.unit cfg
-        // sandboxOf server
-        // hardening.restart
-        // {
+      serviceConfig = lib.mkMerge [
+        server.serviceConfig
+        (asDefaults hardening.restart)
+        (asDefaults {
           # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
           Type = "notify";
           ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
@@ -127,18 +139,17 @@ let
           DynamicUser = true;
           LoadCredential = [ "identity-key:${if derived then keyFile name else server.identityKeyFile}" ];
           EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
-          SupplementaryGroups = server.sandbox.groups;
           MemoryMax = server.limits.memory;
           TasksMax = server.limits.tasks;
           WorkingDirectory = if server.workingDirectory != null then server.workingDirectory else home;
-        }
-        // lib.optionalAttrs server.stateDirectory {
+        })
+        (lib.mkIf server.stateDirectory (asDefaults {
           StateDirectory = "mcp-bridge-${name}";
           StateDirectoryMode = "0700";
           # Replicas share what the server keeps.
           User = "mcp-${lib.substring 0 16 (builtins.hashString "sha256" name)}";
-        }
-        // server.serviceConfig;
+        }))
+      ];
     };
 
   socketUnit = name: _: replica: {
@@ -167,6 +178,18 @@ let
     );
 in
 {
+  # The sandbox is what the operator's own settings of a server are merged with.
+  options.services.mcp-oauth-gateway.servers = lib.mkOption {
+    type = lib.types.attrsOf (
+      lib.types.submodule (
+        { config, ... }:
+        {
+          config.serviceConfig = lib.mkMerge (sandboxOf config);
+        }
+      )
+    );
+  };
+
   config = lib.mkIf cfg.enable {
     systemd.tmpfiles.settings.mcp-oauth-gateway."/run/mcp-oauth-gateway".d = {
       mode = "0700";

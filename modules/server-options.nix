@@ -196,12 +196,16 @@ in
     };
 
     serviceConfig = mkOption {
-      type = types.attrsOf types.anything;
+      type = types.attrsOf (import ./unit-setting.nix { inherit lib; });
       default = { };
       example = {
         IOWeight = 50;
+        BindReadOnlyPaths = [ "/run/postgresql" ];
       };
-      description = "Overrides for the `[Service]` section of the unit, see {manpage}`systemd.exec(5)`.";
+      description = ''
+        Settings of the `[Service]` section of the unit, see {manpage}`systemd.exec(5)`. A list adds to what the sandbox
+        has, another value takes the place of the sandbox's; `lib.mkForce` replaces a list.
+      '';
     };
   }
   // access "Who may use this server. The gateway's lists hold where all are empty.";

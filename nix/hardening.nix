@@ -106,7 +106,11 @@ rec {
 
     devices = {
       reason = "Uses devices of the machine, such as a graphics card; name them in serviceConfig.DeviceAllow.";
-      serviceConfig.PrivateDevices = false;
+      serviceConfig = {
+        PrivateDevices = false;
+        # Where NixOS has the drivers of graphics cards.
+        BindReadOnlyPaths = [ "-/run/opengl-driver" ];
+      };
     };
   };
 
@@ -116,7 +120,7 @@ rec {
       # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
       # internet. A server sees those that it is meant to use.
       run = sockets: {
-        TemporaryFileSystem = "/run:ro";
+        TemporaryFileSystem = [ "/run:ro" ];
         BindPaths = [ "/run/systemd/notify" ] ++ map (socket: "-${socket}") sockets;
       };
       # Names are resolved for it by nscd or systemd-resolved: an address of a resolver that it may reach would let

@@ -224,6 +224,31 @@ def test_relaxations_of_a_sandbox_do_not_undo_each_other() -> None:
     assert calls == ["@system-service", "@mount", "chroot", "pivot_root"]
 
 
+def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_part_of_it() -> None:
+    lines = load(evaluated("github")).units["mcp-bridge-notes.service"]
+
+    def values(key: str) -> list[str]:
+        return [line.removeprefix(f"{key}=") for line in lines if line.startswith(f"{key}=")]
+
+    assert values("BindPaths") == [
+        "/run/systemd/notify",
+        "-/run/nscd",
+        "-/run/systemd/resolve",
+        "/srv/documents",
+        "/run/postgresql",
+    ]
+    assert values("TemporaryFileSystem") == ["/run:ro", "/srv"]
+    assert values("ProtectClock") == ["false"]
+    assert values("Restart") == ["on-failure"]
+    assert values("SystemCallFilter") == ["@system-service"], "mkForce"
+    assert values("IOWeight") == ["50"]
+
+
+def test_a_server_with_devices_sees_the_drivers_of_graphics_cards() -> None:
+    lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
+    assert {"PrivateDevices=false", "BindReadOnlyPaths=-/run/opengl-driver"} <= set(lines)
+
+
 def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
     assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-bridge-notes.service"]
 

@@ -146,7 +146,14 @@
           readWritePaths = [ "/srv/documents" ];
           groups = [ "documents" ];
         };
-        serviceConfig.IOWeight = 50;
+        serviceConfig = {
+          IOWeight = 50;
+          BindPaths = "/run/postgresql";
+          TemporaryFileSystem = [ "/srv" ];
+          SystemCallFilter = lib.mkForce [ "@system-service" ];
+          ProtectClock = false;
+          Restart = "on-failure";
+        };
         allowedUsers = [ "hubot" ];
         allowedOrganizations = [ "robots" ];
         allowedTeams = [ "acme/notes" ];

@@ -37,6 +37,7 @@
       enable = true;
       allowedGroups = [ "clocks" ];
       sandbox.relaxations = [
+        "devices"
         "namespaces"
         "resources"
       ];
