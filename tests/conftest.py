@@ -9,17 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import redis
 from hypothesis import settings
 
 from local.stack import find_bundled_redis, find_redis
 from tests.leftovers import Leftovers
-
-# A busy machine is slow, and that is no failure.
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
 
 # A machine that is busy with something else is no fault of what is tested.
 settings.register_profile("busy", deadline=None)
