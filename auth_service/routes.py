@@ -19,6 +19,8 @@ from auth_service.verify import PATH_PREFIX
 AUTH_SERVICE: Final = "mcp.auth-service"
 OTHER_HOSTS: Final = "mcp.other-hosts"
 """How to reach what may be on another host, and when to try again."""
+SESSIONS: Final = "mcp.sessions"
+"""How to reach the replica that has a session."""
 WHOLE_REQUESTS: Final = "mcp.whole-requests"
 """Reads a request to its end before a server gets it."""
 AUTHORIZATION_PATHS: Final = {
@@ -139,7 +141,12 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
                 priority=_REPLICA_PRIORITY,
                 through=through,
             )
-    transports = {OTHER_HOSTS: {"forwardingTimeouts": _TIMEOUTS}}
+    transports = {
+        # A host without power refuses nothing: it is silent, and Traefik would wait half a minute for it.
+        OTHER_HOSTS: {"forwardingTimeouts": {"dialTimeout": "1s"}},
+        # A packet that asks for a connection is sent again after a second: losing one costs no session.
+        SESSIONS: {"forwardingTimeouts": {"dialTimeout": "2s"}},
+    }
     configuration = {
         "routers": routers,
         "services": services,
@@ -196,7 +203,8 @@ def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
 
 def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
     """Return the services of a server that has replicas: all of them together, and each by itself."""
-    services = {f"mcp-{name}": _service([_origin(url) for url in replicas.values()], check="/healthz")}
+    # A busy one gets no new work, but what it keeps for its users is worth some waiting.
+    services = {f"mcp-{name}": _service([_origin(url) for url in replicas.values()], check="/healthz", timeout="10s")}
     # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
     # waits for input) is found again. A client with a session names its replica by the session's id.
     services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
@@ -204,25 +212,26 @@ def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
         of_replica = f"mcp-{name}.{replica}"
         # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
         services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
-        services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz")
+        # One that takes connections and answers late has lost nothing: the check fails where there is no connection, or
+        # no answer for so long that its clients have given up.
+        services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz", timeout="30s", transport=SESSIONS)
     return services
 
 
-def _service(origins: Sequence[str], *, check: str | None = None) -> dict[str, Any]:
-    """Return a service; with `check`, one that leaves out whoever does not answer that path with 200."""
+def _service(
+    origins: Sequence[str], *, check: str | None = None, timeout: str = "2s", transport: str = OTHER_HOSTS
+) -> dict[str, Any]:
+    """Return a service; with `check`, one that leaves out a server that does not answer that path with 200 in time."""
     balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
     if check is not None:
-        balancer["healthCheck"] = {"path": check, **_HEALTH_CHECK}
-        balancer["serversTransport"] = OTHER_HOSTS
+        # Only the check says which server is dead. An answer of 500 or more does not, as a passive check would have it:
+        # a user who makes a replica refuse a request would cost all others their sessions there.
+        balancer["healthCheck"] = {"path": check, "interval": "1s", "unhealthyInterval": "1s", "timeout": timeout}
+        balancer["serversTransport"] = transport
     return {"loadBalancer": balancer}
 
 
-# Only the check says who is dead. An answer of 500 or more does not, as a passive check would have it: whoever makes a
-# replica refuse a request of theirs would cost all others their sessions there.
-_HEALTH_CHECK: Final = {"interval": "1s", "unhealthyInterval": "1s", "timeout": "2s"}
-# A host without power refuses nothing: it is silent, and Traefik's default is to wait half a minute for it.
-_TIMEOUTS: Final = {"dialTimeout": "1s"}
-# Until the check has noticed. Only a request that nobody has taken is sent again.
+# Until the check has noticed. Only a request that no server has taken is sent again.
 _RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
 
 

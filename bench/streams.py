@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", action="store_true", help="let Traefik pass on requests as they come")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, _bridge() as url:
-        without = WHOLE_REQUESTS if chosen.without else None
-        router = Router(Path(folder), {"backends": [url]}, without=without)
+        router = Router(Path(folder), {"backends": [url]}, change=_pass_on if chosen.without else _keep)
         try:
             router.wait_until(lambda: router.get("/mcp").status_code not in {404, 502})
             with _burners(os.cpu_count() or 1 if chosen.busy else 0):
@@ -58,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.machine_line(report.describe_machine()))
     print(f"{dict(outcomes)} in {time.monotonic() - began:.1f} s")
     return 1 if outcomes["cut"] else 0
+
+
+def _keep(_routes: dict[str, Any]) -> None:
+    """Change nothing."""
+
+
+def _pass_on(routes: dict[str, Any]) -> None:
+    for router in routes["routers"].values():
+        router["middlewares"] = [each for each in router["middlewares"] if each != WHOLE_REQUESTS]
 
 
 @contextlib.contextmanager

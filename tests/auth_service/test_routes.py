@@ -102,6 +102,15 @@ def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
     assert http["services"]["mcp-time.a.only"]["loadBalancer"]["servers"] == [{"url": "http://10.0.0.1:9001"}]
 
 
+def test_a_replica_that_answers_late_is_left_without_new_work_long_before_it_loses_its_sessions() -> None:
+    replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
+    http = configuration(resources={"time": {"url": "https://time.example.com/mcp", "replicas": replicas}})
+    any_replica, of_a = (http["services"][name]["loadBalancer"] for name in ("mcp-time", "mcp-time.a.only"))
+    assert [each["healthCheck"]["timeout"] for each in (any_replica, of_a)] == ["10s", "30s"]
+    # A lost packet that asks for a connection is sent again after a second.
+    assert http["serversTransports"][of_a["serversTransport"]]["forwardingTimeouts"]["dialTimeout"] == "2s"
+
+
 def test_a_request_to_a_server_is_read_to_its_end_once_it_may_pass() -> None:
     wiki = {"url": "https://wiki.example.com/mcp", "backends": ["http://10.0.0.9:3000/mcp"]}
     time = {"url": "https://time.example.com/mcp", "replicas": {"a": "http://10.0.0.1:9001/mcp"}}

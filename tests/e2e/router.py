@@ -21,7 +21,7 @@ from local.options import require_program
 from tests.e2e.conftest import free_port
 from tests.e2e.flow import SourceAddress
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 REFUSED = "/mcp/refused"
 """What a backend answers with 503."""
 
@@ -76,9 +76,9 @@ class Router:
         *,
         settings: dict[str, Any] | None = None,
         trusted_proxies: list[str] | None = None,
-        without: str | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda _routes: None,
     ) -> None:
-        """Start it; `without` names a middleware to leave out."""
+        """Start it; `change` may change the routes first."""
         self.port = free_port()
         url = f"http://localhost:{self.port}"
         answers: dict[str, str] = {}
@@ -94,8 +94,7 @@ class Router:
             **(settings or {}),
         }
         routes = dynamic_configuration(Settings.model_validate(document))
-        for router in routes["http"]["routers"].values():
-            router["middlewares"] = [each for each in router["middlewares"] if each != without]
+        change(routes["http"])
         answers["/routes"] = json.dumps(routes)
         entry_point: dict[str, Any] = {"address": f"127.0.0.1:{self.port}"}
         if trusted_proxies:

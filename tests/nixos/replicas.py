@@ -36,6 +36,13 @@ with subtest("sessions are spread over the replicas, each of which keeps its own
     for unit in UNITS.values():
         machine.succeed(f"systemctl is-active {unit}.service")
 
+with subtest("a replica that stops for five seconds keeps its sessions"):
+    machine.succeed(f"systemctl kill --signal=STOP {UNITS['1']}.service")
+    # A call that begins when a check could have been late for two seconds.
+    go_on = f"(sleep 5; systemctl kill --signal=CONT {UNITS['1']}.service) &"
+    machine.succeed(f"{go_on} sleep 4; {CALL} --session-file {sessions['1']}")
+    machine.succeed(f"{CALL} --session-file {sessions['2']}")
+
 with subtest("a replica that is killed comes back, without the sessions that it had, and costs no other"):
     machine.succeed(f"systemctl kill --signal=KILL {UNITS['2']}.service")
     machine.wait_until_succeeds(f"{GONE} --session-file {sessions['2']}")
