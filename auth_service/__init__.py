@@ -14,6 +14,7 @@ from .idp.bounded import BoundedProvider
 from .idp.github import GitHubProvider
 from .idp.oidc import OidcProvider
 from .introspection import Introspection
+from .protocol.parameters import MAX_BODY_BYTES
 from .public_fetch import PublicFetcher, make_fetcher
 from .settings import Credentials, OpenIDConnect, Settings
 from .store import Store
@@ -27,12 +28,11 @@ from .views import (
     client_address,
     discovery,
     errors,
+    refusals,
     registration,
     token,
 )
 from .views.pages import ExactResponse
-
-MAX_REQUEST_BYTES = 64 * 1024
 
 
 def create_app(
@@ -64,8 +64,8 @@ def create_app(
     )
     app = Flask(__name__, static_folder=None)
     app.response_class = ExactResponse
-    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
-    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.extensions["gateway"] = Gateway(
         settings=settings,
         store=store,
@@ -80,6 +80,7 @@ def create_app(
     )
     path = urlsplit(settings.issuer).path
     app.register_blueprint(discovery.make_blueprint(settings))
+    app.register_blueprint(refusals.blueprint)
     for blueprint in (
         account.blueprint,
         authorize.blueprint,

@@ -19,6 +19,7 @@ from auth_service import logs
 from auth_service.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
 from auth_service.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
+from auth_service.worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
 
 # Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
@@ -72,7 +73,10 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
         options: dict[str, Any] = {
             "bind": [self._settings.listen],
             "workers": self._settings.workers,
-            "worker_class": "asgi",
+            "worker_class": Worker,
+            "limit_request_line": MAX_LINE_BYTES,
+            "limit_request_field_size": MAX_LINE_BYTES,
+            "limit_request_fields": MAX_HEADER_FIELDS,
             "asgi_lifespan": "on",
             "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,

@@ -15,12 +15,13 @@ from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
 
-from auth_service import MAX_REQUEST_BYTES, create_app
+from auth_service import create_app
 from auth_service.document_probe import DocumentProbe
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
+from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.public_fetch import make_fetcher
 from auth_service.push import RevocationPush
 from auth_service.responses import Message, Receive, Send, json_response, plain_response
@@ -29,6 +30,7 @@ from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
 from auth_service.tokens import SigningKeyError, SigningKeys
 from auth_service.verify import PATH_PREFIX, Verifier
+from auth_service.views.errors import REFUSAL
 
 SIGNING_KEYS_DIRECTORY = "signing-keys"
 FLASK_THREADS = 24
@@ -45,6 +47,7 @@ GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
 FULL_COLLECTION_SECONDS = 600
 """A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
 _READINESS_POLL_SECONDS = 0.05
+_OF_USE = frozenset({b"accept", b"host", b"x-real-ip"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 log = logging.getLogger(__name__)
@@ -52,12 +55,6 @@ log = logging.getLogger(__name__)
 _HEALTHY = json_response(200, b'{"status":"ok"}')
 _READY = json_response(200, b'{"redis":true}')
 _NOT_READY = json_response(503, b'{"redis":false}')
-_NOT_ASCII = json_response(400, b'{"error":"invalid_request","error_description":"the query is not ASCII"}')
-_TOO_SLOW = json_response(
-    408,
-    b'{"error":"invalid_request","error_description":"the body took too long"}',
-    [(b"connection", b"close")],
-)
 
 
 class Application:
@@ -114,18 +111,28 @@ class Application:
             await _HEALTHY.send(send)
         elif path == "/readyz":
             await (_READY if self._watch.is_watching() else _NOT_READY).send(send)
-        elif not scope["query_string"].isascii():
-            # WSGI has no form for it, and no parameter of ours comes unencoded (RFC 3986 §3.4).
-            await _NOT_ASCII.send(send)
         else:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    body = await _receive_body(receive)
-            except TimeoutError:
-                await _TOO_SLOW.send(send)
-                return
-            if body is not None:
-                await self._flask(_with_length(scope, len(body)), _whole(body), send)
+            await self._ask_flask(scope, receive, send)
+
+    async def _ask_flask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let Flask answer a request that is there as a whole, or refuse one that never will be."""
+        body: bytes | None = b""
+        status = _find_refusal(scope)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _receive_body(receive)
+        except TimeoutError:
+            status = 408
+        if body is None:
+            return
+        if status is not None:
+            # What decides about the answer's form stays.
+            headers = [
+                header for header in scope["headers"] if header[0] in _OF_USE and len(header[1]) <= MAX_URL_BYTES
+            ]
+            scope = {**scope, "query_string": b"", "headers": headers, REFUSAL: status}
+            body = b""
+        await self._flask(_with_length(scope, len(body)), _whole(body), send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -213,6 +220,17 @@ class Application:
         notify_service_manager(b"READY=1")
 
 
+def _find_refusal(scope: MutableMapping[str, Any]) -> int | None:
+    """Return the status with which a request is refused for its size, or for a query that WSGI has no form for."""
+    if len(scope["path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
+        return 414
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        return 431
+    if not scope["query_string"].isascii():
+        return 400  # no parameter of ours comes unencoded (RFC 3986 §3.4)
+    return None
+
+
 async def _receive_body(receive: Receive) -> bytes | None:
     """Return a request's body, None if the client has gone.
 
@@ -227,7 +245,7 @@ async def _receive_body(receive: Receive) -> bytes | None:
         if message["type"] != "http.request":
             return None
         piece: bytes = message.get("body", b"")
-        room = MAX_REQUEST_BYTES + 1 - len(body)
+        room = MAX_BODY_BYTES + 1 - len(body)
         body += piece[:room]
         excess += len(piece[room:])
         if excess > DISCARDED_BYTES or not message.get("more_body", False):

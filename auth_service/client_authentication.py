@@ -94,7 +94,9 @@ class ClientAuthenticator:
         if client is None:
             raise OAuthError("invalid_client", "unknown client: register again", status=401)
         if not client.check_endpoint_auth_method(method, "token"):
-            raise _failed()
+            own = " or ".join((client.auth_method, *client.other_auth_methods))
+            text = f"this client authenticates with {own}, and the request does with {method}"
+            raise OAuthError("invalid_client", text, status=401)
         return client
 
     def _with_assertion(self, client_id: str | None, unverified: str, kind: str | None) -> Authenticated:
@@ -165,7 +167,9 @@ class ClientAuthenticator:
 
 
 def _failed() -> OAuthError:
-    return OAuthError("invalid_client", "client authentication failed", status=401)
+    return OAuthError(
+        "invalid_client", "client authentication failed: the secret or the assertion is not this client's", status=401
+    )
 
 
 def parse_basic(header: str | None) -> tuple[str, str] | None:

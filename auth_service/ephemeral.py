@@ -5,6 +5,7 @@
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
 | `logins` | the hashes of those, by the time they were sent there | as the newest of them |
 | `quota:NAME:HASH` | how often something was done in the current window | one window |
+| `wait:HASH` | how long an address was just told to wait | seconds |
 | `used:HASH` | by which attempt a client assertion's `jti` was used | as long as the assertion could be believed |
 | `document:HASH` | a client's metadata document or key set, as fetched | a day at most |
 | `documents` | the hashes of those, by the time they were fetched | as the newest of them |
@@ -29,6 +30,7 @@ from redis.exceptions import LockError
 from .errors import ServiceUnavailable, TooManyRequests
 
 MAX_DOCUMENTS = 1000
+WAIT_IS_NOTED_SECONDS = 2
 MAX_LOGINS = 10_000
 """Of up to 5 KiB each. Anyone can approve requests of their own, and never come back."""
 
@@ -124,6 +126,16 @@ class Ephemeral:
         wait = cast("int", self._take(keys=[f"quota:{quota}:{_hash(holder)}"], args=[limit, window]))
         if wait != 0:
             raise TooManyRequests(retry_after=wait)
+
+    @denies_when_unavailable
+    def note_wait(self, holder: str, seconds: int) -> None:
+        """Keep for a moment how long a holder was told to wait."""
+        self._redis.set(f"wait:{_hash(holder)}", seconds, ex=WAIT_IS_NOTED_SECONDS)
+
+    @denies_when_unavailable
+    def find_wait(self, holder: str) -> int:
+        """Return how long a holder was told to wait a moment ago, 0 if it was not."""
+        return int(cast("str | None", self._redis.get(f"wait:{_hash(holder)}")) or 0)
 
     @denies_when_unavailable
     def use_once(self, identifier: str, *, seconds: int) -> bool:

@@ -41,6 +41,13 @@ from .users import Users
 
 _NOT_LISTED: Final = "the user may no longer use this resource"
 
+_DESCRIPTIONS = {
+    "invalid_grant": "the refresh token is unknown, expired, revoked or of another client: log in again",
+    "unsupported_grant_type": "grant_type must be one of authorization_code, refresh_token",
+    "unauthorized_client": "the client has not registered this grant type: register it in grant_types",
+}
+"""What to say of errors that Authlib describes by the client's own words, or not at all."""
+
 # Authlib writes whole tokens into its DEBUG lines.
 logging.getLogger("authlib").setLevel(logging.INFO)
 
@@ -128,7 +135,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
     def handle_error_response(self, _request: OAuth2Request, error: OAuth2Error) -> NoReturn:
         """Raise Authlib's error as ours, which one handler renders."""
-        raise OAuthError(error.error, error.description or "") from error
+        raise OAuthError(error.error, _DESCRIPTIONS.get(error.error) or error.description) from error
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Authlib's signals have no listener."""

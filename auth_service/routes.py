@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from auth_service.protocol import metadata
+from auth_service.protocol.parameters import MAX_BODY_BYTES
 from auth_service.settings import RateLimit, Settings
 from auth_service.verify import PATH_PREFIX
 
@@ -30,6 +31,12 @@ AUTHORIZATION_PATHS: Final = {
     "metadata": ("/jwks", "/style.css"),
 }
 """The authorization server's public paths, by the rate limit that they share."""
+_PAGES: Final = "authorization"
+"""The group whose endpoints browsers show: web pages of other origins have no use for them."""
+REFUSALS_PATH: Final = "/refusals"
+_REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
+"""Statuses that Traefik answers with itself, in plain text. 503 is not among them: that is the service's own."""
+NOT_FOUND: Final = "mcp.not-found"
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 ORIGIN_HEADERS: Final = (
     "Set-Cookie",
@@ -47,6 +54,7 @@ IPV6_SUBNET: Final = 64
 """What one customer of an internet provider holds at least."""
 
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
+_NOT_FOUND_PRIORITY = 1
 
 
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
@@ -55,14 +63,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
     if settings.instances:
         services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
-    middlewares: dict[str, Any] = {
-        "mcp.cors": {"headers": _CORS},
-        "mcp.headers": {"headers": _REMOVED},
-        OTHER_HOSTS: {"retry": _RETRY},
-        WHOLE_REQUESTS: {"retry": _READ_FIRST},
-    }
-    for group in AUTHORIZATION_PATHS:
-        middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
+    middlewares = _shared_middlewares(settings)
     again = [OTHER_HOSTS] if settings.instances else []
     common: list[str] = []
     if settings.router.tls and settings.router.hsts_seconds:
@@ -91,7 +92,14 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
         AUTH_SERVICE,
         priority=_METADATA_PRIORITY,
-        through=["mcp.metadata-rate", *again],
+        through=[*_public("metadata"), *again],
+    )
+    # What nothing else takes, of ours or of the operator's: Traefik's own answer is plain text, without CORS headers.
+    routers[NOT_FOUND] = router(
+        _any("Host", sorted(hosts)),
+        AUTH_SERVICE,
+        priority=_NOT_FOUND_PRIORITY,
+        through=[*_public("metadata"), NOT_FOUND, *again],
     )
     for group, paths in AUTHORIZATION_PATHS.items():
         rule = _any("Path", [issuer.path + path for path in paths])
@@ -101,7 +109,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             f"Host(`{issuer.hostname}`) && ({rule})",
             AUTH_SERVICE,
             priority=_AUTHORIZATION_PRIORITY,
-            through=[f"mcp.{group}-rate", *again],
+            through=[*_public(group), *again],
         )
     locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
     for name, resource in settings.resources.items():
@@ -112,10 +120,10 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             f"{host} && ({_any('Path', documents)})",
             AUTH_SERVICE,
             priority=_METADATA_PRIORITY,
-            through=["mcp.metadata-rate", *again],
+            through=[*_public("metadata"), *again],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
-        through = ["mcp.cors", f"mcp-{name}.auth", "mcp.headers"]
+        through = ["mcp.cors", "mcp.refusals", f"mcp-{name}.auth", "mcp.headers"]
         backend_path = urlsplit(resource.endpoints[0]).path
         if backend_path != url.path:
             middlewares[f"mcp-{name}.path"] = {
@@ -156,12 +164,34 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     return {"http": configuration}
 
 
+def _public(group: str) -> list[str]:
+    """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses."""
+    cors = [] if group == _PAGES else ["mcp.cors"]
+    return [*cors, f"mcp.{group}-refusals", f"mcp.{group}-rate", "mcp.body"]
+
+
+def _shared_middlewares(settings: Settings) -> dict[str, Any]:
+    middlewares: dict[str, Any] = {
+        "mcp.cors": {"headers": _CORS},
+        "mcp.refusals": {"errors": _refusals(("502", "504"), "mcp")},
+        "mcp.body": {"buffering": {"maxRequestBodyBytes": MAX_BODY_BYTES, "memRequestBodyBytes": MAX_BODY_BYTES}},
+        NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/404"}},
+        "mcp.headers": {"headers": _REMOVED},
+        OTHER_HOSTS: {"retry": _RETRY},
+        WHOLE_REQUESTS: {"retry": _READ_FIRST},
+    }
+    for group in AUTHORIZATION_PATHS:
+        middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
+        middlewares[f"mcp.{group}-refusals"] = {"errors": _refusals(_REFUSED_BY_ROUTER, group)}
+    return middlewares
+
+
 # Answers preflight by itself, before anything is verified: a browser sends it without a token.
 _CORS: Final = {
     "accessControlAllowOriginList": ["*"],
-    "accessControlAllowMethods": ["GET", "POST", "DELETE", "OPTIONS"],
+    "accessControlAllowMethods": ["GET", "POST", "PUT", "DELETE", "OPTIONS"],
     "accessControlAllowHeaders": ["*", "Authorization"],
-    "accessControlExposeHeaders": ["Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate"],
+    "accessControlExposeHeaders": ["Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After"],
     "accessControlMaxAge": 7200,
     "addVaryHeader": True,
 }
@@ -174,6 +204,11 @@ _REMOVED: Final = {
     "customRequestHeaders": {"Cookie": "", "Upgrade": ""},
     "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),
 }
+
+
+def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
+    """Return what replaces Traefik's own answers by those of the endpoints' form (views/refusals.py)."""
+    return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{{status}}?for={group}"}
 
 
 def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def check_forwarded_uri(uri: bytes) -> None:
     `uri` is the path and query that the client sent to the router. Raises MalformedRequestError.
     """
     if len(uri) > MAX_URI_BYTES:
-        raise MalformedRequestError(f"the URL is longer than {MAX_URI_BYTES} bytes", status=414)
+        raise MalformedRequestError(f"the URL is longer than {MAX_URI_BYTES} bytes: send less in it", status=414)
     path, _, query = uri.partition(b"?")
     if _AMBIGUOUS_PATH.search(path):
         raise MalformedRequestError("the path is ambiguous")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qsl
 
 from auth_service.errors import OAuthError
 
 MAX_VALUE_LENGTH = 8192
 """Of which a form's ticket takes more than the whole request that it repeats."""
 MAX_PARAMETERS = 64
+MAX_BODY_BYTES = 64 * 1024
+MAX_URL_BYTES = 32 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+"""All of them together."""
 
 
 def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -34,3 +41,39 @@ def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             raise OAuthError("invalid_request", f"there are more than {MAX_PARAMETERS} parameters")
         parameters[name] = value
     return {name: value for name, value in parameters.items() if value}
+
+
+def parse_form(body: bytes) -> dict[str, str]:
+    """Return the parameters of a form. Raises OAuthError."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError as error:  # not UTF-8, or too many
+        raise OAuthError("invalid_request", "the body is not a form of at most 64 parameters in UTF-8") from error
+    return parse(pairs)
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object as they stand there: a dict would keep the last one of each name."""
+
+
+def parse_json(body: bytes) -> dict[str, str]:
+    """Return the parameters that a JSON object of strings names. Raises OAuthError; null counts as omitted."""
+    try:
+        document = json.loads(body, object_pairs_hook=_Members)
+    except (ValueError, RecursionError) as error:
+        raise OAuthError("invalid_request", "the body is not JSON") from error
+    if not isinstance(document, _Members):
+        raise OAuthError("invalid_request", "the body must be a JSON object, or a form")
+    for name, value in document:
+        if not (value is None or isinstance(value, str)) or not _is_text(name + (value or "")):
+            raise OAuthError("invalid_request", f"the parameter {name[:64]} must be a string")
+    return parse((name, value or "") for name, value in document)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written: JSON may hold half of a surrogate pair, which no form can."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

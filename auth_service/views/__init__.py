@@ -12,6 +12,7 @@ from flask import Response, current_app, g, request
 from auth_service import audit
 from auth_service.audit import Event
 from auth_service.document_probe import DocumentProbe
+from auth_service.errors import OAuthError
 from auth_service.grants import AuthorizationServer
 from auth_service.idp import IdentityProvider
 from auth_service.introspection import Introspection
@@ -81,6 +82,24 @@ def query_parameters() -> dict[str, str]:
 def form_parameters() -> dict[str, str]:
     """Return the body's parameters and never the query's; raises OAuthError if one is repeated."""
     return parameters.parse(request.form.items(multi=True))
+
+
+def body_parameters() -> dict[str, str]:
+    """Return the body's parameters, of a form or of a JSON object of strings, which some clients send.
+
+    Only for endpoints that browsers' forms are not sent to. Raises OAuthError for anything else, and for repeated ones.
+    """
+    match request.mimetype:
+        case "application/x-www-form-urlencoded" | "multipart/form-data":
+            return form_parameters()
+        case "application/json":
+            return parameters.parse_json(request.get_data())
+        case "":
+            return parameters.parse_form(request.get_data())
+        case other:
+            raise OAuthError(
+                "invalid_request", f"send the parameters as application/x-www-form-urlencoded, not as {other[:100]}"
+            )
 
 
 def client_address() -> str:

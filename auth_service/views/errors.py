@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
-from flask import Flask, Response, jsonify, make_response, redirect, request
+from flask import Flask, Response, abort, jsonify, make_response, redirect, request
 from werkzeug.exceptions import HTTPException
 
 from auth_service.audit import Event
@@ -22,10 +23,13 @@ from auth_service.protocol import redirect_uris
 from auth_service.protocol.display import display_text
 from auth_service.protocol.redirect_uris import TargetKind
 
-from . import gateway, record
+from . import allow_any_origin, client_address, gateway, record, statuses
 from .pages import protect, render_page, wants_page
 
 log = logging.getLogger(__name__)
+
+REFUSAL = "gateway.refusal"
+"""The member of an ASGI scope that says with which status the request is to be refused."""
 
 _REFUSALS = {
     "authorize.authorize": Event.AUTHORIZATION_REFUSED,
@@ -52,6 +56,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(TooManyRequests, _render_too_many)
     app.register_error_handler(HTTPException, _render_http_error)
     app.register_error_handler(Exception, _render_unexpected)
+    app.before_request(_refuse_unread)
 
 
 def _redirect_error(error: AuthorizationRedirectError) -> Response:
@@ -112,49 +117,36 @@ def _show(error: PageError) -> Response:
 def _render_unavailable(error: ServiceUnavailable) -> Response:
     log.error("%s", error)
     _record_refusal(error)
-    if wants_page():
-        page = PageError(
-            "The gateway cannot answer right now",
-            "Something it depends on does not respond. Try again in a moment.",
-            status=503,
-        )
-        response = _show(page)
-    else:
-        response = make_response(jsonify(error="temporarily_unavailable", error_description="try again later"), 503)
-        response.headers["Cache-Control"] = "no-store"
-    response.headers["Retry-After"] = str(error.retry_after)
-    return response
+    return statuses.respond(503, retry_after=error.retry_after)
 
 
 def _render_too_many(error: TooManyRequests) -> Response:
-    """Answer RFC 6585 §4. OAuth has no code for it; `slow_down` (RFC 8628 §3.5) says the same."""
+    """Answer RFC 6585 §4."""
     _record_refusal(error)
-    if wants_page():
-        page = PageError("Too many requests came from here", f"Try again in {error.retry_after} seconds.", status=429)
-        response = _show(page)
-    else:
-        response = make_response(jsonify(error="slow_down", error_description="too many requests"), 429)
-        response.headers["Cache-Control"] = "no-store"
-    response.headers["Retry-After"] = str(error.retry_after)
-    return response
+    # Traefik asks for this answer again, in `refusals`: it can not tell it from one of its own.
+    with contextlib.suppress(ServiceUnavailable):
+        gateway().store.ephemeral.note_wait(client_address(), error.retry_after)
+    return statuses.respond(429, retry_after=error.retry_after)
 
 
 def _render_http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    if wants_page():
-        return _show(PageError(error.name, error.description or "", status=status))
-    code = "invalid_request" if status < 500 else "server_error"
-    response = make_response(jsonify(error=code, error_description=error.name), status)
-    if (allowed := getattr(error, "valid_methods", None)) is not None:
-        response.headers["Allow"] = ", ".join(allowed)
-    return response
+    # A browser that is told no here asks nothing else, and its client would not find what there is elsewhere.
+    if status == 404 and request.method == "OPTIONS" and request.path.startswith("/.well-known/"):
+        return allow_any_origin(make_response("", 204))
+    return statuses.respond(status, allowed=tuple(sorted(getattr(error, "valid_methods", None) or ())))
 
 
 def _render_unexpected(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    if wants_page():
-        return _show(PageError("Something went wrong here", "The operator finds the reason in the log.", status=500))
-    return make_response(jsonify(error="server_error", error_description="unexpected error"), 500)
+    return statuses.respond(500)
+
+
+def _refuse_unread() -> None:
+    """Refuse what the ASGI layer found to be too large or too slow, in the form of its endpoint."""
+    scope = request.environ.get("asgi.scope") or {}
+    if (status := scope.get(REFUSAL)) is not None:
+        abort(status)
 
 
 def _record_refusal(error: GatewayError) -> None:

@@ -37,7 +37,12 @@ class ExactResponse(Response):
 
 def wants_page() -> bool:
     """Whether a person looks at the answer to this request, rather than a program."""
-    return request.endpoint in _PAGE_ENDPOINTS
+    return request.endpoint in _PAGE_ENDPOINTS or (request.endpoint is None and accepts_page())
+
+
+def accepts_page() -> bool:
+    """Whether a browser asks for something to show. Programs accept JSON, or anything, but name no page."""
+    return "text/html" in request.headers.get("Accept", "")
 
 
 def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:

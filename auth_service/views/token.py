@@ -11,7 +11,7 @@ from auth_service.errors import OAuthError
 from auth_service.grants import FormRequest
 from auth_service.tokens import InvalidTokenError, verify_access_token
 
-from . import allow_any_origin, client_address, form_parameters, gateway, note
+from . import allow_any_origin, body_parameters, client_address, gateway, note
 
 blueprint = Blueprint("token", __name__)
 blueprint.after_request(allow_any_origin)
@@ -30,7 +30,10 @@ def token() -> Response:
     form = _parse_form()
     _count(form)
     if "grant_type" not in form.form:
-        raise OAuthError("invalid_request", "grant_type is missing")
+        raise OAuthError(
+            "invalid_request",
+            "grant_type is missing: send the parameters in the body, as application/x-www-form-urlencoded",
+        )
     return jsonify(gateway().server.create_token_response(form))
 
 
@@ -58,7 +61,7 @@ def introspect() -> Response:
 
 
 def _parse_form() -> FormRequest:
-    form = form_parameters()
+    form = body_parameters()
     note(client=form.get("client_id"), resource=form.get("resource"))
     note(client=_claimed_client(form))
     return FormRequest(

@@ -24,7 +24,14 @@ def test_the_mcp_path_is_verified_before_anything_else_touches_it() -> None:
     http = configuration()
     router = http["routers"]["mcp-time"]
     assert router["rule"] == "Host(`time.mcp.example.com`) && (Path(`/mcp`) || PathPrefix(`/mcp/`))"
-    assert router["middlewares"] == ["mcp.hsts", "mcp.cors", "mcp-time.auth", "mcp.headers", "mcp.whole-requests"]
+    assert router["middlewares"] == [
+        "mcp.hsts",
+        "mcp.cors",
+        "mcp.refusals",
+        "mcp-time.auth",
+        "mcp.headers",
+        "mcp.whole-requests",
+    ]
     assert http["services"]["mcp-time"]["loadBalancer"]["servers"] == [{"url": "http://127.0.0.1:9001"}]
 
 
@@ -129,6 +136,27 @@ def test_no_status_and_no_failure_makes_the_router_send_a_request_twice() -> Non
     assert retry["disableRetryOnNetworkError"] is True
     # A status has three digits (RFC 9110 §15).
     assert all(int(status) > 999 for status in retry["status"])
+
+
+def test_preflight_and_the_form_of_refusals_come_before_what_refuses() -> None:
+    http = configuration()
+    for name, router in http["routers"].items():
+        chain = [next(iter(http["middlewares"][each])) for each in router["middlewares"] if each != "mcp.hsts"]
+        if name == "mcp.authorization":
+            assert chain == ["errors", "rateLimit", "buffering"]
+        elif router["service"] == "mcp.auth-service":
+            assert chain[:4] == ["headers", "errors", "rateLimit", "buffering"]
+        else:
+            assert chain[:3] == ["headers", "errors", "forwardAuth"]
+
+
+def test_what_nothing_else_takes_leads_to_one_refusal_whatever_its_path() -> None:
+    http = configuration()
+    router = http["routers"]["mcp.not-found"]
+    assert router["rule"] == "Host(`mcp.example.com`) || Host(`time.mcp.example.com`)"
+    assert router["priority"] == 1  # below everything of the operator's
+    assert http["middlewares"]["mcp.not-found"] == {"replacePath": {"path": "/refusals/404"}}
+    assert router["middlewares"][-1] == "mcp.not-found"
 
 
 def test_every_public_router_has_a_rate_limit() -> None:

@@ -22,6 +22,8 @@ from tests.e2e.conftest import free_port
 from tests.e2e.flow import SourceAddress
 
 WAIT_SECONDS = 60
+UNREACHABLE = "the MCP server does not answer"
+"""What the authorization server says in place of Traefik's 502."""
 REFUSED = "/mcp/refused"
 """What a backend answers with 503."""
 
@@ -93,6 +95,9 @@ class Router:
             "resources": {"time": {"url": f"{url}/mcp", **resource}},
             **(settings or {}),
         }
+        groups = ("registration", "authorization", "token", "metadata")
+        answers |= {f"/refusals/429?for={group}": f"refused at {group}" for group in groups}
+        answers["/refusals/502?for=mcp"] = UNREACHABLE
         routes = dynamic_configuration(Settings.model_validate(document))
         change(routes["http"])
         answers["/routes"] = json.dumps(routes)
@@ -112,10 +117,19 @@ class Router:
 
     def get(self, path: str, headers: dict[str, str] | None = None, *, address: str = "127.0.0.1") -> requests.Response:
         """Ask from an address of one's choice."""
+        return self.request("GET", path, headers, address=address)
+
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, *, address: str = "127.0.0.1"
+    ) -> requests.Response:
+        """As `get`, by any method."""
         with requests.Session() as client:
             client.mount("http://", SourceAddress(address))
-            return client.get(
-                f"http://127.0.0.1:{self.port}{path}", headers={"Host": "localhost", **(headers or {})}, timeout=10
+            return client.request(
+                method,
+                f"http://127.0.0.1:{self.port}{path}",
+                headers={"Host": "localhost", **(headers or {})},
+                timeout=10,
             )
 
     def wait_until(self, condition: Callable[[], object]) -> None:

@@ -60,6 +60,8 @@ def describe(world: World) -> dict[str, Any]:
     """Return an OpenAPI description of every route that the service has."""
     paths: dict[str, dict[str, Any]] = {}
     for rule in world.app.url_map.iter_rules():
+        if rule.rule.startswith("/refusals/"):
+            continue  # answers with the status that it is asked for
         path = rule.rule.replace("<", "{").replace(">", "}")
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             paths.setdefault(path, {})[method.lower()] = _operation(path, method, rule.arguments)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from auth_service import MAX_REQUEST_BYTES, asgi
+from auth_service import asgi
+from auth_service.protocol.parameters import MAX_BODY_BYTES
 from auth_service.settings import Credentials, Settings
 
 from .conftest import WAIT_SECONDS, Place
@@ -46,7 +47,7 @@ def test_bodies_that_never_come_hold_up_nobody_and_one_that_comes_in_pieces_is_r
 
 def test_a_body_that_is_too_large_is_refused(place: Place) -> None:
     service = place.start(workers=1)
-    assert service.post("/token", {"grant_type": "x" * MAX_REQUEST_BYTES}).status_code == 413
+    assert service.post("/token", {"grant_type": "x" * MAX_BODY_BYTES}).status_code == 413
 
 
 def test_a_client_that_sends_too_slowly_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +72,14 @@ def test_a_client_that_sends_too_slowly_is_told_so(tmp_path: Path, monkeypatch: 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": "/token", "query_string": b"", "method": "POST", "headers": []}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "path": "/token",
+        "query_string": b"",
+        "method": "POST",
+        "headers": [],
+    }
     asyncio.run(application(scope, receive, send))
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]

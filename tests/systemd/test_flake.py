@@ -96,7 +96,7 @@ def test_the_host_of_the_readme_is_its_example() -> None:
 
 
 @needs_nix
-@pytest.mark.parametrize(("nixpkgs", "used"), [("23.0.0", "27.0.1"), ("25.0.0", "25.0.0"), ("27.2.0", "27.2.0")])
+@pytest.mark.parametrize(("nixpkgs", "used"), [("23.0.0", "27.0.1"), ("26.9.0", "27.0.1"), ("27.2.0", "27.2.0")])
 def test_a_gunicorn_that_is_too_old_is_replaced_for_this_application(nixpkgs: str, used: str) -> None:
     outputs = evaluation.evaluate_flake(gunicorn=nixpkgs)
     assert f"gunicorn {used}" in outputs["packages"]["x86_64-linux"]["default"]

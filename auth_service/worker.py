@@ -1,0 +1,85 @@
+"""Gunicorn's worker, whose own refusals (malformed, or larger than it reads) have the form of our endpoints."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.workers import gasgi
+
+from auth_service.responses import json_rpc_error
+from auth_service.verify import PATH_PREFIX
+
+MAX_HEAD_BYTES = 2 * 1024 * 1024
+"""Request line and headers together. Traefik passes on a mebibyte, and what it adds: our own limits apply to that."""
+MAX_LINE_BYTES = MAX_HEAD_BYTES // 2 + 64 * 1024
+"""The request line, or one header."""
+MAX_HEADER_FIELDS = 10_000
+
+_TEXTS = {
+    414: f"the request line is longer than {MAX_LINE_BYTES} bytes: send less in the URL",
+    431: "the headers are too many or too large: send less in them",
+    500: "an unexpected error: the operator finds the reason in the log",
+}
+
+
+class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
+    """A connection. Gunicorn refuses in plain text that quotes the request, and does not bound all headers together."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived, unless the request's head has grown too large."""
+        if self._current_request is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._send_error_response(431, "")
+                self._close_transport()
+                return
+        super().data_received(data)
+
+    def _on_headers_complete(self) -> Any:
+        self._head_bytes = 0
+        return super()._on_headers_complete()
+
+    def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
+        text = _TEXTS.get(status, "the request is malformed")
+        path = getattr(self._callback_parser, "path", None)
+        if isinstance(path, bytes) and path.startswith(PATH_PREFIX.encode()):
+            body = json_rpc_error(status, text)
+        else:
+            error = "server_error" if status == 500 else "invalid_request"
+            body = json.dumps({"error": error, "error_description": text}).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": len(body),
+            "Cache-Control": "no-store",
+            "Access-Control-Allow-Origin": "*",
+            "Connection": "close",
+            **dict(extra_headers),
+        }
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        self._safe_write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+
+
+class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
+    """A worker whose connections are ours: Gunicorn has no setting for it."""
+
+    def init_process(self) -> None:
+        """Serve until told to stop."""
+        use_own_connections()
+        super().init_process()
+
+
+def use_own_connections() -> None:
+    """Let Gunicorn's worker make our connections."""
+    # What Gunicorn finds out about its parser in C, it writes into the class that asks first and reads from its own.
+    ASGIProtocol._check_h1c_protocol_available()
+    gasgi.ASGIProtocol = Protocol

@@ -1,0 +1,148 @@
+"""Token requests in forms that clients send, and what is said of those that cannot be granted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from .conftest import ISSUER, REDIRECT, VERIFIER, World
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def post(
+    world: World, body: bytes | str, content_type: str | None, path: str = "/token", **headers: str
+) -> TestResponse:
+    return world.app.test_client().post(path, data=body, content_type=content_type, headers=headers, base_url=ISSUER)
+
+
+def grant(world: World, client_id: str) -> dict[str, str]:
+    """Return the parameters that redeem a new code."""
+    return {
+        "grant_type": "authorization_code",
+        "client_id": client_id,
+        "code": world.obtain_code(client_id),
+        "redirect_uri": REDIRECT,
+        "code_verifier": VERIFIER,
+    }
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+def test_a_json_object_of_strings_is_read_as_a_form_is(world: World, content_type: str) -> None:
+    client_id = world.register()["client_id"]
+    body = json.dumps(grant(world, client_id) | {"scope": None, "resource": ""})
+    answer = post(world, body, content_type)
+    assert answer.status_code == 200, answer.text
+    tokens = answer.get_json()
+    body = json.dumps({"grant_type": "refresh_token", "client_id": client_id, "refresh_token": tokens["refresh_token"]})
+    assert post(world, body, content_type).status_code == 200
+    body = json.dumps({"token": tokens["access_token"], "client_id": client_id})
+    assert post(world, body, content_type, "/revoke").status_code == 200
+    assert world.store.find_grant(tokens["refresh_token"].partition(".")[0]) is None
+
+
+def test_a_form_that_names_no_type_is_read(world: World) -> None:
+    client_id = world.register()["client_id"]
+    body = "&".join(f"{name}={value}" for name, value in grant(world, client_id).items())
+    assert post(world, body, None).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        (b'{"grant_type": "refresh_token", "grant_type": "refresh_token"}', "application/json", "is repeated"),
+        (b'{"grant_type": "a", "grant_type": null}', "application/json", "is repeated"),
+        (b'{"grant_type": ["refresh_token"]}', "application/json", "grant_type must be a string"),
+        (b'{"grant_type": {"a": "b"}}', "application/json", "grant_type must be a string"),
+        (b'{"client_id": 5}', "application/json", "client_id must be a string"),
+        (b'{"client_id": true}', "application/json", "client_id must be a string"),
+        (b'{"client_id": NaN}', "application/json", "client_id must be a string"),
+        (b'{"client_id": "\\ud800"}', "application/json", "client_id must be a string"),
+        (b'{"\\ud800": "x"}', "application/json", "must be a string"),
+        (b'["grant_type"]', "application/json", "must be a JSON object"),
+        (b'[["grant_type", "refresh_token"]]', "application/json", "must be a JSON object"),
+        (b'"grant_type"', "application/json", "must be a JSON object"),
+        (b"grant_type=refresh_token", "application/json", "is not JSON"),
+        (b"\xff", "application/json", "is not JSON"),
+        (b"[" * 60_000, "application/json", "is not JSON"),
+        (b"", "application/json", "is not JSON"),
+        (b"grant_type=refresh_token", "text/plain", "as application/x-www-form-urlencoded, not as text/plain"),
+        (b"<grant_type/>", "application/xml", "as application/x-www-form-urlencoded, not as application/xml"),
+        (b"\xff", None, "not a form"),
+        (b"&".join(b"%d=1" % number for number in range(70)), None, "not a form"),
+        (b'{"grant_type": "refresh_token"}', FORM, "as application/x-www-form-urlencoded"),
+        (b"", FORM, "grant_type is missing"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
+def test_a_body_in_another_form_is_refused_and_told_which_is_needed(
+    world: World, path: str, body: bytes, content_type: str | None, text: str
+) -> None:
+    answer = post(world, body, content_type, path)
+    assert answer.status_code in {400, 401}
+    if path == "/token" or content_type != FORM:
+        assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_request")
+        assert text in answer.get_json()["error_description"]
+
+
+def test_json_is_for_programs_and_no_way_past_a_pages_form(world: World) -> None:
+    page = world.authorize(world.register()["client_id"])
+    assert page.status_code == 200
+    answer = world.browser.post("/consent", json={"ticket": "x", "decision": "approve"}, base_url=ISSUER)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("registered", "sent"),
+    [
+        ("client_secret_basic", "client_secret_post"),
+        ("client_secret_basic", "none"),
+        ("client_secret_post", "client_secret_basic"),
+        ("client_secret_post", "none"),
+        ("none", "client_secret_post"),
+        ("none", "client_secret_basic"),
+    ],
+)
+def test_a_client_is_told_how_it_authenticates(world: World, registered: str, sent: str) -> None:
+    client = world.register(token_endpoint_auth_method=registered)
+    identifier, secret = client["client_id"], client.get("client_secret", "x")
+    form: dict[str, str] = {"grant_type": "refresh_token", "refresh_token": "x"}
+    headers: dict[str, str] = {}
+    if sent == "client_secret_basic":
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{identifier}:{secret}".encode()).decode()
+    else:
+        form["client_id"] = identifier
+    if sent == "client_secret_post":
+        form["client_secret"] = secret
+    answer = world.app.test_client().post("/token", data=form, headers=headers, base_url=ISSUER)
+    assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
+    text = f"this client authenticates with {registered}, and the request does with {sent}"
+    assert answer.get_json()["error_description"] == text
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"grant_type": "password"},
+        {"grant_type": "client_credentials"},
+        {"grant_type": "authorization_code"},
+        {"grant_type": "authorization_code", "code": "x"},
+        {"grant_type": "authorization_code", "code": "x", "code_verifier": VERIFIER},
+        {"grant_type": "refresh_token"},
+        {"grant_type": "refresh_token", "refresh_token": "x"},
+        {"grant_type": "refresh_token", "refresh_token": "a.0.x"},
+    ],
+)
+@pytest.mark.parametrize("grant_types", [["authorization_code"], ["authorization_code", "refresh_token"]])
+def test_every_refusal_has_a_description(world: World, form: dict[str, str], grant_types: list[str]) -> None:
+    client_id = world.register(grant_types=grant_types)["client_id"]
+    for own in ({"client_id": client_id}, {"client_id": "mcp_unknown"}, {}):
+        answer = world.token(**form, **own)
+        assert answer.status_code in {400, 401}
+        document: dict[str, Any] = answer.get_json()
+        assert len(document["error_description"]) > 10, document
