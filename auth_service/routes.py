@@ -166,13 +166,14 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
 
 def _public(group: str) -> list[str]:
     """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses."""
-    cors = [] if group == _PAGES else ["mcp.cors"]
-    return [*cors, f"mcp.{group}-refusals", f"mcp.{group}-rate", "mcp.body"]
+    headers = "mcp.pages" if group == _PAGES else "mcp.cors"
+    return [headers, f"mcp.{group}-refusals", f"mcp.{group}-rate", "mcp.body"]
 
 
 def _shared_middlewares(settings: Settings) -> dict[str, Any]:
     middlewares: dict[str, Any] = {
-        "mcp.cors": {"headers": _CORS},
+        "mcp.cors": {"headers": {**_CORS, **_NO_UPGRADE}},
+        "mcp.pages": {"headers": _NO_UPGRADE},
         "mcp.refusals": {"errors": _refusals(("502", "504"), "mcp")},
         "mcp.body": {"buffering": {"maxRequestBodyBytes": MAX_BODY_BYTES, "memRequestBodyBytes": MAX_BODY_BYTES}},
         NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/404"}},
@@ -197,11 +198,13 @@ _CORS: Final = {
 }
 
 
-# Empty removes a header. An MCP server has no use for a browser's cookies, which on a host with several paths are those
-# of this gateway. An upgraded connection would outlive its token: without the header the server sees an ordinary
-# request (RFC 9110 §7.8).
+# Empty removes a header. An upgraded connection would outlive its token, and be a tunnel past the router: without the
+# header the request is an ordinary one (RFC 9110 §7.8).
+_NO_UPGRADE: Final = {"customRequestHeaders": {"Upgrade": ""}}
+
+# An MCP server has no use for a browser's cookies, which on a host with several paths are those of this gateway.
 _REMOVED: Final = {
-    "customRequestHeaders": {"Cookie": "", "Upgrade": ""},
+    "customRequestHeaders": {"Cookie": ""},
     "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),
 }
 

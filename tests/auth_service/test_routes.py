@@ -143,7 +143,8 @@ def test_preflight_and_the_form_of_refusals_come_before_what_refuses() -> None:
     for name, router in http["routers"].items():
         chain = [next(iter(http["middlewares"][each])) for each in router["middlewares"] if each != "mcp.hsts"]
         if name == "mcp.authorization":
-            assert chain == ["errors", "rateLimit", "buffering"]
+            assert chain == ["headers", "errors", "rateLimit", "buffering"]
+            assert router["middlewares"][-4] == "mcp.pages"  # without CORS headers
         elif router["service"] == "mcp.auth-service":
             assert chain[:4] == ["headers", "errors", "rateLimit", "buffering"]
         else:
