@@ -51,6 +51,13 @@ _DESCRIPTIONS = {
 # Authlib writes whole tokens into its DEBUG lines.
 logging.getLogger("authlib").setLevel(logging.INFO)
 
+ON_THE_WAY_SECONDS = 5
+"""How much longer an access token is good than `expires_in` says.
+
+A client counts from when it reads the answer, and a request takes its time to arrive. Some clients take a 401 on a
+token that they believe in for the end of the login, and send their user to log in again instead of refreshing.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorizationRequest:
@@ -285,7 +292,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 scope=scope,
                 resource=grant.resource,
                 sid=grant.sid,
-                lifetime=lifetime,
+                lifetime=lifetime + ON_THE_WAY_SECONDS,
                 now=int(time.time()),
             ),
             "token_type": "Bearer",
@@ -383,7 +390,9 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
             record,
             grant,
             with_refresh_token=with_refresh_token,
-            grant_lifetime=lifetimes.refresh_token if with_refresh_token else lifetimes.access_token,
+            grant_lifetime=lifetimes.refresh_token
+            if with_refresh_token
+            else lifetimes.access_token + ON_THE_WAY_SECONDS,
         )
         if result is Redemption.REPLAYED:
             audit.record(Event.CODE_REPLAYED, of=grant)
