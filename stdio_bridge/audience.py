@@ -11,17 +11,41 @@ import collections
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from . import jsonrpc
 from .calls import Client
+from .jsonrpc import Message
 
 # Subscriptions are kept for as long as their client stays: this bounds what the URIs of one client take.
 MAX_URI_BYTES = 1 << 20
 _BYTES_PER_URI = 256
 TOO_MANY_SUBSCRIPTIONS = "too many resources are subscribed to: unsubscribe from others first"
+# `tasks/` of 2025-11-25: about a request of the server's that the client runs as a task.
 _CAPABILITY_FOR = {
+    **dict.fromkeys(("tasks/get", "tasks/result", "tasks/list", "tasks/cancel"), "tasks"),
     "sampling/createMessage": "sampling",
     "elicitation/create": "elicitation",
     "roots/list": "roots",
 }
+
+
+def declared_by(initialize: Message) -> frozenset[str]:
+    """The capabilities that a client declares, and their parts, as `elicitation.url`."""
+    declared = jsonrpc.params_of(initialize).get("capabilities")
+    capabilities = declared if isinstance(declared, dict) else {}
+    parts = {f"{name}.{part}" for name, value in capabilities.items() if isinstance(value, dict) for part in value}
+    return frozenset(capabilities) | parts
+
+
+def _needed_for(request: Message) -> set[str]:
+    capability = _CAPABILITY_FOR.get(request["method"])
+    params = jsonrpc.params_of(request)
+    if capability is None:
+        return set()
+    if capability == "elicitation" and params.get("mode") == "url":
+        return {capability, "elicitation.url"}
+    if capability == "sampling" and "tools" in params:
+        return {capability, "sampling.tools"}
+    return {capability}
 
 
 def size_of(uri: str) -> int:
@@ -107,20 +131,17 @@ class Audience:
         meant = list(calling) or self.members
         return meant if self._are_of_one_user(meant) else []
 
-    def for_request(self, method: str, calling: Collection[Client]) -> Client | None:
+    def for_request(self, request: Message, calling: Collection[Client]) -> Client | None:
         """Who is to answer a request of the server while these, the newest caller last, have calls in flight."""
-        meant = self.for_news(calling)
-        capability = _CAPABILITY_FOR.get(method)
-        able = [client for client in meant if self._declares(client, capability)]
+        needed = _needed_for(request)
+        able = [client for client in self.for_news(calling) if self._declares(client, needed)]
         if not calling and self._last_to_speak in able:
             return self._last_to_speak
         return able[-1] if able else None
 
-    def _declares(self, client: Client, capability: str | None) -> bool:
+    def _declares(self, client: Client, needed: set[str]) -> bool:
         member = self._members.get(client)
-        if member is None or member.capabilities is None or capability is None:
-            return True
-        return capability in member.capabilities
+        return member is None or member.capabilities is None or needed <= member.capabilities
 
     def _are_of_one_user(self, clients: Collection[Client]) -> bool:
         # One that has not joined is nobody's that is known, and so not the user of any other.

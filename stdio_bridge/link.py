@@ -259,9 +259,10 @@ class Link:
             # About this connection, which is ours: no client need be there for it.
             self._write(jsonrpc.result(message["id"], {}))
             return
-        client = self._audience.for_request(message["method"], self._calling())
+        client = self._audience.for_request(message, self._calling())
         if client is None:
-            self._refuse(message["id"], "no client can be told to be the one to answer")
+            text = "the server asked for input, and no connected client that it can be for declared support for it"
+            self._refuse(message["id"], text)
             return
         if self._is_asked_too_much(client):
             self._refuse(message["id"], "too many requests are unanswered")
@@ -316,19 +317,24 @@ class Link:
         call.reply.send({**message, "params": _named_after(call, jsonrpc.params_of(message))})
 
     def _receive_cancelled(self, message: Message, server_id: object) -> None:
-        call = self._find(server_id)
-        if call is not None and call.purpose is Purpose.STREAM:
-            # "A server MUST send this when it tears down that subscription stream."
-            self._take(call.wire_id)
-            call.reply.finish(jsonrpc.result(call.client_id, _named_after(call, {"resultType": "complete"})))
-            return
+        # Its own requests first: the two sides count their ids apart from each other.
         for wire_id, asked in self._asked.items():
             if asked.server_id == server_id:
                 del self._asked[wire_id]
                 params = {**jsonrpc.params_of(message), "requestId": wire_id}
                 self._deliver({**message, "params": params}, asked.client)
                 return
-        self.drop(message, "it names nothing that is not answered")
+        call = self._find(server_id)
+        if call is None:
+            self.drop(message, "it names nothing that is not answered")
+        elif call.purpose is Purpose.STREAM:
+            # "A server MUST send this when it tears down that subscription stream."
+            self._take(call.wire_id)
+            call.reply.finish(jsonrpc.result(call.client_id, _named_after(call, {"resultType": "complete"})))
+        else:
+            reason = jsonrpc.params_of(message).get("reason")
+            why = f": {reason}" if isinstance(reason, str) else ""
+            self.fail(call.wire_id, f"the MCP server cancelled the call{why}")
 
     def _find(self, wire_id: object) -> Call | None:
         number = jsonrpc.find_number(wire_id)

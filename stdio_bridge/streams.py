@@ -47,6 +47,15 @@ class EventStream:
         asks = message if "method" in message and "id" in message else None
         self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
 
+    def give_up(self, request: Message) -> None:
+        """Take a request back that nobody was connected to hear."""
+        for position, (number, data, asks) in enumerate(self._events):
+            if asks is request and number > self._sent:
+                del self._events[position]
+                self._size -= len(data)
+                self.lost(request)
+                return
+
     def prime(self) -> None:
         """Append an event without data, so that the client has an id to resume from."""
         self._append(sse_priming_event(self._event_id(self._next)), None)

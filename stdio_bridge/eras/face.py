@@ -72,6 +72,19 @@ class Face:
         else:
             self._link.respond(client, message)
 
+    def unheard(self, client: Client, request: Message, reason: str) -> None:
+        """Answer a request that did not reach the client, or end what needs the answer."""
+        if self._discovered is None:
+            self._link.refuse(client, request, reason)
+        elif (session := self._made_up.get(client)) is not None:
+            session.unheard(request["id"], reason)
+
+    def lose(self, client: Client, reply: Reply) -> None:
+        """Note that nobody hears that reply any more."""
+        session = self._made_up.get(client)
+        if session is not None:
+            session.lose(reply)
+
     def _session_of(self, client: Client) -> MadeUpSession:
         session = self._made_up.get(client)
         if session is None:

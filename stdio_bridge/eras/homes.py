@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from stdio_bridge import jsonrpc
+from stdio_bridge.audience import declared_by
 from stdio_bridge.calls import Client, Reply
 from stdio_bridge.eviction import Occupant
 from stdio_bridge.jsonrpc import Message
@@ -60,9 +61,7 @@ class Home:
     def join(self, guest: Guest, *, user: str, initialize: Message) -> None:
         """Serve one more session."""
         self._guests[guest] = None
-        # Alone, it is asked whatever the server asks: the server knows what it has declared.
-        declared = None if self.exclusive else _declared(initialize)
-        self.link.join(guest, user=user, capabilities=declared, initialize=initialize)
+        self.link.join(guest, user=user, capabilities=declared_by(initialize), initialize=initialize)
 
     def leave(self, guest: Guest, reason: str) -> None:
         """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle."""
@@ -192,11 +191,6 @@ class Homes:
         self._homes.pop(home, None)
         for key in [key for key, known in self._by_user.items() if known is home]:
             del self._by_user[key]
-
-
-def _declared(initialize: Message) -> frozenset[str]:
-    capabilities = jsonrpc.params_of(initialize).get("capabilities")
-    return frozenset(capabilities if isinstance(capabilities, dict) else ())
 
 
 def _answer(message: Message, result: Message) -> Message:

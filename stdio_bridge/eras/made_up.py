@@ -34,6 +34,7 @@ class MadeUpSession:
         self.loop = loop
         self.input_seconds = input_seconds
         self.asked: dict[str, Rounds] = {}
+        self.rounds: dict[Rounds, None] = {}
         self._discovered = discovered
         self._meta = client_meta(initialize)
         self._subscriptions: dict[str, Call] = {}
@@ -119,6 +120,17 @@ class MadeUpSession:
         if rounds is not None:
             rounds.answered(str(request_id), message)
 
+    def lose(self, reply: Reply) -> None:
+        """Note that nobody hears that reply any more."""
+        for rounds in self.rounds:
+            rounds.lose(reply)
+
+    def unheard(self, request_id: str, reason: str) -> None:
+        """Fail the request whose question did not reach the client: the server is not asked again."""
+        rounds = self.asked.get(request_id)
+        if rounds is not None:
+            rounds.fail(reason)
+
     def end(self) -> None:
         """The client has left."""
         for rounds in set(self.asked.values()):
@@ -151,6 +163,9 @@ class Rounds:
         self._given: Message = {}
         self._state: object = None
         self._timer: Timer | None = None
+        self._asking = False
+        self._over = False
+        self._lost = False
 
     @property
     def request_id(self) -> RequestId:
@@ -161,7 +176,12 @@ class Rounds:
     def begin(self, meta: Message) -> None:
         """Put the request to the server."""
         self._message = jsonrpc.with_meta(self._message, **meta)
+        self._session.rounds[self] = None
         self._put({})
+
+    def lose(self, reply: Reply) -> None:
+        """Note that nobody hears that reply any more: if it is this one's, the request is put no second time for it."""
+        self._lost = self._lost or reply is self._reply
 
     def _put(self, more: Message) -> None:
         message = {**self._message, "params": {**jsonrpc.params_of(self._message), **more}}
@@ -180,13 +200,20 @@ class Rounds:
         if isinstance(result, dict) and result.get("resultType") == "input_required":
             self._ask(result)
         else:
-            self._reply.finish(answer_from(message))
+            self._end(answer_from(message))
+
+    def _end(self, answer: Message) -> None:
+        self._over = True
+        self._session.rounds.pop(self, None)
+        self._reply.finish(answer)
 
     def _ask(self, result: Message) -> None:
         self._rounds += 1
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or not all(_is_request(asked) for asked in wanted.values()):
             self.fail("the MCP server asked for input in a way that is not MCP")
+        elif self._lost and not wanted:
+            self.fail("the client has gone")
         elif self._rounds > _MAX_ROUNDS:
             self.fail("the MCP server asks for input without end")
         elif missing := [name for asked in wanted.values() for name in self._session.lacks(asked)]:
@@ -197,8 +224,11 @@ class Rounds:
             self._wanted = {self._session.new_id(): (key, asked) for key, asked in wanted.items()}
             self._session.asked.update(dict.fromkeys(self._wanted, self))
             self._timer = self._session.loop.call_later(self._session.input_seconds, self._expire)
+            self._asking = True  # one may be answered at once, in its client's stead
             for request_id, (_, asked) in list(self._wanted.items()):
-                self._reply.send(server_request(request_id, asked))
+                if request_id in self._wanted:
+                    self._reply.send(server_request(request_id, asked))
+            self._asking = False
             self._go_on()
 
     def answered(self, request_id: str, answer: Message) -> None:
@@ -212,7 +242,7 @@ class Rounds:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._wanted:
+        if self._wanted or self._asking or self._over:
             return
         self._stop_timer()
         state = {} if self._state is None else {"requestState": self._state}
@@ -227,11 +257,13 @@ class Rounds:
 
     def fail(self, reason: str) -> None:
         """Give up waiting for the client."""
+        if self._over:
+            return
         self._stop_timer()
         for request_id in self._wanted:
             self._session.asked.pop(request_id, None)
         self._wanted = {}
-        self._reply.finish(jsonrpc.error(self.request_id, jsonrpc.INTERNAL_ERROR, reason))
+        self._end(jsonrpc.error(self.request_id, jsonrpc.INTERNAL_ERROR, reason))
 
 
 def _is_request(value: object) -> bool:

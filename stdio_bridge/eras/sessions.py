@@ -27,6 +27,9 @@ from .homes import Homes
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
 _MAX_ENDED_STREAMS = 16
+# How long a question waits for a client that is not connected. Its GET stream may be about to open, or a lost stream to
+# go on after the second that it is told to wait.
+_UNHEARD_SECONDS = 5.0
 _MAX_STREAM_BYTES = 1 << 20
 # Of all that have ended: an answer alone may be as large as a message can be.
 _MAX_ENDED_BYTES = 4 << 20
@@ -79,7 +82,7 @@ class Session:
 
     def receive(self, message: Message) -> None:
         """Take a message of the server that belongs to no call: it waits for the client's GET stream."""
-        self._streams[_STANDALONE].add(message)
+        self.deliver(self._streams[_STANDALONE], message)
 
     def open_stream(self, response: Response, identity: Identity, last_event_id: str | None) -> None:
         """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises Refusal."""
@@ -108,8 +111,13 @@ class Session:
         return stream
 
     def _lost(self, request: Message) -> None:
-        text = "the client was not there to be asked"
-        self.link.respond(self, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
+        self.link.unheard(self, request, "the client has no open stream to be asked on")
+
+    def deliver(self, stream: EventStream, message: Message) -> None:
+        """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
+        stream.add(message)
+        if stream.wire is None and "id" in message and "method" in message:
+            self._sessions.servers.loop.call_later(_UNHEARD_SECONDS, lambda: stream.give_up(message))
 
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""
@@ -190,7 +198,9 @@ class Answer:
         session.open.hold(response, identity, self._gone, self._begin)
 
     def _gone(self) -> None:
-        """The client has disconnected, which cancels nothing."""
+        # It cancels nothing.
+        if self._stream is None:
+            self._session.link.lose(self._session, self)
 
     def _begin(self) -> EventStream:
         if self._stream is None:
@@ -200,7 +210,7 @@ class Answer:
     def send(self, message: Message) -> None:
         """Say something before the answer, which makes it a stream."""
         if not self._is_lost:
-            self._begin().add(message)
+            self._session.deliver(self._begin(), message)
         elif message["method"] != "notifications/progress":
             # The client may still hear it, and have to answer; progress is of what it has given up to hear of.
             self._session.receive(message)

@@ -35,6 +35,7 @@ INFO = {"name": "era", "version": "7"}
 initialized_with: Message = {}
 seen: list[str] = []
 level: list[str] = []
+called: list[str] = []
 watched: dict[str, Any] = {}
 waiting: dict[str, Callable[[Message], None]] = {}
 listeners: dict[Any, Message] = {}
@@ -115,6 +116,7 @@ def ask_by_result(request: Message, questions: list[Message]) -> None:
 def call(request: Message) -> None:
     params = request["params"]
     name, meta = params["name"], params.get("_meta", {})
+    called.append(name)
     if name in ASKING:
         (ask_in_turn if ERA == "legacy" else ask_by_result)(request, ASKING[name])
     elif name == "log":
@@ -139,7 +141,13 @@ def call(request: Message) -> None:
     elif name == "die":
         os._exit(4)
     elif name != "hang":
-        facts: Message = {"seen": seen, "initialize": initialized_with, "params": params, "pid": os.getpid()}
+        facts: Message = {
+            "seen": seen,
+            "initialize": initialized_with,
+            "params": params,
+            "pid": os.getpid(),
+            "calls": len(called),
+        }
         text(request, facts.get(name, "ok"))
 
 

@@ -20,6 +20,7 @@ from itsdangerous import URLSafeTimedSerializer
 ECHO = (sys.executable, str(Path(__file__).with_name("echo_server.py")))
 KEY = "5" * 64
 SCRIPTED = (sys.executable, str(Path(__file__).with_name("scripted_server.py")))
+ALL_CAPABILITIES: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {}}
 ROOT = Path(__file__).parents[2]
 
 
@@ -91,7 +92,8 @@ class Bridge:
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
 
     def initialize(self, version: str = "2025-06-18", **headers: str) -> str:
-        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        info = {"name": "t", "version": "1"}
+        params = {"protocolVersion": version, "capabilities": ALL_CAPABILITIES, "clientInfo": info}
         status, answered, content = self.request("POST", rpc("initialize", params), **headers)
         assert status == 200, content
         return answered["mcp-session-id"]

@@ -193,3 +193,41 @@ def test_spares_of_a_broken_server_are_not_replaced_without_pause(tmp_path: Path
 def test_session_ids_begin_with_the_replicas_name(tmp_path: Path) -> None:
     with bridge(tmp_path, "per-session", "--replica", "host-2") as running:
         assert User(running, ONE).session.startswith("host-2.")
+
+
+ASKED_FOR: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("sampling/createMessage", {}, {"roots": {}}),
+    ("sampling/createMessage", {"tools": []}, {"sampling": {}}),
+    ("elicitation/create", {"mode": "url"}, {"elicitation": {}}),
+    ("elicitation/create", {}, {"sampling": {}}),
+    ("roots/list", {}, {}),
+]
+
+
+@pytest.mark.parametrize("mode", ["per-session", "per-user", "shared"])
+def test_a_question_that_the_client_has_not_declared_to_answer_is_refused_to_the_server(
+    tmp_path: Path, mode: str
+) -> None:
+    with bridge(tmp_path, mode, command=SCRIPTED) as running:
+        for method, params, declared in ASKED_FOR:
+            steps = [{"ask": method, "params": params}]
+            message = rpc("tools/call", {"name": "run", "arguments": {"steps": steps}})
+            content = User(running, ONE, "2025-11-25", **declared).post(message)[2]
+            (brought,) = json.loads(json.loads(content)["result"]["content"][0]["text"])
+            assert "no connected client that it can be for declared support for it" in brought["error"]["message"]
+
+
+@pytest.mark.parametrize("mode", ["per-session", "shared"])
+def test_a_question_is_refused_to_the_server_when_its_client_has_no_stream_to_be_asked_on(
+    tmp_path: Path, mode: str
+) -> None:
+    with bridge(tmp_path, mode, command=SCRIPTED) as running:
+        user = User(running, ONE, elicitation={})
+        # With two calls in flight the question goes with neither of them.
+        waiting = user.steps({"notify": "notifications/message", "params": {"level": "info"}}, {"wait": "go on"})
+        waiting.next()
+        steps = [{"ask": "elicitation/create"}, {"release": "go on"}]
+        message = rpc("tools/call", {"name": "steps", "arguments": {"steps": steps}}, 2)
+        asking = Call(running, user.session, "", message=message, identity=assertion(ONE))
+        assert "result" in waiting.rest()[-1]
+        assert "has no open stream" in json.loads(asking.content())["result"]["content"][0]["text"]

@@ -6,11 +6,16 @@ import contextlib
 import http.client
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from stdio_bridge import jsonrpc
+from stdio_bridge.calls import Patience
+from stdio_bridge.eras.made_up import MadeUpSession
+from stdio_bridge.link import Link
+from stdio_bridge.loop import Loop
 from tests.stdio_bridge.modern_client import MODERN_SERVER, PREFIX, VERSION, Message, ModernClient
 from tests.stdio_bridge.running import Bridge, rpc
 
@@ -212,3 +217,80 @@ def test_a_session_watches_no_more_resources_than_a_bound(session: Session) -> N
     assert ["error" in answer for answer in answers] == [False, False, True]
     session.post(rpc("resources/unsubscribe", {"uri": large[0]}))
     assert "result" in session.post(rpc("resources/subscribe", {"uri": large[2]}))[0]
+
+
+class Listener:
+    """A session and the reply to its one call, which does with each question as a test says."""
+
+    def __init__(self) -> None:
+        self.written: list[Message] = []
+        self.said: list[Message] = []
+        self.answers: list[Message] = []
+        self.asked: Callable[[Message], None] = self.said.append
+        self.loop = Loop()
+        self.link = Link(self.written.append, patience=Patience(idle=60, total=60))
+        initialize = rpc("initialize", {"capabilities": CAPABILITIES})
+        self.session = MadeUpSession(self, self.link, self.loop, initialize=initialize, discovered={}, input_seconds=60)
+        self.session.request(rpc("tools/call", {"name": "ask"}, 5), self)
+
+    def receive(self, message: Message) -> None:
+        raise AssertionError("it is about the call")
+
+    def send(self, message: Message) -> None:
+        self.asked(message)
+
+    def finish(self, message: Message) -> None:
+        self.answers.append(message)
+
+    def server_asks(self, *methods: str) -> None:
+        requests = {f"q{number}": {"method": method, "params": {}} for number, method in enumerate(methods)}
+        result = {"resultType": "input_required", "inputRequests": requests, "requestState": "s"}
+        self.link.receive({"jsonrpc": "2.0", "id": self.written[-1]["id"], "result": result}, 0)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.loop.close()
+
+
+def test_a_call_whose_question_reaches_nobody_fails_and_is_not_sent_again(listener: Listener) -> None:
+    listener.asked = lambda question: listener.session.unheard(question["id"], "nobody is there")
+    listener.server_asks("elicitation/create", "elicitation/create")
+    assert len(listener.written) == 1
+    (answer,) = listener.answers
+    assert (answer["id"], answer["error"]["message"]) == (5, "nobody is there")
+
+
+def test_a_call_whose_client_has_gone_is_not_sent_again_with_nothing_but_its_state(listener: Listener) -> None:
+    listener.session.lose(Listener())
+    listener.server_asks()
+    assert len(listener.written) == 2
+    listener.session.lose(listener)
+    listener.server_asks()
+    assert len(listener.written) == 2
+    assert listener.answers[0]["error"]["message"] == "the client has gone"
+
+
+def test_a_call_is_sent_once_more_however_soon_its_questions_are_answered(listener: Listener) -> None:
+    listener.asked = lambda question: listener.session.respond(jsonrpc.result(question["id"], {"n": 1}))
+    listener.server_asks("sampling/createMessage", "elicitation/create")
+    assert len(listener.written) == 2
+    assert listener.written[1]["params"]["inputResponses"] == {"q0": {"n": 1}, "q1": {"n": 1}}
+    assert listener.answers == []
+
+
+def test_a_call_of_a_client_that_has_gone_for_good_reaches_the_server_once(bridge: Bridge, session: Session) -> None:
+    before = said(session.call("calls"))
+    connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=20)
+    headers = {"Accept": "application/json, text/event-stream", "Mcp-Session-Id": session.id}
+    headers["Content-Type"] = "application/json"
+    connection.request("POST", "/mcp", json.dumps(rpc("tools/call", {"name": "ask"}, 5)).encode(), headers)
+    response = connection.getresponse()
+    assert b"elicitation/create" in next(line for line in response if line.startswith(b"data: {"))
+    response.close()
+    connection.close()
+    other = Session(bridge, CAPABILITIES)
+    assert said(other.call("calls")) == 1
+    assert said(session.call("calls")) == before + 2

@@ -155,6 +155,13 @@ def test_each_of_several_lines_that_are_too_long_ends_its_call() -> None:
         assert metric(bridge, "mcp_bridge_skipped_lines_total") == 2
 
 
+def test_a_call_that_the_server_cancels_fails_at_once(bridge: Bridge, session: str) -> None:
+    line = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":ID,"reason":"no room"}}'
+    error = answer_to(bridge, session, line)["error"]
+    assert isinstance(error, dict)
+    assert error["message"] == "the MCP server cancelled the call: no room"
+
+
 def test_a_message_that_nobody_waits_for_is_counted_and_named_in_the_log(bridge: Bridge, session: str) -> None:
     before = metric(bridge, "mcp_bridge_dropped_messages_total")
     late = b'{"jsonrpc":"2.0","id":999999,"result":{"secret":1}}\n{"jsonrpc":"2.0","id":ID,"result":{}}'
