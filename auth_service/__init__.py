@@ -28,6 +28,7 @@ from .views import (
     client_address,
     discovery,
     errors,
+    hosts,
     refusals,
     registration,
     token,
@@ -89,6 +90,7 @@ def create_app(
         token.blueprint,
     ):
         app.register_blueprint(blueprint, url_prefix=path)
+    hosts.serve_at_root(app)
     errors.register(app)
     return app
 

@@ -8,7 +8,7 @@ configuration, and never in anything that a client sends.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,6 +36,7 @@ _PAGES: Final = "authorization"
 REFUSALS_PATH: Final = "/refusals"
 _REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
 """Statuses that Traefik answers with itself, in plain text. 503 is not among them: that is the service's own."""
+MISDIRECTED: Final = "mcp.misdirected"
 NOT_FOUND: Final = "mcp.not-found"
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 ORIGIN_HEADERS: Final = (
@@ -55,6 +56,7 @@ IPV6_SUBNET: Final = 64
 
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 _NOT_FOUND_PRIORITY = 1
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
@@ -102,14 +104,19 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         through=[*_public("metadata"), NOT_FOUND, *again],
     )
     for group, paths in AUTHORIZATION_PATHS.items():
-        rule = _any("Path", [issuer.path + path for path in paths])
-        if group == "registration":
-            rule += f" || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`)"
         routers[f"mcp.{group}"] = router(
-            f"Host(`{issuer.hostname}`) && ({rule})",
+            _authorization_rule(settings, paths, hosts=hosts),
             AUTH_SERVICE,
             priority=_AUTHORIZATION_PRIORITY,
             through=[*_public(group), *again],
+        )
+    if settings.is_loopback:
+        # At another name of loopback: it says by which one the servers are to be reached.
+        routers[MISDIRECTED] = router(
+            _any("Host", [name for name in _LOOPBACK_NAMES if name not in hosts]),
+            AUTH_SERVICE,
+            priority=_NOT_FOUND_PRIORITY,
+            through=[*_public("metadata"), MISDIRECTED],
         )
     locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
     for name, resource in settings.resources.items():
@@ -177,6 +184,7 @@ def _shared_middlewares(settings: Settings) -> dict[str, Any]:
         "mcp.refusals": {"errors": _refusals(("502", "504"), "mcp")},
         "mcp.body": {"buffering": {"maxRequestBodyBytes": MAX_BODY_BYTES, "memRequestBodyBytes": MAX_BODY_BYTES}},
         NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/404"}},
+        MISDIRECTED: {"replacePath": {"path": f"{REFUSALS_PATH}/421"}},
         "mcp.headers": {"headers": _REMOVED},
         OTHER_HOSTS: {"retry": _RETRY},
         WHOLE_REQUESTS: {"retry": _READ_FIRST},
@@ -212,6 +220,32 @@ _REMOVED: Final = {
 def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
     """Return what replaces Traefik's own answers by those of the endpoints' form (views/refusals.py)."""
     return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{{status}}?for={group}"}
+
+
+def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iterable[str]) -> str:
+    """Return the rule of one router for all hosts, so that they share its rate limit: each router counts by itself."""
+    issuer = urlsplit(settings.issuer)
+    here = _any("Path", [issuer.path + path for path in paths])
+    if "/register" in paths:
+        here += f" || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`)"
+    rules = [f"(Host(`{issuer.hostname}`) && ({here}))"]
+    rules.extend(
+        f"(({_any('Host', elsewhere)}) && Path(`{path}`))"
+        for path in metadata.ENDPOINTS_AT_EVERY_HOST
+        if path in paths and (elsewhere := _hosts_with_endpoint(settings, path, hosts))
+    )
+    return " || ".join(rules)
+
+
+def _hosts_with_endpoint(settings: Settings, path: str, hosts: Iterable[str]) -> list[str]:
+    """Return the hosts at whose root an endpoint stands beside the issuer's own: not where an MCP server does."""
+    issuer = urlsplit(settings.issuer)
+    taken = {(issuer.hostname, issuer.path + path)}
+    for resource in settings.resources.values():
+        url = urlsplit(resource.url)
+        if f"{path}/".startswith(f"{url.path}/"):
+            taken.add((url.hostname, path))
+    return sorted(host for host in hosts if (host, path) not in taken)
 
 
 def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:

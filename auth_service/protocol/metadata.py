@@ -14,6 +14,8 @@ from .scopes import OFFLINE_ACCESS
 AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION = "/.well-known/openid-configuration"
 PROTECTED_RESOURCE = "/.well-known/oauth-protected-resource"
+ENDPOINTS_AT_EVERY_HOST = ("/authorize", "/register", "/token", "/revoke")
+"""What clients look for at the root of the MCP server's own host, whatever the metadata says (MCP 2025-03-26)."""
 
 
 def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool) -> dict[str, Any]:
@@ -75,6 +77,26 @@ def protected_resource_url(url: str) -> str:
     """Return where the document of a resource stands: the path-inserted URI of RFC 9728 §3.1."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{PROTECTED_RESOURCE}{parts.path}"
+
+
+def find_protected_resource(locations: Mapping[tuple[str, str], str], *, host: str, path: str) -> str | None:
+    """Return the resource whose document a request means, by its path and its Host header.
+
+    A port that is missing there or another's (of a proxy in front, or one that is forwarded) does not matter where the
+    name alone tells which is meant: routes go by names, too.
+    """
+    if (exact := locations.get((host.lower(), path))) is not None:
+        return exact
+    name = _name_of(host)
+    found = {owner for (netloc, at), owner in locations.items() if at == path and _name_of(netloc) == name}
+    return found.pop() if len(found) == 1 else None
+
+
+def _name_of(netloc: str) -> str | None:
+    try:
+        return urlsplit(f"//{netloc}").hostname
+    except ValueError:
+        return None
 
 
 def protected_resource_locations(urls: Mapping[str, str]) -> dict[tuple[str, str], str]:

@@ -18,7 +18,7 @@ from auth_service.errors import ConsentDeclined, ServiceUnavailable
 from auth_service.grants import AuthorizationRequest
 from auth_service.protocol import consent, redirect_uris
 
-from . import form_parameters, gateway, note, query_parameters, record, upstream
+from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
 from .browser import find_session, parse_ticket
 from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, note_request, provider_down
 from .shown import Shown, approval_of, show
@@ -35,6 +35,8 @@ def style() -> Response:
 @blueprint.get("/authorize")
 def authorize() -> Response:
     """Validate the request and ask the user, or find their approval. Clients probe this URL: they change nothing."""
+    if (elsewhere := hosts.find_page_of_issuer("/authorize")) is not None:
+        return elsewhere
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(parameters)

@@ -31,7 +31,7 @@ def make_blueprint(settings: Settings) -> Blueprint:
         return _cacheable(jsonify(document), seconds=60)
 
     def protected_resource() -> Response:
-        name = locations.get((_requested_host(settings), request.path))
+        name = metadata.find_protected_resource(locations, host=request.host, path=request.path)
         if name is None:
             abort(404)
         resource = settings.resources[name]
@@ -49,12 +49,6 @@ def make_blueprint(settings: Settings) -> Blueprint:
         blueprint.add_url_rule(path, view_func=protected_resource)
     blueprint.add_url_rule(f"{urlsplit(settings.issuer).path}/jwks", view_func=jwks)
     return blueprint
-
-
-def _requested_host(settings: Settings) -> str:
-    """Return the request's host and port as resources' URLs write them."""
-    default_port = ":443" if urlsplit(settings.issuer).scheme == "https" else ":80"
-    return request.host.lower().removesuffix(default_port)
 
 
 def _cacheable(response: Response, *, seconds: int = 300) -> Response:

@@ -20,7 +20,7 @@ from .statuses import Form, respond
 blueprint = Blueprint("refusals", __name__)
 
 _FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC}
-_STATUS = re.compile(r"40[0-9]|41[0-8]|42[2-689]|431|50[0-4]")
+_STATUS = re.compile(r"40[0-9]|41[0-8]|42[1-689]|431|50[0-4]")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 

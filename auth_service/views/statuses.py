@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from flask import Response, jsonify, make_response, request
 
@@ -69,6 +70,7 @@ _TITLES = {
     404: "There is no such page here",
     413: "This form is too large",
     414: "This link is too long",
+    421: "This gateway has another name",
     429: "Too many requests came from here",
     431: "The browser sent too much",
     500: "Something went wrong here",
@@ -90,7 +92,8 @@ def _code(status: int) -> str:
 def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) -> str:
     """Return what is wrong and what to do, in characters that `error_description` may have."""
     methods = " or ".join(method for method in allowed if method != "OPTIONS")
-    metadata = f"{gateway().settings.issuer}/.well-known/oauth-authorization-server"
+    issuer = urlsplit(gateway().settings.issuer)
+    metadata = f"{issuer.geturl()}/.well-known/oauth-authorization-server"
     again = f"try again in {retry_after} second{'' if retry_after == 1 else 's'}"
     texts = {
         400: "the request is malformed: its query must be percent-encoded ASCII",
@@ -99,6 +102,7 @@ def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) 
         408: "the body came too slowly: send the request again",
         413: f"the body is larger than {MAX_BODY_BYTES} bytes: send less",
         414: f"the URL is longer than {MAX_URL_BYTES} bytes: send less in it",
+        421: f"this gateway is at {issuer.scheme}://{issuer.netloc}: write {issuer.hostname} in the URL",
         429: f"too many requests: {again}",
         431: f"the headers are larger than {MAX_HEADER_BYTES} bytes: send less in them",
         500: "an unexpected error: the operator finds the reason in the log",

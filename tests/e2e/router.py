@@ -24,6 +24,8 @@ from tests.e2e.flow import SourceAddress
 WAIT_SECONDS = 60
 UNREACHABLE = "the MCP server does not answer"
 """What the authorization server says in place of Traefik's 502."""
+NOWHERE = "nothing is at this path"
+"""What it says where nothing else has a route."""
 REFUSED = "/mcp/refused"
 """What a backend answers with 503."""
 
@@ -98,6 +100,7 @@ class Router:
         groups = ("registration", "authorization", "token", "metadata")
         answers |= {f"/refusals/429?for={group}": f"refused at {group}" for group in groups}
         answers["/refusals/502?for=mcp"] = UNREACHABLE
+        answers["/refusals/404"] = NOWHERE
         routes = dynamic_configuration(Settings.model_validate(document))
         change(routes["http"])
         answers["/routes"] = json.dumps(routes)

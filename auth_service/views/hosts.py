@@ -1,0 +1,46 @@
+"""What clients ask of an MCP server's own host, although it is the issuer's (MCP 2025-03-26)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, make_response, redirect, request
+
+from auth_service.protocol import metadata
+
+from . import gateway
+from .pages import protect
+
+
+def serve_at_root(app: Flask) -> None:
+    """Serve at the root of every host what clients look for there, where the issuer's own paths are elsewhere."""
+    rules = {rule.rule: rule for rule in app.url_map.iter_rules()}
+    prefix = urlsplit(app.extensions["gateway"].settings.issuer).path
+    for path in metadata.ENDPOINTS_AT_EVERY_HOST:
+        if path not in rules:
+            own = rules[prefix + path]
+            # Flask answers OPTIONS by itself where it is not named.
+            methods = (own.methods or set()) - {"OPTIONS"}
+            app.add_url_rule(path, endpoint=own.endpoint, view_func=app.view_functions[own.endpoint], methods=methods)
+
+
+def find_page_of_issuer(path: str) -> Response | None:
+    """Return the way to a page of the issuer's, where the cookies are, if the request came in elsewhere.
+
+    By the host's name alone: what is in front of the router may have changed the port.
+    """
+    issuer = gateway().settings.issuer
+    parts = urlsplit(issuer)
+    if request.path == parts.path + path and _requested_name() == parts.hostname:
+        return None
+    query = request.query_string.decode("ascii")
+    response = make_response(redirect(f"{issuer}{path}?{query}" if query else f"{issuer}{path}", code=303))
+    protect(response)
+    return response
+
+
+def _requested_name() -> str | None:
+    try:
+        return urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        return None
