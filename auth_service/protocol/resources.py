@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from auth_service.errors import OAuthError
 
@@ -13,8 +13,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def _canonical(uri: str) -> str | None:
     """Return the form that URIs naming the same resource share; None for one that names none.
 
-    People paste URLs: the case of scheme and host, a default port, trailing slashes and `utm_*` tracking
-    parameters do not make another resource. Any other query does.
+    People paste URLs: the case of scheme and host, a default port, trailing slashes and a query do not make another
+    resource. The router sends requests to the same server, whatever their query is.
     """
     try:
         parts = urlsplit(uri)
@@ -22,8 +22,6 @@ def _canonical(uri: str) -> str | None:
     except ValueError:
         return None
     if parts.fragment or "#" in uri or "@" in parts.netloc or not parts.hostname:
-        return None
-    if any(not name.startswith("utm_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     authority = host if port in {None, _DEFAULT_PORTS.get(parts.scheme)} else f"{host}:{port}"

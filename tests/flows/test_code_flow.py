@@ -59,6 +59,16 @@ def test_a_replay_is_noticed_after_the_code_has_expired_and_an_expired_code_yiel
     assert world.store.find_grant(sid) is None
 
 
+def test_a_resource_with_a_query_is_the_one_that_the_url_reaches(world: World) -> None:
+    client_id = world.register()["client_id"]
+    pasted = f"{RESOURCE}?profile=work&utm_source=docs"
+    code = world.obtain_code(client_id, resource=pasted)
+    answer = world.redeem(client_id, code, resource=f"{RESOURCE}/?profile=home")
+    assert answer.status_code == 200, answer.text
+    claims = jwt.decode(answer.get_json()["access_token"], options={"verify_signature": False})
+    assert claims["aud"] == RESOURCE
+
+
 def sid_of(response: TestResponse) -> str:
     claims = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
     return str(claims["sid"])
