@@ -32,6 +32,7 @@ class Readiness:
         self._loop = loop
         self._servers = servers
         self._waiting: list[Response] = []
+        self._starting: Server | None = None
         self._belief = _FIRST_BELIEF_SECONDS
         self._answered_at = -float("inf")
 
@@ -48,6 +49,8 @@ class Readiness:
         server = self._servers.find_heard()
         if server is not None:
             self._ping(server)
+        elif self._starting is not None:
+            self._loop.call_later(_PROBE_SECONDS, self._give_up)
         else:
             self._probe()
 
@@ -71,22 +74,32 @@ class Readiness:
             self._probe()
 
     def _probe(self) -> None:
+        """Start a server to ask it. One that takes longer than the question waits is still what the next one is of."""
+
         def ended(_: str) -> None:
             """The question hears of it as of an error."""
 
-        def answered(answer: Message | None) -> None:
+        def answered(answer: Message) -> None:
+            self._starting = None
             alive = server.running
             server.stop("the readiness probe is done")
-            self._done(ready=alive and answer is not None and _shows_life(answer))
+            self._done(ready=alive and _shows_life(answer))
 
         try:
             server = self._servers.start_probe(ended)
         except Refusal:
             self._done(ready=False)
             return
+        self._starting = server
         client = {"name": "mcp-stdio-bridge", "version": "1"}
         params: Message = {"protocolVersion": _VERSION, "capabilities": {}, "clientInfo": client}
-        _Question(server.link, self._loop, answered).ask("initialize", params, _PROBE_SECONDS)
+        server.link.ask("initialize", params, answered, self._loop.clock())
+        self._loop.call_later(_PROBE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Answer who waits for a server that is still starting."""
+        if self._starting is not None:
+            self._done(ready=False)
 
     def _done(self, *, ready: bool) -> None:
         if ready:

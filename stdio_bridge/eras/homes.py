@@ -50,6 +50,7 @@ class Home:
         self._empty_since = servers.loop.clock()
         self._result: Message | None = None
         self._asking = False
+        self._asked_with: Message | None = None
         self._waiting: list[tuple[Message, Reply]] = []
         self._told_initialized = False
 
@@ -58,19 +59,27 @@ class Home:
         """Whether it takes nobody any more."""
         return self._server.ending
 
+    def waits_for(self, user: str, initialize: Message) -> bool:
+        """Whether it is left over from a client that did not wait for its start, and is what this one would start."""
+        abandoned = self.exclusive and not self._guests and not self.stopping
+        return abandoned and self.user == user and self._asked_with == _asked_with(initialize)
+
     def join(self, guest: Guest, *, user: str, initialize: Message) -> None:
         """Serve one more session."""
         self._guests[guest] = None
         self.link.join(guest, user=user, capabilities=declared_by(initialize), initialize=initialize)
 
     def leave(self, guest: Guest, reason: str) -> None:
-        """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle."""
+        """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle.
+
+        One that is still starting goes on: its client, which did not wait for it, comes back for it.
+        """
         if guest not in self._guests:
             return
         del self._guests[guest]
         self.link.leave(guest)
         self._empty_since = self._servers.loop.clock()
-        if self.exclusive:
+        if self.exclusive and not (self._asking and self._server.running):
             self._server.stop(reason)
 
     @property
@@ -113,6 +122,7 @@ class Home:
 
     def _ask(self, message: Message, reply: Reply) -> None:
         self._asking = True
+        self._asked_with = _asked_with(message)
         self.link.request(self, message, _FirstReply(self, message, reply), self._servers.loop.clock())
 
     def receive(self, message: Message) -> None:
@@ -134,6 +144,8 @@ class Home:
             # What one was refused for (a revision, say) need not be so for the next.
             self._waiting = waiting[1:]
             self._ask(*waiting[0])
+        elif self.exclusive:
+            self._server.stop("it refused to initialize")
 
     def notify(self, guest: Guest, message: Message) -> None:
         """Pass a session's notification on; that it is initialized is told once."""
@@ -169,9 +181,12 @@ class Homes:
         self._homes: dict[Home, None] = {}
         self._by_user: dict[str, Home] = {}
 
-    def home_for(self, user: str) -> Home:
+    def home_for(self, user: str, initialize: Message) -> Home:
         """Return a user's home, a new one if need be. Raises Refusal."""
         if self._isolation is Isolation.PER_SESSION:
+            for abandoned in self._homes:
+                if abandoned.waits_for(user, initialize):
+                    return abandoned
             home = Home(self._servers, self._knowledge, user, self._forget, exclusive=True)
         else:
             key = user if self._isolation is Isolation.PER_USER else _EVERYONE
@@ -199,3 +214,8 @@ def _answer(message: Message, result: Message) -> Message:
     if asked in LEGACY_VERSIONS and isinstance(version, str) and asked < version:
         result = {**result, "protocolVersion": asked}
     return {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+
+def _asked_with(initialize: Message) -> Message:
+    """What a server has learnt from an `initialize`."""
+    return {name: value for name, value in jsonrpc.params_of(initialize).items() if name != "_meta"}

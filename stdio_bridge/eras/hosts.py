@@ -210,7 +210,7 @@ class Host:
         self._server.stop(reason)
 
     def _ended(self, reason: str) -> None:
-        if self._initialize_another and self._waiting:
+        if self._initialize_another:
             self._start_another()
             return
         self._hosts.forget(self._key, self)

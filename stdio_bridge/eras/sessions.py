@@ -52,7 +52,7 @@ class Session:
         self.version: str | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
-        self.home = sessions.homes.home_for(user)
+        self.home = sessions.homes.home_for(user, initialize)
         self.link = self.home.link
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}

@@ -231,8 +231,8 @@ def test_a_server_that_answers_nothing_fails_the_initialize_in_time_and_leaves_n
         eventually(lambda: bridge.children() == [])
 
 
-def test_a_client_that_leaves_before_its_session_began_leaves_no_process() -> None:
-    with faulty("--mute") as bridge:
+def test_a_process_that_never_answers_ends_when_its_client_has_left_and_its_time_is_up() -> None:
+    with faulty("--mute", options=("--call-timeout", "1")) as bridge:
         leaving = Call(bridge, "", "", message=rpc("initialize", initialize_params()))
         eventually(lambda: len(bridge.children()) == 1)
         leaving.close()
@@ -251,7 +251,7 @@ def test_an_answer_that_takes_long_becomes_a_stream_that_is_kept_alive() -> None
 
 
 def test_an_initialize_that_takes_long_is_kept_alive_and_ends_with_its_client() -> None:
-    with faulty("--mute", options=("--keep-alive", "0.2")) as bridge:
+    with faulty("--mute", options=("--keep-alive", "0.2", "--call-timeout", "3")) as bridge:
         leaving = Call(bridge, "", "", message=rpc("initialize", initialize_params()))
         assert b"text/event-stream" in leaving.read_until(lambda data: b": keep-alive\n" in data)
         leaving.close()

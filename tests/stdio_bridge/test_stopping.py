@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
+from stdio_bridge import readiness
+from stdio_bridge.detach import Response
 from stdio_bridge.eras.parking import Parking
 from stdio_bridge.identity import ANYONE
+from stdio_bridge.loop import Loop
+from stdio_bridge.metrics import Registry
+from stdio_bridge.options import parse_options
+from stdio_bridge.servers import Servers
 from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
@@ -187,3 +195,89 @@ def test_servers_start_no_more_at_once_than_they_may_and_a_client_that_leaves_gi
         assert metric(bridge, "mcp_bridge_spawns_total") == 2
         starting.close()
         next_one.close()
+
+
+@contextlib.contextmanager
+def gated(tmp_path: Path, *options: str) -> Iterator[tuple[Bridge, socket.socket]]:
+    """A bridge whose servers wait at the start until the test lets them go on."""
+    gate = tmp_path / "gate"
+    with socket.socket(socket.AF_UNIX) as listener, faulty("--gate", str(gate), options=options) as bridge:
+        listener.bind(str(gate))
+        listener.listen()
+        listener.settimeout(20)
+        yield bridge, listener
+
+
+def test_a_start_that_outlasts_its_client_is_finished_and_serves_the_users_next_session(tmp_path: Path) -> None:
+    with gated(tmp_path) as (bridge, listener):
+        message = rpc("initialize", initialize_params())
+        for _ in range(3):
+            leaving = Call(bridge, "", "", message=message)
+            eventually(lambda: metric(bridge, "mcp_bridge_sessions") == 1)
+            leaving.close()
+            eventually(lambda: metric(bridge, "mcp_bridge_sessions") == 0)
+        starting, _ = listener.accept()
+        starting.sendall(b"!")
+        starting.close()
+        assert bridge.call(bridge.request("POST", message)[1]["mcp-session-id"], "pid")[0] == 200
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+
+
+def test_a_started_process_waits_for_no_client_that_says_something_else_of_itself(tmp_path: Path) -> None:
+    with gated(tmp_path, "--max-sessions-per-user", "5") as (bridge, listener):
+        leaving = Call(bridge, "", "", message=rpc("initialize", initialize_params()))
+        starting, _ = listener.accept()
+        leaving.close()
+        eventually(lambda: metric(bridge, "mcp_bridge_sessions") == 0)
+        other = Call(bridge, "", "", message=rpc("initialize", initialize_params(sampling={})))
+        another, _ = listener.accept()
+        another.sendall(b"!")
+        assert b"serverInfo" in other.content()
+        assert metric(bridge, "mcp_bridge_spawns_total") == 2
+        starting.close()
+        another.close()
+
+
+def test_a_start_that_outlasts_the_question_for_readiness_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_PROBE_SECONDS", 0.05)
+    gate = tmp_path / "gate"
+    waiting = f"until test -e {gate}; do sleep 0.02; done; exec {shlex.join(FAULTY)}"
+    arguments = ["--listen", "127.0.0.1:0", "--no-identity", "--stop-timeout", "1", "--", "sh", "-c", waiting]
+    loop = Loop()
+    servers = Servers(loop, parse_options(arguments, os.environ), Registry())
+    probe = readiness.Readiness(loop, servers)
+    for expected in ("503 Service Unavailable",) * 2 + ("200 OK",):
+        if expected == "200 OK":
+            gate.touch()
+            turn_until(loop, lambda: not len(servers))
+        answer = Said()
+        probe.answer(cast("Response", answer))
+        turn_until(loop, answer.replied)
+        assert answer.status == expected
+    assert servers.spawns.value == 1
+    servers.stop("the test is over")
+    turn_until(loop, lambda: not len(servers))
+    loop.close()
+
+
+class Said:
+    """A response that keeps its status."""
+
+    status = ""
+
+    def reply(self, status: str, headers: object, body: bytes) -> None:
+        self.status = status
+
+    def replied(self) -> bool:
+        return bool(self.status)
+
+
+def turn_until(loop: Loop, condition: Callable[[], object]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        loop.call_later(0.01, lambda: None)
+        loop.turn()
+    raise AssertionError("what the test waits for did not happen")
