@@ -218,8 +218,10 @@ def test_a_start_that_outlasts_its_client_is_finished_and_serves_the_users_next_
             eventually(lambda: metric(bridge, "mcp_bridge_sessions") == 0)
         starting, _ = listener.accept()
         starting.sendall(b"!")
+        status, headers, content = bridge.request("POST", message)
+        assert status == 200, content
         starting.close()
-        assert bridge.call(bridge.request("POST", message)[1]["mcp-session-id"], "pid")[0] == 200
+        assert bridge.call(headers["mcp-session-id"], "pid")[0] == 200
         assert metric(bridge, "mcp_bridge_spawns_total") == 1
 
 
