@@ -42,6 +42,9 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
         "code_challenge_methods_supported": list(pkce.METHODS_SUPPORTED),
         "authorization_response_iss_parameter_supported": True,
         "client_id_metadata_document_supported": client_documents,
+        # No ID token is ever issued. OpenID Connect Discovery §3 requires the members, and RS256 among the algorithms.
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
     }
 
 

@@ -1,0 +1,210 @@
+"""Every document that we serve validates against the schema of its specification."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+from werkzeug.test import TestResponse
+
+from auth_service.grant_watch import GrantWatch
+from auth_service.settings import Credentials, Settings
+from auth_service.tokens import SigningKeys
+from auth_service.verify import Verifier
+from tests.schemas import check
+
+from .conftest import ISSUER, REDIRECT, VERIFIER, World
+
+AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
+OPENID_CONFIGURATION = "/.well-known/openid-configuration"
+JWK = {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True), "kid": "1"}
+
+
+def get(world: World, path: str, base_url: str = ISSUER) -> Any:
+    answer = world.browser.get(path, base_url=base_url)
+    assert (answer.status_code, answer.mimetype) == (200, "application/json"), answer.text
+    return answer.get_json()
+
+
+def test_server_metadata_is_that_of_oauth_and_of_openid_connect(world: World) -> None:
+    for host in (ISSUER, "https://time.example.com"):
+        for path in (AUTHORIZATION_SERVER, OPENID_CONFIGURATION):
+            document = get(world, path, host)
+            check(document, "authorization_server_metadata")
+            check(document, "openid_provider_metadata")
+
+
+class TestWithAPath:
+    """A gateway whose issuer has a path, and whose servers share its host."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        document = settings.model_dump()
+        document["issuer"] = f"{ISSUER}/gateway"
+        for name, resource in document["resources"].items():
+            resource["url"] = f"{ISSUER}/{name}/mcp"
+        return Settings.model_validate(document)
+
+    @pytest.mark.parametrize("known", [AUTHORIZATION_SERVER, OPENID_CONFIGURATION])
+    @pytest.mark.parametrize("form", ["{}", "{}/gateway", "/gateway{}"])
+    def test_every_form_of_the_path_leads_to_valid_metadata(self, world: World, known: str, form: str) -> None:
+        document = get(world, form.replace("{}", known))
+        check(document, "authorization_server_metadata")
+        check(document, "openid_provider_metadata")
+        assert document["issuer"] == f"{ISSUER}/gateway"
+
+    def test_each_resource_is_described(self, world: World) -> None:
+        for name in ("time", "fetch"):
+            document = get(world, f"/.well-known/oauth-protected-resource/{name}/mcp")
+            check(document, "protected_resource_metadata")
+            assert document["resource"] == f"{ISSUER}/{name}/mcp"
+
+    def test_keys_and_registrations_stand_below_it(self, world: World) -> None:
+        check(get(world, "/gateway/jwks"), "jwk_set")
+        answer = world.browser.post("/gateway/register", json={"redirect_uris": [REDIRECT]}, base_url=ISSUER)
+        check(answer.get_json(), "client_information")
+
+
+@pytest.mark.parametrize("path", ["", "/mcp"])
+@pytest.mark.parametrize("host", ["https://time.example.com", "https://fetch.example.com"])
+def test_resource_metadata(world: World, host: str, path: str) -> None:
+    check(get(world, f"/.well-known/oauth-protected-resource{path}", host), "protected_resource_metadata")
+
+
+def test_keys(world: World) -> None:
+    check(get(world, "/jwks"), "jwk_set")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"token_endpoint_auth_method": "none"},
+        {"token_endpoint_auth_method": "client_secret_post", "scope": "openid mcp", "logo_uri": "data:,"},
+        {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [JWK]}},
+        {"client_name": "", "contacts": [], "scope": "openid", "jwks": {}, "application_type": "browser"},
+        {
+            "client_name": "Name",
+            "client_uri": "https://client.example.com/",
+            "logo_uri": "https://client.example.com/logo.png",
+            "tos_uri": "https://client.example.com/tos",
+            "policy_uri": "https://client.example.com/policy",
+            "contacts": ["dev@client.example.com"],
+            "software_id": "id",
+            "software_version": "1.0",
+            "grant_types": ["authorization_code", "refresh_token", "implicit"],
+            "response_types": ["code", "token"],
+        },
+    ],
+)
+def test_a_registration_when_made_read_and_updated(world: World, metadata: dict[str, Any]) -> None:
+    body = {"redirect_uris": [REDIRECT, "https://client.example.com/callback"], **metadata}
+    made = world.browser.post("/register", json=body, base_url=ISSUER)
+    assert made.status_code == 201
+    check(made.get_json(), "client_information")
+    path = made.get_json()["registration_client_uri"].removeprefix(ISSUER)
+    headers = {"Authorization": f"Bearer {made.get_json()['registration_access_token']}"}
+    read = world.browser.get(path, headers=headers, base_url=ISSUER)
+    check(read.get_json(), "client_information")
+    body["client_id"] = made.get_json()["client_id"]
+    updated = world.browser.put(path, json=body, headers=headers, base_url=ISSUER)
+    assert updated.status_code == 200
+    check(updated.get_json(), "client_information")
+
+
+def test_tokens_and_what_is_said_of_them(world: World) -> None:
+    client = world.register(token_endpoint_auth_method="client_secret_post")
+    proof = {"client_id": client["client_id"], "client_secret": client["client_secret"]}
+    code = world.obtain_code(client["client_id"])
+    issued = world.redeem(client["client_id"], code, client_secret=client["client_secret"])
+    check(issued.get_json(), "token")
+    renewed = world.token(grant_type="refresh_token", refresh_token=issued.get_json()["refresh_token"], **proof)
+    check(renewed.get_json(), "token")
+
+    def introspect(token: str) -> Any:
+        return world.browser.post("/introspect", data={"token": token, **proof}, base_url=ISSUER).get_json()
+
+    for name in ("access_token", "refresh_token"):
+        check(introspect(renewed.get_json()[name]), "introspection")
+        assert introspect(renewed.get_json()[name])["active"]
+    check(introspect("unknown"), "introspection")
+    world.browser.post("/revoke", data={"token": renewed.get_json()["refresh_token"], **proof}, base_url=ISSUER)
+    check(introspect(renewed.get_json()["access_token"]), "introspection")
+
+
+def errors(world: World) -> list[TestResponse]:
+    client_id = world.register()["client_id"]
+
+    def post(path: str, **options: Any) -> TestResponse:
+        return world.browser.post(path, base_url=ISSUER, **options)
+
+    return [
+        world.token(),
+        world.token(grant_type="password", client_id=client_id),
+        world.token(grant_type="refresh_token", client_id=client_id, refresh_token='"\\\u202e'),
+        world.token(grant_type="authorization_code", client_id="unknown", code="x", code_verifier=VERIFIER),
+        post("/token", data=b"{}", content_type="text/plain"),
+        post("/token", data=b"x" * 70_000, content_type="application/x-www-form-urlencoded"),
+        post("/register", json={"redirect_uris": []}),
+        post("/register", json={"redirect_uris": ['javascript:alert("\\\u202e")']}),
+        post("/register", data=b"nonsense"),
+        post("/introspect"),
+        post("/revoke"),
+        world.browser.get("/token", base_url=ISSUER),
+        world.browser.get("/nothing", base_url=ISSUER),
+        world.browser.get("/register/unknown", base_url=ISSUER),
+        *(world.browser.get(f"/refusals/{status}?for=token", base_url=ISSUER) for status in (404, 413, 429, 502, 504)),
+    ]
+
+
+def test_every_error_of_an_endpoint_of_programs(world: World) -> None:
+    for answer in errors(world):
+        assert answer.status_code >= 400
+        assert answer.mimetype == "application/json"
+        check(answer.get_json(), "oauth_error")
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_every_refusal_at_a_server(world: World, settings: Settings, tmp_path: Path) -> None:
+    for status in (502, 504):
+        check(world.browser.get(f"/refusals/{status}?for=mcp", base_url=ISSUER).get_json(), "json_rpc_error")
+    credentials = Credentials(client_secret="x", master_key=b"m" * 32)
+    watch = GrantWatch(f"unix://{tmp_path / 'absent.sock'}")
+    verifier = Verifier(settings, credentials, SigningKeys(tmp_path / "keys", credentials), watch)
+    for headers in ([], [(b"authorization", b"Bearer x")], [(b"authorization", b"Bearer a b")]):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError("the body is never read")
+
+        asyncio.run(verifier({"path": "/verify/time", "headers": headers}, receive, send))
+        assert sent[0]["status"] in {400, 401}
+        check(json.loads(sent[1]["body"]), "json_rpc_error")
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("authorization_server_metadata", {}),
+        ("authorization_server_metadata", {"issuer": "http://auth.example.com"}),
+        ("openid_provider_metadata", {"issuer": ISSUER}),
+        ("protected_resource_metadata", {"resource": ISSUER}),
+        ("jwk_set", {"keys": [{"kty": "EC", "d": "x"}]}),
+        ("client_information", {"client_id": "x"}),
+        ("introspection", {"active": False, "sub": "x"}),
+        ("token", {"access_token": "x"}),
+        ("oauth_error", {"error": "x", "error_description": ""}),
+        ("json_rpc_error", {"error": "x"}),
+    ],
+)
+def test_the_schemas_refuse_what_is_not_of_their_form(name: str, document: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError, match=name):
+        check(document, name)
