@@ -1,4 +1,4 @@
-# Where the gateway's logs are: a journal of its own, and plain files for those who want them.
+# Where the gateway's logs are: the system's journal, or one of their own, and plain files for those who want them.
 {
   config,
   lib,
@@ -15,11 +15,12 @@ in
   options.services.mcp-oauth-gateway = {
     journalNamespace = mkOption {
       type = types.nullOr (types.strMatching "[a-z0-9-]+");
-      default = "mcp-gateway";
-      example = null;
+      default = null;
+      example = "mcp-gateway";
       description = ''
-        Journal of all units of the gateway, Redis and Traefik among them: `journalctl --namespace=mcp-gateway` shows
-        the whole. Where null, they log to the system's journal.
+        A journal of its own for all units of the gateway, Redis and Traefik among them, which servers that log much
+        cannot push others' entries out of: `journalctl --namespace=mcp-gateway` shows the whole. Where null, they log
+        to the system's journal.
       '';
     };
 
@@ -27,7 +28,7 @@ in
       type = types.str;
       default = "1G";
       example = "200M";
-      description = "How large that journal may become. It counts from the next start of `systemd-journald@mcp-gateway` on.";
+      description = "How large that journal may become. It counts from the next start of `systemd-journald@NAMESPACE` on.";
     };
 
     logFiles = {
@@ -35,7 +36,7 @@ in
         type = types.bool;
         default = false;
         example = true;
-        description = "Whether to write the journal of the gateway to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well.";
+        description = "Whether to write {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well.";
       };
 
       keepDays = mkOption {

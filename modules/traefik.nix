@@ -204,8 +204,9 @@ in
         systemd.services.traefik = {
           # Without routes Traefik answers 404; with this a boot does not even show that.
           after = lib.optional (topology.has "auth") "mcp-auth-service.service";
-          # nixpkgs gives up for a day after five failures, as while a certificate's file is not there yet.
-          startLimitIntervalSec = lib.mkForce 0;
+          # nixpkgs gives up for a day after five failures, as while a certificate's file is not there yet. An operator's
+          # mkForce wins over this.
+          startLimitIntervalSec = lib.mkOverride 90 0;
           serviceConfig = lib.mkMerge [
             (lib.mapAttrs (_: lib.mkDefault) (removeAttrs hardening.restart [ "Restart" ]))
             (lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; })

@@ -16,6 +16,7 @@
       apiUrl = "https://github.example.com";
       allowedUsers = [ "octocat" ];
     };
+    journalNamespace = "mcp-gateway";
     logFiles.enable = true;
     metrics.enable = true;
     servers.time.command = [

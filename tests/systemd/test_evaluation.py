@@ -283,6 +283,15 @@ def test_a_working_configuration_raises_no_complaint(gateway: Configuration) -> 
     assert gateway.warnings == []
 
 
+def test_units_log_to_the_systems_journal_unless_they_are_given_one_of_their_own(gateway: Configuration) -> None:
+    def namespaces(configuration: Configuration) -> set[str]:
+        lines = [line for unit in configuration.units.values() for line in unit]
+        return {line for line in lines if line.startswith("LogNamespace=")}
+
+    assert namespaces(load(evaluated("presets"))) == set()
+    assert namespaces(gateway) == {"LogNamespace=mcp-gateway"}
+
+
 def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:
     credentials = [line for line in gateway.units["mcp-bridge-time.service"] if line.startswith("LoadCredential=")]
     assert credentials == ["LoadCredential=identity-key:/run/mcp-oauth-gateway/identity-time"]

@@ -136,10 +136,7 @@ in
   password-of-no-redis = gateway { redis.passwordFile = "/run/secrets/redis"; };
   redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
   names-resolved-by-no-proxy = gateway { clientDocuments.proxyResolvesNames = true; };
-  log-files-of-no-journal = gateway {
-    journalNamespace = null;
-    logFiles.enable = true;
-  };
+  log-files-of-no-journal = gateway { logFiles.enable = true; };
 
   several-hosts = hosts { };
   not-among-the-hosts = hosts { hostName = "elsewhere"; };

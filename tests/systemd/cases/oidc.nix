@@ -30,7 +30,6 @@
       url = "rediss://redis.example.com:6379/0";
       passwordFile = "/run/secrets/redis";
     };
-    journalNamespace = null;
     health.enable = false;
     accessLog.enable = false;
     servers.time = {
