@@ -62,6 +62,7 @@ class Bridge:
             "/revocations": self._revocation,
             "/healthz": self._health,
             "/readyz": self._readiness,
+            "/statusz": self._status,
             "/metrics": self._metrics,
         }
         loop.call_later(_TICK_SECONDS, self._tick)
@@ -129,6 +130,9 @@ class Bridge:
         if self._draining:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
         self._ready.answer(response)
+
+    def _status(self, request: Request, response: Response) -> None:
+        response.reply("200 OK", JSON_HEADERS, self._ready.describe())
 
     # Time
 

@@ -54,6 +54,20 @@ class Readiness:
         else:
             self._probe()
 
+    def describe(self) -> bytes:
+        """Return, as JSON, how many seconds ago a server last answered, was started, and ended before it answered.
+
+        For who asks often and must start nothing: null means not since the bridge was started.
+        """
+        now = self._loop.clock()
+        times = {
+            "answered": max(self._servers.heard_at, self._answered_at),
+            "started": self._servers.started_at,
+            "failed": self._servers.failed_at,
+        }
+        ages = {name: round(now - when, 1) if when > -float("inf") else None for name, when in times.items()}
+        return jsonrpc.encode({"mcp-stdio-bridge": ages})
+
     def _believes(self) -> bool:
         now, servers = self._loop.clock(), self._servers
         answered = max(servers.heard_at, self._answered_at)

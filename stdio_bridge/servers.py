@@ -122,10 +122,12 @@ class Server:
         except SpawnError as error:
             log.error("%s", error)
             self.stopping = True
+            servers.failed_at = servers.loop.clock()
             servers.crashes.add()
             servers.loop.call_soon(lambda: self._end("cannot be started"))
             return
         servers.spawns.add()
+        servers.started_at = servers.loop.clock()
         # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
         silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
         self._slot_timer = servers.loop.call_later(silent, self._give_slot_back)
@@ -242,6 +244,7 @@ class Servers:
         self.typical_start = _FIRST_GUESS_SECONDS
         self.heard_at = -float("inf")
         self.failed_at = -float("inf")
+        self.started_at = -float("inf")
         self._servers: dict[Server, None] = {}
         self._spares = Spares(loop, options.warm_spares, self._begin_spare)
         self.closed = False

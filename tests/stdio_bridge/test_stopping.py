@@ -149,6 +149,34 @@ def test_readiness_starts_nothing_where_a_server_runs_that_answers() -> None:
         assert metric(bridge, "mcp_bridge_spawns_total") == 1
 
 
+def status_of(bridge: Bridge) -> dict[str, float | None]:
+    status, _, content = bridge.request("GET", path="/statusz")
+    assert status == 200
+    ages: dict[str, float | None] = json.loads(content)["mcp-stdio-bridge"]
+    return ages
+
+
+def test_the_status_says_when_a_server_answered_and_starts_none() -> None:
+    with faulty() as bridge:
+        assert status_of(bridge) == {"answered": None, "started": None, "failed": None}
+        bridge.initialize()
+        ages = status_of(bridge)
+        assert ages["failed"] is None
+        assert ages["answered"] is not None
+        assert ages["started"] is not None
+        assert ages["answered"] <= ages["started"]
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+
+
+def test_the_status_says_when_a_server_ended_before_it_answered() -> None:
+    with faulty("--exit-at-start") as bridge:
+        bridge.request("GET", path="/readyz")
+        ages = status_of(bridge)
+        assert ages["answered"] is None
+        assert ages["failed"] is not None
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+
+
 def test_many_who_ask_for_readiness_at_once_start_one_server() -> None:
     with faulty() as bridge:
         probes = [socket.create_connection(("127.0.0.1", bridge.port), timeout=20) for _ in range(20)]
