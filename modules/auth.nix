@@ -12,6 +12,19 @@ let
   settingsFile = "mcp-oauth-gateway/settings.json";
   service = lib.getExe' cfg.package "mcp-auth-service";
   runsHere = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+  # What the service would refuse fails the build: on a reload it would go on with its old settings.
+  settings =
+    pkgs.runCommand "settings.json"
+      {
+        text = builtins.toJSON cfg.settings;
+        passAsFile = [ "text" ];
+      }
+      ''
+        ${lib.optionalString (
+          topology.has "auth" && runsHere
+        ) "${service} --check --settings \"$textPath\""}
+        cp "$textPath" "$out"
+      '';
   isOidc = cfg.identityProvider.oidc.issuer != null;
   provider = if isOidc then cfg.identityProvider.oidc else cfg.identityProvider.github;
   makesMasterKey = cfg.masterKeyFile == null;
@@ -130,15 +143,8 @@ in
     // lib.optionalAttrs (topology.instances != [ ]) { inherit (topology) instances; };
 
     # A stable path: a changed set of servers reloads the service and never restarts it.
-    environment.etc.${settingsFile}.text = builtins.toJSON cfg.settings;
+    environment.etc.${settingsFile}.source = settings;
     environment.systemPackages = [ cfg.package ];
-    # What the service would refuse fails the build: on a reload it would go on with its old settings.
-    system.checks = lib.mkIf (topology.has "auth" && runsHere) [
-      (pkgs.runCommand "mcp-oauth-gateway-settings" { } ''
-        ${service} --check --settings ${config.environment.etc.${settingsFile}.source}
-        touch $out
-      '')
-    ];
 
     systemd.slices.mcp-gateway.description = "MCP OAuth gateway";
 

@@ -29,7 +29,7 @@ class Configuration:
     tmpfiles: list[str]
     users: dict[str, str]
     hosts: dict[str, list[str]]
-    checks: list[str]
+    builds: dict[str, str]
     programs: list[str]
     ports: list[int]
     warnings: list[str]

@@ -103,7 +103,7 @@ in
     ) config.systemd.slices;
 
   files =
-    lib.mapAttrs (_: file: file.text) config.environment.etc
+    lib.mapAttrs (_: file: file.source.text or file.text) config.environment.etc
     // lib.mapAttrs' (name: unit: lib.nameValuePair (scriptOf name unit).key (scriptOf name unit).text) scripted;
 
   tmpfiles = lib.concatLists (
@@ -133,7 +133,10 @@ in
   ) config.specialisation;
 
   hosts = config.networking.hosts;
-  checks = map (check: check.buildCommand) config.system.checks;
+  # How files are made that are not merely written.
+  builds = lib.mapAttrs (_: file: file.source.buildCommand) (
+    lib.filterAttrs (_: file: file.source ? buildCommand) config.environment.etc
+  );
   programs = map toString config.environment.systemPackages;
   users = lib.mapAttrs (_: user: user.group) config.users.users;
   ports = config.networking.firewall.allowedTCPPorts;

@@ -61,7 +61,16 @@ in
     # nixpkgs writes a file of it.
     render = renderToml;
   };
-  runCommand = name: _: buildCommand: mkPackage name { inherit buildCommand; };
+  runCommand =
+    name: attrs: buildCommand:
+    mkPackage name (
+      attrs
+      // {
+        inherit buildCommand;
+        # As in the Nix store, a path that changes with what it is made of.
+        outPath = "/nix/store/${builtins.hashString "md5" (builtins.toJSON attrs + buildCommand)}-${name}";
+      }
+    );
   stdenv = {
     buildPlatform.canExecute = _: true;
     hostPlatform = { };

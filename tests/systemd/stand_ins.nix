@@ -147,7 +147,7 @@ in
             options = {
               text = mkOption { type = types.lines; };
               source = mkOption {
-                type = types.str;
+                type = types.either types.str types.package;
                 # NixOS has a store path here, which changes with the text.
                 default = "/nix/store/${builtins.hashString "md5" config.text}-etc";
               };
@@ -156,10 +156,6 @@ in
         )
       );
       default = { };
-    };
-    system.checks = mkOption {
-      type = types.listOf types.package;
-      default = [ ];
     };
     environment.systemPackages = mkOption {
       type = types.listOf types.package;

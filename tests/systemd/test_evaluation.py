@@ -143,10 +143,12 @@ def test_the_auth_service_accepts_the_settings_of_every_case(name: str) -> None:
 
 
 def test_settings_that_the_auth_service_would_refuse_fail_the_build(gateway: Configuration) -> None:
-    (check,) = gateway.checks
-    assert re.search(r"/bin/mcp-auth-service --check --settings /nix/store/\S+\n", check)
+    build = gateway.builds["mcp-oauth-gateway/settings.json"].split("\n")
+    checked, copied = (line.strip() for line in build if line)
+    assert checked.endswith('/bin/mcp-auth-service --check --settings "$textPath"')
+    assert copied == 'cp "$textPath" "$out"', "what was checked is what is used"
     # Where it does not run there is nothing to check.
-    assert load(evaluated("hosts")).checks == []
+    assert "--check" not in load(evaluated("hosts")).builds["mcp-oauth-gateway/settings.json"]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
