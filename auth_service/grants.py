@@ -34,6 +34,7 @@ from .document_pages import explain_document_error
 from .errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
 from .protocol import client_documents, pkce, redirect_uris, resources, scopes
 from .protocol.clients import Client
+from .protocol.display import display_text
 from .settings import Settings
 from .store import Code, Grant, Redemption, Rotation, Store, new_sid
 from .tokens import SigningKeys
@@ -202,6 +203,14 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 "in the application and add it again.",
                 help_clients=True,
             )
+        try:
+            redirect_uris.check(redirect_uri)  # the rules may have been others when it was registered
+        except OAuthError as error:
+            raise PageError(
+                "This application asked for an answer at an address where none may go",
+                f"Nothing was sent there: {display_text(error.description)}. The application must register another.",
+                help_clients=True,
+            ) from error
         # An answer that leads back here would be a request of this gateway's own making, which browsers vouch for
         # (protocol/consent.py, rule 3): it could ask for what the user has approved for another client.
         if redirect_uris.has_origin_of(redirect_uri, self.settings.issuer):

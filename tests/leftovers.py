@@ -22,6 +22,7 @@ class Leftovers:
     def end(self) -> list[str]:
         """End what has not ended by itself after some time, as far as possible, and return what it was."""
         deadline = time.monotonic() + GRACE_SECONDS
+        gc.collect()  # what waits in a pool of threads ends with the pool, which may stand in a cycle
         processes = self._new_processes()
         _, left = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
         found = [f"process {each.pid}: {_command(each)}" for each in left if _runs(each)]

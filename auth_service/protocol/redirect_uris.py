@@ -13,18 +13,36 @@ from auth_service.errors import OAuthError
 
 MAX_LENGTH = 2048
 
-KNOWN_APP_SCHEMES: Final = {
-    "claude": "Claude",
-    "cursor": "Cursor",
-    "lmstudio": "LM Studio",
-    "raycast": "Raycast",
-    "vscode": "Visual Studio Code",
-    "vscode-insiders": "Visual Studio Code Insiders",
-    "vscodium": "VSCodium",
-    "windsurf": "Windsurf",
-    "zed": "Zed",
+# What an application does at the other addresses of its scheme is no answer's business: `vscode://vscode.git/clone` has
+# it fetch a repository, `cursor://anysphere.cursor-deeplink/…` has it run a prompt. No segment is one of dots or holds
+# an escape, which an application may read in another way than we do.
+_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9_~-]*(?:\.[A-Za-z0-9_~-]+)*"
+_ANY_CALLBACK = re.compile(
+    rf"/{{1,3}}(?:{_SEGMENT}/)*(?:[A-Za-z0-9_-]*(?:callback|redirect)|o?auth2?)(?:/{_SEGMENT})?/?"
+)
+"""What is called a callback: `://oauth-callback`, `:/oauth2redirect`, `://NAME/oauth/callback/ID`."""
+# Visual Studio Code and its relatives hand an address to the extension that it names, and extensions are clients, too:
+# Cline is `vscode://saoudrizwan.claude-dev/mcp-auth/callback/…`, and what logs in for Cursor itself has two names.
+_EXTENSION_CALLBACK = re.compile(
+    rf"//(?!vscode\.|[^/]*deeplink)[A-Za-z0-9-]+\.[A-Za-z0-9.-]+/(?:{_SEGMENT}/)*[A-Za-z0-9_-]*callback(?:/{_SEGMENT})?"
+)
+
+_KNOWN_APPS: Final = {
+    "claude": ("Claude", re.compile(rf"//claude\.ai/mcp-auth-callback(?:/{_SEGMENT})?")),
+    "cursor": ("Cursor", _EXTENSION_CALLBACK),
+    "lmstudio": ("LM Studio", _ANY_CALLBACK),
+    "raycast": ("Raycast", re.compile(r"//oauth")),
+    "vscode": ("Visual Studio Code", _EXTENSION_CALLBACK),
+    "vscode-insiders": ("Visual Studio Code Insiders", _EXTENSION_CALLBACK),
+    "vscodium": ("VSCodium", _EXTENSION_CALLBACK),
+    "warp": ("Warp", re.compile(r"//mcp/oauth2callback")),
+    "windsurf": ("Windsurf", _EXTENSION_CALLBACK),
+    "zed": ("Zed", _ANY_CALLBACK),
 }
-"""Private-use schemes without a dot that MCP clients register although RFC 8252 §7.1 asks for a dot."""
+"""Private-use schemes without a dot that MCP clients register although RFC 8252 §7.1 asks for a dot: the application's
+name, and where in it answers go. Where no callback of it is known yet, any address that is called one will do.
+"""
+_RESPONSE_PARAMETERS: Final = frozenset({"code", "state", "error", "error_description", "error_uri"})
 
 # RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
 _URI = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
@@ -65,9 +83,19 @@ def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
         return None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
     if not uri.startswith(f"{parts.scheme}:/") or not _APP_AUTHORITY.fullmatch(parts.netloc):
         return "is not a URI with a lower-case scheme and a path"
-    if parts.scheme in KNOWN_APP_SCHEMES or _APP_SCHEME.fullmatch(parts.scheme):
-        return None
-    return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
+    return _find_fault_of_app(parts.scheme, uri.removeprefix(f"{parts.scheme}:"))
+
+
+def _find_fault_of_app(scheme: str, rest: str) -> str | None:
+    _, callback = _KNOWN_APPS.get(scheme, ("", _ANY_CALLBACK))
+    if scheme not in _KNOWN_APPS and not _APP_SCHEME.fullmatch(scheme):
+        return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
+    address, _, query = rest.partition("?")
+    if not callback.fullmatch(address):
+        return "is not where this application takes answers: of an application's scheme, only a callback will do"
+    if _RESPONSE_PARAMETERS & {name for name, _ in parse_qsl(query, keep_blank_values=True)}:
+        return "has a parameter that the answer has, too"
+    return None
 
 
 def _is_host(host: str) -> bool:
@@ -143,7 +171,12 @@ def describe_target(uri: str) -> Target:
     if parts.scheme == "http":
         return Target(kind=TargetKind.LOCAL_PROGRAM, name=parts.netloc, address=parts.netloc)
     address = f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
-    return Target(kind=TargetKind.APPLICATION, name=KNOWN_APP_SCHEMES.get(parts.scheme, parts.scheme), address=address)
+    return Target(kind=TargetKind.APPLICATION, name=_app_name(parts.scheme), address=address)
+
+
+def _app_name(scheme: str) -> str:
+    name, _ = _KNOWN_APPS.get(scheme, (scheme, None))
+    return name
 
 
 def form_action_source(uri: str) -> str:
@@ -168,7 +201,7 @@ _ONWARD_SOURCES: Final = (
     "https:",
     "http://localhost:*",
     "http://127.0.0.1:*",
-    *(f"{scheme}:" for scheme in KNOWN_APP_SCHEMES),
+    *(f"{scheme}:" for scheme in _KNOWN_APPS),
 )
 
 

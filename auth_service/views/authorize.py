@@ -21,7 +21,7 @@ from auth_service.protocol import consent, redirect_uris
 from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
 from .browser import find_session, parse_ticket
 from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, note_request, provider_down
-from .shown import Shown, approval_of, show
+from .shown import Shown, approval_of, note_decision, show
 
 blueprint = Blueprint("authorize", __name__)
 
@@ -56,6 +56,8 @@ def decide() -> Response:
     form = form_parameters()
     ticket = parse_ticket(TICKET_PURPOSE, form.get("ticket", ""))
     shown = Shown(**ticket.content)
+    if ticket.is_good:
+        note_decision()
     note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(shown.parameters)
     note_request(authorization)

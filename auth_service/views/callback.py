@@ -17,7 +17,7 @@ from . import account, gateway, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
 from .consent_pages import Notice, ask, not_allowed, note_request, provider_down
 from .pages import protect
-from .shown import Shown, approval_of
+from .shown import Shown, approval_of, note_decision
 
 blueprint = Blueprint("callback", __name__)
 
@@ -29,6 +29,7 @@ def callback() -> Response:
     attempt = upstream.consume(parameters.get("state", ""))
     if (shown := attempt.shown) is None:
         return account.finish_sign_in(parameters)
+    note_decision()
     requested = gateway().server.parse_authorization_request(shown.parameters)
     note_request(requested)
     try:

@@ -25,6 +25,7 @@ from auth_service.protocol.redirect_uris import TargetKind
 
 from . import allow_any_origin, client_address, gateway, record, statuses
 from .pages import protect, render_page, wants_page
+from .shown import has_decided
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +75,20 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
             "iss": gateway().settings.issuer,
         },
     )
-    target = redirect_uris.describe_target(error.redirect_uri)
-    # Anyone may register any website. While the user has decided nothing, a link to this gateway must not lead there
-    # by itself, or it lends its good name to whoever made the link (RFC 9700 §4.11.2).
-    if request.endpoint == "authorize.authorize" and target.kind is TargetKind.WEBSITE:
-        return _show(_invalid_request(error, links=((f"Go back to {target.name}", location),)))
+    # Anyone may register any website, local server or application's callback. While nobody has decided anything in this
+    # browser, a link to this gateway must not lead there by itself (RFC 9700 §4.11.2).
+    if not has_decided():
+        return _show(_invalid_request(error, links=((_way_back(error.redirect_uri), location),)))
     response = make_response(redirect(location, code=303))
     protect(response)
     return response
+
+
+def _way_back(redirect_uri: str) -> str:
+    target = redirect_uris.describe_target(redirect_uri)
+    if target.kind is TargetKind.LOCAL_PROGRAM:
+        return f"Go back to the program at {target.name} on this computer"
+    return f"Go back to {target.name}"
 
 
 def _render_oauth_error(error: OAuthError) -> Response:

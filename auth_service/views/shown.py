@@ -11,6 +11,8 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
+from flask import g
+
 from auth_service.grants import AuthorizationRequest
 from auth_service.protocol.consent import Approval
 
@@ -69,3 +71,13 @@ def approval_of(authorization: AuthorizationRequest) -> Approval:
         server=resource.title or authorization.resource,
         scopes={scope: resource.scopes[scope] for scope in authorization.scopes},
     )
+
+
+def note_decision() -> None:
+    """Remember that a person has decided on the request at hand, in this browser: its client may get an answer."""
+    g.has_decided = True
+
+
+def has_decided() -> bool:
+    """Whether `note_decision` was called."""
+    return bool(g.get("has_decided"))

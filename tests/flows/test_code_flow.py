@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ import jwt
 import pytest
 import time_machine
 from werkzeug.test import TestResponse
+
+from tests.browser import Form
 
 from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
 
@@ -114,34 +117,65 @@ def test_scopes_that_mean_nothing_here_are_ignored_and_the_answer_says_what_was_
 
 
 @pytest.mark.parametrize("change", BAD_REQUESTS)
-@pytest.mark.parametrize("redirect_uri", [REDIRECT, "cursor://anysphere.cursor-mcp/oauth/callback"])
-def test_a_bad_request_goes_back_to_the_client_as_an_error_with_iss_and_state(
-    world: World, redirect_uri: str, change: dict[str, str | None]
+@pytest.mark.parametrize(
+    ("redirect_uri", "place"),
+    [
+        ("https://evil.example/callback", "evil.example"),
+        (REDIRECT, "the program at 127.0.0.1:33418 on this computer"),
+        ("cursor://anysphere.cursor-mcp/oauth/callback", "Cursor"),
+        ("com.example.app:/callback", "com.example.app"),
+    ],
+)
+def test_a_bad_request_leads_nowhere_before_the_user_has_decided_anything(
+    world: World, redirect_uri: str, place: str, change: dict[str, str | None]
 ) -> None:
+    """Anyone can register an address, and would have a link that begins with this gateway's name and leads there."""
     client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    response = world.authorize(client_id, redirect_uri=redirect_uri, **change)
-    assert response.location.startswith(f"{redirect_uri}?")
-    answer = parameters_of(response)
+    page = world.authorize(client_id, redirect_uri=redirect_uri, **change)
+    assert page.status_code == 400
+    assert not {"Location", "Refresh"} & set(page.headers.keys())
+    assert "http-equiv" not in page.text
+    way_back = re.search(rf'<a class="button" href="([^"]+)">Go back to {re.escape(place)}</a>', page.text)
+    assert way_back is not None
+    assert unescape(way_back[1]).startswith(f"{redirect_uri}?error=")
+    answer = dict(parse_qsl(urlsplit(unescape(way_back[1])).query, strict_parsing=True))
     assert "code" not in answer
     assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
 
 
-@pytest.mark.parametrize("change", BAD_REQUESTS)
-def test_no_website_is_reached_before_the_user_has_decided_anything(
-    world: World, change: dict[str, str | None]
-) -> None:
-    """Whoever registers one would else have a link that begins with this gateway's name and leads there."""
-    website = "https://evil.example/callback"
-    client_id = world.register(redirect_uris=[website])["client_id"]
-    page = world.authorize(client_id, redirect_uri=website, **change)
+@pytest.mark.parametrize("prompt", ["none", "login", "consent", "select_account"])
+@pytest.mark.parametrize("redirect_uri", [REDIRECT, "https://evil.example/callback", "com.example.app:/callback"])
+def test_no_prompt_makes_the_page_go_away(world: World, redirect_uri: str, prompt: str) -> None:
+    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
+    page = world.authorize(client_id, redirect_uri=redirect_uri, prompt=prompt)
+    assert page.status_code == 200
+    assert page.location is None
+    assert parameters_of(world.decide(page, "deny"))["error"] == "access_denied"
+
+
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+def test_a_form_that_was_made_for_another_browser_leads_nowhere(world: World, decision: str) -> None:
+    page = world.authorize(world.register()["client_id"], resource="https://fetch.example.com/mcp")
+    world.reload(resources={"fetch": None})  # so that the request is in error by now
+    for browser, statuses in ((world.new_browser(), {400}), (world.browser, {303})):
+        fields = Form(page.text).fields | {"decision": decision}
+        answer = browser.post("/consent", data=fields, base_url=ISSUER)
+        assert answer.status_code in statuses
+        assert (answer.location is None) is (400 in statuses)
+
+
+def test_what_could_once_be_registered_and_is_no_callback_leads_nowhere(world: World) -> None:
+    registered = world.register()
+    client = world.store.find_client(registered["client_id"])
+    assert client is not None
+    deep_link = "vscode://vscode.git/clone"
+    metadata = client.metadata.model_copy(update={"redirect_uris": (deep_link,)})
+    world.store.update_client(dataclasses.replace(client, metadata=metadata))
+    page = world.authorize(client.client_id, redirect_uri=deep_link)
     assert page.status_code == 400
-    assert not {"Location", "Refresh"} & set(page.headers.keys())
-    assert "http-equiv" not in page.text
-    way_back = re.search(r'<a class="button" href="([^"]+)">Go back to evil.example</a>', page.text)
-    assert way_back is not None
-    assert unescape(way_back[1]).startswith(f"{website}?error=")
-    answer = dict(parse_qsl(urlsplit(unescape(way_back[1])).query, strict_parsing=True))
-    assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
+    assert page.location is None
+    assert "where none may go" in page.text
+    assert f'href="{deep_link}' not in page.text
 
 
 def test_a_website_gets_the_users_answer_at_once(world: World) -> None:
@@ -234,8 +268,11 @@ def test_an_unknown_client_gets_told_what_to_do_in_each_application(world: World
     ("redirect_uri", "words"),
     [
         ("http://localhost:5000/x", ["A program on this computer", "localhost:5000", "just started this yourself"]),
-        ("cursor://anysphere.cursor-mcp/x", ["The program Cursor on this computer", "cursor://anysphere.cursor-mcp"]),
-        ("com.example.app:/x", ["The program com.example.app on this computer", "just started this yourself"]),
+        (
+            "cursor://anysphere.cursor-mcp/oauth/callback",
+            ["The program Cursor on this computer", "cursor://anysphere.cursor-mcp"],
+        ),
+        ("com.example.app:/callback", ["The program com.example.app on this computer", "just started this yourself"]),
         ("https://app.example.org:8443/x", ['<strong class="address">app.example.org:8443</strong>']),
     ],
 )
@@ -254,8 +291,8 @@ ONWARD = {"https:", "http://localhost:*", "http://127.0.0.1:*", "cursor:", "vsco
         ("https://app.example.org:8443/x", "https://app.example.org:8443", ONWARD),
         ("http://127.0.0.1:33418/x", "http://127.0.0.1:33418", ONWARD),
         ("http://[::1]:33418/x", "http:", ONWARD),  # CSP has no IPv6 addresses
-        ("cursor://anysphere.cursor-mcp/x", "cursor:", set()),
-        ("com.example.app:/x", "com.example.app:", set()),
+        ("cursor://anysphere.cursor-mcp/oauth/callback", "cursor:", set()),
+        ("com.example.app:/callback", "com.example.app:", set()),
     ],
 )
 def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
@@ -272,7 +309,12 @@ def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
 
 @pytest.mark.parametrize(
     "redirect_uri",
-    ["cursor:///callback", "com.example.app://", "com.example.app:/done", "https://client.example.com/?z=[1]"],
+    [
+        "com.example.app:///callback",
+        "com.example.app://callback",
+        "com.example.app:/callback",
+        "https://client.example.com/?z=[1]",
+    ],
 )
 def test_the_answer_reaches_the_very_uri_that_was_registered(world: World, redirect_uri: str) -> None:
     client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
