@@ -174,12 +174,12 @@ def _strict_requests(traefik: str) -> dict[str, Any]:
     version = _version_of(traefik)
     if version >= (3, 7, 12):
         strategy = "aliasHeadersStrategy"
-    elif version >= (3, 7, 6) or (3, 6, 22) <= version < (3, 7):
+    elif version >= (3, 7, 6):
         strategy = "underscoreHeadersStrategy"
     else:
         found = ".".join(map(str, version))
         raise UsageError(
-            f"{traefik}: Traefik {found} cannot drop header names that alias another: "
+            f"{traefik}: Traefik {found} cannot drop header names that alias another, or cuts answers: "
             f"3.7.6 or newer is needed: {current_launcher().traefik}"
         )
     characters = ("Slash", "BackSlash", "NullCharacter", "Semicolon", "Percent", "QuestionMark", "Hash")

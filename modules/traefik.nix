@@ -118,9 +118,7 @@ let
         middlewares.${internal}.retry = {
           attempts = 3;
           initialInterval = "20ms";
-        }
-        # Of a host that has gone silent, too: what is asked here changes nothing.
-        // lib.optionalAttrs (lib.versionAtLeast version "3.7") {
+          # Of a host that has gone silent, too: what is asked here changes nothing.
           status = [
             "502"
             "504"

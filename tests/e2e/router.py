@@ -81,6 +81,7 @@ class Router:
         settings: dict[str, Any] | None = None,
         trusted_proxies: list[str] | None = None,
         change: Callable[[dict[str, Any]], None] = lambda _routes: None,
+        program: str = "traefik",
     ) -> None:
         """Start it; `change` may change the routes first."""
         self.port = free_port()
@@ -114,7 +115,7 @@ class Router:
         }
         configuration = folder / "traefik.json"
         configuration.write_text(json.dumps(static))
-        program = require_program("traefik", needed_by="this test")
+        program = require_program(program, needed_by="this test")
         self._log = (folder / "traefik.log").open("w+")
         self._process = subprocess.Popen([program, f"--configFile={configuration}"], stdout=self._log, stderr=self._log)
 

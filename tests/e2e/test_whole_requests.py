@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.e2e.router import Router
+from tests.peers import oldest_traefik
 
 SMALL = 64 * 1024
 WAIT_SECONDS = 30
@@ -60,13 +61,15 @@ def server() -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="module", params=["backends", "replicas"])
+@pytest.fixture(scope="module", params=["backends", "replicas", "on the oldest Traefik"])
 def router(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server
 ) -> Iterator[Router]:
     url = f"{server.url}/mcp"
     running = Router(
-        tmp_path_factory.mktemp("router"), {request.param: [url] if request.param == "backends" else {"a": url}}
+        tmp_path_factory.mktemp("router"),
+        {"backends": [url]} if request.param == "backends" else {"replicas": {"a": url}},
+        program=oldest_traefik() if request.param == "on the oldest Traefik" else "traefik",
     )
     try:
         running.wait_until(lambda: post(running, "/mcp", b"ready").status_code == 200)
