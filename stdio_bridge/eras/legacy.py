@@ -55,7 +55,7 @@ class LegacyEra:
             response.reply("202 Accepted", [])
 
     def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
-        session = self.sessions.open(identity.user, message)
+        session = self.sessions.open(identity, message)
         session.home.initialize(message, InitializeAnswer(session, response, identity))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:

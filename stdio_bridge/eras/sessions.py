@@ -43,12 +43,13 @@ _FIRST_VERSION_OF_EMPTY_EVENTS = "2025-11-25"
 class Session:
     """One client's conversation with one server."""
 
-    def __init__(self, sessions: Sessions, user: str, initialize: Message) -> None:
+    def __init__(self, sessions: Sessions, identity: Identity, initialize: Message) -> None:
         """Join a server, or start one. Raises Refusal."""
         servers = sessions.servers
         replica = servers.options.replica
         self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
-        self.user = user
+        self.user = user = identity.user
+        self.grant = identity.grant
         self.version: str | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
@@ -271,26 +272,37 @@ class Sessions:
         self.ended_bytes = 0
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
-    def open(self, user: str, initialize: Message) -> Session:
-        """Begin a session for who sends this `initialize`. Raises Refusal when there are too many."""
+    def open(self, identity: Identity, initialize: Message) -> Session:
+        """Begin a session for the client that sends this `initialize`. Raises Refusal when there are too many."""
         options = self.servers.options
         if options.isolation is not Isolation.PER_SESSION:
             # Elsewhere the bounds of processes are those of sessions.
             bounds = Bounds(in_all=options.max_shared_sessions, of_user=options.max_shared_sessions_per_user)
-            self.servers.make_room(self._sessions.values(), user, bounds, "--max-shared-sessions")
-        session = Session(self, user, initialize)
+            self.servers.make_room(self._sessions.values(), identity.user, bounds, "--max-shared-sessions")
+        session = Session(self, identity, initialize)
         self._sessions[session.id] = session
         return session
 
     def find(self, session_id: str | None, identity: Identity) -> Session:
-        """Return the user's session. Raises Refusal: 400 without an id, 404 on another's or an ended one."""
-        if session_id is None:
+        """Return the user's session. Raises Refusal: 400 without an id, 404 on another's or an ended one.
+
+        Some clients lose the id, but not their token: without one it is the newest session of the token's own grant.
+        """
+        session = self._newest_of(identity) if session_id is None else self._sessions.get(session_id)
+        if session_id is None and session is None:
             raise bad_request(jsonrpc.INVALID_REQUEST, f"{SESSION_HEADER} is missing: initialize first")
-        session = self._sessions.get(session_id)
         if session is None or session.user != identity.user or session.version is None:
             raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
         session.last_used = self.servers.loop.clock()
         return session
+
+    def _newest_of(self, identity: Identity) -> Session | None:
+        if identity.grant is None:
+            return None
+        for session in reversed(self._sessions.values()):
+            if (session.user, session.grant) == (identity.user, identity.grant) and session.version is not None:
+                return session
+        return None
 
     def tick(self, now: float) -> None:
         """End what nobody uses."""

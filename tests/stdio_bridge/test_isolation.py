@@ -231,3 +231,31 @@ def test_a_question_is_refused_to_the_server_when_its_client_has_no_stream_to_be
         asking = Call(running, user.session, "", message=message, identity=assertion(ONE))
         assert "result" in waiting.rest()[-1]
         assert "has no open stream" in json.loads(asking.content())["result"]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("mode", ["per-session", "shared"])
+def test_a_request_without_a_session_id_is_of_its_grants_newest_session_and_of_no_other(
+    tmp_path: Path, mode: str
+) -> None:
+    with bridge(tmp_path, mode, command=SCRIPTED) as running:
+        ping = rpc("ping", {})
+        mine, same_user, another = (
+            {"X_Gateway_Identity": assertion(user, grant)}
+            for user, grant in ((ONE, "mine"), (ONE, "another of mine"), (OTHER, "mine"))
+        )
+        older, newer = running.initialize(**mine), running.initialize(**mine)
+        assert running.request("POST", ping, **mine)[0] == 200
+        stream = EventReader(running, "GET", **mine)
+        for stranger in (same_user, another):
+            status, _, content = running.request("POST", ping, **stranger)
+            assert (status, "initialize first" in error_of(content)) == (400, True)
+            assert running.request("DELETE", **stranger)[0] == 400
+        # It is the newest: the stream, which a later one takes the place of, and the end are its own.
+        later = EventReader(running, "GET", **mine, Mcp_Session_Id=newer)
+        assert stream.rest() == []
+        later.close()
+        assert running.request("DELETE", **mine)[0] == 204
+        assert running.request("POST", ping, **mine, Mcp_Session_Id=newer)[0] == 404
+        assert running.request("POST", ping, **mine)[0] == 200
+        assert running.request("DELETE", **mine, Mcp_Session_Id=older)[0] == 204
+        assert running.request("POST", ping, **mine)[0] == 400
