@@ -16,8 +16,10 @@ from typing import Any, cast
 from a2wsgi import WSGIMiddleware
 
 from auth_service import create_app
+from auth_service.denial_keeper import KEEP_SECONDS, DenialKeeper
+from auth_service.denials import Denials
 from auth_service.document_probe import DocumentProbe
-from auth_service.errors import ServiceUnavailable
+from auth_service.errors import ServiceUnavailable, WritesRefused
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
@@ -64,8 +66,11 @@ class Application:
         """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError."""
         keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
         self._push = RevocationPush(settings, credentials)
+        self._denials = Denials(Path(settings.state_directory))
+        self._denials.prepare()
         store = Store(
             settings.redis_url,
+            denials=self._denials,
             grant_lifetime=settings.lifetimes.refresh_token,
             unused_client_lifetime=settings.lifetimes.unused_client,
             limits=settings.limits,
@@ -76,7 +81,8 @@ class Application:
         self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
         keys.on_sign = self._rotation.note_signature
         self._keys_are_agreed = False
-        self._watch = GrantWatch(settings.redis_url, password=credentials.redis_password)
+        self._keeper = DenialKeeper(self._denials, store)
+        self._watch = GrantWatch(settings.redis_url, self._denials, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, keys, self._watch)
         self._metrics = Metrics(metrics_directory(settings), slot, count_grants=store.count_grants)
         # With a fetcher of its own, whose places no client's document takes.
@@ -150,6 +156,7 @@ class Application:
                 self._agree_on_keys(),
                 self._refresh_probe(),
                 self._probe_documents(),
+                self._keep_denials(),
                 self._collect_garbage(),
             )
         ]
@@ -191,6 +198,8 @@ class Application:
         while True:
             try:
                 await asyncio.to_thread(self._rotation.synchronize)
+            except WritesRefused:
+                self._keys_are_agreed = True  # it has read them
             except ServiceUnavailable:
                 pass  # the watch over grants has said so
             except SigningKeyError as error:
@@ -211,6 +220,12 @@ class Application:
             with contextlib.suppress(ServiceUnavailable):
                 await asyncio.to_thread(self._probe.probe_if_due)
             await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _keep_denials(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):  # tried again in a moment
+                await asyncio.to_thread(self._keeper.keep)
+            await asyncio.sleep(KEEP_SECONDS)
 
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""

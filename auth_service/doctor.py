@@ -19,6 +19,7 @@ import redis
 import requests
 
 from . import document_probe, health
+from .errors import ServiceUnavailable, WritesRefused
 from .protocol.metadata import protected_resource_url
 from .public_fetch import make_fetcher
 from .settings import Credentials, GitHub, OpenIDConnect, Settings
@@ -101,6 +102,10 @@ class Doctor:
             return Finding(check=check, status=Status.OK, text=look())
         except Trouble as trouble:
             return Finding(check=check, status=trouble.status, text=str(trouble), advice=trouble.advice)
+        except ServiceUnavailable as error:
+            return Finding(
+                check=check, status=Status.PROBLEM, text=str(error), advice="See the finding of redis above."
+            )
         except (requests.RequestException, OSError) as error:
             return Finding(check=check, status=Status.PROBLEM, text=_explain(error), advice=_advise(error))
 
@@ -115,6 +120,15 @@ class Doctor:
                 f"{self._settings.redis_url}: {error}",
                 "Nothing is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
                 "this user may use its socket.",
+            ) from error
+        try:
+            self._store.ephemeral.use_once(new_sid(), seconds=1)
+        except WritesRefused as error:
+            raise Trouble(
+                f"takes no writes: {error.reason}",
+                "Nobody can log in or refresh a token; requests with a token pass, and `users revoke` and `grants "
+                "revoke` still put someone out. Free space on the disk, or memory, that Redis uses; it writes again by "
+                "itself a moment later.",
             ) from error
         version = str(info["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:

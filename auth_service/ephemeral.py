@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +28,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import redis
 from redis.exceptions import LockError
 
-from .errors import ServiceUnavailable, TooManyRequests
+from .errors import ServiceUnavailable, TooManyRequests, WritesRefused
 
 MAX_DOCUMENTS = 1000
 WAIT_IS_NOTED_SECONDS = 2
 MAX_LOGINS = 10_000
 """Of up to 5 KiB each. Anyone can approve requests of their own, and never come back."""
+
+_REFUSAL = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|READONLY)\b")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,7 +90,15 @@ def denial() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise ServiceUnavailable("Redis") from error
+        raise (WritesRefused(str(error)) if is_refusal(error) else ServiceUnavailable("Redis")) from error
+
+
+def is_refusal(error: redis.RedisError) -> bool:
+    """Whether Redis answered that it takes no writes now."""
+    return isinstance(error, redis.ReadOnlyError | redis.OutOfMemoryError) or (
+        # Inside of scripts and pipelines something stands before the code.
+        isinstance(error, redis.ResponseError) and bool(_REFUSAL.search(str(error)))
+    )
 
 
 def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:

@@ -25,6 +25,24 @@ class ServiceUnavailable(GatewayError):
         self.retry_after = retry_after
 
 
+class WritesRefused(ServiceUnavailable):
+    """Redis answers, but takes no writes: its disk or memory is full, or it has lost its replicas."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Redis")
+        self.reason = reason
+        """What Redis says."""
+
+
+class PartlyRefused(WritesRefused):
+    """Redis took no writes while a user or client was ended: the grants have ended, the rest has not."""
+
+    def __init__(self, reason: str, *, ended: int) -> None:
+        super().__init__(reason)
+        self.ended = ended
+        """How many grants."""
+
+
 class TooManyRequests(GatewayError):
     """A quota is used up. `retry_after` is in seconds."""
 

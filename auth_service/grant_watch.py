@@ -2,8 +2,10 @@
 
 One connection per worker has Redis report every write to, expiry of and flush of the grants' keys (CLIENT TRACKING in
 broadcast mode, Redis 6). Silence on it proves nothing by itself, so it carries a heartbeat: Redis answers in order,
-hence an answered PING proves that everything before it was reported. That proof is good for REVOCATION_SECONDS; without
-it a worker asks Redis for each request, in one go for all that wait.
+hence an answered command proves that everything before it was reported. That proof is good for REVOCATION_SECONDS;
+without it a worker asks Redis for each request, in one go for all that wait.
+
+The same connection tells of grants that hosts deny (`denials`), whatever Redis says of them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Any, Final
@@ -26,6 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from auth_service.connections import connect_async
+from auth_service.denials import CHANNEL, Denials
 from auth_service.errors import ServiceUnavailable
 from auth_service.store import GRANT_PREFIX, REVOCATION_SECONDS
 
@@ -42,10 +45,12 @@ log = logging.getLogger(__name__)
 class Grant:
     """What this worker knows of one grant. Shared by all tokens of the grant, dropped with the last."""
 
-    __slots__ = ("__weakref__", "found_alive", "sid")
+    __slots__ = ("__weakref__", "found_alive", "is_denied", "sid")
 
-    def __init__(self, sid: str) -> None:
+    def __init__(self, sid: str, *, is_denied: bool) -> None:
         self.sid = sid
+        self.is_denied = is_denied
+        """Whether it has ended, whatever Redis says. That lasts."""
         self.found_alive: bool | None = None
         """What Redis last said, unless a change has been reported since."""
 
@@ -53,7 +58,9 @@ class Grant:
 class GrantWatch:
     """The grants of one Redis, watched from one event loop."""
 
-    def __init__(self, redis_url: str, *, password: str | None = None) -> None:
+    def __init__(self, redis_url: str, denials: Denials, *, password: str | None = None) -> None:
+        self._denials = denials
+        denials.on_new = self._note_denied
         # One retry: a pooled connection may be one that Redis closed when it restarted.
         self._redis = connect_async(
             redis_url,
@@ -68,6 +75,7 @@ class GrantWatch:
         self._changes_seen = 0
         self._questions: dict[str, asyncio.Future[bool | None]] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self.trusted_until = 0.0
         """Until when, on the monotonic clock, `Grant.found_alive` may be believed."""
 
@@ -77,10 +85,12 @@ class GrantWatch:
 
     def grant(self, sid: str) -> Grant:
         """Return what is known of a grant; the same object for as long as anyone holds it."""
-        return self._grants.setdefault(sid, Grant(sid))
+        return self._grants.setdefault(sid, Grant(sid, is_denied=sid in self._denials))
 
     def find_alive(self, grant: Grant) -> bool | None:
         """Whether the grant lives, or None if only Redis knows."""
+        if grant.is_denied:
+            return False
         return grant.found_alive if self.is_watching() else None
 
     async def is_alive(self, grant: Grant) -> bool:
@@ -88,6 +98,7 @@ class GrantWatch:
 
         Raises ServiceUnavailable if Redis does not answer.
         """
+        self._denials.refresh()
         if (known := self.find_alive(grant)) is not None:
             return known
         question = self._questions.get(grant.sid)
@@ -98,8 +109,8 @@ class GrantWatch:
         # Shielded: whoever asked the same must not be left without an answer by the one who hangs up.
         answer = await asyncio.shield(question)
         if answer is None:
-            raise ServiceUnavailable("redis")
-        return answer
+            raise ServiceUnavailable("Redis")
+        return answer and not grant.is_denied
 
     async def _ask(self) -> None:
         """Answer all questions; those that arrive while Redis answers are the next round's.
@@ -158,7 +169,8 @@ class GrantWatch:
         await connection.connect()  # type: ignore[no-untyped-call]  # as above
         client_id = await _call(connection, "CLIENT", "ID")
         await _call(connection, "CLIENT", "TRACKING", "ON", "REDIRECT", client_id, "BCAST", "PREFIX", GRANT_PREFIX)
-        await _call(connection, "SUBSCRIBE", _INVALIDATIONS)
+        await _call(connection, "SUBSCRIBE", CHANNEL, _INVALIDATIONS)
+        await connection.read_response()  # each channel has a reply of its own
         # What changed before this moment was reported to nobody.
         self._forget_all()
         log.info("redis.watching: grants are watched")
@@ -166,8 +178,11 @@ class GrantWatch:
         with _background(self._beat(connection, sent)), _background(self._check_master(connection)):
             while True:
                 match await connection.read_response():
-                    case [b"pong", *_]:
+                    case [b"subscribe", *_]:
+                        self._denials.refresh()
                         self.trusted_until = sent.popleft() + REVOCATION_SECONDS
+                    case [b"message", channel, sids] if channel == CHANNEL.encode():
+                        self._hear_denied(sids)
                     case [b"message", _, None]:  # FLUSHDB or FLUSHALL
                         self._forget_all()
                     case [b"message", _, keys]:
@@ -177,7 +192,8 @@ class GrantWatch:
     async def _beat(self, connection: AbstractConnection, sent: deque[float]) -> None:
         while True:
             sent.append(time.monotonic())
-            await connection.send_command("PING", check_health=False)
+            # PING is refused while Redis cannot write to its disk. This is not, and changes nothing.
+            await connection.send_command("SUBSCRIBE", _INVALIDATIONS, check_health=False)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _check_master(self, connection: AbstractConnection) -> None:
@@ -196,6 +212,27 @@ class GrantWatch:
                 await connection.disconnect(nowait=True)
                 return
             await asyncio.sleep(MASTER_CHECK_SECONDS)
+
+    def _hear_denied(self, message: bytes) -> None:
+        """Deny what another host has ended, and write it down on this one."""
+        sids = message.decode("ascii", "replace").split(" ")
+        self._denials.refresh()
+        unknown = [sid for sid in sids if sid not in self._denials]
+        if unknown:
+            self._denials.hear(unknown)
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._write_denied, unknown))
+
+    def _write_denied(self, sids: list[str]) -> None:
+        try:
+            self._denials.add(sids)
+        except OSError as error:
+            log.warning("revocation.undurable: this host may forget it when it fails: %s", error)
+
+    def _note_denied(self, sids: Iterable[str]) -> None:
+        for sid in sids:
+            grant = self._grants.get(sid)
+            if grant is not None:
+                grant.is_denied = True
 
     def _forget(self, sid: str) -> None:
         self._changes_seen += 1

@@ -71,9 +71,11 @@ class KeyRotation:
 
     @denies_when_unavailable
     def synchronize(self) -> None:
-        """Make this host's keys those that all hosts agree on, and bring and retire what is due."""
+        """Make this host's keys those that all hosts agree on, and bring and retire what is due.
+
+        Raises WritesRefused once that has been read, for what would have to be written.
+        """
         now = time.time()
-        self._redis.zremrangebyscore("signed-until", "-inf", now)
         agreed = self._find_agreed()
         for activation in (activation for activation, state in agreed.items() if state == _LIVE):
             self._keys.add(activation)
@@ -86,6 +88,7 @@ class KeyRotation:
         if interval is not None and all(key.activation <= now for key in self._keys.all()):
             following = (int(now + PUBLICATION_SECONDS) // interval + 1) * interval
             self._add(following, by="gateway")
+        self._redis.zremrangebyscore("signed-until", "-inf", now)
         for state in self.states():
             if state.needed_until is not None and state.needed_until < now:
                 self._retire(state.key, by="gateway", reason="its last token has ended")

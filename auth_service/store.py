@@ -22,7 +22,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
@@ -34,7 +35,9 @@ from redis.retry import Retry
 from . import audit
 from .audit import Event
 from .connections import connect, is_replicated
-from .ephemeral import Ephemeral, denies_when_unavailable, prolong
+from .denials import CHANNEL, Denials
+from .ephemeral import Ephemeral, denial, denies_when_unavailable, is_refusal, prolong
+from .errors import PartlyRefused, WritesRefused
 from .protocol.clients import Client, ClientMetadata, hash_secret
 from .remembered import Approvals, Sessions
 from .settings import Lifetimes, Limits
@@ -105,6 +108,18 @@ class Code:
 
     def get_redirect_uri(self) -> None:
         """Tell Authlib that the token request need not repeat the redirect URI (OAuth 2.1 §10.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persistence:
+    """How Redis keeps what it is told."""
+
+    run: str
+    """Which run of which server this is: another one may know less."""
+    appends: bool
+    """Whether it has an append-only file, rather than snapshots or nothing."""
+    is_writing: bool
+    """Whether its last write to the disk went well."""
 
 
 class Redemption(Enum):
@@ -207,9 +222,16 @@ class Store:
         unused_client_lifetime: int = Lifetimes().unused_client,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         password: str | None = None,
+        denials: Denials | None = None,
         on_revoked: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
-        """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use."""
+        """Connect lazily. `grant_lifetime` is how many seconds a grant outlives its last use.
+
+        Without `denials` no grant ends that Redis cannot forget, and a power cut may bring back one that has ended.
+        """
+        self._denials = denials
+        self.deferred = 0
+        """How many grants this has ended while Redis took no writes: denied until Redis forgets them."""
         self._on_revoked = on_revoked
         self._is_replicated = is_replicated(redis_url)
         self._redis = connect(
@@ -276,15 +298,18 @@ class Store:
 
     @denies_when_unavailable
     def remove_client(self, client_id: str, *, by: str) -> list[Grant]:
-        """Remove a registration, and end every grant of it; return those that lived. `by` is for the audit log."""
-        with self._redis.pipeline() as transaction:
+        """Remove a registration, and end every grant of it; return those that lived. `by` is for the audit log.
+
+        Raises PartlyRefused if Redis keeps the registration because it takes no writes.
+        """
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals), self._redis.pipeline() as transaction:
             transaction.delete(_client_key(client_id))
             transaction.zrem(_UNUSED_CLIENTS, client_id)
-            was_there = transaction.execute()[0]
-        if was_there:
-            audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
+            if transaction.execute()[0]:
+                audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = cast("list[str]", self._redis.zrange(_client_index(client_id), 0, -1))
-        return self.revoke_grants(sids, by=by, reason="the client was deleted")
+        return _unless_refused(self.revoke_grants(sids, by=by, reason="the client was deleted"), refusals)
 
     # Codes and grants
 
@@ -376,6 +401,8 @@ class Store:
     @denies_when_unavailable
     def find_grant(self, sid: str) -> Grant | None:
         """Return a grant if it lives; its existence is what makes its access tokens good."""
+        if self._is_denied(sid):
+            return None
         document = cast("str | None", self._redis.get(_grant_key(sid)))
         return Grant(**json.loads(document)) if document is not None else None
 
@@ -455,17 +482,48 @@ class Store:
 
         Takes as many round trips for many grants as for one.
         """
-        documents = cast("list[str | None]", self._redis.mget([_grant_key(sid) for sid in sids]))
-        ended = [Grant(**json.loads(document)) for document in documents if document is not None]
-        entries: dict[str, list[str]] = {}
+        ended = self._find_alive(sids)
+        is_durable = self._deny(ended)
+        try:
+            self._delete(sids, ended)
+        except redis.RedisError as error:
+            if not is_refusal(error) or not is_durable:
+                raise
+            log.warning("revocation.deferred: %d grants are denied until Redis forgets them: %s", len(ended), error)
+            self.deferred += len(ended)
         for grant in ended:
+            audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
+            self._on_revoked(grant)
+        return ended
+
+    def _find_alive(self, sids: list[str]) -> list[Grant]:
+        documents = cast("list[str | None]", self._redis.mget([_grant_key(sid) for sid in sids]))
+        return [Grant(**json.loads(document)) for document in documents if document is not None]
+
+    def _deny(self, grants: list[Grant]) -> bool:
+        """Write grants where no failure of Redis brings them back; whether that could be done."""
+        if self._denials is None or not grants:
+            return self._denials is not None
+        try:
+            self._denials.add(grant.sid for grant in grants)
+        except OSError as error:
+            log.warning("revocation.undurable: Redis may forget it when it fails: %s", error)
+            return False
+        return True
+
+    def _delete(self, sids: list[str], alive: list[Grant]) -> None:
+        """Delete grants, and tell all workers of those that lived, which Redis does even while it takes no writes."""
+        entries: dict[str, list[str]] = {}
+        for grant in alive:
             for index in _indices(grant):
                 entries.setdefault(index, []).append(grant.sid)
         with self._redis.pipeline(transaction=False) as pipeline:
+            if alive:
+                pipeline.publish(CHANNEL, " ".join(grant.sid for grant in alive))
             pipeline.delete(*(key for sid in sids for key in (_grant_key(sid), _refresh_key(sid))))
             for index, own in entries.items():
                 pipeline.zrem(index, *own)
-            for sub in {grant.sub for grant in ended}:
+            for sub in {grant.sub for grant in alive}:
                 pipeline.eval(_DROP_LOGIN, 2, _user_index(sub), _login_key(sub))
             if self._is_replicated:
                 pipeline.wait(1, _REPLICATION_MILLISECONDS)
@@ -475,10 +533,31 @@ class Store:
             log.warning(
                 "revocation.unreplicated: a replica that takes over now would not know of it: grant %s", unreplicated
             )
-        for grant in ended:
-            audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
-            self._on_revoked(grant)
-        return ended
+
+    @denies_when_unavailable
+    def delete_again(self, sids: list[str]) -> list[str]:
+        """End grants that have been ended before, where Redis has them still, and tell all hosts; return those."""
+        alive = self._find_alive(sids)
+        if alive:
+            self._delete([grant.sid for grant in alive], alive)
+        return [grant.sid for grant in alive]
+
+    @denies_when_unavailable
+    def find_persistence(self) -> Persistence:
+        """Ask Redis how it keeps what it is told."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.info("server")
+            pipeline.info("persistence")
+            server, persistence = pipeline.execute()
+        appends = bool(persistence["aof_enabled"])
+        status = persistence["aof_last_write_status" if appends else "rdb_last_bgsave_status"]
+        return Persistence(run=str(server["run_id"]), appends=appends, is_writing=status == "ok")
+
+    def _is_denied(self, sid: str) -> bool:
+        if self._denials is None:
+            return False
+        self._denials.refresh()
+        return sid in self._denials
 
     @denies_when_unavailable
     def find_grants_of_user(self, sub: str, *, client_id: str | None = None) -> list[LiveGrant]:
@@ -496,8 +575,8 @@ class Store:
             LiveGrant(
                 grant=Grant(**json.loads(document)), last_used=now - (self._grant_lifetime - left) if left > 0 else None
             )
-            for document, left in zip(answers[::2], answers[1::2], strict=True)
-            if document is not None
+            for sid, document, left in zip(sids, answers[::2], answers[1::2], strict=True)
+            if document is not None and not self._is_denied(sid)
         ]
 
     @denies_when_unavailable
@@ -507,15 +586,27 @@ class Store:
         """End what a user has granted, to all or to one client, on all or on one resource; return what lived.
 
         What the user approved of it is forgotten: it will be asked for again. `by` is for the audit log.
+        Raises PartlyRefused if Redis keeps the approvals because it takes no writes.
         """
-        if self.approvals.forget(sub, client_id=client_id, resource_url=resource_url):
-            audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals):
+            if self.approvals.forget(sub, client_id=client_id, resource_url=resource_url):
+                audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
         sids = [
             live.grant.sid
             for live in self.find_grants_of_user(sub, client_id=client_id)
             if resource_url in {None, live.grant.resource}
         ]
-        return self.revoke_grants(sids, by=by, reason="the user's access was ended")
+        return _unless_refused(self.revoke_grants(sids, by=by, reason="the user's access was ended"), refusals)
+
+    @denies_when_unavailable
+    def end_user(self, sub: str, *, by: str) -> list[Grant]:
+        """As `revoke_access`, and sign the user out of every browser. Raises PartlyRefused as well."""
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals):
+            self.sessions.end_all(sub)
+            audit.record(Event.SESSION_ENDED, user=sub, by=by, reason="the user's access was ended")
+        return _unless_refused(self.revoke_access(sub, by=by), refusals)
 
     # Pinned logins
 
@@ -541,6 +632,23 @@ class Store:
             return None
         audit.record(Event.NAME_UNPINNED, user=subject, name=login, by=by)
         return subject
+
+
+@contextmanager
+def _going_on(refusals: list[WritesRefused]) -> Iterator[None]:
+    """Note that Redis takes no writes, and go on: what can end nonetheless has to."""
+    try:
+        with denial():
+            yield
+    except WritesRefused as refusal:
+        refusals.append(refusal)
+
+
+def _unless_refused(ended: list[Grant], refusals: list[WritesRefused]) -> list[Grant]:
+    """Return what has ended. Raises PartlyRefused if something else has not."""
+    if refusals:
+        raise PartlyRefused(refusals[0].reason, ended=len(ended))
+    return ended
 
 
 def new_sid() -> str:

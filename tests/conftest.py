@@ -27,8 +27,10 @@ class RedisServer:
     Of the oldest version that will do, where that is at hand: the local stack and the module's units run on newer ones.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, data: Path | None = None) -> None:
+        """With `data`, it keeps an append-only file there, as the module's does."""
         self._directory = directory
+        self._data = data
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -38,8 +40,9 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 find_bundled_redis() or find_redis(),
-                *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._directory)),
-                *("--save", "", "--appendonly", "no", "--logfile", str(self._directory / "redis.log")),
+                *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._data or self._directory)),
+                *("--save", "", "--appendonly", "no" if self._data is None else "yes"),
+                *("--logfile", str(self._directory / "redis.log")),
             ]
         )
         with self.client() as client:
@@ -60,6 +63,13 @@ class RedisServer:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """End it without a chance to write anything more."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, SIGSTOP for instance."""

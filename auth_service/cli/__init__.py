@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from auth_service.errors import ServiceUnavailable
+from auth_service.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
 from auth_service.tokens import SigningKeyError
 
@@ -52,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, SigningKeyError) as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
         return 2
+    except WritesRefused as error:
+        click.echo(
+            f"{PROGRAM}: Redis answers, but takes no writes: {error.reason}. `{PROGRAM} doctor` says what to do.",
+            err=True,
+        )
+        return 1
     except ServiceUnavailable as error:
         click.echo(f"{PROGRAM}: {error}: is it running, and may this user reach it? Try as root.", err=True)
         return 1

@@ -10,7 +10,17 @@ import click
 
 from auth_service.inventory import OtherClient, RegisteredClient
 
-from .operator import BY, Operator, as_json, oldest_first, print_record, print_records, timestamp, with_operator
+from .operator import (
+    BY,
+    Operator,
+    as_json,
+    end_grants,
+    oldest_first,
+    print_record,
+    print_records,
+    timestamp,
+    with_operator,
+)
 
 
 @click.group()
@@ -49,8 +59,7 @@ def show(operator: Operator, *, client: str, as_json: bool) -> None:
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
     """Remove CLIENT, and end every grant of it at once. It has to register anew."""
     _find(operator, client)
-    ended = operator.store.remove_client(client, by=BY)
-    print_record({"client": client, "ended_grants": len(ended)}, as_json=as_json)
+    end_grants(operator, {"client": client}, lambda store: store.remove_client(client, by=BY), as_json=as_json)
 
 
 def _find(operator: Operator, client_id: str) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from auth_service.inventory import StoredGrant
+from auth_service.store import Grant, Store
 
 from .operator import (
     BY,
     Operator,
     as_json,
+    end_grants,
     is_user_id,
     oldest_first,
     print_record,
@@ -71,9 +73,14 @@ def show(operator: Operator, *, grant: str, as_json: bool) -> None:
 @as_json
 def revoke(operator: Operator, *, grant: str, as_json: bool) -> None:
     """End GRANT at once, with every token and open stream of it. Users can allow the client again."""
-    if operator.store.revoke_grant(grant, by=BY, reason="revoked") is None:
-        raise _unknown(grant)
-    print_record({"grant": grant, "ended_grants": 1}, as_json=as_json)
+
+    def end(store: Store) -> list[Grant]:
+        ended = store.revoke_grant(grant, by=BY, reason="revoked")
+        if ended is None:
+            raise _unknown(grant)
+        return [ended]
+
+    end_grants(operator, {"grant": grant}, end, as_json=as_json)
 
 
 def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import click
 
 from auth_service import audit
 from auth_service.asgi import SIGNING_KEYS_DIRECTORY
+from auth_service.denials import Denials
+from auth_service.errors import PartlyRefused
 from auth_service.inventory import Inventory
 from auth_service.key_rotation import KeyRotation
 from auth_service.logs import LineFormatter, escape
@@ -29,7 +31,7 @@ from auth_service.settings import (
     load_redis_password,
     load_settings,
 )
-from auth_service.store import Store
+from auth_service.store import Grant, Store
 from auth_service.tokens import SigningKeys
 
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
@@ -85,6 +87,7 @@ class Operator:
             self.settings.redis_url,
             grant_lifetime=lifetimes.refresh_token,
             password=load_redis_password(self._credentials_directory),
+            denials=Denials(Path(self.settings.state_directory)),
             on_revoked=on_revoked,
         )
 
@@ -245,6 +248,29 @@ def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
 def is_user_id(text: str) -> bool:
     """Whether a text is a user's id and no login name, which an OpenID Connect provider may give a colon, too."""
     return text.startswith(_ID_PREFIXES)
+
+
+def end_grants(
+    operator: Operator, named: Mapping[str, Any], end: Callable[[Store], list[Grant]], *, as_json: bool
+) -> None:
+    """End something that grants belong to, and print what came of it, also where Redis takes no writes."""
+    refusal: PartlyRefused | None = None
+    try:
+        ended = len(end(operator.store))
+    except PartlyRefused as error:
+        refusal, ended = error, error.ended
+    print_record({**named, "ended_grants": ended}, as_json=as_json)
+    if deferred := operator.store.deferred:
+        click.echo(
+            f"Redis takes no writes now. No worker admits these {deferred} grants any more, also after a restart; they "
+            "end in Redis once it writes again. `mcp-gatewayctl doctor` says what to do about Redis.",
+            err=True,
+        )
+    if refusal is not None:
+        raise click.ClickException(
+            f"all else is still there (registration, approvals, signed-in browsers): Redis says {refusal.reason}. "
+            "Run this again once Redis writes."
+        )
 
 
 def timestamp(seconds: float | None) -> str | None:

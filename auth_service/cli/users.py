@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from auth_service import audit
-from auth_service.audit import Event
 from auth_service.idp import provider_name
 from auth_service.inventory import StoredGrant
 from auth_service.protocol.access import fold
@@ -16,6 +14,7 @@ from .operator import (
     BY,
     Operator,
     as_json,
+    end_grants,
     is_user_id,
     oldest_first,
     print_record,
@@ -51,10 +50,7 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     and reload the service.
     """
     subject = user if is_user_id(user) else _find_by_name(operator, user)
-    operator.store.sessions.end_all(subject)
-    audit.record(Event.SESSION_ENDED, user=subject, by=BY, reason="the user's access was ended")
-    ended = operator.store.revoke_access(subject, by=BY)
-    print_record({"user": subject, "ended_grants": len(ended)}, as_json=as_json)
+    end_grants(operator, {"user": subject}, lambda store: store.end_user(subject, by=BY), as_json=as_json)
 
 
 @users.command()

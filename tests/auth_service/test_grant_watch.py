@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from auth_service.denials import Denials
 from auth_service.errors import ServiceUnavailable
 from auth_service.grant_watch import GrantWatch
 from auth_service.store import GRANT_PREFIX
@@ -30,7 +31,7 @@ def own_redis(tmp_path: Path) -> RedisServer:
 
 @asynccontextmanager
 async def watching(server: RedisServer) -> AsyncIterator[GrantWatch]:
-    watch = GrantWatch(server.url)
+    watch = GrantWatch(server.url, Denials(server.socket.parent))
     task = asyncio.create_task(watch.run())
     try:
         await eventually(watch.is_watching)

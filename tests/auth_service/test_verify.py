@@ -15,6 +15,7 @@ import pytest
 import time_machine
 
 from auth_service import verify
+from auth_service.denials import Denials
 from auth_service.grant_watch import GrantWatch
 from auth_service.identity import derive_identity_key
 from auth_service.settings import Credentials, Settings
@@ -52,7 +53,7 @@ class World:
         self.keys = SigningKeys(directory, CREDENTIALS)
         self.server = server
         self.runner = asyncio.Runner()
-        self.watch = GrantWatch(server.url)
+        self.watch = GrantWatch(server.url, Denials(directory))
         self.verifier = Verifier(self.settings, CREDENTIALS, self.keys, self.watch)
         with server.client() as redis:
             redis.set(GRANT_PREFIX + SID, "{}")
@@ -195,7 +196,9 @@ def test_every_refusal_has_a_json_rpc_error_that_names_its_status(world: World, 
         400: [world.verify("Bearer a b"), world.verify(good, good), world.verify(good, uri="/mcp/..")],
         414: [world.verify(good, uri="/" + "x" * MAX_URI_BYTES)],
     }
-    world.verifier = Verifier(world.settings, CREDENTIALS, world.keys, GrantWatch(f"unix://{tmp_path / 'absent.sock'}"))
+    world.verifier = Verifier(
+        world.settings, CREDENTIALS, world.keys, GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
+    )
     answers[503] = [world.verify(good)]
     for status, refusals in answers.items():
         for answer in refusals:
@@ -224,7 +227,7 @@ def test_a_remembered_token_still_expires(world: World) -> None:
 
 
 def test_without_redis_nobody_passes(tmp_path: Path, world: World) -> None:
-    nowhere = GrantWatch(f"unix://{tmp_path / 'absent.sock'}")
+    nowhere = GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
     world.verifier = Verifier(world.settings, CREDENTIALS, world.keys, nowhere)
     answer = world.verify(f"Bearer {world.token()}")
     assert answer.status == 503

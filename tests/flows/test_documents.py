@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from werkzeug.test import TestResponse
 
+from auth_service.denials import Denials
 from auth_service.grant_watch import GrantWatch
 from auth_service.settings import Credentials, Settings
 from auth_service.tokens import SigningKeys
@@ -174,7 +175,7 @@ def test_every_refusal_at_a_server(world: World, settings: Settings, tmp_path: P
     for status in (502, 504):
         check(world.browser.get(f"/refusals/{status}?for=mcp", base_url=ISSUER).get_json(), "json_rpc_error")
     credentials = Credentials(client_secret="x", master_key=b"m" * 32)
-    watch = GrantWatch(f"unix://{tmp_path / 'absent.sock'}")
+    watch = GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
     verifier = Verifier(settings, credentials, SigningKeys(tmp_path / "keys", credentials), watch)
     for headers in ([], [(b"authorization", b"Bearer x")], [(b"authorization", b"Bearer a b")]):
         sent: list[Any] = []

@@ -167,11 +167,12 @@ class Service:
 class Place:
     """Everything around the service: its Redis, the way there, and the stand-in GitHub."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, data: Path | None = None) -> None:
+        """With `data`, Redis keeps an append-only file there."""
         self._exit = ExitStack()
         self._folder = folder
         self.redis_password: str | None = None
-        self.redis = RedisServer(folder)
+        self.redis = RedisServer(folder, data=data)
         self.redis.start()
         self._exit.callback(self.redis.stop)
         self.proxy = RedisProxy(folder / "proxy.sock", self.redis.socket)
@@ -186,13 +187,21 @@ class Place:
         self._github_url = f"http://127.0.0.1:{server.server_port}"
 
     def start(
-        self, *, workers: int = WORKERS, through_proxy: bool = False, ready: bool = True, **changes: Any
+        self,
+        *,
+        host: str = ".",
+        workers: int = WORKERS,
+        through_proxy: bool = False,
+        ready: bool = True,
+        **changes: Any,
     ) -> Service:
-        """Start the service, with other settings where that matters."""
+        """Start the service, with other settings where that matters; `host` has a folder of its own for its state."""
+        folder = self._folder / host
+        folder.mkdir(exist_ok=True)
         if self.redis_password is not None:
-            (self._folder / "redis-password").write_text(self.redis_password)
+            (folder / "redis-password").write_text(self.redis_password)
         settings = {"redis_url": self.proxy.url if through_proxy else self.redis.url, "workers": workers, **changes}
-        service = Service(self._folder, github_url=self._github_url, ready=ready, **settings)
+        service = Service(folder, github_url=self._github_url, ready=ready, **settings)
         self._exit.callback(service.stop)
         self.github.callback_url = f"{service.issuer}/callback"
         return service
