@@ -4,6 +4,8 @@ PORT ?= 8080
 ARGS ?=
 
 BIN := .venv/bin
+# From elsewhere where the wheel's does not run, as on NixOS.
+RUFF ?= $(BIN)/ruff
 NPM_LOCAL := .cache/npm-local
 NPM_TESTS := .cache/npm-tests
 NPM_BENCH := .cache/bench/npm
@@ -42,14 +44,14 @@ test-systemd: debian-packages .venv/test ## The NixOS module's units under a rea
 	$(BIN)/pytest -ra tests/systemd
 
 lint: .venv/test ## Formatting, linters, types, layering
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(RUFF) format --check .
+	$(RUFF) check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/test ## Mend what can be mended
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(RUFF) check --fix .
+	$(RUFF) format .
 
 bench: debian-packages .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS)/ready ## Measure next to other tools, several minutes: ARGS=--update-docs
 	$(BIN)/python -m bench.bridge $(ARGS)

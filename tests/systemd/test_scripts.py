@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,8 @@ def with_types(script: str, machines: list[str]) -> str:
 def lint(script: str, machines: list[str]) -> str:
     """Return what pyflakes' rules find where these machines are there."""
     names = ", ".join(f'"{name}"' for name in (*machines, "start_all", "subtest"))
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F", "--output-format=concise"]
+    ruff = os.environ.get("RUFF") or str(Path(sys.executable).with_name("ruff"))
+    command = [ruff, "check", "--isolated", "--select=F", "--output-format=concise"]
     checked = subprocess.run(
         [*command, "--config", f"builtins = [{names}]", "--stdin-filename=script.py", "-"],
         input=script, cwd=CHECKOUT, capture_output=True, text=True, check=False,
