@@ -23,6 +23,7 @@ from .systemd import Notifier
 
 log = logging.getLogger("stdio_bridge")
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # How many of the largest messages there may be: unread by one client and by all, and in requests, of one user and all.
 _MAX_UNSENT_FACTOR = 2
 _MAX_UNSENT_IN_ALL_FACTOR = 16
@@ -31,7 +32,7 @@ _MAX_INTAKE_FACTOR = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bridge until SIGTERM or SIGINT. Returns the exit status."""
+    """Run the bridge until a signal stops it. Returns the exit status."""
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
         verifier = load_verifier(options.identity_key, now=time.time)
@@ -65,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loop.call_soon(drain)
         server.wake()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # Who starts it with nohup has SIGHUP ignored, and means it.
+    stopping = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in stopping:
+        signal.signal(number, stop)
     _keep_watchdog_quiet(loop, notifier)
     log.info("serving %s", listener.url)
     notifier.tell("READY=1")
@@ -75,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.freeze()
     loop.run()
     # The interpreter puts default handlers back before it ends: a second signal would change the exit status.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in stopping:
+        signal.signal(number, signal.SIG_IGN)
     server.close()
     listener.remove()
     loop.close()

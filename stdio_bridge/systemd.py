@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
 
 from .errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _FIRST_FD = 3
 
@@ -36,8 +39,13 @@ class Notifier:
         self.watchdog_seconds = int(watchdog) / 1e6 if mine and watchdog.isdecimal() else None
 
     def tell(self, state: str) -> None:
-        """Send a state, such as `READY=1`."""
+        """Send a state, such as `READY=1`. Where nobody listens it is left, and clients are served all the same."""
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.sendto(state.encode(), self._address)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+                notify.sendto(state.encode(), self._address)
+        except OSError as error:
+            log.warning("NOTIFY_SOCKET=%s: %s cannot be told: %s", self._address, state, error.strerror or error)
+            if state == "READY=1":
+                self._address = ""

@@ -48,7 +48,8 @@ examples:
   A server that is slow to start, with two processes always ready:
     mcp-stdio-bridge --listen 127.0.0.1:9001 --no-identity --warm-spares 2 -- npx -y some-server
 
-signals: on SIGTERM or SIGINT running calls finish within --drain-timeout, new ones get 503, and every process ends.
+signals: on SIGTERM, SIGINT, SIGHUP or SIGQUIT running calls finish within --drain-timeout, new ones get 503, and every
+process ends.
 exit status: 0 after a signal; 2 when the command line, or what it names, is unusable.
 """
 

@@ -41,7 +41,9 @@ def parse_body(request: Request) -> Body:
         messages = value if batch else [value]
         if not messages:
             raise InvalidMessage(jsonrpc.INVALID_REQUEST, "an empty batch")
-        requests = [message for message in messages if jsonrpc.kind_of(message) is Kind.REQUEST]
+        kinds = [jsonrpc.kind_of(message) for message in messages]
+        messages = [jsonrpc.without_null_params(message) for message in messages]
+        requests = [message for message, kind in zip(messages, kinds, strict=True) if kind is Kind.REQUEST]
     except InvalidMessage as error:
         raise bad_request(error.code, str(error)) from error
     return Body(messages=messages, requests=requests, batch=batch)

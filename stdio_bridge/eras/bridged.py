@@ -14,7 +14,7 @@ from .as_legacy import answer_from, discovery, input_request, request_for
 from .envelope import missing_capabilities
 from .exchange import Exchange
 from .parking import Parking
-from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY
+from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY, without_task_tools
 from .request_state import refused
 from .subscriptions import Subscriptions
 from .tool_catalog import ToolCatalog
@@ -180,6 +180,7 @@ class BridgedCall:
     def _deliver(self, message: Message, exchange: Exchange) -> None:
         if exchange.method == "tools/list":
             self._dialect.tools.learn(message.get("result"))
+            message = without_task_tools(message)
         exchange.finish(answer_from(message, exchange.method, self._dialect.server_info))
 
     # What the server asks

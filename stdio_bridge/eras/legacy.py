@@ -46,7 +46,7 @@ class LegacyEra:
         for message in body.messages:
             kind = jsonrpc.kind_of(message)
             if kind is Kind.REQUEST and answer is not None:
-                session.link.request(session, message, answer, self._servers.loop.clock())
+                session.request(message, answer)
             elif kind is Kind.NOTIFICATION:
                 session.home.notify(session, message)
             else:

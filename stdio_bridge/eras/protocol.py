@@ -59,6 +59,21 @@ LIST_CHANGES = {
 }
 
 
+def without_task_tools(answer: Message) -> Message:
+    """Leave out of an answer to `tools/list` what only a client that knows the tasks of 2025-11-25 can call."""
+    result = answer.get("result")
+    tools = result.get("tools") if isinstance(result, dict) else None
+    if not isinstance(result, dict) or not isinstance(tools, list):
+        return answer
+    callable_tools = [tool for tool in tools if not _needs_task(tool)]
+    return answer if len(callable_tools) == len(tools) else {**answer, "result": {**result, "tools": callable_tools}}
+
+
+def _needs_task(tool: object) -> bool:
+    execution = tool.get("execution") if isinstance(tool, dict) else None
+    return isinstance(execution, dict) and execution.get("taskSupport") == "required"
+
+
 def crossing_client_capabilities(declared: object) -> Message:
     """Pick what a server of the other era can make use of among a client's capabilities."""
     return _crossing(declared, _CLIENT_CAPABILITIES)

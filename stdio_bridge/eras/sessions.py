@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
+from stdio_bridge.audience import declared_by
+from stdio_bridge.calls import Reply
 from stdio_bridge.detach import Headers, Response
 from stdio_bridge.errors import Refusal, bad_request
 from stdio_bridge.eviction import CALL_SECONDS, Bounds
@@ -23,6 +25,7 @@ from stdio_bridge.usage import Isolation
 
 from .detection import Knowledge
 from .homes import Homes
+from .protocol import without_task_tools
 
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
@@ -50,6 +53,7 @@ class Session:
         self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
         self.user = user = identity.user
         self.grant = identity.grant
+        self._knows_tasks = "tasks" in declared_by(initialize)
         self.version: str | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
@@ -62,6 +66,11 @@ class Session:
         self._ended: collections.deque[EventStream] = collections.deque()
         self.ended_bytes = 0
         self.home.join(self, user=user, initialize=initialize)
+
+    def request(self, message: Message, answer: Answer) -> None:
+        """Pass a request of its client on."""
+        reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
+        self.link.request(self, message, reply, self._sessions.servers.loop.clock())
 
     def stop(self, reason: str) -> None:
         """End the session, which is unknown from now on, and its server if no other session can use it."""
@@ -234,6 +243,19 @@ class Answer:
             return
         self._session.open.release(self._response)
         self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], jsonrpc.encode(message))
+
+
+class _CallableTools:
+    """The answer to `tools/list` without the tools that its client cannot call."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def send(self, message: Message) -> None:
+        self._answer.send(message)
+
+    def finish(self, message: Message) -> None:
+        self._answer.finish(without_task_tools(message))
 
 
 class InitializeAnswer(Answer):

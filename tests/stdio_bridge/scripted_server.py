@@ -8,6 +8,8 @@
   given up when it is cancelled.
 - `{"flood": COUNT, "bytes": N}` reports progress that often, each time with that many bytes of text.
 
+`tools/list` answers with the `tools` of its own params, or else of those of `initialize`.
+
 The answer's text is the JSON of what the steps brought: the answers to what was asked. `{"heard": true}` adds the
 notifications that have arrived so far.
 """
@@ -27,6 +29,7 @@ answers: dict[int, Message] = {}
 waiting: dict[str, list[Iterator[None]]] = {}
 running: dict[object, Iterator[None]] = {}
 heard: list[Message] = []
+tools: list[Message] = []
 ids = itertools.count(100)
 
 
@@ -100,6 +103,9 @@ def main() -> None:
                 "serverInfo": {"name": "scripted", "version": "1"},
             }
             say(id=message["id"], result=result)
+            tools[:] = message["params"].get("tools", [])
+        elif method == "tools/list":
+            say(id=message["id"], result={"tools": message.get("params", {}).get("tools", tools)})
         elif method == "tools/call":
             call = steps_of(message)
             running[message["id"]] = call

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, EventReader, assertion, signed
+from tests.stdio_bridge.modern_client import ModernClient
+from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, EventReader, assertion, rpc, signed
 from tests.stdio_bridge.test_faults import eventually, metric
 
 Step = dict[str, Any]
@@ -377,3 +378,41 @@ def test_a_question_that_no_client_came_to_hear_is_refused_when_it_gives_way_to_
     # While there are two calls these are for the GET stream, too.
     news = [{"notify": "notifications/message", "params": {"level": "info", "data": "x" * 300_000}}] * 4
     assert len(session.call(*news, {"wait": "answered"}, request_id=2)) == 1
+
+
+def test_params_that_are_null_are_no_params(bridge: Bridge) -> None:
+    session = Session(bridge)
+    assert session.post({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": None})[0] == 200
+    assert session.post({"jsonrpc": "2.0", "method": "notifications/roots/list_changed", "params": None})[0] == 202
+    heard = brought(session.call({"heard": True})[-1])[0]
+    assert {"method": "notifications/roots/list_changed"} in heard
+    assert session.post({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": []})[0] == 400
+    asked = session.stream({"say": {"method": "notifications/message", "params": None}}, {"progress": 1}, token="t")
+    assert asked.next() == {"jsonrpc": "2.0", "method": "notifications/message"}
+    asked.rest()
+
+
+TOOLS = [
+    {"name": "a", "inputSchema": {}},
+    {"name": "b", "inputSchema": {}, "execution": {"taskSupport": "optional"}},
+    {"name": "c", "inputSchema": {}, "execution": {"taskSupport": "required"}},
+]
+
+
+@pytest.mark.parametrize(("capabilities", "names"), [({}, ["a", "b"]), ({"tasks": {}}, ["a", "b", "c"])])
+def test_tools_that_need_a_task_are_listed_for_clients_that_have_declared_tasks(
+    bridge: Bridge, capabilities: dict[str, Any], names: list[str]
+) -> None:
+    info = {"name": "t", "version": "1"}
+    params = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": info, "tools": TOOLS}
+    status, headers, content = bridge.request("POST", rpc("initialize", params))
+    assert status == 200, content
+    session = headers["mcp-session-id"]
+    content = bridge.request("POST", rpc("tools/list", {}), Mcp_Session_Id=session)[2]
+    assert [tool["name"] for tool in json.loads(content)["result"]["tools"]] == names
+
+
+def test_tools_that_need_a_task_are_not_listed_for_modern_clients() -> None:
+    with Bridge("--no-identity", "--server-era", "legacy", command=SCRIPTED) as bridge:
+        answer = ModernClient(bridge).request("tools/list", {"tools": TOOLS})
+        assert [tool["name"] for tool in answer.result["tools"]] == ["a", "b"]

@@ -114,6 +114,29 @@ def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:
         assert end_of(bridge) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
+def test_every_signal_that_asks_for_it_stops_the_bridge_as_sigterm_does(number: signal.Signals) -> None:
+    with Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY) as bridge:
+        call = Call(bridge, bridge.initialize(), "never")
+        eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 1)
+        children = bridge.children()
+        bridge.process.send_signal(number)
+        assert "the bridge was stopped" in error_of(call.content())
+        assert end_of(bridge) == 0
+        assert not any(map(runs, children))
+
+
+def test_a_bridge_that_is_started_with_nohup_goes_on_after_sighup() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        bridge = Bridge("--no-identity", command=FAULTY)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with bridge:
+        bridge.process.send_signal(signal.SIGHUP)
+        assert bridge.call(bridge.initialize(), "pid")[0] == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_more_signals_while_it_stops_change_nothing_up_to_the_very_end(number: signal.Signals) -> None:
     with Bridge(

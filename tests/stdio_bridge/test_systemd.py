@@ -136,6 +136,16 @@ def test_it_tells_that_it_is_ready_and_keeps_the_watchdog_quiet(tcp: socket.sock
         told_until(notify, "WATCHDOG=1")
 
 
+@pytest.mark.parametrize("address", ["/nowhere/notify", "@nobody-listens-here", "/" + "x" * 200])
+def test_a_service_manager_that_nobody_is_costs_a_line_in_the_log_and_no_client(
+    tcp: socket.socket, address: str
+) -> None:
+    with activated(tcp, NOTIFY_SOCKET=address, WATCHDOG_USEC="300000") as process:
+        assert initialize(tcp)
+        process.terminate()
+        assert process.wait(WAIT_SECONDS) == 0
+
+
 def test_a_watchdog_meant_for_another_process_is_left_alone(tcp: socket.socket, notify: socket.socket) -> None:
     with activated(tcp, NOTIFY_SOCKET=notify.getsockname(), WATCHDOG_USEC="300000", WATCHDOG_PID="1") as process:
         told_until(notify, "READY=1")
