@@ -417,7 +417,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
 
 
 class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]  # Authlib ships no types
-    """Rotates refresh tokens at each use, with a grace for clients that share one (RFC 9700 §4.14)."""
+    """Rotates refresh tokens at each use (RFC 9700 §4.14); one whose answer was lost can be sent again."""
 
     server: AuthorizationServer
 
@@ -443,16 +443,14 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         if not server.users.may_still_use(grant):
             server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
             raise OAuthError("invalid_grant", _NOT_LISTED)
-        rotation = server.store.rotate(grant, generation=presented.generation)
+        rotation, successor = server.store.rotate(grant, generation=presented.generation)
         if rotation is Rotation.REUSED:
             audit.record(Event.TOKEN_REUSED, of=grant)
             server.store.revoke_grant(grant.sid, by="gateway", reason="a refresh token of it was used again")
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
-        body = server.token_response(
-            grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, presented.generation + 1)
-        )
+        body = server.token_response(grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, successor))
         audit.record(Event.TOKEN_REFRESHED, of=grant, scope=scope)
         return 200, body, []
 

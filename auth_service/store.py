@@ -51,9 +51,10 @@ CODE_MEMORY = 600
 """Seconds for which a code's replay revokes its grant; the code itself is good for less."""
 REVOCATION_SECONDS = 0.1
 """How long a worker may go on believing that a grant lives, which a revocation therefore waits for."""
+LOST_ANSWER_SECONDS = 24 * 3600
+"""For how long a refresh token can be sent again whose successor was never used: the answer may have been lost."""
 ROTATION_GRACE = 60
-"""Seconds for which a rotated refresh token still yields its successor: clients share one between processes.
-"""
+"""For how long it can still be sent once its successor was used: processes share a token, and one may be slower."""
 
 BATCH = 1000
 """How many keys or commands go to Redis at once: enough to hide the round trip, too few to hold up others."""
@@ -176,12 +177,15 @@ return 'done'
 
 # A generation ahead of ours is one that we have given out and Redis has lost again, with what it had not yet written
 # when it failed: as good as the current one.
-# A former generation's rotation time is kept for the last 16 only: enough for any honest overlap, and
-# bounded.
-# KEYS refresh, grant, client, login, indices · ARGV generation, now, grace, grant lifetime, client lifetime, sid
+# A former generation's time of use is kept for the last 16 only: enough for any honest overlap, and bounded. Only its
+# successor's use tells a token that was sent again for want of an answer from one that was stolen. Who may send one
+# again gets the newest, so that all who share a grant have the same.
+# Answers what became of it, and which generation to hand out.
+# KEYS refresh, grant, client, login, indices
+# ARGV generation, now, grace, grant lifetime, client lifetime, sid, lost answer
 _ROTATE = """
 local current = tonumber(redis.call('HGET', KEYS[1], 'current'))
-if not current or redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
+if not current or redis.call('EXISTS', KEYS[2]) == 0 then return {'gone', 0} end
 local generation = tonumber(ARGV[1])
 if generation >= current then
   redis.call('HSET', KEYS[1], 'current', generation + 1, generation, ARGV[2])
@@ -194,11 +198,14 @@ if generation >= current then
     redis.call('ZADD', KEYS[index], ARGV[2], ARGV[6])
     if redis.call('TTL', KEYS[index]) < tonumber(ARGV[4]) then redis.call('EXPIRE', KEYS[index], ARGV[4]) end
   end
-  return 'rotated'
+  return {'rotated', generation + 1}
 end
-local rotated_at = tonumber(redis.call('HGET', KEYS[1], generation))
-if rotated_at and tonumber(ARGV[2]) - rotated_at <= tonumber(ARGV[3]) then return 'repeated' end
-return 'reused'
+local now = tonumber(ARGV[2])
+local used_at = tonumber(redis.call('HGET', KEYS[1], generation))
+local successor_used_at = tonumber(redis.call('HGET', KEYS[1], generation + 1))
+if used_at and successor_used_at and now - successor_used_at <= tonumber(ARGV[3]) then return {'repeated', current} end
+if used_at and generation + 1 == current and now - used_at <= tonumber(ARGV[7]) then return {'repeated', current} end
+return {'reused', 0}
 """
 
 
@@ -412,9 +419,12 @@ class Store:
         return sum(1 for _ in self._redis.scan_iter(match=GRANT_PREFIX + "*", count=BATCH))
 
     @denies_when_unavailable
-    def rotate(self, grant: Grant, *, generation: int) -> Rotation:
-        """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant."""
-        result = self._rotate(
+    def rotate(self, grant: Grant, *, generation: int) -> tuple[Rotation, int]:
+        """Use the refresh token of a generation; ROTATED makes the next current and prolongs the grant.
+
+        The number is the generation to hand out, if any.
+        """
+        result, successor = self._rotate(
             keys=[
                 _refresh_key(grant.sid),
                 _grant_key(grant.sid),
@@ -429,9 +439,10 @@ class Store:
                 self._grant_lifetime,
                 self._grant_lifetime + self._unused_client_lifetime,
                 grant.sid,
+                LOST_ANSWER_SECONDS,
             ],
         )
-        return Rotation(result)
+        return Rotation(result), successor
 
     @denies_when_unavailable
     def keep_login(self, sub: str, sealed: str) -> None:

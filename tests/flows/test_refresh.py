@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import time_machine
 from werkzeug.test import TestResponse
 
 from auth_service.audit import Event
+from auth_service.store import LOST_ANSWER_SECONDS, ROTATION_GRACE
 from tests.conftest import RedisServer
 
 from .conftest import AuditLog, World
@@ -32,7 +35,7 @@ def _refresh(world: World, client_id: str, refresh_token: str, **changes: str) -
     return world.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token, **changes)
 
 
-def test_a_refresh_rotates_and_a_repeat_within_the_grace_gets_the_same_successor(world: World) -> None:
+def test_a_refresh_rotates_and_a_repeat_gets_the_same_successor(world: World) -> None:
     client_id, issued = _login(world)
     first = _refresh(world, client_id, issued["refresh_token"]).get_json()
     again = _refresh(world, client_id, issued["refresh_token"]).get_json()
@@ -66,13 +69,104 @@ def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(world: Wor
         assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
 
 
-def test_reuse_after_the_grace_revokes_the_family(world: World) -> None:
+def test_a_refresh_whose_answer_was_lost_works_until_its_successor_has_been_used(
+    world: World, audit_log: AuditLog
+) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        lost = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        for _ in range(3):
+            clock.shift(LOST_ANSWER_SECONDS // 3)
+            again = _refresh(world, client_id, issued["refresh_token"])
+            assert (again.status_code, again.get_json()["refresh_token"]) == (200, lost)
+        assert _refresh(world, client_id, lost).status_code == 200
+        assert Event.TOKEN_REUSED not in audit_log.names
+        clock.shift(ROTATION_GRACE + 1)
+        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+        assert Event.TOKEN_REUSED in audit_log.names
+        assert _refresh(world, client_id, lost).get_json()["error"] == "invalid_grant"
+
+
+def test_a_refresh_whose_answer_was_lost_is_over_after_a_day(world: World) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         client_id, issued = _login(world)
         successor = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
-        clock.shift(61)
+        clock.shift(LOST_ANSWER_SECONDS + 1)
         assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
         assert _refresh(world, client_id, successor).get_json()["error"] == "invalid_grant"
+
+
+def test_sending_a_token_again_does_not_prolong_the_time_for_it(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        for _ in range(2):
+            assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+            clock.shift(LOST_ANSWER_SECONDS // 2 + 1)
+        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+
+
+def test_who_is_late_by_less_than_the_grace_gets_the_newest_token(world: World, audit_log: AuditLog) -> None:
+    """One process repeats the refresh of an hour ago while another already uses what came of it."""
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        successor = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        clock.shift(3600)
+        newest = _refresh(world, client_id, successor).get_json()["refresh_token"]
+        clock.shift(ROTATION_GRACE)
+        late = _refresh(world, client_id, issued["refresh_token"])
+        assert late.get_json()["refresh_token"] == newest
+        assert Event.TOKEN_REUSED not in audit_log.names
+
+
+def test_a_thief_who_comes_before_the_client_is_noticed_by_the_one_who_comes_too_late(world: World) -> None:
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        client_id, issued = _login(world)
+        stolen = issued["refresh_token"]
+        clients_own = _refresh(world, client_id, stolen).get_json()["refresh_token"]
+        clock.shift(600)
+        thiefs = _refresh(world, client_id, stolen).get_json()["refresh_token"]
+        assert thiefs == clients_own, "there is one line of successors, however many hold it"
+        clock.shift(3600)
+        assert _refresh(world, client_id, clients_own).status_code == 200
+        clock.shift(3600)
+        theirs = _refresh(world, client_id, clients_own).get_json()["refresh_token"]
+        assert _refresh(world, client_id, theirs).status_code == 200
+        clock.shift(ROTATION_GRACE + 1)
+        assert _refresh(world, client_id, thiefs).get_json()["error"] == "invalid_grant"
+        assert world.store.count_grants() == 0
+
+
+@pytest.mark.parametrize("processes", [5, 24])
+def test_processes_that_refresh_at_once_all_get_the_same_successor(
+    world: World, audit_log: AuditLog, processes: int
+) -> None:
+    client_id, issued = _login(world)
+    token = issued["refresh_token"]
+    with ThreadPoolExecutor(processes) as pool:
+        for _ in range(3):
+            answers = list(pool.map(partial(_refresh, world, client_id), [token] * processes))
+            assert {answer.status_code for answer in answers} == {200}
+            (token,) = {answer.get_json()["refresh_token"] for answer in answers}
+            accesses = {answer.get_json()["access_token"] for answer in answers}
+            assert len(accesses) == processes
+    assert Event.TOKEN_REUSED not in audit_log.names
+
+
+def test_processes_that_go_on_while_others_repeat_do_not_lose_the_grant(world: World, audit_log: AuditLog) -> None:
+    client_id, issued = _login(world)
+
+    def go_on(_: int) -> str:
+        token = issued["refresh_token"]
+        for _ in range(5):
+            answer = _refresh(world, client_id, token)
+            assert answer.status_code == 200, answer.text
+            token = answer.get_json()["refresh_token"]
+        return str(token)
+
+    with ThreadPoolExecutor(5) as pool:
+        tokens = list(pool.map(go_on, range(5)))
+    assert Event.TOKEN_REUSED not in audit_log.names
+    assert all(_refresh(world, client_id, token).status_code == 200 for token in tokens)
 
 
 def test_a_redis_that_has_lost_the_last_rotation_raises_no_alarm(
