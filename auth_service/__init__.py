@@ -56,6 +56,7 @@ def create_app(
     clients = Clients(
         store,
         documents=settings.client_documents,
+        apps=settings.clients.redirect_schemes,
         fetcher=fetcher,
         probe=probe,
         requester=client_address,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,7 @@ from .protocol import client_documents, keys
 from .protocol.clients import Client
 from .protocol.keys import KeySetError, VerificationKey
 from .public_fetch import DEADLINE_SECONDS, PublicFetcher
-from .settings import ClientDocuments
+from .settings import AppScheme, ClientDocuments
 from .store import Store
 
 FETCHES_PER_MINUTE: Final = 30
@@ -46,6 +46,7 @@ class Clients:
         store: Store,
         *,
         documents: ClientDocuments,
+        apps: Mapping[str, AppScheme],
         fetcher: PublicFetcher,
         probe: DocumentProbe,
         requester: Callable[[], str],
@@ -54,6 +55,7 @@ class Clients:
         self._store = store
         self._ephemeral: Ephemeral = store.ephemeral
         self._documents = documents
+        self._apps = apps
         self._fetcher = fetcher
         self._probe = probe
         self._requester = requester
@@ -68,7 +70,7 @@ class Clients:
         client_documents.check_url(client_id)
         return self._find_document(
             client_id,
-            lambda document: client_documents.parse_client(client_id, document),
+            lambda document: client_documents.parse_client(client_id, document, apps=self._apps),
             client_id=client_id,
             max_bytes=client_documents.MAX_DOCUMENT_BYTES,
         )

@@ -204,7 +204,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 help_clients=True,
             )
         try:
-            redirect_uris.check(redirect_uri)  # the rules may have been others when it was registered
+            # The rules may have been others when it was registered.
+            redirect_uris.check(redirect_uri, self.settings.clients.redirect_schemes)
         except OAuthError as error:
             raise PageError(
                 "This application asked for an answer at an address where none may go",

@@ -113,6 +113,16 @@ IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
 ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 # What a bridge puts before the ids of its sessions, followed by a dot.
 ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+SchemeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]{0,62}$", description="RFC 3986 §3.1, in lower case")]
+_SCHEMES_OF_BROWSERS: Final = frozenset(
+    {
+        *("http", "https", "ws", "wss", "ftp", "file", "data", "blob", "javascript", "vbscript", "about"),
+        *("view-source", "filesystem", "chrome", "resource", "mailto", "tel", "sms", "intent"),
+    }
+)
+"""Schemes that mean something to a browser or to every system, whatever applications there are."""
+_CALLBACK_SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"
+_CALLBACK = re.compile(rf"//[A-Za-z0-9-][A-Za-z0-9.-]*(?:/{_CALLBACK_SEGMENT})+")
 ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
 Network = Annotated[str, AfterValidator(_parse_network)]
 DocumentUrl = Annotated[str, Field(pattern=r"^https://[a-z0-9-]+(\.[a-z0-9-]+)+/[!-~]*$")]
@@ -339,6 +349,39 @@ class Resource(_Model):
         return self.backends or tuple(self.replicas.values())
 
 
+class AppScheme(_Model):
+    """An application whose answers go to a URI scheme of its own, beside those that are known already."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)] = Field(description="What people call it.")
+    callbacks: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=20,
+        strict=False,
+        description="Where answers go, in full: `myapp://mcp/oauth/callback`. Nothing else of the scheme is reached.",
+    )
+
+
+class ClientRules(_Model):
+    """What clients may be."""
+
+    redirect_schemes: dict[SchemeName, AppScheme] = Field(
+        default={}, description="Applications by the scheme that their redirect URIs begin with."
+    )
+
+    @model_validator(mode="after")
+    def _are_callbacks(self) -> ClientRules:
+        for scheme, app in self.redirect_schemes.items():
+            if scheme in _SCHEMES_OF_BROWSERS:
+                raise ValueError(f"redirect_schemes.{scheme}: is no application's scheme")
+            for callback in app.callbacks:
+                if not _CALLBACK.fullmatch(callback.removeprefix(f"{scheme}:")):
+                    raise ValueError(
+                        f"redirect_schemes.{scheme}.callbacks: {callback} must be {scheme}://HOST/PATH, "
+                        "with no query and no dot segment"
+                    )
+        return self
+
+
 class Settings(_Model):
     """settings.json, validated. Field names are the file's keys."""
 
@@ -367,6 +410,7 @@ class Settings(_Model):
     router: Router
     lifetimes: Lifetimes = Lifetimes()
     limits: Limits = Limits()
+    clients: ClientRules = ClientRules()
     client_documents: ClientDocuments = ClientDocuments()
     default_resource: ResourceName | None = Field(
         default=None,

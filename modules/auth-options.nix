@@ -74,6 +74,37 @@ in
     metadata = rate 50 200 "Discovery documents and keys";
   };
 
+  clients.redirectSchemes = mkOption {
+    type = types.attrsOf (
+      types.submodule (
+        { name, ... }:
+        {
+          options = {
+            name = mkOption {
+              type = types.str;
+              default = name;
+              example = "My App";
+              description = "What people call the application; the consent page shows it.";
+            };
+            callbacks = mkOption {
+              type = types.nonEmptyListOf (types.strMatching "[a-z][a-z0-9+.-]*://[A-Za-z0-9.-]+/.+");
+              example = [ "myapp://mcp/oauth/callback" ];
+              description = "Where answers to the application go, in full. No other address of its scheme is reached.";
+            };
+          };
+        }
+      )
+    );
+    default = { };
+    example = {
+      myapp = {
+        name = "My App";
+        callbacks = [ "myapp://mcp/oauth/callback" ];
+      };
+    };
+    description = "Applications whose redirect URIs begin with a scheme of their own, beside those that are known (Claude, Cursor, Visual Studio Code, Warp and others) and reversed domain names.";
+  };
+
   clientDocuments = {
     enable = mkOption {
       type = types.bool;

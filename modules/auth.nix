@@ -122,6 +122,9 @@ in
         token_requests_per_minute = cfg.limits.tokenRequestsPerMinute;
         rates = cfg.rateLimits;
       };
+      clients = lib.mkIf (cfg.clients.redirectSchemes != { }) {
+        redirect_schemes = cfg.clients.redirectSchemes;
+      };
       client_documents = {
         enabled = lib.mkDefault cfg.clientDocuments.enable;
       }

@@ -13,8 +13,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from auth_service.errors import ClientDocumentError, OAuthError
+from auth_service.settings import AppScheme
 
-from . import clients
+from . import clients, redirect_uris
 from .clients import Client, ClientMetadata
 
 URL_PREFIX: Final = "https://"
@@ -66,7 +67,7 @@ def host_of(client_id: str) -> str | None:
     return urlsplit(client_id).hostname if is_document_url(client_id) else None
 
 
-def parse_client(url: str, document: Any) -> Client:
+def parse_client(url: str, document: Any, *, apps: Mapping[str, AppScheme] = redirect_uris.NO_APPS) -> Client:
     """Return the client that a document at a URL describes (draft §4.1). Raises ClientDocumentError."""
     if not isinstance(document, dict):
         raise ClientDocumentError("the document is not a JSON object")
@@ -78,7 +79,10 @@ def parse_client(url: str, document: Any) -> Client:
     chosen = document.get("token_endpoint_auth_method") or "none"
     try:
         metadata = clients.parse_metadata(
-            {**document, "token_endpoint_auth_method": chosen}, auth_methods=AUTH_METHODS, keys_by_reference=True
+            {**document, "token_endpoint_auth_method": chosen},
+            auth_methods=AUTH_METHODS,
+            keys_by_reference=True,
+            apps=apps,
         )
     except OAuthError as error:
         raise ClientDocumentError(f"the document is not valid: {error.description}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from auth_service.errors import OAuthError
+from auth_service.settings import AppScheme
 
 from . import keys, redirect_uris, scopes
 
@@ -191,7 +192,11 @@ class Client:
 
 
 def parse_metadata(
-    document: Any, *, auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS, keys_by_reference: bool = False
+    document: Any,
+    *,
+    auth_methods: tuple[str, ...] = REGISTRATION_AUTH_METHODS,
+    keys_by_reference: bool = False,
+    apps: Mapping[str, AppScheme] = redirect_uris.NO_APPS,
 ) -> ClientMetadata:
     """Validate a registration request's body, or a metadata document. Optional members of no use are ignored.
 
@@ -215,7 +220,7 @@ def parse_metadata(
     if metadata.jwks_uri is not None and not keys_by_reference:
         raise OAuthError("invalid_client_metadata", "jwks_uri: give the public keys themselves, in jwks")
     for uri in metadata.redirect_uris:
-        redirect_uris.check(uri)
+        redirect_uris.check(uri, apps)
     if metadata.token_endpoint_auth_method not in auth_methods:
         raise OAuthError(
             "invalid_client_metadata", f"token_endpoint_auth_method must be one of {', '.join(auth_methods)}"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from auth_service.errors import OAuthError
+from auth_service.settings import AppScheme
 
 MAX_LENGTH = 2048
+NO_APPS: Final[Mapping[str, AppScheme]] = MappingProxyType({})
+"""What is known of applications beside `_KNOWN_APPS` where the operator names none (`clients.redirect_schemes`)."""
 
 # What an application does at the other addresses of its scheme is no answer's business: `vscode://vscode.git/clone` has
 # it fetch a repository, `cursor://anysphere.cursor-deeplink/…` has it run a prompt. No segment is one of dots or holds
@@ -53,16 +58,16 @@ _APP_AUTHORITY = re.compile(r"[A-Za-z0-9._-]*")
 _APP_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
 
 
-def check(uri: str) -> None:
+def check(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> None:
     """Accept a URI for registration.
 
     Raises OAuthError `invalid_redirect_uri` that names the URI and the rule it breaks.
     """
-    if reason := _find_fault(uri):
+    if reason := _find_fault(uri, apps):
         raise OAuthError("invalid_redirect_uri", f"redirect_uri {uri[:200]} {reason}")
 
 
-def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
+def _find_fault(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> str | None:  # noqa: PLR0911 -- one return per rule
     if len(uri) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
     if not _URI.fullmatch(uri):
@@ -83,18 +88,22 @@ def _find_fault(uri: str) -> str | None:  # noqa: PLR0911 -- one return per rule
         return None if _LOOPBACK.fullmatch(uri) else "must be https: http is for localhost, 127.0.0.1 and [::1]"
     if not uri.startswith(f"{parts.scheme}:/") or not _APP_AUTHORITY.fullmatch(parts.netloc):
         return "is not a URI with a lower-case scheme and a path"
-    return _find_fault_of_app(parts.scheme, uri.removeprefix(f"{parts.scheme}:"))
+    return _find_fault_of_app(parts.scheme, uri, apps)
 
 
-def _find_fault_of_app(scheme: str, rest: str) -> str | None:
-    _, callback = _KNOWN_APPS.get(scheme, ("", _ANY_CALLBACK))
-    if scheme not in _KNOWN_APPS and not _APP_SCHEME.fullmatch(scheme):
-        return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
-    address, _, query = rest.partition("?")
-    if not callback.fullmatch(address):
-        return "is not where this application takes answers: of an application's scheme, only a callback will do"
+def _find_fault_of_app(scheme: str, uri: str, apps: Mapping[str, AppScheme]) -> str | None:
+    address, _, query = uri.partition("?")
     if _RESPONSE_PARAMETERS & {name for name, _ in parse_qsl(query, keep_blank_values=True)}:
         return "has a parameter that the answer has, too"
+    if scheme in apps and address in apps[scheme].callbacks:
+        return None
+    _, callback = _KNOWN_APPS.get(scheme, ("", _ANY_CALLBACK))
+    if scheme not in {*_KNOWN_APPS, *apps} and not _APP_SCHEME.fullmatch(scheme):
+        return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
+    # The operator names every callback of a scheme that is neither known nor a reversed domain name.
+    is_guessed = scheme in _KNOWN_APPS or _APP_SCHEME.fullmatch(scheme) is not None
+    if not is_guessed or not callback.fullmatch(address.removeprefix(f"{scheme}:")):
+        return "is not where this application takes answers: of an application's scheme, only a callback will do"
     return None
 
 
@@ -163,7 +172,7 @@ class Target:
     address: str
 
 
-def describe_target(uri: str) -> Target:
+def describe_target(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> Target:
     """Return what to tell people about where the response goes."""
     parts = urlsplit(uri)
     if parts.scheme == "https":
@@ -171,12 +180,13 @@ def describe_target(uri: str) -> Target:
     if parts.scheme == "http":
         return Target(kind=TargetKind.LOCAL_PROGRAM, name=parts.netloc, address=parts.netloc)
     address = f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
-    return Target(kind=TargetKind.APPLICATION, name=_app_name(parts.scheme), address=address)
+    return Target(kind=TargetKind.APPLICATION, name=_app_name(parts.scheme, apps), address=address)
 
 
-def _app_name(scheme: str) -> str:
-    name, _ = _KNOWN_APPS.get(scheme, (scheme, None))
-    return name
+def _app_name(scheme: str, apps: Mapping[str, AppScheme]) -> str:
+    if scheme in _KNOWN_APPS:
+        return _KNOWN_APPS[scheme][0]
+    return apps[scheme].name if scheme in apps else scheme
 
 
 def form_action_source(uri: str) -> str:
@@ -187,14 +197,16 @@ def form_action_source(uri: str) -> str:
     return f"{parts.scheme}://{parts.netloc}" if is_origin else f"{parts.scheme}:"
 
 
-def form_action_sources(uri: str) -> tuple[str, ...]:
+def form_action_sources(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> tuple[str, ...]:
     """As `form_action_source`, and on from there: who gets the answer may pass the browser on.
 
     A program does so to its own website, a website to a program. Browsers hold that against `form-action`, too, and
     would leave people in front of a form that they have sent.
     """
     source = form_action_source(uri)
-    return (source, *_ONWARD_SOURCES) if uri.startswith(("http:", "https:")) else (source,)
+    if not uri.startswith(("http:", "https:")):
+        return (source,)
+    return (source, *_ONWARD_SOURCES, *(f"{scheme}:" for scheme in apps))
 
 
 _ONWARD_SOURCES: Final = (

@@ -59,7 +59,7 @@ def ask(
         ticket=_make_ticket(show(parameters, authorization, user=named)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
-        target=redirect_uris.describe_target(authorization.redirect_uri),
+        target=redirect_uris.describe_target(authorization.redirect_uri, gateway().settings.clients.redirect_schemes),
         server=display_name(approval.server),
         resource_url=resource.url,
         scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
@@ -132,4 +132,6 @@ def _make_ticket(shown: Shown) -> str:
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
     """Return the CSP sources that the answer to a decision may redirect to, in the end."""
-    return tuple(dict.fromkeys((*provider_targets(), *redirect_uris.form_action_sources(authorization.redirect_uri))))
+    apps = gateway().settings.clients.redirect_schemes
+    answer = redirect_uris.form_action_sources(authorization.redirect_uri, apps)
+    return tuple(dict.fromkeys((*provider_targets(), *answer)))

@@ -85,7 +85,7 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
 
 
 def _way_back(redirect_uri: str) -> str:
-    target = redirect_uris.describe_target(redirect_uri)
+    target = redirect_uris.describe_target(redirect_uri, gateway().settings.clients.redirect_schemes)
     if target.kind is TargetKind.LOCAL_PROGRAM:
         return f"Go back to the program at {target.name} on this computer"
     return f"Go back to {target.name}"

@@ -96,7 +96,9 @@ def _parse_body() -> dict[str, Any]:
 
 def _parse_metadata(document: dict[str, Any]) -> ClientMetadata:
     supported = {scope for resource in gateway().settings.resources.values() for scope in resource.scopes}
-    return clients.with_known_scopes(clients.parse_metadata(document), supported=supported)
+    return clients.with_known_scopes(
+        clients.parse_metadata(document, apps=gateway().settings.clients.redirect_schemes), supported=supported
+    )
 
 
 def _authenticate(client_id: str) -> tuple[Client, str]:

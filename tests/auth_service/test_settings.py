@@ -57,6 +57,17 @@ def load(tmp_path: Path, document: object) -> Settings:
     return load_settings(path)
 
 
+def app(*callbacks: str) -> dict[str, Any]:
+    """Return the settings of an application with a scheme of its own."""
+    return {"name": "My App", "callbacks": list(callbacks)}
+
+
+def test_an_application_is_known_by_its_scheme_and_its_callbacks(tmp_path: Path) -> None:
+    callbacks = ("myapp://oauth/callback", "myapp://mcp.v1/a~b/_c.d")
+    settings = load(tmp_path, settings_with("clients.redirect_schemes", {"myapp": app(*callbacks)}))
+    assert settings.clients.redirect_schemes["myapp"].callbacks == callbacks
+
+
 def test_minimal_settings_are_enough(tmp_path: Path) -> None:
     settings = load(tmp_path, MINIMAL)
     assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
@@ -116,6 +127,25 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("resources.time.replicas", {"a.b": "http://127.0.0.1:2/mcp"}, "resources.time.replicas.a.b"),
         ("resources.time.scopes", {"a b": {"description": "x"}}, "resources.time.scopes.a b"),
         ("resources.time.scopes", {"offline_access": {"description": "x"}}, "scopes must not contain offline_access"),
+        (
+            "clients.redirect_schemes",
+            {"https": app("https://x/y")},
+            "redirect_schemes.https: is no application's scheme",
+        ),
+        ("clients.redirect_schemes", {"javascript": app("javascript://x/y")}, "javascript: is no application's scheme"),
+        ("clients.redirect_schemes", {"MyApp": app("MyApp://x/y")}, "clients.redirect_schemes.MyApp"),
+        ("clients.redirect_schemes", {"myapp": app()}, "clients.redirect_schemes.myapp.callbacks"),
+        ("clients.redirect_schemes", {"myapp": app("myapp:")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://callback")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://callback/")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp:///callback")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://x/y?z=1")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://x/../y")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://x/%2e/y")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://u@x/y")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("other://x/y")}, "must be myapp://HOST/PATH"),
+        ("clients.redirect_schemes", {"myapp": app("myapp://x/y", "myapp://x/*")}, "must be myapp://HOST/PATH"),
         ("resources.Time", MINIMAL["resources"]["time"], "resources.Time"),
         (
             "resources.again",

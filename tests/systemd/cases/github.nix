@@ -62,6 +62,10 @@
           period = 1;
           burst = 20;
         });
+    clients.redirectSchemes.myapp = {
+      name = "My App";
+      callbacks = [ "myapp://mcp/oauth/callback" ];
+    };
     clientDocuments = {
       enable = true;
       allowedHosts = [ "claude.ai" ];

@@ -1,0 +1,119 @@
+"""Applications with a scheme of their own that the operator names, each confined to its callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from auth_service.public_fetch import PublicFetcher
+from auth_service.settings import Settings
+from tests.internet import Internet, internet, respond_json
+
+from .conftest import ISSUER, World, parameters_of
+
+CALLBACK = "myapp://mcp/oauth/callback"
+HOST = "client.example.com"
+DOCUMENT = f"https://{HOST}/client.json"
+ELSEWHERE = [
+    "myapp:/callback",
+    "myapp://mcp/oauth/callback/x",
+    "myapp://mcp/oauth/callback/",
+    "myapp://mcp/oauth",
+    "myapp://evil/oauth/callback",
+    "myapp://run?command=x",
+    "myapp://mcp/oauth/callback?code=x",
+    "myapp://mcp/oauth/callback?state=x",
+    "myapp://mcp/x/../oauth/callback",
+    "myapp://mcp/oauth%2Fcallback",
+    "MYAPP://mcp/oauth/callback",
+    "otherapp://mcp/oauth/callback",
+    "myapp.evil://x",
+]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    clients = {"redirect_schemes": {"myapp": {"name": "My App", "callbacks": [CALLBACK]}}}
+    return Settings.model_validate({**settings.model_dump(), "clients": clients})
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Internet]:
+    with internet(tmp_path, HOST) as made:
+        yield made
+
+
+@pytest.fixture
+def fetcher(net: Internet) -> PublicFetcher:
+    return net.fetcher(deadline=2)
+
+
+def register(world: World, uri: str) -> int:
+    body = {"redirect_uris": [uri], "token_endpoint_auth_method": "none"}
+    return world.browser.post("/register", json=body, base_url=ISSUER).status_code
+
+
+@pytest.mark.parametrize("uri", [CALLBACK, f"{CALLBACK}?window=1"])
+def test_a_login_ends_at_the_callback_of_an_application_that_the_operator_names(world: World, uri: str) -> None:
+    client_id = world.register(redirect_uris=[uri])["client_id"]
+    page = world.authorize(client_id, redirect_uri=uri)
+    assert "My App" in page.text
+    assert "myapp:" in page.headers["Content-Security-Policy"]
+    answer = world.follow(world.log_in(world.decide(page)))
+    assert answer.location.startswith(f"{uri}{'&' if '?' in uri else '?'}code=")
+    code = parameters_of(answer)["code"]
+    assert world.redeem(client_id, code, redirect_uri=uri).status_code == 200
+
+
+def test_warp_is_known_without_being_named(world: World) -> None:
+    uri = "warp://mcp/oauth2callback"
+    client_id = world.register(redirect_uris=[uri])["client_id"]
+    assert "Warp" in world.authorize(client_id, redirect_uri=uri).text
+    assert register(world, "warp://action/new_tab") == 400
+
+
+@pytest.mark.parametrize("uri", ELSEWHERE)
+def test_no_other_address_of_its_scheme_is_registered(world: World, net: Internet, uri: str) -> None:
+    assert register(world, uri) == 400
+    net.pages["/client.json"] = respond_json({"client_id": DOCUMENT, "client_name": "Name", "redirect_uris": [uri]})
+    assert world.authorize(DOCUMENT, redirect_uri=uri).status_code == 400
+
+
+def test_a_metadata_document_may_name_the_callback(world: World, net: Internet) -> None:
+    net.pages["/client.json"] = respond_json(
+        {"client_id": DOCUMENT, "client_name": "Name", "redirect_uris": [CALLBACK], "client_uri": "myapp://x"}
+    )
+    page = world.authorize(DOCUMENT, redirect_uri=CALLBACK)
+    assert page.status_code == 200
+    assert "My App" in page.text
+
+
+def test_an_error_leads_to_the_application_only_from_a_page(world: World) -> None:
+    client_id = world.register(redirect_uris=[CALLBACK])["client_id"]
+    page = world.authorize(client_id, redirect_uri=CALLBACK, scope="admin")
+    assert page.status_code == 400
+    assert "Location" not in page.headers
+    assert "Go back to My App" in page.text
+
+
+class TestWithoutIt:
+    """A gateway whose operator names no scheme."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings.model_validate({**settings.model_dump(), "clients": {}})
+
+    def test_the_scheme_is_not_taken(self, world: World) -> None:
+        assert register(world, CALLBACK) == 400
+
+    def test_what_was_registered_before_leads_nowhere(self, world: World) -> None:
+        client = world.register(redirect_uris=["https://client.example.com/callback"])
+        stored = world.store.find_client(client["client_id"])
+        assert stored is not None
+        metadata = stored.metadata.model_copy(update={"redirect_uris": (CALLBACK,)})
+        world.store.update_client(type(stored)(**{**vars(stored), "metadata": metadata}))
+        page = world.authorize(client["client_id"], redirect_uri=CALLBACK)
+        assert page.status_code == 400
+        assert CALLBACK not in page.headers.get("Location", "")
