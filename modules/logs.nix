@@ -32,12 +32,7 @@ in
     };
 
     logFiles = {
-      enable = mkOption {
-        type = types.bool;
-        default = false;
-        example = true;
-        description = "Whether to write {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well.";
-      };
+      enable = lib.mkEnableOption "writing {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well";
 
       keepDays = mkOption {
         type = types.ints.positive;

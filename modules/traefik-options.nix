@@ -109,12 +109,7 @@ in
   };
 
   metrics = {
-    enable = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = "Whether Traefik tells Prometheus of itself. The auth service and the bridges always do.";
-    };
+    enable = lib.mkEnableOption "metrics of Traefik for Prometheus, which the auth service and the bridges always have";
 
     port = mkOption {
       type = types.port;

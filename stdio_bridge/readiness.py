@@ -55,14 +55,14 @@ class Readiness:
             self._probe()
 
     def describe(self) -> bytes:
-        """Return, as JSON, how many seconds ago a server last answered, was started, and ended before it answered.
+        """Return, as JSON, how many seconds ago a server last answered, was last needed, and ended before it answered.
 
         For who asks often and must start nothing: null means not since the bridge was started.
         """
         now = self._loop.clock()
         times = {
             "answered": max(self._servers.heard_at, self._answered_at),
-            "started": self._servers.started_at,
+            "needed": self._servers.asked_at,
             "failed": self._servers.failed_at,
         }
         ages = {name: round(now - when, 1) if when > -float("inf") else None for name, when in times.items()}

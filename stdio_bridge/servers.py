@@ -63,7 +63,7 @@ class Server:
         self.user = user
         self.occupant = occupant
         self._on_end = on_end
-        self._asked_at = self._servers.loop.clock()
+        self._asked_at = self._servers.asked_at = self._servers.loop.clock()
 
     @property
     def counted(self) -> bool:
@@ -127,7 +127,6 @@ class Server:
             servers.loop.call_soon(lambda: self._end("cannot be started"))
             return
         servers.spawns.add()
-        servers.started_at = servers.loop.clock()
         # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
         silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
         self._slot_timer = servers.loop.call_later(silent, self._give_slot_back)
@@ -244,7 +243,7 @@ class Servers:
         self.typical_start = _FIRST_GUESS_SECONDS
         self.heard_at = -float("inf")
         self.failed_at = -float("inf")
-        self.started_at = -float("inf")
+        self.asked_at = -float("inf")
         self._servers: dict[Server, None] = {}
         self._spares = Spares(loop, options.warm_spares, self._begin_spare)
         self.closed = False

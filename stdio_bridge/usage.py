@@ -36,7 +36,7 @@ endpoints:
   /mcp          the MCP endpoint (POST, GET, DELETE)
   /healthz      200 while the bridge runs
   /readyz       200 while the server answers; a process is started to ask only if no running one can be asked
-  /statusz      how many seconds ago the server last answered, was started, and ended before it answered; starts nothing
+  /statusz      how many seconds ago a server answered, was needed, and ended before it answered; starts nothing
   /metrics      counters and gauges, Prometheus text format, described in the output itself
   /revocations  where the gateway tells of revoked grants (POST, signed)
 

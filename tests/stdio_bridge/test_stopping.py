@@ -181,13 +181,13 @@ def status_of(bridge: Bridge) -> dict[str, float | None]:
 
 def test_the_status_says_when_a_server_answered_and_starts_none() -> None:
     with faulty() as bridge:
-        assert status_of(bridge) == {"answered": None, "started": None, "failed": None}
+        assert status_of(bridge) == {"answered": None, "needed": None, "failed": None}
         bridge.initialize()
         ages = status_of(bridge)
         assert ages["failed"] is None
         assert ages["answered"] is not None
-        assert ages["started"] is not None
-        assert ages["answered"] <= ages["started"]
+        assert ages["needed"] is not None
+        assert ages["answered"] <= ages["needed"]
         assert metric(bridge, "mcp_bridge_spawns_total") == 1
 
 

@@ -44,10 +44,16 @@ let
         ;
       units = lib.attrValues config.systemd.services;
     in
-    # Whether every unit can be written down, too.
-    builtins.deepSeq (map (unit: unit.serviceConfig) units) (
-      config.warnings ++ map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions)
-    );
+    # Whether every unit can be written down, too, and nothing is set that is set already.
+    builtins.deepSeq
+      [
+        (map (unit: unit.serviceConfig) units)
+        (config.nixpkgs.overlays or [ ])
+      ]
+      (
+        config.warnings
+        ++ map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions)
+      );
 
   # A VM test's machines: as in nixpkgs, their packages are the test's, and `nixpkgs.overlays` is set already.
   runNixOSTest =
@@ -223,6 +229,17 @@ in
   vmTests = lib.mapAttrs (_: check: {
     inherit (check) machines options;
   }) (lib.filterAttrs (_: check: check ? machines) checks);
+  # As nixpkgs does: a stand-in that took everything would hide what it does not take.
+  acceptsOverlaysInVmTests =
+    (builtins.tryEval (
+      builtins.deepSeq
+        (runNixOSTest pkgs {
+          name = "overlays";
+          nodes.machine.nixpkgs.overlays = [ "another" ];
+          testScript = "";
+        }).machines
+        true
+    )).success;
   formatter = lib.mapAttrs (_: formatter: formatter.name) outputs.formatter;
   modules = lib.mapAttrs (_: module: map builtins.pathExists module.imports) outputs.nixosModules;
   templates = lib.mapAttrs (

@@ -84,6 +84,7 @@ def test_the_check_of_the_package_has_what_its_tests_import() -> None:
 def test_hosts_and_machines_of_vm_tests_evaluate_without_a_complaint() -> None:
     outputs = evaluation.evaluate_flake()
     assert outputs["hosts"] == {"host-readme": [], "host-template": []}
+    assert outputs["acceptsOverlaysInVmTests"] is False
     for test in outputs["vmTests"].values():
         assert test["options"] == {}, "such as skipTypeCheck"
         assert set(map(len, test["machines"].values())) == {0}, test["machines"]
