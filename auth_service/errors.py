@@ -43,6 +43,21 @@ class PartlyRefused(WritesRefused):
         """How many grants."""
 
 
+class ProviderRefusal(ServiceUnavailable):
+    """The identity provider refuses a login for a reason that the operator, or the user there, has to mend.
+
+    It says nothing against the user: like silence of the provider, it grants nothing and ends nothing.
+    """
+
+    def __init__(self, provider: str, *, code: str, title: str, explanation: str, operator: str | None) -> None:
+        super().__init__(provider)
+        self.code = code
+        self.title = title
+        self.explanation = explanation
+        self.operator = operator
+        """What the operator can do; None where the user can mend it."""
+
+
 class TooManyRequests(GatewayError):
     """A quota is used up. `retry_after` is in seconds."""
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import LoginError
-from .idp import Login
+from .idp import Login, SignOn
 from .idp.bounded import BoundedProvider
 from .idp.http import SESSION_SECONDS
 from .protocol import access
@@ -64,6 +64,12 @@ class Users:
         ):
             return True
         return access.is_member(identity, allowed)
+
+    def find_sign_ons(self, login: Login, resource: str) -> tuple[SignOn, ...]:
+        """Return which organizations of the resource's list would have to be signed in to, to know of a membership."""
+        allowed = self._allowed(resource)
+        named = {fold(name.partition("/")[0]) for name in (*allowed.organizations, *allowed.teams)}
+        return tuple(each for each in login.sign_ons if fold(each.organization) in named)
 
     def is_listed(self, grant: Grant) -> bool:
         """Whether the list, as it is now, admits the user of a grant as the provider knew them at their last login."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 from auth_service.settings import GitHub, OpenIDConnect
 
@@ -16,12 +17,23 @@ def provider_name(settings: GitHub | OpenIDConnect) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SignOn:
+    """An organization that has its members sign in by itself before the provider tells who they are."""
+
+    organization: str
+    url: str
+    """The provider's own page for that."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Login:
     """A finished login at the identity provider."""
 
     identity: Identity
     token: str | None = field(repr=False)
     """What asks about the user later; None if the provider gave nothing for that."""
+    sign_ons: tuple[SignOn, ...] = ()
+    """Organizations whose members the user may be among, for all that the provider would say."""
 
 
 class IdentityProvider(Protocol):
@@ -42,8 +54,11 @@ class IdentityProvider(Protocol):
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """Return where to send the browser."""
 
+    def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
+        """Return what to raise where the browser came back without a code, with these parameters."""
+
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
-        """Redeem the code that the browser brought back."""
+        """Redeem the code that the browser brought back. Raises ProviderRefusal, too."""
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Return who the token of a former login belongs to, as they are known now.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from auth_service.errors import ServiceUnavailable
+from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 
 from . import IdentityProvider, Login
@@ -32,6 +32,10 @@ class BoundedProvider:
         """As the provider's, which may have to discover it first."""
         with self.waiting():
             return self._provider.authorization_url(state=state, code_challenge=code_challenge)
+
+    def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
+        """As the provider's, which is not asked."""
+        return self._provider.explain_refusal(parameters)
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """As the provider's."""

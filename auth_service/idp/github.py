@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -15,13 +15,25 @@ from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
 from auth_service.settings import GitHub
 
-from . import Login, http, provider_name
+from . import Login, SignOn, http, provider_name, refusals
 
 EXPIRY_MARGIN_SECONDS: Final = 60
 
 log = logging.getLogger(__name__)
 
+# `required; url=https://github.com/orgs/acme/sso?authorization_request=…`
+_SIGN_ON = re.compile(r"required\s*(?:;\s*url=(?P<url>\S*))?.*")
+_VISIBLE = re.compile(r"[!#-&(-;=?-\[\]-_a-~]{1,2048}")
+"""What a link may consist of: visible ASCII without quotes, angle brackets and backslashes."""
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
+
+
+class _SignOnRequiredError(Exception):
+    """GitHub says nothing of an organization before the user has signed in by its single sign-on, at this URL."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +104,28 @@ class GitHubProvider:
             )
             tokens = _find_tokens(answer)
             if tokens is None:
-                raise LoginError(f"GitHub refused the code: {answer.get('error')!r}")
-            identity = self._identify(session, tokens.access_token)
+                raise self._explain(answer, is_vouched=True)
+            sign_ons: dict[str, str] = {}
+            identity = self._identify(session, tokens.access_token, sign_ons=sign_ons)
         # Also where nothing asks for memberships today: what is configured changes, and logins should outlive that.
-        return Login(identity=identity, token=tokens.dump())
+        return Login(
+            identity=identity,
+            token=tokens.dump(),
+            sign_ons=tuple(SignOn(organization=name, url=url) for name, url in sign_ons.items()),
+        )
+
+    def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
+        """Return what GitHub's error at the callback means."""
+        return self._explain(parameters, is_vouched=False)
+
+    def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
+        return refusals.explain(
+            answer.get("error"),
+            answer.get("error_description"),
+            provider=self.title,
+            callback=self._callback_url,
+            is_vouched=is_vouched,
+        )
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
@@ -111,12 +141,11 @@ class GitHubProvider:
         answer = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": refresh_token})
         if (tokens := _find_tokens(answer)) is not None:
             return tokens
-        error = answer.get("error")
-        if error == "bad_refresh_token":
+        if answer.get("error") == "bad_refresh_token":
             raise LoginError("GitHub refused its refresh token")
         # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
-        log.error("GitHub's token endpoint answered %.64r", error)
-        raise ServiceUnavailable("GitHub")
+        error = self._explain(answer, is_vouched=True)
+        raise error if isinstance(error, ServiceUnavailable) else ServiceUnavailable("GitHub")
 
     def _call_token_endpoint(self, session: http.Session, form: dict[str, str]) -> dict[str, Any]:
         answer = _call(
@@ -128,8 +157,13 @@ class GitHubProvider:
         )
         return answer or {}
 
-    def _identify(self, session: http.Session, token: str) -> Identity:
-        user = self._api(session, token, "/user")
+    def _identify(self, session: http.Session, token: str, *, sign_ons: dict[str, str] | None = None) -> Identity:
+        """Return who it is; `sign_ons` gets, by organization, the pages on which it has its members sign in first."""
+        sign_ons = {} if sign_ons is None else sign_ons
+        try:
+            user = self._api(session, token, "/user")
+        except _SignOnRequiredError as error:
+            raise LoginError("GitHub names no user before a single sign-on") from error
         if user is None:
             raise LoginError("GitHub does not know its own token's user")
         user_id, login = user.get("id"), user.get("login")
@@ -140,13 +174,14 @@ class GitHubProvider:
         organizations = {
             name
             for name in self._organizations
-            if self._is_active(session, token, f"/user/memberships/orgs/{quote(name, safe='')}")
+            if self._is_active(session, token, f"/user/memberships/orgs/{quote(name, safe='')}", name, sign_ons)
         }
         teams = set()
         for name in self._teams:
             organization, _, slug = name.partition("/")
             team = f"/orgs/{quote(organization, safe='')}/teams/{quote(slug, safe='')}"
-            if self._is_active(session, token, f"{team}/memberships/{quote(login, safe='')}"):
+            path = f"{team}/memberships/{quote(login, safe='')}"
+            if self._is_active(session, token, path, organization, sign_ons):
                 teams.add(name)
         return Identity(
             subject=f"{self.name}:{user_id}",
@@ -155,9 +190,22 @@ class GitHubProvider:
             teams=frozenset(teams),
         )
 
-    def _is_active(self, session: http.Session, token: str, path: str) -> bool:
-        membership = self._api(session, token, path)
+    def _is_active(
+        self, session: http.Session, token: str, path: str, organization: str, sign_ons: dict[str, str]
+    ) -> bool:
+        try:
+            membership = self._api(session, token, path)
+        except _SignOnRequiredError as error:
+            sign_ons[organization] = self._find_sign_on_page(error.url)
+            return False
         return membership is not None and membership.get("state") == "active"
+
+    def _find_sign_on_page(self, url: str) -> str:
+        """Return GitHub's link if it leads to GitHub, else the page of this application's access there."""
+        if url.startswith(f"{self._settings.url}/") and _VISIBLE.fullmatch(url):
+            return url
+        log.error("GitHub's X-GitHub-SSO leads elsewhere than to %s: %.200r", self._settings.url, url)
+        return f"{self._settings.url}/settings/connections/applications/{quote(self._settings.client_id, safe='')}"
 
     def _api(self, session: http.Session, token: str, path: str) -> dict[str, Any] | None:
         return _call(session, "GET", f"{self._settings.api_url}{path}", token=token)
@@ -174,12 +222,14 @@ def _call(
 ) -> dict[str, Any] | None:
     """Return the JSON object that GitHub answers, None for 403 and 404 (it hides what one may not see).
 
-    `statuses` are those of which the object is wanted. Raises LoginError if the token is no good, ServiceUnavailable
-    for everything else that is no answer.
+    `statuses` are those of which the object is wanted. Raises LoginError if the token is no good, _SignOnRequiredError
+    where an organization has its members sign in first, ServiceUnavailable for everything else that is no answer.
     """
     answer = http.call(session, method, url, provider="GitHub", token=token, data=data)
     if answer.status == 401:
         raise LoginError("GitHub refused its token")
+    if answer.status == 403 and (found := _SIGN_ON.fullmatch(answer.headers.get("X-GitHub-SSO", ""))) is not None:
+        raise _SignOnRequiredError(found["url"] or "")
     if answer.status == 404 or (answer.status == 403 and not _is_rate_limited(answer)):
         return None
     if answer.status not in statuses:

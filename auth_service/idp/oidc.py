@@ -20,7 +20,7 @@ from auth_service.protocol.access import Identity
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
 
-from . import Login, http, provider_name
+from . import Login, http, provider_name, refusals
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
@@ -39,6 +39,11 @@ _OPTIONS: Final[Any] = {
     "verify_nbf": True,
 }
 _MAX_TEXT: Final = 255
+_ABOUT_THE_USER: Final = (
+    *("invalid_grant", "access_denied"),
+    *("interaction_required", "login_required", "account_selection_required", "consent_required"),
+)
+"""Errors of the token endpoint that end what the user had: they have to log in again."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -165,12 +170,28 @@ class OidcProvider:
         )
         if answer.status == 200:
             return answer.document()
-        error = answer.document().get("error") if answer.status in {400, 401, 403} else None
-        if error in ("invalid_grant", "access_denied", "interaction_required", "login_required"):
+        if answer.status not in {400, 401, 403}:
+            log.error("the identity provider's token endpoint answered %s", answer.status)
+            raise ServiceUnavailable(self.title)
+        document = answer.document()
+        if (error := document.get("error")) in _ABOUT_THE_USER:
             raise LoginError(f"the provider refused: {error}")
         # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
-        log.error("the identity provider's token endpoint answered %s: %.64r", answer.status, error)
-        raise ServiceUnavailable(self.title)
+        explained = self._explain(document, is_vouched=True)
+        raise explained if isinstance(explained, ServiceUnavailable) else ServiceUnavailable(self.title)
+
+    def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
+        """Return what the provider's error at the callback means (Core §3.1.2.6)."""
+        return self._explain(parameters, is_vouched=False)
+
+    def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
+        return refusals.explain(
+            answer.get("error"),
+            answer.get("error_description"),
+            provider=self.title,
+            callback=self._callback_url,
+            is_vouched=is_vouched,
+        )
 
     def _ask_who(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response, make_response, redirect, request
 
 from auth_service.audit import Event
-from auth_service.errors import LoginError, PageError, ServiceUnavailable
+from auth_service.errors import LoginError, PageError, ProviderRefusal, ServiceUnavailable
 from auth_service.protocol import client_documents
 from auth_service.protocol.display import DisplayName, display_name, display_text
 from auth_service.remembered import Session
@@ -16,6 +16,7 @@ from auth_service.store import LiveGrant
 
 from . import form_parameters, gateway, record, upstream
 from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, start_session
+from .consent_pages import page_of_refusal
 from .pages import capitalized, protect, provider_targets, render_page
 
 blueprint = Blueprint("account", __name__)
@@ -68,11 +69,13 @@ def act() -> Response:
 def finish_sign_in(parameters: dict[str, str]) -> Response:
     """Sign the browser in that came back from the identity provider. Raises PageError."""
     provider = capitalized(gateway().provider.title)
-    if "code" not in parameters:
-        raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=_again())
     try:
+        if "code" not in parameters:
+            raise gateway().provider.explain_refusal(parameters)
         identity = upstream.finish(parameters).identity
     except LoginError as error:
+        if "code" not in parameters:
+            raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=_again()) from error
         raise PageError(f"{provider} did not sign you in", "Try again.", links=_again()) from error
     except ServiceUnavailable as error:
         raise _provider_down(error) from error
@@ -87,6 +90,10 @@ def _provider_down(error: ServiceUnavailable) -> PageError | ServiceUnavailable:
     provider = gateway().provider.title
     if error.dependency != provider:
         return error
+    if isinstance(error, ProviderRefusal):
+        page = page_of_refusal(error)
+        page.links = _again()
+        return page
     return PageError(
         f"{capitalized(provider)} does not answer",
         "It could not say who you are. Try again in a moment.",

@@ -20,7 +20,7 @@ from auth_service.protocol import consent, redirect_uris
 
 from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
 from .browser import find_session, parse_ticket
-from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, note_request, provider_down
+from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, no_login, note_request
 from .shown import Shown, approval_of, note_decision, show
 
 blueprint = Blueprint("authorize", __name__)
@@ -92,7 +92,7 @@ def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool =
     try:
         return upstream.send(upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
     except ServiceUnavailable as error:
-        return provider_down(shown, approved, error)
+        return no_login(shown, approved, error)
 
 
 def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from auth_service.protocol.consent import Approval
 
 from . import account, gateway, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
-from .consent_pages import Notice, ask, not_allowed, note_request, provider_down
+from .consent_pages import Notice, ask, no_login, not_allowed, note_request, sign_on_required
 from .pages import protect
 from .shown import Shown, approval_of, note_decision
 
@@ -35,7 +35,7 @@ def callback() -> Response:
     try:
         login = _log_in(parameters, requested)
     except ServiceUnavailable as error:
-        return provider_down(shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
+        return no_login(shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
     note(user=login.identity.subject, name=login.identity.login)
     return _finish_authorization(shown, attempt.scopes, login)
 
@@ -57,6 +57,8 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
         forget_session()
         return ask(shown.parameters, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
     if not gateway().users.may_use(login.identity, authorization.resource):
+        if sign_ons := gateway().users.find_sign_ons(login, authorization.resource):
+            return sign_on_required(shown, authorization, sign_ons)
         return not_allowed(shown, authorization, name)
     record(Event.LOGIN_ACCEPTED)
     code = gateway().server.issue_code(authorization, sub=sub, name=name)
@@ -82,12 +84,13 @@ def _log_in(parameters: dict[str, str], authorization: AuthorizationRequest) -> 
     """Log the user in. Raises AuthorizationRedirectError if the provider does not, ServiceUnavailable."""
     provider = gateway().provider.title
     try:
-        if "code" not in parameters:
-            raise OAuthError("access_denied", f"{provider} did not log the user in")
         try:
+            if "code" not in parameters:
+                raise gateway().provider.explain_refusal(parameters)
             return upstream.finish(parameters)
         except LoginError as error:
-            raise OAuthError("access_denied", f"the login at {provider} failed") from error
+            was = f"the login at {provider} failed" if "code" in parameters else f"{provider} did not log the user in"
+            raise OAuthError("access_denied", was) from error
     except OAuthError as error:
         raise AuthorizationRedirectError(
             error, redirect_uri=authorization.redirect_uri, state=authorization.state

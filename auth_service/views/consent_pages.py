@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
 from flask import Response
 
 from auth_service.audit import Event
-from auth_service.errors import PageError, ServiceUnavailable
+from auth_service.errors import PageError, ProviderRefusal, ServiceUnavailable
 from auth_service.grants import AuthorizationRequest
+from auth_service.idp import SignOn
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.access import Identity
 from auth_service.protocol.display import display_name, display_text
@@ -74,11 +76,14 @@ def ask(
     return response
 
 
-def provider_down(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
-    """Offer to try again what the identity provider did not answer. Raises the error if it is another's."""
+def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
+    """Offer to try again what the identity provider refused or did not answer. Raises the error if it is another's."""
     provider = gateway().provider.title
     if error.dependency != provider:
         raise error
+    if isinstance(error, ProviderRefusal):
+        record(Event.LOGIN_REFUSED, reason=f"{provider} refused: {error.code}")
+        return _render_with_choice("retry.html", page_of_refusal(error), shown, approved)
     record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
     page = PageError(
         f"{capitalized(provider)} does not answer",
@@ -89,6 +94,32 @@ def provider_down(shown: Shown, approved: AuthorizationRequest, error: ServiceUn
     response = _render_with_choice("retry.html", page, shown, approved)
     response.headers["Retry-After"] = str(error.retry_after)
     return response
+
+
+def page_of_refusal(error: ProviderRefusal) -> PageError:
+    """Return what to show of an identity provider's refusal that is not about the user."""
+    return PageError(
+        error.title,
+        f"{error.explanation} Nothing was granted.",
+        status=403 if error.operator is None else 503,
+        operator=error.operator,
+    )
+
+
+def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Sequence[SignOn]) -> Response:
+    """Lead someone to the provider's own page, where their organization has them sign in, and offer to try again."""
+    provider = capitalized(gateway().provider.title)
+    names = ", ".join(each.organization for each in sign_ons)
+    record(Event.LOGIN_REFUSED, reason=f"{provider} requires single sign-on for {names}")
+    error = PageError(
+        f"{names} wants you to sign in",
+        f"{provider} does not say whether you are a member before you have signed in with the single sign-on of your "
+        "organization, and have given this gateway's application access there. Do so, then come back here and try "
+        "again. Nothing was granted.",
+        status=403,
+        links=tuple((f"Sign in to {each.organization} at {provider}", each.url) for each in sign_ons),
+    )
+    return _render_with_choice("retry.html", error, shown, approved)
 
 
 def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:

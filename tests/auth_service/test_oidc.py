@@ -24,7 +24,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
-from auth_service.errors import LoginError, ServiceUnavailable
+from auth_service.errors import LoginError, ProviderRefusal, ServiceUnavailable
 from auth_service.idp.oidc import OidcProvider
 from auth_service.protocol.access import Identity
 from auth_service.settings import OpenIDConnect
@@ -403,6 +403,31 @@ def test_only_a_refusal_of_the_token_ends_a_login_and_everything_else_waits(
         identify(provider, "rt-1")
     with pytest.raises(error):
         finish(provider)
+
+
+@pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client", "invalid_scope", "something_else"])
+def test_what_the_operator_has_to_mend_is_told_apart_from_silence(
+    stand_in: StandIn, provider: OidcProvider, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    description = "AADSTS7000215: Invalid client secret provided."
+    stand_in.answers["/tenant/token"] = (401, {"error": error, "error_description": description})
+    for ask in (lambda: finish(provider), lambda: identify(provider, "rt-1")):
+        caplog.clear()
+        with pytest.raises(ProviderRefusal) as caught:
+            ask()
+        assert caught.value.operator is not None
+        assert f"the error {error}: {description}" in caplog.text
+    assert isinstance(provider.explain_refusal({"error": error}), ProviderRefusal)
+
+
+@pytest.mark.parametrize("error", ["interaction_required", "login_required", "consent_required"])
+def test_what_asks_for_the_user_ends_what_the_user_had(stand_in: StandIn, provider: OidcProvider, error: str) -> None:
+    stand_in.answers["/tenant/token"] = (400, {"error": error})
+    with pytest.raises(LoginError):
+        identify(provider, "rt-1")
+    refusal = provider.explain_refusal({"error": error})
+    assert isinstance(refusal, ProviderRefusal)
+    assert refusal.operator is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -37,6 +37,9 @@ class Provider:
         self.answer: Callable[[str], Login] = lambda token: Login(identity=MEMBER, token=token)
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
+        raise NotImplementedError
+
+    def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
         raise NotImplementedError
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:

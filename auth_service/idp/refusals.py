@@ -1,0 +1,125 @@
+"""What an identity provider's OAuth errors mean to the user who logs in, and to the operator.
+
+The codes are those of RFC 6749, RFC 9101 and OpenID Connect Core §3.1.2.6, and GitHub's own ("Troubleshooting
+authorization request errors", "Troubleshooting OAuth app access token request errors").
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from auth_service.errors import LoginError, ProviderRefusal, ServiceUnavailable
+
+DECLINED: Final = frozenset({"access_denied"})
+"""The user, or a rule about the user, said no: that is for the client to know."""
+PASSING: Final = frozenset({"server_error", "temporarily_unavailable"})
+SPENT: Final = frozenset({"bad_verification_code", "invalid_grant"})
+"""The code was used already, or is too old."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What is wrong, and who can mend it: without `operator`, the user."""
+
+    title: str
+    user: str
+    operator: str | None = None
+
+
+_SIGN_IN_FIRST = _Meaning("{Provider} wants you to sign in there first", "Sign in at {provider}, then try again.")
+_ASK_OPERATOR = "Only the operator of this gateway can mend that: tell them this page's title."
+_MEANINGS: Final = {
+    "application_suspended": _Meaning(
+        "{Provider} has suspended this gateway's application",
+        _ASK_OPERATOR,
+        "Ask the support of {provider} why, or register another application and set identity_provider.client_id.",
+    ),
+    "redirect_uri_mismatch": _Meaning(
+        "{Provider} does not know this gateway's address",
+        _ASK_OPERATOR,
+        "Set the callback URL of the application at {provider} to {callback}.",
+    ),
+    "incorrect_client_credentials": _Meaning(
+        "{Provider} does not take this gateway's credentials",
+        _ASK_OPERATOR,
+        "Compare identity_provider.client_id and the credential client-secret with the application at {provider}.",
+    ),
+    "unverified_user_email": _Meaning(
+        "Your e-mail address is not verified", "Verify it in your account's settings at {provider}, then try again."
+    ),
+    "invalid_scope": _Meaning(
+        "{Provider} does not know what this gateway asks for",
+        _ASK_OPERATOR,
+        "It refuses one of identity_provider.scopes (identityProvider.oidc.scopes).",
+    ),
+    "unauthorized_client": _Meaning(
+        "{Provider} does not let this gateway log anyone in",
+        _ASK_OPERATOR,
+        "Allow the application at {provider} the authorization code grant, with the callback URL {callback}.",
+    ),
+    "unsupported_response_type": _Meaning(
+        "{Provider} does not let this gateway log anyone in",
+        _ASK_OPERATOR,
+        "Allow the application at {provider} the response type `code`.",
+    ),
+    "interaction_required": _SIGN_IN_FIRST,
+    "login_required": _SIGN_IN_FIRST,
+    "account_selection_required": _SIGN_IN_FIRST,
+    "consent_required": _SIGN_IN_FIRST,
+}
+_MEANINGS["invalid_client"] = _MEANINGS["incorrect_client_credentials"]
+_OTHER = _Meaning(
+    "{Provider} refuses this gateway's login",
+    _ASK_OPERATOR,
+    "The log has what {provider} says of it; see that the application there is a web application with a client secret, "
+    "and that its callback URL is {callback}.",
+)
+
+
+def explain(
+    code: object, description: object, *, provider: str, callback: str, is_vouched: bool
+) -> LoginError | ServiceUnavailable:
+    """Return what to raise for an OAuth error at a login: LoginError, ServiceUnavailable, or its kind ProviderRefusal.
+
+    `is_vouched`: whether the provider itself sent it. What a browser brings back, anyone may have written: it is shown
+    and logged with that in mind.
+    """
+    name = code if isinstance(code, str) else ""
+    if not name and is_vouched:
+        log.error("%s answered a login with neither tokens nor an error", provider)
+        return ServiceUnavailable(provider)
+    if not name:
+        return LoginError(f"{provider} sent the browser back with neither a code nor an error")
+    if name in DECLINED:
+        return LoginError(f"{provider} says that it was declined: {_quote(description)}")
+    if name in SPENT:
+        return LoginError(f"{provider} refused the code: {name}")
+    if name in PASSING:
+        log.warning("%s says that it cannot log anyone in now: %s: %s", provider, name, _quote(description))
+        return ServiceUnavailable(provider)
+    meaning = _MEANINGS.get(name, _OTHER)
+    words = {"provider": provider, "Provider": provider[:1].upper() + provider[1:], "callback": callback}
+    operator = None if meaning.operator is None else meaning.operator.format(**words)
+    if operator is not None:
+        level = logging.ERROR if is_vouched else logging.WARNING
+        source = "answered" if is_vouched else "sent a browser back with"
+        log.log(level, "%s %s the error %s: %s. %s", provider, source, _quote(code), _quote(description), operator)
+    return ProviderRefusal(
+        provider,
+        code=name if name in _MEANINGS else "an error that is not known here",
+        title=meaning.title.format(**words),
+        explanation=meaning.user.format(**words),
+        operator=operator,
+    )
+
+
+def _quote(text: object) -> str:
+    """Return a provider's text, or whatever stands in its place, as one line."""
+    return f"{text!s:.200}".encode("ascii", "backslashreplace").decode().translate(_CONTROLS) if text else "nothing"
+
+
+_CONTROLS: Final = {**dict.fromkeys(range(32), "?"), 127: "?"}
