@@ -23,6 +23,7 @@ from auth_service.errors import ServiceUnavailable, WritesRefused
 from auth_service.grant_watch import GrantWatch
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
+from auth_service.outages import Outage
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.public_fetch import make_fetcher
 from auth_service.push import RevocationPush
@@ -195,17 +196,22 @@ class Application:
 
     async def _agree_on_keys(self) -> None:
         """Follow the other hosts, the operator and the clock in which keys there are."""
+        writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
+        unusable = Outage(log, "keys.unusable", over="keys.usable-again")
         while True:
             try:
                 await asyncio.to_thread(self._rotation.synchronize)
-            except WritesRefused:
+            except WritesRefused as error:
                 self._keys_are_agreed = True  # it has read them
+                writes.failed(error.reason)
             except ServiceUnavailable:
                 pass  # the watch over grants has said so
             except SigningKeyError as error:
-                log.error("keys.unusable: %s", error)
+                unusable.failed(error)
             else:
                 self._keys_are_agreed = True
+                writes.worked()
+                unusable.worked()
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
 
     async def _refresh_probe(self) -> None:

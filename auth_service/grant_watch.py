@@ -30,6 +30,7 @@ from redis.exceptions import RedisError
 from auth_service.connections import connect_async
 from auth_service.denials import CHANNEL, Denials
 from auth_service.errors import ServiceUnavailable
+from auth_service.outages import Outage
 from auth_service.store import GRANT_PREFIX, REVOCATION_SECONDS
 
 HEARTBEAT_SECONDS: Final = 0.04
@@ -59,6 +60,7 @@ class GrantWatch:
     """The grants of one Redis, watched from one event loop."""
 
     def __init__(self, redis_url: str, denials: Denials, *, password: str | None = None) -> None:
+        self._outage = Outage(log, "redis.lost: asking for each request", over="redis.back: grants are watched again")
         self._denials = denials
         denials.on_new = self._note_denied
         # One retry: a pooled connection may be one that Redis closed when it restarted.
@@ -143,15 +145,12 @@ class GrantWatch:
 
     async def run(self) -> None:
         """Watch until cancelled, over as many connections as it takes."""
-        lost = False
         while True:
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py left it out
             try:
                 await self._watch(connection)
             except (RedisError, OSError) as error:
-                if not lost:
-                    log.warning("redis.lost: asking for each request: %s", error)
-                lost = True
+                self._outage.failed(error)
             finally:
                 self.trusted_until = 0.0
                 await connection.disconnect(nowait=True)
@@ -173,13 +172,14 @@ class GrantWatch:
         await connection.read_response()  # each channel has a reply of its own
         # What changed before this moment was reported to nobody.
         self._forget_all()
-        log.info("redis.watching: grants are watched")
+        log.debug("redis.watching: grants are watched")
         sent: deque[float] = deque()
         with _background(self._beat(connection, sent)), _background(self._check_master(connection)):
             while True:
                 match await connection.read_response():
                     case [b"subscribe", *_]:
                         self._denials.refresh()
+                        self._outage.worked()
                         self.trusted_until = sent.popleft() + REVOCATION_SECONDS
                     case [b"message", channel, sids] if channel == CHANNEL.encode():
                         self._hear_denied(sids)
@@ -208,7 +208,7 @@ class GrantWatch:
             except (RedisError, OSError):
                 master = None
             if master != (connection.host, connection.port):
-                log.warning("redis.not-master: %s:%s", connection.host, connection.port)
+                self._outage.failed(f"{connection.host}:{connection.port} is not the master any more")
                 await connection.disconnect(nowait=True)
                 return
             await asyncio.sleep(MASTER_CHECK_SECONDS)

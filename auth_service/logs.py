@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import Any
+import time
+from collections import OrderedDict
+from typing import Any, Final
 
 from gunicorn.glogging import Logger as GunicornLogger
 
 from auth_service import audit
+
+MESSAGES_AT_ONCE: Final = 10
+SECONDS_PER_MESSAGE: Final = 10.0
+"""Of warnings and errors of one kind: so many at once, then one in so many seconds."""
+MAX_KINDS: Final = 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -21,11 +28,57 @@ class LineFormatter(logging.Formatter):
         """Return one line; a trace's further lines are indented, so that none can pass for an event."""
         if isinstance(record.msg, audit.Entry):
             return str(record.msg)
-        first = escape(f"{record.levelname} {record.name}: {record.getMessage()}")
+        left_out = getattr(record, "left_out", 0)
+        more = f" ({left_out} more like this were left out)" if left_out else ""
+        first = escape(f"{record.levelname} {record.name}: {record.getMessage()}{more}")
         if not record.exc_info:
             return first
         trace = self.formatException(record.exc_info).split("\n")
         return "\n".join([first, *(f"  {escape(line)}" for line in trace)])
+
+
+class RepetitionBound(logging.Filter):
+    """Lets few messages of one kind pass, traces included, and counts those that it leaves out.
+
+    A kind is what one statement of the code says: whatever breaks cannot fill the log with it, however many requests
+    meet it. The audit log has rules of its own (`audit.RefusalBound`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: OrderedDict[tuple[str, str], _Allowance] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is written; the handler's lock is held."""
+        if record.levelno < logging.WARNING or isinstance(record.msg, audit.Entry):
+            return True
+        kind = record.name, str(record.msg)
+        allowance = self._kinds.setdefault(kind, _Allowance())
+        self._kinds.move_to_end(kind)
+        if len(self._kinds) > MAX_KINDS:
+            self._kinds.popitem(last=False)
+        left_out = allowance.take()
+        record.left_out = left_out
+        return left_out is not None
+
+
+class _Allowance:
+    def __init__(self) -> None:
+        self._left = float(MESSAGES_AT_ONCE)
+        self._since = time.monotonic()
+        self._left_out = 0
+
+    def take(self) -> int | None:
+        """Return how many were left out before this one, None if this one is to be left out, too."""
+        now = time.monotonic()
+        self._left = min(float(MESSAGES_AT_ONCE), self._left + (now - self._since) / SECONDS_PER_MESSAGE)
+        self._since = now
+        if self._left < 1:
+            self._left_out += 1
+            return None
+        self._left -= 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 class GunicornLog(GunicornLogger):  # type: ignore[misc]  # Gunicorn ships no types
@@ -43,6 +96,7 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     handler.addFilter(keeps_secrets)
+    handler.addFilter(RepetitionBound())
     logging.basicConfig(level=level, handlers=[handler])
     audit.bound_refusals()
 
