@@ -56,6 +56,12 @@ let
       "--max-calls=${toString server.limits.calls}"
       "--max-connections=${toString server.limits.connections}"
     ]
+    ++ map (version: "--protocol-version=${version}") (
+      if server.protocolVersions == null then [ ] else server.protocolVersions
+    )
+    ++ lib.optional (
+      server.serverProtocolVersion != null
+    ) "--server-protocol-version=${server.serverProtocolVersion}"
     ++ lib.optional (server.startsAtOnce != null) "--starts-at-once=${toString server.startsAtOnce}"
     ++ lib.optional (lib.length (topology.replicasOf server) > 1) "--replica=${replica.name}";
 

@@ -62,6 +62,46 @@ in
       '';
     };
 
+    protocolVersions = mkOption {
+      type = types.nullOr (
+        types.nonEmptyListOf (
+          types.enum [
+            "2024-11-05"
+            "2025-03-26"
+            "2025-06-18"
+            "2025-11-25"
+            "2026-07-28"
+          ]
+        )
+      );
+      default = null;
+      example = [
+        "2025-06-18"
+        "2025-11-25"
+      ];
+      description = ''
+        The revisions of MCP that clients are offered, whatever the server speaks; all of them where null. A client that
+        asks for another is told which there are.
+      '';
+    };
+
+    serverProtocolVersion = mkOption {
+      type = types.nullOr (
+        types.enum [
+          "2024-11-05"
+          "2025-03-26"
+          "2025-06-18"
+          "2025-11-25"
+        ]
+      );
+      default = null;
+      example = "2024-11-05";
+      description = ''
+        The revision that the server is initialized with, for one that fails with others; the one that its client asks
+        for where null. A server whose `era` is `modern` is not initialized.
+      '';
+    };
+
     logLevel = mkOption {
       type = types.enum [
         "debug"

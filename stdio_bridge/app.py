@@ -44,7 +44,9 @@ class Bridge:
         self._requests = self._registry.counter("mcp_bridge_requests_total", "HTTP requests to the MCP endpoint")
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
         self._servers = Servers(loop, options, self._registry)
-        knowledge = Knowledge(era=None if options.server_era == "auto" else ServerEra(options.server_era))
+        knowledge = Knowledge(
+            era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
+        )
         self._legacy = LegacyEra(self._servers, knowledge, self._registry)
         parking = Parking(verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock)
         self._modern = ModernEra(Hosts(self._servers, knowledge, parking))

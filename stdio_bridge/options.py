@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .eras.protocol import ALL_VERSIONS, MODERN_VERSIONS, Versions
 from .errors import UsageError
 from .usage import Isolation, make_parser
 
@@ -46,6 +47,7 @@ class Options:
     directory: str | None
     open_files: int
     server_era: str
+    versions: Versions
     input_timeout: float
     call_timeout: float
     call_timeout_total: float
@@ -84,6 +86,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         directory=parsed.cwd,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         server_era=parsed.server_era,
+        versions=_versions(parsed.protocol_version, parsed.server_protocol_version, parsed.server_era),
         input_timeout=parsed.input_timeout,
         call_timeout=parsed.call_timeout,
         call_timeout_total=parsed.call_timeout_total,
@@ -103,6 +106,14 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         max_connections=parsed.max_connections,
         log_level=parsed.log_level.upper(),
     )
+
+
+def _versions(offered: Sequence[str], server: str | None, era: str) -> Versions:
+    if server in MODERN_VERSIONS:
+        raise UsageError(f"--server-protocol-version {server}: it has no initialize: use --server-era modern")
+    if server is not None and era == "modern":
+        raise UsageError(f"--server-protocol-version {server}: a server of --server-era modern is not initialized")
+    return Versions(offered=tuple(v for v in ALL_VERSIONS if v in offered) if offered else ALL_VERSIONS, server=server)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

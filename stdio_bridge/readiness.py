@@ -22,7 +22,6 @@ _FIRST_BELIEF_SECONDS = 30.0
 _LAST_BELIEF_SECONDS = 600.0
 # How a server that only speaks the modern era says so. It answers, which is all that is asked.
 _MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, -32022})
-_VERSION = "2025-11-25"
 
 
 class Readiness:
@@ -106,7 +105,11 @@ class Readiness:
             return
         self._starting = server
         client = {"name": "mcp-stdio-bridge", "version": "1"}
-        params: Message = {"protocolVersion": _VERSION, "capabilities": {}, "clientInfo": client}
+        params: Message = {
+            "protocolVersion": self._servers.options.versions.of_own_initialize,
+            "capabilities": {},
+            "clientInfo": client,
+        }
         server.link.ask("initialize", params, answered, self._loop.clock())
         self._loop.call_later(_PROBE_SECONDS, self._give_up)
 

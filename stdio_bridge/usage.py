@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from .eras.protocol import ALL_VERSIONS
 from .errors import UsageError
 
 _USAGE = """\
@@ -96,6 +97,15 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
         help="HOST:PORT, [HOST]:PORT or unix:/PATH; leave it out where systemd hands over a socket",
     )
     add(
+        "--protocol-version",
+        action="append",
+        default=[],
+        choices=ALL_VERSIONS,
+        metavar="VERSION",
+        help=f"offer this revision of MCP to clients, and no other that is not named; repeatable, of "
+        f"{', '.join(ALL_VERSIONS)} (default: all)",
+    )
+    add(
         "--replica",
         type=_replica,
         metavar="NAME",
@@ -176,6 +186,12 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="which MCP it speaks: legacy (initialize, up to 2025-11-25), modern (2026-07-28), or dual, which is both; "
         "auto asks it once (default: auto)",
+    )
+    add(
+        "--server-protocol-version",
+        choices=ALL_VERSIONS,
+        metavar="VERSION",
+        help="the revision that the server is initialized with (default: the one its client asks for)",
     )
     add(
         "--stop-timeout",

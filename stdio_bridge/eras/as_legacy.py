@@ -7,21 +7,20 @@ from stdio_bridge.jsonrpc import Message
 
 from .envelope import Envelope
 from .protocol import (
-    ALL_VERSIONS,
     CACHEABLE,
     LEGACY_RESOURCE_NOT_FOUND,
     LEGACY_URL_ELICITATION_REQUIRED,
-    LEGACY_VERSIONS,
     LIST_CHANGES,
     LOG_LEVELS,
     META_PREFIX,
     RESERVED_CODES,
     SERVER_INFO,
+    Versions,
     crossing_client_capabilities,
     crossing_server_capabilities,
 )
 
-_OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
+OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
 _INPUT_PARAMS = frozenset({"inputResponses", "requestState"})
 
 
@@ -30,14 +29,14 @@ def capabilities_of(envelope: Envelope) -> Message:
     return crossing_client_capabilities(envelope.capabilities)
 
 
-def initialize_params(envelope: Envelope | None) -> Message:
+def initialize_params(envelope: Envelope | None, version: str) -> Message:
     """Params of `initialize` in the name of a modern request's client; without one in the bridge's own."""
     info = envelope.client_info if envelope is not None else {}
     named = isinstance(info.get("name"), str) and isinstance(info.get("version"), str)
     return {
-        "protocolVersion": LEGACY_VERSIONS[-1],
+        "protocolVersion": version,
         "capabilities": capabilities_of(envelope) if envelope is not None else {},
-        "clientInfo": info if named else _OWN_INFO,
+        "clientInfo": info if named else OWN_INFO,
     }
 
 
@@ -101,10 +100,10 @@ def input_request(request: Message) -> Message:
     return {"method": request["method"], "params": params}
 
 
-def discovery(initialized: Message) -> Message:
+def discovery(initialized: Message, versions: Versions) -> Message:
     """The result of `server/discover`, from that of `initialize`."""
     found: Message = {
-        "supportedVersions": list(ALL_VERSIONS),
+        "supportedVersions": list(versions.offered),
         "capabilities": crossing_server_capabilities(initialized.get("capabilities")),
     }
     if isinstance(initialized.get("instructions"), str):

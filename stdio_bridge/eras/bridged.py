@@ -14,7 +14,7 @@ from .as_legacy import answer_from, discovery, input_request, request_for
 from .envelope import missing_capabilities
 from .exchange import Exchange
 from .parking import Parking
-from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY, without_task_tools
+from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY, Versions, without_task_tools
 from .request_state import refused
 from .subscriptions import Subscriptions
 from .tool_catalog import ToolCatalog
@@ -24,14 +24,21 @@ class BridgedDialect:
     """Speaks with an initialized legacy server."""
 
     def __init__(
-        self, link: Link, initialized: Message, parking: Parking, tools: ToolCatalog, clock: Callable[[], float]
+        self,
+        link: Link,
+        initialized: Message,
+        parking: Parking,
+        tools: ToolCatalog,
+        clock: Callable[[], float],
+        *,
+        versions: Versions,
     ) -> None:
         self.link = link
         self.parking = parking
         self.tools = tools
         self.clock = clock
         self.server_info = initialized.get("serverInfo")
-        self._discovery = discovery(initialized)
+        self._discovery = discovery(initialized, versions)
         self._capabilities: Message = self._discovery["capabilities"]
         self._subscriptions = Subscriptions(link, self._capabilities, tools, clock)
         self._log_level: str | None = None

@@ -5,15 +5,15 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 from stdio_bridge.loop import Loop
 
-from .as_legacy import initialize_params
+from .as_legacy import OWN_INFO, initialize_params
 from .envelope import Envelope
-from .protocol import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN_VERSIONS, PROTOCOL_VERSION, UNSUPPORTED_VERSION
+from .protocol import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN_VERSIONS, PROTOCOL_VERSION, UNSUPPORTED_VERSION, Versions
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Knowledge:
     """What is known of the server's command. It stays true for as long as the bridge runs."""
 
     era: ServerEra | None = None
+    versions: Versions = field(default_factory=Versions)
 
     @property
     def modern(self) -> bool | None:
@@ -129,7 +130,8 @@ class Opening:
         if self._initializing or self._done is None:
             return
         self._initializing = True
-        self._link.ask("initialize", initialize_params(self._envelope), self._initialized, self._loop.clock())
+        params = initialize_params(self._envelope, self._knowledge.versions.of_own_initialize)
+        self._link.ask("initialize", params, self._initialized, self._loop.clock())
 
     def _initialized(self, answer: Message) -> None:
         result = answer.get("result")
@@ -156,7 +158,7 @@ def own_meta() -> Message:
     """The `_meta` of a modern request of the bridge's own."""
     return {
         PROTOCOL_VERSION: MODERN_VERSIONS[-1],
-        CLIENT_INFO: initialize_params(None)["clientInfo"],
+        CLIENT_INFO: OWN_INFO,
         CLIENT_CAPABILITIES: {},
     }
 

@@ -17,7 +17,6 @@ from stdio_bridge.errors import Refusal, bad_request
 from stdio_bridge.jsonrpc import Message
 
 from .protocol import (
-    ALL_VERSIONS,
     CLIENT_CAPABILITIES,
     CLIENT_INFO,
     HEADER_MISMATCH,
@@ -27,6 +26,7 @@ from .protocol import (
     NAMED_BY,
     PROTOCOL_VERSION,
     UNSUPPORTED_VERSION,
+    Versions,
 )
 
 HeaderReader = Callable[[str], str | None]
@@ -58,7 +58,7 @@ def is_modern(version_header: str | None, messages: Iterable[Message]) -> bool:
     )
 
 
-def parse_envelope(message: Message, header: HeaderReader) -> Envelope:
+def parse_envelope(message: Message, header: HeaderReader, versions: Versions) -> Envelope:
     """Read and check a request's metadata. `header` takes names in waitress' form. Raises Refusal, 400."""
     meta = jsonrpc.meta_of(message)
     for key, kind in ((PROTOCOL_VERSION, str), (CLIENT_CAPABILITIES, dict)):
@@ -66,7 +66,7 @@ def parse_envelope(message: Message, header: HeaderReader) -> Envelope:
             raise bad_request(jsonrpc.INVALID_PARAMS, f"params._meta must hold {key}, {_KIND_NAMES[kind]}")
     version: str = meta[PROTOCOL_VERSION]
     _check_headers(message, version, header)
-    check_version(version)
+    check_version(version, versions)
     log_level = meta.get(LOG_LEVEL)
     if log_level is not None and log_level not in LOG_LEVELS:
         raise bad_request(jsonrpc.INVALID_PARAMS, f"{LOG_LEVEL} must be one of {', '.join(LOG_LEVELS)}")
@@ -82,14 +82,16 @@ def parse_envelope(message: Message, header: HeaderReader) -> Envelope:
 _KIND_NAMES: dict[type, str] = {str: "a string", dict: "an object"}
 
 
-def check_version(version: str) -> None:
-    """Raises Refusal for a version that is not served to stand-alone requests."""
-    if version not in MODERN_VERSIONS:
-        raise bad_request(
-            UNSUPPORTED_VERSION,
-            "Unsupported protocol version",
-            {"supported": list(ALL_VERSIONS), "requested": version},
-        )
+def check_version(version: str, versions: Versions) -> None:
+    """Raises Refusal for a version that is not offered to stand-alone requests."""
+    if version not in MODERN_VERSIONS or version not in versions.offered:
+        raise unsupported(version, versions)
+
+
+def unsupported(requested: object, versions: Versions) -> Refusal:
+    """400: a revision that is not offered, and those that are."""
+    data = {"supported": list(versions.offered), "requested": requested}
+    return bad_request(UNSUPPORTED_VERSION, "Unsupported protocol version", data)
 
 
 def _check_headers(message: Message, version: str, header: HeaderReader) -> None:

@@ -15,7 +15,6 @@ from stdio_bridge.usage import Isolation
 
 from .detection import Knowledge
 from .face import Face
-from .protocol import LEGACY_VERSIONS
 
 _INITIALIZED = "notifications/initialized"
 _EVERYONE = ""
@@ -40,6 +39,7 @@ class Home:
     ) -> None:
         self.exclusive = exclusive
         self.user = user
+        self._versions = knowledge.versions
         self._servers = servers
         self._ended = ended
         self._guests: dict[Guest, None] = {}
@@ -114,7 +114,7 @@ class Home:
     def initialize(self, message: Message, reply: Reply) -> None:
         """Answer a session's `initialize`, with what the server says or has said to the first."""
         if self._result is not None:
-            reply.finish(_answer(message, self._result))
+            reply.finish(self.answer(message, self._result))
         elif self._asking:
             self._waiting.append((message, reply))
         else:
@@ -123,7 +123,12 @@ class Home:
     def _ask(self, message: Message, reply: Reply) -> None:
         self._asking = True
         self._asked_with = _asked_with(message)
-        self.link.request(self, message, _FirstReply(self, message, reply), self._servers.loop.clock())
+        params = jsonrpc.params_of(message)
+        if isinstance(asked := params.get("protocolVersion"), str):
+            params = {**params, "protocolVersion": self._versions.to_server(asked)}
+        self.link.request(
+            self, {**message, "params": params}, _FirstReply(self, message, reply), self._servers.loop.clock()
+        )
 
     def receive(self, message: Message) -> None:
         """Take what the server says before it is initialized, which is for nobody."""
@@ -136,7 +141,7 @@ class Home:
         if isinstance(result, dict):
             self._result = result
             for message, reply in waiting:
-                reply.finish(_answer(message, result))
+                reply.finish(self.answer(message, result))
         elif self.stopping:
             for message, reply in waiting:
                 reply.finish({**answer, "id": message["id"]})
@@ -146,6 +151,14 @@ class Home:
             self._ask(*waiting[0])
         elif self.exclusive:
             self._server.stop("it refused to initialize")
+
+    def answer(self, initialize: Message, result: Message) -> Message:
+        """A session's answer, from the server's to the first: in the session's own revision where that is older."""
+        version = result.get("protocolVersion")
+        if isinstance(version, str):
+            asked = jsonrpc.params_of(initialize).get("protocolVersion")
+            result = {**result, "protocolVersion": self._versions.to_client(asked, version)}
+        return jsonrpc.result(initialize["id"], result)
 
     def notify(self, guest: Guest, message: Message) -> None:
         """Pass a session's notification on; that it is initialized is told once."""
@@ -161,13 +174,16 @@ class _FirstReply:
 
     def __init__(self, home: Home, message: Message, reply: Reply) -> None:
         self._home = home
+        self._message = message
         self._reply = reply
 
     def send(self, message: Message) -> None:
         self._reply.send(message)
 
     def finish(self, message: Message) -> None:
-        self._reply.finish(message)
+        result = message.get("result")
+        told = self._home.answer(self._message, result) if isinstance(result, dict) else message
+        self._reply.finish(told)
         self._home.answered(message)
 
 
@@ -206,14 +222,6 @@ class Homes:
         self._homes.pop(home, None)
         for key in [key for key, known in self._by_user.items() if known is home]:
             del self._by_user[key]
-
-
-def _answer(message: Message, result: Message) -> Message:
-    asked = jsonrpc.params_of(message).get("protocolVersion")
-    version = result.get("protocolVersion")
-    if asked in LEGACY_VERSIONS and isinstance(version, str) and asked < version:
-        result = {**result, "protocolVersion": asked}
-    return {"jsonrpc": "2.0", "id": message["id"], "result": result}
 
 
 def _asked_with(initialize: Message) -> Message:

@@ -112,11 +112,12 @@ class Host:
                 exchange.finish(jsonrpc.error(exchange.id, jsonrpc.INTERNAL_ERROR, _reason(error)))
             self.stop("it refused to initialize")
             return
-        clock = self._hosts.servers.loop.clock
+        clock, versions = self._hosts.servers.loop.clock, self._hosts.knowledge.versions
         if isinstance(opened, Initialized):
-            self._dialect = BridgedDialect(self.link, opened.result, self._hosts.parking, self._tools, clock)
+            parking = self._hosts.parking
+            self._dialect = BridgedDialect(self.link, opened.result, parking, self._tools, clock, versions=versions)
         else:
-            self._dialect = NativeDialect(self.link, self._tools, clock)
+            self._dialect = NativeDialect(self.link, self._tools, clock, versions=versions)
             self._key = self._hosts.move(self, self._key)
         for exchange in waiting:
             self.serve(exchange)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.detach import Request, Response
-from stdio_bridge.errors import Refusal, bad_request
+from stdio_bridge.errors import Refusal, bad_request, not_allowed
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Kind, Message
 from stdio_bridge.metrics import Registry
@@ -14,7 +14,7 @@ from stdio_bridge.servers import Servers
 
 from .body import Body, accepts
 from .detection import Knowledge
-from .protocol import LEGACY_VERSIONS
+from .envelope import unsupported
 from .sessions import Answer, InitializeAnswer, Sessions
 
 _BATCH_VERSION = "2025-03-26"
@@ -24,12 +24,15 @@ class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
     def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
-        self._servers = servers
+        self._versions = knowledge.versions
         self.sessions = Sessions(servers, knowledge, registry)
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
         """Take messages for a session, or open one. Raises Refusal."""
-        _check_version(request)
+        if not self._versions.legacy:
+            asked = (jsonrpc.params_of(message).get("protocolVersion") for message in body.requests)
+            raise unsupported(next(asked, None) or request.header("MCP_PROTOCOL_VERSION"), self._versions)
+        self._check_version(request)
         if any(message["method"] == "initialize" for message in body.requests):
             if body.batch:
                 raise bad_request(jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch")
@@ -62,13 +65,13 @@ class LegacyEra:
         """Open a session's stream, or resume one. Raises Refusal."""
         if not accepts(request, "text/event-stream"):
             raise Refusal("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
-        _check_version(request)
+        self._check_version(request)
         session = self.sessions.find(request.header("MCP_SESSION_ID"), identity)
         session.open_stream(response, identity, request.header("LAST_EVENT_ID"))
 
     def delete(self, request: Request, response: Response, identity: Identity) -> None:
         """End a session. Raises Refusal."""
-        _check_version(request)
+        self._check_version(request)
         self.sessions.find(request.header("MCP_SESSION_ID"), identity).stop("the client ended the session")
         response.reply("204 No Content", [])
 
@@ -99,11 +102,12 @@ class LegacyEra:
         for session in self.sessions.all():
             session.open.keep_alive()
 
-
-def _check_version(request: Request) -> None:
-    # Never -32022: a client of both eras would take that for a modern server's answer and not fall back.
-    version = request.header("MCP_PROTOCOL_VERSION")
-    if version is not None and version not in LEGACY_VERSIONS:
-        raise bad_request(
-            jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {', '.join(LEGACY_VERSIONS)}"
-        )
+    def _check_version(self, request: Request) -> None:
+        # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,
+        # and not fall back.
+        version = request.header("MCP_PROTOCOL_VERSION")
+        if not self._versions.legacy:
+            raise not_allowed("POST")
+        if version is not None and version not in self._versions.legacy:
+            offered = ", ".join(self._versions.legacy)
+            raise bad_request(jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {offered}")

@@ -23,6 +23,7 @@ class ModernEra:
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
+        self._versions = hosts.servers.options.versions
         self._open = OpenResponses()
 
     def claims(self, request: Request, body: Body | None) -> bool:
@@ -36,11 +37,11 @@ class ModernEra:
         if more or body.batch or kind is Kind.RESPONSE:
             raise bad_request(jsonrpc.INVALID_REQUEST, "the body must be one request or notification")
         if kind is Kind.NOTIFICATION:
-            _check_notification(request, message)
+            self._check_notification(request, message)
             # There is none that a client sends over HTTP: it cancels by closing the response.
             response.reply("202 Accepted", [])
             return
-        envelope = parse_envelope(message, request.header)
+        envelope = parse_envelope(message, request.header, self._versions)
         if message["method"] in REMOVED:
             text = f"2026-07-28 has no method {message['method']}"
             raise Refusal("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
@@ -82,9 +83,8 @@ class ModernEra:
         """End what would last: subscriptions, and calls that wait for their client."""
         self._hosts.close()
 
-
-def _check_notification(request: Request, message: Message) -> None:
-    version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP_PROTOCOL_VERSION"))
-    if not isinstance(version, str):
-        raise bad_request(jsonrpc.INVALID_PARAMS, f"{PROTOCOL_VERSION} must be a string")
-    check_version(version)
+    def _check_notification(self, request: Request, message: Message) -> None:
+        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP_PROTOCOL_VERSION"))
+        if not isinstance(version, str):
+            raise bad_request(jsonrpc.INVALID_PARAMS, f"{PROTOCOL_VERSION} must be a string")
+        check_version(version, self._versions)

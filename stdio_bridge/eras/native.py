@@ -11,15 +11,16 @@ from stdio_bridge.link import Link
 
 from .detection import own_meta
 from .exchange import Exchange
-from .protocol import ALL_VERSIONS, LISTEN
+from .protocol import LISTEN, Versions
 from .tool_catalog import ToolCatalog
 
 
 class NativeDialect:
     """Speaks with a modern server. The link keeps apart what belongs to which request."""
 
-    def __init__(self, link: Link, tools: ToolCatalog, clock: Callable[[], float]) -> None:
+    def __init__(self, link: Link, tools: ToolCatalog, clock: Callable[[], float], *, versions: Versions) -> None:
         self._link = link
+        self._versions = versions
         self._tools = tools
         self._clock = clock
         self._watching_tools = False
@@ -34,7 +35,7 @@ class NativeDialect:
             speaker.exchanges.remove(exchange)
             self._link.cancel(call, "the client disconnected")
 
-        reply = _Reply(self._link, speaker, exchange, self._tools)
+        reply = _Reply(self._link, speaker, exchange, self._tools, self._versions)
         purpose = Purpose.STREAM if exchange.method == LISTEN else Purpose.CALL
         call = self._link.request(speaker, exchange.message, reply, self._clock(), purpose)
         exchange.on_gone = gone
@@ -87,11 +88,14 @@ class _Speaker:
 class _Reply:
     """Brings a modern server's answer to an exchange."""
 
-    def __init__(self, link: Link, speaker: _Speaker, exchange: Exchange, tools: ToolCatalog) -> None:
+    def __init__(
+        self, link: Link, speaker: _Speaker, exchange: Exchange, tools: ToolCatalog, versions: Versions
+    ) -> None:
         self._link = link
         self._speaker = speaker
         self._exchange = exchange
         self._tools = tools
+        self._versions = versions
 
     def send(self, message: Message) -> None:
         """Pass on what comes before the answer."""
@@ -108,7 +112,7 @@ class _Reply:
             self._tools.learn(result)
         elif isinstance(result, dict) and self._exchange.method == "server/discover":
             # What the bridge serves, natively or not, is what a client in front of it can use.
-            message = jsonrpc.result(self._exchange.id, {**result, "supportedVersions": list(ALL_VERSIONS)})
+            message = jsonrpc.result(self._exchange.id, {**result, "supportedVersions": list(self._versions.offered)})
         self._exchange.finish(message)
 
 

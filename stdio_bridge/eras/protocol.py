@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stdio_bridge.jsonrpc import Message
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    """The revisions that are offered to clients, newest first, and the one that a server is initialized with.
+
+    Without the latter it is the one that its client asks for.
+    """
+
+    offered: tuple[str, ...] = ALL_VERSIONS
+    server: str | None = None
+
+    @property
+    def legacy(self) -> tuple[str, ...]:
+        """Those that begin with `initialize`, oldest first."""
+        return tuple(version for version in LEGACY_VERSIONS if version in self.offered)
+
+    @property
+    def of_own_initialize(self) -> str:
+        """What the bridge asks for when it initializes a server in its own name."""
+        return self.server or LEGACY_VERSIONS[-1]
+
+    def to_server(self, asked: str) -> str:
+        """What a server is asked for when its client asks for this one."""
+        return self.server or (asked if asked in self.legacy else self.legacy[-1])
+
+    def to_client(self, asked: object, answered: str) -> str:
+        """What a client is told that has asked for one, when the server has answered with another.
+
+        The older one of the two, as revisions only add; and never one that is not offered.
+        """
+        wanted = asked if isinstance(asked, str) and asked in self.legacy else None
+        told = wanted if wanted is not None and wanted < answered else answered
+        return told if told in self.legacy else wanted or self.legacy[-1]
+
 
 HEADER_MISMATCH = -32020
 MISSING_CAPABILITY = -32021

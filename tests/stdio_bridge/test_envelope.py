@@ -17,6 +17,7 @@ from stdio_bridge.eras.envelope import (
     parse_envelope,
 )
 from stdio_bridge.eras.param_headers import check_mirrored, find_mirrored
+from stdio_bridge.eras.protocol import Versions
 from stdio_bridge.errors import Refusal
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -59,7 +60,7 @@ def test_a_body_that_names_a_version_is_modern_whatever_the_header_says() -> Non
 
 def test_an_envelope_holds_what_the_client_declares() -> None:
     headers = {"MCP_PROTOCOL_VERSION": "2026-07-28", "MCP_METHOD": "tools/list"}
-    envelope = parse_envelope(request(), headers.get)
+    envelope = parse_envelope(request(), headers.get, Versions())
     assert (envelope.version, envelope.capabilities, envelope.log_level) == ("2026-07-28", {"roots": {}}, None)
 
 
@@ -67,7 +68,7 @@ def test_an_envelope_holds_what_the_client_declares() -> None:
 def test_a_request_that_names_nothing_is_refused(message: dict[str, Any]) -> None:
     headers = {"MCP_PROTOCOL_VERSION": "2026-07-28", "MCP_METHOD": message["method"], "MCP_NAME": "5"}
     with pytest.raises(Refusal, match="must be a string"):
-        parse_envelope(message, headers.get)
+        parse_envelope(message, headers.get, Versions())
 
 
 @given(st.text())

@@ -8,6 +8,7 @@ import pytest
 
 from stdio_bridge.eras import as_legacy, as_modern
 from stdio_bridge.eras.envelope import Envelope
+from stdio_bridge.eras.protocol import Versions
 from stdio_bridge.eras.tool_catalog import ToolCatalog
 
 PREFIX = "io.modelcontextprotocol/"
@@ -28,23 +29,28 @@ def failed(code: int, data: object = None) -> dict[str, Any]:
 
 def test_a_legacy_server_gets_the_clients_capabilities_and_name_where_it_has_one() -> None:
     capabilities: dict[str, Any] = {"roots": {}, "extensions": {"e": {}}, "sampling": None, "elicitation": {"url": {}}}
-    params = as_legacy.initialize_params(envelope(capabilities=capabilities, client_info={"name": "c", "version": "1"}))
+    params = as_legacy.initialize_params(
+        envelope(capabilities=capabilities, client_info={"name": "c", "version": "1"}), "2025-11-25"
+    )
     assert params["capabilities"] == {"roots": {}, "elicitation": {"url": {}}}
     assert params["clientInfo"] == {"name": "c", "version": "1"}
-    assert as_legacy.initialize_params(envelope(client_info={"name": 5}))["clientInfo"]["name"] == "mcp-stdio-bridge"
+    assert (
+        as_legacy.initialize_params(envelope(client_info={"name": 5}), "2025-11-25")["clientInfo"]["name"]
+        == "mcp-stdio-bridge"
+    )
 
 
 def test_extensions_cross_the_eras_only_where_they_mean_the_same_in_both() -> None:
     apps = {PREFIX + "ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
     offered = {"capabilities": {"extensions": {**apps, PREFIX + "tasks": {}, "com.example/own": {}, "e": 5}}}
     crossed = {"extensions": apps}
-    assert as_legacy.initialize_params(envelope(**offered))["capabilities"] == crossed
-    assert as_legacy.discovery(offered)["capabilities"] == crossed
+    assert as_legacy.initialize_params(envelope(**offered), "2025-11-25")["capabilities"] == crossed
+    assert as_legacy.discovery(offered, Versions())["capabilities"] == crossed
     initialize = {"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", **offered}}
     assert as_modern.client_meta(initialize)[PREFIX + "clientCapabilities"] == crossed
     assert as_modern.initialize_result(initialize, offered)["capabilities"] == crossed
     for nothing in ({"capabilities": {"extensions": ["e"]}}, {"capabilities": 5}, {}):
-        assert as_legacy.discovery(nothing)["capabilities"] == {}
+        assert as_legacy.discovery(nothing, Versions())["capabilities"] == {}
 
 
 def test_a_legacy_request_has_none_of_the_new_members() -> None:

@@ -119,6 +119,11 @@
         warmSpares = 1;
         startsAtOnce = 2;
         era = "legacy";
+        protocolVersions = [
+          "2025-06-18"
+          "2025-11-25"
+        ];
+        serverProtocolVersion = "2025-06-18";
         logLevel = "debug";
         replicas = 2;
         timeouts = {
