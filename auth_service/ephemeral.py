@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -164,10 +165,16 @@ class Ephemeral:
         )
 
     @denies_when_unavailable
-    def consume_login(self, state: str) -> dict[str, Any] | None:
-        """Return a login once: whoever comes second finds nothing."""
-        document = cast("str | None", self._redis.getdel(f"login:{_hash(state)}"))
-        return json.loads(document) if document is not None else None
+    def consume_login(self, state: str, *, browser: str) -> dict[str, Any] | None:
+        """Return a login of that browser once: whoever comes second finds nothing, and another uses nothing up."""
+        key = f"login:{_hash(state)}"
+        login: dict[str, Any] | None = None
+        for read in (self._redis.get, self._redis.getdel):
+            document = cast("str | None", read(key))
+            login = json.loads(document) if document is not None else None
+            if login is None or not hmac.compare_digest(login["browser"], browser):
+                return None
+        return login
 
     @denies_when_unavailable
     def find_document(self, url: str) -> Document | None:

@@ -152,10 +152,11 @@ class PublicFetcher:
             addresses = pending.result(timeout=_left(until))
         except (OSError, ResolverTimeout, UnicodeError) as error:
             pending.cancel()
-            raise ClientDocumentError("its host was not found", is_transient=True) from error
+            raise _not_found() from error
         # All of them: a host that is half private may answer with either half the next time.
         if not addresses or not all(is_public(address) for address in addresses):
-            raise ClientDocumentError("its host is not on the public internet")
+            # As for a name that nobody has: anyone may ask, and would learn which names an internal network knows.
+            raise _not_found() from OSError("it has an address that is not public")
         return addresses[:MAX_ADDRESSES]
 
     def _open(self, host: str, addresses: Sequence[str], until: float) -> ssl.SSLSocket:
@@ -173,6 +174,10 @@ class PublicFetcher:
                 plain.close()
                 raise
         raise failure
+
+
+def _not_found() -> ClientDocumentError:
+    return ClientDocumentError("its host was not found on the public internet", is_transient=True)
 
 
 def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int, until: float) -> Fetched:

@@ -15,7 +15,7 @@ from auth_service.remembered import Session
 from auth_service.store import LiveGrant
 
 from . import form_parameters, gateway, record, upstream
-from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, start_session
+from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, sends_cookies, start_session
 from .consent_pages import page_of_refusal
 from .pages import capitalized, protect, provider_targets, render_page
 
@@ -57,7 +57,7 @@ def act() -> Response:
         record(
             Event.CONSENT_REFUSED, user=subject, reason="the account page was too old, or another browser's or user's"
         )
-        return _render("stale")
+        return _render("stale" if sends_cookies() else "no-cookies")
     if session is None:
         try:
             return upstream.send(upstream.Attempt(), other_account=form.get("account") == "other")
@@ -135,7 +135,7 @@ def _render(notice: str) -> Response:
     session = find_session()
     response = render_page(
         "account.html" if session is not None else "sign_in.html",
-        status=400 if notice == "stale" else 200,
+        status=400 if notice in {"stale", "no-cookies"} else 200,
         form_targets=provider_targets() if session is None else (),
         action=f"{gateway().settings.issuer}/account",
         ticket=make_ticket(_TICKET_PURPOSE, {"sub": session.sub if session is not None else None}),

@@ -19,7 +19,7 @@ from auth_service.grants import AuthorizationRequest
 from auth_service.protocol import consent, redirect_uris
 
 from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
-from .browser import find_session, parse_ticket
+from .browser import find_session, parse_ticket, sends_cookies
 from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, no_login, note_request
 from .shown import Shown, approval_of, note_decision, show
 
@@ -63,7 +63,7 @@ def decide() -> Response:
     note_request(authorization)
     if not ticket.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
-        return ask(shown.parameters, authorization, notice=Notice.STALE)
+        return ask(shown.parameters, authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
     if not shown.is_what(authorization):
         record(Event.CONSENT_REFUSED, reason="what the page showed has changed since")
         return ask(shown.parameters, authorization, notice=Notice.CHANGED)

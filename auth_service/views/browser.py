@@ -47,6 +47,11 @@ def keep_browser(response: Response) -> None:
     _set_cookie(response, "browser", browser_id())
 
 
+def sends_cookies() -> bool:
+    """Whether this browser sent back the identifier that every page gives it: those that block cookies do not."""
+    return _find_cookie("browser") is not None
+
+
 def find_session() -> Session | None:
     """Return who is signed in, in this browser."""
     if "session" not in g:

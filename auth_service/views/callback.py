@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flask import Blueprint, Response, make_response, redirect
+from flask import Blueprint, Response, make_response, redirect, request
 
 from auth_service.audit import Event
 from auth_service.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
@@ -26,6 +26,10 @@ blueprint = Blueprint("callback", __name__)
 def callback() -> Response:
     """Receive the browser back and send it to the client with a code, or to the account page."""
     parameters = query_parameters()
+    if request.method == "HEAD":  # nobody sees the answer, so no login ends by it
+        response = make_response("")
+        protect(response)
+        return response
     attempt = upstream.consume(parameters.get("state", ""))
     if (shown := attempt.shown) is None:
         return account.finish_sign_in(parameters)

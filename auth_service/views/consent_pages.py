@@ -30,6 +30,7 @@ class Notice(Enum):
     """Why the consent page is shown once more."""
 
     STALE = "stale"
+    NO_COOKIES = "no-cookies"
     NOTHING_CHOSEN = "nothing-chosen"
     CHANGED = "changed"
     OTHER_USER = "other-user"
@@ -55,7 +56,7 @@ def ask(
     named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
     response = render_page(
         "consent.html",
-        status=400 if notice in {Notice.STALE, Notice.NOTHING_CHOSEN} else 200,
+        status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(authorization),
         action=f"{gateway().settings.issuer}/consent",
         ticket=_make_ticket(show(parameters, authorization, user=named)),

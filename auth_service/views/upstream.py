@@ -16,7 +16,7 @@ from auth_service.errors import PageError
 from auth_service.idp import Login
 
 from . import gateway
-from .browser import browser_fingerprint, keep_browser
+from .browser import browser_fingerprint, keep_browser, sends_cookies
 from .pages import protect
 from .shown import Shown
 
@@ -48,8 +48,15 @@ def send(attempt: Attempt, *, other_account: bool = False) -> Response:
 
 def consume(state: str) -> Attempt:
     """Return why this browser went away, once. Raises PageError if it was another browser, or long ago."""
-    login = gateway().store.ephemeral.consume_login(state) if state else None
-    if login is None or not hmac.compare_digest(login["browser"], browser_fingerprint()):
+    login = gateway().store.ephemeral.consume_login(state, browser=browser_fingerprint()) if state else None
+    if login is None and not sends_cookies():
+        raise PageError(
+            "This browser sent no cookie",
+            "A sign-in ends in the browser in which it began, which is known by a cookie. Nothing was allowed: allow "
+            f"cookies for {gateway().host}, then start again from the application that you want to connect.",
+            help_clients=True,
+        )
+    if login is None or "shown" not in login["attempt"]:  # an earlier version's, while this one took over
         raise PageError(
             "This sign-in cannot be continued",
             "It was finished already, took too long, or began in another browser. "

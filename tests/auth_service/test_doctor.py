@@ -136,8 +136,13 @@ def test_documents_that_cannot_be_fetched_are_named_with_the_reason_and_a_way_ou
     del net.addresses["vscode.dev"]
     found = examine()["client documents"]
     assert found.status is Status.WARNING
-    assert "https://claude.ai/oauth/claude-code-client-metadata: its host is not on the public internet" in found.text
-    assert "https://vscode.dev/oauth/client-metadata.json: its host was not found (" in found.text
+    assert (
+        "https://claude.ai/oauth/claude-code-client-metadata: its host was not found on the public internet ("
+        in found.text
+    )
+    assert (
+        "https://vscode.dev/oauth/client-metadata.json: its host was not found on the public internet (" in found.text
+    )
     assert "chatgpt.com" not in found.text
     assert "clientDocuments.proxy" in (found.advice or "")
 

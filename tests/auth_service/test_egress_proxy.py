@@ -149,5 +149,5 @@ def test_the_settings_say_who_resolves_names(proxy: ConnectProxy, monkeypatch: p
     by_proxy = make_fetcher(ClientDocuments(proxy=proxy.url, proxy_resolves_names=True))
     fault(by_proxy)  # the test's authority is not the system's
     assert proxy.targets == [f"{HOST}:443"]
-    assert "not on the public internet" in fault(make_fetcher(ClientDocuments(proxy=proxy.url))).reason
+    assert "not found on the public internet" in fault(make_fetcher(ClientDocuments(proxy=proxy.url))).reason
     assert len(proxy.targets) == 1

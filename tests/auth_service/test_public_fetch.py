@@ -210,10 +210,22 @@ SPECIAL_ADDRESSES = [
 ]
 
 
+def test_a_name_of_an_internal_network_is_answered_as_one_that_there_is_not(net: Internet) -> None:
+    answers = []
+    for addresses in ((), ("10.11.12.13",), (PUBLIC_ADDRESS, "::1"), None):
+        if addresses is None:
+            del net.addresses[HOST]
+        else:
+            net.addresses[HOST] = addresses
+        found = fault(net)
+        answers.append((str(found), found.reason, found.is_transient, found.status))
+    assert len(set(answers)) == 1
+
+
 @pytest.mark.parametrize("address", SPECIAL_ADDRESSES)
 def test_no_connection_is_made_when_one_address_of_the_host_is_not_public(net: Internet, address: str) -> None:
     net.addresses[HOST] = (PUBLIC_ADDRESS, address)
-    assert "not on the public internet" in fault(net).reason
+    assert "not found on the public internet" in fault(net).reason
     assert net.connected == []
 
 

@@ -300,7 +300,7 @@ def test_the_log_says_once_that_documents_cannot_be_fetched_and_what_to_do(
         clock.shift(INTERVAL_SECONDS)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert CLIENT in warning
-    assert "its host was not found (" in warning
+    assert "its host was not found on the public internet (" in warning
     assert "client_documents.proxy" in warning
 
 

@@ -141,7 +141,7 @@ def test_a_host_without_a_route_offers_no_documents_and_clients_can_register(hos
     service = host.start(place)
     waits_for(host, service, "documents cannot be fetched")
     assert host.offers_documents(service) == [False]
-    assert "its host was not found (" in service.log.read_text()
+    assert "its host was not found on the public internet (" in service.log.read_text()
     page = host.get(service, f"/authorize?client_id={DEFAULT_PROBE_URLS[0]}")
     assert "codex mcp login NAME --oauth-client-registration dcr" in page
     found = host.examine()
