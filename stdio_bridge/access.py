@@ -6,15 +6,19 @@ both are held to an allow-list (2026-07-28, "Security Warning").
 
 from __future__ import annotations
 
-import fnmatch
 import functools
+import logging
 import re
+import time
 from urllib.parse import urlsplit
 
 from . import jsonrpc
 from .detach import Headers, Request
 from .errors import Refusal
+from .journal import LimitedLog
 from .options import Options
+
+log = logging.getLogger(__name__)
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 # A DNS name has 253 characters at most; this bounds what is remembered too.
@@ -31,7 +35,9 @@ _PREFLIGHT: Headers = [
 
 
 class Access:
-    """The allow-lists. Without any, loopback is allowed, and with an identity everything.
+    """The allow-lists. Without an identity, loopback hosts are allowed always, loopback origins where none is named.
+
+    With an identity everything is allowed where nothing is named.
 
     With an identity the gateway has seen to it already: a page cannot make a browser send a bearer token. It also tells
     browsers what pages may do; without one that is told here.
@@ -39,10 +45,9 @@ class Access:
 
     def __init__(self, options: Options) -> None:
         self._behind_gateway = options.identity_key is not None
-        otherwise = ("*",) if self._behind_gateway else _LOOPBACK_NAMES
-        self._origins = tuple(origin.lower() for origin in options.allowed_origins)
-        self._hosts = tuple(host.lower() for host in options.allowed_hosts) or otherwise
-        self._origin_hosts = otherwise
+        self._origins = tuple(map(_pattern, options.allowed_origins))
+        self._hosts = tuple(map(_pattern, options.allowed_hosts))
+        self._log = LimitedLog(log, time.monotonic, per_second=1)
         # Clients send the same two again and again.
         self._origin_allowed = functools.lru_cache(_REMEMBERED)(self._allows_origin)
         self._host_allowed = functools.lru_cache(_REMEMBERED)(self._allows_host)
@@ -54,14 +59,22 @@ class Access:
         """
         origin = request.header("ORIGIN")
         if origin is not None and not (len(origin) <= _LONGEST and self._origin_allowed(origin)):
-            raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Origin is not allowed")
+            raise self._refuse("Origin", origin, "--allow-origin")
         host = request.header("HOST") or ""
         if not (len(host) <= _LONGEST and self._host_allowed(host)):
-            raise Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, "this Host is not allowed")
+            raise self._refuse("Host", host, "--allow-host")
         if origin is None or self._behind_gateway:
             return []
         exposed = ("Access-Control-Expose-Headers", "Mcp-Session-Id, Retry-After")
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), exposed]
+
+    def _refuse(self, header: str, value: str, option: str) -> Refusal:
+        # Anyone can send one: the log has no more of them than a line each second.
+        self._log.log(
+            logging.WARNING, "refused a request: %s %r is not allowed by %s", header, value[:_LONGEST], option
+        )
+        text = f"this {header} is not allowed: {option} names those that are"
+        return Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, text)
 
     def preflight(self, request: Request) -> Headers | None:
         """Return what a page may send, if it is a browser that asks; behind the gateway nobody does."""
@@ -76,10 +89,13 @@ class Access:
             return False
         if self._origins:
             return _matches(origin.lower(), self._origins)
-        return _matches(_host_of(origin), self._origin_hosts)
+        return _is_loopback(_host_of(origin))
 
     def _allows_host(self, host: str) -> bool:
-        return _matches(_host_of("//" + host), self._hosts)
+        if self._behind_gateway and not self._hosts:
+            return True
+        name = _host_of("//" + host)
+        return _matches(name, self._hosts) or (not self._behind_gateway and _is_loopback(name))
 
 
 def _host_of(url: str) -> str:
@@ -89,5 +105,14 @@ def _host_of(url: str) -> str:
         return ""
 
 
-def _matches(value: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
+def _is_loopback(name: str) -> bool:
+    # All below `localhost` are (RFC 6761 §6.3): desktop programs that are web pages have such a name.
+    return name in _LOOPBACK_NAMES or name.endswith(".localhost")
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, text.lower().split("*"))), re.DOTALL)
+
+
+def _matches(value: str, patterns: tuple[re.Pattern[str], ...]) -> bool:
+    return any(pattern.fullmatch(value) for pattern in patterns)

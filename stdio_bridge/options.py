@@ -12,13 +12,8 @@ from pathlib import Path
 
 from .eras.protocol import ALL_VERSIONS, MODERN_VERSIONS, Versions
 from .errors import UsageError
-from .usage import Isolation, make_parser
+from .usage import DEFAULT_ENVIRONMENT, Isolation, make_parser
 
-# What a program needs to run at all, and nothing that is meant for the bridge.
-_DEFAULT_ENVIRONMENT = (
-    "HOME", "LANG", "LANGUAGE", "LC_*", "LOGNAME", "NIX_SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "PATH", "SHELL",
-    "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "TZDIR", "USER", "XDG_*",
-)  # fmt: skip
 # Never passed on, whatever is allowed: they speak of the bridge's own process.
 _NEVER_PASSED = (
     "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
@@ -68,7 +63,12 @@ class Options:
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     """Read the command line. Raises UsageError; prints help and exits on --help."""
     own, command = _split(arguments)
-    parsed = make_parser().parse_args(own)
+    try:
+        parsed = make_parser().parse_args(own)
+    except UsageError as error:
+        if command or "unrecognized arguments" not in str(error):
+            raise
+        raise UsageError(f"{error} (the server's command goes after --)") from error
     if not command:
         raise UsageError("no server command: give it after --")
     program = _find_program(command[0], environment, parsed.cwd)
@@ -138,7 +138,7 @@ def _find_program(name: str, environment: Mapping[str, str], directory: str | No
 def _child_environment(
     own: Mapping[str, str], passed: Sequence[str], assigned: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
-    patterns = (*_DEFAULT_ENVIRONMENT, *passed)
+    patterns = (*DEFAULT_ENVIRONMENT, *passed)
     kept = {
         name: value
         for name, value in own.items()

@@ -23,7 +23,8 @@ server_log = logging.getLogger("stdio_bridge.server")
 
 _READ_BYTES = 256 * 1024
 _STDERR_LINE_BYTES = 8 * 1024
-_STDERR_KEPT_LINES = 10
+_KEPT_LINES = 10
+_KEPT_LINE_CHARACTERS = 500
 _LOGGED_LINES_PER_SECOND = 100
 _LOGGED_NOISE_BYTES = 200
 _END_GRACE_SECONDS = 0.2
@@ -40,11 +41,12 @@ class Exit:
 
     reason: str
     stderr: tuple[str, ...]
+    stdout: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.stderr:
-            return self.reason
-        return f"{self.reason}; it last wrote: {' | '.join(self.stderr)}"
+        wrote = f"; it last wrote: {' | '.join(self.stderr)}" if self.stderr else ""
+        said = f"; and on stdout: {' | '.join(self.stdout)}" if self.stdout else ""
+        return f"{self.reason}{wrote}{said}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,14 +216,14 @@ class _Stderr:
     def __init__(self, journal: LimitedLog) -> None:
         self._journal = journal
         self._lines = LineSplitter(_STDERR_LINE_BYTES)
-        self.last: collections.deque[str] = collections.deque(maxlen=_STDERR_KEPT_LINES)
+        self.last: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
 
     def feed(self, data: bytes) -> None:
         for line in self._lines.feed(data) if data else (self._lines.flush(),):
             self._tell_of_skipped()
             if line:
                 text = line.decode("utf-8", "replace")
-                self.last.append(text[:500])
+                self.last.append(text[:_KEPT_LINE_CHARACTERS])
                 self._journal.log(logging.INFO, "%s", text)
         self._tell_of_skipped()
 
@@ -288,6 +290,7 @@ class ServerProcess:
         self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)
         self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
+        self._last_noise: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._stopping: str | None = None
 
     @property
@@ -308,7 +311,9 @@ class ServerProcess:
             self.stop("it had left too much of its input unread")
 
     def log_noise(self, problem: str, line: bytes) -> None:
-        """Log that a line of its stdout was skipped."""
+        """Log that a line of its stdout was skipped, and keep it for people if it is no message gone wrong."""
+        if line and not line.lstrip().startswith((b"{", b"[")):
+            self._last_noise.append(line[:_KEPT_LINE_CHARACTERS].decode("utf-8", "replace"))
         start = line[:_LOGGED_NOISE_BYTES].decode("utf-8", "replace")
         self._journal.log(logging.WARNING, "skipped a line on stdout: %s: %r", problem, start)
 
@@ -357,7 +362,7 @@ class ServerProcess:
         reason = f"exited with status {status}" if status >= 0 else f"was ended by signal {-status}"
         if self._stopping is not None:
             reason = f"{reason}, after {self._stopping}"
-        self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last)))
+        self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last), stdout=tuple(self._last_noise)))
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import importlib.metadata
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -55,6 +56,14 @@ exit status: 0 after a signal; 2 when the command line, or what it names, is unu
 """
 
 
+# What a program needs to run at all, and nothing that is meant for the bridge.
+DEFAULT_ENVIRONMENT = (
+    "HOME", "LANG", "LANGUAGE", "LC_*", "LOGNAME", "NIX_SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "PATH", "SHELL",
+    "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "TZDIR", "USER", "XDG_*",
+)  # fmt: skip
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
 class Isolation(enum.Enum):
     """Who shares a server process."""
 
@@ -68,6 +77,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"mcp-stdio-bridge {importlib.metadata.version('mcp-oauth-gateway')}")  # noqa: T201 - as --help prints
+        parser.exit()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -119,6 +136,7 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
         help="debug, info, warning or error, on stderr; the server's own stderr is logged at info (default: info)",
     )
     add("-h", "--help", action="help", help="print this page")
+    add("--version", action=_Version, nargs=0, help="print the version")
 
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
@@ -134,6 +152,7 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
         "--allow-origin",
         action="append",
         default=[],
+        type=_origin,
         metavar="ORIGIN",
         help="let browsers at this origin in, such as https://app.example.com; repeatable, * matches any characters "
         "(default: loopback origins; with --require-identity any)",
@@ -142,9 +161,10 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
         "--allow-host",
         action="append",
         default=[],
+        type=_host,
         metavar="HOST",
-        help="take requests for this Host, given without port; repeatable, * matches any characters "
-        "(default: loopback names; with --require-identity any)",
+        help="take requests for this Host, whatever the port; repeatable, * matches any characters "
+        "(loopback names are taken always; with --require-identity any, unless some are named)",
     )
 
 
@@ -177,7 +197,7 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="NAME",
         help="pass a variable of the bridge's on; repeatable, * matches any characters "
-        "(always passed: PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR, XDG_*, certificate paths)",
+        f"(always passed: {', '.join(DEFAULT_ENVIRONMENT)})",
     )
     add("--cwd", metavar="DIRECTORY", help="run the server there")
     add(
@@ -237,6 +257,29 @@ def _address(text: str) -> tuple[str, int] | Path:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:/PATH")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it: without a path, and without the port that its scheme has anyway."""
+    if text in ("*", "null"):
+        return text
+    found = re.fullmatch(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]+))?/?", text.lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
+
+
+def _host(text: str) -> str:
+    """The name or address in a Host header, where a port and the brackets of an IPv6 address do not count."""
+    lower = text.lower()
+    if found := re.fullmatch(r"\[([0-9a-f:.*]+)\](?::[0-9*]+)?|([0-9a-f.]*:[0-9a-f:.*]*:[0-9a-f:.*]*)", lower):
+        return found[1] or found[2]
+    if found := re.fullmatch(r"([a-z0-9_.*-]+)(?::[0-9*]+)?", lower):
+        return found[1]
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no host: give a name or an address, such as mcp.example.com or [::1]"
+    )
 
 
 def _replica(text: str) -> str:

@@ -39,10 +39,11 @@ def call(request: dict[str, Any]) -> None:
         text(request, os.getpid())
 
 
-def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912 - one branch for each fault
+def misbehave(request: dict[str, Any]) -> object:  # noqa: PLR0911, PLR0912, PLR0915 - one branch for each fault
     match request["params"]["name"]:
         case "exit":
             complain(b"the last words\n")
+            write(b"Traceback on stdout\n{secret}\n")
             os._exit(7)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -94,7 +94,7 @@ def test_a_server_that_exits_at_start_fails_the_initialize_with_status_and_last_
 @pytest.mark.parametrize(
     ("tool", "words"),
     [
-        ("exit", ["exited with status 7", "the last words"]),
+        ("exit", ["exited with status 7", "the last words", "and on stdout: Traceback on stdout"]),
         ("killed", ["was ended by signal 9"]),
         ("close stdout", ["it had closed its stdout"]),
     ],
@@ -107,6 +107,7 @@ def test_a_server_that_ends_in_a_call_fails_what_is_in_flight_and_no_other_sessi
         _, _, content = bridge.call(dying, tool)
         for word in words:
             assert word in error_of(content)
+        assert "secret" not in error_of(content)
         assert words[0] in error_of(waiting.content())
         assert bridge.call(dying, "pid")[0] == 404
         assert bridge.call(living, "pid")[0] == 200

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from stdio_bridge.errors import UsageError
 from stdio_bridge.options import Options, parse_options
-from stdio_bridge.usage import Isolation
+from stdio_bridge.usage import DEFAULT_ENVIRONMENT, Isolation
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LISTEN_PID": "1", "SECRET": "s", "LC_ALL": "C"}
 
@@ -96,3 +97,26 @@ def test_help_is_a_page_that_names_every_option_mode_and_endpoint(capsys: pytest
         "examples",
     ):
         assert word in page
+
+
+def test_help_names_every_variable_that_is_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--help"], ENVIRONMENT)
+    page = capsys.readouterr().out
+    for name in DEFAULT_ENVIRONMENT:
+        assert re.search(rf"[ ,]{re.escape(name)}[,)]", page), name
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_options(["--version"], ENVIRONMENT)
+    assert ended.value.code == 0
+    assert re.fullmatch(r"mcp-stdio-bridge [0-9]+[.][0-9]+[.][0-9]+\n", capsys.readouterr().out)
+
+
+def test_a_command_without_the_dashes_before_it_gives_a_hint() -> None:
+    with pytest.raises(UsageError, match=r"some-server.*goes after --"):
+        parse_options(["--listen", "127.0.0.1:0", "--no-identity", "some-server", "--its-option"], ENVIRONMENT)
+    with pytest.raises(UsageError) as refused:
+        parse_options(["--listen", "127.0.0.1:0", "--no-identity", "--no-such-option", "--", "true"], ENVIRONMENT)
+    assert "goes after" not in str(refused.value)
