@@ -161,7 +161,7 @@ def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN"},
         "entryPoints": {name: {"address": address, "http": strict_requests} for name, address in entry_points.items()},
-        "providers": {"http": {"endpoint": f"{auth_url}/routes", "pollInterval": "1s", "pollTimeout": "5s"}},
+        "providers": {"http": {"endpoint": f"{auth_url}/routes", "pollInterval": "500ms", "pollTimeout": "5s"}},
     }
 
 

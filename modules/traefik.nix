@@ -67,7 +67,8 @@ let
 
     providers.http = {
       endpoint = "http://${loopback cfg.port}/routes";
-      pollInterval = lib.mkDefault "2s";
+      # Of what a reload changes, clients see it as late as this.
+      pollInterval = lib.mkDefault "500ms";
       pollTimeout = lib.mkDefault "5s";
     };
   }

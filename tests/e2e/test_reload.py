@@ -1,0 +1,63 @@
+"""New settings while everything runs, as clients see them through the real router."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from tests.service.conftest import eventually
+
+from .conftest import RunningStack
+
+NAME = "added"
+
+
+def auth_service(stack: RunningStack) -> psutil.Process:
+    """Return the parent of the auth service's workers."""
+    processes = psutil.Process(stack.process.pid).children(recursive=True)
+    return min((each for each in processes if "auth_service" in each.cmdline()), key=lambda each: each.create_time())
+
+
+def load(stack: RunningStack, settings: str) -> None:
+    """Write settings and have them loaded."""
+    (stack.state_directory / "settings.json").write_text(settings)
+    auth_service(stack).send_signal(signal.SIGHUP)
+
+
+def is_routed(stack: RunningStack) -> bool:
+    return requests.post(f"{stack.issuer}/{NAME}/mcp", json={}, timeout=20).status_code == 401
+
+
+@pytest.fixture
+def added(stack: RunningStack) -> Iterator[dict[str, Any]]:
+    """A server that the running gateway is told of, and rid of again."""
+    former = (stack.state_directory / "settings.json").read_text()
+    document: dict[str, Any] = json.loads(former)
+    document["resources"][NAME] = {
+        "url": f"{stack.issuer}/{NAME}/mcp",
+        "backends": ["http://127.0.0.1:1/mcp"],
+        "scopes": {"added-scope": {"description": "New"}},
+    }
+    assert not is_routed(stack)
+    load(stack, json.dumps(document))
+    yield document["resources"][NAME]
+    load(stack, former)
+    eventually(lambda: not is_routed(stack))
+
+
+def test_a_new_server_is_reached_described_and_in_the_metadata_without_a_restart(
+    stack: RunningStack, added: dict[str, Any]
+) -> None:
+    service = auth_service(stack)
+    eventually(lambda: is_routed(stack))
+    resource = requests.get(f"{stack.issuer}/.well-known/oauth-protected-resource/{NAME}/mcp", timeout=20)
+    assert resource.json()["scopes_supported"] == ["added-scope"]
+    server = requests.get(f"{stack.issuer}/.well-known/oauth-authorization-server", timeout=20)
+    assert "added-scope" in server.json()["scopes_supported"]
+    assert auth_service(stack) == service
