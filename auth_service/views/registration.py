@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, make_response, request
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest
 
 from auth_service.audit import Event
 from auth_service.errors import OAuthError
@@ -67,7 +67,9 @@ def update(client_id: str) -> Response:
         isinstance(unverified_secret, str) and client.check_client_secret(unverified_secret)
     ):
         raise OAuthError("invalid_client_metadata", "client_secret must be the current one")
-    metadata = _parse_metadata(document)
+    # What is left out stays as it is (RFC 7592 §2.2).
+    method = document.get("token_endpoint_auth_method") or client.auth_method
+    metadata = _parse_metadata({**document, "token_endpoint_auth_method": method})
     if metadata.token_endpoint_auth_method != client.auth_method:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
     updated = dataclasses.replace(client, metadata=metadata)
@@ -85,9 +87,13 @@ def delete(client_id: str) -> Response:
 
 
 def _parse_body() -> dict[str, Any]:
+    media_type = request.mimetype
+    if media_type not in {"", "application/json"}:
+        text = f"send the metadata as application/json, not as {media_type[:100]}"
+        raise OAuthError("invalid_client_metadata", text)
     try:
-        document = request.get_json()
-    except (BadRequest, UnsupportedMediaType, RecursionError) as error:
+        document = request.get_json(force=True)  # one that names no type can be nothing else
+    except (BadRequest, RecursionError) as error:
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -122,6 +123,48 @@ def test_a_member_that_decides_something_is_refused_by_name_if_it_is_not_valid(
     answer = world.browser.post("/register", json=body, base_url=ISSUER)
     assert answer.status_code == 400
     assert answer.get_json() == {"error": error, "error_description": text}
+
+
+BODY = json.dumps({"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"})
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/json; charset=utf-8"])
+def test_a_body_that_names_no_type_is_read_as_json(world: World, content_type: str | None) -> None:
+    answer = world.browser.post("/register", data=BODY, content_type=content_type, base_url=ISSUER)
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        (BODY, "text/plain", "send the metadata as application/json, not as text/plain"),
+        (BODY, "application/x-www-form-urlencoded", "not as application/x-www-form-urlencoded"),
+        ("redirect_uris=x", "application/json", "the body must be a JSON object"),
+        ("", None, "the body must be a JSON object"),
+        ("[]", None, "the body must be a JSON object"),
+    ],
+)
+def test_a_body_of_another_type_is_told_which_is_needed(
+    world: World, body: str, content_type: str | None, text: str
+) -> None:
+    answer = world.browser.post("/register", data=body, content_type=content_type, base_url=ISSUER)
+    assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_client_metadata")
+    assert text in answer.get_json()["error_description"]
+
+
+@pytest.mark.parametrize("method", ["none", "client_secret_post"])
+@pytest.mark.parametrize("left_out", [{}, {"token_endpoint_auth_method": ""}, {"token_endpoint_auth_method": None}])
+def test_an_update_that_leaves_the_way_to_authenticate_out_changes_nothing_about_it(
+    world: World, method: str, left_out: dict[str, Any]
+) -> None:
+    client = world.register(token_endpoint_auth_method=method)
+    answer = world.browser.put(
+        f"/register/{client['client_id']}",
+        json={"client_id": client["client_id"], "redirect_uris": [REDIRECT], **left_out},
+        headers={"Authorization": f"Bearer {client['registration_access_token']}"},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.get_json()["token_endpoint_auth_method"] == method
 
 
 def test_redirect_uris_that_are_missing_are_named(world: World) -> None:
