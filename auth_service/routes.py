@@ -56,6 +56,12 @@ IPV6_SUBNET: Final = 64
 
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 _NOT_FOUND_PRIORITY = 1
+_NO_SESSION_HERE: Final = "421"
+"""What a replica answers to a request without a session id whose grant has no session there."""
+_MAX_BYTES_KEPT: Final = 1024 * 1024
+"""How large such a request may be: Traefik keeps it until a replica has taken it."""
+_MODERN: Final = "^20(2[6-9]|[3-9][0-9])-"
+"""Protocol versions without sessions."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -149,6 +155,12 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
             continue
         services |= _replica_services(name, resource.replicas)
+        routers[f"mcp-{name}.by-grant.first"] = router(
+            f"{rule} && !HeaderRegexp(`Mcp-Session-Id`, `.`) && !HeaderRegexp(`MCP-Protocol-Version`, `{_MODERN}`)",
+            f"mcp-{name}.by-grant.first",
+            priority=_REPLICA_PRIORITY,
+            through=through,
+        )
         for replica in resource.replicas:
             routers[f"mcp-{name}.{replica}"] = router(
                 f"{rule} && HeaderRegexp(`Mcp-Session-Id`, `^{replica}[.]`)",
@@ -280,6 +292,13 @@ def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
     # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
     # waits for input) is found again. A client with a session names its replica by the session's id.
     services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
+    # Some clients lose their session's id, and change their address: a bridge that has no session of the grant answers
+    # so, and the others are asked in turn. The answer of the last one is the client's.
+    following = f"mcp-{name}"
+    for number, replica in enumerate(reversed(list(replicas))):
+        services[f"mcp-{name}.by-grant.{number}"] = _ask_next(f"mcp-{name}.{replica}.only", following)
+        following = f"mcp-{name}.by-grant.{number}"
+    services[f"mcp-{name}.by-grant.first"] = _ask_next(f"mcp-{name}", following)
     for replica, url in replicas.items():
         of_replica = f"mcp-{name}.{replica}"
         # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
@@ -288,6 +307,11 @@ def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
         # no answer for so long that its clients have given up.
         services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz", timeout="30s", transport=SESSIONS)
     return services
+
+
+def _ask_next(service: str, following: str) -> dict[str, Any]:
+    errors = {"status": [_NO_SESSION_HERE], "maxRequestBodyBytes": _MAX_BYTES_KEPT}
+    return {"failover": {"service": service, "fallback": following, "errors": errors}}
 
 
 def _service(

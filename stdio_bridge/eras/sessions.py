@@ -306,13 +306,17 @@ class Sessions:
         return session
 
     def find(self, session_id: str | None, identity: Identity) -> Session:
-        """Return the user's session. Raises Refusal: 400 without an id, 404 on another's or an ended one.
+        """Return the user's session. Raises Refusal: 400 or 421 without an id, 404 on another's or an ended one.
 
         Some clients lose the id, but not their token: without one it is the newest session of the token's own grant.
         """
         session = self._newest_of(identity) if session_id is None else self._sessions.get(session_id)
         if session_id is None and session is None:
-            raise bad_request(jsonrpc.INVALID_REQUEST, f"{SESSION_HEADER} is missing: initialize first")
+            text = f"{SESSION_HEADER} is missing: initialize first"
+            if identity.grant is not None and self.servers.options.replica:
+                # Another replica may have its session: the router asks them in turn.
+                raise Refusal("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
+            raise bad_request(jsonrpc.INVALID_REQUEST, text)
         if session is None or session.user != identity.user or session.version is None:
             raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
         session.last_used = self.servers.loop.clock()

@@ -109,6 +109,20 @@ def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
     assert http["services"]["mcp-time.a.only"]["loadBalancer"]["servers"] == [{"url": "http://10.0.0.1:9001"}]
 
 
+def test_a_legacy_request_without_a_session_id_is_shown_to_one_replica_after_another() -> None:
+    replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
+    http = configuration(resources={"time": {"url": "https://time.example.com/mcp", "replicas": replicas}})
+    by_grant, of_a = http["routers"]["mcp-time.by-grant.first"], http["routers"]["mcp-time.a"]
+    assert (by_grant["priority"], by_grant["middlewares"]) == (of_a["priority"], of_a["middlewares"])
+    asked, service = [], by_grant["service"]
+    while "failover" in http["services"][service]:
+        failover = http["services"][service]["failover"]
+        assert failover["errors"]["status"] == ["421"]
+        asked.append(failover["service"])
+        service = failover["fallback"]
+    assert [*asked, service] == ["mcp-time", "mcp-time.a.only", "mcp-time.b.only", "mcp-time"]
+
+
 def test_a_replica_that_answers_late_is_left_without_new_work_long_before_it_loses_its_sessions() -> None:
     replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
     http = configuration(resources={"time": {"url": "https://time.example.com/mcp", "replicas": replicas}})

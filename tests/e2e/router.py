@@ -33,7 +33,14 @@ REFUSED = "/mcp/refused"
 class Backend:
     """An HTTP server that says who it is; one that takes part in a round can be killed and come back."""
 
-    def __init__(self, answers: dict[str, str], *, name: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        answers: dict[str, str],
+        *,
+        name: str,
+        port: int = 0,
+        headers: Callable[[], dict[str, str]] = dict,
+    ) -> None:
         self._connections: list[socket.socket] = []
         connections = self._connections
 
@@ -48,6 +55,8 @@ class Backend:
                 body = answers.get(self.path, name).encode()
                 self.send_response(503 if self.path == REFUSED else 200)
                 self.send_header("Content-Length", str(len(body)))
+                for header, value in headers().items():
+                    self.send_header(header, value)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -82,12 +91,13 @@ class Router:
         trusted_proxies: list[str] | None = None,
         change: Callable[[dict[str, Any]], None] = lambda _routes: None,
         program: str = "traefik",
+        identity: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """Start it; `change` may change the routes first."""
+        """Start it; `change` may change the routes first, `identity` is what each verification adds to a request."""
         self.port = free_port()
         url = f"http://localhost:{self.port}"
         answers: dict[str, str] = {}
-        self._auth = Backend(answers, name="auth")
+        self._auth = Backend(answers, name="auth", headers=identity)
         document = {
             "issuer": url,
             "identity_provider": {"type": "github", "client_id": "x"},

@@ -259,3 +259,12 @@ def test_a_request_without_a_session_id_is_of_its_grants_newest_session_and_of_n
         assert running.request("POST", ping, **mine)[0] == 200
         assert running.request("DELETE", **mine, Mcp_Session_Id=older)[0] == 204
         assert running.request("POST", ping, **mine)[0] == 400
+
+
+def test_a_replica_without_a_session_of_the_grant_leaves_the_request_to_another_replica(tmp_path: Path) -> None:
+    with bridge(tmp_path, "per-session", "--replica", "a") as running:
+        for method, body in (("POST", rpc("ping", {})), ("GET", None), ("DELETE", None)):
+            status, _, content = running.request(method, body, X_Gateway_Identity=assertion(ONE))
+            assert (status, "initialize first" in error_of(content)) == (421, True)
+        running.initialize(X_Gateway_Identity=assertion(ONE))
+        assert running.request("POST", rpc("ping", {}), X_Gateway_Identity=assertion(ONE))[0] == 200
