@@ -8,6 +8,7 @@ BIN := .venv/bin
 RUFF ?= $(BIN)/ruff
 NPM_LOCAL := .cache/npm-local
 NPM_TESTS := .cache/npm-tests
+NPM_CLIENTS := .cache/npm-clients
 NPM_BENCH := .cache/bench/npm
 MCP1 := .cache/mcp1
 TRAEFIK_OLDEST := .cache/traefik-oldest
@@ -17,7 +18,7 @@ BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildc
 DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-server systemd-container wrk
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-flows test-e2e test-browser test-systemd lint format evaluate bench debian-packages clean
+.PHONY: help run test test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate bench debian-packages clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,7 +26,7 @@ help: ## Say what there is
 run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
 	@LOCAL_STACK_LAUNCHER=make exec $(BIN)/python -m local --port $(PORT) $(ARGS)
 
-test: debian-packages .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready lint ## All tests, linters and types
+test: debian-packages .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready $(NPM_CLIENTS)/ready lint ## All tests, linters and types
 	$(BIN)/pytest -ra --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
@@ -36,6 +37,9 @@ test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with 
 
 test-e2e: .venv/test $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready ## Real clients through the whole local stack
 	$(BIN)/pytest -ra tests/e2e
+
+test-clients: .venv/test $(MCP1)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready $(NPM_CLIENTS)/ready ## Agent programs log in and use a server
+	$(BIN)/pytest -ra tests/clients
 
 test-browser: debian-packages .venv/test $(NPM_TESTS)/ready ## The pages in headless Chromium: SCREENSHOTS=FOLDER keeps pictures
 	$(BIN)/pytest -ra tests/chromium
@@ -92,15 +96,19 @@ $(MCP1)/ready $(TRAEFIK_OLDEST)/ready: .venv/python
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --requirement $(filter %.txt,$^) && touch $@
 
+NPM_INSTALL := ci
+# opencode has a package for each platform and version, and not every registry has them all: `ci` wants them all.
+$(NPM_CLIENTS)/ready: NPM_INSTALL := install
 # Without Node.js the stack leaves its npm server out, and tests skip what needs it; both say so.
 $(NPM_LOCAL)/ready: local/npm/package-lock.json
 $(NPM_TESTS)/ready: tests/npm/package-lock.json
+$(NPM_CLIENTS)/ready: tests/clients/npm/package-lock.json
 $(NPM_BENCH)/ready: bench/npm/package-lock.json
 %/ready:
 	@mkdir -p $(@D)
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
 	  cp $(dir $<)package.json $(dir $<)package-lock.json $(@D) && \
-	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; \
+	  npm $(NPM_INSTALL) --prefix $(@D) --silent --no-audit --no-fund && touch $@; \
 	else echo "Node.js and npm are not installed: doing without $(dir $<)package.json" >&2; fi
 
 debian-packages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from auth_service.document_probe import find_problems, targets_of
 from auth_service.public_fetch import make_fetcher
 from auth_service.settings import ClientDocuments
+from local.clients import describe_clients
 from local.options import UsageError, parse_options
 from local.processes import Console, Part, Processes
 from local.stack import Stack, prepare
@@ -115,25 +115,12 @@ def _explain_documents(documents: ClientDocuments) -> str:
 
 
 def _instructions(stack: Stack) -> str:
-    """Return what to paste into each client, in lines that can be copied whole."""
-    cursor = {"mcpServers": {name: {"url": url} for name, url in stack.resources.items()}}
-    code = {"servers": {name: {"type": "http", "url": url} for name, url in stack.resources.items()}}
-    return "\n".join(
-        [
-            "",
-            "Claude Code (then /mcp in a session to log in):",
-            *(f"claude mcp add --transport http {name} {url}" for name, url in stack.resources.items()),
-            "",
-            "Cursor, in .cursor/mcp.json:",
-            json.dumps(cursor, indent=2),
-            "",
-            "VS Code, in .vscode/mcp.json:",
-            json.dumps(code, indent=2),
-            "",
-            f"Who may log in: {', '.join(stack.users)}",
-            "",
-        ]
-    )
+    """Return what to paste into each client, for the first server, and where the others are."""
+    (first, url), *others = stack.resources.items()
+    lines = ["", describe_clients(first, url), ""]
+    if others:
+        lines += ["The other servers:", *(f"{name} {other}" for name, other in others), ""]
+    return "\n".join([*lines, f"Who may log in: {', '.join(stack.users)}", ""])
 
 
 if __name__ == "__main__":

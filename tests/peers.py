@@ -24,6 +24,7 @@ NODE = _find_node()
 HAS_NODE = shutil.which(NODE) is not None
 CACHE = Path(__file__).parent.parent / ".cache"
 NPM_FOLDER = CACHE / "npm-tests"
+NPM_PROGRAMS = CACHE / "npm-clients"
 
 
 def npm_command(package: str, program: str | None = None) -> list[str]:
@@ -38,6 +39,17 @@ def npm_command(package: str, program: str | None = None) -> list[str]:
     programs = json.loads(manifest.read_text())["bin"]
     script = programs[program] if program is not None else next(iter(programs.values()))
     return [str(NODE), str(folder / script)]
+
+
+def npm_program(program: str, *, folder: Path = NPM_PROGRAMS) -> list[str]:
+    """Return the command that runs a program as npm installed it; skips the test if it is not there.
+
+    Its PATH must begin with the folder of `NODE`.
+    """
+    path = folder / "node_modules/.bin" / program
+    if not path.exists():
+        pytest.skip(f"{program} is not installed: run `make test-clients`, with Node.js and npm")
+    return [str(path)]
 
 
 def mcp1_python() -> str:

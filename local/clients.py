@@ -1,0 +1,56 @@
+"""What to type or paste into each client, for a server of some name and URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClientProgram:
+    """A client, and how it is told of a server.
+
+    In its steps NAME and URL stand for the server's. `tried` is false where no test logs in with the program itself,
+    `plain_http` is the option that it asks for where there is no TLS.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    note: str = ""
+    tried: bool = True
+    plain_http: str = ""
+
+    def describe(self, server: str, url: str) -> str:
+        """Return the steps for one server, each a line that can be copied whole."""
+        heading = self.name if self.tried else f"{self.name} (untested)"
+        note = f", {self.note}" if self.note else ""
+        if url.startswith("http:") and self.plain_http:
+            url = f"{url} {self.plain_http}"
+        return "\n".join(
+            [f"{heading}{note}:", *(step.replace("NAME", server).replace("URL", url) for step in self.steps)]
+        )
+
+
+CLIENT_PROGRAMS = (
+    ClientProgram("Claude Code", ("claude mcp add --transport http NAME URL && claude mcp login NAME",)),
+    ClientProgram("Codex", ("codex mcp add NAME --url URL",), "which logs in at once"),
+    ClientProgram(
+        "Gemini CLI",
+        ("gemini mcp add --scope user --transport http NAME URL", "/mcp auth NAME"),
+        "the second line in a session",
+    ),
+    ClientProgram("opencode", ("opencode mcp add NAME --url URL && opencode mcp auth NAME",)),
+    ClientProgram("mcporter", ("mcporter config add NAME URL && mcporter auth NAME",), plain_http="--allow-http"),
+    ClientProgram("fastmcp", ("fastmcp list URL --auth oauth",)),
+    ClientProgram("Clients that know stdio servers only", ("npx -y mcp-remote URL",), "as the server's command"),
+    ClientProgram("Cursor", ('{"mcpServers": {"NAME": {"url": "URL"}}}',), "in .cursor/mcp.json", tried=False),
+    ClientProgram(
+        "VS Code", ('{"servers": {"NAME": {"type": "http", "url": "URL"}}}',), "in .vscode/mcp.json", tried=False
+    ),
+    ClientProgram("Copilot CLI", ("copilot mcp add --transport http NAME URL",), tried=False),
+    ClientProgram("Claude and ChatGPT", ("URL",), "as a custom connector", tried=False),
+)
+
+
+def describe_clients(server: str, url: str) -> str:
+    """Return the steps of every client for one server."""
+    return "\n\n".join(program.describe(server, url) for program in CLIENT_PROGRAMS)
