@@ -35,6 +35,14 @@ DEFAULT_PROBE_URLS: Final = (
 """Documents of widespread clients: some of their hosts refuse whole networks, and then only their own clients fail."""
 
 
+OWN_PATHS = frozenset(
+    {
+        *("/register", "/authorize", "/consent", "/callback", "/account", "/token", "/revoke", "/introspect"),
+        *("/jwks", "/style.css"),
+    }
+)
+"""What the gateway answers itself at its issuer, beside `/register/ID` and well-known documents."""
+
 SENTINEL_URL = re.compile(
     r"(?P<tls>rediss?)\+sentinel://(?P<hosts>[^\s/@,]+:\d{1,5}(?:,[^\s/@,]+:\d{1,5})*)/(?P<service>[\w.-]+)"
 )
@@ -425,6 +433,10 @@ class Settings(_Model):
             if (other := owners.setdefault(resource.url, name)) != name:
                 raise ValueError(f"resources.{name}.url is already the URL of resources.{other}")
         for url, name in owners.items():
+            if self._is_page(url):
+                raise ValueError(
+                    f"resources.{name}.url is the URL of one of the gateway's own pages: choose another path"
+                )
             for above, other in owners.items():
                 if url.startswith(f"{above}/"):
                     raise ValueError(f"resources.{name}.url lies below that of resources.{other}, which answers there")
@@ -440,6 +452,15 @@ class Settings(_Model):
         self._check_lists({"allowed": self.allowed})
         self._check_lists({f"resources.{name}.allowed": each.allowed for name, each in self.resources.items()})
         return self
+
+    def _is_page(self, url: str) -> bool:
+        """Whether the gateway answers there itself, whatever the port: no request would reach a server."""
+        issuer, parts = urlsplit(self.issuer), urlsplit(url)
+        if f"{parts.path}/".startswith("/.well-known/"):
+            return True
+        path = parts.path.removeprefix(issuer.path)
+        is_own = parts.hostname == issuer.hostname and parts.path == issuer.path + path
+        return is_own and (path in OWN_PATHS or re.fullmatch(r"/register/[^/]+|/\.well-known(/.*)?", path) is not None)
 
     def _check_lists(self, lists: Mapping[str, AllowList | None]) -> None:
         """Refuse entries that the identity provider has no notion of: they would admit nobody, silently."""

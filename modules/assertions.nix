@@ -36,6 +36,13 @@ let
     && text != "::";
   isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
+  # What the gateway answers itself: nothing would reach a server there.
+  isPage =
+    url:
+    builtins.match "https://${lib.escapeRegex cfg.domain}/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
+    != null
+    || builtins.match "https://[^/]+/\\.well-known(/.*)?" url != null;
+
   # Names by the value that they share, where more than one does.
   clashes =
     pairs: lib.filterAttrs (_: group: lib.length group > 1) (lib.groupBy (pair: pair.value) pairs);
@@ -106,6 +113,9 @@ let
     )
     (needs (isUrl server.publicUrl && builtins.match "https://[^/]+/.+" server.publicUrl != null)
       "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is not a URL such as https://wiki.example.com/mcp."
+    )
+    (needs (!isPage server.publicUrl)
+      "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is the URL of one of the gateway's own pages."
     )
     (needs (server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory)
       "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path."

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from auth_service.routes import AUTHORIZATION_PATHS
 from auth_service.settings import (
+    OWN_PATHS,
     Credentials,
     OpenIDConnect,
     PublicUrl,
@@ -293,3 +295,40 @@ def test_a_missing_credential_is_named(tmp_path: Path, name: str) -> None:
     (write_credentials(tmp_path) / name).unlink()
     with pytest.raises(SettingsError, match=f"{name}: the credential cannot be read: No such file"):
         load_credentials(tmp_path)
+
+
+PAGES = [*sorted(OWN_PATHS), "/register/mcp", "/.well-known/mcp", "/.well-known/oauth-authorization-server"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/auth"])
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("port", ["", ":443", ":8443"])
+def test_a_server_at_a_page_of_the_gateway_is_refused(tmp_path: Path, prefix: str, path: str, port: str) -> None:
+    document = settings_with("resources.time.url", f"https://mcp.example.com{port}{prefix}{path}")
+    document["issuer"] += prefix
+    with pytest.raises(SettingsError, match=r"resources\.time\.url is the URL of one of the gateway's own pages"):
+        load(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://mcp.example.com/mcp",
+        "https://mcp.example.com/callback/mcp",
+        "https://mcp.example.com/register/time/mcp",
+        "https://mcp.example.com/accounts",
+        "https://time.mcp.example.com/callback",
+        "https://time.mcp.example.com/register/mcp",
+    ],
+)
+def test_a_server_beside_the_pages_of_the_gateway_is_accepted(tmp_path: Path, url: str) -> None:
+    load(tmp_path, settings_with("resources.time.url", url))
+
+
+def test_a_document_of_a_servers_host_is_no_servers_url(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="own pages"):
+        load(tmp_path, settings_with("resources.time.url", "https://time.mcp.example.com/.well-known/mcp"))
+
+
+def test_every_public_path_of_the_gateway_is_known_to_its_settings() -> None:
+    assert {path for paths in AUTHORIZATION_PATHS.values() for path in paths} == OWN_PATHS

@@ -69,6 +69,15 @@ in
     };
   };
   no-public-url = servers { time.publicUrl = "http://time.example.com"; };
+  url-of-a-page = servers { time.publicUrl = "https://mcp.example.com/callback"; };
+  url-of-a-registration = servers {
+    time.enable = false;
+    register = {
+      command = [ "/bin/true" ];
+      routing = "path";
+    };
+  };
+  url-of-a-document = servers { time.publicUrl = "https://time.example.com/.well-known/mcp"; };
   same-port = servers {
     time.port = 20001;
     fetch = {
