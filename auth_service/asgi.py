@@ -21,6 +21,7 @@ from auth_service.denials import Denials
 from auth_service.document_probe import DocumentProbe
 from auth_service.errors import ServiceUnavailable, WritesRefused
 from auth_service.grant_watch import GrantWatch
+from auth_service.idp import provider_name
 from auth_service.key_rotation import KeyRotation
 from auth_service.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.outages import Outage
@@ -31,6 +32,7 @@ from auth_service.responses import Message, Receive, Send, json_response, plain_
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
+from auth_service.subjects import Subjects
 from auth_service.tokens import SigningKeyError, SigningKeys
 from auth_service.verify import PATH_PREFIX, Verifier
 from auth_service.views.errors import REFUSAL
@@ -82,6 +84,9 @@ class Application:
         self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
         keys.on_sign = self._rotation.note_signature
         self._keys_are_agreed = False
+        self._subjects = Subjects(store.connection)
+        self._subjects_are_named = False
+        self._provider_name = provider_name(settings.identity_provider)
         self._keeper = DenialKeeper(self._denials, store)
         self._watch = GrantWatch(settings.redis_url, self._denials, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, keys, self._watch)
@@ -155,6 +160,7 @@ class Application:
                 self._flush_every_second(),
                 self._watch_keys(),
                 self._agree_on_keys(),
+                self._name_subjects(),
                 self._refresh_probe(),
                 self._probe_documents(),
                 self._keep_denials(),
@@ -214,6 +220,22 @@ class Application:
                 unusable.worked()
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
 
+    async def _name_subjects(self) -> None:
+        """See to it that users have the names of this version."""
+        while True:
+            try:
+                renamed = await asyncio.to_thread(self._subjects.name_servers, self._provider_name)
+            except WritesRefused:
+                self._subjects_are_named = True  # as far as can be: nobody can log in, either
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            else:
+                self._subjects_are_named = True
+                if renamed:
+                    log.info("users are called %s:ID from now on: %s entries renamed", self._provider_name, renamed)
+                return
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
     async def _refresh_probe(self) -> None:
         """Follow what the instances have found out about clients' documents."""
         while True:
@@ -236,7 +258,7 @@ class Application:
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
         # "Watching" lapses by itself: there is no event.
-        while not (self._keys_are_agreed and self._watch.is_watching()):  # noqa: ASYNC110
+        while not (self._keys_are_agreed and self._subjects_are_named and self._watch.is_watching()):  # noqa: ASYNC110
             await asyncio.sleep(_READINESS_POLL_SECONDS)
         notify_service_manager(b"READY=1")
 

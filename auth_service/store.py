@@ -12,6 +12,7 @@
 | `login-of-user:SUB` | what asks the provider about the user again, encrypted (`users`) | as their last grant |
 | those of `remembered.py` | signed-in browsers, and what users approved | |
 | `pins:PROVIDER` | login → subject that first used it | for good |
+| `subjects-name-servers` | that users are called as `subjects.py` says | for good |
 """
 
 from __future__ import annotations

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
-from auth_service.settings import GitHub, OpenIDConnect
+from auth_service.settings import GitHub, OpenIDConnect, is_loopback_host
 
 
 def provider_name(settings: GitHub | OpenIDConnect) -> str:
-    """Return what its subjects begin with. A `sub` of OpenID Connect is unique within its issuer only."""
-    return "github" if isinstance(settings, GitHub) else f"oidc:{settings.issuer}"
+    """Return what its subjects begin with: ids are unique within an issuer, or a GitHub server, only.
+
+    github.com needs no name, and neither has what stands in for it on this machine.
+    """
+    if isinstance(settings, OpenIDConnect):
+        return f"oidc:{settings.issuer}"
+    parts = urlsplit(settings.url)
+    if parts.hostname == "github.com" or is_loopback_host(parts.hostname or ""):
+        return "github"
+    is_usual = parts.port in {None, {"https": 443, "http": 80}[parts.scheme]}
+    return f"github:{parts.hostname}" if is_usual else f"github:{parts.hostname}:{parts.port}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from local import github
 from tests.browser import Form
 
 ISSUER = "https://auth.example.com"
-GITHUB = "https://github.example.net"
+GITHUB = "https://github.com"
 RESOURCE = "https://time.example.com/mcp"
 REDIRECT = "http://127.0.0.1:33418/callback"
 VERIFIER = "v" * 43
