@@ -83,7 +83,11 @@ class _Version(argparse.Action):
     """Prints the version, which is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"mcp-stdio-bridge {importlib.metadata.version('mcp-oauth-gateway')}")  # noqa: T201 - as --help prints
+        try:
+            version = importlib.metadata.version("mcp-oauth-gateway")
+        except importlib.metadata.PackageNotFoundError:
+            version = "of a checkout that is not installed"
+        print(f"mcp-stdio-bridge {version}")  # noqa: T201 - as --help prints
         parser.exit()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -107,11 +108,26 @@ def test_help_names_every_variable_that_is_passed(capsys: pytest.CaptureFixture[
         assert re.search(rf"[ ,]{re.escape(name)}[,)]", page), name
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def told_version(capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         parse_options(["--version"], ENVIRONMENT)
     assert ended.value.code == 0
-    assert re.fullmatch(r"mcp-stdio-bridge [0-9]+[.][0-9]+[.][0-9]+\n", capsys.readouterr().out)
+    return capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", {"mcp-oauth-gateway": "1.2.3"}.__getitem__)
+    assert told_version(capsys) == "mcp-stdio-bridge 1.2.3\n"
+
+
+def test_without_an_installed_package_there_is_no_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    assert told_version(capsys) == "mcp-stdio-bridge of a checkout that is not installed\n"
 
 
 def test_a_command_without_the_dashes_before_it_gives_a_hint() -> None:
