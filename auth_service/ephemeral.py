@@ -34,7 +34,9 @@ from .errors import ServiceUnavailable, TooManyRequests, WritesRefused
 MAX_DOCUMENTS = 1000
 WAIT_IS_NOTED_SECONDS = 2
 MAX_LOGINS = 10_000
-"""Of up to 5 KiB each. Anyone can approve requests of their own, and never come back."""
+"""Of a KiB as a rule, and of a few more by a long `state`. Anyone can approve requests of their own, and never come
+back.
+"""
 
 _REFUSAL = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|READONLY)\b")
 

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 from auth_service.errors import OAuthError
 
 MAX_VALUE_LENGTH = 8192
-"""Of which a form's ticket takes more than the whole request that it repeats."""
+MAX_TICKET_LENGTH = 48 * 1024
+"""Of a value in one of our own forms: a ticket holds a whole request, written in JSON and then in base64."""
 MAX_PARAMETERS = 64
 MAX_BODY_BYTES = 64 * 1024
 MAX_URL_BYTES = 32 * 1024
@@ -18,7 +19,7 @@ MAX_HEADER_BYTES = 64 * 1024
 """All of them together."""
 
 
-def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def parse(pairs: Iterable[tuple[str, str]], *, max_length: int = MAX_VALUE_LENGTH) -> dict[str, str]:
     """Return each parameter once; one without a value counts as omitted.
 
     Raises OAuthError `invalid_request` for a repeated or oversized one, `invalid_target` for a second
@@ -32,10 +33,10 @@ def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
                 "invalid_target" if name == "resource" else "invalid_request",
                 f"the parameter {name[:64]} is repeated",
             )
-        if len(value) > MAX_VALUE_LENGTH:
+        if len(value) > max_length:
             raise OAuthError(
                 "invalid_request",
-                f"the parameter {name[:64]} is longer than {MAX_VALUE_LENGTH} characters",
+                f"the parameter {name[:64]} is longer than {max_length} characters",
             )
         if len(parameters) >= MAX_PARAMETERS:
             raise OAuthError("invalid_request", f"there are more than {MAX_PARAMETERS} parameters")

@@ -80,8 +80,8 @@ def query_parameters() -> dict[str, str]:
 
 
 def form_parameters() -> dict[str, str]:
-    """Return the body's parameters and never the query's; raises OAuthError if one is repeated."""
-    return parameters.parse(request.form.items(multi=True))
+    """Return the fields of one of our own forms and never the query's; raises OAuthError if one is repeated."""
+    return parameters.parse(request.form.items(multi=True), max_length=parameters.MAX_TICKET_LENGTH)
 
 
 def body_parameters() -> dict[str, str]:

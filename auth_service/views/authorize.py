@@ -46,8 +46,8 @@ def authorize() -> Response:
         if session is not None and gateway().store.approvals.is_remembered(session.sub, approval):
             note_request(authorization)
             record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
-            return _send(show(parameters, authorization, approved_by=session.sub), authorization)
-    return ask(parameters, authorization)
+            return _send(show(authorization, approved_by=session.sub), authorization)
+    return ask(authorization)
 
 
 @blueprint.post("/consent")
@@ -63,22 +63,22 @@ def decide() -> Response:
     note_request(authorization)
     if not ticket.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
-        return ask(shown.parameters, authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
+        return ask(authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
     if not shown.is_what(authorization):
         record(Event.CONSENT_REFUSED, reason="what the page showed has changed since")
-        return ask(shown.parameters, authorization, notice=Notice.CHANGED)
+        return ask(authorization, notice=Notice.CHANGED)
     if form.get("decision") != "approve":
         raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
     session = find_session()
     if session is not None and not shown.is_for(session.sub):
         record(Event.CONSENT_REFUSED, reason="the page was made for another user")
-        return ask(shown.parameters, authorization, notice=Notice.CHANGED)
+        return ask(authorization, notice=Notice.CHANGED)
     other_account = form.get("account") == "other"
     if shown.approved_by is not None and other_account:
-        return ask(shown.parameters, authorization)  # what was remembered of one user is nothing that another approved
+        return ask(authorization)  # what was remembered of one user is nothing that another approved
     chosen = _chosen_scopes(authorization, form)
     if not chosen:
-        return ask(shown.parameters, authorization, notice=Notice.NOTHING_CHOSEN)
+        return ask(authorization, notice=Notice.NOTHING_CHOSEN)
     approved = dataclasses.replace(authorization, scopes=chosen)
     if shown.approved_by is None:
         record(

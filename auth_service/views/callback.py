@@ -50,16 +50,16 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
     requested = gateway().server.parse_authorization_request(shown.parameters)
     if not shown.is_what(requested):
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
-        return ask(shown.parameters, requested, notice=Notice.CHANGED)
+        return ask(requested, notice=Notice.CHANGED)
     authorization = dataclasses.replace(requested, scopes=scopes)
     approval = approval_of(authorization)
     if _is_withdrawn(shown.approved_by, approval):
-        return ask(shown.parameters, requested)
+        return ask(requested)
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
         # Someone else is signed in in this browser: whoever is here now has approved nothing.
         forget_session()
-        return ask(shown.parameters, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
+        return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
     if not gateway().users.may_use(login.identity, authorization.resource):
         if sign_ons := gateway().users.find_sign_ons(login, authorization.resource):
             return sign_on_required(shown, authorization, sign_ons)

@@ -42,7 +42,6 @@ def note_request(authorization: AuthorizationRequest) -> None:
 
 
 def ask(
-    parameters: dict[str, str],
     authorization: AuthorizationRequest,
     *,
     notice: Notice | None = None,
@@ -59,7 +58,7 @@ def ask(
         status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(authorization),
         action=f"{gateway().settings.issuer}/consent",
-        ticket=_make_ticket(show(parameters, authorization, user=named)),
+        ticket=_make_ticket(show(authorization, user=named)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri, gateway().settings.clients.redirect_schemes),

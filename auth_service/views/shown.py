@@ -24,7 +24,7 @@ class Shown:
     """An authorization request as a person saw it, or as it was when a remembered approval stood in for the page."""
 
     parameters: dict[str, str]
-    """The request, with the redirect URI and the resource that it left to this service to choose."""
+    """The request, with what it left to this service to choose, and without what means nothing here."""
     digest: str
     """Of the approval that the request asks for."""
     user: str | None = None
@@ -42,19 +42,23 @@ class Shown:
 
 
 def show(
-    parameters: dict[str, str],
     authorization: AuthorizationRequest,
     *,
     user: str | None = None,
     approved_by: str | None = None,
 ) -> Shown:
     """Return what is shown of a request that has just been read."""
-    chosen = {
+    read = {
+        "response_type": "code",
+        "client_id": authorization.client_id,
         "redirect_uri": authorization.redirect_uri,
+        "code_challenge": authorization.code_challenge,
+        "code_challenge_method": "S256",
         "resource": gateway().settings.resources[authorization.resource].url,
+        "scope": " ".join(authorization.scopes),
     }
     return Shown(
-        parameters=parameters | chosen,
+        parameters=read if authorization.state is None else read | {"state": authorization.state},
         digest=approval_of(authorization).digest,
         user=user,
         approved_by=approved_by,

@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 
 import pytest
 import time_machine
-from gunicorn.config import Config
 from werkzeug.test import TestResponse
 
 from auth_service.audit import Event
 from auth_service.errors import ServiceUnavailable
+from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
+from auth_service.protocol.parameters import MAX_URL_BYTES, MAX_VALUE_LENGTH
 from auth_service.remembered import MAX_APPROVALS, MAX_SESSIONS
 from auth_service.settings import Settings
 from local import github
@@ -234,12 +235,28 @@ def test_ending_access_while_the_user_logs_in_by_a_remembered_approval_asks_agai
     assert is_asked(world.follow(callback))
 
 
-def test_the_longest_request_that_is_read_can_be_approved(world: World) -> None:
-    client_id = world.register()["client_id"]
-    usual = urlencode(authorization_query(client_id, state=""))
-    room = Config().limit_request_line - len(f"GET /authorize?{usual} HTTP/1.1\r\n")
-    page = world.authorize(client_id, state=secrets.token_urlsafe(room)[:room])
-    assert world.decide(page).status_code == 303
+@pytest.mark.parametrize("state", ["x", "\u00e9"])
+def test_the_longest_request_that_is_read_can_be_approved(world: World, state: str) -> None:
+    start = "https://app.example.org/"
+    longest = start + secrets.token_urlsafe(redirect_uris.MAX_LENGTH)[: redirect_uris.MAX_LENGTH - len(start)]
+    client_id = world.register(redirect_uris=[longest])["client_id"]
+    room = (MAX_URL_BYTES - 1024) // len(urlencode({"": state}))
+    noise = secrets.token_urlsafe(MAX_VALUE_LENGTH) if state == "x" else state * MAX_VALUE_LENGTH
+    sent = noise[: min(MAX_VALUE_LENGTH, room)]
+    answer = parameters_of(world.decide(world.authorize(client_id, redirect_uri=None, state=sent), "deny"))
+    assert (answer["error"], answer["state"]) == ("access_denied", sent)
+
+
+def test_what_means_nothing_in_a_request_is_not_kept(world: World, redis_server: RedisServer) -> None:
+    page = world.browser.get(
+        "/authorize",
+        query_string={**authorization_query(world.register()["client_id"]), "unknown": "noise" * 100},
+        base_url=ISSUER,
+    )
+    world.decide(page)
+    with redis_server.client() as redis:
+        (login,) = [str(redis.get(key)) for key in redis.scan_iter("login:*")]
+    assert "noise" not in login
 
 
 def test_declining_is_not_remembered_as_approval(world: World, client_id: str) -> None:
