@@ -20,6 +20,7 @@ from auth_service.asgi import NOTIFY_VARIABLE, Application, notify_service_manag
 from auth_service.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
 from auth_service.worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
+from auth_service.worker_settings import WorkerSettings
 
 # Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
@@ -58,6 +59,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
         self._settings = settings
         self._slots = slots
         self._slot = 0
+        self._worker_settings = WorkerSettings()
         super().__init__()
 
     def reload(self) -> None:
@@ -66,6 +68,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             self._settings = load_settings(self._settings_file)
         except SettingsError as error:
             log.error("settings.refused: keeping the last good ones: %s", error)
+        self._worker_settings.renew()
         super().reload()
 
     def load_config(self) -> None:
@@ -99,7 +102,14 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
 
     def load(self) -> Application:
         """Build a worker's application. Raises SigningKeyError, which ends the worker."""
-        return Application(self._settings, self._credentials, slot=self._slot)
+        return Application(self._settings, self._credentials, slot=self._slot, has_routes=self._has_routes)
+
+    def leave(self) -> None:
+        """Say that this worker takes no more requests."""
+        self._worker_settings.end(self._slot)
+
+    def _has_routes(self) -> bool:
+        return self._worker_settings.are_everywhere(self._slot)
 
     def run(self) -> None:
         """Serve until told to stop; ends the process."""
@@ -107,9 +117,11 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
 
     def _prepare_worker(self, _arbiter: Any, worker: Any) -> None:
         self._slot = self._slots.take(worker.age)
+        self._worker_settings.begin(self._slot)
 
     def _bury_worker(self, _arbiter: Any, worker: Any) -> None:
-        self._slots.release(worker.age)
+        if (slot := self._slots.release(worker.age)) is not None:
+            self._worker_settings.end(slot)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

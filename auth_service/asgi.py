@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from auth_service.outages import Outage
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.public_fetch import make_fetcher
 from auth_service.push import RevocationPush
-from auth_service.responses import Message, Receive, Send, json_response, plain_response
+from auth_service.responses import Message, Receive, Response, Send, json_response, plain_response
 from auth_service.routes import dynamic_configuration
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Store
@@ -44,6 +44,8 @@ BODY_SECONDS = 10
 """How long a client may take to send a request's body."""
 DISCARDED_BYTES = 1024 * 1024
 """How much of a body beyond its limit is read before the refusal is sent."""
+ROUTES_SECONDS = 3.0
+"""How long the router waits for routes after a reload, less than it would by itself (`pollTimeout`)."""
 KEY_WATCH_SECONDS = 0.05
 """How long a token is believed after its key is gone from this host."""
 KEY_AGREEMENT_SECONDS = 1.0
@@ -59,14 +61,26 @@ log = logging.getLogger(__name__)
 
 _HEALTHY = json_response(200, b'{"status":"ok"}')
 _READY = json_response(200, b'{"redis":true}')
+_ROUTES_LATER = json_response(503, b'{"error":"a worker has not taken over the settings yet"}')
 _NOT_READY = json_response(503, b'{"redis":false}')
 
 
 class Application:
     """Routes by path. `lifespan` starts and ends the watch over grants."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, *, slot: int = 0) -> None:
-        """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError."""
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        *,
+        slot: int = 0,
+        has_routes: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError.
+
+        `has_routes` says whether every other worker has these settings, too.
+        """
+        self._has_routes = has_routes
         keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
         self._push = RevocationPush(settings, credentials)
         self._denials = Denials(Path(settings.state_directory))
@@ -114,7 +128,7 @@ class Application:
         if path.startswith(PATH_PREFIX):
             await self._verify(scope, receive, send)
         elif path == "/routes":
-            await self._routes.send(send)
+            await (await self._find_routes()).send(send)
         elif path == "/metrics":
             self._flush()
             values = await asyncio.to_thread(self._metrics.render)
@@ -125,6 +139,20 @@ class Application:
             await (_READY if self._watch.is_watching() else _NOT_READY).send(send)
         else:
             await self._ask_flask(scope, receive, send)
+
+    async def _find_routes(self) -> Response:
+        """Return the routes, once no worker would answer by other settings what they lead here.
+
+        The router keeps those that it has while there are none.
+        """
+        try:
+            async with asyncio.timeout(ROUTES_SECONDS):
+                # What says so is memory that processes share: there is no event.
+                while not self._has_routes():  # noqa: ASYNC110
+                    await asyncio.sleep(_READINESS_POLL_SECONDS)
+        except TimeoutError:
+            return _ROUTES_LATER
+        return self._routes
 
     async def _ask_flask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let Flask answer a request that is there as a whole, or refuse one that never will be."""
@@ -169,10 +197,7 @@ class Application:
         ]
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await _end(tasks)
         await self._watch.close()
         await asyncio.to_thread(self._push.close)
         await send({"type": "lifespan.shutdown.complete"})
@@ -272,6 +297,16 @@ def _find_refusal(scope: MutableMapping[str, Any]) -> int | None:
     if not scope["query_string"].isascii():
         return 400  # no parameter of ours comes unencoded (RFC 3986 §3.4)
     return None
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and see that they end."""
+    remaining = set(tasks)
+    while remaining:
+        for task in remaining:
+            task.cancel()
+        # Again where something on the way, such as a connection that was just being made, has swallowed it.
+        remaining = (await asyncio.wait(remaining, timeout=_READINESS_POLL_SECONDS))[1]
 
 
 async def _receive_body(receive: Receive) -> bytes | None:

@@ -67,10 +67,11 @@ class WorkerSlots:
         self._taken[age] = slot
         return slot
 
-    def release(self, age: int) -> None:
-        """Take a dead worker's number back, and drop what only a living one can say of itself."""
+    def release(self, age: int) -> int | None:
+        """Take a dead worker's number back, and drop what only a living one can say of itself; return the number."""
         if (slot := self._taken.pop(age, None)) is not None:
             mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
+        return slot
 
 
 class Metrics:

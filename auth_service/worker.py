@@ -1,10 +1,12 @@
-"""Gunicorn's worker, whose own refusals (malformed, or larger than it reads) have the form of our endpoints."""
+"""Gunicorn's worker, made to refuse in the form of our endpoints, and to hand over at once when it is told to end."""
 
 from __future__ import annotations
 
 import json
+import select
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakSet
 
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
@@ -31,6 +33,17 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self.worker.connections.add(self)
+        super().connection_made(transport)
+
+    def hang_up_if_idle(self) -> None:
+        """Close a connection that waits for another request of which nothing has arrived yet."""
+        # The timer runs while Gunicorn waits for a further request, and only then.
+        if self._keepalive_handle is not None and not _has_data(self.transport.get_extra_info("socket").fileno()):
+            self._keepalive_timeout()
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived, unless the request's head has grown too large."""
@@ -70,12 +83,36 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
-    """A worker whose connections are ours: Gunicorn has no setting for it."""
+    """A worker whose connections are ours: Gunicorn has no setting for it.
+
+    Gunicorn's own, told to end after a reload, goes on taking connections for up to a second, and answers one more
+    request on each that is open: by settings that are no longer in force.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connections: WeakSet[Protocol] = WeakSet()
+
+    def handle_exit_signal(self) -> None:
+        """Take no more connections, and keep only those with a request."""
+        super().handle_exit_signal()
+        for server in self.servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.hang_up_if_idle()
+        self.app.leave()
 
     def init_process(self) -> None:
         """Serve until told to stop."""
         use_own_connections()
         super().init_process()
+
+
+def _has_data(connection: int) -> bool:
+    """Whether something has arrived that was not read yet, the end of the connection included."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def use_own_connections() -> None:
