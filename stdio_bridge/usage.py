@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import enum
-import importlib.metadata
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -83,9 +82,11 @@ class _Version(argparse.Action):
     """Prints the version, which is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata  # noqa: PLC0415 - a megabyte that a running bridge has no use for
+
         try:
-            version = importlib.metadata.version("mcp-oauth-gateway")
-        except importlib.metadata.PackageNotFoundError:
+            version = metadata.version("mcp-oauth-gateway")
+        except metadata.PackageNotFoundError:
             version = "of a checkout that is not installed"
         print(f"mcp-stdio-bridge {version}")  # noqa: T201 - as --help prints
         parser.exit()

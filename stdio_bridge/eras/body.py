@@ -41,9 +41,12 @@ def parse_body(request: Request) -> Body:
         messages = value if batch else [value]
         if not messages:
             raise InvalidMessage(jsonrpc.INVALID_REQUEST, "an empty batch")
-        kinds = [jsonrpc.kind_of(message) for message in messages]
-        messages = [jsonrpc.without_null_params(message) for message in messages]
-        requests = [message for message, kind in zip(messages, kinds, strict=True) if kind is Kind.REQUEST]
+        requests = []
+        for position, message in enumerate(messages):
+            kind = jsonrpc.kind_of(message)
+            messages[position] = jsonrpc.without_null_params(message)
+            if kind is Kind.REQUEST:
+                requests.append(messages[position])
     except InvalidMessage as error:
         raise bad_request(error.code, str(error)) from error
     return Body(messages=messages, requests=requests, batch=batch)

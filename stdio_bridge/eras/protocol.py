@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from stdio_bridge.jsonrpc import Message
@@ -21,7 +22,7 @@ class Versions:
     offered: tuple[str, ...] = ALL_VERSIONS
     server: str | None = None
 
-    @property
+    @functools.cached_property
     def legacy(self) -> tuple[str, ...]:
         """Those that begin with `initialize`, oldest first."""
         return tuple(version for version in LEGACY_VERSIONS if version in self.offered)
