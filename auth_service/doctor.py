@@ -20,6 +20,7 @@ import requests
 
 from . import document_probe, health
 from .errors import ServiceUnavailable, WritesRefused
+from .identity import derive_identity_key
 from .protocol.metadata import protected_resource_url
 from .public_fetch import make_fetcher
 from .settings import Credentials, GitHub, OpenIDConnect, Settings
@@ -89,7 +90,8 @@ class Doctor:
         yield self._find("client documents", self._check_client_documents)
         for host, port in sorted(self._tls_hosts()):
             yield self._find(f"certificate {host}", partial(check_certificate, host, port))
-        for result in health.check_all(self._settings, self._credentials):
+        keys = {name: derive_identity_key(self._credentials, name) for name in self._settings.resources}
+        for result in health.check_each(self._settings, keys):
             yield self._find(f"bridge {result.name}", partial(_check_bridge, result))
         for name, resource in self._settings.resources.items():
             url = resource.url
@@ -324,11 +326,14 @@ class Doctor:
             self._store.revoke_grant(grant.sid, by="operator", reason="the examination is over")
 
     def _call(self, url: str, headers: dict[str, str]) -> str:
-        answer = self._http.post(
-            url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False
-        )
-        if session := answer.headers.get("Mcp-Session-Id"):
-            self._http.delete(url, headers={**headers, "Mcp-Session-Id": session}, timeout=TIMEOUT_SECONDS)
+        # Status and headers say it all: the answer's body, which is the server's, is not waited for.
+        with self._http.post(
+            url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False, stream=True
+        ) as answer:
+            session = answer.headers.get("Mcp-Session-Id")
+        if session is not None:
+            ending = {**headers, "Mcp-Session-Id": session}
+            self._http.delete(url, headers=ending, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True).close()
         if answer.status_code == 401:
             raise Trouble(
                 "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),

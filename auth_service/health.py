@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from auth_service.identity import BackendSigner
-from auth_service.settings import Credentials, Resource, Settings
+from auth_service.idp.http import Session
+from auth_service.settings import Resource, Settings
 from auth_service.tokens import VerifiedClaims
 
 TIMEOUT_SECONDS = 60
+"""For everything that is asked of one backend, which may have to start its server."""
+RUN_SECONDS = 240
+"""When no further backend is asked: servers that are silent must not keep the results of others from anyone."""
 AT_ONCE = 4
 """A handshake may start a server: all at once would be a load of its own."""
+MAX_BYTES = 1 << 20
 
 _SUBJECT = "gateway:health"
 HEADERS: Final = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
@@ -44,12 +51,20 @@ class Result:
     problem: str | None
 
 
-def check_all(settings: Settings, credentials: Credentials, names: Sequence[str] = ()) -> list[Result]:
-    """Open a session at every backend of these resources, or of all, and end it again."""
-    chosen = {name: each for name, each in settings.resources.items() if not names or name in names}
-    tasks = [(name, each, endpoint) for name, each in chosen.items() for endpoint in each.endpoints]
+def check_each(settings: Settings, keys: Mapping[str, bytes]) -> Iterator[Result]:
+    """Open a session at every backend of the resources whose identity keys these are, and end it again.
+
+    Results come as they are there.
+    """
+    until = time.monotonic() + RUN_SECONDS
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        return list(pool.map(lambda task: _check(credentials, *task), tasks))
+        pending = [
+            pool.submit(_check, BackendSigner(key), name, settings.resources[name], endpoint, until)
+            for name, key in keys.items()
+            for endpoint in settings.resources[name].endpoints
+        ]
+        for done in as_completed(pending):
+            yield done.result()
 
 
 def render_metrics(results: Sequence[Result], *, now: float) -> str:
@@ -64,51 +79,83 @@ def render_metrics(results: Sequence[Result], *, now: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check(credentials: Credentials, name: str, resource: Resource, endpoint: str) -> Result:
+def _check(signer: BackendSigner, name: str, resource: Resource, endpoint: str, until: float) -> Result:
     started = time.monotonic()
-    problem = _problem(BackendSigner(credentials.derive_key(f"identity-key:{name}")), resource, endpoint)
+    problem: str | None = None
+    if started >= until:
+        problem = f"was not asked: others took more than {RUN_SECONDS} s"
+    else:
+        try:
+            with Session(seconds=TIMEOUT_SECONDS) as session:
+                session.trust_env = False  # a proxy would see the assertion
+                _shake_hands(session, lambda: _headers(signer, resource), endpoint)
+        except _Failure as failure:
+            problem = str(failure)
     return Result(name=name, endpoint=endpoint, seconds=time.monotonic() - started, problem=problem)
 
 
-def _problem(signer: BackendSigner, resource: Resource, endpoint: str) -> str | None:
-    def headers() -> dict[str, str]:
-        now = int(time.time())
-        claims = VerifiedClaims(
-            subject=_SUBJECT,
-            name="health",
-            client_id="mcp-gatewayctl",
-            scope=" ".join(resource.scopes),
-            audience=resource.url,
-            sid="health",
-            token_id="",
-            issued_at=now,
-            expires_at=now + 2 * TIMEOUT_SECONDS,
-        )
-        return {**HEADERS, "X-Gateway-Identity": signer.sign_identity(claims)}
-
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy would see the assertion
-        try:
-            answer = session.post(endpoint, json=INITIALIZE, headers=headers(), timeout=TIMEOUT_SECONDS)
-            if answer.status_code != 200:
-                return f"answered HTTP {answer.status_code}"
-            problem = None if "result" in _message(answer) else "refused to initialize"
-            if session_id := answer.headers.get("Mcp-Session-Id"):
-                ending = {**headers(), "Mcp-Session-Id": session_id}
-                session.delete(endpoint, headers=ending, timeout=TIMEOUT_SECONDS)
-        except requests.Timeout:
-            return f"did not answer within {TIMEOUT_SECONDS} s"
-        except requests.ConnectionError:
-            return "cannot be reached"
-        except (requests.RequestException, ValueError):
-            return "answered something that is not MCP"
-    return problem
+def _headers(signer: BackendSigner, resource: Resource) -> dict[str, str]:
+    now = int(time.time())
+    claims = VerifiedClaims(
+        subject=_SUBJECT,
+        name="health",
+        client_id="mcp-gatewayctl",
+        scope=" ".join(resource.scopes),
+        audience=resource.url,
+        sid="health",
+        token_id="",
+        issued_at=now,
+        expires_at=now + 2 * TIMEOUT_SECONDS,
+    )
+    return {**HEADERS, "Accept-Encoding": "identity", "X-Gateway-Identity": signer.sign_identity(claims)}
 
 
-def _message(answer: requests.Response) -> dict[str, Any]:
+def _shake_hands(session: Session, make_headers: Callable[[], dict[str, str]], endpoint: str) -> None:
+    """Open a session and end it. Raises _Failure."""
+    try:
+        # A redirect is not followed: it would take the assertion to where the server likes.
+        with session.post(
+            endpoint,
+            json=INITIALIZE,
+            headers=make_headers(),
+            timeout=TIMEOUT_SECONDS,
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            body = answer.raw.read(MAX_BYTES + 1, decode_content=False) if answer.status_code == HTTPStatus.OK else b""
+        if session.is_over:
+            raise _Failure(_TOO_LATE)
+        if answer.status_code != HTTPStatus.OK:
+            raise _Failure(f"answered HTTP {answer.status_code}")
+        if len(body) > MAX_BYTES:
+            raise _Failure(f"answered with more than {MAX_BYTES} bytes")
+        message = _message(answer.headers, body)
+        if session_id := answer.headers.get("Mcp-Session-Id"):
+            ending = {**make_headers(), "Mcp-Session-Id": session_id}
+            session.delete(
+                endpoint, headers=ending, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+            ).close()
+    except (requests.RequestException, HTTPError, OSError, ValueError, RecursionError) as error:
+        if session.is_over or isinstance(error, requests.Timeout | ReadTimeoutError):
+            raise _Failure(_TOO_LATE) from error
+        if isinstance(error, requests.ConnectionError):
+            raise _Failure("cannot be reached") from error
+        raise _Failure("answered something that is not MCP") from error
+    if "result" not in message:
+        raise _Failure("refused to initialize")
+
+
+class _Failure(Exception):
+    """What is wrong with a backend, for people."""
+
+
+_TOO_LATE: Final = f"did not answer within {TIMEOUT_SECONDS} s"
+
+
+def _message(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     """Return the JSON-RPC message, also where it comes as the first event of a stream. Raises ValueError."""
-    text = answer.text
-    if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+    text = body.decode()
+    if headers.get("Content-Type", "").startswith("text/event-stream"):
         data = [line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:")]
         # An event without data may come first: it is there to be resumed from.
         text = next((each for each in data if each.strip()), "")

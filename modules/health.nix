@@ -5,7 +5,8 @@ let
   cfg = config.services.mcp-oauth-gateway;
   topology = import ./topology.nix { inherit lib cfg; };
   hardening = import ../nix/hardening.nix;
-  makesMasterKey = cfg.masterKeyFile == null;
+  servers = lib.attrNames cfg.settings.resources;
+  identityUnits = map (name: "mcp-identity-${name}.service") servers;
 in
 {
   options.services.mcp-oauth-gateway.health = {
@@ -54,11 +55,8 @@ in
 
     systemd.services.mcp-gateway-health = {
       description = "Health of the MCP servers";
-      after = [
-        "mcp-auth-service.service"
-      ]
-      ++ lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
-      requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+      after = [ "mcp-auth-service.service" ] ++ identityUnits;
+      requires = identityUnits;
       inherit (cfg.health) onFailure;
       environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
       serviceConfig =
@@ -66,8 +64,9 @@ in
         // hardening.relax.network
         // {
           Type = "oneshot";
-          ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --master-key %d/master-key --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
-          LoadCredential = [ "master-key:${cfg.generatedMasterKeyFile}" ];
+          ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --identity-keys %d --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
+          # It talks to servers: what it holds is of no use at any other than the one it is for.
+          LoadCredential = map (name: "identity-${name}:/run/mcp-oauth-gateway/identity-${name}") servers;
           # A user of its own, since nobody else could enter a dynamic one's directory: node exporter reads it.
           User = "mcp-gateway-health";
           Group = "mcp-gateway-health";

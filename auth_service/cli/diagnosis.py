@@ -11,7 +11,8 @@ import click
 
 from auth_service import health as handshakes
 from auth_service.doctor import Doctor, Finding, Status
-from auth_service.settings import Credentials, SettingsError, load_master_key, load_settings
+from auth_service.identity import derive_identity_key
+from auth_service.settings import Credentials, SettingsError, load_identity_key, load_master_key, load_settings
 
 from .operator import (
     Operator,
@@ -36,7 +37,7 @@ def doctor(context: click.Context, operator: Operator, *, as_json: bool) -> None
 
     Makes one request to each server with a token that lives a minute. The exit status is 1 if there is a problem.
     """
-    open_audit_log()
+    open_audit_log(operator.settings.audit_socket)
     found: list[Finding] = []
     for finding in Doctor(operator.settings, operator.credentials, operator.store, operator.signing_keys).examine():
         found.append(finding)
@@ -59,6 +60,12 @@ def _print_finding(finding: Finding) -> None:
 @click.option(
     "--metrics-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results for Prometheus, too."
 )
+@click.option(
+    "--identity-keys",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where each server's key is, as identity-NAME, instead of the master key.",
+)
 @settings_option
 @master_key_option
 @as_json
@@ -69,6 +76,7 @@ def health(
     names: tuple[str, ...],
     settings_file: Path,
     master_key: Path,
+    identity_keys: Path | None,
     metrics_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -77,18 +85,25 @@ def health(
     for name in names:
         if name not in loaded.resources:
             raise SettingsError(f"{name}: is not in {settings_file}")
-    credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
-    results = handshakes.check_all(loaded, credentials, names)
+    chosen = names or tuple(loaded.resources)
+    if identity_keys is not None:
+        keys = {name: load_identity_key(identity_keys / f"identity-{name}") for name in chosen}
+    else:
+        credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+        keys = {name: derive_identity_key(credentials, name) for name in chosen}
+    width = max(map(len, chosen))
+    results = []
+    for each in handshakes.check_each(loaded, keys):
+        results.append(each)
+        if not as_json:
+            click.echo(f"{each.name:{width}}  {each.endpoint}  {each.problem or f'answers, {each.seconds:.2f} s'}")
+    results.sort(key=lambda each: chosen.index(each.name))
     if metrics_file is not None:
         unfinished = metrics_file.with_suffix(".new")
         unfinished.write_text(handshakes.render_metrics(results, now=time.time()))
         unfinished.replace(metrics_file)
     if as_json:
         print_json([asdict(each) for each in results])
-    else:
-        width = max(len(each.name) for each in results)
-        for each in results:
-            click.echo(f"{each.name:{width}}  {each.endpoint}  {each.problem or f'answers, {each.seconds:.2f} s'}")
     context.exit(int(any(each.problem for each in results)))
 
 

@@ -33,8 +33,10 @@ class Session(requests.Session):
     For one thread. One that is entered within another has no more time than what is left of that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: float | None = None) -> None:
+        """`seconds` is how long everything may take, where that is not the usual."""
         super().__init__()
+        self._seconds = seconds
         self._sockets: list[socket.socket] = []
         self._outer: Session | None = None
         self.until = 0.0
@@ -44,7 +46,7 @@ class Session(requests.Session):
     def __enter__(self) -> Self:
         self._outer = getattr(_entered, "session", None)
         _entered.session = self
-        self.until = time.monotonic() + SESSION_SECONDS
+        self.until = time.monotonic() + (SESSION_SECONDS if self._seconds is None else self._seconds)
         if self._outer is not None:
             self.until = min(self.until, self._outer.until)
         self._timer = threading.Timer(max(self.until - time.monotonic(), 0), self._cut)

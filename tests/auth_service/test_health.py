@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import http.server
 import json
@@ -15,8 +16,8 @@ from typing import ClassVar
 
 import pytest
 
-from auth_service import cli
-from auth_service.settings import load_credentials
+from auth_service import cli, health
+from auth_service.settings import Settings, load_credentials
 from tests.auth_service.test_settings import MINIMAL, write_credentials
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
     """Answers as its path says, and remembers what it was asked."""
 
     seen: ClassVar[list[tuple[str, str | None]]]
+    stop: ClassVar[threading.Event]
     answers: ClassVar = {
         "/json": (200, "application/json", RESULT),
         "/stream": (200, "text/event-stream", f"id: 1\ndata:\n\nevent: message\ndata: {RESULT}\n\n"),
@@ -35,11 +37,15 @@ class Backend(http.server.BaseHTTPRequestHandler):
         "/list": (200, "application/json", "[]"),
         "/page": (200, "text/html", "<html>"),
         "/broken": (500, "text/plain", ""),
+        "/deep": (200, "application/json", "[" * 100_000),
     }
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.seen.append(("POST", self.headers["Mcp-Session-Id"]))
+        if misbehave := getattr(self, f"_{self.path[1:]}", None):
+            misbehave()
+            return
         status, content_type, body = self.answers[self.path]
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -47,6 +53,35 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.send_header("Mcp-Session-Id", "abc")
         self.end_headers()
         self.wfile.write(body.encode())
+
+    def _redirect(self) -> None:
+        self.send_response(307)
+        self.send_header("Location", "/json")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _drip(self) -> None:
+        """Send a byte each time the client may think that it has waited for nothing, and never end."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.stop.wait(0.05):
+                self.wfile.write(b" ")
+
+    def _drip_head(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+        with contextlib.suppress(OSError):
+            while not self.stop.wait(0.05):
+                self.wfile.write(b"x")
+
+    def _flood(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.stop.is_set():
+                self.wfile.write(b" " * 65536)
 
     def do_DELETE(self) -> None:
         self.seen.append(("DELETE", self.headers["Mcp-Session-Id"]))
@@ -60,9 +95,11 @@ class Backend(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def backend() -> Iterator[str]:
     Backend.seen = []
+    Backend.stop = threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        Backend.stop.set()
         server.shutdown()
 
 
@@ -139,6 +176,8 @@ def test_a_session_is_ended_again(tmp_path: Path, backend: str, path: str) -> No
         ("/list", "answered something that is not MCP"),
         ("/page", "answered something that is not MCP"),
         ("/broken", "answered HTTP 500"),
+        ("/deep", "answered something that is not MCP"),
+        ("/flood", "answered with more than 1048576 bytes"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -146,6 +185,66 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert ask(tmp_path, backend + path, "--json") == 1
     assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == [problem]
+
+
+def test_a_redirect_is_not_followed_with_the_assertion(
+    tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(tmp_path, f"{backend}/redirect") == 1
+    assert "answered HTTP 307" in capsys.readouterr().out
+    assert Backend.seen == [("POST", None)]
+
+
+@pytest.mark.parametrize("path", ["/drip", "/drip_head"])
+def test_an_answer_that_never_ends_is_cut_off(
+    tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 0.5)
+    assert ask(tmp_path, backend + path) == 1
+    assert "did not answer within" in capsys.readouterr().out
+
+
+def test_results_come_as_they_are_there_and_silent_servers_keep_no_other_waiting(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = copy.deepcopy(MINIMAL)
+    servers = {"a": "drip", "b": "json", "c": "drip"}
+    document["resources"] = {
+        name: {"url": f"https://{name}.mcp.example.com/mcp", "backends": [f"{backend}/{path}"]}
+        for name, path in servers.items()
+    }
+    results = health.check_each(Settings.model_validate(document), dict.fromkeys(servers, b"k" * 64))
+    assert next(results).name == "b"
+    Backend.stop.set()  # what never ended ends now
+    assert {each.name for each in results} == {"a", "c"}
+
+    Backend.stop = threading.Event()
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(health, "RUN_SECONDS", 0.1)
+    monkeypatch.setattr(health, "AT_ONCE", 1)
+    late, unasked = sorted(
+        str(each.problem)
+        for each in health.check_each(Settings.model_validate(document), dict.fromkeys("ab", b"k" * 64))
+    )
+    assert late.startswith("did not answer within")
+    assert unasked.startswith("was not asked: others took more than")
+
+
+def test_the_check_needs_the_keys_of_the_servers_alone(
+    tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    assert ask(tmp_path, bridge, "--identity-keys", str(keys)) == 2
+    assert "identity-time: the credential cannot be read" in capsys.readouterr().err
+    (keys / "identity-time").write_text("another" * 8)
+    assert ask(tmp_path, bridge, "--identity-keys", str(keys)) == 1
+    assert "answered HTTP 403" in capsys.readouterr().out
+    (tmp_path / "master-key").unlink()
+    (keys / "identity-time").write_bytes((tmp_path / "identity-key").read_bytes())
+    settings = str(tmp_path / "settings.json")
+    assert cli.main(["health", "--settings", settings, "--identity-keys", str(keys)]) == 0
+    assert "answers, " in capsys.readouterr().out
 
 
 def test_a_server_that_is_gone_is_in_the_metrics(
