@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"mcp-auth-service: {error}\n")
         return 2
-    logs.configure(settings.log_level.upper())
+    logs.configure(settings.log_level.upper(), audit_socket=settings.audit_socket)
     if address := os.environ.pop("NOTIFY_SOCKET", None):
         os.environ[NOTIFY_VARIABLE] = address
     slots = WorkerSlots(metrics_directory(settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import re
 import sys
 import time
@@ -91,13 +92,35 @@ class GunicornLog(GunicornLogger):  # type: ignore[misc]  # Gunicorn ships no ty
         self.error_log.propagate = True
 
 
-def configure(level: str) -> None:
+class AuditHandler(logging.handlers.SysLogHandler):
+    """Sends audit events to a journal; what it does not take goes to standard error."""
+
+    append_nul = False  # it would be part of the entry
+
+    def __init__(self, audit_socket: str, *, program: str) -> None:
+        """`program` is what the entries are by."""
+        super().__init__(audit_socket, facility=self.LOG_AUTHPRIV)
+        self.ident = f"{program}: "
+        self.setFormatter(LineFormatter())
+        self._otherwise = logging.StreamHandler(sys.stderr)
+        self._otherwise.setFormatter(LineFormatter())
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Write the event where it is seen rather than losing it."""
+        self._otherwise.emit(record)
+
+
+def configure(level: str, *, audit_socket: str | None = None) -> None:
     """Set up logging for this process and those that it forks. `level` is a name that `logging` knows."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     handler.addFilter(keeps_secrets)
     handler.addFilter(RepetitionBound())
     logging.basicConfig(level=level, handlers=[handler])
+    if audit_socket is not None:
+        audit.log.addHandler(AuditHandler(audit_socket, program="mcp-auth-service"))
+        audit.log.setLevel(logging.INFO)
+        audit.log.propagate = False
     audit.bound_refusals()
 
 

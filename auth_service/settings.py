@@ -415,6 +415,11 @@ class Settings(_Model):
     log_level: Literal["debug", "info", "warning"] = Field(
         default="info", description="The least that is logged; audit events are `info`. No secret is at any level."
     )
+    audit_socket: Annotated[str, Field(pattern=r"^/")] | None = Field(
+        default=None,
+        description="A datagram socket that speaks syslog's protocol, as each journal has one. Audit events go there, "
+        "whatever `log_level` is, instead of to standard error, and to the latter only while nothing listens there.",
+    )
     router: Router
     lifetimes: Lifetimes = Lifetimes()
     limits: Limits = Limits()
@@ -551,6 +556,11 @@ def load_master_key(path: Path) -> bytes:
     if len(master_key) < MASTER_KEY_MIN_BYTES:
         raise SettingsError(f"{path}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
     return master_key
+
+
+def load_identity_key(path: Path) -> bytes:
+    """Read the identity key of one resource. Raises SettingsError with one line that names the file."""
+    return _read_credential(path)
 
 
 def _read_credential(path: Path) -> bytes:

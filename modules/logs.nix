@@ -9,7 +9,10 @@ let
   inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
   hardening = import ../nix/hardening.nix;
+  topology = import ./topology.nix { inherit lib cfg; };
   namespace = cfg.journalNamespace;
+  auditNamespace = "mcp-gateway-audit";
+  auditSocket = "systemd-journald@${auditNamespace}.socket";
 in
 {
   options.services.mcp-oauth-gateway = {
@@ -31,6 +34,17 @@ in
       description = "How large that journal may become. It counts from the next start of `systemd-journald@NAMESPACE` on.";
     };
 
+    auditSize = mkOption {
+      type = types.str;
+      default = "1G";
+      example = "10G";
+      description = ''
+        How large the audit log may become, whose journal is always its own, so that nothing else makes room for itself
+        in it: `journalctl --namespace=mcp-gateway-audit`. It counts from the next start of
+        `systemd-journald@mcp-gateway-audit` on.
+      '';
+    };
+
     logFiles = {
       enable = lib.mkEnableOption "writing {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well";
 
@@ -44,12 +58,30 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    environment.etc = lib.mkIf (namespace != null) {
-      "systemd/journald@${toString namespace}.conf".text = ''
-        [Journal]
-        Storage=persistent
-        SystemMaxUse=${cfg.journalSize}
-      '';
+    environment.etc = lib.mkMerge [
+      (lib.mkIf (namespace != null) {
+        "systemd/journald@${toString namespace}.conf".text = ''
+          [Journal]
+          Storage=persistent
+          SystemMaxUse=${cfg.journalSize}
+        '';
+      })
+      (lib.mkIf (topology.has "auth") {
+        # No event is dropped for coming too fast, and none goes because others fill the disk.
+        "systemd/journald@${auditNamespace}.conf".text = ''
+          [Journal]
+          Storage=persistent
+          SystemMaxUse=${cfg.auditSize}
+          SystemKeepFree=0
+          RateLimitIntervalSec=0
+        '';
+      })
+    ];
+
+    services.mcp-oauth-gateway.settings.audit_socket = lib.mkDefault "/run/systemd/journal.${auditNamespace}/dev-log";
+    systemd.services.mcp-auth-service = lib.mkIf (topology.has "auth") {
+      wants = [ auditSocket ];
+      after = [ auditSocket ];
     };
 
     systemd.services.mcp-gateway-logs = lib.mkIf cfg.logFiles.enable {
@@ -66,8 +98,9 @@ in
         // hardening.relaxations.proc.serviceConfig
         // hardening.restart
         // {
+          # Each line names its unit, which no program can choose, as it can the identifier that it logs by.
           # The cursor makes it go on where it stopped.
-          ExecStart = "${lib.getExe' pkgs.systemd "journalctl"} --namespace=${toString namespace} --follow --lines=all --output=short-iso-precise --cursor-file=%S/mcp-gateway-logs/cursor";
+          ExecStart = "${lib.getExe' pkgs.systemd "journalctl"} --namespace=${toString namespace} --follow --lines=all --output=with-unit --cursor-file=%S/mcp-gateway-logs/cursor";
           StandardError = "journal";
           StandardOutput = "append:/var/log/mcp-oauth-gateway/gateway.log";
           DynamicUser = true;

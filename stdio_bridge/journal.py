@@ -5,9 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# What a journal keeps of an entry besides its text, about.
+_ENTRY_BYTES = 200
+
+
+class LineFormatter(logging.Formatter):
+    """Makes one line of a message, whatever servers and clients have put into it.
+
+    A journal takes NUL for the end of an entry, and what begins the next one for its priority.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; those of a trace follow it, indented."""
+        first = _escape(f"{record.levelname} {record.getMessage()}")
+        if not record.exc_info:
+            return first
+        trace = self.formatException(record.exc_info).split("\n")
+        return "\n".join([first, *(f"  {_escape(line)}" for line in trace)])
+
+
+def _escape(text: str) -> str:
+    """Return a text without the characters that end a line or an entry, move a cursor, or change its direction."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class StderrHandler(logging.Handler):
@@ -15,7 +40,7 @@ class StderrHandler(logging.Handler):
 
     def __init__(self, fd: int = 2) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        self.setFormatter(LineFormatter())
         self._output = _open(fd)
         self._rest = b""
         self._dropped = 0
@@ -45,13 +70,47 @@ class StderrHandler(logging.Handler):
         super().close()
 
 
+class Allowance:
+    """How many bytes may be written to the journal: so many at once, and so many more each second.
+
+    Each line counts for more than its text. What others share the journal with would go if there were no bound.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, per_second: int, at_once: int) -> None:
+        self._clock = clock
+        self._per_second = per_second
+        self._at_once = at_once
+        self._left = float(at_once)
+        self._since = clock()
+
+    def take(self, text: str) -> bool:
+        """Whether there is room for one more line."""
+        now = self._clock()
+        self._left = min(self._at_once, self._left + (now - self._since) * self._per_second)
+        self._since = now
+        size = len(text.encode("utf-8", "replace")) + _ENTRY_BYTES
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
 class LimitedLog:
     """Logs no more than so many lines a second, and how many it left out: others decide how often there is a cause."""
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float], *, per_second: int) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float],
+        *,
+        per_second: int,
+        allowance: Allowance | None = None,
+    ) -> None:
+        """The allowance, which others may share, bounds bytes besides."""
         self._logger = logger
         self._clock = clock
         self._per_second = per_second
+        self._allowance = allowance
         self._second = 0
         self._logged = 0
         self._dropped = 0
@@ -63,11 +122,14 @@ class LimitedLog:
             if self._dropped:
                 self._logger.warning("%d more lines were not logged", self._dropped)
             self._second, self._logged, self._dropped = second, 0, 0
-        if self._logged < self._per_second:
+        if self._logged < self._per_second and self._may_write(text % values if values else text):
             self._logged += 1
             self._logger.log(level, text, *values)
         else:
             self._dropped += 1
+
+    def _may_write(self, text: str) -> bool:
+        return self._allowance is None or self._allowance.take(text)
 
 
 class _File:

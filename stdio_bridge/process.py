@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from .framing import LineSplitter
-from .journal import LimitedLog
+from .journal import Allowance, LimitedLog
 from .loop import Loop
 from .metrics import Counter
 
@@ -236,7 +236,7 @@ class ServerProcess:
     """One running server.
 
     `on_line` gets each line of its stdout, `on_skipped` the beginning and the end of one that is too long; `on_exit` is
-    called once, after the last line.
+    called once, after the last line. What it logs is bounded by the allowance of all of the server's processes.
     Raises SpawnError when it cannot be started.
     """
 
@@ -249,6 +249,7 @@ class ServerProcess:
         directory: str | None,
         limits: Limits,
         traffic: Traffic,
+        allowance: Allowance,
         on_line: Callable[[bytes], None],
         on_skipped: Callable[[bytes, bytes], None],
         on_exit: Callable[[Exit], None],
@@ -285,7 +286,7 @@ class ServerProcess:
         self._on_skipped = on_skipped
         self._on_exit = on_exit
         self._lines = LineSplitter(limits.max_line_bytes)
-        self._journal = LimitedLog(server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND)
+        self._journal = LimitedLog(server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND, allowance=allowance)
         self._stderr = _Stderr(self._journal)
         self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)

@@ -10,7 +10,7 @@ from . import jsonrpc, salvage
 from .calls import Patience
 from .errors import unavailable
 from .eviction import Bounds, Full, Occupant, find_victim
-from .journal import LimitedLog
+from .journal import Allowance, LimitedLog
 from .jsonrpc import InvalidMessage, Message
 from .link import Link
 from .loop import Loop, Timer
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 _UNSENT_FACTOR = 4
 _RETRY_SECONDS = 5
+# Of all processes together: more than a server needs to say what it does, and too little to push others' lines out.
+_LOGGED_BYTES_PER_SECOND = 4 * 1024
+_LOGGED_BYTES_AT_ONCE = 256 * 1024
+_LOGGED_CRASHES_PER_SECOND = 10
 EVICTED = "it made room for another session"
 _LOGGED_REFUSALS_PER_SECOND = 1
 # A server that has said nothing after so long does not spend that time on a core.
@@ -115,6 +119,7 @@ class Server:
                     open_files=options.open_files,
                 ),
                 traffic=servers.traffic,
+                allowance=servers.allowance,
                 on_line=self._take_line,
                 on_skipped=self._take_skipped,
                 on_exit=self._exited,
@@ -222,7 +227,7 @@ class Server:
             self._servers.crashes.add()
             if not self.heard:
                 self._servers.failed_at = self._servers.loop.clock()
-            log.warning("the server %s", exit_)
+            self._servers.crash_log.log(logging.WARNING, "the server %s", exit_)
         self._end(str(exit_))
 
     def _end(self, reason: str) -> None:
@@ -240,6 +245,8 @@ class Servers:
         self.loop = loop
         self.options = options
         self.slots = Slots(options.starts_at_once)
+        self.allowance = Allowance(loop.clock, per_second=_LOGGED_BYTES_PER_SECOND, at_once=_LOGGED_BYTES_AT_ONCE)
+        self.crash_log = LimitedLog(log, loop.clock, per_second=_LOGGED_CRASHES_PER_SECOND, allowance=self.allowance)
         self.typical_start = _FIRST_GUESS_SECONDS
         self.heard_at = -float("inf")
         self.failed_at = -float("inf")

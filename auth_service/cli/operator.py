@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import logging
-import logging.handlers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from auth_service.denials import Denials
 from auth_service.errors import PartlyRefused
 from auth_service.inventory import Inventory
 from auth_service.key_rotation import KeyRotation
-from auth_service.logs import LineFormatter, escape
+from auth_service.logs import AuditHandler, LineFormatter, escape
 from auth_service.push import RevocationPush
 from auth_service.settings import (
     Credentials,
@@ -76,7 +75,7 @@ class Operator:
     @functools.cached_property
     def store(self) -> Store:
         """Redis, with the bridges told of every grant that ends."""
-        open_audit_log()
+        open_audit_log(self.settings.audit_socket)
         push = RevocationPush(self.settings, self.credentials)
         click.get_current_context().call_on_close(push.close)
         return self._make_store(push)
@@ -109,7 +108,7 @@ class Operator:
     @functools.cached_property
     def rotation(self) -> KeyRotation:
         """All hosts' keys."""
-        open_audit_log()
+        open_audit_log(self.settings.audit_socket)
         return KeyRotation(self.signing_keys, self.reading_store.connection, self.settings.lifetimes)
 
     def resource_url(self, name_or_url: str) -> str:
@@ -176,15 +175,14 @@ def with_operator(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-def open_audit_log() -> None:
-    """Write what the operator does where the service's log is read: the journal, else standard error."""
+def open_audit_log(audit_socket: str | None) -> None:
+    """Write what the operator does to the audit log's journal, else to the system's, else to standard error."""
     if audit.log.handlers:
         return
+    found = next((path for path in (audit_socket, SYSLOG) if path is not None and Path(path).is_socket()), None)
     handler: logging.Handler = logging.StreamHandler()
-    if SYSLOG.is_socket():
-        facility = logging.handlers.SysLogHandler.LOG_AUTHPRIV
-        handler = logging.handlers.SysLogHandler(str(SYSLOG), facility=facility)
-        handler.ident = "mcp-gatewayctl: "
+    if found is not None:
+        handler = AuditHandler(str(found), program="mcp-gatewayctl")
     handler.setFormatter(LineFormatter())
     audit.log.addHandler(handler)
     audit.log.setLevel(logging.INFO)

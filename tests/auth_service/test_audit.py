@@ -6,6 +6,8 @@ import inspect
 import json
 import logging
 import re
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from auth_service import audit
 from auth_service.audit import MAX_VALUE_LENGTH, REFUSALS_AT_ONCE, Event, RefusalBound
 from auth_service.logs import LineFormatter
 
-DOCUMENT = Path(__file__).parents[2] / "docs/audit.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/audit.md"
 HOSTILE = 'x"\n{"event":"grant.revoked"}\r\x1b[2J\x00\x85\u2028\u202e\ud800é'
 
 
@@ -84,3 +87,47 @@ def test_a_flood_of_refusals_is_cut_short_and_counted(
         line = written(Event.TOKEN_REFUSED)
         assert line is not None
         assert "suppressed" not in line
+
+
+_RECORD = """
+import os, sys
+from auth_service import audit, logs
+logs.configure("WARNING", audit_socket=sys.argv[1])
+for line in sys.stdin:
+    audit.record(audit.Event.LOGIN_ACCEPTED, name=line.strip())
+    print("recorded", flush=True)
+"""
+
+
+def test_events_go_to_their_own_journal_and_are_never_lost_while_it_is_away(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with subprocess.Popen(
+        [sys.executable, "-c", _RECORD, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def record(name: str) -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{name}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "recorded\n"
+
+        record("before")
+        for name in ("first", "after a restart"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+                journal.bind(path)
+                record(name)
+                ident, _, entry = journal.recv(10_000).decode().partition(": ")
+            Path(path).unlink()
+            assert ident == "<86>mcp-auth-service"  # authpriv, info
+            assert json.loads(entry)["name"] == name
+        record("afterwards")
+        _, seen = process.communicate(timeout=20)
+        assert [json.loads(line)["name"] for line in seen.splitlines()] == ["before", "afterwards"]

@@ -86,6 +86,7 @@
     };
     journalNamespace = "gateway";
     journalSize = "200M";
+    auditSize = "2G";
     logFiles = {
       enable = true;
       keepDays = 30;
