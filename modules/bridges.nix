@@ -13,6 +13,9 @@ let
   makesMasterKey = cfg.masterKeyFile == null;
   keyFile = name: "/run/mcp-oauth-gateway/identity-${name}";
 
+  # OpenFile has parts between colons.
+  escaped = lib.replaceStrings [ "\\" ":" ] [ "\\\\" "\\x3a" ];
+
   # Specifiers would be expanded in what the operator wrote for the server.
   verbatim = lib.replaceStrings [ "%" ] [ "%%" ];
 
@@ -78,6 +81,7 @@ let
     { sandbox, ... }:
     let
       network = hardening.network.${sandbox.network};
+      root = hardening.root.${sandbox.root} network;
       # Its system calls include all that others allow, and a later filter takes the place of an earlier one.
       inherit (lib.partition (name: name == "namespaces") sandbox.relaxations) right wrong;
       relaxations = map (name: hardening.relaxations.${name}.serviceConfig) (wrong ++ right);
@@ -85,7 +89,9 @@ let
     [
       (asDefaults (
         hardening.unit cfg
+        // hardening.server
         // network
+        // removeAttrs root [ "BindReadOnlyPaths" ]
         // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxations)
         # What it makes is for its groups as well, and for itself when its user is another one some day.
         // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
@@ -96,11 +102,11 @@ let
       ))
       {
         BindReadOnlyPaths =
-          lib.concatMap (relaxation: relaxation.BindReadOnlyPaths or [ ]) relaxations
+          root.BindReadOnlyPaths or [ ]
+          ++ lib.concatMap (relaxation: relaxation.BindReadOnlyPaths or [ ]) relaxations
           ++ sandbox.readOnlyPaths;
         BindPaths = sandbox.readWritePaths;
-        # Nix builds and fetches for whoever asks, outside every sandbox but its own.
-        InaccessiblePaths = [ "-/nix/var/nix/daemon-socket" ];
+        IPAddressDeny = sandbox.denyAddresses;
         SupplementaryGroups = sandbox.groups;
       }
     ];
@@ -137,13 +143,14 @@ let
         (asDefaults {
           # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
           Type = "notify";
-          ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity %d/identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
+          ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity fd:identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
           WatchdogSec = 60;
           # The bridge alone is told to stop: running calls still need their servers.
           KillMode = "mixed";
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;
-          LoadCredential = [ "identity-key:${if derived then keyFile name else server.identityKeyFile}" ];
+          # Not as a credential, which the server could read, too: it has the bridge's user.
+          OpenFile = "${escaped (if derived then keyFile name else server.identityKeyFile)}:identity-key:read-only";
           EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
           MemoryMax = server.limits.memory;
           TasksMax = server.limits.tasks;
@@ -197,15 +204,24 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    systemd.tmpfiles.settings.mcp-oauth-gateway."/run/mcp-oauth-gateway".d = {
-      mode = "0700";
-      user = "root";
-      group = "root";
+    systemd.tmpfiles.settings.mcp-oauth-gateway = {
+      "/run/mcp-oauth-gateway".d = {
+        mode = "0700";
+        user = "root";
+        group = "root";
+      };
+      ${hardening.emptyRoot}.d = {
+        mode = "0755";
+        user = "root";
+        group = "root";
+      };
     };
 
     systemd.services =
       lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) (
         lib.filterAttrs (_: server: server.identityKeyFile == null) topology.bridgedHere
+        # The health check asks as the gateway would, with these keys in place of the master key.
+        // lib.optionalAttrs (cfg.health.enable && topology.has "auth") cfg.settings.resources
       )
       // perReplica nameOf bridgeUnit
       // {

@@ -25,8 +25,36 @@ in
         What the server may reach.
 
         - `none`: nothing, not even loopback.
-        - `internet`: public addresses and the resolver; not loopback, private, link-local or metadata addresses.
+        - `internet`: public addresses and the resolver; not this host, and no private, link-local or metadata addresses.
         - `full`: whatever the host reaches.
+      '';
+    };
+
+    denyAddresses = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "192.0.2.0/24" ];
+      description = ''
+        Addresses and networks that it may not reach besides, as {manpage}`systemd.resource-control(5)` writes them in
+        `IPAddressDeny`. With `network = "internet"`, name what has a public address and yet is internal: neighbours on
+        the host's own link, and hosts that trust this one by its address.
+      '';
+    };
+
+    root = mkOption {
+      type = types.enum [
+        "host"
+        "store"
+      ];
+      default = "host";
+      example = "store";
+      description = ''
+        What it sees of the host's files.
+
+        - `host`: those that every user of the host may read, but for {file}`/home`, {file}`/root`, {file}`/run` and
+          {file}`/etc/mcp-oauth-gateway`.
+        - `store`: the Nix store, the shell, names, time zones and certificate authorities in {file}`/etc`, and the paths
+          named below; nothing else.
       '';
     };
 
@@ -41,7 +69,7 @@ in
       '';
     };
 
-    readOnlyPaths = paths [ "/home/octocat/notes" ] "Files and directories below {file}`/home`, {file}`/root` or {file}`/run/user`, which it otherwise cannot see, to read.";
+    readOnlyPaths = paths [ "/home/octocat/notes" ] "Files and directories that it otherwise cannot see, to read: below {file}`/home`, {file}`/root` or {file}`/run/user`, or with `root = \"store\"` anywhere.";
 
     readWritePaths = paths [ "/srv/documents" ] "Files and directories that it may change, as far as their permissions let it.";
 

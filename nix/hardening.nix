@@ -1,4 +1,13 @@
 # The sandbox of every unit of the gateway. Each relaxation has a name and a reason.
+let
+  # System calls that no unit needs. io_uring makes and connects sockets of every family, whatever
+  # RestrictAddressFamilies says; the others reach into other processes or helped exploits of the kernel.
+  notNeeded = "~@keyring io_uring_enter io_uring_register io_uring_setup kcmp name_to_handle_at process_madvise process_vm_readv process_vm_writev remap_file_pages userfaultfd vmsplice";
+
+  # Mounts of a unit's own in place of what all units share. Memory, not the host's disk: systemd bounds each to a tenth
+  # of it, and what is in them counts to MemoryMax.
+  sharedMemory = "/dev/shm:rw,nosuid,nodev,mode=1777";
+in
 rec {
   base = {
     CapabilityBoundingSet = "";
@@ -8,9 +17,10 @@ rec {
     MemoryDenyWriteExecute = true;
     NoNewPrivileges = true;
     PrivateDevices = true;
+    PrivateIPC = true;
     PrivateMounts = true;
     PrivateNetwork = true;
-    PrivateTmp = true;
+    PrivateTmp = "disconnected";
     PrivateUsers = true;
     ProcSubset = "pid";
     ProtectClock = true;
@@ -32,7 +42,9 @@ rec {
     SystemCallFilter = [
       "@system-service"
       "~@privileged @resources"
+      notNeeded
     ];
+    TemporaryFileSystem = [ sharedMemory ];
     UMask = "0077";
   };
 
@@ -87,6 +99,7 @@ rec {
           "@mount"
           "chroot"
           "pivot_root"
+          notNeeded
         ];
       };
     };
@@ -101,6 +114,7 @@ rec {
       serviceConfig.SystemCallFilter = [
         "@system-service"
         "~@privileged"
+        notNeeded
       ];
     };
 
@@ -114,13 +128,29 @@ rec {
     };
   };
 
+  # What every server is kept from, whatever its network.
+  server = {
+    # One process of it that needs too much memory must not end the bridge and all others.
+    OOMPolicy = "continue";
+    # Its standard error goes through the bridge. By these sockets it could write as any program, and on the console.
+    BindLogSockets = false;
+    # With + they are those of its own root, where it has one.
+    InaccessiblePaths = [
+      "-+/run/systemd/journal"
+      # Who may use which server, and where the gateway's parts are.
+      "-+/etc/mcp-oauth-gateway"
+      # Nix builds and fetches for whoever asks, outside every sandbox but its own.
+      "-+/nix/var/nix/daemon-socket"
+    ];
+  };
+
   # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.
   network =
     let
       # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
       # internet. A server sees those that it is meant to use.
       run = sockets: {
-        TemporaryFileSystem = [ "/run:ro" ];
+        TemporaryFileSystem = base.TemporaryFileSystem ++ [ "/run:ro" ];
         BindPaths = [ "/run/systemd/notify" ] ++ map (socket: "-${socket}") sockets;
       };
       # Names are resolved for it by nscd or systemd-resolved: an address of a resolver that it may reach would let
@@ -137,7 +167,10 @@ rec {
         relax.network
         // names
         // {
-          # Special-purpose ranges of RFC 6890, the metadata services of clouds among them.
+          # The host's own addresses, the public ones too, are all reached by way of loopback.
+          RestrictNetworkInterfaces = "~lo";
+          # IANA's special-purpose registries, and what clouds serve secrets at although it looks public: those of
+          # auth_service/protocol/addresses.py.
           IPAddressDeny = [
             "localhost"
             "link-local"
@@ -145,19 +178,59 @@ rec {
             "0.0.0.0/8"
             "10.0.0.0/8"
             "100.64.0.0/10"
+            "168.63.129.16/32"
             "172.16.0.0/12"
             "192.0.0.0/24"
+            "192.0.2.0/24"
+            "192.88.99.0/24"
             "192.168.0.0/16"
             "198.18.0.0/15"
+            "198.51.100.0/24"
+            "203.0.113.0/24"
             "240.0.0.0/4"
-            # IPv4 inside IPv6, which a gateway on the way would translate: NAT64, 6to4.
-            "64:ff9b::/96"
-            "64:ff9b:1::/48"
+            # All that is not global unicast, 2000::/3: IPv4 inside IPv6, NAT64, segment routing, unique local, site-local.
+            "::/3"
+            "4000::/2"
+            "8000::/1"
+            # Within it: Teredo and other protocols, documentation, 6to4.
+            "2001::/23"
+            "2001:db8::/32"
             "2002::/16"
-            "fc00::/7"
+            "3fff::/20"
           ];
         };
 
       full = relax.network // names;
     };
+
+  # What `sandbox.root` of a server means.
+  root = {
+    host = _: { };
+
+    # Of the host it sees the Nix store, what programs find shells, names and certificates by, and what it is given.
+    store = network: {
+      RootDirectory = emptyRoot;
+      MountAPIVFS = true;
+      BindReadOnlyPaths = [
+        "/nix/store"
+        # NixOS has nothing there but the shell, env and the loader.
+        "-/bin"
+        "-/lib"
+        "-/lib64"
+        "-/usr"
+        "-/etc/hosts"
+        "-/etc/localtime"
+        "-/etc/nsswitch.conf"
+        "-/etc/resolv.conf"
+        "-/etc/ssl"
+        "-/etc/static/ssl"
+        "-/etc/zoneinfo"
+      ]
+      # glibc has the older of its two paths.
+      ++ builtins.filter (_: builtins.elem "-/run/nscd" network.BindPaths) [ "-/run/nscd:/var/run/nscd" ];
+    };
+  };
+
+  # A directory with nothing in it but the places that systemd mounts things at.
+  emptyRoot = "/run/mcp-oauth-gateway/root";
 }

@@ -19,7 +19,7 @@ from .journal import StderrHandler
 from .listening import make_room, open_listener
 from .loop import Loop
 from .options import Options, parse_options
-from .systemd import Notifier
+from .systemd import HandedOver, Notifier
 
 log = logging.getLogger("stdio_bridge")
 
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bridge until a signal stops it. Returns the exit status."""
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
-        verifier = load_verifier(options.identity_key, now=time.time)
-        listener = open_listener(options, os.environ)
+        handed_over = HandedOver(os.environ)
+        verifier = load_verifier(options.identity_key, take_file=handed_over.take_file, now=time.time)
+        listener = open_listener(options, handed_over)
     except UsageError as error:
         print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2

@@ -8,12 +8,14 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from . import jsonrpc
 from .errors import Refusal, UsageError
+from .secrecy import hide_memory
+from .usage import DescriptorName
 
 _KEY_MIN_BYTES = 32
 _MAX_AGE_SECONDS = 60
@@ -150,14 +152,22 @@ def _forbidden(text: str) -> Refusal:
     return Refusal("403 Forbidden", jsonrpc.SERVER_ERROR, text)
 
 
-def load_verifier(key_file: Path | None, *, now: Callable[[], float]) -> Verifier:
-    """Make the verifier for that key; without a file everyone is trusted. Raises UsageError."""
-    if key_file is None:
+def load_verifier(
+    source: Path | DescriptorName | None,
+    *,
+    take_file: Callable[[DescriptorName], BinaryIO],
+    now: Callable[[], float],
+) -> Verifier:
+    """Make the verifier for the key in that file; without one everyone is trusted. Raises UsageError."""
+    if source is None:
         return Trusting()
+    hide_memory()  # before the key is in it
+    option = f"--require-identity {source if isinstance(source, Path) else f'fd:{source}'}"
     try:
-        key = key_file.read_bytes().strip()
+        with source.open("rb") if isinstance(source, Path) else take_file(source) as file:
+            key = file.read().strip()
     except OSError as error:
-        raise UsageError(f"--require-identity {key_file}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{option}: cannot be read: {error.strerror}") from error
     if len(key) < _KEY_MIN_BYTES:
-        raise UsageError(f"--require-identity {key_file}: must hold at least {_KEY_MIN_BYTES} bytes")
+        raise UsageError(f"{option}: must hold at least {_KEY_MIN_BYTES} bytes")
     return Verifying(key, now=now)

@@ -9,12 +9,11 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import MutableMapping
 from pathlib import Path
 
 from .errors import UsageError
 from .options import Options
-from .systemd import take_socket
+from .systemd import HandedOver
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +49,9 @@ class Listener:
                     self._path.unlink()
 
 
-def open_listener(options: Options, environment: MutableMapping[str, str]) -> Listener:
+def open_listener(options: Options, handed_over: HandedOver) -> Listener:
     """Take the socket that is handed over, or listen where the options say. Raises UsageError."""
-    inherited = take_socket(environment)
+    inherited = handed_over.take_socket()
     if inherited is not None:
         if options.listen is not None:
             raise UsageError("--listen: systemd hands over a socket already: leave it out")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .eras.protocol import ALL_VERSIONS, MODERN_VERSIONS, Versions
 from .errors import UsageError
-from .usage import DEFAULT_ENVIRONMENT, Isolation, make_parser
+from .usage import DEFAULT_ENVIRONMENT, DescriptorName, Isolation, make_parser
 
 # Never passed on, whatever is allowed: they speak of the bridge's own process.
 _NEVER_PASSED = (
@@ -35,7 +35,7 @@ class Options:
     isolation: Isolation
     warm_spares: int
     starts_at_once: int
-    identity_key: Path | None
+    identity_key: Path | DescriptorName | None
     allowed_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
     environment: Mapping[str, str]

@@ -1,31 +1,69 @@
-"""systemd's two small protocols: sockets handed over, and telling of readiness. sd_listen_fds(3), sd_notify(3)."""
+"""systemd's two small protocols: sockets and files handed over, and telling of readiness.
+
+sd_listen_fds(3), sd_notify(3).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import stat
 from collections.abc import MutableMapping
+from typing import BinaryIO
 
 from .errors import UsageError
+from .usage import DescriptorName
 
 log = logging.getLogger(__name__)
 
 _FIRST_FD = 3
 
 
-def take_socket(environment: MutableMapping[str, str]) -> socket.socket | None:
-    """Return the listening socket that systemd hands over, if it does. Raises UsageError on several."""
-    if environment.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = environment.get("LISTEN_FDS", "0")
-    if count != "1":
-        raise UsageError(f"LISTEN_FDS={count}: the bridge serves exactly one socket")
-    os.set_inheritable(_FIRST_FD, False)
-    try:
-        return socket.socket(fileno=_FIRST_FD)
-    except OSError as error:
-        raise UsageError(f"the file descriptor handed over is no socket: {error.strerror}") from error
+class HandedOver:
+    """The descriptors that systemd hands over to this process, each to be taken once. Raises UsageError."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._descriptors: list[tuple[str, int]] = []
+        self._count = environment.get("LISTEN_FDS", "0")
+        if environment.get("LISTEN_PID") != str(os.getpid()):
+            return
+        if not self._count.isdecimal():
+            raise UsageError(f"LISTEN_FDS={self._count}: is no number")
+        count = int(self._count)
+        # Counted from the end, where files are: a socket is named after its unit, which may have colons in its name.
+        names = [""] * count + environment.get("LISTEN_FDNAMES", "").split(":")
+        for number in range(count):
+            fd = _FIRST_FD + number
+            try:
+                os.set_inheritable(fd, False)  # not for the processes that the bridge starts
+            except OSError as error:
+                raise UsageError(f"LISTEN_FDS={self._count}: file descriptor {fd} is not open") from error
+            self._descriptors.append((names[number - count], fd))
+
+    def take_socket(self) -> socket.socket | None:
+        """Return the listening socket, None where nothing is handed over. Raises UsageError on none and on several."""
+        if not self._descriptors:
+            return None
+        sockets = [fd for _, fd in self._descriptors if _is_socket(fd)]
+        if len(sockets) != 1:
+            raise UsageError(
+                f"LISTEN_FDS={self._count}: {len(sockets)} of them are sockets, and the bridge serves exactly one"
+            )
+        return socket.socket(fileno=sockets[0])
+
+    def take_file(self, name: DescriptorName) -> BinaryIO:
+        """Return the file of that name. Raises UsageError if there is none."""
+        for each in self._descriptors:
+            given, fd = each
+            if given == name and not _is_socket(fd):
+                self._descriptors.remove(each)
+                return os.fdopen(fd, "rb")
+        raise UsageError(f"fd:{name}: systemd hands over no file of this name: set OpenFile=PATH:{name}")
+
+
+def _is_socket(fd: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(fd).st_mode)
 
 
 class Notifier:

@@ -6,10 +6,13 @@ import argparse
 import enum
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import NewType, NoReturn
 
 from .eras.protocol import ALL_VERSIONS
 from .errors import UsageError
+
+DescriptorName = NewType("DescriptorName", str)
+"""What a unit calls a file that it hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""
 
 _USAGE = """\
 mcp-stdio-bridge [--listen ADDRESS] (--require-identity KEYFILE | --no-identity) [OPTION...]
@@ -148,9 +151,10 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     who = group.add_mutually_exclusive_group(required=True)
     who.add_argument(
         "--require-identity",
-        type=Path,
+        type=_key_file,
         metavar="KEYFILE",
-        help="take only requests with the gateway's identity assertion, signed with this key",
+        help="take only requests with the gateway's identity assertion, signed with this key; fd:NAME is a file that "
+        "systemd hands over (OpenFile=PATH:NAME), which the server's user need not be able to read",
     )
     who.add_argument("--no-identity", action="store_true", help="take every request, as one user's")
     group.add_argument(
@@ -285,6 +289,14 @@ def _host(text: str) -> str:
     raise argparse.ArgumentTypeError(
         f"{text!r} is no host: give a name or an address, such as mcp.example.com or [::1]"
     )
+
+
+def _key_file(text: str) -> Path | DescriptorName:
+    if not text.startswith("fd:"):
+        return Path(text)
+    if not (name := text.removeprefix("fd:")):
+        raise argparse.ArgumentTypeError("fd: must be followed by the name that the unit gives the file")
+    return DescriptorName(name)
 
 
 def _replica(text: str) -> str:

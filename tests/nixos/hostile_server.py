@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import platform
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +15,25 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 2  # seconds
+BRIDGE = os.getppid()
+NAME = b"/mcp-hostile"
+KEY = 0x6D6370  # of System V memory
+CREATE, FOR_ALL = 0o1000, 0o666
+PRIVATE_OF_ALL_KINDS = 0x10000000 | 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
+SYSTEM_CALLS = {
+    # Name: its numbers on x86-64 and AArch64, and arguments with which it works where it is allowed.
+    "io_uring_setup": (425, 425, (8, bytes(120))),
+    "userfaultfd": (323, 282, (1,)),
+    "kcmp": (312, 272, (os.getpid(), os.getpid(), 0, 0, 0)),
+    "keyctl": (250, 219, (0, -3, 1)),
+    "pidfd_getfd": (438, 438, (os.pidfd_open(BRIDGE), 0, 0)),
+    "ptrace": (101, 117, (0x4206, BRIDGE, 0, 0)),  # PTRACE_SEIZE
+    "bpf": (321, 280, (0, bytes(120), 120)),
+    "mount": (165, 40, (b"none", b"/tmp", b"tmpfs", 0, 0)),
+    "unshare": (272, 97, (PRIVATE_OF_ALL_KINDS,)),
+}
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
@@ -65,9 +86,114 @@ def _send(host: str, port: int) -> str:
 
 
 def _connect_unix(path: str) -> str:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        return path
+    """Connect to a socket in the file system, of whichever kind it is."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+    except OSError:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.connect(path)
+    return path
+
+
+def _socket(family: int) -> int:
+    with socket.socket(family, socket.SOCK_DGRAM) as made:
+        return made.family
+
+
+def _system_call(name: str) -> int:
+    intel, arm, arguments = SYSTEM_CALLS[name]
+    number = intel if platform.machine() == "x86_64" else arm
+    return _checked(libc.syscall(number, *arguments))
+
+
+def _checked(returned: int) -> int:
+    if returned < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return returned
+
+
+def _read_bridge(part: str) -> str:
+    """Read a file of /proc about the bridge, which started this process: of its memory where the heap is."""
+    process = Path(f"/proc/{BRIDGE}")
+    if part != "mem":
+        return (process / part).read_bytes().hex()
+    heap = next(line for line in (process / "maps").read_text().splitlines() if line.endswith("[heap]"))
+    with (process / part).open("rb") as memory:
+        memory.seek(int(heap.partition("-")[0], 16))
+        return memory.read(100).hex()
+
+
+def _list_descriptors_of_bridge() -> list[str]:
+    return [str(entry.readlink()) for entry in Path(f"/proc/{BRIDGE}/fd").iterdir()]
+
+
+def _list_descriptors() -> list[str]:
+    """Return what this process was started with, and what it opened since."""
+    return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+
+
+def _leave(way: str) -> str:
+    """Leave something where another server could find it."""
+    match way:
+        case "file in /dev/shm":
+            shared = Path("/dev/shm/mcp-hostile")
+            shared.write_text("left")
+            shared.chmod(0o644)
+        case "System V memory":
+            _checked(libc.shmget(KEY, ctypes.c_size_t(4096), CREATE | FOR_ALL))
+        case "POSIX queue":
+            _checked(libc.mq_open(NAME, os.O_RDWR | os.O_CREAT, FOR_ALL, None))
+    return way
+
+
+def _find(way: str) -> str:
+    """Find what another server has left."""
+    match way:
+        case "file in /dev/shm":
+            return Path("/dev/shm/mcp-hostile").read_text()
+        case "System V memory":
+            return str(_checked(libc.shmget(KEY, ctypes.c_size_t(4096), 0)))
+    return str(_checked(libc.mq_open(NAME, os.O_RDONLY)))
+
+
+def _in_namespaces(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Try things as root of a user namespace and a mount namespace of its own."""
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        user = os.getuid()
+        try:
+            _system_call("unshare")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+            results = [_try(each) for each in attempts]
+        except OSError as error:
+            results = [{"failed": str(error)}]
+        os.write(writer, json.dumps(results).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as results_of_child:
+        results = json.load(results_of_child)
+    os.waitpid(child, 0)
+    return list(results)
+
+
+def _uncover(path: str) -> list[str]:
+    """Take away what is mounted on a directory, and list it."""
+    _checked(libc.umount2(path.encode(), 2))  # MNT_DETACH
+    return _list(path)
+
+
+def _log(text: str, times: int) -> int:
+    """Write to standard error."""
+    return sum(os.write(2, text.encode("latin-1")) for _ in range(times))
+
+
+def _mapped(host: str, port: int) -> str:
+    """Connect to an IPv4 address by IPv6."""
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect((f"::ffff:{host}", port))
+        return str(connection.getpeername())
 
 
 def _resolve(name: str) -> list[str]:
@@ -111,12 +237,23 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "connect_unix": _connect_unix,
     "each": _each,
     "environment": _environment,
+    "find": _find,
+    "in_namespaces": _in_namespaces,
+    "leave": _leave,
     "list": _list,
+    "list_descriptors": _list_descriptors,
+    "list_descriptors_of_bridge": _list_descriptors_of_bridge,
+    "log": _log,
+    "mapped": _mapped,
     "processes": _processes,
     "read": _read,
+    "read_bridge": _read_bridge,
     "resolve": _resolve,
     "send": _send,
     "signal": _signal,
+    "socket": _socket,
+    "system_call": _system_call,
+    "uncover": _uncover,
     "write": _write,
 }
 

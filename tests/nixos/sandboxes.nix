@@ -1,55 +1,121 @@
-# Servers that try to break out, one for each kind of network, on a host where there is something to reach.
+# Servers that try to break out, one for each kind of network and for each relaxation, on a host where there is something
+# to reach: the host's own addresses, and through `uplink` another host, which has those of the internet and of clouds.
 { lib, pkgs, ... }:
 let
-  hostile = {
-    command = [ (lib.getExe pkgs.hostile-server) ];
+  command = [ (lib.getExe pkgs.hostile-server) ];
+  sandboxes = {
+    none = { };
+    internet = {
+      network = "internet";
+      # On the host's own link, with a public address.
+      denyAddresses = [ "192.31.196.9" ];
+    };
+    full.network = "full";
+    # Of a browser.
+    browser = {
+      network = "internet";
+      relaxations = [
+        "jit"
+        "proc"
+        "resources"
+      ];
+    };
+    nested.relaxations = [
+      "namespaces"
+      "devices"
+    ];
+    # Where the container has what NixOS has in the store.
+    store = {
+      network = "internet";
+      root = "store";
+      readOnlyPaths = [ "/opt" ];
+    };
   };
 in
 {
   imports = [ ./full_flow.nix ];
 
-  services.mcp-oauth-gateway.servers = {
-    none = hostile;
-    internet = hostile // {
-      sandbox.network = "internet";
+  services.mcp-oauth-gateway.servers =
+    lib.mapAttrs (_: sandbox: { inherit command sandbox; }) sandboxes
+    // {
+      # One that keeps something.
+      keeper = {
+        inherit command;
+        stateDirectory = true;
+      };
     };
-    full = hostile // {
-      sandbox.network = "full";
-    };
-    # One that keeps something.
-    keeper = hostile // {
-      stateDirectory = true;
-    };
+  networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") (
+    lib.attrNames sandboxes ++ [ "keeper" ]
+  );
+  systemd.tmpfiles.settings.sandboxes."/opt".d = {
+    mode = "0755";
+    user = "root";
+    group = "root";
   };
-  networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") [
-    "none"
-    "internet"
-    "full"
-    "keeper"
-  ];
   networking.nameservers = [ "127.0.0.53" ];
 
   systemd.services = {
     stand-in-resolver = {
       description = "Name server for which every name is one address of the internet";
       wantedBy = [ "multi-user.target" ];
-      serviceConfig.ExecStart = "${lib.getExe pkgs.stand-in-resolver} --listen 127.0.0.53 --answer 203.0.113.7";
+      serviceConfig.ExecStart = "${lib.getExe pkgs.stand-in-resolver} --listen 127.0.0.53 --answer 192.31.196.7";
     };
     listener = {
       description = "What answers on every address of the host";
       wantedBy = [ "multi-user.target" ];
+      after = [ "uplink.service" ];
+      requires = [ "uplink.service" ];
       path = [
         pkgs.iproute2
         pkgs.test-client
       ];
-      # 203.0.113.7 stands for the internet, the others for what is none of a server's business.
       script = ''
-        for address in 203.0.113.7 10.1.1.1 172.16.1.1 192.168.77.1 100.64.1.1 169.254.169.254; do
+        for address in 10.1.1.1 172.16.1.1 192.168.77.1 100.64.1.1; do
           ip address add "$address/32" dev lo
         done
-        ip address add fd00:ec2::254/128 dev lo
         exec test-client listen 7777
       '';
+    };
+    uplink = {
+      description = "Another host, and the link to it";
+      path = [ pkgs.iproute2 ];
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+      };
+      # The addresses of AS112, which are public and nobody's own, stand for the internet.
+      script = ''
+        ip netns add internet
+        ip link add uplink type veth peer name uplink netns internet
+        ip address add 192.31.196.1/24 dev uplink
+        ip address add 2620:4f:8000::1/64 dev uplink nodad
+        ip link set uplink up
+        ip -n internet link set lo up
+        ip -n internet link set uplink up
+        for address in 192.31.196.7 192.31.196.9; do
+          ip -n internet address add "$address/24" dev uplink
+        done
+        ip -n internet address add 2620:4f:8000::7/64 dev uplink nodad
+        for address in 10.2.2.2 100.100.100.200 168.63.129.16 169.254.169.254 192.0.0.192 192.88.99.1 198.18.1.1; do
+          ip -n internet address add "$address/32" dev lo
+          ip route add "$address/32" via 192.31.196.7
+        done
+        for address in fd00:ec2::254 fec0::1 2001::1 2002::1 5f00::1 ::10.2.2.2 64:ff9b::10.2.2.2; do
+          ip -n internet address add "$address/128" dev lo nodad
+          ip route add "$address/128" via 2620:4f:8000::7
+        done
+      '';
+    };
+    internet = {
+      description = "What answers on every address of the other host";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "uplink.service" ];
+      requires = [ "uplink.service" ];
+      path = [
+        pkgs.iproute2
+        pkgs.test-client
+      ];
+      script = "exec ip netns exec internet test-client listen 7777";
     };
   };
 }

@@ -41,6 +41,11 @@ def test_an_address_is_a_host_and_a_port_or_a_path(text: str, address: object) -
     assert parse("--listen", text).listen == address
 
 
+@pytest.mark.parametrize(("text", "source"), [("/run/key", Path("/run/key")), ("fd:identity-key", "identity-key")])
+def test_a_key_is_in_a_file_or_in_a_descriptor_that_is_handed_over(text: str, source: object) -> None:
+    assert parse_options(["--require-identity", text, "--", "true"], ENVIRONMENT).identity_key == source
+
+
 @pytest.mark.parametrize("name", ["a", "host-2", "0"])
 def test_a_replica_is_named_so_that_a_router_can_match_it(name: str) -> None:
     assert parse("--replica", name).replica == name
@@ -49,6 +54,7 @@ def test_a_replica_is_named_so_that_a_router_can_match_it(name: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("--require-identity", "fd:"),
         ("--listen", "80"),
         ("--listen", "localhost:"),
         ("--listen", "localhost:65536"),

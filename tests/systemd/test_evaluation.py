@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from auth_service.audit import Event
+from auth_service.protocol.addresses import is_public
 from auth_service.settings import Settings
 from stdio_bridge.options import parse_options
 from tests.systemd import evaluation
@@ -21,6 +23,8 @@ from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluat
 MODULES = CHECKOUT / "modules"
 CONFIGURATIONS = sorted(evaluation.cases().keys() - set(COMPLAINTS))
 OPTION = "services.mcp-oauth-gateway"
+FORCED = "mcp-bridge-notes"
+"""Of the case `github`: an operator has replaced its filter of system calls."""
 STORED = f"/nix/store/{'0' * 32}-secret"
 
 needs_nix = pytest.mark.skipif(not evaluation.can_evaluate(), reason="needs nix-instantiate and <nixpkgs/lib>")
@@ -223,7 +227,46 @@ def test_a_host_runs_its_own_part_only() -> None:
 def test_relaxations_of_a_sandbox_do_not_undo_each_other() -> None:
     lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
     calls = [line.removeprefix("SystemCallFilter=") for line in lines if line.startswith("SystemCallFilter=")]
-    assert calls == ["@system-service", "@mount", "chroot", "pivot_root"]
+    assert calls[:-1] == ["@system-service", "@mount", "chroot", "pivot_root"]
+
+
+def test_a_server_on_the_internet_reaches_public_addresses_and_no_others() -> None:
+    keywords = {
+        "localhost": ["127.0.0.0/8", "::1/128"],
+        "link-local": ["169.254.0.0/16", "fe80::/64"],
+        "multicast": ["224.0.0.0/4", "ff00::/8"],
+    }
+    lines = load(evaluated("catalogue")).units["mcp-bridge-fetch.service"]
+    assert "RestrictNetworkInterfaces=~lo" in lines
+    words = [line.removeprefix("IPAddressDeny=") for line in lines if line.startswith("IPAddressDeny=")]
+    denied = [ipaddress.ip_network(each) for word in words for each in keywords.get(word, [word])]
+    edges = {edge for network in denied for edge in (network[0], network[-1])}
+    beside = {edge + step for edge in edges for step in (-1, 1) if 0 <= int(edge) + step < 2**edge.max_prefixlen}
+    for address in {*edges, *beside}:
+        assert is_public(str(address)) != any(address in network for network in denied), address
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_no_relaxation_gives_back_what_no_server_needs(name: str) -> None:
+    for configuration in load_machines(evaluated(name)).values():
+        for unit, lines in configuration.units.items():
+            if unit.startswith("mcp-bridge-") and unit.endswith(".service") and not unit.startswith(FORCED):
+                denied = {
+                    call
+                    for line in lines
+                    for call in line.removeprefix("SystemCallFilter=~").split()
+                    if line.startswith("SystemCallFilter=~")
+                }
+                assert {"@keyring", "io_uring_setup", "process_vm_readv", "userfaultfd"} <= denied, unit
+                assert {
+                    "PrivateIPC=true",
+                    "PrivateTmp=disconnected",
+                    "TemporaryFileSystem=/dev/shm:rw,nosuid,nodev,mode=1777",
+                    "TemporaryFileSystem=/run:ro",
+                    "InaccessiblePaths=-+/run/systemd/journal",
+                    "InaccessiblePaths=-+/etc/mcp-oauth-gateway",
+                    "OOMPolicy=continue",
+                } <= set(lines), unit
 
 
 def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_part_of_it() -> None:
@@ -239,7 +282,7 @@ def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_par
         "/srv/documents",
         "/run/postgresql",
     ]
-    assert values("TemporaryFileSystem") == ["/run:ro", "/srv"]
+    assert values("TemporaryFileSystem") == ["/dev/shm:rw,nosuid,nodev,mode=1777", "/run:ro", "/srv"]
     assert values("ProtectClock") == ["false"]
     assert values("Restart") == ["on-failure"]
     assert values("SystemCallFilter") == ["@system-service"], "mkForce"
@@ -295,8 +338,24 @@ def test_units_log_to_the_systems_journal_unless_they_are_given_one_of_their_own
 
 
 def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:
-    credentials = [line for line in gateway.units["mcp-bridge-time.service"] if line.startswith("LoadCredential=")]
-    assert credentials == ["LoadCredential=identity-key:/run/mcp-oauth-gateway/identity-time"]
+    unit = gateway.units["mcp-bridge-time.service"]
+    assert "OpenFile=/run/mcp-oauth-gateway/identity-time:identity-key:read-only" in unit
+    assert not [line for line in unit if line.startswith("LoadCredential=") or "master-key" in line]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_health_check_has_the_keys_of_all_servers_and_never_the_master_key(name: str) -> None:
+    for configuration in load_machines(evaluated(name)).values():
+        unit = configuration.units.get("mcp-gateway-health.service", [])
+        credentials = {line for line in unit if line.startswith("LoadCredential=")}
+        if unit:
+            assert credentials == {
+                f"LoadCredential=identity-{server}:/run/mcp-oauth-gateway/identity-{server}"
+                for server in settings_of(configuration).resources
+            }
+            for server in settings_of(configuration).resources:
+                assert f"Requires=mcp-identity-{server}.service" in unit
+                assert f"mcp-identity-{server}.service" in configuration.units
 
 
 def test_a_changed_set_of_servers_only_reloads_the_auth_service(gateway: Configuration) -> None:
