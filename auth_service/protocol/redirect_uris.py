@@ -28,8 +28,10 @@ _ANY_CALLBACK = re.compile(
 """What is called a callback: `://oauth-callback`, `:/oauth2redirect`, `://NAME/oauth/callback/ID`."""
 # Visual Studio Code and its relatives hand an address to the extension that it names, and extensions are clients, too:
 # Cline is `vscode://saoudrizwan.claude-dev/mcp-auth/callback/…`, and what logs in for Cursor itself has two names.
+# Editors take an extension's name in any case.
 _EXTENSION_CALLBACK = re.compile(
-    rf"//(?!vscode\.|[^/]*deeplink)[A-Za-z0-9-]+\.[A-Za-z0-9.-]+/(?:{_SEGMENT}/)*[A-Za-z0-9_-]*callback(?:/{_SEGMENT})?"
+    rf"//(?!(?i:vscode\.|[^/]*deeplink))[A-Za-z0-9-]+\.[A-Za-z0-9.-]+/"
+    rf"(?:{_SEGMENT}/)*[A-Za-z0-9_-]*callback(?:/{_SEGMENT})?"
 )
 
 _KNOWN_APPS: Final = {
