@@ -13,6 +13,7 @@ from typing import Any, Final
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from auth_service.bridge_status import find_status
 from auth_service.identity import BackendSigner
 from auth_service.idp.http import Session
 from auth_service.settings import Resource, Settings
@@ -43,23 +44,30 @@ INITIALIZE: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How one backend of a resource answered; `problem` is None where it did as it should."""
+    """How one backend of a resource answered; `problem` is None where it did as it should.
+
+    `answered_ago` is how many seconds ago, by its bridge's word, where it was not asked itself.
+    """
 
     name: str
     endpoint: str
     seconds: float
     problem: str | None
+    answered_ago: float | None = None
 
 
-def check_each(settings: Settings, keys: Mapping[str, bytes]) -> Iterator[Result]:
+def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float | None = None) -> Iterator[Result]:
     """Open a session at every backend of the resources whose identity keys these are, and end it again.
 
-    Results come as they are there.
+    With `max_age` a bridge is asked first: what it knows of its server is believed for so many seconds, so that the
+    check wakes no server that nobody uses. Results come as they are there.
     """
     until = time.monotonic() + RUN_SECONDS
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         pending = [
-            pool.submit(_check, BackendSigner(key), name, settings.resources[name], endpoint, until)
+            pool.submit(
+                _check, BackendSigner(key), name, settings.resources[name], endpoint, until=until, max_age=max_age
+            )
             for name, key in keys.items()
             for endpoint in settings.resources[name].endpoints
         ]
@@ -73,25 +81,39 @@ def render_metrics(results: Sequence[Result], *, now: float) -> str:
     for each in results:
         labels = f'{{server="{each.name}",endpoint="{each.endpoint}"}}'
         lines.append(f"mcp_gateway_server_up{labels} {int(each.problem is None)}")
-        lines.append(f"mcp_gateway_server_handshake_seconds{labels} {each.seconds:.3f}")
+        if each.answered_ago is None:
+            lines.append(f"mcp_gateway_server_handshake_seconds{labels} {each.seconds:.3f}")
     lines.append("# TYPE mcp_gateway_health_timestamp_seconds gauge")
     lines.append(f"mcp_gateway_health_timestamp_seconds {now:.0f}")
     return "\n".join(lines) + "\n"
 
 
-def _check(signer: BackendSigner, name: str, resource: Resource, endpoint: str, until: float) -> Result:
+def _check(
+    signer: BackendSigner, name: str, resource: Resource, endpoint: str, *, until: float, max_age: float | None
+) -> Result:
     started = time.monotonic()
     problem: str | None = None
+    answered_ago: float | None = None
     if started >= until:
         problem = f"was not asked: others took more than {RUN_SECONDS} s"
     else:
         try:
             with Session(seconds=TIMEOUT_SECONDS) as session:
                 session.trust_env = False  # a proxy would see the assertion
-                _shake_hands(session, lambda: _headers(signer, resource), endpoint)
+                status = None if max_age is None else find_status(session, endpoint, timeout=TIMEOUT_SECONDS)
+                if max_age is not None and status is not None and status.says_enough(max_age):
+                    problem, answered_ago = status.problem, status.answered
+                else:
+                    _shake_hands(session, lambda: _headers(signer, resource), endpoint)
         except _Failure as failure:
             problem = str(failure)
-    return Result(name=name, endpoint=endpoint, seconds=time.monotonic() - started, problem=problem)
+    return Result(
+        name=name,
+        endpoint=endpoint,
+        seconds=time.monotonic() - started,
+        problem=problem,
+        answered_ago=answered_ago if problem is None else None,
+    )
 
 
 def _headers(signer: BackendSigner, resource: Resource) -> dict[str, str]:

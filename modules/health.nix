@@ -25,7 +25,7 @@ in
       type = types.str;
       default = "5min";
       example = "1h";
-      description = "How often, as {manpage}`systemd.time(7)` writes it. It starts servers that nobody has used yet.";
+      description = "How often, as {manpage}`systemd.time(7)` writes it. A server that nobody uses is started for it once an hour at most: otherwise its bridge says when it last answered.";
     };
 
     onFailure = mkOption {
@@ -64,7 +64,7 @@ in
         // hardening.relax.network
         // {
           Type = "oneshot";
-          ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --identity-keys %d --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
+          ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --identity-keys %d --max-age 3600 --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
           # It talks to servers: what it holds is of no use at any other than the one it is for.
           LoadCredential = map (name: "identity-${name}:/run/mcp-oauth-gateway/identity-${name}") servers;
           # A user of its own, since nobody else could enter a dynamic one's directory: node exporter reads it.

@@ -66,6 +66,12 @@ def _print_finding(finding: Finding) -> None:
     metavar="DIR",
     help="Where each server's key is, as identity-NAME, instead of the master key.",
 )
+@click.option(
+    "--max-age",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Believe what a bridge knows of its server for so long, and start none meanwhile.",
+)
 @settings_option
 @master_key_option
 @as_json
@@ -77,6 +83,7 @@ def health(
     settings_file: Path,
     master_key: Path,
     identity_keys: Path | None,
+    max_age: float | None,
     metrics_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -93,10 +100,10 @@ def health(
         keys = {name: derive_identity_key(credentials, name) for name in chosen}
     width = max(map(len, chosen))
     results = []
-    for each in handshakes.check_each(loaded, keys):
+    for each in handshakes.check_each(loaded, keys, max_age=max_age):
         results.append(each)
         if not as_json:
-            click.echo(f"{each.name:{width}}  {each.endpoint}  {each.problem or f'answers, {each.seconds:.2f} s'}")
+            click.echo(f"{each.name:{width}}  {each.endpoint}  {_describe(each)}")
     results.sort(key=lambda each: chosen.index(each.name))
     if metrics_file is not None:
         unfinished = metrics_file.with_suffix(".new")
@@ -105,6 +112,14 @@ def health(
     if as_json:
         print_json([asdict(each) for each in results])
     context.exit(int(any(each.problem for each in results)))
+
+
+def _describe(result: handshakes.Result) -> str:
+    if result.problem is not None:
+        return result.problem
+    if result.answered_ago is not None:
+        return f"answered {result.answered_ago:.0f} s ago"
+    return f"answers, {result.seconds:.2f} s"
 
 
 @click.command()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import requests
 
 from auth_service import cli, health
 from auth_service.settings import Settings, load_credentials
@@ -136,6 +137,28 @@ def test_a_bridge_opens_a_session_for_the_gateway_itself(
 ) -> None:
     assert ask(tmp_path, bridge) == 0
     assert re.fullmatch(rf"time  {bridge}  answers, \d+\.\d\d s\n", capsys.readouterr().out)
+
+
+def test_a_bridges_word_is_taken_for_a_server_that_answered_of_late(
+    tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spawns() -> str:
+        page = requests.get(bridge.replace("/mcp", "/metrics"), timeout=20).text
+        return next(line for line in page.splitlines() if line.startswith("mcp_bridge_spawns_total"))
+
+    metrics = tmp_path / "health.prom"
+    assert ask(tmp_path, bridge, "--max-age", "3600", "--metrics-file", str(metrics)) == 0
+    assert "answers, " in capsys.readouterr().out, "nothing was known"
+    assert "handshake_seconds{" in metrics.read_text()
+    before = spawns()
+    assert ask(tmp_path, bridge, "--max-age", "3600", "--metrics-file", str(metrics)) == 0
+    assert re.fullmatch(rf"time  {bridge}  answered \d+ s ago\n", capsys.readouterr().out)
+    assert 'mcp_gateway_server_up{server="time"' in metrics.read_text()
+    assert "handshake_seconds{" not in metrics.read_text()
+    assert spawns() == before
+    assert ask(tmp_path, bridge, "--max-age", "0") == 0
+    assert "answers, " in capsys.readouterr().out, "what it knew is too old"
+    assert spawns() != before
 
 
 def test_settings_and_key_are_found_where_the_service_has_them(

@@ -17,7 +17,15 @@ with subtest("the health check opens each server, and says so in the journal and
     machine.wait_for_unit("mcp-gateway-health.timer")
     machine.succeed("systemctl start mcp-gateway-health.service")
     assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
-    machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time .* answers,'")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time  http.*answer'")
+
+with subtest("the health check wakes no server that answered within the hour"):
+    spawns = "test-client page http://127.0.0.1:22456/metrics | grep '^mcp_bridge_spawns_total'"
+    before = machine.succeed(spawns)
+    machine.succeed("systemctl start mcp-gateway-health.service")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time .* answered [0-9]* s ago'")
+    assert machine.succeed(spawns) == before
+    assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
 
 with subtest("anyone may read the metrics, as node exporter must"):
     machine.succeed(f"setpriv --reuid=65534 --regid=65534 --clear-groups cat {METRICS}")
@@ -81,9 +89,9 @@ with subtest("no token or code is in any log"):
 with subtest("after a restart the file goes on where it stopped"):
     machine.succeed("systemctl restart mcp-gateway-logs.service")
     machine.succeed("systemctl start mcp-gateway-health.service")
-    answers = f"{JOURNAL} --unit=mcp-gateway-health.service | grep --count 'answers,'"
-    machine.wait_until_succeeds(f"test $(grep --count 'mcp-gateway-health.service.*answers,' {LOG}) -ge 3")
-    machine.wait_until_succeeds(f"test $(grep --count 'answers,' {LOG}) = $({answers})")
+    answers = f"{JOURNAL} --unit=mcp-gateway-health.service | grep --count 'time  http.*answer'"
+    machine.wait_until_succeeds(f"test $(grep --count 'mcp-gateway-health.service.*time  http.*answer' {LOG}) -ge 3")
+    machine.wait_until_succeeds(f"test $(grep --count 'time  http.*answer' {LOG}) = $({answers})")
 
 with subtest("an operator sees and ends what users allow"):
     machine.succeed("mcp-gatewayctl doctor")

@@ -1,0 +1,66 @@
+"""What a bridge knows of its server: asked before a server is started only to see whether it answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urljoin
+
+import requests
+
+PATH = "/statusz"
+PATIENCE_SECONDS = 120.0
+"""How long a server that somebody needs may leave them without an answer."""
+_MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeStatus:
+    """How many seconds ago a server last answered, was needed, and ended before it answered; infinite for never."""
+
+    answered: float
+    needed: float
+    failed: float
+
+    def says_enough(self, max_age: float) -> bool:
+        """Whether it says how the server is, and nothing older than so many seconds decides that."""
+        newest = min(self.answered, self.failed, self.needed)
+        return newest < max_age and (self.answered < max_age or self.problem is not None)
+
+    @property
+    def problem(self) -> str | None:
+        """What was wrong with the server when it was last needed."""
+        if self.failed < self.answered:
+            return f"ended before it answered, {self.failed:.0f} s ago"
+        if PATIENCE_SECONDS < self.needed < self.answered:
+            return f"has not answered who needed it {self.needed:.0f} s ago"
+        return None
+
+
+def find_status(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
+    """Ask the bridge at this endpoint; None where there is none, or nothing that answers as one."""
+    try:
+        with session.get(
+            urljoin(endpoint, PATH),
+            headers={"Accept-Encoding": "identity"},
+            timeout=timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            body = answer.raw.read(_MAX_BYTES, decode_content=False) if answer.status_code == HTTPStatus.OK else b""
+        match json.loads(body):
+            case {"mcp-stdio-bridge": {"answered": answered, "needed": needed, "failed": failed}}:
+                return BridgeStatus(answered=_age(answered), needed=_age(needed), failed=_age(failed))
+    except (requests.RequestException, OSError, ValueError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def _age(value: object) -> float:
+    if value is None:
+        return math.inf
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    raise TypeError("not a number of seconds")
