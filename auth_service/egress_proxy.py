@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as ResolverTimeout
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import h11
 
+from auth_service.name_lookup import NameLookups
+
 MAX_HEAD_BYTES: Final = 16 * 1024
-_RESOLVERS: Final = 4
+_MAX_LOOKUPS: Final = 4
 
 
 class EgressProxy:
@@ -22,8 +22,7 @@ class EgressProxy:
         """`url` is `http://HOST:PORT`."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 0
-        # getaddrinfo takes no deadline: it runs where it can be left behind.
-        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve-proxy")
+        self._lookups = NameLookups[list[tuple[Any, ...]]](_MAX_LOOKUPS)
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
         """Return a connection to an address, or to a name that the proxy looks up.
@@ -42,12 +41,13 @@ class EgressProxy:
             raise
         return connection
 
+    def _look_up(self) -> list[tuple[Any, ...]]:
+        return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+
     def _connect(self, until: float) -> socket.socket:
-        pending = self._resolvers.submit(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM)
         try:
-            found = pending.result(timeout=_left(until))
-        except ResolverTimeout as error:
-            pending.cancel()
+            found = self._lookups.run(self._look_up, timeout=_left(until))
+        except TimeoutError as error:
             raise TimeoutError("the proxy's name was not resolved in time") from error
         failure = OSError("the proxy has no address")
         for *_, address in found:

@@ -13,8 +13,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as ResolverTimeout
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,6 +21,7 @@ import h11
 
 from auth_service.egress_proxy import EgressProxy
 from auth_service.errors import ClientDocumentError
+from auth_service.name_lookup import NameLookups
 from auth_service.protocol.addresses import is_public
 from auth_service.settings import ClientDocuments
 
@@ -95,11 +94,7 @@ class PublicFetcher:
         self._tls.set_alpn_protocols(["http/1.1"])
         self._deadline = deadline
         self._slots = {is_known: threading.BoundedSemaphore(MAX_CONCURRENT) for is_known in (False, True)}
-        # getaddrinfo takes no deadline: it runs where it can be left behind.
-        self._resolvers = {
-            is_known: ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="resolve-client-host")
-            for is_known in (False, True)
-        }
+        self._lookups = {is_known: NameLookups[Sequence[str]](MAX_CONCURRENT) for is_known in (False, True)}
 
     def fetch(
         self,
@@ -145,13 +140,11 @@ class PublicFetcher:
             self._slots[is_known].release()
 
     def _find_addresses(self, host: str, until: float, *, is_known: bool) -> Sequence[str]:
-        if self._resolve is None:
+        if (resolve := self._resolve) is None:
             return ()
-        pending = self._resolvers[is_known].submit(self._resolve, host)
         try:
-            addresses = pending.result(timeout=_left(until))
-        except (OSError, ResolverTimeout, UnicodeError) as error:
-            pending.cancel()
+            addresses = self._lookups[is_known].run(lambda: resolve(host), timeout=_left(until))
+        except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
             raise _not_found() from error
         # All of them: a host that is half private may answer with either half the next time.
         if not addresses or not all(is_public(address) for address in addresses):
