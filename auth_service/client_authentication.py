@@ -85,8 +85,10 @@ class ClientAuthenticator:
         return Authenticated(client=client, method=method)
 
     def _find(self, client_id: str | None, method: str) -> Client:
+        if not client_id:
+            raise OAuthError("invalid_client", "client_id is missing: the request names no client", status=401)
         try:
-            client = self._clients.find(client_id) if client_id else None
+            client = self._clients.find(client_id)
         except ClientDocumentError as error:
             if error.is_transient:
                 raise ServiceUnavailable("a client's metadata document") from error

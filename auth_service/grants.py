@@ -181,10 +181,16 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             raise AuthorizationRedirectError(error, redirect_uri=redirect_uri, state=parameters.get("state")) from error
 
     def _parse_client(self, client_id: str | None) -> Client:
+        if client_id is None:
+            raise PageError(
+                "This link does not say which application asks",
+                "Its client_id is missing. Nothing was granted: start again from the application that you want to "
+                "connect.",
+            )
         try:
-            client = self.query_client(client_id) if client_id else None
+            client = self.query_client(client_id)
         except ClientDocumentError as error:
-            raise explain_document_error(client_id or "", error) from error
+            raise explain_document_error(client_id, error) from error
         if client is None:
             raise PageError(
                 "This application is not known here",

@@ -146,3 +146,21 @@ def test_every_refusal_has_a_description(world: World, form: dict[str, str], gra
         assert answer.status_code in {400, 401}
         document: dict[str, Any] = answer.get_json()
         assert len(document["error_description"]) > 10, document
+
+
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic " + base64.b64encode(b":x").decode()}])
+def test_a_request_that_names_no_client_is_told_so(world: World, path: str, headers: dict[str, str]) -> None:
+    form = {"grant_type": "refresh_token", "refresh_token": "x", "token": "x"}
+    answer = world.app.test_client().post(path, data=form, headers=headers, base_url=ISSUER)
+    assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
+    assert answer.get_json()["error_description"] == "client_id is missing: the request names no client"
+
+
+@pytest.mark.parametrize("client_id", [None, ""])
+def test_a_link_that_names_no_client_is_told_so(world: World, client_id: str | None) -> None:
+    query = {"response_type": "code"} if client_id is None else {"response_type": "code", "client_id": client_id}
+    page = world.browser.get("/authorize", query_string=query, base_url=ISSUER)
+    assert page.status_code == 400
+    assert "Its client_id is missing" in page.text
+    assert "expired" not in page.text
