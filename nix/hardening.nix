@@ -110,10 +110,12 @@ rec {
     };
 
     resources = {
-      reason = "Sets its own priority, processor affinity or limits.";
+      reason = "Sets its own priority, processor affinity or limits, or gives up capabilities (browsers).";
       serviceConfig.SystemCallFilter = [
         "@system-service"
         "~@privileged"
+        # A browser ends if it cannot give up the capabilities that it does not have.
+        "capset"
         notNeeded
       ];
     };
