@@ -168,7 +168,7 @@ class Ephemeral:
 
     @denies_when_unavailable
     def consume_login(self, state: str, *, browser: str) -> dict[str, Any] | None:
-        """Return a login of that browser once: whoever comes second finds nothing, and another uses nothing up."""
+        """Return a login of that browser once: a second request finds nothing, and another browser uses nothing up."""
         key = f"login:{_hash(state)}"
         login: dict[str, Any] | None = None
         for read in (self._redis.get, self._redis.getdel):

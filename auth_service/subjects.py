@@ -77,7 +77,7 @@ class Subjects:
 
     @denies_when_unavailable
     def name_servers(self, provider: str) -> int:
-        """Rename whoever has a name of the former kind, once and for all; return how many entries of users were.
+        """Rename all users who have a name of the former kind, once and for all; return how many entries of users were.
 
         `provider` is what the subjects of the configured provider begin with.
         """

@@ -57,7 +57,7 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
         return ask(requested)
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
-        # Someone else is signed in in this browser: whoever is here now has approved nothing.
+        # Someone else is signed in in this browser: the person who is here now has approved nothing.
         forget_session()
         return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
     if not gateway().users.may_use(login.identity, authorization.resource):

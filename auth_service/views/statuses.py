@@ -1,6 +1,6 @@
 """What a request is told that ends with an HTTP status of its own, rather than with an error of OAuth's.
 
-Whoever refuses it (Traefik, the ASGI layer, Flask), the answer has the form that its endpoint speaks.
+Traefik, the ASGI layer or Flask may refuse a request: the answer always has the form that its endpoint speaks.
 """
 
 from __future__ import annotations
