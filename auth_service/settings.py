@@ -48,6 +48,8 @@ SENTINEL_URL = re.compile(
 )
 """`redis+sentinel://HOST:PORT,HOST:PORT,…/SERVICE`, or `rediss+sentinel:` for TLS to Redis and the Sentinels."""
 
+_PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~!$&*+,;=:-]+)*")
+
 
 class SettingsError(Exception):
     """The settings file or a credential is unusable; the text is one line for the operator."""
@@ -81,7 +83,7 @@ def _parse_base_url(value: str) -> str:
     return value
 
 
-def _parse_public_url(value: str) -> str:
+def _parse_secure_url(value: str) -> str:
     """As `_parse_base_url`, and https unless only this machine can reach it."""
     parts = urlsplit(_parse_base_url(value))
     if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
@@ -89,9 +91,17 @@ def _parse_public_url(value: str) -> str:
     return value
 
 
+def _parse_public_url(value: str) -> str:
+    """As `_parse_secure_url`, and spelled so that clients and the router, in whose rules it is, read the same in it."""
+    _parse_secure_url(value)
+    if not _PLAIN_URL.fullmatch(value) or {".", ".."} & set(urlsplit(value).path.split("/")):
+        raise ValueError("must have no dot segment, no percent-encoding and no quotes or brackets in its path")
+    return value
+
+
 def _parse_issuer(value: str) -> str:
-    """As `_parse_public_url`, but for one trailing slash, which some providers' issuers have."""
-    _parse_public_url(value.removesuffix("/"))
+    """As `_parse_secure_url`, but for one trailing slash, which some providers' issuers have."""
+    _parse_secure_url(value.removesuffix("/"))
     return value
 
 

@@ -36,10 +36,16 @@ let
     && text != "::";
   isUrl = url: builtins.match "https?://[^/@?# ]+(/[^@?# ]*)?" url != null && !lib.hasSuffix "/" url;
 
+  # Clients and the router read the same in it.
+  isPlainUrl =
+    url:
+    builtins.match "https://[][A-Za-z0-9._:-]+(/[A-Za-z0-9._~!$&*+,;=:-]+)+" url != null
+    && builtins.match ".*/[.][.]?(/.*)?" url == null;
+
   # What the gateway answers itself: nothing would reach a server there.
   isPage =
     url:
-    builtins.match "https://${lib.escapeRegex cfg.domain}/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
+    builtins.match "https://${lib.escapeRegex cfg.domain}(:[0-9]+)?/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
     != null
     || builtins.match "https://[^/]+/\\.well-known(/.*)?" url != null;
 
@@ -111,7 +117,7 @@ let
     (needs (server.url != null -> isUrl server.url)
       "${option}.servers.${name}.url: \"${toString server.url}\" is not a URL such as http://10.0.0.5:3000/mcp."
     )
-    (needs (isUrl server.publicUrl && builtins.match "https://[^/]+/.+" server.publicUrl != null)
+    (needs (isPlainUrl server.publicUrl)
       "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is not a URL such as https://wiki.example.com/mcp."
     )
     (needs (!isPage server.publicUrl)

@@ -124,6 +124,12 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("resources", {}, "resources: "),
         ("resources.time.url", "https://time.mcp.example.com", "resources.time: url must have a path"),
         ("resources.time.url", "http://10.0.0.5/mcp", "resources.time.url: must be https"),
+        # Clients and Traefik read these as `/callback`, or as a rule of the router.
+        *(
+            ("resources.time.url", f"https://mcp.example.com{path}", "resources.time.url: must have no dot segment")
+            for path in ("/x/../callback", "/./mcp", "/..", "/%63allback", "/x/%2e%2e/callback", "/x`)||Path(`/token")
+        ),
+        ("issuer", "https://mcp.example.com/x/../auth", "issuer: must have no dot segment"),
         ("resources.time.backends", [], "resources.time: must have either backends or replicas"),
         ("resources.time.replicas", {"a": "http://127.0.0.1:2/mcp"}, "must have either backends or replicas"),
         ("resources.time.replicas", {"a.b": "http://127.0.0.1:2/mcp"}, "resources.time.replicas.a.b"),
@@ -317,6 +323,7 @@ def test_a_server_at_a_page_of_the_gateway_is_refused(tmp_path: Path, prefix: st
         "https://mcp.example.com/callback/mcp",
         "https://mcp.example.com/register/time/mcp",
         "https://mcp.example.com/accounts",
+        "https://mcp.example.com/.mcp/v1.2/~team_a/a,b;c=d",
         "https://time.mcp.example.com/callback",
         "https://time.mcp.example.com/register/mcp",
     ],
