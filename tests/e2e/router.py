@@ -92,10 +92,15 @@ class Router:
         change: Callable[[dict[str, Any]], None] = lambda _routes: None,
         program: str = "traefik",
         identity: Callable[[], dict[str, str]] = dict,
+        tls: bool = False,
     ) -> None:
-        """Start it; `change` may change the routes first, `identity` is what each verification adds to a request."""
+        """Start it; `change` may change the routes first, `identity` is what each verification adds to a request.
+
+        With `tls`, its certificate is the one that Traefik makes for itself.
+        """
         self.port = free_port()
-        url = f"http://localhost:{self.port}"
+        self._scheme = "https" if tls else "http"
+        url = f"{self._scheme}://localhost:{self.port}"
         answers: dict[str, str] = {}
         self._auth = Backend(answers, name="auth", headers=identity)
         document = {
@@ -104,7 +109,7 @@ class Router:
             "redis_url": "unix:///unused",
             "state_directory": "/unused",
             "internal_url": self._auth.url,
-            "router": {"entry_points": ["web"], "trusted_proxies": trusted_proxies or []},
+            "router": {"entry_points": ["web"], "trusted_proxies": trusted_proxies or [], "tls": tls},
             "resources": {"time": {"url": f"{url}/mcp", **resource}},
             **(settings or {}),
         }
@@ -138,11 +143,12 @@ class Router:
     ) -> requests.Response:
         """As `get`, by any method."""
         with requests.Session() as client:
-            client.mount("http://", SourceAddress(address))
+            client.mount(f"{self._scheme}://", SourceAddress(address))
             return client.request(
                 method,
-                f"http://127.0.0.1:{self.port}{path}",
+                f"{self._scheme}://127.0.0.1:{self.port}{path}",
                 headers={"Host": "localhost", **(headers or {})},
+                verify=False,
                 timeout=10,
             )
 

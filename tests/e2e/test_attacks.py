@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -12,6 +14,7 @@ from auth_service.routes import ORIGIN_HEADERS
 from tests.browser import Browser, Form
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
+from tests.e2e.router import Backend, Router
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,30 @@ def test_nothing_that_a_browser_keeps_for_the_whole_origin_comes_back_from_a_ser
     assert answer.status_code == 200
     assert answer.headers["X-Own"] == "1"
     assert not set(map(str.lower, ORIGIN_HEADERS)) & set(map(str.lower, answer.headers))
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+@pytest.mark.parametrize("removed", [True, False])
+def test_with_tls_a_browser_keeps_what_the_router_says_and_nothing_of_a_server(tmp_path: Path, removed: bool) -> None:
+    def change(routes: dict[str, Any]) -> None:
+        if not removed:
+            del routes["middlewares"]["mcp.headers"]["headers"]["customResponseHeaders"]
+
+    forged = "x=1; max-age=7"
+    backend = Backend({}, name="time", headers=lambda: {**dict.fromkeys(ORIGIN_HEADERS, forged), "X-Own": "1"})
+    router = Router(tmp_path, {"backends": [f"{backend.url}/mcp"]}, tls=True, change=change)
+    try:
+        router.wait_until(lambda: router.get("/mcp").text == "time")
+        answer = router.get("/mcp")
+        kept = {name: answer.headers[name] for name in ORIGIN_HEADERS if name in answer.headers}
+        if removed:
+            assert kept == {"Strict-Transport-Security": "max-age=31536000"}
+        else:
+            assert {"Set-Cookie", "Clear-Site-Data", "Alt-Svc"} <= set(kept), "the backend sent nothing to be removed"
+        assert answer.headers["X-Own"] == "1"
+    finally:
+        router.stop()
+        backend.stop()
 
 
 def test_a_token_for_another_server_is_invalid(stack: RunningStack, tokens: Tokens) -> None:
