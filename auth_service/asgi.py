@@ -136,7 +136,7 @@ class Application:
         elif path == "/healthz":
             await _HEALTHY.send(send)
         elif path == "/readyz":
-            await (_READY if self._watch.is_watching() else _NOT_READY).send(send)
+            await (_READY if await self._watch.is_reachable() else _NOT_READY).send(send)
         else:
             await self._ask_flask(scope, receive, send)
 

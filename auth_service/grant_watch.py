@@ -3,7 +3,8 @@
 One connection per worker has Redis report every write to, expiry of and flush of the grants' keys (CLIENT TRACKING in
 broadcast mode, Redis 6). Silence on it proves nothing by itself, so it carries a heartbeat: Redis answers in order,
 hence an answered command proves that everything before it was reported. That proof is good for REVOCATION_SECONDS;
-without it a worker asks Redis for each request, in one go for all that wait.
+without it a worker asks Redis for each request, in one go for all that wait. A heartbeat that is late may only be
+that of a busy machine, and refuses nobody: a request is refused once Redis has left its question open twice.
 
 The same connection tells of grants that hosts deny (`denials`), whatever Redis says of them.
 """
@@ -14,8 +15,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from itertools import repeat
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -24,7 +25,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from auth_service.connections import connect_async
@@ -35,10 +35,17 @@ from auth_service.store import GRANT_PREFIX, REVOCATION_SECONDS
 
 HEARTBEAT_SECONDS: Final = 0.04
 ANSWER_TIMEOUT_SECONDS: Final = 1.0
+ATTEMPT_SECONDS: Final = 0.9
+"""How long a question waits for Redis before it is asked again on a new connection."""
+ATTEMPTS: Final = 2
+QUESTION_SECONDS: Final = ATTEMPTS * ATTEMPT_SECONDS
+"""After which a request is refused: before a router with other hosts to ask gives this one up (modules/traefik.nix)."""
 RECONNECT_SECONDS: Final = 0.2
 MASTER_CHECK_SECONDS: Final = 1.0
 
 _INVALIDATIONS: Final = "__redis__:invalidate"
+_LOST: Final = (RedisError, OSError, RuntimeError)
+"""What a lost connection raises. uvloop raises RuntimeError on use of one that has ended with an error meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +70,12 @@ class GrantWatch:
         self._outage = Outage(log, "redis.lost: asking for each request", over="redis.back: grants are watched again")
         self._denials = denials
         denials.on_new = self._note_denied
-        # One retry: a pooled connection may be one that Redis closed when it restarted.
         self._redis = connect_async(
             redis_url,
             password=password,
             socket_timeout=ANSWER_TIMEOUT_SECONDS,
             socket_connect_timeout=ANSWER_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            retry=Retry(NoBackoff(), 0),  # `is_alive` asks again
             protocol=2,
         )
         self._pool = self._redis.connection_pool
@@ -98,21 +104,37 @@ class GrantWatch:
     async def is_alive(self, grant: Grant) -> bool:
         """Whether the grant lives, from what is known if that can be believed, else by asking Redis.
 
-        Raises ServiceUnavailable if Redis does not answer.
+        Raises ServiceUnavailable if Redis does not answer in time, on a new connection either.
         """
-        self._denials.refresh()
-        if (known := self.find_alive(grant)) is not None:
-            return known
+        until = time.monotonic() + QUESTION_SECONDS
+        for _ in range(ATTEMPTS):
+            self._denials.refresh()
+            if (known := self.find_alive(grant)) is not None:
+                return known
+            question = self._ask_about(grant)
+            # This leaves the question open when it ends: others may wait for the same answer.
+            await asyncio.wait({question}, timeout=until - time.monotonic())
+            if not question.done():
+                break
+            if (answer := question.result()) is not None:
+                return answer and not grant.is_denied
+        raise ServiceUnavailable("Redis")
+
+    async def is_reachable(self) -> bool:
+        """Whether Redis answers, be it later than a heartbeat has to be answered."""
+        try:
+            return self.is_watching() or not await self.is_alive(Grant("", is_denied=False))
+        except ServiceUnavailable:
+            return False
+
+    def _ask_about(self, grant: Grant) -> asyncio.Future[bool | None]:
+        """Return what Redis will answer; None if it does not."""
         question = self._questions.get(grant.sid)
         if question is None:
             question = self._questions[grant.sid] = asyncio.get_running_loop().create_future()
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.create_task(self._ask())
-        # Shielded: whoever asked the same must not be left without an answer by the one who hangs up.
-        answer = await asyncio.shield(question)
-        if answer is None:
-            raise ServiceUnavailable("Redis")
-        return answer and not grant.is_denied
+        return question
 
     async def _ask(self) -> None:
         """Answer all questions; those that arrive while Redis answers are the next round's.
@@ -124,14 +146,26 @@ class GrantWatch:
             changes_seen = self._changes_seen
             answers: list[bool] | None = None
             try:
-                pipeline = self._redis.pipeline(transaction=False)
-                for sid in questions:
-                    pipeline.exists(GRANT_PREFIX + sid)
-                with suppress(RedisError, OSError):
-                    answers = [bool(found) for found in await pipeline.execute()]
+                answers = await self._find_existing(questions)
             finally:
                 # A change reported while we asked may be a grant's end, with the answer from just before it.
                 self._settle(questions, answers, remember=changes_seen == self._changes_seen)
+
+    async def _find_existing(self, sids: Iterable[str]) -> list[bool] | None:
+        """Return for each grant whether Redis has it, or None if Redis does not answer.
+
+        Its connection is closed then, and may have been dead for long: a host without power or network is silent, and
+        when keepalive has ended the connection, redis-py notices that only when it writes.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for sid in sids:
+            pipeline.exists(GRANT_PREFIX + sid)
+        with suppress(*_LOST):
+            async with _background(pipeline.execute()) as execution:
+                # An answer that is there counts, even if this process was kept from running for longer than that.
+                await asyncio.wait({execution}, timeout=ATTEMPT_SECONDS)
+                return [bool(found) for found in execution.result()] if execution.done() else None
+        return None
 
     def _settle(
         self, questions: dict[str, asyncio.Future[bool | None]], answers: list[bool] | None, *, remember: bool
@@ -149,7 +183,7 @@ class GrantWatch:
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py left it out
             try:
                 await self._watch(connection)
-            except (RedisError, OSError) as error:
+            except _LOST as error:
                 self._outage.failed(error)
             finally:
                 self.trusted_until = 0.0
@@ -174,7 +208,7 @@ class GrantWatch:
         self._forget_all()
         log.debug("redis.watching: grants are watched")
         sent: deque[float] = deque()
-        with _background(self._beat(connection, sent)), _background(self._check_master(connection)):
+        async with _background(self._beat(connection, sent)), _background(self._check_master(connection)):
             while True:
                 match await connection.read_response():
                     case [b"subscribe", *_]:
@@ -205,7 +239,7 @@ class GrantWatch:
         while isinstance(pool, SentinelConnectionPool) and isinstance(connection, SentinelManagedConnection):
             try:
                 master = await pool.get_master_address()  # type: ignore[no-untyped-call]  # as above
-            except (RedisError, OSError):
+            except _LOST:
                 master = None
             if master != (connection.host, connection.port):
                 self._outage.failed(f"{connection.host}:{connection.port} is not the master any more")
@@ -251,10 +285,16 @@ async def _call(connection: AbstractConnection, *command: Any) -> Any:
     return await connection.read_response()
 
 
-@contextmanager
-def _background(coroutine: Any) -> Iterator[None]:
-    task = asyncio.ensure_future(coroutine)
+@asynccontextmanager
+async def _background(coroutine: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run something beside what the context holds, and see that it ends with that."""
+    task = asyncio.create_task(coroutine)
     try:
-        yield
+        yield task
     finally:
-        task.cancel()
+        while not task.done():
+            task.cancel()
+            # Again where something on the way, such as a connection that was just being made, has swallowed it.
+            await asyncio.wait({task}, timeout=RECONNECT_SECONDS)
+        if not task.cancelled():
+            task.exception()  # known by what it cost; else asyncio logs it
