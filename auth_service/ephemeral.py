@@ -5,7 +5,7 @@
 | `login:HASH` | an approved authorization request on its way through the identity provider | 10 minutes |
 | `logins` | the hashes of those, by the time they were sent there | as the newest of them |
 | `quota:NAME:HASH` | how often something was done in the current window | one window |
-| `wait:HASH` | how long an address was just told to wait | seconds |
+| `wait:HASH` | how long an address was just told to wait, by a group of endpoints | seconds |
 | `used:HASH` | by which attempt a client assertion's `jti` was used | as long as the assertion could be believed |
 | `document:HASH` | a client's metadata document or key set, as fetched | a day at most |
 | `documents` | the hashes of those, by the time they were fetched | as the newest of them |

@@ -132,7 +132,8 @@ def _render_too_many(error: TooManyRequests) -> Response:
     _record_refusal(error)
     # Traefik asks for this answer again, in `refusals`: it can not tell it from one of its own.
     with contextlib.suppress(ServiceUnavailable):
-        gateway().store.ephemeral.note_wait(client_address(), error.retry_after)
+        group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
+        gateway().store.ephemeral.note_wait(f"{group} {client_address()}", error.retry_after)
     return statuses.respond(429, retry_after=error.retry_after)
 
 

@@ -36,10 +36,10 @@ def refuse(status: str) -> Response:
 
 
 def _wait(group: str) -> int:
-    """Return how long to wait: until Traefik takes one request more, or as long as this service said itself."""
+    """Return how long to wait: until Traefik takes one request more, or as long as this service said itself there."""
     rate = getattr(gateway().settings.limits.rates, group, None)
     seconds = math.ceil(rate.period / rate.average) if isinstance(rate, RateLimit) else 1
     try:
-        return max(seconds, gateway().store.ephemeral.find_wait(client_address()))
+        return max(seconds, gateway().store.ephemeral.find_wait(f"{group} {client_address()}"))
     except ServiceUnavailable:
         return seconds

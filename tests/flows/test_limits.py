@@ -61,6 +61,22 @@ def test_an_address_registers_so_many_clients_and_another_is_not_affected(world:
     assert register(world, "198.51.100.2").status_code == 201
 
 
+def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(world: World, connection: redis.Redis) -> None:
+    assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+    while not any(connection.persist(key) for key in connection.scan_iter("wait:*", count=1000)):
+        register(world, "198.51.100.1")  # what it was told was forgotten before it could be kept
+
+    def wait_at(group: str, address: str) -> int:
+        headers = {"X-Real-Ip": address}
+        refused = world.app.test_client().get(f"/refusals/429?for={group}", headers=headers, base_url=ISSUER)
+        return int(refused.headers["Retry-After"])
+
+    assert wait_at("registration", "198.51.100.1") > 3000
+    for group in ("authorization", "token", "metadata"):
+        assert wait_at(group, "198.51.100.1") < 60
+    assert wait_at("registration", "198.51.100.2") < 60
+
+
 def test_a_refused_registration_does_not_count(world: World) -> None:
     for _ in range(10):
         assert register(world, "198.51.100.1", redirect_uris=["javascript:1"]).status_code == 400
