@@ -120,7 +120,7 @@ def test_a_query_decides_nothing_where_nothing_is(stack: RunningStack, client: r
 )
 def test_a_long_link_gets_a_page(stack: RunningStack, client: requests.Session, length: int, status: int) -> None:
     answer = client.get(f"{stack.issuer}/authorize?x={'a' * length}", headers=BROWSER, timeout=10)
-    assert_page(answer, status, "too long" if status == 414 else "not known here")
+    assert_page(answer, status, "too long" if status == 414 else "client_id is missing")
 
 
 @pytest.mark.parametrize("length", [40_000, 100_000, 900_000])
