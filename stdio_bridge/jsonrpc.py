@@ -68,7 +68,7 @@ def parse_json(data: bytes) -> Any:
 
 def parse_with(decode: Callable[[str], Any], data: bytes, *, errors: str) -> Any:
     """Read JSON by that decoder, within the bounds of what can be passed on. Raises InvalidMessage(PARSE_ERROR)."""
-    if len(data) > _MAX_CONTAINERS and _has_too_many_parts(data):
+    if has_too_many_parts(data):
         raise InvalidMessage(PARSE_ERROR, f"more than {_MAX_CONTAINERS} arrays and objects, or {_MAX_PARTS} values")
     try:
         value = decode(data.decode("utf-8", errors))
@@ -86,8 +86,10 @@ def parse_with(decode: Callable[[str], Any], data: bytes, *, errors: str) -> Any
     return value
 
 
-def _has_too_many_parts(data: bytes) -> bool:
+def has_too_many_parts(data: bytes) -> bool:
     """Count before reading, as fast as bytes can be searched. Of what is no JSON any answer will do."""
+    if len(data) <= _MAX_CONTAINERS:
+        return False
     containers = data.count(b"[") + data.count(b"{")
     if containers <= _MAX_CONTAINERS and containers + data.count(b",") <= _MAX_PARTS:
         return False
@@ -124,6 +126,8 @@ def kind_of(message: object) -> Kind:
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         raise InvalidMessage(INVALID_REQUEST, 'not a JSON-RPC 2.0 message (an object with "jsonrpc": "2.0")')
     if "method" in message:
+        if has_outcome(message):
+            raise InvalidMessage(INVALID_REQUEST, "a message with a method has neither a result nor an error")
         if not isinstance(message["method"], str):
             raise InvalidMessage(INVALID_REQUEST, "method must be a string")
         if not isinstance(message.get("params"), dict | None):
@@ -141,6 +145,11 @@ def kind_of(message: object) -> Kind:
     if not is_request_id(message.get("id")) and not ("error" in message and message.get("id") is None):
         raise InvalidMessage(INVALID_REQUEST, "id must be a string or an integer")
     return Kind.RESPONSE
+
+
+def has_outcome(message: Message) -> bool:
+    """Whether a message has a result or an error. Some programs write null for a member that they leave out."""
+    return message.get("result") is not None or message.get("error") is not None
 
 
 def is_request_id(value: object) -> bool:

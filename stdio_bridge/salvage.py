@@ -11,6 +11,8 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from . import jsonrpc
 from .jsonrpc import InvalidMessage, Message
@@ -21,6 +23,8 @@ _BEGINNING_CHARACTERS = 200
 _MAX_ID_DIGITS = 15
 # Before the JSON there may be a part of a log line that was not ended. What is longer is no such part.
 _MAX_PREFIX = 4096
+# How many objects on such a line are read: each may be as long as the line.
+_MAX_OBJECTS = 4
 
 _QUOTE = r"[\"']"
 _ID = rf"{_QUOTE}?(?P<id>[0-9]{{1,{_MAX_ID_DIGITS}}})(?:\.0+)?{_QUOTE}?"
@@ -30,12 +34,18 @@ _OUTCOME = rf"{_QUOTE}(?:result|error){_QUOTE}\s*:"
 _ID_FIRST = re.compile(
     rf"\s*\{{\s*(?:{_VERSION_MEMBER}\s*,\s*)?{_ID_MEMBER}\s*,\s*(?:{_VERSION_MEMBER}\s*,\s*)?{_OUTCOME}"
 )
+# As `console.log` prints an object. Only where a line begins: elsewhere it may be text in a string.
+_ID_FIRST_UNQUOTED = re.compile(
+    rf"\s*\{{\s*(?:jsonrpc: {_QUOTE}2\.0{_QUOTE}, )?id: {_ID}, (?:jsonrpc: {_QUOTE}2\.0{_QUOTE}, )?(?:result|error):"
+)
 _OUTCOME_FIRST = re.compile(rf"\s*\{{\s*(?P<version>{_VERSION_MEMBER}\s*,\s*)?{_OUTCOME}")
 # The value before it has ended: within a string the quotes would be escaped.
 _ID_LAST = re.compile(
     rf"[\]}}\"'el0-9,]\s*,?\s*(?P<before>{_VERSION_MEMBER}\s*,\s*)?{_ID_MEMBER}"
     rf"(?P<after>\s*,\s*{_VERSION_MEMBER})?\s*,?\s*\}}\s*\Z"
 )
+_OBJECT = re.compile(r'\{\s*"')
+_BETWEEN_MESSAGES = re.compile(r"[\s\[\],;]*")
 _MEMBERS = frozenset({"jsonrpc", "id", "result", "error", "method"})
 
 
@@ -51,7 +61,7 @@ def _finite(digits: str) -> float | None:
     return None if math.isinf(number) else number
 
 
-_decode = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole, strict=False).decode
+_decoder = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole, strict=False)
 
 
 def read(line: bytes) -> object:
@@ -60,7 +70,7 @@ def read(line: bytes) -> object:
     A byte order mark is left out. Bytes that are no UTF-8 become U+FFFD, and numbers that JSON cannot say become null,
     as in the TypeScript and the Python SDK. Control characters in strings mean themselves.
     """
-    return jsonrpc.parse_with(_decode, line.removeprefix(codecs.BOM_UTF8), errors="replace")
+    return jsonrpc.parse_with(_decoder.decode, line.removeprefix(codecs.BOM_UTF8), errors="replace")
 
 
 def mend(value: object) -> Message | None:
@@ -89,7 +99,9 @@ def find_answered_by(value: object) -> int | None:
 
     A log line in JSON may have an `id`, too: other members than those of a response show that it is one.
     """
-    if not isinstance(value, dict) or value.get("method") is not None:
+    if not isinstance(value, dict):
+        return None
+    if value.get("method") is not None and not jsonrpc.has_outcome(value):
         return None
     if "jsonrpc" not in value and not (value.keys() <= _MEMBERS and ("result" in value or "error" in value)):
         return None
@@ -102,7 +114,7 @@ def find_answered(beginning: bytes, end: bytes, *, cut: bool = False) -> int | N
     Where the line is `cut` out of a message, its end counts only if it names the version beside the id.
     """
     head = beginning[:_END_CHARACTERS].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
-    if found := _ID_FIRST.match(head):
+    if found := _ID_FIRST.match(head) or _ID_FIRST_UNQUOTED.match(head):
         return int(found["id"])
     if not (first := _OUTCOME_FIRST.match(head)):
         return None
@@ -113,20 +125,72 @@ def find_answered(beginning: bytes, end: bytes, *, cut: bool = False) -> int | N
     return int(found["id"]) if sure else None
 
 
-def find_answered_behind(line: bytes) -> int | None:
-    """Return the id of a sound response that stands at the end of a line, behind something else.
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """Which calls a line answers that holds more than one JSON value."""
 
-    That may be a log line about the answer, or one that the answer was written to because it had not been ended.
+    at_once: frozenset[int] = frozenset()
+    behind: frozenset[int] = frozenset()
+
+
+def find_answered_among(line: bytes) -> Answered:
+    """Return the calls that are answered by JSON values on a line with other text or other values.
+
+    Messages in front, which a program wrote without line breaks or in a broken array, are surely answers. A sound
+    response `behind` something else, at the end of the line, may also be a log line about the answer.
     """
-    start = line.find(b'{"', 1, _MAX_PREFIX)
-    if start < 0:
+    if jsonrpc.has_too_many_parts(line):
+        return Answered()
+    text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+    answered: set[int] = set()
+    position = _end_of_match(_BETWEEN_MESSAGES, text, 0)
+    while (found := _read_object(text, position)) is not None:
+        message, end = found
+        if "jsonrpc" not in message:
+            break
+        if (number := find_answered_by(message)) is not None:
+            answered.add(number)
+        position = _end_of_match(_BETWEEN_MESSAGES, text, end)
+    return Answered(at_once=frozenset(answered), behind=frozenset(_find_behind(text, position)) - answered)
+
+
+def _find_behind(text: str, position: int) -> Iterator[int]:
+    for _ in range(_MAX_OBJECTS):
+        start = _OBJECT.search(text, position, position + _MAX_PREFIX)
+        if start is None:
+            return
+        position = start.start()
+        found = _read_object(text, position)
+        if found is None:
+            position += 1
+            continue
+        message, position = found
+        if _end_of_match(_BETWEEN_MESSAGES, text, position) == len(text) and _is_response(message):
+            number = jsonrpc.find_number(message.get("id"))
+            if number is not None:
+                yield number
+
+
+def _read_object(text: str, position: int) -> tuple[Message, int] | None:
+    if not text.startswith("{", position):
         return None
     try:
-        message = jsonrpc.parse_json(line[start:])
-        kind = jsonrpc.kind_of(message)
-    except InvalidMessage:
+        value, end = _decoder.raw_decode(text, position)
+    except (ValueError, RecursionError):
         return None
-    return jsonrpc.find_number(message.get("id")) if kind is jsonrpc.Kind.RESPONSE else None
+    return value, end
+
+
+def _is_response(message: Message) -> bool:
+    try:
+        return jsonrpc.kind_of(message) is jsonrpc.Kind.RESPONSE
+    except InvalidMessage:
+        return False
+
+
+def _end_of_match(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    return position if found is None else found.end()
 
 
 def beginning_of(line: bytes) -> str:

@@ -162,38 +162,46 @@ class Server:
                 self._take_unreadable(line, str(error))
                 return
         now = self._servers.loop.clock()
-        for message in value if isinstance(value, list) else (value,):
+        for message in value if isinstance(value, list) and value else (value,):
             try:
                 self.link.receive(message, now)
             except InvalidMessage as error:
-                self._take_malformed(message, line, str(error), now)
+                self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
             except Exception:
                 # One message that cannot be handled is no reason to end the conversation with all others.
                 log.exception("a message of the server could not be handled")
             else:
                 self._hear(now)
 
-    def _take_malformed(self, value: object, line: bytes, problem: str, now: float) -> None:
-        """Take a JSON value that is no message for what it must mean, or fail the call that it answers."""
+    def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
+        """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
+
+        The line is shown to the call's client unless it holds other messages, which may be someone else's.
+        """
         mended = salvage.mend(value)
         if mended is not None:
             self.link.receive(mended, now)
             self._hear(now)
             return
         self._skip(problem, line)
-        self._fail(salvage.find_answered_by(value), problem, line)
+        self._fail(salvage.find_answered_by(value), problem, line if shown else None)
 
     def _take_unreadable(self, line: bytes, problem: str) -> None:
         """Fail the call that a line answers which cannot be read, rather than let it wait."""
         self._skip(problem, line)
-        answered = salvage.find_answered(line, line)
-        if answered is not None:
-            self._fail(answered, problem, line)
-        elif (behind := salvage.find_answered_behind(line)) is not None:
-            # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in
-            # front may be about anyone, so that none of it is shown.
-            problem = "it does not begin its line"
-            self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(behind, problem, None))
+        among = salvage.find_answered_among(line)
+        first = salvage.find_answered(line, b"")
+        for answered in among.at_once | {salvage.find_answered(line, line)}:
+            # How a line begins is shown to the client that it begins with: the rest may answer someone else.
+            self._fail(answered, problem, line if answered == first else None)
+        for behind in among.behind:
+            self._fail_later(behind)
+
+    def _fail_later(self, answered: int) -> None:
+        # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
+        # may be about anyone, so that none of it is shown.
+        problem = "it does not begin its line"
+        self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
 
     def _take_skipped(self, beginning: bytes, end: bytes) -> None:
         self._servers.noise.add()

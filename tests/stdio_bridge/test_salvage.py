@@ -85,6 +85,15 @@ BROKEN = [
     b'{"jsonrpc":2.0,"id":ID,"result":{"a":1}}',
     b'{"id":ID,"result":{"a":1}}',
     b'[{"jsonrpc":"2.0","id":ID,"error":[]},{"jsonrpc":"2.0","method":"notifications/x"}]',
+    b'{"jsonrpc":"2.0","method":"notifications/x","params":{"a":{}}}{"jsonrpc":"2.0","id":ID,"result":{}}',
+    b'{"jsonrpc":"2.0","id":999999,"result":{}} {"jsonrpc":"2.0","id":ID,"result":{}}',
+    b'{"jsonrpc":"2.0","result":{"a":{}},"id":ID} in 3 ms',
+    b'{"result":{},"jsonrpc":"2.0","id":ID}{"jsonrpc":"2.0","method":"notifications/x"}',
+    b'[{"jsonrpc":"2.0","id":ID,"result":{}},]',
+    b'[{"jsonrpc":"2.0","id":ID,"result":{}}',
+    b'{"jsonrpc":"2.0","id":ID,"method":"tools/call","result":{}}',
+    b'{"jsonrpc":"2.0","id":ID,"method":7,"error":{"code":1,"message":"no"}}',
+    b"{ jsonrpc: '2.0', id: ID, result: { content: [ [Object] ] } }",
 ]
 
 
@@ -105,13 +114,46 @@ def test_the_error_shows_how_the_answer_begins_and_the_line_is_counted(bridge: B
     assert metric(bridge, "mcp_bridge_skipped_lines_total") == before + 1
 
 
-def test_an_answer_that_does_not_begin_its_line_fails_its_call_and_shows_nothing_of_the_line(bridge: Bridge) -> None:
-    session = bridge.initialize()
-    line = b'secret of another user {"jsonrpc":"2.0","id":ID,"result":{}}'
-    error = answer_to(bridge, session, line)["error"]
+@pytest.mark.parametrize(
+    "before", [b"secret of another user ", b'{"level":"info","secret":{"a":1}} ', b'secret {"a":{"b":1}} sent ']
+)
+def test_an_answer_that_does_not_begin_its_line_fails_its_call_and_shows_nothing_of_the_line(
+    bridge: Bridge, session: str, before: bytes
+) -> None:
+    error = answer_to(bridge, session, before + b'{ "jsonrpc":"2.0","id":ID,"result":{}}')["error"]
     assert isinstance(error, dict)
     assert "does not begin its line" in error["message"]
     assert "secret" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":999999,"result":{"a":"secret"}}{"jsonrpc":"2.0","id":ID,"result":{}}',
+        b'{"jsonrpc":"2.0","result":{"a":"secret"},"id":999999}{"jsonrpc":"2.0","result":{},"id":ID}',
+        b'{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"secret"}}{"jsonrpc":"2.0","id":ID,"result":{}}',
+        b'[{"jsonrpc":"2.0","id":999999,"result":{"a":"secret"}},{"jsonrpc":"2.0","id":ID,"error":"boom"}]',
+    ],
+)
+def test_a_client_is_shown_nothing_of_what_else_stands_on_the_line(bridge: Bridge, session: str, line: bytes) -> None:
+    error = answer_to(bridge, session, line)["error"]
+    assert isinstance(error, dict)
+    assert "cannot be read" in error["message"]
+    assert "secret" not in error["message"]
+
+
+def test_each_of_several_answers_on_one_line_ends_its_call() -> None:
+    line = (
+        b'{"jsonrpc":"2.0","id":1,"result":{}}{"result":{},"id":2,"jsonrpc":"2.0"} {"jsonrpc":"2.0","id":3,"result":{,'
+    )
+    assert salvage.find_answered_among(line).at_once == {1, 2}
+    assert salvage.find_answered_among(b"[" + line[:40] + b"," + line[:40]).at_once == {1}
+
+
+def test_an_empty_batch_is_counted(bridge: Bridge, session: str) -> None:
+    before = metric(bridge, "mcp_bridge_skipped_lines_total")
+    assert "result" in answer_to(bridge, session, b'[]\n{"jsonrpc":"2.0","id":ID,"result":{}}')
+    assert metric(bridge, "mcp_bridge_skipped_lines_total") == before + 1
 
 
 @pytest.mark.parametrize(
