@@ -7,8 +7,11 @@ from typing import Any, cast
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 import redis.asyncio.sentinel
+import redis.retry
 import redis.sentinel
+from redis.backoff import NoBackoff
 
 from auth_service.settings import SENTINEL_URL
 
@@ -22,7 +25,9 @@ def connect(url: str, *, password: str | None, **options: Any) -> redis.Redis:
         return redis.Redis.from_url(url, password=password, **options)
     make: Any = redis.sentinel.Sentinel
     connection = _TLSConnection if found["tls"] == "rediss" else _Connection
-    return cast("redis.Redis", _master(make, found, password=password, connection_class=connection, **options))
+    retry = redis.retry.Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    client = _master(make, found, retry, password=password, connection_class=connection, **options)
+    return cast("redis.Redis", client)
 
 
 def connect_async(url: str, *, password: str | None, **options: Any) -> redis.asyncio.Redis:
@@ -31,7 +36,8 @@ def connect_async(url: str, *, password: str | None, **options: Any) -> redis.as
     if found is None:
         return redis.asyncio.Redis.from_url(url, password=password, **options)
     make: Any = redis.asyncio.sentinel.Sentinel
-    return cast("redis.asyncio.Redis", _master(make, found, password=password, **options))
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    return cast("redis.asyncio.Redis", _master(make, found, retry, password=password, **options))
 
 
 def is_replicated(url: str) -> bool:
@@ -67,10 +73,13 @@ class _TLSConnection(_HangsUp, redis.sentinel.SentinelManagedSSLConnection):
     pass
 
 
-def _master(make: Any, found: re.Match[str], **options: Any) -> object:
-    """Return a client of the master, of the kind that `make` belongs to: redis-py's Sentinel is untyped."""
+def _master(make: Any, found: re.Match[str], sentinel_retry: object, **options: Any) -> object:
+    """Return a client of the master, of the kind that `make` belongs to: redis-py's Sentinel is untyped.
+
+    `sentinel_retry` is for the Sentinels: by default redis-py asks one that is silent many times before the next one.
+    """
     tls = {"ssl": True} if found["tls"] == "rediss" else {}
     pairs = (address.rpartition(":") for address in found["hosts"].split(","))
     addresses = [(host.strip("[]"), int(port)) for host, _, port in pairs]
-    sentinel = make(addresses, sentinel_kwargs={**tls, **_SENTINEL_OPTIONS})
+    sentinel = make(addresses, sentinel_kwargs={**tls, **_SENTINEL_OPTIONS, "retry": sentinel_retry})
     return sentinel.master_for(found["service"], **tls, **options)

@@ -27,6 +27,7 @@ class Sentinels:
         self._folder = folder
         self._program = find_redis()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.sentinels: list[subprocess.Popen[bytes]] = []
         self.ports = [free_port(), free_port()]
         try:
             self._start_all()
@@ -50,7 +51,7 @@ class Sentinels:
                 f"sentinel down-after-milliseconds {SERVICE} 500\n"
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
-            self._start(f"sentinel-{number}", str(file), "--sentinel")
+            self.sentinels.append(self._start(f"sentinel-{number}", str(file), "--sentinel"))
         eventually(lambda: all(self._knows_all(port) for port in self.sentinel_ports))
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
@@ -149,6 +150,24 @@ def test_a_master_that_sentinel_has_replaced_is_believed_no_more_though_it_answe
         for key in successor.scan_iter("grant:*"):
             successor.delete(key)
     eventually(lambda: connection.verify(tokens.access_token) == 401)
+    connection.close()
+
+
+def test_a_sentinel_that_is_silent_costs_no_request_its_answer(place: Place, sentinels: Sentinels) -> None:
+    place.redis_password = PASSWORD
+    service = place.start(workers=1, redis_url=sentinels.url)
+    tokens = service.log_in()
+    (connection,) = service.connect_to_all()
+    assert connection.verify(tokens.access_token) == 200
+    sentinels.sentinels[0].send_signal(signal.SIGSTOP)  # the one that is asked first
+    with sentinels.client(sentinels.ports[0]) as master:
+        for kind in ("normal", "pubsub"):
+            master.execute_command("CLIENT", "KILL", "TYPE", kind)
+    assert connection.verify(tokens.access_token) == 200
+    assert refresh(service.issuer, tokens).status_code == 200
+    for sentinel in sentinels.sentinels[1:]:
+        sentinel.send_signal(signal.SIGSTOP)
+    eventually(lambda: connection.verify(tokens.access_token) == 503)
     connection.close()
 
 
