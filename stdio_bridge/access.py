@@ -7,6 +7,7 @@ both are held to an allow-list (2026-07-28, "Security Warning").
 from __future__ import annotations
 
 import functools
+import ipaddress
 import logging
 import re
 import time
@@ -100,7 +101,8 @@ class Access:
 
 def _host_of(url: str) -> str:
     try:
-        return urlsplit(url).hostname or ""
+        name = urlsplit(url).hostname or ""
+        return str(ipaddress.IPv6Address(name)) if ":" in name else name  # as the allow-list is written
     except ValueError:
         return ""
 

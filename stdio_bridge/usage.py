@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import ipaddress
 import re
 from pathlib import Path
 from typing import NewType, NoReturn
@@ -273,9 +274,13 @@ def _origin(text: str) -> str:
     if text in ("*", "null"):
         return text
     found = re.fullmatch(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]+))?/?", text.lower())
-    if found is None:
+    if found is None or (found[3] and found[3].isdecimal() and int(found[3]) > 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is no origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
+    if not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is not as browsers send it: write the name with xn--")
     scheme, host, port = found.groups()
+    if host.startswith("["):
+        host = f"[{_shortest(host[1:-1], text)}]"
     return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
 
 
@@ -283,12 +288,22 @@ def _host(text: str) -> str:
     """The name or address in a Host header, where a port and the brackets of an IPv6 address do not count."""
     lower = text.lower()
     if found := re.fullmatch(r"\[([0-9a-f:.*]+)\](?::[0-9*]+)?|([0-9a-f.]*:[0-9a-f:.*]*:[0-9a-f:.*]*)", lower):
-        return found[1] or found[2]
+        return _shortest(found[1] or found[2], text)
     if found := re.fullmatch(r"([a-z0-9_.*-]+)(?::[0-9*]+)?", lower):
         return found[1]
     raise argparse.ArgumentTypeError(
         f"{text!r} is no host: give a name or an address, such as mcp.example.com or [::1]"
     )
+
+
+def _shortest(address: str, text: str) -> str:
+    """An IPv6 address as clients write it in headers. A pattern is left as it is."""
+    if "*" in address:
+        return address
+    try:
+        return str(ipaddress.IPv6Address(address))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no IPv6 address: {error}") from error
 
 
 def _key_file(text: str) -> Path | DescriptorName:

@@ -98,6 +98,13 @@ def test_a_list_of_hosts_adds_to_loopback() -> None:
     assert not allowed(*listed, host="mcp.example.com.evil.example")
 
 
+def test_an_address_is_the_same_however_it_is_written() -> None:
+    assert allowed("--allow-host", "2001:0db8::1", host="[2001:db8::1]:9001")
+    assert allowed("--allow-host", "2001:db8::1", host="[2001:DB8:0:0:0:0:0:1]")
+    assert not allowed("--allow-host", "2001:db8::1", host="[2001:db8::2]")
+    assert not allowed("--allow-host", "2001:db8::1", host="[1::2::3]")
+
+
 def test_behind_the_gateway_only_what_is_listed_narrows_it(tmp_path: Path) -> None:
     key = ("--require-identity", str(tmp_path))
     assert allowed(*key, origin="https://anything.example", host="anything.example")

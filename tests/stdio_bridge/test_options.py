@@ -142,3 +142,27 @@ def test_a_command_without_the_dashes_before_it_gives_a_hint() -> None:
     with pytest.raises(UsageError) as refused:
         parse_options(["--listen", "127.0.0.1:0", "--no-identity", "--no-such-option", "--", "true"], ENVIRONMENT)
     assert "goes after" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("2001:0DB8::1", "2001:db8::1"), ("[0:0:0:0:0:0:0:2]:443", "::2"), ("[2001:db8:*]", "2001:db8:*")],
+)
+def test_an_address_is_read_as_clients_write_it(text: str, host: str) -> None:
+    assert parse("--allow-host", text).allowed_hosts == (host,)
+    assert parse("--allow-origin", f"http://[{host}]:80").allowed_origins == (f"http://[{host}]",)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--allow-origin", "http://b\u00fccher.example"),
+        ("--allow-origin", "https://x:65536"),
+        ("--allow-origin", "http://[1::2::3]"),
+        ("--allow-host", "[1:2]"),
+        ("--allow-host", "1::2::3"),
+    ],
+)
+def test_what_no_client_sends_is_refused(option: str, text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(option)):
+        parse(option, text)
