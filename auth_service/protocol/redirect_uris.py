@@ -70,6 +70,8 @@ def check(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> None:
 
 
 def _find_fault(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> str | None:  # noqa: PLR0911 -- one return per rule
+    if not uri:
+        return "is empty"
     if len(uri) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
     if not _URI.fullmatch(uri):

@@ -426,3 +426,8 @@ def test_no_resource_means_the_default_or_none() -> None:
     assert resources.parse_resource(None, RESOURCES, default="time") == "time"
     with pytest.raises(OAuthError, match="invalid_target"):
         resources.parse_resource(None, RESOURCES, default=None)
+
+
+def test_an_empty_redirect_uri_is_refused_as_such() -> None:
+    with pytest.raises(OAuthError, match="is empty"):
+        redirect_uris.check("")
