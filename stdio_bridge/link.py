@@ -405,6 +405,10 @@ class Link:
         """Whether a call of this client is in flight."""
         return client in self._calls_of
 
+    def waits_for(self, client: Client) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+        return any(asked.client is client for asked in self._asked.values())
+
     def _calls_with_id(self, client: Client, request_id: object) -> list[Call]:
         return [call for call in self._calls_of.get(client, {}).values() if call.client_id == request_id]
 

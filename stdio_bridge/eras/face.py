@@ -49,6 +49,11 @@ class Face:
         session = self._made_up.get(client)
         return self._link.has_calls_of(client) or (session is not None and session.is_asking)
 
+    def waits_for(self, client: Client) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+        session = self._made_up.get(client)
+        return self._link.waits_for(client) or (session is not None and session.is_asking)
+
     def request(self, client: Client, message: Message, reply: Reply, now: float) -> None:
         """Pass a client's request on, or answer it."""
         if message["method"] == "initialize":

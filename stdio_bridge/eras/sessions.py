@@ -171,10 +171,15 @@ class Session:
 
     @property
     def idle_since(self) -> float | None:
-        """When it was last used; None while it begins, a call is not over, or a response is open."""
+        """When it was last used; None while it begins, a call is not over, or a response is open.
+
+        A call that waits for its client keeps a session in use only while that client has a response open: a client may
+        come back with its answer, but one that has left for good must not lock its user out.
+        """
         # A response that was finished by the server's answer needs no holding.
         self.open.sweep()
-        return None if self.busy or self.open else self.last_used
+        is_abandoned = self.version is not None and self.link.waits_for(self)
+        return None if self.open or (self.busy and not is_abandoned) else self.last_used
 
     @property
     def seconds_in_use(self) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from stdio_bridge.eviction import Bounds, Full, find_victim
 from tests.stdio_bridge.modern_client import ModernClient
-from tests.stdio_bridge.running import Bridge, EventReader, assertion, rpc
+from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, assertion, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, initialize_params, metric
 from tests.stdio_bridge.test_isolation import ONE, OTHER, User, bridge
 
@@ -174,3 +174,30 @@ def test_processes_that_are_being_ended_have_a_bound_of_their_own(tmp_path: Path
         assert "processes are being ended" in error_of(content)
         assert begin(running, OTHER)[0] == 200
         eventually(lambda: begin(running, ONE)[0] == 200)
+
+
+def test_a_session_whose_client_left_without_answering_a_question_makes_room() -> None:
+    with Bridge("--no-identity", "--max-sessions", "2", command=SCRIPTED) as running:
+        for _ in range(2):
+            answered = running.request("POST", rpc("initialize", initialize_params(sampling={})))[1]
+            steps = {"steps": [{"ask": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}]}
+            call = rpc("tools/call", {"name": "do", "arguments": steps}, request_id=2)
+            stream = EventReader(running, "POST", call, Mcp_Session_Id=answered["mcp-session-id"])
+            assert stream.next()["method"] == "sampling/createMessage"
+            stream.close()
+        eventually(lambda: metric(running, "mcp_bridge_open_streams") == 0)
+        assert running.initialize()
+
+
+def test_a_session_whose_client_still_listens_to_a_question_does_not_make_room() -> None:
+    with Bridge("--no-identity", "--max-sessions", "1", command=SCRIPTED) as running:
+        session = running.request("POST", rpc("initialize", initialize_params(sampling={})))[1]["mcp-session-id"]
+        steps = {"steps": [{"ask": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}]}
+        call = rpc("tools/call", {"name": "do", "arguments": steps}, request_id=2)
+        stream = EventReader(running, "POST", call, Mcp_Session_Id=session)
+        question = stream.next()
+        assert running.request("POST", rpc("initialize", initialize_params()))[0] == 503
+        result = {"role": "assistant", "content": {"type": "text", "text": "x"}, "model": "m"}
+        answer = {"jsonrpc": "2.0", "id": question["id"], "result": result}
+        assert running.request("POST", answer, Mcp_Session_Id=session)[0] == 202
+        assert [message["id"] for message in stream.rest()] == [2]
