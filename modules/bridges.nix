@@ -82,9 +82,7 @@ let
     let
       network = hardening.network.${sandbox.network};
       root = hardening.root.${sandbox.root} network;
-      # Its system calls include all that others allow, and a later filter takes the place of an earlier one.
-      inherit (lib.partition (name: name == "namespaces") sandbox.relaxations) right wrong;
-      relaxations = map (name: hardening.relaxations.${name}.serviceConfig) (wrong ++ right);
+      relaxations = map (name: hardening.relaxations.${name}.serviceConfig) sandbox.relaxations;
     in
     [
       (asDefaults (
@@ -93,6 +91,11 @@ let
         // network
         // removeAttrs root [ "BindReadOnlyPaths" ]
         // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxations)
+        // {
+          SystemCallFilter =
+            hardening.base.SystemCallFilter
+            ++ lib.concatMap (relaxation: relaxation.SystemCallFilter or [ ]) relaxations;
+        }
         # What it makes is for its groups as well, and for itself when its user is another one some day.
         // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
         # Homes are empty but for what is bound into them.

@@ -71,7 +71,7 @@ lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
       relaxations = lib.mkDefault [
         "jit"
         "proc"
-        "resources"
+        "capabilities"
       ];
     };
   };

@@ -82,7 +82,8 @@ rec {
     };
   };
 
-  # What `sandbox.relaxations` of a server may name.
+  # What `sandbox.relaxations` of a server may name. Filters of system calls go on from that of `base`: what each names is
+  # let through besides.
   relaxations = {
     jit = {
       reason = "Compiles at run time (Node.js, a JVM, LuaJIT): needs memory that is written, then executed.";
@@ -110,14 +111,13 @@ rec {
     };
 
     resources = {
-      reason = "Sets its own priority, processor affinity or limits, or gives up capabilities (browsers).";
-      serviceConfig.SystemCallFilter = [
-        "@system-service"
-        "~@privileged"
-        # A browser ends if it cannot give up the capabilities that it does not have.
-        "capset"
-        notNeeded
-      ];
+      reason = "Sets its own priority, processor affinity or limits.";
+      serviceConfig.SystemCallFilter = [ "@resources" ];
+    };
+
+    capabilities = {
+      reason = "Ends if it cannot give up capabilities, of which it has none (browsers).";
+      serviceConfig.SystemCallFilter = [ "capset" ];
     };
 
     devices = {
@@ -134,6 +134,9 @@ rec {
   server = {
     # One process of it that needs too much memory must not end the bridge and all others.
     OOMPolicy = "continue";
+    # The kernel takes this number for: no core dump, not even by a program that collects them. Each would be an entry of
+    # the system's journal and a file on the host's disk, which a server could fill by crashing.
+    LimitCORE = 1;
     # Its standard error goes through the bridge. By these sockets it could write as any program, and on the console.
     BindLogSockets = false;
     # With + they are those of its own root, where it has one.

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 2  # seconds
+RENDER_TIMEOUT = 120
 BRIDGE = os.getppid()
 NAME = b"/mcp-hostile"
 KEY = 0x6D6370  # of System V memory
 CREATE, FOR_ALL = 0o1000, 0o666
 PRIVATE_OF_ALL_KINDS = 0x10000000 | 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
+EMPTY_CAPABILITIES = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # _LINUX_CAPABILITY_VERSION_3, this process
 SYSTEM_CALLS = {
     # Name: its numbers on x86-64 and AArch64, and arguments with which it works where it is allowed.
     "io_uring_setup": (425, 425, (8, bytes(120))),
@@ -30,6 +33,7 @@ SYSTEM_CALLS = {
     "ptrace": (101, 117, (0x4206, BRIDGE, 0, 0)),  # PTRACE_SEIZE
     "bpf": (321, 280, (0, bytes(120), 120)),
     "mount": (165, 40, (b"none", b"/tmp", b"tmpfs", 0, 0)),
+    "capset": (126, 91, (EMPTY_CAPABILITIES, bytes(24))),
     "unshare": (272, 97, (PRIVATE_OF_ALL_KINDS,)),
 }
 
@@ -62,7 +66,7 @@ def _answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
 def _try(params: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"done": TOOLS[params["name"]](**params.get("arguments", {}))}
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         return {"failed": str(error)}
 
 
@@ -105,6 +109,16 @@ def _system_call(name: str) -> int:
     intel, arm, arguments = SYSTEM_CALLS[name]
     number = intel if platform.machine() == "x86_64" else arm
     return _checked(libc.syscall(number, *arguments))
+
+
+def _system_call_of_x32() -> int:
+    """Make a netlink socket by the system calls of another architecture that the processor knows."""
+    if not (child := os.fork()):
+        os._exit(0 if libc.syscall(0x40000000 + 41, 16, 3, 0) >= 0 else 1)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise OSError(f"it ended with {status}")
+    return status
 
 
 def _checked(returned: int) -> int:
@@ -200,6 +214,16 @@ def _resolve(name: str) -> list[str]:
     return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, 80, socket.AF_INET)})
 
 
+def _render(page: str) -> str:
+    """Let a browser show a page, and return the document that its scripts have made."""
+    # As the catalogue's browser is told: its own sandbox would need what this one takes away.
+    command = (os.environ["BROWSER"], "--headless", "--no-sandbox", "--user-data-dir=/tmp/browser", "--dump-dom", page)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RENDER_TIMEOUT, check=False)
+    if done.returncode != 0 or not done.stdout:
+        raise OSError(f"status {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
+
+
 def _read(path: str) -> str:
     return Path(path).read_text(errors="replace")[:200]
 
@@ -248,11 +272,13 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "processes": _processes,
     "read": _read,
     "read_bridge": _read_bridge,
+    "render": _render,
     "resolve": _resolve,
     "send": _send,
     "signal": _signal,
     "socket": _socket,
     "system_call": _system_call,
+    "system_call_of_x32": _system_call_of_x32,
     "uncover": _uncover,
     "write": _write,
 }

@@ -11,17 +11,18 @@ let
       denyAddresses = [ "192.31.196.9" ];
     };
     full.network = "full";
-    # Of a browser.
+    # Of a browser: those of playwright in the catalogue.
     browser = {
       network = "internet";
       relaxations = [
         "jit"
         "proc"
-        "resources"
+        "capabilities"
       ];
     };
     nested.relaxations = [
       "namespaces"
+      "resources"
       "devices"
     ];
     # Where the container has what NixOS has in the store.
@@ -36,7 +37,10 @@ in
   imports = [ ./full_flow.nix ];
 
   services.mcp-oauth-gateway.servers =
-    lib.mapAttrs (_: sandbox: { inherit command sandbox; }) sandboxes
+    lib.mapAttrs (_: sandbox: {
+      inherit command sandbox;
+      environment.BROWSER = lib.getExe pkgs.chromium;
+    }) sandboxes
     // {
       # One that keeps something.
       keeper = {

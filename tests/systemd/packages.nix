@@ -79,6 +79,7 @@ in
 }
 // lib.genAttrs [
   "bashInteractive"
+  "chromium"
   "coreutils"
   "findutils"
   "git"

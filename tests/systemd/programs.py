@@ -26,6 +26,11 @@ FOLDERS = {
     "traefik": "/opt/tools/bin",
 }
 
+# Packages of one program, which has another name in the root.
+PROGRAMS = {
+    "chromium": "/usr/bin/chromium-headless-shell",
+}
+
 # Packages made of this checkout: their commands, and the module that each runs.
 GATEWAY = {
     "mcp-auth-service": "auth_service.__main__",
@@ -54,6 +59,10 @@ def install_programs(checkout: Path, root: Path) -> None:
         store_path = root / f"{STORE_PREFIX}{package}"
         store_path.mkdir(parents=True)
         (store_path / "bin").symlink_to(folder)
+    for package, program in PROGRAMS.items():
+        binaries = root / f"{STORE_PREFIX}{package}/bin"
+        binaries.mkdir(parents=True)
+        (binaries / package).symlink_to(program)
     for package, commands in MODULES.items():
         binaries = root / f"{STORE_PREFIX}{package}/bin"
         binaries.mkdir(parents=True)

@@ -16,6 +16,7 @@ SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "ca-certificates",
+    "chromium-headless-shell",
     "dbus",
     "iproute2",
     "netcat-openbsd",
