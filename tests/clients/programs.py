@@ -251,6 +251,8 @@ class Opencode(Program):
         configuration.write_text(json.dumps(known))
 
     def log_in(self, home: Home, url: str) -> str:
+        # With a token that it believes in, `auth` asks first whether that is meant.
+        home.run(*self._command("logout", "time"))
         return home.run(*self._command("auth", "time"))
 
     def use(self, home: Home, url: str) -> str:
