@@ -116,7 +116,13 @@ def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 def test_every_signal_that_asks_for_it_stops_the_bridge_as_sigterm_does(number: signal.Signals) -> None:
-    with Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY) as bridge:
+    # What runs in a shell's background ignores some of them, and so would the bridge.
+    previous = signal.signal(number, signal.SIG_DFL)
+    try:
+        started = Bridge("--no-identity", "--drain-timeout", "0.2", command=FAULTY)
+    finally:
+        signal.signal(number, previous)
+    with started as bridge:
         call = Call(bridge, bridge.initialize(), "never")
         eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 1)
         children = bridge.children()
