@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from urllib3.util import Retry
 
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, SourceAddress
@@ -48,8 +49,11 @@ def assert_json_rpc(answer: requests.Response, status: int, text: str) -> None:
 def client(stack: RunningStack, request: pytest.FixtureRequest) -> Iterator[requests.Session]:
     """A client with an address that no other test uses up."""
     number = sum(request.node.name.encode()) % 200
+    adapter = SourceAddress(f"127.0.9.{number}")
+    # Of a head of a megabyte a busy router may still be sending the end when the refusal comes: then it says 502.
+    adapter.max_retries = Retry(total=5, status_forcelist=[502], allowed_methods=None)
     with requests.Session() as session:
-        session.mount("http://", SourceAddress(f"127.0.9.{number}"))
+        session.mount("http://", adapter)
         yield session
 
 
