@@ -51,7 +51,7 @@ def client(stack: RunningStack, request: pytest.FixtureRequest) -> Iterator[requ
     number = sum(request.node.name.encode()) % 200
     adapter = SourceAddress(f"127.0.9.{number}")
     # Of a head of a megabyte a busy router may still be sending the end when the refusal comes: then it says 502.
-    adapter.max_retries = Retry(total=5, status_forcelist=[502], allowed_methods=None)
+    adapter.max_retries = Retry(total=5, status_forcelist=[502], allowed_methods=None, respect_retry_after_header=False)
     with requests.Session() as session:
         session.mount("http://", adapter)
         yield session
