@@ -144,7 +144,7 @@ rec {
       "-+/run/systemd/journal"
       # Who may use which server, and where the gateway's parts are.
       "-+/etc/mcp-oauth-gateway"
-      # Nix builds and fetches for whoever asks, outside every sandbox but its own.
+      # Nix builds and fetches for every client of its socket, outside every sandbox but its own.
       "-+/nix/var/nix/daemon-socket"
     ];
   };

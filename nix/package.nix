@@ -8,7 +8,7 @@
 let
   pythonPackages = python3.pkgs;
 
-  # For this application alone: an override of the package set would build and test anew all that tests with Gunicorn.
+  # For this application alone: an override of the package set would rebuild and test again every package that tests with Gunicorn.
   gunicorn =
     # The worker that /verify runs on is subclassed: releases that the tests have seen. nixos-26.05 has an older one.
     if lib.versionAtLeast pythonPackages.gunicorn.version "27" then

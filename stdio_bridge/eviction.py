@@ -18,7 +18,7 @@ class Occupant(Protocol):
 
     @property
     def user(self) -> str:
-        """The user whom it counts for."""
+        """The user to whose bound it counts."""
 
     @property
     def idle_since(self) -> float | None:

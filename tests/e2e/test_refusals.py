@@ -1,4 +1,4 @@
-"""Refusals on public paths, whoever makes them: in the endpoint's form, with CORS headers, and saying what to do."""
+"""Refusals on public paths, by every part that makes them: the endpoint's form, CORS headers, and what to do."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def client(stack: RunningStack, request: pytest.FixtureRequest) -> Iterator[requ
     """A client with an address that no other test uses up."""
     number = sum(request.node.name.encode()) % 200
     adapter = SourceAddress(f"127.0.9.{number}")
-    # Of a head of a megabyte a busy router may still be sending the end when the refusal comes: then it says 502.
+    # A busy router has been seen to answer 502 to heads of 100 KB and more, in place of the refusal. Why is not known.
     adapter.max_retries = Retry(total=5, status_forcelist=[502], allowed_methods=None, respect_retry_after_header=False)
     with requests.Session() as session:
         session.mount("http://", adapter)

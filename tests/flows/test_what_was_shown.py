@@ -303,7 +303,7 @@ def test_a_key_that_a_client_has_replaced_proves_nothing_any_more(world: World) 
 
 
 def sign_in(world: World, login: str) -> None:
-    """Sign in, in place of whoever is."""
+    """Sign in, in place of the user who is signed in."""
     world.browser.delete_cookie("__Host-mcp-gateway-session", domain="auth.example.com")
     world.obtain_code(world.register()["client_id"], login=login)
 

@@ -87,7 +87,7 @@ in
         Type = "oneshot";
         RemainAfterExit = true;
       };
-      # The addresses of AS112, which are public and nobody's own, stand for the internet.
+      # The addresses of AS112, which are public and belong to no operator, stand for the internet.
       script = ''
         ip netns add internet
         ip link add uplink type veth peer name uplink netns internet

@@ -19,7 +19,7 @@ def test_hosts_that_start_at_once_rename_them_once_and_end_no_grant(place: Place
     tokens = before.log_in()
     before.stop()
     with place.redis.client() as redis:
-        assert redis.exists(MARKER), "whoever goes over to another server from here on renames nobody"
+        assert redis.exists(MARKER), "a later change of the server renames no user"
         assert redis.hvals("pins:github") == ["github:583231"]
         redis.delete(MARKER)
         services = [place.start(host=host, ready=False, identity_provider=SERVER) for host in ("a", "b")]
