@@ -33,6 +33,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._head_bytes = 0
+        self._early_data: list[bytes] = []
 
     def connection_made(self, transport: Any) -> None:
         """Begin."""
@@ -42,11 +43,21 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
     def hang_up_if_idle(self) -> None:
         """Close a connection that waits for another request of which nothing has arrived yet."""
         # The timer runs while Gunicorn waits for a further request, and only then.
-        if self._keepalive_handle is not None and not _has_data(self.transport.get_extra_info("socket").fileno()):
+        if self._keepalive_handle is None or self._early_data:
+            return
+        if not _has_data(self.transport.get_extra_info("socket").fileno()):
             self._keepalive_timeout()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived, unless the request's head has grown too large."""
+        """Take what has arrived, unless the request's head has grown too large.
+
+        A client that has its answer sends its next request before Gunicorn has made its parser ready for it. Gunicorn
+        keeps 64 KiB of such a request, and closes the connection without a word where there is more.
+        """
+        if self._body_receiver is not None and self._body_receiver._complete:
+            self._early_data.append(data)
+            self._pause_reading()
+            return
         if self._current_request is None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -54,6 +65,18 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
                 self._close_transport()
                 return
         super().data_received(data)
+
+    def _resume_reading(self) -> None:
+        super()._resume_reading()
+        if self._early_data:
+            # Gunicorn makes its parser ready right after this call.
+            self.worker.loop.call_soon(self._take_early_data)
+
+    def _take_early_data(self) -> None:
+        early, self._early_data = self._early_data, []
+        for data in early:
+            if not self._closed:
+                self.data_received(data)
 
     def _on_headers_complete(self) -> Any:
         self._head_bytes = 0

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import requests
-from urllib3.util import Retry
 
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, SourceAddress
@@ -50,8 +49,6 @@ def client(stack: RunningStack, request: pytest.FixtureRequest) -> Iterator[requ
     """A client with an address that no other test uses up."""
     number = sum(request.node.name.encode()) % 200
     adapter = SourceAddress(f"127.0.9.{number}")
-    # A busy router has been seen to answer 502 to heads of 100 KB and more, in place of the refusal. Why is not known.
-    adapter.max_retries = Retry(total=5, status_forcelist=[502], allowed_methods=None, respect_retry_after_header=False)
     with requests.Session() as session:
         session.mount("http://", adapter)
         yield session
