@@ -166,7 +166,7 @@ def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[
 
 
 def _strict_requests(traefik: str) -> dict[str, Any]:
-    """Return what an entry point refuses, in the words of this Traefik, as modules/traefik.nix has them.
+    """Return what an entry point refuses, in the words of this Traefik, as modules/config/traefik.nix has them.
 
     Names that alias another (`X_User_Id`) are dropped; characters that a backend may read as another path are refused.
     Raises UsageError.

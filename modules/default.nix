@@ -13,14 +13,14 @@ in
   _class = "nixos";
 
   imports = [
-    ./assertions.nix
-    ./auth.nix
-    ./bridges.nix
-    ./health.nix
-    ./hosts.nix
-    ./logs.nix
-    ./redis.nix
-    ./traefik.nix
+    ./config/assertions.nix
+    ./config/auth.nix
+    ./config/bridges.nix
+    ./config/health.nix
+    ./options/hosts.nix
+    ./config/logs.nix
+    ./config/redis.nix
+    ./config/traefik.nix
   ];
 
   options.services.mcp-oauth-gateway = {
@@ -53,7 +53,7 @@ in
       description = "Where clients find a server that does not say it itself: `https://NAME.DOMAIN/mcp` or `https://DOMAIN/NAME/mcp`.";
     };
 
-    identityProvider = import ./identity-options.nix { inherit lib; };
+    identityProvider = import ./options/identity-provider.nix { inherit lib; };
 
     masterKeyFile = mkOption {
       type = types.nullOr types.externalPath;
@@ -68,7 +68,7 @@ in
     servers = mkOption {
       type = types.attrsOf (
         types.submodule (
-          import ./server-options.nix {
+          import ./options/server {
             inherit lib pkgs;
             gateway = cfg;
           }

@@ -7,9 +7,9 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ./topology.nix { inherit lib cfg; };
-  hardening = import ../nix/hardening.nix;
-  portOf = import ./port-of.nix { inherit lib; };
+  topology = import ../lib/topology.nix { inherit lib cfg; };
+  hardening = import ../lib/hardening.nix;
+  portOf = import ../lib/ports.nix { inherit lib; };
   makesMasterKey = cfg.masterKeyFile == null;
   keyFile = name: "/run/mcp-oauth-gateway/identity-${name}";
 

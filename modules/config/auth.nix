@@ -7,8 +7,8 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ./topology.nix { inherit lib cfg; };
-  hardening = import ../nix/hardening.nix;
+  topology = import ../lib/topology.nix { inherit lib cfg; };
+  hardening = import ../lib/hardening.nix;
   settingsFile = "mcp-oauth-gateway/settings.json";
   service = lib.getExe' cfg.package "mcp-auth-service";
   runsHere = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
@@ -86,7 +86,7 @@ let
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
 in
 {
-  options.services.mcp-oauth-gateway = import ./auth-options.nix { inherit lib; } // {
+  options.services.mcp-oauth-gateway = import ../options/auth.nix { inherit lib; } // {
     generatedMasterKeyFile = lib.mkOption {
       type = lib.types.externalPath;
       internal = true;

@@ -8,8 +8,8 @@
 let
   inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
-  hardening = import ../nix/hardening.nix;
-  topology = import ./topology.nix { inherit lib cfg; };
+  hardening = import ../lib/hardening.nix;
+  topology = import ../lib/topology.nix { inherit lib cfg; };
   namespace = cfg.journalNamespace;
   auditNamespace = "mcp-gateway-audit";
   auditSocket = "systemd-journald@${auditNamespace}.socket";

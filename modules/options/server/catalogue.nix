@@ -55,7 +55,7 @@ lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
 
   everything = node // {
     summary = "every feature of the protocol, to test clients with.";
-    command = exe (packaged ../nix/packages/mcp-server-everything);
+    command = exe (packaged ../../../nix/packages/mcp-server-everything);
   };
 
   playwright = {
@@ -78,7 +78,7 @@ lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
 
   tmux = {
     summary = "terminal sessions, which all its users share; commands run inside this sandbox.";
-    command = exe (packaged ../nix/packages/tmux-mcp.nix);
+    command = exe (packaged ../../../nix/packages/tmux-mcp.nix);
     path = lib.mkDefault [
       pkgs.tmux
       pkgs.bashInteractive

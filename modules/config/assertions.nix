@@ -2,7 +2,7 @@
 { config, lib, ... }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ./topology.nix { inherit lib cfg; };
+  topology = import ../lib/topology.nix { inherit lib cfg; };
   option = "services.mcp-oauth-gateway";
   inherit (cfg.identityProvider) github oidc;
   isOidc = oidc.issuer != null;

@@ -7,14 +7,14 @@
 { name, config, ... }:
 let
   inherit (lib) mkOption types;
-  access = import ./access-options.nix { inherit lib; };
-  portOf = import ./port-of.nix { inherit lib; };
+  access = import ../access.nix { inherit lib; };
+  portOf = import ../../lib/ports.nix { inherit lib; };
   catalogue = import ./catalogue.nix { inherit lib pkgs name; };
 in
 {
   imports = [
-    ./sandbox-options.nix
-    ./limit-options.nix
+    ./sandbox.nix
+    ./bridge.nix
   ];
 
   options = {
@@ -196,7 +196,7 @@ in
     };
 
     serviceConfig = mkOption {
-      type = types.attrsOf (import ./unit-setting.nix { inherit lib; });
+      type = types.attrsOf (import ../../lib/unit-setting.nix { inherit lib; });
       default = { };
       example = {
         IOWeight = 50;

@@ -6,8 +6,8 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ./topology.nix { inherit lib cfg; };
-  hardening = import ../nix/hardening.nix;
+  topology = import ../lib/topology.nix { inherit lib cfg; };
+  hardening = import ../lib/hardening.nix;
   acme = cfg.acme.email != null;
   ownCertificate = cfg.certificate.certFile != null;
   resolver = "mcp-oauth-gateway";
@@ -142,7 +142,7 @@ let
     };
 in
 {
-  options.services.mcp-oauth-gateway = import ./traefik-options.nix { inherit lib; };
+  options.services.mcp-oauth-gateway = import ../options/traefik.nix { inherit lib; };
 
   config = lib.mkIf cfg.enable (
     lib.mkMerge [

@@ -2,7 +2,7 @@
 { lib }:
 let
   inherit (lib) mkOption types;
-  access = import ./access-options.nix { inherit lib; };
+  access = import ./access.nix { inherit lib; };
   lists = access "Who may log in. Nobody where all lists, here and at the servers, are empty.";
   client = provider: clientId: {
     clientId = mkOption {

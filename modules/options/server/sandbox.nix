@@ -2,7 +2,7 @@
 { lib, ... }:
 let
   inherit (lib) mkOption types;
-  inherit (import ../nix/hardening.nix) relaxations;
+  inherit (import ../../lib/hardening.nix) relaxations;
   paths =
     example: description:
     mkOption {

@@ -3,8 +3,8 @@
 let
   inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ./topology.nix { inherit lib cfg; };
-  hardening = import ../nix/hardening.nix;
+  topology = import ../lib/topology.nix { inherit lib cfg; };
+  hardening = import ../lib/hardening.nix;
   servers = lib.attrNames cfg.settings.resources;
   identityUnits = map (name: "mcp-identity-${name}.service") servers;
 in
