@@ -39,7 +39,7 @@ ATTEMPT_SECONDS: Final = 0.9
 """How long a question waits for Redis before it is asked again on a new connection."""
 ATTEMPTS: Final = 2
 QUESTION_SECONDS: Final = ATTEMPTS * ATTEMPT_SECONDS
-"""After which a request is refused: before a router with other hosts to ask gives this one up (modules/config/traefik.nix)."""
+"""A request is refused after this: before the router asks another host instead (modules/config/traefik.nix)."""
 RECONNECT_SECONDS: Final = 0.2
 MASTER_CHECK_SECONDS: Final = 1.0
 
