@@ -1,6 +1,6 @@
 """What the service tells backends in its own name: who is calling, and which grant has ended.
 
-Both are itsdangerous tokens under the backend's own key; docs/architecture.md is the contract with the bridge.
+Both are itsdangerous tokens under the backend's own key; docs/contracts.md is the contract with the bridge.
 """
 
 from __future__ import annotations

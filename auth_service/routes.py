@@ -332,7 +332,7 @@ _RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
 
 
 # Go's reverse proxy, Traefik's part that talks to servers, cuts answers that begin before it has found the end of the
-# request (docs/architecture.md, "Why requests are read to their end"). The retry middleware reads the whole body first
+# request (docs/contracts.md, "Why requests are read to their end"). The retry middleware reads the whole body first
 # where a status can make it try again, so it gets one that no server can answer with: it never tries again.
 _READ_FIRST: Final = {
     "attempts": 2,

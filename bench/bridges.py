@@ -66,7 +66,7 @@ def _ours(*options: str) -> Arguments:
 
 
 def _assertion() -> Mapping[str, str]:
-    """The gateway's word on who asks, as architecture.md defines it, and the page that makes the request."""
+    """The gateway's word on who asks, as contracts.md defines it, and the page that makes the request."""
     serializer = URLSafeTimedSerializer(
         _KEY,
         salt="mcp-oauth-gateway.identity",

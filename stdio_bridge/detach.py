@@ -38,7 +38,7 @@ _RETRY_SECONDS = "5"
 _LOOK_EVERY_BITS = 16
 _UNLIMITED = 1 << 40
 # For so long an answer that a proxy passes on in parts waits after a large request: Go's reverse proxy cuts one that
-# begins before it has found the end of the request (docs/architecture.md, "Why requests are read to their end").
+# begins before it has found the end of the request (docs/contracts.md, "Why requests are read to their end").
 _HOLD_SECONDS = 0.005
 # How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4

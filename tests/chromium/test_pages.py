@@ -111,11 +111,19 @@ def empty_account(chromium: Chromium, site: Site) -> None:
 
 
 def account(chromium: Chromium, site: Site) -> None:
-    for name, resource in (("Claude", "time"), (HOSTILE, "wiki-of-the-department-of-long-names-and-other-things")):
+    account_of(chromium, site, ("Claude", "time"), ("Cursor", "clock"))
+
+
+def account_with_a_hostile_name(chromium: Chromium, site: Site) -> None:
+    account_of(chromium, site, ("Claude", "time"), (HOSTILE, "wiki-of-the-department-of-long-names-and-other-things"))
+
+
+def account_of(chromium: Chromium, site: Site, *grants: tuple[str, str]) -> None:
+    for name, resource in grants:
         client_id = site.register(client_name=name)
         chromium.log_in(site, site.authorize_url(client_id, resource=f"{site.issuer}/{resource}/mcp"))
     chromium.open(f"{site.issuer}/account")
-    assert len(chromium.find_all(".accesses > li")) == 2
+    assert len(chromium.find_all(".accesses > li")) == len(grants)
 
 
 PAGES: list[Callable[[Chromium, Site], None]] = [
@@ -137,6 +145,7 @@ PAGES: list[Callable[[Chromium, Site], None]] = [
     sign_in,
     empty_account,
     account,
+    account_with_a_hostile_name,
 ]
 
 # Each element with text of its own: its colours as painted (the nearest ground that is not transparent), and its size.
