@@ -1,12 +1,17 @@
 # What would otherwise fail only at run time, or silently let nobody in.
-{ config, lib, ... }:
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ../lib/topology.nix { inherit lib cfg; };
+  inherit (gatewayLib) topology;
   option = "services.mcp-oauth-gateway";
   inherit (cfg.identityProvider) github oidc;
-  isOidc = oidc.issuer != null;
-  provider = if isOidc then oidc else github;
+  inherit (gatewayLib.identityProvider) isOidc;
+  provider = gatewayLib.identityProvider.chosen;
 
   lists =
     access:

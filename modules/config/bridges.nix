@@ -1,17 +1,15 @@
 # One sandboxed, socket-activated unit per stdio server, and one that derives its key.
 {
   config,
+  gatewayLib,
   lib,
   utils,
   ...
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ../lib/topology.nix { inherit lib cfg; };
-  hardening = import ../lib/hardening.nix;
-  portOf = import ../lib/ports.nix { inherit lib; };
-  makesMasterKey = cfg.masterKeyFile == null;
-  keyFile = name: "/run/mcp-oauth-gateway/identity-${name}";
+  inherit (gatewayLib) hardening keys topology;
+  inherit (hardening) asDefaults;
 
   # OpenFile has parts between colons.
   escaped = lib.replaceStrings [ "\\" ":" ] [ "\\\\" "\\x3a" ];
@@ -22,18 +20,18 @@ let
   # The bridge gets a key of its own; the master key, from which any server's could be made, never comes near it.
   identityUnit = name: {
     description = "Identity key of the MCP server ${name}";
-    requires = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
-    after = lib.optional makesMasterKey "mcp-oauth-gateway-master-key.service";
+    requires = keys.masterKeyUnits;
+    after = keys.masterKeyUnits;
     # Else requests would start the bridge anew while both wait for a switch to go on.
     stopIfChanged = false;
-    serviceConfig = hardening.unit cfg // {
+    serviceConfig = hardening.unit // {
       Type = "oneshot";
       RemainAfterExit = true;
       DynamicUser = true;
-      LoadCredential = [ "master-key:${cfg.generatedMasterKeyFile}" ];
+      LoadCredential = [ "master-key:${keys.masterKeyFile}" ];
       ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} keys identity ${name} --master-key %d/master-key";
       # systemd opens it as root, with the mode that UMask leaves: the key is readable by nobody else.
-      StandardOutput = "truncate:${keyFile name}";
+      StandardOutput = "truncate:${keys.identityKeyFile name}";
       UMask = "0077";
     };
   };
@@ -68,56 +66,10 @@ let
     ++ lib.optional (server.startsAtOnce != null) "--starts-at-once=${toString server.startsAtOnce}"
     ++ lib.optional (lib.length (topology.replicasOf server) > 1) "--replica=${replica.name}";
 
-  isHome = path: lib.any (home: lib.hasPrefix home path) [
-    "/home/"
-    "/root/"
-    "/run/user/"
-  ];
-
-  # Lists add up with the operator's; any other value of the operator's takes the place of these.
-  asDefaults = lib.mapAttrs (_: value: if lib.isList value then value else lib.mkDefault value);
-
-  sandboxOf =
-    { sandbox, ... }:
-    let
-      network = hardening.network.${sandbox.network};
-      root = hardening.root.${sandbox.root} network;
-      relaxations = map (name: hardening.relaxations.${name}.serviceConfig) sandbox.relaxations;
-    in
-    [
-      (asDefaults (
-        hardening.unit cfg
-        // hardening.server
-        // network
-        // removeAttrs root [ "BindReadOnlyPaths" ]
-        // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxations)
-        // {
-          SystemCallFilter =
-            hardening.base.SystemCallFilter
-            ++ lib.concatMap (relaxation: relaxation.SystemCallFilter or [ ]) relaxations;
-        }
-        # What it makes is for its groups as well, and for itself when its user is another one some day.
-        // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
-        # Homes are empty but for what is bound into them.
-        // lib.optionalAttrs (lib.any isHome (sandbox.readOnlyPaths ++ sandbox.readWritePaths)) {
-          ProtectHome = "tmpfs";
-        }
-      ))
-      {
-        BindReadOnlyPaths =
-          root.BindReadOnlyPaths or [ ]
-          ++ lib.concatMap (relaxation: relaxation.BindReadOnlyPaths or [ ]) relaxations
-          ++ sandbox.readOnlyPaths;
-        BindPaths = sandbox.readWritePaths;
-        IPAddressDeny = sandbox.denyAddresses;
-        SupplementaryGroups = sandbox.groups;
-      }
-    ];
-
   nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
   socketOf =
     name: replica:
-    topology.socketOf (nameOf name replica) (portOf name + replica.offset) replica.address replica.port;
+    topology.socketOf (nameOf name replica) (gatewayLib.ports.bridge name + replica.offset) replica.address replica.port;
 
   bridgeUnit =
     name: server: replica:
@@ -128,13 +80,13 @@ let
     in
     {
       description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
-      requires = [ socket ] ++ lib.optional derived "mcp-identity-${name}.service";
+      requires = [ socket ] ++ lib.optional derived "${keys.identityKeyUnit name}.service";
       after = [
         socket
         # A sandbox that is set up before its socket is there would never see it.
         "nss-lookup.target"
       ]
-      ++ lib.optional derived "mcp-identity-${name}.service";
+      ++ lib.optional derived "${keys.identityKeyUnit name}.service";
       # Requests wait in the socket meanwhile.
       stopIfChanged = false;
       environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
@@ -153,7 +105,7 @@ let
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;
           # Not as a credential, which the server could read, too: it has the bridge's user.
-          OpenFile = "${escaped (if derived then keyFile name else server.identityKeyFile)}:identity-key:read-only";
+          OpenFile = "${escaped (if derived then keys.identityKeyFile name else server.identityKeyFile)}:identity-key:read-only";
           EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
           MemoryMax = server.limits.memory;
           TasksMax = server.limits.tasks;
@@ -194,18 +146,6 @@ let
     );
 in
 {
-  # The sandbox is what the operator's own settings of a server are merged with.
-  options.services.mcp-oauth-gateway.servers = lib.mkOption {
-    type = lib.types.attrsOf (
-      lib.types.submodule (
-        { config, ... }:
-        {
-          config.serviceConfig = lib.mkMerge (sandboxOf config);
-        }
-      )
-    );
-  };
-
   config = lib.mkIf cfg.enable {
     systemd.tmpfiles.settings.mcp-oauth-gateway = {
       "/run/mcp-oauth-gateway".d = {
@@ -213,7 +153,7 @@ in
         user = "root";
         group = "root";
       };
-      ${hardening.emptyRoot}.d = {
+      ${gatewayLib.sandbox.emptyRoot}.d = {
         mode = "0755";
         user = "root";
         group = "root";
@@ -221,7 +161,7 @@ in
     };
 
     systemd.services =
-      lib.mapAttrs' (name: _: lib.nameValuePair "mcp-identity-${name}" (identityUnit name)) (
+      lib.mapAttrs' (name: _: lib.nameValuePair (keys.identityKeyUnit name) (identityUnit name)) (
         lib.filterAttrs (_: server: server.identityKeyFile == null) topology.bridgedHere
         # The health check asks as the gateway would, with these keys in place of the master key.
         // lib.optionalAttrs (cfg.health.enable && topology.has "auth") cfg.settings.resources

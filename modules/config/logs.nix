@@ -1,62 +1,19 @@
 # Where the gateway's logs are: the system's journal, or one of their own, and plain files for those who want them.
 {
   config,
+  gatewayLib,
   lib,
   pkgs,
   ...
 }:
 let
-  inherit (lib) mkOption types;
   cfg = config.services.mcp-oauth-gateway;
-  hardening = import ../lib/hardening.nix;
-  topology = import ../lib/topology.nix { inherit lib cfg; };
+  inherit (gatewayLib) hardening topology;
   namespace = cfg.journalNamespace;
   auditNamespace = "mcp-gateway-audit";
   auditSocket = "systemd-journald@${auditNamespace}.socket";
 in
 {
-  options.services.mcp-oauth-gateway = {
-    journalNamespace = mkOption {
-      type = types.nullOr (types.strMatching "[a-z0-9-]+");
-      default = null;
-      example = "mcp-gateway";
-      description = ''
-        A journal of its own for all units of the gateway, Redis and Traefik among them, which servers that log much
-        cannot push others' entries out of: `journalctl --namespace=mcp-gateway` shows the whole. Where null, they log
-        to the system's journal.
-      '';
-    };
-
-    journalSize = mkOption {
-      type = types.str;
-      default = "1G";
-      example = "200M";
-      description = "How large that journal may become. It counts from the next start of `systemd-journald@NAMESPACE` on.";
-    };
-
-    auditSize = mkOption {
-      type = types.str;
-      default = "1G";
-      example = "10G";
-      description = ''
-        How large the audit log may become, whose journal is always its own, so that nothing else makes room for itself
-        in it: `journalctl --namespace=mcp-gateway-audit`. It counts from the next start of
-        `systemd-journald@mcp-gateway-audit` on.
-      '';
-    };
-
-    logFiles = {
-      enable = lib.mkEnableOption "writing {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well";
-
-      keepDays = mkOption {
-        type = types.ints.positive;
-        default = 14;
-        example = 30;
-        description = "How many days of it to keep. A new file begins each day.";
-      };
-    };
-  };
-
   config = lib.mkIf cfg.enable {
     environment.etc = lib.mkMerge [
       (lib.mkIf (namespace != null) {
@@ -93,9 +50,9 @@ in
       startLimitIntervalSec = 0;
       serviceConfig =
         # What it says itself must not come back to it.
-        removeAttrs (hardening.unit cfg) [ "LogNamespace" ]
+        removeAttrs hardening.unit [ "LogNamespace" ]
         # journalctl wants to know of which boot an entry is.
-        // hardening.relaxations.proc.serviceConfig
+        // gatewayLib.sandbox.relaxations.proc.serviceConfig
         // hardening.restart
         // {
           # Each line names its unit, which no program can choose, as it can the identifier that it logs by.

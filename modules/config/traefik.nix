@@ -1,13 +1,13 @@
 # The router's static configuration. Routes come from the auth service, so this changes with no server.
 {
   config,
+  gatewayLib,
   lib,
   ...
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  topology = import ../lib/topology.nix { inherit lib cfg; };
-  hardening = import ../lib/hardening.nix;
+  inherit (gatewayLib) hardening topology;
   acme = cfg.acme.email != null;
   ownCertificate = cfg.certificate.certFile != null;
   resolver = "mcp-oauth-gateway";
@@ -142,8 +142,6 @@ let
     };
 in
 {
-  options.services.mcp-oauth-gateway = import ../options/traefik.nix { inherit lib; };
-
   config = lib.mkIf cfg.enable (
     lib.mkMerge [
       {
@@ -207,8 +205,8 @@ in
           # mkForce wins over this.
           startLimitIntervalSec = lib.mkOverride 90 0;
           serviceConfig = lib.mkMerge [
-            (lib.mapAttrs (_: lib.mkDefault) (removeAttrs hardening.restart [ "Restart" ]))
-            (lib.mkIf (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; })
+            (hardening.asDefaults (removeAttrs hardening.restart [ "Restart" ]))
+            hardening.journal
             (lib.mkIf (cfg.acme.environmentFile != null) { EnvironmentFile = [ cfg.acme.environmentFile ]; })
             # As credentials they need not be readable by Traefik's user where they lie.
             (lib.mkIf ownCertificate {

@@ -1,8 +1,10 @@
 # Well-known MCP servers, each with the sandbox it works in. Packages are nixpkgs' where it has them.
 {
+  config,
   lib,
-  pkgs,
   name,
+  pkgs,
+  ...
 }:
 let
   exe = package: [ (lib.getExe package) ];
@@ -11,78 +13,99 @@ let
     sandbox.relaxations = lib.mkDefault [ "jit" ];
   };
   packaged = file: pkgs.callPackage file { };
-in
-lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
-  time = {
-    summary = "the time, and conversions between time zones.";
-    command = exe pkgs.mcp-server-time ++ [ "--local-timezone=UTC" ];
-  };
 
-  fetch = {
-    summary = "fetches web pages, from public addresses only.";
-    command = exe pkgs.mcp-server-fetch;
-    sandbox.network = lib.mkDefault "internet";
-  };
-
-  git = {
-    summary = "reads and changes Git repositories; name one with `arguments = [ \"--repository\" \"/srv/repository\" ]`.";
-    command = exe pkgs.mcp-server-git;
-    path = lib.mkDefault [ pkgs.git ];
-    # Git refuses a repository of another user's otherwise, and here each is one.
-    environment = {
-      GIT_CONFIG_COUNT = lib.mkDefault "1";
-      GIT_CONFIG_KEY_0 = lib.mkDefault "safe.directory";
-      GIT_CONFIG_VALUE_0 = lib.mkDefault "*";
+  catalogue = lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
+    time = {
+      summary = "the time, and conversions between time zones.";
+      command = exe pkgs.mcp-server-time ++ [ "--local-timezone=UTC" ];
     };
-  };
 
-  memory = node // {
-    summary = "a knowledge graph that outlives the conversation, one for all users.";
-    command = exe pkgs.mcp-server-memory;
-    stateDirectory = lib.mkDefault true;
-    environment.MEMORY_FILE_PATH = lib.mkDefault "/var/lib/mcp-bridge-${name}/memory.jsonl";
-  };
+    fetch = {
+      summary = "fetches web pages, from public addresses only.";
+      command = exe pkgs.mcp-server-fetch;
+      sandbox.network = lib.mkDefault "internet";
+    };
 
-  filesystem = node // {
-    summary = "files below the directories that `arguments` names.";
-    command = exe pkgs.mcp-server-filesystem;
-  };
+    git = {
+      summary = "reads and changes Git repositories; name one with `arguments = [ \"--repository\" \"/srv/repository\" ]`.";
+      command = exe pkgs.mcp-server-git;
+      path = lib.mkDefault [ pkgs.git ];
+      # Git refuses a repository of another user's otherwise, and here each is one.
+      environment = {
+        GIT_CONFIG_COUNT = lib.mkDefault "1";
+        GIT_CONFIG_KEY_0 = lib.mkDefault "safe.directory";
+        GIT_CONFIG_VALUE_0 = lib.mkDefault "*";
+      };
+    };
 
-  sequential-thinking = node // {
-    summary = "a scratch pad for thinking in steps.";
-    command = exe pkgs.mcp-server-sequential-thinking;
-  };
+    memory = node // {
+      summary = "a knowledge graph that outlives the conversation, one for all users.";
+      command = exe pkgs.mcp-server-memory;
+      stateDirectory = lib.mkDefault true;
+      environment.MEMORY_FILE_PATH = lib.mkDefault "/var/lib/mcp-bridge-${name}/memory.jsonl";
+    };
 
-  everything = node // {
-    summary = "every feature of the protocol, to test clients with.";
-    command = exe (packaged ../../../nix/packages/mcp-server-everything);
-  };
+    filesystem = node // {
+      summary = "files below the directories that `arguments` names.";
+      command = exe pkgs.mcp-server-filesystem;
+    };
 
-  playwright = {
-    summary = "a browser, which reaches public addresses only.";
-    # Its own sandbox would need what ours takes away; ours holds all of it.
-    command = exe pkgs.playwright-mcp ++ [
-      "--headless"
-      "--isolated"
-      "--no-sandbox"
-    ];
-    sandbox = {
-      network = lib.mkDefault "internet";
-      relaxations = lib.mkDefault [
-        "jit"
-        "proc"
-        "capabilities"
+    sequential-thinking = node // {
+      summary = "a scratch pad for thinking in steps.";
+      command = exe pkgs.mcp-server-sequential-thinking;
+    };
+
+    everything = node // {
+      summary = "every feature of the protocol, to test clients with.";
+      command = exe (packaged ../../../nix/packages/mcp-server-everything);
+    };
+
+    playwright = {
+      summary = "a browser, which reaches public addresses only.";
+      # Its own sandbox would need what ours takes away; ours holds all of it.
+      command = exe pkgs.playwright-mcp ++ [
+        "--headless"
+        "--isolated"
+        "--no-sandbox"
       ];
+      sandbox = {
+        network = lib.mkDefault "internet";
+        relaxations = lib.mkDefault [
+          "jit"
+          "proc"
+          "capabilities"
+        ];
+      };
+    };
+
+    tmux = {
+      summary = "terminal sessions, which all its users share; commands run inside this sandbox.";
+      command = exe (packaged ../../../nix/packages/tmux-mcp.nix);
+      path = lib.mkDefault [
+        pkgs.tmux
+        pkgs.bashInteractive
+      ];
+      environment.SHELL = lib.mkDefault "/bin/sh";
     };
   };
+in
+{
+  options.preset = lib.mkOption {
+    type = lib.types.nullOr (lib.types.enum (lib.attrNames catalogue));
+    default = if catalogue ? ${name} then name else null;
+    defaultText = lib.literalMD "the server's name, if the catalogue has that";
+    example = "filesystem";
+    description = ''
+      Entry of the catalogue that command, environment and sandbox come from; each can still be set.
 
-  tmux = {
-    summary = "terminal sessions, which all its users share; commands run inside this sandbox.";
-    command = exe (packaged ../../../nix/packages/tmux-mcp.nix);
-    path = lib.mkDefault [
-      pkgs.tmux
-      pkgs.bashInteractive
-    ];
-    environment.SHELL = lib.mkDefault "/bin/sh";
+      ${lib.concatStringsSep "\n" (lib.mapAttrsToList (entry: { summary, ... }: "- `${entry}`: ${summary}") catalogue)}
+    '';
   };
+
+  config = lib.mkMerge (
+    lib.mapAttrsToList (
+      entry: preset:
+      lib.mkIf (config.preset == entry && config.url == null) (removeAttrs preset [ "summary" ])
+    ) catalogue
+  );
 }

@@ -1,8 +1,13 @@
 # What one server may see of the machine and the network: servers.<name>.sandbox.
-{ lib, ... }:
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
 let
   inherit (lib) mkOption types;
-  inherit (import ../../lib/hardening.nix) relaxations;
+  inherit (gatewayLib.sandbox) relaxations;
   paths =
     example: description:
     mkOption {
@@ -83,4 +88,20 @@ in
       '';
     };
   };
+
+  options.serviceConfig = mkOption {
+    type = types.attrsOf gatewayLib.types.unitSetting;
+    default = { };
+    example = {
+      IOWeight = 50;
+      BindReadOnlyPaths = [ "/run/postgresql" ];
+    };
+    description = ''
+      Settings of the `[Service]` section of the unit, see {manpage}`systemd.exec(5)`. A list adds to what the sandbox
+      has, another value takes the place of the sandbox's; `lib.mkForce` replaces a list.
+    '';
+  };
+
+  # What the operator's own settings are merged with.
+  config.serviceConfig = gatewayLib.sandbox.serviceConfig config.sandbox;
 }

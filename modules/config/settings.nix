@@ -1,0 +1,119 @@
+# The auth service's settings.json, from the options.
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  inherit (gatewayLib) topology;
+  inherit (gatewayLib.identityProvider) isOidc;
+  provider = gatewayLib.identityProvider.chosen;
+
+  allowed =
+    access:
+    lib.filterAttrs (_: list: list != [ ]) {
+      users = access.allowedUsers;
+      organizations = access.allowedOrganizations or [ ];
+      teams = access.allowedTeams or [ ];
+      groups = access.allowedGroups or [ ];
+    };
+
+  identityProvider =
+    if isOidc then
+      {
+        type = "oidc";
+        inherit (provider) issuer scopes;
+        username_claim = provider.usernameClaim;
+        groups_claim = provider.groupsClaim;
+        client_id = provider.clientId;
+        authorization_parameters = provider.authorizationParameters;
+      }
+      // lib.optionalAttrs (provider.title != null) { inherit (provider) title; }
+    else
+      {
+        type = "github";
+        inherit (provider) url;
+        client_id = provider.clientId;
+        api_url = provider.apiUrl;
+      };
+
+  urlOf = replica: "http://${topology.authority replica.address replica.port}/mcp";
+  endpoints =
+    server:
+    let
+      replicas = topology.replicasOf server;
+    in
+    if server.url != null then
+      { backends = [ server.url ]; }
+    else if lib.length replicas == 1 then
+      { backends = map urlOf replicas; }
+    else
+      {
+        replicas = lib.listToAttrs (
+          map (replica: lib.nameValuePair replica.name (urlOf replica)) replicas
+        );
+      };
+
+  resource =
+    server:
+    {
+      url = server.publicUrl;
+    }
+    // endpoints server
+    // lib.optionalAttrs (server.title != null) { inherit (server) title; }
+    // lib.optionalAttrs (server.scopes != { }) { inherit (server) scopes; }
+    // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
+in
+{
+  config = lib.mkIf cfg.enable {
+    services.mcp-oauth-gateway.settings = {
+      issuer = lib.mkDefault "https://${cfg.domain}";
+      identity_provider = lib.mapAttrs (_: lib.mkDefault) identityProvider;
+      allowed = lib.mapAttrs (_: lib.mkDefault) (allowed provider);
+      state_directory = "/var/lib/mcp-auth-service";
+      listen = topology.authority topology.listenAddress cfg.port;
+      # Traefik's own loopback address, which leads to the one instance or to any that is ready.
+      internal_url = "http://127.0.0.1:${toString cfg.port}";
+      workers = lib.mkDefault cfg.workers;
+      log_level = lib.mkDefault cfg.logLevel;
+      lifetimes = lib.mapAttrs (_: lib.mkDefault) {
+        access_token = cfg.lifetimes.accessToken;
+        refresh_token = cfg.lifetimes.refreshToken;
+        inherit (cfg.lifetimes) login session;
+        signing_key = cfg.lifetimes.signingKey;
+        unused_client = cfg.lifetimes.unusedClient;
+        unconfirmed_user = cfg.lifetimes.unconfirmedUser;
+      };
+      limits = lib.mapAttrs (_: lib.mkDefault) {
+        registrations_per_hour = cfg.limits.registrationsPerHour;
+        unused_clients = cfg.limits.unusedClients;
+        grants_per_client = cfg.limits.grantsPerClient;
+        token_requests_per_minute = cfg.limits.tokenRequestsPerMinute;
+        rates = cfg.rateLimits;
+      };
+      clients = lib.mkIf (cfg.clients.redirectSchemes != { }) {
+        redirect_schemes = cfg.clients.redirectSchemes;
+      };
+      client_documents = {
+        enabled = lib.mkDefault cfg.clientDocuments.enable;
+      }
+      // lib.optionalAttrs (cfg.clientDocuments.probeUrls != null) {
+        probe_urls = lib.mkDefault cfg.clientDocuments.probeUrls;
+      }
+      // lib.optionalAttrs (cfg.clientDocuments.proxy != null) {
+        proxy = lib.mkDefault cfg.clientDocuments.proxy;
+        proxy_resolves_names = lib.mkDefault cfg.clientDocuments.proxyResolvesNames;
+      }
+      // lib.optionalAttrs (cfg.clientDocuments.allowedHosts != null) {
+        allowed_hosts = lib.mkDefault cfg.clientDocuments.allowedHosts;
+      };
+      resources = lib.mapAttrs (_: resource) topology.enabled;
+    }
+    // lib.optionalAttrs (cfg.defaultServer != null) {
+      default_resource = lib.mkDefault cfg.defaultServer;
+    }
+    // lib.optionalAttrs (topology.instances != [ ]) { inherit (topology) instances; };
+  };
+}

@@ -1,0 +1,17 @@
+# What options/ and config/ share, computed once: the argument `gatewayLib` of every module here.
+{ config, lib, ... }:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  hardening = import ./hardening.nix { inherit lib cfg; };
+in
+{
+  _module.args.gatewayLib = {
+    inherit hardening;
+    identityProvider = import ./identity-provider.nix { inherit cfg; };
+    keys = import ./keys.nix { inherit lib cfg; };
+    ports = import ./ports.nix { inherit lib; };
+    sandbox = import ./sandbox.nix { inherit lib hardening; };
+    topology = import ./topology.nix { inherit lib cfg; };
+    types = import ./types.nix { inherit lib; };
+  };
+}

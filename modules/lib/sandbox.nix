@@ -1,0 +1,207 @@
+# The sandbox of one server, by what `servers.<name>.sandbox` says. Each relaxation has a name and a reason.
+{ lib, hardening }:
+let
+  inherit (hardening) base notNeeded relax;
+
+  isHome = path: lib.any (home: lib.hasPrefix home path) [
+    "/home/"
+    "/root/"
+    "/run/user/"
+  ];
+in
+rec {
+  # What `sandbox.relaxations` of a server may name. Filters of system calls go on from that of `base`: what each names is
+  # let through besides.
+  relaxations = {
+    jit = {
+      reason = "Compiles at run time (Node.js, a JVM, LuaJIT): needs memory that is written, then executed.";
+      serviceConfig.MemoryDenyWriteExecute = false;
+    };
+
+    namespaces = {
+      reason = "Builds sandboxes of its own (browsers, bubblewrap): needs user namespaces and mounts in them.";
+      serviceConfig = {
+        RestrictNamespaces = false;
+        PrivateUsers = false;
+        SystemCallFilter = [
+          "@system-service"
+          "@mount"
+          "chroot"
+          "pivot_root"
+          notNeeded
+        ];
+      };
+    };
+
+    proc = {
+      reason = "Reads about the machine in /proc, such as its memory and processors (browsers, JVMs).";
+      serviceConfig.ProcSubset = "all";
+    };
+
+    resources = {
+      reason = "Sets its own priority, processor affinity or limits.";
+      serviceConfig.SystemCallFilter = [ "@resources" ];
+    };
+
+    capabilities = {
+      reason = "Ends if it cannot give up capabilities, of which it has none (browsers).";
+      serviceConfig.SystemCallFilter = [ "capset" ];
+    };
+
+    devices = {
+      reason = "Uses devices of the machine, such as a graphics card; name them in serviceConfig.DeviceAllow.";
+      serviceConfig = {
+        PrivateDevices = false;
+        # Where NixOS has the drivers of graphics cards.
+        BindReadOnlyPaths = [ "-/run/opengl-driver" ];
+      };
+    };
+  };
+
+  # What every server is kept from, whatever its network.
+  server = {
+    # One process of it that needs too much memory must not end the bridge and all others.
+    OOMPolicy = "continue";
+    # The kernel takes this number for: no core dump, not even by a program that collects them. Each would be an entry of
+    # the system's journal and a file on the host's disk, which a server could fill by crashing.
+    LimitCORE = 1;
+    # Its standard error goes through the bridge. By these sockets it could write as any program, and on the console.
+    BindLogSockets = false;
+    # With + they are those of its own root, where it has one.
+    InaccessiblePaths = [
+      "-+/run/systemd/journal"
+      # Who may use which server, and where the gateway's parts are.
+      "-+/etc/mcp-oauth-gateway"
+      # Nix builds and fetches for every client of its socket, outside every sandbox but its own.
+      "-+/nix/var/nix/daemon-socket"
+    ];
+  };
+
+  # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.
+  networks =
+    let
+      # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
+      # internet. A server sees those that it is meant to use.
+      run = sockets: {
+        TemporaryFileSystem = base.TemporaryFileSystem ++ [ "/run:ro" ];
+        BindPaths = [ "/run/systemd/notify" ] ++ map (socket: "-${socket}") sockets;
+      };
+      # Names are resolved for it by nscd or systemd-resolved: an address of a resolver that it may reach would let
+      # it reach everything else there, too.
+      names = run [
+        "/run/nscd"
+        "/run/systemd/resolve"
+      ];
+    in
+    {
+      none = run [ ];
+
+      internet =
+        relax.network
+        // names
+        // {
+          # The host's own addresses, the public ones too, are all reached by way of loopback.
+          RestrictNetworkInterfaces = "~lo";
+          # IANA's special-purpose registries, and what clouds serve secrets at although it looks public: those of
+          # auth_service/protocol/addresses.py.
+          IPAddressDeny = [
+            "localhost"
+            "link-local"
+            "multicast"
+            "0.0.0.0/8"
+            "10.0.0.0/8"
+            "100.64.0.0/10"
+            "168.63.129.16/32"
+            "172.16.0.0/12"
+            "192.0.0.0/24"
+            "192.0.2.0/24"
+            "192.88.99.0/24"
+            "192.168.0.0/16"
+            "198.18.0.0/15"
+            "198.51.100.0/24"
+            "203.0.113.0/24"
+            "240.0.0.0/4"
+            # All that is not global unicast, 2000::/3: IPv4 inside IPv6, NAT64, segment routing, unique local, site-local.
+            "::/3"
+            "4000::/2"
+            "8000::/1"
+            # Within it: Teredo and other protocols, documentation, 6to4.
+            "2001::/23"
+            "2001:db8::/32"
+            "2002::/16"
+            "3fff::/20"
+          ];
+        };
+
+      full = relax.network // names;
+    };
+
+  # What `sandbox.root` of a server means.
+  roots = {
+    host = _: { };
+
+    # Of the host it sees the Nix store, what programs find shells, names and certificates by, and what it is given.
+    store = network: {
+      RootDirectory = emptyRoot;
+      MountAPIVFS = true;
+      BindReadOnlyPaths = [
+        "/nix/store"
+        # NixOS has nothing there but the shell, env and the loader.
+        "-/bin"
+        "-/lib"
+        "-/lib64"
+        "-/usr"
+        "-/etc/hosts"
+        "-/etc/localtime"
+        "-/etc/nsswitch.conf"
+        "-/etc/resolv.conf"
+        "-/etc/ssl"
+        "-/etc/static/ssl"
+        "-/etc/zoneinfo"
+      ]
+      # glibc has the older of its two paths.
+      ++ builtins.filter (_: builtins.elem "-/run/nscd" network.BindPaths) [ "-/run/nscd:/var/run/nscd" ];
+    };
+  };
+
+  # A directory with nothing in it but the places that systemd mounts things at.
+  emptyRoot = "/run/mcp-oauth-gateway/root";
+
+  # Settings of the unit's `[Service]` section.
+  serviceConfig =
+    sandbox:
+    let
+      network = networks.${sandbox.network};
+      root = roots.${sandbox.root} network;
+      relaxed = map (name: relaxations.${name}.serviceConfig) sandbox.relaxations;
+    in
+    lib.mkMerge [
+      (hardening.asDefaults (
+        hardening.unit
+        // server
+        // network
+        // removeAttrs root [ "BindReadOnlyPaths" ]
+        // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxed)
+        // {
+          SystemCallFilter =
+            base.SystemCallFilter
+            ++ lib.concatMap (relaxation: relaxation.SystemCallFilter or [ ]) relaxed;
+        }
+        # What it makes is for its groups as well, and for itself when its user is another one some day.
+        // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }
+        # Homes are empty but for what is bound into them.
+        // lib.optionalAttrs (lib.any isHome (sandbox.readOnlyPaths ++ sandbox.readWritePaths)) {
+          ProtectHome = "tmpfs";
+        }
+      ))
+      {
+        BindReadOnlyPaths =
+          root.BindReadOnlyPaths or [ ]
+          ++ lib.concatMap (relaxation: relaxation.BindReadOnlyPaths or [ ]) relaxed
+          ++ sandbox.readOnlyPaths;
+        BindPaths = sandbox.readWritePaths;
+        IPAddressDeny = sandbox.denyAddresses;
+        SupplementaryGroups = sandbox.groups;
+      }
+    ];
+}

@@ -1,0 +1,40 @@
+# The MCP servers; each file in server/ has the options of one part of a server.
+{
+  config,
+  gatewayLib,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+in
+{
+  options.services.mcp-oauth-gateway.servers = mkOption {
+    type = types.attrsOf (
+      types.submodule [
+        ./server/access.nix
+        ./server/address.nix
+        ./server/bridge.nix
+        ./server/catalogue.nix
+        ./server/command.nix
+        ./server/sandbox.nix
+        {
+          _module.args = {
+            inherit gatewayLib pkgs;
+            gateway = config.services.mcp-oauth-gateway;
+          };
+        }
+      ]
+    );
+    default = { };
+    example = lib.literalExpression ''
+      {
+        fetch.enable = true; # from the catalogue
+        time.command = [ (lib.getExe pkgs.mcp-server-time) ];
+        wiki.url = "http://10.0.0.5:3000/mcp";
+      }
+    '';
+    description = "The MCP servers. The name is part of the public URL, and of the unit's: `mcp-bridge-NAME`.";
+  };
+}
