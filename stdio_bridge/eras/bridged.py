@@ -11,8 +11,8 @@ from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 
 from .as_legacy import answer_from, discovery, input_request, request_for
+from .backend import ModernCaller
 from .envelope import missing_capabilities
-from .exchange import Exchange
 from .parking import Parking
 from .protocol import LISTEN, LOG_LEVELS, MAY_NEED_INPUT, MISSING_CAPABILITY, Versions, without_task_tools
 from .request_state import refused
@@ -44,7 +44,7 @@ class BridgedDialect:
         self._log_level: str | None = None
         self._speakers: dict[str, Speaker] = {}
 
-    def request(self, exchange: Exchange) -> None:
+    def request(self, exchange: ModernCaller) -> None:
         """Have an exchange answered."""
         params = jsonrpc.params_of(exchange.message)
         if exchange.method == "server/discover":
@@ -57,13 +57,13 @@ class BridgedDialect:
         else:
             self._call(exchange)
 
-    def _resume(self, exchange: Exchange, params: Message) -> None:
+    def _resume(self, exchange: ModernCaller, params: Message) -> None:
         responses = params.get("inputResponses", {})
         if not isinstance(responses, dict) or not all(isinstance(value, dict) for value in responses.values()):
             raise refused("inputResponses must be an object of results")
         self.parking.consume(params["requestState"], exchange).resume(exchange, responses)
 
-    def _call(self, exchange: Exchange) -> None:
+    def _call(self, exchange: ModernCaller) -> None:
         speaker = self._speakers.setdefault(exchange.identity.user, Speaker(self.link))
         call = BridgedCall(self, speaker, exchange)
         level = exchange.envelope.log_level
@@ -125,11 +125,11 @@ class Speaker:
 class BridgedCall:
     """A legacy server's call, which may outlast the exchange that began it: it is parked while its client is asked."""
 
-    def __init__(self, dialect: BridgedDialect, speaker: Speaker, exchange: Exchange) -> None:
+    def __init__(self, dialect: BridgedDialect, speaker: Speaker, exchange: ModernCaller) -> None:
         self._dialect = dialect
         self._speaker = speaker
         self._request = exchange.message
-        self._exchange: Exchange | None = exchange
+        self._exchange: ModernCaller | None = exchange
         self._call: Call | None = None
         self._asked: dict[str, Message] = {}
         self._answer: Message | None = None
@@ -164,7 +164,7 @@ class BridgedCall:
         elif self._exchange is not None and (told := self._for_exchange(message, self._exchange)) is not None:
             self._exchange.send(told)
 
-    def _for_exchange(self, message: Message, exchange: Exchange) -> Message | None:
+    def _for_exchange(self, message: Message, exchange: ModernCaller) -> Message | None:
         """Progress names the token of the request that waits now, which may be a retry."""
         if message["method"] != "notifications/progress":
             return message
@@ -184,7 +184,7 @@ class BridgedCall:
         else:
             self._deliver(message, exchange)
 
-    def _deliver(self, message: Message, exchange: Exchange) -> None:
+    def _deliver(self, message: Message, exchange: ModernCaller) -> None:
         if exchange.method == "tools/list":
             self._dialect.tools.learn(message.get("result"))
             message = without_task_tools(message)
@@ -209,7 +209,7 @@ class BridgedCall:
             self._asked[request["id"]] = request
             self._park(exchange)
 
-    def _park(self, exchange: Exchange) -> None:
+    def _park(self, exchange: ModernCaller) -> None:
         """Hand the questions to the client, and wait for its retry."""
         self._exchange = None
         if self._call is not None:
@@ -227,7 +227,7 @@ class BridgedCall:
         if isinstance(key, str):
             self._asked.pop(key, None)
 
-    def resume(self, exchange: Exchange, responses: Message) -> None:
+    def resume(self, exchange: ModernCaller, responses: Message) -> None:
         """Go on with the client's answers; what is still unanswered is asked again."""
         if self._answer is not None:
             self._deliver({**self._answer, "id": exchange.id}, exchange)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.errors import Refusal, unavailable
@@ -16,10 +15,10 @@ from stdio_bridge.servers import EVICTED, Servers
 from stdio_bridge.usage import Isolation
 
 from .as_legacy import capabilities_of
+from .backend import Dialect, ModernCaller
 from .bridged import BridgedDialect
 from .detection import Failed, Gone, Initialized, Knowledge, Opened, Opening
 from .envelope import Envelope
-from .exchange import Exchange
 from .native import NativeDialect
 from .param_headers import check_mirrored
 from .parking import Parking
@@ -32,26 +31,6 @@ _MAX_PAGES = 100
 _RETRY_SECONDS = 5
 
 
-class Dialect(Protocol):
-    """How modern requests are put to one server."""
-
-    def request(self, exchange: Exchange) -> None:
-        """Have an exchange answered."""
-
-    def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
-        """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether no client hears it, so far as the link cannot tell."""
-
-    def close(self) -> None:
-        """End every subscription, as "Graceful Closure" has it."""
-
-    def fail(self, reason: str) -> None:
-        """The server is gone, and every subscription with it: its client has to begin another."""
-
-
 class Host:
     """One warm server. Exchanges wait here until it can be spoken to."""
 
@@ -60,7 +39,7 @@ class Host:
         self._hosts = hosts
         self._key = key
         self._dialect: Dialect | None = None
-        self._waiting: list[Exchange] = []
+        self._waiting: list[ModernCaller] = []
         self._listing: list[Callable[[], None]] = []
         self._tools = ToolCatalog()
         self._envelope = envelope
@@ -90,7 +69,7 @@ class Host:
         hosts = self._hosts
         return Opening(self.link, hosts.servers.loop, hosts.knowledge, self._envelope, self._opened)
 
-    def serve(self, exchange: Exchange) -> None:
+    def serve(self, exchange: ModernCaller) -> None:
         """Answer an exchange, as soon as the server can be spoken to."""
         self.last_used = self._hosts.servers.loop.clock()
         if self._dialect is None:
@@ -122,7 +101,7 @@ class Host:
         for exchange in waiting:
             self.serve(exchange)
 
-    def _call_tool(self, exchange: Exchange, dialect: Dialect) -> None:
+    def _call_tool(self, exchange: ModernCaller, dialect: Dialect) -> None:
         params = jsonrpc.params_of(exchange.message)
         if not params.get("arguments") and not exchange.parameter_headers:
             _request(dialect, exchange)
@@ -138,7 +117,7 @@ class Host:
         else:
             _request(dialect, exchange)
 
-    def _list_tools(self, exchange: Exchange, dialect: Dialect) -> None:
+    def _list_tools(self, exchange: ModernCaller, dialect: Dialect) -> None:
         """Ask for the tools' definitions; the exchange, and others like it, wait for them."""
         gone = False
 
@@ -258,7 +237,7 @@ class Hosts:
         self._hosts: dict[Host, None] = {}
         self._by_key: dict[Key, Host] = {}
 
-    def serve(self, exchange: Exchange) -> None:
+    def serve(self, exchange: ModernCaller) -> None:
         """Have an exchange answered by a server of its user. Raises Refusal when none has room or may start."""
         key = self._key_of(exchange)
         host = self._by_key.get(key)
@@ -271,7 +250,7 @@ class Hosts:
             host.check_room()
             host.serve(exchange)
 
-    def _key_of(self, exchange: Exchange) -> Key:
+    def _key_of(self, exchange: ModernCaller) -> Key:
         shared = self.servers.options.isolation is Isolation.SHARED
         user = _EVERYONE if shared else exchange.identity.user
         if self.knowledge.modern:
@@ -309,7 +288,7 @@ class Hosts:
             host.close()
 
 
-def _request(dialect: Dialect, exchange: Exchange) -> None:
+def _request(dialect: Dialect, exchange: ModernCaller) -> None:
     try:
         dialect.request(exchange)
     except Refusal as refusal:

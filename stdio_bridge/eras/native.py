@@ -9,8 +9,8 @@ from stdio_bridge.calls import Purpose
 from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 
+from .backend import ModernCaller
 from .detection import own_meta
-from .exchange import Exchange
 from .protocol import LISTEN, Versions
 from .tool_catalog import ToolCatalog
 
@@ -26,7 +26,7 @@ class NativeDialect:
         self._watching_tools = False
         self._speakers: dict[str, _Speaker] = {}
 
-    def request(self, exchange: Exchange) -> None:
+    def request(self, exchange: ModernCaller) -> None:
         """Pass a request on; when its client leaves, the server is told."""
         speaker = self._speakers.setdefault(exchange.identity.user, _Speaker(self._link))
         speaker.exchanges.append(exchange)
@@ -71,7 +71,7 @@ class _Speaker:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[ModernCaller] = []
 
     def receive(self, message: Message) -> None:
         """Give a log message to the one request that asked for such; there may be no other than that."""
@@ -89,7 +89,7 @@ class _Reply:
     """Brings a modern server's answer to an exchange."""
 
     def __init__(
-        self, link: Link, speaker: _Speaker, exchange: Exchange, tools: ToolCatalog, versions: Versions
+        self, link: Link, speaker: _Speaker, exchange: ModernCaller, tools: ToolCatalog, versions: Versions
     ) -> None:
         self._link = link
         self._speaker = speaker

@@ -9,7 +9,7 @@ from typing import Protocol
 from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
 
-from .exchange import Exchange
+from .backend import ModernCaller
 from .request_state import Claim, RequestStates, refused
 
 _MAX_PER_USER = 100
@@ -18,7 +18,7 @@ _MAX_PER_USER = 100
 class Parked(Protocol):
     """A call that can wait and be gone on with."""
 
-    def resume(self, exchange: Exchange, responses: Message) -> None:
+    def resume(self, exchange: ModernCaller, responses: Message) -> None:
         """Go on, for the retry."""
 
     def abandon(self) -> None:
@@ -42,18 +42,20 @@ class Parking:
         """Whether this user may have one more call wait."""
         return not self._closed and sum(user == identity.user for _, user, _ in self._parked.values()) < _MAX_PER_USER
 
-    def park(self, call: Parked, exchange: Exchange) -> str:
+    def park(self, call: Parked, exchange: ModernCaller) -> str:
         """Keep a call and return the state that brings it back."""
         key = secrets.token_urlsafe(16)
         expires = self._clock() + self._seconds
         self._parked[key] = expires, exchange.identity.user, call
-        claim = Claim(call=key, identity=exchange.identity, request=exchange.message, expires=expires)
+        user, resource = exchange.identity.user, exchange.identity.resource
+        claim = Claim(call=key, user=user, resource=resource, request=exchange.message, expires=expires)
         return self._states.sign(claim)
 
-    def consume(self, unverified_state: object, exchange: Exchange) -> Parked:
+    def consume(self, unverified_state: object, exchange: ModernCaller) -> Parked:
         """Take a call out. Raises Refusal on a state that is not good, or no longer."""
         now = self._clock()
-        key = self._states.verify(unverified_state, identity=exchange.identity, request=exchange.message, now=now)
+        user, resource = exchange.identity.user, exchange.identity.resource
+        key = self._states.verify(unverified_state, user=user, resource=resource, request=exchange.message, now=now)
         found = self._parked.pop(key, None)
         if found is None:
             raise refused("requestState was used already, or its call has ended: call anew without it")

@@ -14,7 +14,6 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from stdio_bridge import jsonrpc
 from stdio_bridge.errors import Refusal, bad_request
-from stdio_bridge.identity import Identity
 from stdio_bridge.jsonrpc import Message
 
 # Not part of what is asked for: they differ between a request and its retry.
@@ -26,7 +25,8 @@ class Claim:
     """What a state says: the parked call, whose it is, what it was asked with, and until when (the caller's clock)."""
 
     call: str
-    identity: Identity
+    user: str
+    resource: str | None
     request: Message
     expires: float
 
@@ -41,9 +41,11 @@ class RequestStates:
 
     def sign(self, claim: Claim) -> str:
         """Make the state for a claim."""
-        return str(self._serializer.dumps([claim.call, claim.expires, _binding(claim.identity, claim.request)]))
+        return str(
+            self._serializer.dumps([claim.call, claim.expires, _binding(claim.user, claim.resource, claim.request)])
+        )
 
-    def verify(self, unverified_state: object, *, identity: Identity, request: Message, now: float) -> str:
+    def verify(self, unverified_state: object, *, user: str, resource: str | None, request: Message, now: float) -> str:
         """Return the parked call's id. Raises Refusal: forged, expired, of another user, resource or request."""
         if not isinstance(unverified_state, str):
             raise refused("requestState must be a string")
@@ -55,7 +57,7 @@ class RequestStates:
         # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
         if self._serializer.dumps(payload) != unverified_state:
             raise refused("requestState is not one that this server gave out")
-        if not isinstance(call, str) or binding != _binding(identity, request):
+        if not isinstance(call, str) or binding != _binding(user, resource, request):
             raise refused("requestState belongs to another request")
         if not isinstance(expires, int | float) or expires <= now:
             raise refused("requestState has expired: call anew without it")
@@ -67,7 +69,7 @@ def refused(text: str) -> Refusal:
     return bad_request(jsonrpc.INVALID_PARAMS, text)
 
 
-def _binding(identity: Identity, request: Message) -> str:
+def _binding(user: str, resource: str | None, request: Message) -> str:
     params = {name: value for name, value in jsonrpc.params_of(request).items() if name not in _PER_ATTEMPT}
-    bound = [identity.user, identity.resource, request["method"], params]
+    bound = [user, resource, request["method"], params]
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()

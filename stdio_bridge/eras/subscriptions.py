@@ -11,7 +11,7 @@ from stdio_bridge.jsonrpc import Message
 from stdio_bridge.link import Link
 
 from .as_legacy import concerns, honoured
-from .exchange import Exchange
+from .backend import ModernCaller
 from .protocol import SUBSCRIPTION_ID
 from .tool_catalog import ToolCatalog
 
@@ -24,14 +24,14 @@ class Subscriptions:
         self._capabilities = capabilities
         self._tools = tools
         self._clock = clock
-        self._open: dict[Exchange, Message] = {}
+        self._open: dict[ModernCaller, Message] = {}
         self._watched: Counter[str] = Counter()
         link.join(self)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, exchange: Exchange) -> None:
+    def open(self, exchange: ModernCaller) -> None:
         """Begin a subscription: the acknowledgement is the first that it brings."""
         wanted = jsonrpc.params_of(exchange.message).get("notifications")
         if not isinstance(wanted, dict):
@@ -49,7 +49,7 @@ class Subscriptions:
                 self._tell("resources/subscribe", uri)
         self._send(exchange, jsonrpc.notification("notifications/subscriptions/acknowledged", {"notifications": kept}))
 
-    def _close(self, exchange: Exchange) -> None:
+    def _close(self, exchange: ModernCaller) -> None:
         kept = self._open.pop(exchange, {})
         for uri in kept.get("resourceSubscriptions", ()):
             self._watched[uri] -= 1
@@ -83,5 +83,5 @@ class Subscriptions:
             if concerns(message, kept):
                 self._send(exchange, message)
 
-    def _send(self, exchange: Exchange, message: Message) -> None:
+    def _send(self, exchange: ModernCaller, message: Message) -> None:
         exchange.send(jsonrpc.with_meta(message, **{SUBSCRIPTION_ID: exchange.id}))

@@ -6,20 +6,19 @@ import pytest
 
 from stdio_bridge.eras.request_state import Claim, RequestStates
 from stdio_bridge.errors import Refusal
-from stdio_bridge.identity import Identity
 
 KEY = b"k" * 32
-ADA = Identity(user="github:1", resource="https://a.example/mcp")
+ADA = {"user": "github:1", "resource": "https://a.example/mcp"}
 REQUEST = {"method": "tools/call", "params": {"name": "t", "arguments": {"x": 1, "y": 2}}}
 
 
 @pytest.fixture
 def state() -> str:
-    return RequestStates(KEY).sign(Claim(call="c1", identity=ADA, request=REQUEST, expires=100.0))
+    return RequestStates(KEY).sign(Claim(call="c1", **ADA, request=REQUEST, expires=100.0))
 
 
-def verify(state: object, *, identity: Identity = ADA, key: bytes = KEY, now: float = 50, **changed: Any) -> str:
-    return RequestStates(key).verify(state, identity=identity, request={**REQUEST, **changed}, now=now)
+def verify(state: object, *, whose: dict[str, str] = ADA, key: bytes = KEY, now: float = 50, **changed: Any) -> str:
+    return RequestStates(key).verify(state, **whose, request={**REQUEST, **changed}, now=now)
 
 
 def test_a_state_brings_back_its_call(state: str) -> None:
@@ -40,8 +39,8 @@ def test_what_differs_between_attempts_does_not_matter(state: str) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"identity": Identity(user="github:2", resource=ADA.resource)},
-        {"identity": Identity(user=ADA.user, resource="https://b.example/mcp")},
+        {"whose": {**ADA, "user": "github:2"}},
+        {"whose": {**ADA, "resource": "https://b.example/mcp"}},
         {"key": b"l" * 32},
         {"now": 100.0},
         {"method": "prompts/get"},
