@@ -11,15 +11,15 @@ import time
 from collections.abc import Sequence
 
 from .app import Bridge
-from .detach import HttpServer
-from .errors import Refusal, UsageError
-from .identity import Verifier, load_verifier
-from .intake import Intake
-from .journal import StderrHandler
-from .listening import make_room, open_listener
-from .loop import Loop
+from .http.body_budget import Intake
+from .http.identity import Verifier, load_verifier
+from .http.listener import make_room, open_listener
+from .http.server import HttpServer
+from .io.event_loop import Loop
+from .io.log_handler import StderrHandler
+from .io.systemd import HandedOver, Notifier
 from .options import Options, parse_options
-from .systemd import HandedOver, Notifier
+from .protocol.errors import Refusal, UsageError
 
 log = logging.getLogger("stdio_bridge")
 

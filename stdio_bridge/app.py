@@ -6,23 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 
-from . import jsonrpc
-from .access import Access
-from .detach import Request, Response
-from .eras.body import parse_body
-from .eras.detection import Knowledge, ServerEra
-from .eras.hosts import Hosts
-from .eras.legacy import LegacyEra
-from .eras.modern import ModernEra
-from .eras.parking import Parking
-from .errors import Refusal, not_allowed, unavailable
-from .identity import Identity, Verifier
-from .loop import Loop
-from .metrics import CONTENT_TYPE, Registry
+from .clients.legacy_http import LegacyEra
+from .clients.modern_http import ModernEra
+from .clients.request_body import parse_body
+from .http.identity import Identity, Verifier
+from .http.open_responses import JSON_HEADERS
+from .http.origin_check import Access
+from .http.server import Request, Response
+from .io.event_loop import Loop
+from .io.metrics import CONTENT_TYPE, Registry
 from .options import Options
-from .readiness import Readiness
-from .responses import JSON_HEADERS
-from .servers import Servers
+from .protocol import jsonrpc
+from .protocol.errors import Refusal, not_allowed, unavailable
+from .servers.handshake import Knowledge, ServerEra
+from .servers.modern_leases import Hosts
+from .servers.pool import Servers
+from .servers.readiness import Readiness
+from .servers.suspended_calls import Parking
 
 log = logging.getLogger(__name__)
 

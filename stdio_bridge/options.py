@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .eras.protocol import ALL_VERSIONS, MODERN_VERSIONS, Versions
-from .errors import UsageError
+from .protocol.errors import UsageError
+from .protocol.mcp import ALL_VERSIONS, MODERN_VERSIONS, Versions
 from .usage import DEFAULT_ENVIRONMENT, DescriptorName, Isolation, make_parser
 
 # Never passed on, whatever is allowed: they speak of the bridge's own process.

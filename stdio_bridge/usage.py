@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import NewType, NoReturn
 
-from .eras.protocol import ALL_VERSIONS
-from .errors import UsageError
+from .protocol.errors import UsageError
+from .protocol.mcp import ALL_VERSIONS
 
 DescriptorName = NewType("DescriptorName", str)
 """What a unit calls a file that it hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""

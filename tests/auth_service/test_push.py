@@ -19,7 +19,7 @@ from auth_service.identity import REVOCATION_SALT, BackendSigner, derive_identit
 from auth_service.push import RevocationPush
 from auth_service.settings import Credentials, Settings
 from auth_service.store import Grant
-from stdio_bridge.identity import Verifying
+from stdio_bridge.http.identity import Verifying
 from tests.auth_service.test_settings import MINIMAL
 
 WAIT_SECONDS = 30

@@ -22,8 +22,8 @@ from auth_service.settings import Credentials, Settings
 from auth_service.store import GRANT_PREFIX
 from auth_service.tokens import SigningKeys, create_key_file, issue_access_token
 from auth_service.verify import MAX_TOKEN_BYTES, MAX_URI_BYTES, REFRESH_SECONDS, Verifier
-from stdio_bridge.errors import Refusal
-from stdio_bridge.identity import Verifying
+from stdio_bridge.http.identity import Verifying
+from stdio_bridge.protocol.errors import Refusal
 from tests.auth_service.test_settings import MINIMAL
 from tests.conftest import RedisServer
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stdio_bridge import jsonrpc
-from stdio_bridge.framing import LineSplitter, sse_event
-from stdio_bridge.jsonrpc import InvalidMessage
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.framing import LineSplitter, sse_event
+from stdio_bridge.protocol.jsonrpc import InvalidMessage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

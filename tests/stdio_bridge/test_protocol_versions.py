@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stdio_bridge.eras.protocol import ALL_VERSIONS, LEGACY_VERSIONS, Versions
-from stdio_bridge.errors import UsageError
 from stdio_bridge.options import Options, parse_options
+from stdio_bridge.protocol.errors import UsageError
+from stdio_bridge.protocol.mcp import ALL_VERSIONS, LEGACY_VERSIONS, Versions
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER, VERSION, ModernClient
 from tests.stdio_bridge.running import ECHO, Bridge, rpc
 

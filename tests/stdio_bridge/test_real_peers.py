@@ -22,7 +22,7 @@ from mcp.client.client import Client
 from tests.peers import NODE, NPM_FOLDER, mcp1_python, npm_command
 from tests.stdio_bridge.running import Bridge
 
-CLIENTS = Path(__file__).with_name("clients")
+CLIENTS = Path(__file__).with_name("client_programs")
 PROGRAMS = Path(sys.executable).parent
 CLIENT_SECONDS = 60
 MODERN = "2026-07-28"

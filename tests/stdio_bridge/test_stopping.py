@@ -16,14 +16,14 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from stdio_bridge import readiness
-from stdio_bridge.detach import Response
-from stdio_bridge.eras.parking import Parking
-from stdio_bridge.identity import ANYONE
-from stdio_bridge.loop import Loop
-from stdio_bridge.metrics import Registry
+from stdio_bridge.http.identity import ANYONE
+from stdio_bridge.http.server import Response
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
-from stdio_bridge.servers import Servers
+from stdio_bridge.servers import readiness
+from stdio_bridge.servers.pool import Servers
+from stdio_bridge.servers.suspended_calls import Parking
 from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs

@@ -1,0 +1,113 @@
+"""HTTP of the legacy era: POST, GET and DELETE on a session (2024-11-05 to 2025-11-25)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.server import Request, Response
+from stdio_bridge.io.metrics import Registry
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import Refusal, bad_request, not_allowed
+from stdio_bridge.protocol.jsonrpc import Kind, Message
+from stdio_bridge.protocol.request_metadata import unsupported
+from stdio_bridge.servers.handshake import Knowledge
+from stdio_bridge.servers.pool import Servers
+
+from .request_body import Body, accepts
+from .sessions import Answer, InitializeAnswer, Sessions
+
+_BATCH_VERSION = "2025-03-26"
+
+
+class LegacyEra:
+    """Serves clients that open a session with `initialize`."""
+
+    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
+        self._versions = knowledge.versions
+        self.sessions = Sessions(servers, knowledge, registry)
+
+    def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
+        """Take messages for a session, or open one. Raises Refusal."""
+        if not self._versions.legacy:
+            asked = (jsonrpc.params_of(message).get("protocolVersion") for message in body.requests)
+            raise unsupported(next(asked, None) or request.header("MCP_PROTOCOL_VERSION"), self._versions)
+        self._check_version(request)
+        if any(message["method"] == "initialize" for message in body.requests):
+            if body.batch:
+                raise bad_request(jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch")
+            self._initialize(body.messages[0], response, identity)
+            return
+        session = self.sessions.find(request.header("MCP_SESSION_ID"), identity)
+        if body.batch and session.version != _BATCH_VERSION:
+            raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
+        # The answer is there before anything is sent: a server may answer at once.
+        answer = None
+        session.home.check_room(len(body.requests))
+        if body.requests:
+            answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
+        for message in body.messages:
+            kind = jsonrpc.kind_of(message)
+            if kind is Kind.REQUEST and answer is not None:
+                session.request(message, answer)
+            elif kind is Kind.NOTIFICATION:
+                session.home.notify(session, message)
+            else:
+                session.link.respond(session, message)
+        if answer is None:
+            response.reply("202 Accepted", [])
+
+    def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
+        session = self.sessions.open(identity, message)
+        session.home.initialize(message, InitializeAnswer(session, response, identity))
+
+    def get(self, request: Request, response: Response, identity: Identity) -> None:
+        """Open a session's stream, or resume one. Raises Refusal."""
+        if not accepts(request, "text/event-stream"):
+            raise Refusal("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
+        self._check_version(request)
+        session = self.sessions.find(request.header("MCP_SESSION_ID"), identity)
+        session.open_stream(response, identity, request.header("LAST_EVENT_ID"))
+
+    def delete(self, request: Request, response: Response, identity: Identity) -> None:
+        """End a session. Raises Refusal."""
+        self._check_version(request)
+        self.sessions.find(request.header("MCP_SESSION_ID"), identity).stop("the client ended the session")
+        response.reply("204 No Content", [])
+
+    @property
+    def streams(self) -> int:
+        """How many event streams are open."""
+        return sum(session.open.streams for session in self.sessions.all())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is not answered yet. One whose client is to answer something first is one, too."""
+        return any(session.busy for session in self.sessions.all())
+
+    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+        """End every open response of an identity that is no longer good."""
+        self.sessions.end_responses(ended, reason)
+
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        self.sessions.end_streams(ended)
+
+    def tick(self, now: float) -> None:
+        """End what nobody uses."""
+        self.sessions.tick(now)
+
+    def keep_alive(self) -> None:
+        """Write a comment on every open stream."""
+        for session in self.sessions.all():
+            session.open.keep_alive()
+
+    def _check_version(self, request: Request) -> None:
+        # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,
+        # and not fall back.
+        version = request.header("MCP_PROTOCOL_VERSION")
+        if not self._versions.legacy:
+            raise not_allowed("POST")
+        if version is not None and version not in self._versions.legacy:
+            offered = ", ".join(self._versions.legacy)
+            raise bad_request(jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {offered}")

@@ -1,0 +1,117 @@
+"""One modern request and the response to it, which is one JSON object, or a stream if there is more to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
+from stdio_bridge.http.server import Request, Response
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.framing import SSE_OPEN, sse_event
+from stdio_bridge.protocol.jsonrpc import Message, RequestId
+from stdio_bridge.protocol.mcp import HEADER_MISMATCH, MISSING_CAPABILITY, SUBSCRIPTION_ID, UNSUPPORTED_VERSION
+from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.to_legacy import completed, reaches
+
+_STATUS = {
+    jsonrpc.METHOD_NOT_FOUND: "404 Not Found",
+    HEADER_MISMATCH: "400 Bad Request",
+    MISSING_CAPABILITY: "400 Bad Request",
+    UNSUPPORTED_VERSION: "400 Bad Request",
+}
+
+
+class Exchange:
+    """A verified user's request, in the hands of whoever answers it. `on_gone` is called when its client leaves."""
+
+    def __init__(
+        self,
+        request: Request,
+        response: Response,
+        *,
+        identity: Identity,
+        message: Message,
+        envelope: Envelope,
+        held_by: OpenResponses,
+    ) -> None:
+        self.identity = identity
+        self.message = message
+        self.envelope = envelope
+        self.parameter_headers = request.headers_with_prefix("MCP_PARAM_")
+        self.on_gone: Callable[[], None] = _nothing
+        self._response = response
+        self._held_by = held_by
+        held_by.hold(response, identity, self._gone, self._begin)
+
+    def _gone(self) -> None:
+        self.on_gone()
+
+    def _begin(self) -> None:
+        if not self._response.started:
+            self._response.start(SSE_HEADERS, SSE_OPEN)
+
+    @property
+    def id(self) -> RequestId:
+        """The request's id."""
+        request_id: RequestId = self.message["id"]
+        return request_id
+
+    @property
+    def method(self) -> str:
+        """The method asked for."""
+        method: str = self.message["method"]
+        return method
+
+    def wants(self, message: Message) -> bool:
+        """Whether something said before the answer belongs on this response (2026-07-28, "Receiving Messages")."""
+        if "id" in message:
+            return False
+        if message["method"] == "notifications/message":
+            return reaches(jsonrpc.params_of(message).get("level"), self.envelope.log_level)
+        return message["method"] == "notifications/progress" or SUBSCRIPTION_ID in jsonrpc.meta_of(message)
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer, if it belongs here."""
+        if self.wants(message):
+            self._begin()
+            self._response.write(sse_event(jsonrpc.encode(message)))
+
+    def finish(self, message: Message) -> None:
+        """Answer. Does nothing when the client is gone."""
+        self._held_by.release(self._response)
+        result = message.get("result")
+        if isinstance(result, dict):
+            message = {**message, "result": completed(result, self.method)}
+        data = jsonrpc.encode({**message, "id": self.id})
+        if self._response.started:
+            self._response.write(sse_event(data))
+            self._response.finish()
+        else:
+            status = _STATUS.get(message["error"].get("code"), "200 OK") if "error" in message else "200 OK"
+            self._response.reply(status, JSON_HEADERS, data)
+
+    def succeed(self, result: Message) -> None:
+        """Answer with a result."""
+        self.finish(jsonrpc.result(self.id, result))
+
+    def end_subscription(self) -> None:
+        """Answer a subscription, which ends it well."""
+        self.succeed({"_meta": {SUBSCRIPTION_ID: self.id}})
+
+    def fail(self, code: int, text: str, data: object = None) -> None:
+        """Answer with an error."""
+        self.finish(jsonrpc.error(self.id, code, text, data))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal, or what is left of it once the response is a stream."""
+        if self._response.started:
+            self.finish(refusal.message)
+            return
+        self._held_by.release(self._response)
+        body = jsonrpc.encode({**refusal.message, "id": self.id})
+        self._response.reply(refusal.status, [*JSON_HEADERS, *refusal.headers], body)
+
+
+def _nothing() -> None: ...

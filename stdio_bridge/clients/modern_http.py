@@ -1,0 +1,90 @@
+"""HTTP of the modern era: requests that stand alone, each a POST (2026-07-28)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.open_responses import OpenResponses
+from stdio_bridge.http.server import Request, Response
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.jsonrpc import Kind, Message
+from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
+from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_envelope
+from stdio_bridge.servers.modern_leases import Hosts
+
+from .modern_call import Exchange
+from .request_body import Body
+
+
+class ModernEra:
+    """Serves clients whose every request says all about itself. Nothing is remembered between two of them."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._versions = hosts.servers.options.versions
+        self._open = OpenResponses()
+
+    def claims(self, request: Request, body: Body | None) -> bool:
+        """Whether a request is of this era."""
+        return is_modern(request.header("MCP_PROTOCOL_VERSION"), body.messages if body is not None else ())
+
+    def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
+        """Take one message. Raises Refusal."""
+        (message, *more) = body.messages
+        kind = jsonrpc.kind_of(message)
+        if more or body.batch or kind is Kind.RESPONSE:
+            raise bad_request(jsonrpc.INVALID_REQUEST, "the body must be one request or notification")
+        if kind is Kind.NOTIFICATION:
+            self._check_notification(request, message)
+            # There is none that a client sends over HTTP: it cancels by closing the response.
+            response.reply("202 Accepted", [])
+            return
+        envelope = parse_envelope(message, request.header, self._versions)
+        if message["method"] in REMOVED:
+            text = f"2026-07-28 has no method {message['method']}"
+            raise Refusal("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
+        exchange = Exchange(
+            request, response, identity=identity, message=message, envelope=envelope, held_by=self._open
+        )
+        try:
+            self._hosts.serve(exchange)
+        except Refusal as refusal:
+            exchange.refuse(refusal)
+
+    @property
+    def streams(self) -> int:
+        """How many event streams are open."""
+        return self._open.streams
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is not answered yet. One whose server is still being asked for its era is one, too."""
+        return bool(self._open)
+
+    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+        """End every open response of an identity that is no longer good, which cancels its request."""
+        self._open.end(ended, reason)
+
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        self._open.end_streams(ended)
+
+    def tick(self, now: float) -> None:
+        """End what nobody uses."""
+        self._hosts.tick(now)
+
+    def keep_alive(self) -> None:
+        """Write a comment on every open stream, and begin those that have had nothing to say since the last time."""
+        self._open.keep_alive()
+
+    def close(self) -> None:
+        """End what would last: subscriptions, and calls that wait for their client."""
+        self._hosts.close()
+
+    def _check_notification(self, request: Request, message: Message) -> None:
+        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP_PROTOCOL_VERSION"))
+        if not isinstance(version, str):
+            raise bad_request(jsonrpc.INVALID_PARAMS, f"{PROTOCOL_VERSION} must be a string")
+        check_version(version, self._versions)

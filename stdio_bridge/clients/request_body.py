@@ -1,0 +1,60 @@
+"""What a POST brings, whichever era it is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stdio_bridge.http.server import Request
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.jsonrpc import InvalidMessage, Kind, Message, RequestId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """Well-formed JSON-RPC messages: at least one, and more only as a batch."""
+
+    messages: list[Message]
+    requests: list[Message]
+    batch: bool
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """The id that a refusal of all of it carries."""
+        return self.requests[0]["id"] if self.requests else None
+
+
+def parse_body(request: Request) -> Body:
+    """Read a POST. Raises Refusal: 415, 406, or 400 on what is not JSON-RPC."""
+    content_type = (request.header("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Refusal("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    if not accepts(request, "application/json", "text/event-stream"):
+        raise Refusal(
+            "406 Not Acceptable",
+            jsonrpc.INVALID_REQUEST,
+            "Accept must include application/json and text/event-stream",
+        )
+    try:
+        value = jsonrpc.parse_json(request.body())
+        batch = isinstance(value, list)
+        messages = value if batch else [value]
+        if not messages:
+            raise InvalidMessage(jsonrpc.INVALID_REQUEST, "an empty batch")
+        requests = []
+        for position, message in enumerate(messages):
+            kind = jsonrpc.kind_of(message)
+            messages[position] = jsonrpc.without_null_params(message)
+            if kind is Kind.REQUEST:
+                requests.append(messages[position])
+    except InvalidMessage as error:
+        raise bad_request(error.code, str(error)) from error
+    return Body(messages=messages, requests=requests, batch=batch)
+
+
+def accepts(request: Request, *media_types: str) -> bool:
+    """Whether the client takes answers of all these types."""
+    ranges = {part.partition(";")[0].strip().lower() for part in (request.header("ACCEPT") or "").split(",")}
+    return "*/*" in ranges or all(
+        media_type in ranges or f"{media_type.partition('/')[0]}/*" in ranges for media_type in media_types
+    )

@@ -1,0 +1,374 @@
+"""Sessions of the legacy era: each is bound to the user who opened it."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import secrets
+import time
+from collections.abc import Callable
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
+from stdio_bridge.http.server import Headers, Response
+from stdio_bridge.io.metrics import Registry
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import Reply
+from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
+from stdio_bridge.protocol.framing import SSE_OPEN, SSE_RETRY
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import without_task_tools
+from stdio_bridge.protocol.recipients import declared_by
+from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
+from stdio_bridge.servers.handshake import Knowledge
+from stdio_bridge.servers.pool import EVICTED, Servers
+from stdio_bridge.servers.session_leases import Homes
+from stdio_bridge.usage import Isolation
+
+SESSION_HEADER = "Mcp-Session-Id"
+_STANDALONE = 0
+_MAX_ENDED_STREAMS = 16
+# How long a question waits for a client that is not connected. Its GET stream may be about to open, or a lost stream to
+# go on after the second that it is told to wait.
+_UNHEARD_SECONDS = 5.0
+_MAX_STREAM_BYTES = 1 << 20
+# Of all that have ended: an answer alone may be as large as a message can be.
+_MAX_ENDED_BYTES = 4 << 20
+_MAX_ENDED_BYTES_IN_ALL = 256 << 20
+# Where many sessions share a process, what it says in the background is kept for each of them.
+_MAX_SHARED_STANDALONE_BYTES = 64 << 10
+# The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
+_FIRST_VERSION_OF_EMPTY_EVENTS = "2025-11-25"
+
+
+class Session:
+    """One client's conversation with one server."""
+
+    def __init__(self, sessions: Sessions, identity: Identity, initialize: Message) -> None:
+        """Join a server, or start one. Raises Refusal."""
+        servers = sessions.servers
+        replica = servers.options.replica
+        self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
+        self.user = user = identity.user
+        self.grant = identity.grant
+        self._knows_tasks = "tasks" in declared_by(initialize)
+        self.version: str | None = None
+        self.last_used = servers.loop.clock()
+        self.open = OpenResponses()
+        self.home = sessions.homes.home_for(user, initialize)
+        self.link = self.home.link
+        self._sessions = sessions
+        self._streams: dict[int, EventStream] = {}
+        self._next_stream = _STANDALONE
+        self._add_stream(_MAX_STREAM_BYTES if self.home.exclusive else _MAX_SHARED_STANDALONE_BYTES)
+        self._ended: collections.deque[EventStream] = collections.deque()
+        self.ended_bytes = 0
+        self.home.join(self, user=user, initialize=initialize)
+
+    def request(self, message: Message, answer: Answer) -> None:
+        """Pass a request of its client on."""
+        reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
+        self.link.request(self, message, reply, self._sessions.servers.loop.clock())
+
+    def stop(self, reason: str) -> None:
+        """End the session, which is unknown from now on, and its server if no other session can use it."""
+        self._sessions.forget(self)
+        self.home.leave(self, reason)
+        self._end()
+
+    def home_ended(self) -> None:
+        """The server is gone, and with it the session."""
+        self._sessions.forget(self)
+        self._end()
+
+    def _end(self) -> None:
+        for stream in self._streams.values():
+            stream.end()
+        self.open.finish()
+        while self._ended:
+            self.forget_oldest()
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the server that belongs to no call: it waits for the client's GET stream."""
+        self.deliver(self._streams[_STANDALONE], message)
+
+    def open_stream(self, response: Response, identity: Identity, last_event_id: str | None) -> None:
+        """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises Refusal."""
+        number, after = _STANDALONE, None
+        if last_event_id is not None:
+            parsed = parse_event_id(last_event_id)
+            if parsed is None or parsed[0] not in self._streams:
+                raise bad_request(jsonrpc.INVALID_REQUEST, "Last-Event-ID names no stream of this session")
+            number, after = parsed
+        response.start(SSE_HEADERS, SSE_OPEN)
+        self._attach(response, identity, self._streams[number], after)
+
+    def begin_stream(self, response: Response, identity: Identity, headers: Headers) -> EventStream:
+        """Turn the answer to a POST into a stream of its own."""
+        stream = self._add_stream(_MAX_STREAM_BYTES)
+        response.start([*SSE_HEADERS, *headers], SSE_OPEN)
+        self._attach(response, identity, stream, None)
+        if self._knows_empty_events:
+            stream.prime()
+        return stream
+
+    def _add_stream(self, max_bytes: int) -> EventStream:
+        stream = EventStream(number=self._next_stream, max_bytes=max_bytes, lost=self._lost)
+        self._streams[self._next_stream] = stream
+        self._next_stream += 1
+        return stream
+
+    def _lost(self, request: Message) -> None:
+        self.link.unheard(self, request, "the client has no open stream to be asked on")
+
+    def deliver(self, stream: EventStream, message: Message) -> None:
+        """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
+        stream.add(message)
+        if stream.wire is None and "id" in message and "method" in message:
+            self._sessions.servers.loop.call_later(_UNHEARD_SECONDS, lambda: stream.give_up(message))
+
+    def end_stream(self, stream: EventStream) -> None:
+        """End a stream, which can still be resumed; the oldest that have ended make room for it."""
+        stream.end()
+        if not self._sessions.knows(self):
+            return  # its calls fail because it ends: there is nothing to resume
+        self._ended.append(stream)
+        self.ended_bytes += stream.size
+        self._sessions.ended_bytes += stream.size
+        while len(self._ended) > _MAX_ENDED_STREAMS or (self.ended_bytes > _MAX_ENDED_BYTES and len(self._ended) > 1):
+            self.forget_oldest()
+        self._sessions.bound_ended()
+
+    def forget_oldest(self) -> None:
+        """Forget the stream that ended first: it cannot be resumed any more."""
+        oldest = self._ended.popleft()
+        self.ended_bytes -= oldest.size
+        self._sessions.ended_bytes -= oldest.size
+        del self._streams[oldest.number]
+
+    def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
+        # Less than a closure takes, of each of thousands of streams.
+        self.open.hold(response, identity, functools.partial(self._close_early, response, stream))
+        stream.attach(response, after)
+
+    def _close_early(self, response: Response, stream: EventStream) -> None:
+        stream.detach(response)
+        # Unless it is the client who left: "If the server does close the connection prior to terminating the SSE
+        # stream, it SHOULD send an SSE event with a standard retry field before closing".
+        if self._knows_empty_events:
+            response.write(SSE_RETRY)
+
+    @property
+    def _knows_empty_events(self) -> bool:
+        return self.version is not None and self.version >= _FIRST_VERSION_OF_EMPTY_EVENTS
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is still beginning, or a call of its client is not over."""
+        return self.version is None or self.link.has_calls_of(self)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used; None while it begins, a call is not over, or a response is open.
+
+        A call that waits for its client keeps a session in use only while that client has a response open: a client may
+        come back with its answer, but one that has left for good must not lock its user out.
+        """
+        # A response that was finished by the server's answer needs no holding.
+        self.open.sweep()
+        is_abandoned = self.version is not None and self.link.waits_for(self)
+        return None if self.open or (self.busy and not is_abandoned) else self.last_used
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long it is still in use: a stream ends with its token, a call may be over at any time."""
+        return self.open.seconds_left(time.time()) if self.open.streams else CALL_SECONDS
+
+    def evict(self) -> None:
+        """End, so that another session can begin."""
+        self.stop(EVICTED)
+
+    def tick(self, now: float) -> None:
+        """End a session that nobody uses."""
+        if self.idle_since is None:
+            self.last_used = now
+        elif now - self.last_used > self._sessions.servers.options.idle_timeout:
+            self.stop("it was idle")
+
+
+class Answer:
+    """The answer to one POST that holds requests: JSON if there is nothing else to say, an event stream otherwise."""
+
+    def __init__(self, session: Session, response: Response, identity: Identity, *, expected: int, batch: bool) -> None:
+        self._session = session
+        self._response = response
+        self._identity = identity
+        self._missing = expected
+        self._batch = batch
+        self._stream: EventStream | None = None
+        self._headers: Headers = []
+        # "Disconnection SHOULD NOT be interpreted as the client cancelling its request."
+        session.open.hold(response, identity, self._gone, self._begin)
+
+    def _gone(self) -> None:
+        # It cancels nothing.
+        if self._stream is None:
+            self._session.link.lose(self._session, self)
+
+    def _begin(self) -> EventStream:
+        if self._stream is None:
+            self._stream = self._session.begin_stream(self._response, self._identity, self._headers)
+        return self._stream
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer, which makes it a stream."""
+        if not self._is_lost:
+            self._session.deliver(self._begin(), message)
+        elif message["method"] != "notifications/progress":
+            # The client may still hear it, and have to answer; progress is of what it has given up to hear of.
+            self._session.receive(message)
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the client left before there was a stream that it could resume."""
+        return self._stream is None and self._response.finished
+
+    def finish(self, message: Message) -> None:
+        """Answer one of the requests."""
+        self._missing -= 1
+        if self._is_lost:
+            return
+        if self._batch or self._stream is not None:
+            self._begin().add(message)
+            if self._missing == 0 and self._stream is not None:
+                self._session.end_stream(self._stream)
+                self._session.open.release(self._response)
+            return
+        self._session.open.release(self._response)
+        self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], jsonrpc.encode(message))
+
+
+class _CallableTools:
+    """The answer to `tools/list` without the tools that its client cannot call."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def send(self, message: Message) -> None:
+        self._answer.send(message)
+
+    def finish(self, message: Message) -> None:
+        self._answer.finish(without_task_tools(message))
+
+
+class InitializeAnswer(Answer):
+    """The answer to `initialize`: a success opens the session."""
+
+    def __init__(self, session: Session, response: Response, identity: Identity) -> None:
+        super().__init__(session, response, identity, expected=1, batch=False)
+        self._headers = [(SESSION_HEADER, session.id)]
+
+    def _gone(self) -> None:
+        # Nobody can resume a session that has not begun.
+        self._session.stop("the client left before the session began")
+
+    def _begin(self) -> EventStream:
+        stream = super()._begin()
+        self._session.open.hold(self._response, self._identity, self._gone)
+        return stream
+
+    def finish(self, message: Message) -> None:
+        """Answer, and end the server if it refused."""
+        self._session.version = _negotiated_version(message)
+        if self._session.version is None:
+            self._headers = []
+        super().finish(message)
+        if self._session.version is None:
+            self._session.stop("it refused to initialize")
+
+
+class Sessions:
+    """All sessions of one bridge."""
+
+    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
+        self.servers = servers
+        self.homes = Homes(servers, knowledge)
+        self._sessions: dict[str, Session] = {}
+        self.ended_bytes = 0
+        registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
+
+    def open(self, identity: Identity, initialize: Message) -> Session:
+        """Begin a session for the client that sends this `initialize`. Raises Refusal when there are too many."""
+        options = self.servers.options
+        if options.isolation is not Isolation.PER_SESSION:
+            # Elsewhere the bounds of processes are those of sessions.
+            bounds = Bounds(in_all=options.max_shared_sessions, of_user=options.max_shared_sessions_per_user)
+            self.servers.make_room(self._sessions.values(), identity.user, bounds, "--max-shared-sessions")
+        session = Session(self, identity, initialize)
+        self._sessions[session.id] = session
+        return session
+
+    def find(self, session_id: str | None, identity: Identity) -> Session:
+        """Return the user's session. Raises Refusal: 400 or 421 without an id, 404 on another's or an ended one.
+
+        Some clients lose the id, but not their token: without one it is the newest session of the token's own grant.
+        """
+        session = self._newest_of(identity) if session_id is None else self._sessions.get(session_id)
+        if session_id is None and session is None:
+            text = f"{SESSION_HEADER} is missing: initialize first"
+            if identity.grant is not None and self.servers.options.replica:
+                # Another replica may have its session: the router asks them in turn.
+                raise Refusal("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
+            raise bad_request(jsonrpc.INVALID_REQUEST, text)
+        if session is None or session.user != identity.user or session.version is None:
+            raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
+        session.last_used = self.servers.loop.clock()
+        return session
+
+    def _newest_of(self, identity: Identity) -> Session | None:
+        if identity.grant is None:
+            return None
+        for session in reversed(self._sessions.values()):
+            if (session.user, session.grant) == (identity.user, identity.grant) and session.version is not None:
+                return session
+        return None
+
+    def tick(self, now: float) -> None:
+        """End what nobody uses."""
+        for session in self.all():
+            session.tick(now)
+        self.homes.tick(now)
+
+    def forget(self, session: Session) -> None:
+        """Take an ended session out; its id is unknown from now on."""
+        self._sessions.pop(session.id, None)
+
+    def knows(self, session: Session) -> bool:
+        """Whether a session has not ended."""
+        return session.id in self._sessions
+
+    def bound_ended(self) -> None:
+        """Keep within a bound what all streams that have ended hold: the session that keeps most gives way."""
+        while self.ended_bytes > _MAX_ENDED_BYTES_IN_ALL:
+            max(self._sessions.values(), key=lambda session: session.ended_bytes).forget_oldest()
+
+    def all(self) -> list[Session]:
+        """Return every session."""
+        return list(self._sessions.values())
+
+    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+        """End every open response of an identity that is no longer good."""
+        for session in self.all():
+            session.open.end(ended, reason)
+
+    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+        """End every event stream whose token has ended."""
+        for session in self.all():
+            session.open.end_streams(ended)
+
+
+def _negotiated_version(answer: Message) -> str | None:
+    result = answer.get("result")
+    version = result.get("protocolVersion") if isinstance(result, dict) else None
+    return version if isinstance(version, str) else None

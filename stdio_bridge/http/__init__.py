@@ -1,0 +1,1 @@
+"""The HTTP server: waitress, its limits, and who may call."""

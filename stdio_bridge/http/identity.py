@@ -1,0 +1,173 @@
+"""Who a request is from: the gateway's signed assertion, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from stdio_bridge.io.secrecy import hide_memory
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import Refusal, UsageError
+from stdio_bridge.usage import DescriptorName
+
+_KEY_MIN_BYTES = 32
+_MAX_AGE_SECONDS = 60
+_MAX_CLOCK_SKEW_SECONDS = 10
+_CACHED_ASSERTIONS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A verified user. `expires` is in seconds since 1970; None means never."""
+
+    user: str
+    grant: str | None = None
+    resource: str | None = None
+    expires: float | None = None
+
+
+ANYONE = Identity(user="")
+
+
+class Verifier(Protocol):
+    """Tells from a request's assertion who sent it."""
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the verified user. Raises Refusal."""
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Return the grant that a revocation push names. Raises Refusal."""
+
+    def key_for(self, purpose: str) -> bytes:
+        """Return a key for something that this bridge signs for itself."""
+
+
+class Trusting:
+    """For a bridge used without a gateway: every request is the same user's."""
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the one user there is, whatever is claimed."""
+        return ANYONE
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Refuse: without a key nobody can be believed."""
+        raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
+
+    def key_for(self, purpose: str) -> bytes:
+        """Return a random key, which lives as long as the caller keeps it."""
+        return secrets.token_bytes(_KEY_MIN_BYTES)
+
+
+class Verifying:
+    """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
+
+    The clocks of two hosts differ, and a request takes its time from the check to here. So a signature a few seconds in
+    the future is believed, and so is a token that ended a few seconds ago. It had not ended when the gateway let it
+    pass, and a client that is refused here does not refresh: only the gateway's answer leads it to its authorization
+    server.
+
+    Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
+    """
+
+    def __init__(self, key: bytes, *, now: Callable[[], float]) -> None:
+        self._key = key
+        self._assertions = _serializer(key, "mcp-oauth-gateway.identity")
+        self._revocations = _serializer(key, "mcp-oauth-gateway.revocation")
+        self._now = now
+        self._cache: dict[str, tuple[float, Identity]] = {}
+
+    def identify(self, assertion: str | None) -> Identity:
+        """Return the verified user. Raises Refusal on a missing, forged, old or expired assertion."""
+        if assertion is None:
+            raise _forbidden("the request carries no identity assertion: it did not come through the gateway")
+        now = self._now()
+        signed_at, identity = self._cache.get(assertion) or self._verify(assertion)
+        if (
+            not -_MAX_CLOCK_SKEW_SECONDS <= now - signed_at <= _MAX_AGE_SECONDS
+            or identity.expires is None
+            or identity.expires + _MAX_CLOCK_SKEW_SECONDS <= now
+        ):
+            raise _forbidden("the identity assertion is not valid now")
+        return identity
+
+    def _verify(self, assertion: str) -> tuple[float, Identity]:
+        claims, signed_at = _load(self._assertions, assertion)
+        user, grant, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+        resource = claims.get("aud")
+        if not isinstance(user, str) or not user or not isinstance(grant, str):
+            raise _forbidden("the identity assertion is not valid")
+        if not isinstance(expires, int | float):
+            raise _forbidden("the identity assertion is not valid")
+        if len(self._cache) >= _CACHED_ASSERTIONS:
+            del self._cache[next(iter(self._cache))]
+        verified = (
+            signed_at,
+            Identity(
+                user=user,
+                grant=grant,
+                resource=resource if isinstance(resource, str) else None,
+                expires=float(expires),
+            ),
+        )
+        self._cache[assertion] = verified
+        return verified
+
+    def revoked_grant(self, body: bytes) -> str:
+        """Return the grant that a revocation push names. Raises Refusal."""
+        claims, _ = _load(self._revocations, body.decode("latin-1"))
+        grant = claims.get("sid")
+        if not isinstance(grant, str):
+            raise _forbidden("the revocation is not valid")
+        return grant
+
+    def key_for(self, purpose: str) -> bytes:
+        """Derive a key from the server's own; never the one that assertions are signed with."""
+        return hmac.digest(self._key, f"mcp-oauth-gateway.{purpose}".encode(), hashlib.sha256)
+
+
+def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(
+        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+
+
+def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, Any], float]:
+    try:
+        claims, signed_at = serializer.loads(signed, return_timestamp=True)
+    except BadSignature as error:
+        raise _forbidden("the signature does not verify") from error
+    if not isinstance(claims, dict):
+        raise _forbidden("the signed value is not an object")
+    return claims, signed_at.timestamp()
+
+
+def _forbidden(text: str) -> Refusal:
+    return Refusal("403 Forbidden", jsonrpc.SERVER_ERROR, text)
+
+
+def load_verifier(
+    source: Path | DescriptorName | None,
+    *,
+    take_file: Callable[[DescriptorName], BinaryIO],
+    now: Callable[[], float],
+) -> Verifier:
+    """Make the verifier for the key in that file; without one everyone is trusted. Raises UsageError."""
+    if source is None:
+        return Trusting()
+    hide_memory()  # before the key is in it
+    option = f"--require-identity {source if isinstance(source, Path) else f'fd:{source}'}"
+    try:
+        with source.open("rb") if isinstance(source, Path) else take_file(source) as file:
+            key = file.read().strip()
+    except OSError as error:
+        raise UsageError(f"{option}: cannot be read: {error.strerror}") from error
+    if len(key) < _KEY_MIN_BYTES:
+        raise UsageError(f"{option}: must hold at least {_KEY_MIN_BYTES} bytes")
+    return Verifying(key, now=now)

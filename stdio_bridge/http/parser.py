@@ -1,0 +1,145 @@
+"""waitress' parser, remembering what heads mean: a client sends the same one again and again, but for its length.
+
+It also refuses what the head alone shows to be too much, or to have two meanings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from waitress.buffers import OverflowableBuffer
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
+from waitress.utilities import Error
+
+from .body_budget import SMALL_BYTES
+
+_REMEMBERED = 128
+_LONGEST = 4096
+# One line as clients write it, without a continuation. Anything else about lengths stays in the head, for waitress to
+# judge.
+_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,9})(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
+# What waitress learns from a head, next to its headers and the length.
+_LEARNT = (
+    "first_line", "command", "request_uri", "version", "proxy_scheme", "proxy_netloc", "path", "query", "fragment",
+    "url_scheme", "connection_close",
+)  # fmt: skip
+
+
+class Busy(Error):  # type: ignore[misc] # waitress is untyped
+    """Too much is being read or answered at present."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
+    """Parses a head the first time, and repeats what came of it when the same bytes come again.
+
+    Only a head that waitress has accepted is remembered, without its one Content-Length line, and only where that line
+    alone says how long the body is. So a second such line, or chunks, are judged by waitress each time.
+    """
+
+    _known: dict[bytes, tuple[dict[str, Any], dict[str, str]]] = {}  # noqa: RUF012 - shared by all connections
+    error: Error | None
+    expect_continue: bool
+    _owner: Hashable = None
+    _room = 0
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Take a whole head. Raises ParsingError."""
+        found = _LENGTH.search(header_plus)
+        if found is None or len(header_plus) > _LONGEST:
+            self._parse_unknown(header_plus)
+            return
+        head = header_plus[: found.start()] + header_plus[found.end() :]
+        known = self._known.get(head)
+        if known is None:
+            self._parse_unknown(header_plus)
+            if not (self.chunked or self.expect_continue):
+                self._remember(head)
+            return
+        learnt, headers = known
+        self.__dict__.update(learnt)
+        digits = found[1].decode("ascii")
+        self.headers = {**headers, "CONTENT_LENGTH": digits}
+        self.content_length = int(digits)
+        if self.content_length:
+            self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
+            if self.content_length > SMALL_BYTES:
+                self._take_room_for_all()
+
+    def _parse_unknown(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        # "ought to be handled as an error": what stands in front of us may have gone by the other one (RFC 9112 §6.3).
+        # waitress takes the one away where it knows what that means, which HTTP/1.0 does not.
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            raise ParsingError("Transfer-Encoding must stand alone, and in HTTP/1.1")
+        if self.chunked:
+            self.body_rcv = _CountedChunks(self.body_rcv.getbuf(), self._take_room)
+        elif self.content_length > SMALL_BYTES:
+            self._take_room_for_all()
+
+    def _take_room_for_all(self) -> None:
+        if self.content_length >= self.adj.max_request_body_size:
+            # waitress refuses it; without asking for it first.
+            self.expect_continue = False
+        elif not self._take_room(self.content_length):
+            self.error = _busy()
+            self.content_length = 0
+            self.body_rcv = None
+            self.expect_continue = False
+
+    def _take_room(self, size: int) -> bool:
+        """Take room for a body of that size; it is given back when the request is answered."""
+        intake = self.adj.intake
+        if not self._room:
+            self._owner = intake.owner_of(self.headers.get("X_GATEWAY_IDENTITY"))
+        if not intake.take(self._owner, size - self._room):
+            return False
+        self._room = size
+        return True
+
+    def take_body(self) -> bytes:
+        """Return the body, which is not kept."""
+        body: bytes = self.get_body_stream().read()
+        super().close()
+        self.body_rcv = None
+        return body
+
+    def close(self) -> None:
+        """The request is answered, or never will be."""
+        super().close()
+        if self._room:
+            self.adj.intake.give_back(self._owner, self._room)
+            self._room = 0
+
+    def _remember(self, head: bytes) -> None:
+        if len(self._known) >= _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[head] = {name: getattr(self, name) for name in _LEARNT}, dict(self.headers)
+
+
+class _CountedChunks(ChunkedReceiver):  # type: ignore[misc] # waitress is untyped
+    """Reads chunks for as long as there is room for what they add up to."""
+
+    error: Error | None
+
+    def __init__(self, buffer: Any, take_room: Callable[[int], bool]) -> None:
+        super().__init__(buffer)
+        self._take_room = take_room
+
+    def received(self, data: bytes) -> int:
+        """Take bytes off the connection. Returns how many were the body's."""
+        consumed: int = super().received(data)
+        size = len(self)
+        if size > SMALL_BYTES and not self.error and not self._take_room(size):
+            self.error = _busy()
+        return consumed
+
+
+def _busy() -> Busy:
+    """There is no room for the body of one more request."""
+    return Busy("too many large requests are being answered")

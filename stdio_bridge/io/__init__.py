@@ -1,0 +1,1 @@
+"""The event loop and what it watches: processes, systemd, logs, metrics."""

@@ -1,0 +1,135 @@
+"""Names and numbers of MCP that both eras' code needs. No I/O."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from .jsonrpc import Message
+
+LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    """The revisions that are offered to clients, newest first, and the one that a server is initialized with.
+
+    Without the latter it is the one that its client asks for.
+    """
+
+    offered: tuple[str, ...] = ALL_VERSIONS
+    server: str | None = None
+
+    @functools.cached_property
+    def legacy(self) -> tuple[str, ...]:
+        """Those that begin with `initialize`, oldest first."""
+        return tuple(version for version in LEGACY_VERSIONS if version in self.offered)
+
+    @property
+    def of_own_initialize(self) -> str:
+        """What the bridge asks for when it initializes a server in its own name."""
+        return self.server or LEGACY_VERSIONS[-1]
+
+    def to_server(self, asked: str) -> str:
+        """What a server is asked for when its client asks for this one."""
+        return self.server or (asked if asked in self.legacy else self.legacy[-1])
+
+    def to_client(self, asked: object, answered: str) -> str:
+        """What a client is told that has asked for one, when the server has answered with another.
+
+        The older one of the two, as revisions only add; and never one that is not offered.
+        """
+        wanted = asked if isinstance(asked, str) and asked in self.legacy else None
+        told = wanted if wanted is not None and wanted < answered else answered
+        return told if told in self.legacy else wanted or self.legacy[-1]
+
+
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
+UNSUPPORTED_VERSION = -32022
+# Kept for the specification: a server of another era that uses one of these means something else by it.
+RESERVED_CODES = range(-32099, -32019)
+# What legacy servers say and modern ones must not (2026-07-28, "Error Codes").
+LEGACY_RESOURCE_NOT_FOUND = -32002
+LEGACY_URL_ELICITATION_REQUIRED = -32042
+
+META_PREFIX = "io.modelcontextprotocol/"
+PROTOCOL_VERSION = META_PREFIX + "protocolVersion"
+CLIENT_INFO = META_PREFIX + "clientInfo"
+CLIENT_CAPABILITIES = META_PREFIX + "clientCapabilities"
+LOG_LEVEL = META_PREFIX + "logLevel"
+SUBSCRIPTION_ID = META_PREFIX + "subscriptionId"
+SERVER_INFO = META_PREFIX + "serverInfo"
+
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+# Which parameter a request is named after, in `Mcp-Name`.
+NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+# Those that may be answered with InputRequiredResult (2026-07-28, "Supported Requests"): the same three.
+MAY_NEED_INPUT = frozenset(NAMED_BY)
+CACHEABLE = frozenset(
+    {
+        "server/discover",
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+    }
+)
+# Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
+REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+
+LISTEN = "subscriptions/listen"
+_CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
+# `tasks` of 2025-11-25 is another protocol than the extension of that name.
+_SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
+# Extensions that say all in `_meta` and in resources, so that they mean the same in both eras. Others may add result
+# types and messages, as the one for tasks does, which a client of the other era would not get as they were meant.
+_CROSSING_EXTENSIONS = frozenset({"io.modelcontextprotocol/ui"})
+# Filter of `subscriptions/listen` -> notification, and the server's capability to send it.
+LIST_CHANGES = {
+    "toolsListChanged": ("notifications/tools/list_changed", "tools"),
+    "promptsListChanged": ("notifications/prompts/list_changed", "prompts"),
+    "resourcesListChanged": ("notifications/resources/list_changed", "resources"),
+}
+
+
+def without_task_tools(answer: Message) -> Message:
+    """Leave out of an answer to `tools/list` what only a client that knows the tasks of 2025-11-25 can call."""
+    result = answer.get("result")
+    tools = result.get("tools") if isinstance(result, dict) else None
+    if not isinstance(result, dict) or not isinstance(tools, list):
+        return answer
+    callable_tools = [tool for tool in tools if not _needs_task(tool)]
+    return answer if len(callable_tools) == len(tools) else {**answer, "result": {**result, "tools": callable_tools}}
+
+
+def _needs_task(tool: object) -> bool:
+    execution = tool.get("execution") if isinstance(tool, dict) else None
+    return isinstance(execution, dict) and execution.get("taskSupport") == "required"
+
+
+def crossing_client_capabilities(declared: object) -> Message:
+    """Pick what a server of the other era can make use of among a client's capabilities."""
+    return _crossing(declared, _CLIENT_CAPABILITIES)
+
+
+def crossing_server_capabilities(declared: object) -> Message:
+    """Pick what a client of the other era can make use of among a server's capabilities."""
+    return _crossing(declared, _SERVER_CAPABILITIES)
+
+
+def _crossing(declared: object, names: tuple[str, ...]) -> Message:
+    if not isinstance(declared, dict):
+        return {}
+    kept: Message = {name: value for name in names if isinstance(value := declared.get(name), dict)}
+    offered = declared.get("extensions")
+    extensions = {
+        name: settings
+        for name, settings in (offered.items() if isinstance(offered, dict) else ())
+        if name in _CROSSING_EXTENSIONS and isinstance(settings, dict)
+    }
+    return {**kept, "extensions": extensions} if extensions else kept

@@ -1,0 +1,75 @@
+"""`requestState`: which parked call a retry is of, signed, since it comes back from the client. No I/O, no clock.
+
+2026-07-28, "Multi Round-Trip Requests", server requirements 4 and 5. What is signed holds all that is verified; that a
+state is used once is for the keeper of the parked calls to see to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from itsdangerous import BadData, URLSafeSerializer
+
+from . import jsonrpc
+from .errors import Refusal, bad_request
+from .jsonrpc import Message
+
+# Not part of what is asked for: they differ between a request and its retry.
+_PER_ATTEMPT = frozenset({"_meta", "inputResponses", "requestState"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a state says: the parked call, whose it is, what it was asked with, and until when (the caller's clock)."""
+
+    call: str
+    user: str
+    resource: str | None
+    request: Message
+    expires: float
+
+
+class RequestStates:
+    """Signs and verifies states with a key that only this bridge has."""
+
+    def __init__(self, key: bytes) -> None:
+        self._serializer = URLSafeSerializer(
+            key, salt="request-state", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        )
+
+    def sign(self, claim: Claim) -> str:
+        """Make the state for a claim."""
+        return str(
+            self._serializer.dumps([claim.call, claim.expires, _binding(claim.user, claim.resource, claim.request)])
+        )
+
+    def verify(self, unverified_state: object, *, user: str, resource: str | None, request: Message, now: float) -> str:
+        """Return the parked call's id. Raises Refusal: forged, expired, of another user, resource or request."""
+        if not isinstance(unverified_state, str):
+            raise refused("requestState must be a string")
+        try:
+            payload = self._serializer.loads(unverified_state)
+            call, expires, binding = payload
+        except (BadData, TypeError, ValueError) as error:
+            raise refused("requestState is not one that this server gave out") from error
+        # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
+        if self._serializer.dumps(payload) != unverified_state:
+            raise refused("requestState is not one that this server gave out")
+        if not isinstance(call, str) or binding != _binding(user, resource, request):
+            raise refused("requestState belongs to another request")
+        if not isinstance(expires, int | float) or expires <= now:
+            raise refused("requestState has expired: call anew without it")
+        return call
+
+
+def refused(text: str) -> Refusal:
+    """400: the state or what comes with it is of no use."""
+    return bad_request(jsonrpc.INVALID_PARAMS, text)
+
+
+def _binding(user: str, resource: str | None, request: Message) -> str:
+    params = {name: value for name, value in jsonrpc.params_of(request).items() if name not in _PER_ATTEMPT}
+    bound = [user, resource, request["method"], params]
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()

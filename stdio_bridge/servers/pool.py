@@ -1,0 +1,374 @@
+"""Running servers: a process and the conversation with it, how many there may be, and some ahead of need."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+
+from stdio_bridge.io.child_process import Exit, Limits, ServerProcess, SpawnError, Traffic
+from stdio_bridge.io.event_loop import Loop, Timer
+from stdio_bridge.io.log_handler import Allowance, LimitedLog
+from stdio_bridge.io.metrics import Registry
+from stdio_bridge.options import Options
+from stdio_bridge.protocol import jsonrpc, malformed
+from stdio_bridge.protocol.calls import Patience
+from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.errors import unavailable
+from stdio_bridge.protocol.jsonrpc import InvalidMessage, Message
+
+from .eviction import Bounds, Full, Occupant, find_victim
+from .start_limiter import Slot, Slots
+from .warm_pool import Spares
+
+log = logging.getLogger(__name__)
+
+_UNSENT_FACTOR = 4
+_RETRY_SECONDS = 5
+# Of all processes together: more than a server needs to say what it does, and too little to push others' lines out.
+_LOGGED_BYTES_PER_SECOND = 4 * 1024
+_LOGGED_BYTES_AT_ONCE = 256 * 1024
+_LOGGED_CRASHES_PER_SECOND = 10
+EVICTED = "it made room for another session"
+_LOGGED_REFUSALS_PER_SECOND = 1
+# A server that has said nothing after so long does not spend that time on a core.
+_LONGEST_START_SECONDS = 10.0
+# How much later than a log line about it an answer may come.
+_BEHIND_SECONDS = 5.0
+_FIRST_GUESS_SECONDS = 1.0
+_START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Server:
+    """One process of the server's command, and its link. Until the process may start, what is written to it waits.
+
+    It belongs to nobody until `adopt`; a spare is begun before anyone wants it.
+    """
+
+    def __init__(self, servers: Servers, on_end: Callable[[str], None], *, spare: bool = False) -> None:
+        options = servers.options
+        self.user: str | None = None
+        self.occupant: Occupant | None = None
+        self.stopping = False
+        self.heard = False
+        patience = Patience(idle=options.call_timeout, total=options.call_timeout_total)
+        self.link = Link(self._write, patience=patience, dropped=servers.note_dropped)
+        self._servers = servers
+        self._on_end = on_end
+        self._spare = spare
+        self._process: ServerProcess | None = None
+        self._unwritten: list[bytes] = []
+        self._asked_at = servers.loop.clock()
+        self._slot_timer: Timer | None = None
+        self._slot: Slot | None = None
+        self._slot = servers.slots.ask(self._begin, patient=spare)
+
+    def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
+        """Make it a user's. `on_end` is told why it ended; without an occupant it is in no limit and no gauge."""
+        self.user = user
+        self.occupant = occupant
+        self._on_end = on_end
+        self._asked_at = self._servers.asked_at = self._servers.loop.clock()
+
+    @property
+    def counted(self) -> bool:
+        """Whether it runs for a client."""
+        return self.occupant is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is told to end, or has given cause to be ended: it can serve nobody any more."""
+        return self.stopping or (self._process is not None and self._process.stopping)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process has been started and is not ending."""
+        return self._process is not None and not self.ending
+
+    def check_room(self, calls: int = 1) -> None:
+        """Raise Refusal when it has left so much unread or unanswered that it can be given no more."""
+        options = self._servers.options
+        unread = self._process.unsent if self._process is not None else 0
+        if self.link.unanswered + calls > options.max_calls or unread > _UNSENT_FACTOR * options.max_message_bytes // 2:
+            raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
+
+    def stop(self, reason: str) -> None:
+        """End the process; what is still in flight fails when it is gone."""
+        if self.stopping:
+            return
+        self.stopping = True
+        if self._process is not None:
+            self._process.stop(reason)
+        else:
+            self._servers.loop.call_soon(lambda: self._end(f"was not started: {reason}"))
+
+    def _begin(self) -> None:
+        if self.stopping:
+            return  # stopped in the same turn as its slot came free; `_end`, which is due, gives that back
+        servers = self._servers
+        options = servers.options
+        try:
+            self._process = ServerProcess(
+                servers.loop,
+                options.command,
+                environment=options.environment,
+                directory=options.directory,
+                limits=Limits(
+                    max_line_bytes=options.max_message_bytes,
+                    max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
+                    stop_seconds=options.stop_timeout,
+                    open_files=options.open_files,
+                ),
+                traffic=servers.traffic,
+                allowance=servers.allowance,
+                on_line=self._take_line,
+                on_skipped=self._take_skipped,
+                on_exit=self._exited,
+            )
+        except SpawnError as error:
+            log.error("%s", error)
+            self.stopping = True
+            servers.failed_at = servers.loop.clock()
+            servers.crashes.add()
+            servers.loop.call_soon(lambda: self._end("cannot be started"))
+            return
+        servers.spawns.add()
+        # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
+        silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
+        self._slot_timer = servers.loop.call_later(silent, self._give_slot_back)
+        unwritten, self._unwritten = self._unwritten, []
+        for line in unwritten:
+            self._process.write(line)
+
+    def _give_slot_back(self) -> None:
+        if self._slot_timer is not None:
+            self._slot_timer.cancel()
+        if self._slot is not None:
+            self._slot.release()
+
+    def _write(self, message: Message) -> None:
+        line = jsonrpc.encode(message)
+        if self._process is not None:
+            self._process.write(line)
+        elif not self.stopping:
+            self._unwritten.append(line)
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            value = jsonrpc.parse_json(line)
+        except InvalidMessage:
+            try:
+                value = malformed.read(line)
+            except InvalidMessage as error:
+                self._take_unreadable(line, str(error))
+                return
+        now = self._servers.loop.clock()
+        for message in value if isinstance(value, list) and value else (value,):
+            try:
+                self.link.receive(message, now)
+            except InvalidMessage as error:
+                self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
+            except Exception:
+                # One message that cannot be handled is no reason to end the conversation with all others.
+                log.exception("a message of the server could not be handled")
+            else:
+                self._hear(now)
+
+    def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
+        """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
+
+        The line is shown to the call's client unless it holds other messages, which may be someone else's.
+        """
+        mended = malformed.mend(value)
+        if mended is not None:
+            self.link.receive(mended, now)
+            self._hear(now)
+            return
+        self._skip(problem, line)
+        self._fail(malformed.find_answered_by(value), problem, line if shown else None)
+
+    def _take_unreadable(self, line: bytes, problem: str) -> None:
+        """Fail the call that a line answers which cannot be read, rather than let it wait."""
+        self._skip(problem, line)
+        among = malformed.find_answered_among(line)
+        first = malformed.find_answered(line, b"")
+        for answered in among.at_once | {malformed.find_answered(line, line)}:
+            # How a line begins is shown to the client that it begins with: the rest may answer someone else.
+            self._fail(answered, problem, line if answered == first else None)
+        for behind in among.behind:
+            self._fail_later(behind)
+
+    def _fail_later(self, answered: int) -> None:
+        # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
+        # may be about anyone, so that none of it is shown.
+        problem = "it does not begin its line"
+        self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
+
+    def _take_skipped(self, beginning: bytes, end: bytes) -> None:
+        self._servers.noise.add()
+        limit = self._servers.options.max_message_bytes
+        self._fail(malformed.find_answered(beginning, end, cut=True), f"it has more than {limit} bytes", None)
+
+    def _skip(self, problem: str, line: bytes) -> None:
+        self._servers.noise.add()
+        if self._process is not None:
+            self._process.log_noise(problem, line)
+
+    def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
+        begins = "" if line is None else f"; it begins: {malformed.beginning_of(line)}"
+        if answered is not None:
+            self.link.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
+
+    def _hear(self, now: float) -> None:
+        # Only after a message: what a server logs in JSON is no answer.
+        if not self.heard:
+            self._first_heard(now)
+        self._servers.heard_at = now
+
+    def _first_heard(self, now: float) -> None:
+        self.heard = True
+        self._give_slot_back()
+        if self.counted:
+            self._servers.note_start(now - self._asked_at, spare=self._spare)
+
+    def _exited(self, exit_: Exit) -> None:
+        if not self.stopping:
+            self._servers.crashes.add()
+            if not self.heard:
+                self._servers.failed_at = self._servers.loop.clock()
+            self._servers.crash_log.log(logging.WARNING, "the server %s", exit_)
+        self._end(str(exit_))
+
+    def _end(self, reason: str) -> None:
+        self.stopping = True
+        self._give_slot_back()
+        self._servers.forget(self)
+        self.link.close(reason)
+        self._on_end(reason)
+
+
+class Servers:
+    """Every running server of one bridge, and those that wait to be started."""
+
+    def __init__(self, loop: Loop, options: Options, registry: Registry) -> None:
+        self.loop = loop
+        self.options = options
+        self.slots = Slots(options.starts_at_once)
+        self.allowance = Allowance(loop.clock, per_second=_LOGGED_BYTES_PER_SECOND, at_once=_LOGGED_BYTES_AT_ONCE)
+        self.crash_log = LimitedLog(log, loop.clock, per_second=_LOGGED_CRASHES_PER_SECOND, allowance=self.allowance)
+        self.typical_start = _FIRST_GUESS_SECONDS
+        self.heard_at = -float("inf")
+        self.failed_at = -float("inf")
+        self.asked_at = -float("inf")
+        self._servers: dict[Server, None] = {}
+        self._spares = Spares(loop, options.warm_spares, self._begin_spare)
+        self.closed = False
+        counter, gauge = registry.counter, registry.gauge
+        self.spawns = counter("mcp_bridge_spawns_total", "Server processes started")
+        self.crashes = counter(
+            "mcp_bridge_crashes_total", "Server processes that ended unasked or could not be started"
+        )
+        self._evicted = counter("mcp_bridge_evicted_total", "Sessions and processes that ended unused to make room")
+        self._refusals = LimitedLog(log, loop.clock, per_second=_LOGGED_REFUSALS_PER_SECOND)
+        self.noise = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
+        self._dropped = counter("mcp_bridge_dropped_messages_total", "Messages that nobody waits for")
+        self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
+        self.traffic = Traffic(
+            to_server=counter("mcp_bridge_to_server_bytes_total", "Bytes written to the servers' stdin"),
+            from_server=counter("mcp_bridge_from_server_bytes_total", "Bytes read from the servers' stdout"),
+        )
+        self._starts = registry.histogram(
+            "mcp_bridge_start_seconds", "From asking for a server until it first answered", _START_BOUNDS
+        )
+        gauge("mcp_bridge_processes", "Running server processes, spares aside", self._count_running)
+        gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._spares))
+        gauge("mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.slots.waiting)
+        gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are not answered yet."""
+        return sum(server.link.in_flight for server in self._servers if server.counted)
+
+    def _count_running(self) -> int:
+        return sum(server.counted and server.running for server in self._servers)
+
+    def start(self, occupant: Occupant, on_end: Callable[[str], None]) -> Server:
+        """Start a server for an occupant, or take a spare. Raises Refusal when too many run."""
+        user, options = occupant.user, self.options
+        bounds = Bounds(in_all=options.max_sessions, of_user=options.max_sessions_per_user)
+        ending = [server.user for server in self._servers if server.counted and server.ending]
+        # A process that is being ended takes no place: its successor need not wait for it. There may be as many of
+        # these again, so that opening and ending sessions in turn does not fill the memory.
+        if len(ending) >= bounds.in_all or ending.count(user) >= bounds.of_user:
+            self._refusals.log(logging.WARNING, "refused a session: %d processes are being ended", len(ending))
+            raise unavailable("too many processes are being ended", retry_seconds=math.ceil(options.stop_timeout))
+        running = [s.occupant for s in self._servers if s.occupant is not None and not s.ending]
+        self.make_room(running, user, bounds, "--max-sessions")
+        return self._take(user, on_end, occupant)
+
+    def start_probe(self, on_end: Callable[[str], None]) -> Server:
+        """Start a server for the bridge's own question, which counts to no limit and no gauge."""
+        return self._take("", on_end, None)
+
+    def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
+        if self.closed:
+            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+        server = self._spares.take() or Server(self, on_end)
+        self._servers[server] = None
+        server.adopt(user, on_end, occupant)
+        return server
+
+    def make_room(self, occupants: Iterable[Occupant], user: str, bounds: Bounds, option: str) -> None:
+        """End what has to make room for one more of the user's. Raises Refusal; `option` sets the bounds."""
+        try:
+            victim = find_victim(occupants, user, bounds)
+        except Full as full:
+            bound, option = (bounds.of_user, f"{option}-per-user") if full.of_user else (bounds.in_all, option)
+            text = "refused a session of %r: all of the %d that %s allows have a running call or an open stream"
+            self._refusals.log(logging.WARNING, text, user, bound, option)
+            text = f"too many sessions are open: all {bound} that may be have a running call or an open stream"
+            raise unavailable(text, retry_seconds=full.retry_seconds) from full
+        if victim is not None:
+            self._evicted.add()
+            log.debug("ended what %r has used least recently, to make room for %r", victim.user, user)
+            victim.evict()
+
+    def find_heard(self) -> Server | None:
+        """Return a server that has answered before and runs, if there is one."""
+        return next((server for server in self._servers if server.heard and server.running), None)
+
+    def note_dropped(self, reason: str) -> None:
+        """Count a message of a server or a client that goes no further."""
+        self._dropped.add()
+        log.debug("dropped %s", reason)
+
+    def note_start(self, seconds: float, *, spare: bool) -> None:
+        """Remember how long a server was waited for."""
+        self._starts.observe(seconds)
+        if not spare:
+            self.typical_start = min(seconds, _LONGEST_START_SECONDS)
+
+    def _begin_spare(self, on_end: Callable[[str], None]) -> Server:
+        server = Server(self, on_end, spare=True)
+        self._servers[server] = None
+        return server
+
+    def forget(self, server: Server) -> None:
+        """Count a server that has ended no longer."""
+        self._servers.pop(server, None)
+
+    def tick(self, now: float) -> None:
+        """Fail the calls whose time is up."""
+        for server in list(self._servers):
+            self._timeouts.add(server.link.expire(now))
+
+    def stop(self, reason: str) -> None:
+        """End them all, side by side, and start none any more."""
+        self.closed = True
+        self._spares.close()
+        for server in list(self._servers):
+            server.stop(reason)

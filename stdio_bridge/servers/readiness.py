@@ -1,0 +1,166 @@
+"""Whether the server answers: seen from what it has said of late, or else by asking it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stdio_bridge.http.open_responses import JSON_HEADERS
+from stdio_bridge.http.server import Response
+from stdio_bridge.io.event_loop import Loop, Timer
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import Purpose
+from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.errors import Refusal, unavailable
+from stdio_bridge.protocol.jsonrpc import Message
+
+from .pool import Server, Servers
+
+_RETRY_SECONDS = 5
+_PROBE_SECONDS = 30.0
+_PING_SECONDS = 5.0
+# How long one answer is believed. Longer with each in a row: a probe of an idle bridge costs a process.
+_FIRST_BELIEF_SECONDS = 30.0
+_LAST_BELIEF_SECONDS = 600.0
+# How a server that only speaks the modern era says so. It answers, which is all that is asked.
+_MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, -32022})
+
+
+class Readiness:
+    """Answers readiness probes. Whoever asks while the server is being asked gets that answer too."""
+
+    def __init__(self, loop: Loop, servers: Servers) -> None:
+        self._loop = loop
+        self._servers = servers
+        self._waiting: list[Response] = []
+        self._starting: Server | None = None
+        self._belief = _FIRST_BELIEF_SECONDS
+        self._answered_at = -float("inf")
+
+    def answer(self, response: Response) -> None:
+        """Reply 200 if the server answers, 503 if it does not. Raises Refusal while the bridge stops."""
+        if self._servers.closed:
+            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+        if self._believes():
+            response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
+            return
+        self._waiting.append(response)
+        if len(self._waiting) > 1:
+            return
+        server = self._servers.find_heard()
+        if server is not None:
+            self._ping(server)
+        elif self._starting is not None:
+            self._loop.call_later(_PROBE_SECONDS, self._give_up)
+        else:
+            self._probe()
+
+    def describe(self) -> bytes:
+        """Return, as JSON, how many seconds ago a server last answered, was last needed, and ended before it answered.
+
+        For who asks often and must start nothing: null means not since the bridge was started.
+        """
+        now = self._loop.clock()
+        times = {
+            "answered": max(self._servers.heard_at, self._answered_at),
+            "needed": self._servers.asked_at,
+            "failed": self._servers.failed_at,
+        }
+        ages = {name: round(now - when, 1) if when > -float("inf") else None for name, when in times.items()}
+        return jsonrpc.encode({"mcp-stdio-bridge": ages})
+
+    def _believes(self) -> bool:
+        now, servers = self._loop.clock(), self._servers
+        answered = max(servers.heard_at, self._answered_at)
+        if servers.failed_at >= answered:
+            self._belief = _FIRST_BELIEF_SECONDS
+            return False
+        return now - servers.heard_at < _FIRST_BELIEF_SECONDS or now - self._answered_at < self._belief
+
+    def _ping(self, server: Server) -> None:
+        """Ask a running server, and another one if it is too busy to say anything."""
+        question = _Question(server.link, self._loop, self._asked_running)
+        question.ask("ping", {}, _PING_SECONDS)
+
+    def _asked_running(self, answer: Message | None) -> None:
+        if answer is not None:
+            self._done(ready=True)
+        else:
+            self._probe()
+
+    def _probe(self) -> None:
+        """Start a server to ask it. One that takes longer than the question waits is still what the next one is of."""
+
+        def ended(_: str) -> None:
+            """The question hears of it as of an error."""
+
+        def answered(answer: Message) -> None:
+            self._starting = None
+            alive = server.running
+            server.stop("the readiness probe is done")
+            self._done(ready=alive and _shows_life(answer))
+
+        try:
+            server = self._servers.start_probe(ended)
+        except Refusal:
+            self._done(ready=False)
+            return
+        self._starting = server
+        client = {"name": "mcp-stdio-bridge", "version": "1"}
+        params: Message = {
+            "protocolVersion": self._servers.options.versions.of_own_initialize,
+            "capabilities": {},
+            "clientInfo": client,
+        }
+        server.link.ask("initialize", params, answered, self._loop.clock())
+        self._loop.call_later(_PROBE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Answer who waits for a server that is still starting."""
+        if self._starting is not None:
+            self._done(ready=False)
+
+    def _done(self, *, ready: bool) -> None:
+        if ready:
+            self._answered_at = self._loop.clock()
+            self._belief = min(2 * self._belief, _LAST_BELIEF_SECONDS)
+        waiting, self._waiting = self._waiting, []
+        for response in waiting:
+            if ready:
+                response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
+            else:
+                response.reply("503 Service Unavailable", JSON_HEADERS, b'{"status":"the MCP server does not answer"}')
+
+
+class _Question:
+    """One request of the bridge's own, whose answer, or None after some time, goes to a function."""
+
+    def __init__(self, link: Link, loop: Loop, answered: Callable[[Message | None], None]) -> None:
+        self._link = link
+        self._loop = loop
+        self._answered: Callable[[Message | None], None] | None = answered
+        self._timer: Timer | None = None
+
+    def ask(self, method: str, params: Message, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, lambda: self._tell(None))
+        message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
+        self._link.request(self, message, self, self._loop.clock(), Purpose.ASIDE)
+
+    def receive(self, message: Message) -> None:
+        """Nothing but the answer is of interest."""
+
+    send = receive
+
+    def finish(self, message: Message) -> None:
+        self._tell(message)
+
+    def _tell(self, answer: Message | None) -> None:
+        answered, self._answered = self._answered, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if answered is not None:
+            answered(answer)
+
+
+def _shows_life(answer: Message) -> bool:
+    error = answer.get("error")
+    return "result" in answer or (isinstance(error, dict) and error.get("code") in _MODERN_ONLY)

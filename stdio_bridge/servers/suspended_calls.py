@@ -1,0 +1,76 @@
+"""Calls of legacy servers that wait until their client retries with what the server asked for."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.request_state import Claim, RequestStates, refused
+
+from .backend import ModernCaller
+
+_MAX_PER_USER = 100
+
+
+class Parked(Protocol):
+    """A call that can wait and be gone on with."""
+
+    def resume(self, exchange: ModernCaller, responses: Message) -> None:
+        """Go on, for the retry."""
+
+    def abandon(self) -> None:
+        """Give up: nobody will come back for it."""
+
+
+class Parking:
+    """The parked calls of one bridge. Each is taken out once, by a retry of the request and user that it is of."""
+
+    def __init__(self, key: bytes, *, seconds: float, clock: Callable[[], float]) -> None:
+        self._states = RequestStates(key)
+        self._seconds = seconds
+        self._clock = clock
+        self._parked: dict[str, tuple[float, str, Parked]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def has_room_for(self, identity: Identity) -> bool:
+        """Whether this user may have one more call wait."""
+        return not self._closed and sum(user == identity.user for _, user, _ in self._parked.values()) < _MAX_PER_USER
+
+    def park(self, call: Parked, exchange: ModernCaller) -> str:
+        """Keep a call and return the state that brings it back."""
+        key = secrets.token_urlsafe(16)
+        expires = self._clock() + self._seconds
+        self._parked[key] = expires, exchange.identity.user, call
+        user, resource = exchange.identity.user, exchange.identity.resource
+        claim = Claim(call=key, user=user, resource=resource, request=exchange.message, expires=expires)
+        return self._states.sign(claim)
+
+    def consume(self, unverified_state: object, exchange: ModernCaller) -> Parked:
+        """Take a call out. Raises Refusal on a state that is not good, or no longer."""
+        now = self._clock()
+        user, resource = exchange.identity.user, exchange.identity.resource
+        key = self._states.verify(unverified_state, user=user, resource=resource, request=exchange.message, now=now)
+        found = self._parked.pop(key, None)
+        if found is None:
+            raise refused("requestState was used already, or its call has ended: call anew without it")
+        return found[2]
+
+    def tick(self, now: float) -> None:
+        """Give up the calls that nobody came back for in time."""
+        for key, (expires, _, call) in list(self._parked.items()):
+            if expires <= now:
+                del self._parked[key]
+                call.abandon()
+
+    def close(self) -> None:
+        """Give them all up, and take none any more: no retry is let in."""
+        self._closed = True
+        parked, self._parked = self._parked, {}
+        for _, _, call in parked.values():
+            call.abandon()

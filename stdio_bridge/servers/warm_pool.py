@@ -1,0 +1,65 @@
+"""Servers started ahead of need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stdio_bridge.io.event_loop import Loop
+
+if TYPE_CHECKING:
+    from .pool import Server
+
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+
+
+class Spares:
+    """Keeps so many servers started, and replaces those that are used or die.
+
+    A server that dies before it is used is replaced later and later, so that a broken one does not keep a core busy.
+    """
+
+    def __init__(self, loop: Loop, count: int, begin: Callable[[Callable[[str], None]], Server]) -> None:
+        self._loop = loop
+        self._count = count
+        self._begin = begin
+        self._spares: dict[Server, None] = {}
+        self._dead = 0
+        self._retry = _FIRST_RETRY_SECONDS
+        self._closed = False
+        loop.call_soon(self._fill)
+
+    def __len__(self) -> int:
+        return sum(spare.running for spare in self._spares)
+
+    def take(self) -> Server | None:
+        """Return a running spare, which is one no longer."""
+        spare = next((spare for spare in self._spares if spare.running), None)
+        if spare is not None:
+            del self._spares[spare]
+            self._retry = _FIRST_RETRY_SECONDS
+            self._loop.call_soon(self._fill)
+        return spare
+
+    def close(self) -> None:
+        """Start none any more."""
+        self._closed = True
+
+    def _fill(self) -> None:
+        while not self._closed and len(self._spares) + self._dead < self._count:
+            self._add()
+
+    def _add(self) -> None:
+        spare = self._begin(lambda _: self._lose(spare))
+        self._spares[spare] = None
+
+    def _lose(self, spare: Server) -> None:
+        del self._spares[spare]
+        self._dead += 1
+        self._loop.call_later(self._retry, self._replace)
+        self._retry = min(2 * self._retry, _LAST_RETRY_SECONDS)
+
+    def _replace(self) -> None:
+        self._dead -= 1
+        self._fill()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import time_machine
+from itsdangerous import URLSafeTimedSerializer
+
+from stdio_bridge.http.identity import Verifying
+from stdio_bridge.protocol.errors import Refusal
+
+KEY = b"k" * 64
+NOW = 1_790_000_000
+CLAIMS = {"sub": "github:1", "sid": "g1", "exp": NOW + 600, "aud": "https://a.example/mcp"}
+
+
+def sign(claims: object, *, key: bytes = KEY, salt: str = "mcp-oauth-gateway.identity", at: int = NOW) -> str:
+    serializer = URLSafeTimedSerializer(
+        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+    with time_machine.travel(at, tick=False):
+        return str(serializer.dumps(claims))
+
+
+def verifier(now: float = NOW) -> Verifying:
+    return Verifying(KEY, now=lambda: now)
+
+
+def test_a_fresh_assertion_tells_the_user_and_the_grant() -> None:
+    identity = verifier(NOW + 59).identify(sign(CLAIMS))
+    assert (identity.user, identity.grant, identity.expires) == ("github:1", "g1", NOW + 600)
+
+
+@pytest.mark.parametrize("signed_at", [NOW - 60, NOW + 10])
+def test_an_assertion_is_good_up_to_its_age_and_to_what_clocks_may_differ(signed_at: int) -> None:
+    assert verifier().identify(sign(CLAIMS, at=signed_at)).user == "github:1"
+
+
+def test_a_token_that_ends_between_the_gateway_s_check_and_the_bridge_is_good() -> None:
+    assert verifier().identify(sign({**CLAIMS, "exp": NOW - 9})).expires == NOW - 9
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param("", id="empty"),
+        pytest.param("rubbish", id="malformed"),
+        pytest.param(sign(CLAIMS, key=b"x" * 64), id="signed with another key"),
+        pytest.param(sign(CLAIMS, salt="mcp-oauth-gateway.revocation"), id="made for another purpose"),
+        pytest.param(sign(CLAIMS)[:-1], id="cut"),
+        pytest.param(f"{sign(CLAIMS)}, {sign(CLAIMS)}", id="sent twice"),
+        pytest.param(sign(CLAIMS, at=NOW - 61), id="too old"),
+        pytest.param(sign(CLAIMS, at=NOW + 11), id="further ahead than clocks differ"),
+        pytest.param(sign({**CLAIMS, "exp": NOW - 10}), id="past the token's end, and more than clocks differ"),
+        pytest.param(sign({**CLAIMS, "sub": ""}), id="of nobody"),
+        pytest.param(sign([]), id="not an object"),
+    ],
+)
+def test_any_other_assertion_is_refused(assertion: str | None) -> None:
+    with pytest.raises(Refusal) as refused:
+        verifier().identify(assertion)
+    assert refused.value.status == "403 Forbidden"
+
+
+def test_an_assertion_seen_before_is_refused_once_it_is_old() -> None:
+    now = [float(NOW)]
+    verifying = Verifying(KEY, now=lambda: now[0])
+    assertion = sign(CLAIMS)
+    verifying.identify(assertion)
+    now[0] += 61
+    with pytest.raises(Refusal):
+        verifying.identify(assertion)
+
+
+def test_a_revocation_names_its_grant_and_an_identity_assertion_is_none() -> None:
+    revocation = sign({"sid": "g1"}, salt="mcp-oauth-gateway.revocation")
+    assert verifier().revoked_grant(revocation.encode()) == "g1"
+    with pytest.raises(Refusal):
+        verifier().revoked_grant(sign(CLAIMS).encode())
