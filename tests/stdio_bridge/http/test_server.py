@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stdio_bridge.http import server
 from stdio_bridge.http.body_budget import Intake
 from stdio_bridge.http.server import HttpServer, Request, Response
 from stdio_bridge.io.event_loop import Loop
