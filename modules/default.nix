@@ -17,7 +17,9 @@
     ./options/servers.nix
     ./options/traefik.nix
 
-    ./config/assertions.nix
+    ./config/assertions/gateway.nix
+    ./config/assertions/hosts.nix
+    ./config/assertions/servers.nix
     ./config/auth.nix
     ./config/bridges.nix
     ./config/health.nix

@@ -6,6 +6,7 @@ let
 in
 {
   _module.args.gatewayLib = {
+    checks = import ./checks.nix { inherit lib cfg; };
     inherit hardening;
     identityProvider = import ./identity-provider.nix { inherit cfg; };
     keys = import ./keys.nix { inherit lib cfg; };

@@ -311,7 +311,7 @@ def test_every_mistake_that_a_module_names_is_made_in_some_case() -> None:
     templates = [
         template
         for path in MODULES.rglob("*.nix")
-        for template in re.findall(r'"(\$\{(?:option|namesOf group)\}(?:[^"\\\n]|\\.)*)"', path.read_text())
+        for template in re.findall(r'"(\$\{(?:option|names)\}(?:[^"\\\n]|\\.)*)"', path.read_text())
         if ":" in template
     ]
     assert len(templates) > 25

@@ -1,0 +1,94 @@
+# Mistakes in what the gateway as a whole is told, which would otherwise show at run time only, or let nobody in.
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  inherit (gatewayLib) checks topology;
+  option = "services.mcp-oauth-gateway";
+  inherit (cfg.identityProvider) github oidc;
+  inherit (gatewayLib.identityProvider) isOidc;
+  provider = gatewayLib.identityProvider.chosen;
+  providerOption = "${option}.identityProvider.${gatewayLib.identityProvider.name}";
+
+  admitsNobody =
+    access:
+    access.allowedUsers == [ ]
+    && access.allowedOrganizations or [ ] == [ ]
+    && access.allowedTeams or [ ] == [ ]
+    && access.allowedGroups or [ ] == [ ];
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = checks.isDomain cfg.domain;
+        message = "${option}.domain: \"${cfg.domain}\" is not a domain name such as mcp.example.com.";
+      }
+      {
+        assertion = topology.enabled != { };
+        message = "${option}.servers: name at least one MCP server.";
+      }
+      {
+        assertion = isOidc -> github.clientId == null;
+        message = "${option}.identityProvider: set either `github.clientId` or `oidc.issuer`; the gateway has one identity provider.";
+      }
+      {
+        assertion = provider.clientId != null && (topology.has "auth" -> provider.clientSecretFile != null);
+        message = "${providerOption}: set `clientId` and `clientSecretFile`, or nobody could log in.";
+      }
+      {
+        assertion = isOidc -> checks.isUrl (lib.removeSuffix "/" oidc.issuer);
+        message = "${option}.identityProvider.oidc.issuer: \"${toString oidc.issuer}\" is not a URL such as https://login.example.com.";
+      }
+      {
+        assertion = cfg.defaultServer != null -> topology.enabled ? ${cfg.defaultServer};
+        message = "${option}.defaultServer: \"${toString cfg.defaultServer}\" is none of the servers.";
+      }
+      {
+        assertion = cfg.lifetimes.login <= 600;
+        message = "${option}.lifetimes.login: at most 600 seconds.";
+      }
+      {
+        assertion = cfg.redis.url != null -> checks.isRedisUrl cfg.redis.url;
+        message = "${option}.redis.url: must be redis://HOST:PORT, rediss:// for TLS, unix://PATH, or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE.";
+      }
+      {
+        assertion = cfg.redis.url != null -> !lib.hasInfix "@" cfg.redis.url;
+        message = "${option}.redis.url: has a password, which would be in the store for all to read; see `redis.passwordFile`.";
+      }
+      {
+        assertion = cfg.redis.passwordFile != null -> cfg.redis.url != null;
+        message = "${option}.redis.passwordFile: is of no use without `redis.url`; the gateway's own Redis has none.";
+      }
+      {
+        assertion = cfg.clientDocuments.proxyResolvesNames -> cfg.clientDocuments.proxy != null;
+        message = "${option}.clientDocuments.proxyResolvesNames: is of no use without `clientDocuments.proxy`.";
+      }
+      {
+        assertion = cfg.logFiles.enable -> cfg.journalNamespace != null;
+        message = "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files.";
+      }
+      {
+        assertion = topology.has "router" -> (cfg.certificate.certFile == null) == (cfg.certificate.keyFile == null);
+        message = "${option}.certificate: set both `certFile` and `keyFile`, or neither.";
+      }
+      {
+        assertion = topology.has "router" -> (cfg.acme.email != null) != (cfg.certificate.certFile != null);
+        message = "${option}: set exactly one of `acme.email` and `certificate.certFile`.";
+      }
+      {
+        assertion = topology.has "router" -> (cfg.acme.challenge == "dns-01") == (cfg.acme.dnsProvider != null);
+        message = "${option}.acme.dnsProvider: goes with `acme.challenge = \"dns-01\"`, and that with it.";
+      }
+    ];
+
+    warnings = lib.optional (lib.all admitsNobody ([ provider ] ++ lib.attrValues topology.enabled)) ''
+      ${option}: every allow-list is empty, so nobody can log in.
+      Name someone in `identityProvider.${gatewayLib.identityProvider.name}.allowedUsers` or another of its lists.
+    '';
+  };
+}

@@ -1,0 +1,123 @@
+# Mistakes in `servers`.
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  inherit (gatewayLib) checks topology;
+  option = "services.mcp-oauth-gateway";
+
+  # The lists that only the other identity provider has a notion of.
+  foreign =
+    server:
+    if gatewayLib.identityProvider.isOidc then
+      { inherit (server) allowedOrganizations allowedTeams; }
+    else
+      { inherit (server) allowedGroups; };
+
+  # Hosts that are to run a server's bridges and never will.
+  strangers =
+    server:
+    lib.optionals (server.hosts != null) (
+      lib.subtractLists (lib.attrNames (topology.hostsWith "bridges")) server.hosts
+    );
+
+  perServer =
+    name: server:
+    let
+      replicas = topology.replicasOf server;
+    in
+    [
+      {
+        assertion = checks.isLabel name;
+        message = "${option}.servers.${name}: the name becomes part of a host name and must be lower-case letters, digits and inner hyphens.";
+      }
+      {
+        assertion = (server.command == [ ]) != (server.url == null);
+        message = "${option}.servers.${name}: set exactly one of `command` and `url`.";
+      }
+      {
+        assertion = server.url != null -> checks.isUrl server.url;
+        message = "${option}.servers.${name}.url: \"${toString server.url}\" is not a URL such as http://10.0.0.5:3000/mcp.";
+      }
+      {
+        assertion = checks.isPublicUrl server.publicUrl;
+        message = "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is not a URL such as https://wiki.example.com/mcp.";
+      }
+      {
+        assertion = !checks.isOwnPage server.publicUrl;
+        message = "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is the URL of one of the gateway's own pages.";
+      }
+      {
+        assertion = server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory;
+        message = "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path.";
+      }
+      {
+        assertion = server.url == null -> replicas != [ ];
+        message = "${option}.servers.${name}.hosts: none of them is in `hosts` with the role `bridges`.";
+      }
+      {
+        assertion = replicas != [ ] -> strangers server == [ ];
+        message = "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts` with the role `bridges`.";
+      }
+    ]
+    ++ lib.mapAttrsToList (list: entries: {
+      assertion = entries == [ ];
+      message = "${option}.servers.${name}.${list}: the chosen identity provider knows none, so this would admit nobody.";
+    }) (foreign server);
+
+  sharedUrls = checks.clashes (
+    lib.mapAttrsToList (name: server: {
+      inherit name;
+      value = server.publicUrl;
+    }) topology.enabled
+  );
+
+  # Among all that listen on this host.
+  sharedPorts = checks.clashes (
+    lib.optional (topology.has "auth" || topology.has "router") {
+      name = "${option}.port";
+      value = toString cfg.port;
+    }
+    ++ lib.optional (topology.has "router" && cfg.metrics.enable) {
+      name = "${option}.metrics.port";
+      value = toString cfg.metrics.port;
+    }
+    ++ lib.concatLists (
+      lib.mapAttrsToList (
+        name: server:
+        map (replica: {
+          name = "${option}.servers.${name}.port";
+          value = toString replica.port;
+        }) (topology.replicasHere server)
+      ) topology.bridgedHere
+    )
+  );
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions =
+      lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
+      ++ lib.mapAttrsToList (url: names: {
+        assertion = false;
+        message = "${option}.servers: ${names} have the same URL, ${url}.";
+      }) sharedUrls
+      ++ lib.mapAttrsToList (port: names: {
+        assertion = false;
+        message = "${names}: the same port, ${port}; set one of them to another.";
+      }) sharedPorts;
+
+    warnings = lib.concatLists (
+      lib.mapAttrsToList (
+        name: server:
+        lib.optional (lib.any checks.looksSecret (lib.attrNames server.environment)) ''
+          ${option}.servers.${name}.environment: looks like a secret, and the world can read it.
+          Put it into a file, and its path into `servers.${name}.environmentFile`.
+        ''
+      ) topology.enabled
+    );
+  };
+}
