@@ -40,11 +40,14 @@ in
       mcp-oauth-gateway-master-key = lib.mkIf keys.isMasterKeyGenerated {
         description = "Master key of the MCP OAuth gateway";
         unitConfig.ConditionPathExists = "!${keys.masterKeyFile}";
-        serviceConfig = hardening.unit // {
-          Type = "oneshot";
-          StateDirectory = "mcp-oauth-gateway";
-          StateDirectoryMode = "0700";
-        };
+        serviceConfig = hardening.asDefaults (
+          hardening.unit
+          // {
+            Type = "oneshot";
+            StateDirectory = "mcp-oauth-gateway";
+            StateDirectoryMode = "0700";
+          }
+        );
         # The rename makes a half-written key impossible.
         script = ''
           od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n' > "$STATE_DIRECTORY/master-key.new"
@@ -72,7 +75,7 @@ in
         stopIfChanged = false;
         # The host's certificate authorities, for an identity provider with one of its own.
         environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
-        serviceConfig =
+        serviceConfig = hardening.asDefaults (
           hardening.unit
           // hardening.relax.network
           // hardening.restart
@@ -97,7 +100,8 @@ in
             RuntimeDirectory = "mcp-auth-service";
             RuntimeDirectoryMode = "0700";
             SupplementaryGroups = lib.optional ownRedis config.services.redis.servers.mcp-oauth-gateway.group;
-          };
+          }
+        );
       };
     };
 
@@ -105,11 +109,9 @@ in
       description = "Authorization server of the MCP OAuth gateway";
       wantedBy = [ "sockets.target" ];
       listenStreams = [ cfg.settings.listen ];
-      socketConfig = {
-        Service = "mcp-auth-service.service";
-      }
-      // hardening.socket
-      // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
+      socketConfig = hardening.asDefaults (
+        hardening.socket // topology.socketConfig // { Service = "mcp-auth-service.service"; }
+      );
     };
   };
 }

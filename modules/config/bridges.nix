@@ -24,16 +24,19 @@ let
     after = keys.masterKeyUnits;
     # Else requests would start the bridge anew while both wait for a switch to go on.
     stopIfChanged = false;
-    serviceConfig = hardening.unit // {
-      Type = "oneshot";
-      RemainAfterExit = true;
-      DynamicUser = true;
-      LoadCredential = [ "master-key:${keys.masterKeyFile}" ];
-      ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} keys identity ${name} --master-key %d/master-key";
-      # systemd opens it as root, with the mode that UMask leaves: the key is readable by nobody else.
-      StandardOutput = "truncate:${keys.identityKeyFile name}";
-      UMask = "0077";
-    };
+    serviceConfig = asDefaults (
+      hardening.unit
+      // {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        DynamicUser = true;
+        LoadCredential = [ "master-key:${keys.masterKeyFile}" ];
+        ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} keys identity ${name} --master-key %d/master-key";
+        # systemd opens it as root, with the mode that UMask leaves: the key is readable by nobody else.
+        StandardOutput = "truncate:${keys.identityKeyFile name}";
+        UMask = "0077";
+      }
+    );
   };
 
   optionsOf =
@@ -69,7 +72,10 @@ let
   nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
   socketOf =
     name: replica:
-    topology.socketOf (nameOf name replica) (gatewayLib.ports.bridge name + replica.offset) replica.address replica.port;
+    let
+      usualPort = gatewayLib.ports.bridge name + replica.offset;
+    in
+    topology.socketOf (nameOf name replica) usualPort replica.address replica.port;
 
   bridgeUnit =
     name: server: replica:
@@ -124,11 +130,9 @@ let
     description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
     wantedBy = [ "sockets.target" ];
     listenStreams = [ (topology.authority replica.address replica.port) ];
-    socketConfig = {
-      Service = "${nameOf name replica}.service";
-    }
-    // hardening.socket
-    // lib.optionalAttrs (!topology.isSingle) { FreeBind = true; };
+    socketConfig = asDefaults (
+      hardening.socket // topology.socketConfig // { Service = "${nameOf name replica}.service"; }
+    );
   };
 
   # One of something per replica on this host.

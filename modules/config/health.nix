@@ -35,7 +35,7 @@ in
       requires = identityUnits;
       inherit (cfg.health) onFailure;
       environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
-      serviceConfig =
+      serviceConfig = hardening.asDefaults (
         hardening.unit
         // hardening.relax.network
         // {
@@ -50,7 +50,8 @@ in
           StateDirectoryMode = "0755";
           UMask = "0022";
           TimeoutStartSec = "5min";
-        };
+        }
+      );
     };
   };
 }

@@ -48,7 +48,7 @@ in
       wants = [ "systemd-journald@${toString namespace}.service" ];
       after = [ "systemd-journald@${toString namespace}.service" ];
       startLimitIntervalSec = 0;
-      serviceConfig =
+      serviceConfig = hardening.asDefaults (
         # What it says itself must not come back to it.
         removeAttrs hardening.unit [ "LogNamespace" ]
         # journalctl wants to know of which boot an entry is.
@@ -64,7 +64,8 @@ in
           SupplementaryGroups = [ "systemd-journal" ];
           StateDirectory = "mcp-gateway-logs";
           UMask = "0027";
-        };
+        }
+      );
     };
 
     # Who may read the journal may read the files.

@@ -11,6 +11,11 @@ let
   inherit (gatewayLib.identityProvider) isOidc;
   provider = gatewayLib.identityProvider.chosen;
 
+  mkDefaults = lib.mapAttrs (_: lib.mkDefault);
+
+  # Left to the service where it is not set.
+  mkUnlessNull = value: lib.mkIf (value != null) (lib.mkDefault value);
+
   allowed =
     access:
     lib.filterAttrs (_: list: list != [ ]) {
@@ -70,15 +75,15 @@ in
   config = lib.mkIf cfg.enable {
     services.mcp-oauth-gateway.settings = {
       issuer = lib.mkDefault "https://${cfg.domain}";
-      identity_provider = lib.mapAttrs (_: lib.mkDefault) identityProvider;
-      allowed = lib.mapAttrs (_: lib.mkDefault) (allowed provider);
+      identity_provider = mkDefaults identityProvider;
+      allowed = mkDefaults (allowed provider);
       state_directory = "/var/lib/mcp-auth-service";
       listen = topology.authority topology.listenAddress cfg.port;
       # Traefik's own loopback address, which leads to the one instance or to any that is ready.
       internal_url = "http://127.0.0.1:${toString cfg.port}";
       workers = lib.mkDefault cfg.workers;
       log_level = lib.mkDefault cfg.logLevel;
-      lifetimes = lib.mapAttrs (_: lib.mkDefault) {
+      lifetimes = mkDefaults {
         access_token = cfg.lifetimes.accessToken;
         refresh_token = cfg.lifetimes.refreshToken;
         inherit (cfg.lifetimes) login session;
@@ -86,7 +91,7 @@ in
         unused_client = cfg.lifetimes.unusedClient;
         unconfirmed_user = cfg.lifetimes.unconfirmedUser;
       };
-      limits = lib.mapAttrs (_: lib.mkDefault) {
+      limits = mkDefaults {
         registrations_per_hour = cfg.limits.registrationsPerHour;
         unused_clients = cfg.limits.unusedClients;
         grants_per_client = cfg.limits.grantsPerClient;
@@ -98,22 +103,16 @@ in
       };
       client_documents = {
         enabled = lib.mkDefault cfg.clientDocuments.enable;
-      }
-      // lib.optionalAttrs (cfg.clientDocuments.probeUrls != null) {
-        probe_urls = lib.mkDefault cfg.clientDocuments.probeUrls;
-      }
-      // lib.optionalAttrs (cfg.clientDocuments.proxy != null) {
-        proxy = lib.mkDefault cfg.clientDocuments.proxy;
-        proxy_resolves_names = lib.mkDefault cfg.clientDocuments.proxyResolvesNames;
-      }
-      // lib.optionalAttrs (cfg.clientDocuments.allowedHosts != null) {
-        allowed_hosts = lib.mkDefault cfg.clientDocuments.allowedHosts;
+        probe_urls = mkUnlessNull cfg.clientDocuments.probeUrls;
+        proxy = mkUnlessNull cfg.clientDocuments.proxy;
+        proxy_resolves_names = lib.mkIf (cfg.clientDocuments.proxy != null) (
+          lib.mkDefault cfg.clientDocuments.proxyResolvesNames
+        );
+        allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
       };
+      default_resource = mkUnlessNull cfg.defaultServer;
+      instances = lib.mkIf (topology.instances != [ ]) topology.instances;
       resources = lib.mapAttrs (_: resource) topology.enabled;
-    }
-    // lib.optionalAttrs (cfg.defaultServer != null) {
-      default_resource = lib.mkDefault cfg.defaultServer;
-    }
-    // lib.optionalAttrs (topology.instances != [ ]) { inherit (topology) instances; };
+    };
   };
 }

@@ -13,6 +13,7 @@ in
     ports = import ./ports.nix { inherit lib; };
     sandbox = import ./sandbox.nix { inherit lib hardening; };
     topology = import ./topology.nix { inherit lib cfg; };
+    traefik = import ./traefik.nix { inherit config lib; };
     types = import ./types.nix { inherit lib; };
   };
 }

@@ -18,6 +18,9 @@ rec {
       "${unit}-${lib.replaceStrings [ "[" "]" ] [ "" "" ] (authority address port)}";
   authSocket = socketOf "mcp-auth-service" 9000 listenAddress cfg.port;
 
+  # The address of a network may come up after its sockets.
+  socketConfig = lib.optionalAttrs (!isSingle) { FreeBind = true; };
+
   hostsWith = role: lib.filterAttrs (_: host: lib.elem role host.roles) cfg.hosts;
   # Where each auth service is. Empty where there is but one, on the router's own host.
   instances = lib.optionals (!isSingle) (

@@ -293,6 +293,20 @@ def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_par
     assert values("IOWeight") == ["50"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "line"),
+    [
+        ("mcp-auth-service", "WatchdogSec=30"),
+        ("mcp-gateway-health", "TimeoutStartSec=1min"),
+        ("mcp-gateway-logs", "PrivateNetwork=false"),
+    ],
+)
+def test_what_an_operator_sets_of_the_gateways_own_units_wins(unit: str, line: str) -> None:
+    key = line.partition("=")[0]
+    lines = load(evaluated("github")).units[f"{unit}.service"]
+    assert [each for each in lines if each.partition("=")[0] == key] == [line]
+
+
 def test_a_server_with_devices_sees_the_drivers_of_graphics_cards() -> None:
     lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
     assert {"PrivateDevices=false", "BindReadOnlyPaths=-/run/opengl-driver"} <= set(lines)

@@ -72,18 +72,6 @@ in
         assertion = cfg.logFiles.enable -> cfg.journalNamespace != null;
         message = "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files.";
       }
-      {
-        assertion = topology.has "router" -> (cfg.certificate.certFile == null) == (cfg.certificate.keyFile == null);
-        message = "${option}.certificate: set both `certFile` and `keyFile`, or neither.";
-      }
-      {
-        assertion = topology.has "router" -> (cfg.acme.email != null) != (cfg.certificate.certFile != null);
-        message = "${option}: set exactly one of `acme.email` and `certificate.certFile`.";
-      }
-      {
-        assertion = topology.has "router" -> (cfg.acme.challenge == "dns-01") == (cfg.acme.dnsProvider != null);
-        message = "${option}.acme.dnsProvider: goes with `acme.challenge = \"dns-01\"`, and that with it.";
-      }
     ];
 
     warnings = lib.optional (lib.all admitsNobody ([ provider ] ++ lib.attrValues topology.enabled)) ''

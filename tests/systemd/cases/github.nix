@@ -172,4 +172,11 @@
       local.command = [ (lib.getExe pkgs.mcp-server-time) ];
     };
   };
+
+  # What an operator sets of the gateway's own units.
+  systemd.services = {
+    mcp-auth-service.serviceConfig.WatchdogSec = 30;
+    mcp-gateway-health.serviceConfig.TimeoutStartSec = "1min";
+    mcp-gateway-logs.serviceConfig.PrivateNetwork = false;
+  };
 }
