@@ -29,7 +29,6 @@ STREAMS = 1500
 BUSY_STREAMS = 2000
 _SEQUENTIAL_SECONDS = 1.0
 _CONCURRENT_SECONDS = 1.5
-_PAGE = report.ROOT / "docs" / "bridge.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.bridge", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds per server, of which medians are shown")
     parser.add_argument("--only", default="", metavar="TEXT", help="leave out other bridges unless named so")
-    parser.add_argument("--update-docs", action="store_true", help=f"put the tables into {_PAGE.name}")
+    parser.add_argument("--update-docs", action="store_true", help=f"put the tables into {report.PAGE.name}")
     options = parser.parse_args(arguments)
     others = [bridge for bridge in OTHERS if options.only in bridge.name]
     _allow_open_files()
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = write_tables(results, machine)
     print(f"\n{tables}\n\nraw results: {path}")
     if options.update_docs:
-        report.update_page(_PAGE, "bridge", tables)
+        report.update_page("bridge", tables)
     return 0
 
 

@@ -17,7 +17,6 @@ from .bridges import OTHERS, OURS_BY_ITSELF, Bridge, Running
 from .calls import ECHO
 from .clients import Failed
 
-_PAGE = report.ROOT / "docs" / "bridge.md"
 _SUITE_SECONDS = 180.0
 
 
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite for every bridge, print the table, keep the lines of what failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.conformance", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="leave out other bridges unless named so")
-    parser.add_argument("--update-docs", action="store_true", help=f"put the table into {_PAGE.name}")
+    parser.add_argument("--update-docs", action="store_true", help=f"put the table into {report.PAGE.name}")
     options = parser.parse_args(arguments)
     bridges = (OURS_BY_ITSELF, *(bridge for bridge in OTHERS if options.only in bridge.name))
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = report.markdown_table(header, rows)
     print(f"\n{table}\n\nraw results: {path}")
     if options.update_docs:
-        report.update_page(_PAGE, "conformance", table)
+        report.update_page("conformance", table)
     return 0
 
 

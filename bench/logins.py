@@ -22,7 +22,6 @@ from . import report, verifiers
 
 PEOPLE = (1, 8)
 """How many log in at the same time."""
-_PAGE = report.ROOT / "docs" / "performance.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.logins", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are shown")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
-    parser.add_argument("--update-docs", action="store_true", help=f"put the table into {_PAGE.name}")
+    parser.add_argument("--update-docs", action="store_true", help=f"put the table into {report.PAGE.name}")
     options = parser.parse_args(arguments)
     machine = report.describe_machine()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = _table(rounds, machine)
     print(f"\n{table}\n\nraw results: {path}")
     if options.update_docs:
-        report.update_page(_PAGE, "logins", table)
+        report.update_page("logins", table)
     return 0
 
 

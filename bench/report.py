@@ -1,6 +1,6 @@
 """What every benchmark shares: the machine's name, statistics, raw results as JSON, tables for docs.
 
-Raw results go to `bench/results/`, which git ignores. A table stands in a page between two comments,
+Raw results go to `bench/results/`, which git ignores. A table stands in docs/performance.md between two comments,
 `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`, and is put there by a run with `--update-docs`.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "performance.md"
 
 
 def describe_machine() -> dict[str, str | int | float]:
@@ -82,14 +83,14 @@ def save(name: str, results: Mapping[str, object]) -> Path:
     return path
 
 
-def update_page(page: Path, name: str, text: str) -> None:
+def update_page(name: str, text: str) -> None:
     """Put a run's tables between the page's comments of that name. Raises ValueError if it has none."""
     begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    before, found_begin, rest = page.read_text().partition(begin)
+    before, found_begin, rest = PAGE.read_text().partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
-        raise ValueError(f"{page}: has no place for these tables: {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+        raise ValueError(f"{PAGE}: has no place for these tables: {begin} and {end}")
+    PAGE.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
 
 
 def _read(path: str) -> str:

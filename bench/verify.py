@@ -26,7 +26,6 @@ TEN = 10
 MANY = 10_000
 GRANTS = 100_000
 _SCRIPT = Path(__file__).with_suffix(".lua")
-_PAGE = report.ROOT / "docs" / "performance.md"
 
 
 @dataclass
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.verify", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of which medians are shown")
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
-    parser.add_argument("--update-docs", action="store_true", help=f"put the tables into {_PAGE.name}")
+    parser.add_argument("--update-docs", action="store_true", help=f"put the tables into {report.PAGE.name}")
     options = parser.parse_args(arguments)
     machine = report.describe_machine()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = _tables(figures, machine)
     print(f"\n{tables}\n\nraw results: {path}")
     if options.update_docs:
-        report.update_page(_PAGE, "verify", tables)
+        report.update_page("verify", tables)
     return 0
 
 
