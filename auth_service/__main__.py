@@ -15,12 +15,12 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from auth_service import logs
-from auth_service.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
-from auth_service.metrics import WorkerSlots, metrics_directory
+from auth_service.app.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
+from auth_service.app.gunicorn_worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
+from auth_service.app.worker_settings import WorkerSettings
+from auth_service.ops import logs
+from auth_service.ops.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
-from auth_service.worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
-from auth_service.worker_settings import WorkerSettings
 
 # Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120

@@ -25,9 +25,9 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from auth_service.routes import dynamic_configuration
+from auth_service.app.traefik import dynamic_configuration
+from auth_service.keys.tokens import SigningKeys, issue_access_token
 from auth_service.settings import load_credentials, load_settings
-from auth_service.tokens import SigningKeys, issue_access_token
 from local.options import require_program
 from local.stack import find_redis
 

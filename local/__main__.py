@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from auth_service.document_probe import find_problems, targets_of
-from auth_service.public_fetch import make_fetcher
+from auth_service.oauth.document_probe import find_problems, targets_of
+from auth_service.oauth.safe_fetch import make_fetcher
 from auth_service.settings import ClientDocuments
 from local.clients import describe_clients
 from local.options import UsageError, parse_options

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import PublicFetcher
 
 PUBLIC_ADDRESS = "93.184.215.14"
 Answer = Callable[[ssl.SSLSocket, bytes], None]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import click
 
-from auth_service.errors import ServiceUnavailable, WritesRefused
+from auth_service.keys.tokens import SigningKeyError
+from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
-from auth_service.tokens import SigningKeyError
 
 from . import clients, configuration, diagnosis, grants, keys, tokens, users
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from auth_service.cli import main
+from . import main
 
 sys.exit(main())

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from auth_service.inventory import OtherClient, RegisteredClient
+from auth_service.storage.queries import OtherClient, RegisteredClient
 
 from .operator import (
     BY,

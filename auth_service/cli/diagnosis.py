@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from auth_service import health as handshakes
-from auth_service.doctor import Doctor, Finding, Status
-from auth_service.identity import derive_identity_key
+from auth_service.backends import health as handshakes
+from auth_service.backends.assertions import derive_identity_key
 from auth_service.settings import Credentials, SettingsError, load_identity_key, load_master_key, load_settings
 
+from .doctor import Doctor, Finding, Status
 from .operator import (
     Operator,
     as_json,

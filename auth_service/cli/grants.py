@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from auth_service.inventory import StoredGrant
-from auth_service.store import Grant, Store
+from auth_service.storage.queries import StoredGrant
+from auth_service.storage.store import Grant, Store
 
 from .operator import (
     BY,

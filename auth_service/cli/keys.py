@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from auth_service.identity import derive_identity_key
-from auth_service.introspection import derive_introspection_key
-from auth_service.key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
+from auth_service.backends.assertions import derive_identity_key
+from auth_service.keys.rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
+from auth_service.oauth.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError, load_master_key
 
 from .operator import Operator, as_json, master_key_option, print_record, print_records, timestamp, with_operator

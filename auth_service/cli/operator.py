@@ -14,14 +14,13 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from auth_service import audit
-from auth_service.asgi import SIGNING_KEYS_DIRECTORY
-from auth_service.denials import Denials
-from auth_service.errors import PartlyRefused
-from auth_service.inventory import Inventory
-from auth_service.key_rotation import KeyRotation
-from auth_service.logs import AuditHandler, LineFormatter, escape
-from auth_service.push import RevocationPush
+from auth_service.app.asgi import SIGNING_KEYS_DIRECTORY
+from auth_service.backends.revocation_notices import RevocationPush
+from auth_service.keys.rotation import KeyRotation
+from auth_service.keys.tokens import SigningKeys
+from auth_service.ops import audit
+from auth_service.ops.logs import AuditHandler, LineFormatter, escape
+from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
     Credentials,
     Settings,
@@ -30,8 +29,9 @@ from auth_service.settings import (
     load_redis_password,
     load_settings,
 )
-from auth_service.store import Grant, Store
-from auth_service.tokens import SigningKeys
+from auth_service.storage.denials import Denials
+from auth_service.storage.queries import Inventory
+from auth_service.storage.store import Grant, Store
 
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
 DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")

@@ -7,10 +7,10 @@ import time
 
 import click
 
-from auth_service import audit
-from auth_service.audit import Event
-from auth_service.store import Grant, new_sid
-from auth_service.tokens import issue_access_token
+from auth_service.keys.tokens import issue_access_token
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.storage.store import Grant, new_sid
 
 from .operator import BY, Operator, as_json, print_json, timestamp, with_operator
 

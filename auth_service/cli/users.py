@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from auth_service.idp import provider_name
-from auth_service.inventory import StoredGrant
 from auth_service.protocol.access import fold
+from auth_service.storage.queries import StoredGrant
 
 from .operator import (
     BY,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
+from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import GitHub, OpenIDConnect, is_loopback_host
 
 

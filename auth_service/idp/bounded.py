@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
+from auth_service.protocol.errors import LoginError, ServiceUnavailable
 
 from . import IdentityProvider, Login
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.access import Identity
+from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import GitHub
 
 from . import Login, SignOn, http, provider_name, refusals

@@ -17,7 +17,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from auth_service.errors import ServiceUnavailable
+from auth_service.protocol.errors import ServiceUnavailable
 
 _TIMEOUT: Final = (5, 10)  # seconds to connect, and between two reads
 _MAX_BYTES: Final = 1 << 20

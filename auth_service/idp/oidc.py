@@ -14,9 +14,9 @@ from urllib.parse import quote_plus, urlsplit
 
 import jwt
 
-from auth_service.errors import LoginError, ServiceUnavailable
 from auth_service.protocol import keys, redirect_uris
 from auth_service.protocol.access import Identity
+from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
 

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from auth_service.errors import LoginError, ProviderRefusal, ServiceUnavailable
+from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
 
 DECLINED: Final = frozenset({"access_denied"})
 """The user, or a rule about the user, said no: that is for the client to know."""

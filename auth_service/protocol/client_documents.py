@@ -12,11 +12,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from auth_service.errors import ClientDocumentError, OAuthError
 from auth_service.settings import AppScheme
 
 from . import clients, redirect_uris
 from .clients import Client, ClientMetadata
+from .errors import ClientDocumentError, OAuthError
 
 URL_PREFIX: Final = "https://"
 MAX_URL_LENGTH: Final = 1024

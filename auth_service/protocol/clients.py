@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from auth_service.errors import OAuthError
 from auth_service.settings import AppScheme
 
 from . import keys, redirect_uris, scopes
+from .errors import OAuthError
 
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
 RESPONSE_TYPES_SUPPORTED = ("code",)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from auth_service.errors import OAuthError
+from .errors import OAuthError
 
 MAX_VALUE_LENGTH = 8192
 MAX_TICKET_LENGTH = 48 * 1024

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 
-from auth_service.errors import OAuthError
+from .errors import OAuthError
 
 METHODS_SUPPORTED = ("S256",)
 

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from auth_service.errors import OAuthError
 from auth_service.settings import AppScheme
+
+from .errors import OAuthError
 
 MAX_LENGTH = 2048
 NO_APPS: Final[Mapping[str, AppScheme]] = MappingProxyType({})

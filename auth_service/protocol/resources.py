@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from auth_service.errors import OAuthError
+from .errors import OAuthError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

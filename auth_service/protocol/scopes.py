@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from auth_service.errors import OAuthError
+from .errors import OAuthError
 
 OFFLINE_ACCESS: Final = "offline_access"
 """Advertised by the authorization server alone, and no scope of a resource: it asks for a refresh token."""

@@ -28,10 +28,10 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import make_server
 
-from auth_service import create_app
+from auth_service.app.flask_app import create_app
+from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
-from auth_service.store import Store
-from auth_service.tokens import SigningKeys
+from auth_service.storage.store import Store
 from local import github
 from tests.conftest import RedisServer
 from tests.internet import internet, respond_json

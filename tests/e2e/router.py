@@ -15,7 +15,7 @@ from typing import Any
 
 import requests
 
-from auth_service.routes import dynamic_configuration
+from auth_service.app.traefik import dynamic_configuration
 from auth_service.settings import Settings
 from local.options import require_program
 from tests.e2e.conftest import free_port

@@ -21,13 +21,14 @@ from flask.testing import FlaskClient
 from requests.adapters import BaseAdapter
 from werkzeug.test import TestResponse
 
-from auth_service import audit, create_app
-from auth_service.audit import Event
+from auth_service.app.flask_app import create_app
+from auth_service.keys.tokens import SigningKeys
+from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
 from auth_service.protocol.clients import ClientMetadata
-from auth_service.public_fetch import PublicFetcher
 from auth_service.settings import Credentials, Settings
-from auth_service.store import Store
-from auth_service.tokens import SigningKeys
+from auth_service.storage.store import Store
 from local import github
 from tests.browser import Form
 

@@ -8,7 +8,7 @@ from html import unescape
 import pytest
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 from auth_service.settings import Settings
 from local import github
 from tests.browser import Form

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import time_machine
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 from auth_service.settings import Settings
 from local import github
 

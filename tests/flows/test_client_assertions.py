@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from auth_service.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
-from auth_service.public_fetch import PublicFetcher
+from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
+from auth_service.oauth.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
+from auth_service.oauth.safe_fetch import PublicFetcher
 from auth_service.settings import Settings
-from auth_service.tokens import CLOCK_SKEW_SECONDS
 from tests.conftest import RedisServer
 from tests.internet import Internet, internet, respond_json
 

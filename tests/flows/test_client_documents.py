@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 import time_machine
 
-from auth_service.clients import MAX_WAITING
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.client_lookup import MAX_WAITING
+from auth_service.oauth.safe_fetch import PublicFetcher
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
 from tests.internet import Answer, Internet, internet, respond, respond_json, silence
@@ -342,7 +342,7 @@ def test_a_client_that_no_user_has_shares_what_its_host_may_be_asked(world: Worl
 def test_a_client_that_users_have_is_fetched_within_a_bound_too(
     world: World, net: Internet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("auth_service.clients.KNOWN_FETCHES_PER_MINUTE", 3)
+    monkeypatch.setattr("auth_service.oauth.client_lookup.KNOWN_FETCHES_PER_MINUTE", 3)
     world.redeem(CLIENT, world.obtain_code(CLIENT))
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
     world.store.ephemeral.drop_document(CLIENT)
@@ -352,7 +352,7 @@ def test_a_client_that_users_have_is_fetched_within_a_bound_too(
 def test_documents_do_not_pile_up(
     world: World, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("auth_service.ephemeral.MAX_DOCUMENTS", 5)
+    monkeypatch.setattr("auth_service.storage.ephemeral.MAX_DOCUMENTS", 5)
     for number in range(12):
         url = f"https://{HOST}/{number}"
         net.pages[f"/{number}"] = respond_json(DOCUMENT | {"client_id": url})

@@ -10,13 +10,13 @@ import pytest
 import time_machine
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
-from auth_service.errors import ServiceUnavailable
+from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
+from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.protocol.parameters import MAX_URL_BYTES, MAX_VALUE_LENGTH
-from auth_service.remembered import MAX_APPROVALS, MAX_SESSIONS
 from auth_service.settings import Settings
+from auth_service.storage.sessions import MAX_APPROVALS, MAX_SESSIONS
 from local import github
 from tests.browser import Form
 from tests.conftest import RedisServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth_service.routes import dynamic_configuration
+from auth_service.app.traefik import dynamic_configuration
 from auth_service.settings import Settings
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, World

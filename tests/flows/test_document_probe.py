@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 import time_machine
 
-from auth_service.document_probe import FAILURES_TO_BELIEVE, INTERVAL_SECONDS, RETRY_SECONDS, DocumentProbe
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.document_probe import FAILURES_TO_BELIEVE, INTERVAL_SECONDS, RETRY_SECONDS, DocumentProbe
+from auth_service.oauth.safe_fetch import PublicFetcher
 from auth_service.settings import DEFAULT_PROBE_URLS, Settings
 from tests.conftest import RedisServer
 from tests.internet import Internet, internet, respond, respond_json

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from werkzeug.test import TestResponse
 
-from auth_service.denials import Denials
-from auth_service.grant_watch import GrantWatch
+from auth_service.app.verify.endpoint import Verifier
+from auth_service.app.verify.grant_liveness import GrantWatch
+from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
-from auth_service.tokens import SigningKeys
-from auth_service.verify import Verifier
+from auth_service.storage.denials import Denials
 from tests.schemas import check
 
 from .conftest import ISSUER, REDIRECT, VERIFIER, World

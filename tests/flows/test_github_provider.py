@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 
-from auth_service import create_app
+from auth_service.app.flask_app import create_app
+from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
-from auth_service.tokens import SigningKeys
 from local import github
 
 from .conftest import World

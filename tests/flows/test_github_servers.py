@@ -11,7 +11,7 @@ import redis
 
 from auth_service.idp import provider_name
 from auth_service.settings import GitHub, OpenIDConnect
-from auth_service.subjects import MARKER, Subjects
+from auth_service.storage.subjects import MARKER, Subjects
 from tests.conftest import RedisServer
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, World, authorization_query

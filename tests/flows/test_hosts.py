@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 from auth_service.settings import Settings
 
 from .conftest import ISSUER, REDIRECT, VERIFIER, AuditLog, World, authorization_query

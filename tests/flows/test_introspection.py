@@ -10,7 +10,7 @@ import time_machine
 from werkzeug.test import TestResponse
 
 from auth_service.cli import main as gatewayctl
-from auth_service.grants import ON_THE_WAY_SECONDS
+from auth_service.oauth.server import ON_THE_WAY_SECONDS
 from auth_service.settings import Credentials
 
 from .conftest import ISSUER, RESOURCE, World

@@ -13,10 +13,10 @@ import redis
 import time_machine
 from werkzeug.test import TestResponse
 
-from auth_service import ephemeral
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import PublicFetcher
 from auth_service.settings import Settings
-from auth_service.store import new_sid
+from auth_service.storage import ephemeral
+from auth_service.storage.store import new_sid
 from tests.conftest import RedisServer
 
 from .conftest import ISSUER, REDIRECT, World, parameters_of

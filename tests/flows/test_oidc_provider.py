@@ -14,10 +14,10 @@ import pytest
 import requests
 from werkzeug.test import TestResponse
 
-from auth_service import create_app
+from auth_service.app.flask_app import create_app
+from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
-from auth_service.store import Store
-from auth_service.tokens import SigningKeys
+from auth_service.storage.store import Store
 from tests.browser import Form
 from tests.peers import NODE, NPM_FOLDER
 

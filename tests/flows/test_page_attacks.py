@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 from werkzeug.test import TestResponse
 
-from auth_service.errors import ServiceUnavailable
+from auth_service.protocol.errors import ServiceUnavailable
 from local import github
 from tests.browser import Form
 

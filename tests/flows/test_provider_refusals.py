@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 from auth_service.settings import Settings
 from local.github import Fault
 from tests.browser import Form

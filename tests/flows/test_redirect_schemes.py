@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import PublicFetcher
 from auth_service.settings import Settings
 from tests.internet import Internet, internet, respond_json
 

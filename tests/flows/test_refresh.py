@@ -12,8 +12,8 @@ import redis
 import time_machine
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
-from auth_service.store import LOST_ANSWER_SECONDS, ROTATION_GRACE
+from auth_service.ops.audit import Event
+from auth_service.storage.store import LOST_ANSWER_SECONDS, ROTATION_GRACE
 from tests.conftest import RedisServer
 
 from .conftest import AuditLog, World

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 
 from .conftest import ISSUER, REDIRECT, AuditLog, World
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from werkzeug.serving import make_server
 
-from auth_service.public_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import PublicFetcher
 from tests.internet import Internet, internet, respond_json
 from tests.peers import NODE, NPM_FOLDER
 

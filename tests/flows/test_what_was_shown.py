@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from werkzeug.test import TestResponse
 
-from auth_service.audit import Event
-from auth_service.client_authentication import JWT_BEARER
+from auth_service.oauth.client_authentication import JWT_BEARER
+from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.ops.audit import Event
 from auth_service.protocol import clients
-from auth_service.public_fetch import PublicFetcher
 from local import github
 from tests.browser import Form
 from tests.internet import Internet, internet, respond_json

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from auth_service import asgi, worker
+from auth_service.app import asgi, gunicorn_worker
 from auth_service.protocol.parameters import MAX_BODY_BYTES
 from tests.e2e.framings import Chunked, walk_through
 
@@ -121,9 +121,9 @@ def test_two_framings_at_once_are_refused(service: Service) -> None:
         ("GET /token HTTP/1.1", "Spaced : x\n", 400),
         ("POST /token HTTP/1.1", "Transfer-Encoding: gzip\n", 501),
         ("GET /token?" + "x" * 40_000 + " HTTP/1.1", "", 414),
-        ("GET /token?" + "x" * (worker.MAX_LINE_BYTES + 1), "", 414),
+        ("GET /token?" + "x" * (gunicorn_worker.MAX_LINE_BYTES + 1), "", 414),
         ("GET /token HTTP/1.1", "X: " + "x" * 70_000 + "\n", 431),
-        ("GET /token HTTP/1.1", "X: x\n" * (worker.MAX_HEADER_FIELDS + 1), 431),
+        ("GET /token HTTP/1.1", "X: x\n" * (gunicorn_worker.MAX_HEADER_FIELDS + 1), 431),
         ("GET /token HTTP/1.1", ("X: " + "x" * 500_000 + "\n") * 5, 431),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_gunicorn_refuses_itself_has_the_form_of_an_endpoint_of_programs(
 
 def test_a_connection_may_carry_more_in_all_its_heads_than_in_one(service: Service) -> None:
     quick = http.client.HTTPConnection("127.0.0.1", service.port, timeout=WAIT_SECONDS)
-    for _ in range(2 * worker.MAX_HEAD_BYTES // 60_000):
+    for _ in range(2 * gunicorn_worker.MAX_HEAD_BYTES // 60_000):
         quick.request("GET", "/jwks", headers={"X-Padding": "x" * 60_000})
         with quick.getresponse() as answer:
             assert answer.status == 200

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from auth_service import cli
-from auth_service.denials import Denials
+from auth_service.storage.denials import Denials
 from tests.disk import Disk, small_disk
 from tests.e2e.flow import Tokens, refresh
 

@@ -16,10 +16,11 @@ import pytest
 import redis
 import requests
 
-from auth_service import audit, cli
+from auth_service import cli
 from auth_service.cli import operator
-from auth_service.store import Grant, Store
-from tests.auth_service.test_push import Server as RevocationListener
+from auth_service.ops import audit
+from auth_service.storage.store import Grant, Store
+from tests.auth_service.backends.test_revocation_notices import Server as RevocationListener
 from tests.browser import Browser
 from tests.e2e.flow import log_in, refresh
 

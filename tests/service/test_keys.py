@@ -12,9 +12,9 @@ import pytest
 import redis
 import requests
 
-from auth_service.key_rotation import KeyInUseError, KeyRotation
+from auth_service.keys.rotation import KeyInUseError, KeyRotation
+from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Lifetimes
-from auth_service.tokens import SigningKeys
 from tests.e2e.flow import Tokens, refresh
 
 from .conftest import Place, Service, eventually

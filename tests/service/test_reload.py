@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from auth_service.worker_settings import WorkerSettings
+from auth_service.app.worker_settings import WorkerSettings
 
 from .conftest import WAIT_SECONDS, Place, Service, eventually
 

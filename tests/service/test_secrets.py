@@ -16,7 +16,7 @@ import requests
 from flask import Flask
 from flask import Response as FlaskResponse
 
-from auth_service import logs
+from auth_service.ops import logs
 from auth_service.settings import Credentials
 from local import github
 from tests.browser import Browser, Form

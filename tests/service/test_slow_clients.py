@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from auth_service import asgi
+from auth_service.app import asgi
 from auth_service.protocol.parameters import MAX_BODY_BYTES
 from auth_service.settings import Credentials, Settings
 

@@ -9,9 +9,9 @@ import pytest
 import requests
 from flask import Flask, request
 
-from auth_service import asgi
-from auth_service.clients import MAX_WAITING
+from auth_service.app import asgi
 from auth_service.idp.bounded import MAX_CONCURRENT
+from auth_service.oauth.client_lookup import MAX_WAITING
 from local import github
 from tests.browser import Browser
 from tests.e2e.flow import obtain_code

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from auth_service.audit import Event
+from auth_service.ops.audit import Event
 from auth_service.protocol.addresses import is_public
 from auth_service.settings import Settings
 from stdio_bridge.options import parse_options

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_service.errors import ClientDocumentError, OAuthError
 from auth_service.protocol import access, addresses, client_documents, clients, keys, parameters, pkce, scopes
 from auth_service.protocol.access import Identity
 from auth_service.protocol.clients import Client, ClientMetadata
+from auth_service.protocol.errors import ClientDocumentError, OAuthError
 from auth_service.protocol.keys import KeySetError
 from auth_service.settings import AllowList
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_service.errors import ClientDocumentError, OAuthError
 from auth_service.protocol import client_documents, redirect_uris, resources
+from auth_service.protocol.errors import ClientDocumentError, OAuthError
 from tests.peers import HAS_NODE, NODE
 
 PIECES = [

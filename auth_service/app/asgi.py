@@ -1,0 +1,364 @@
+"""The ASGI application of a worker: `/verify` and what the host itself asks natively, all else through Flask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+from a2wsgi import WSGIMiddleware
+
+from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
+from auth_service.app.verify.grant_liveness import GrantWatch
+from auth_service.app.views.errors import REFUSAL
+from auth_service.backends.revocation_notices import RevocationPush
+from auth_service.idp import provider_name
+from auth_service.keys.rotation import KeyRotation
+from auth_service.keys.tokens import SigningKeyError, SigningKeys
+from auth_service.oauth.document_probe import DocumentProbe
+from auth_service.oauth.safe_fetch import make_fetcher
+from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
+from auth_service.ops.outages import Outage
+from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
+from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
+from auth_service.settings import Credentials, Settings
+from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
+from auth_service.storage.denials import Denials
+from auth_service.storage.store import Store
+from auth_service.storage.subjects import Subjects
+
+from .flask_app import create_app
+from .responses import Message, Receive, Response, Send, json_response, plain_response
+from .traefik import dynamic_configuration
+
+SIGNING_KEYS_DIRECTORY = "signing-keys"
+FLASK_THREADS = 24
+"""More than may wait for the identity provider (`idp/bounded.py`) and documents (`oauth/client_lookup.py`) together."""
+BODY_SECONDS = 10
+"""How long a client may take to send a request's body."""
+DISCARDED_BYTES = 1024 * 1024
+"""How much of a body beyond its limit is read before the refusal is sent."""
+ROUTES_SECONDS = 3.0
+"""How long the router waits for routes after a reload, less than it would by itself (`pollTimeout`)."""
+KEY_WATCH_SECONDS = 0.05
+"""How long a token is believed after its key is gone from this host."""
+KEY_AGREEMENT_SECONDS = 1.0
+PROBE_REFRESH_SECONDS = 1.0
+GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
+FULL_COLLECTION_SECONDS = 600
+"""A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
+_READINESS_POLL_SECONDS = 0.05
+_OF_USE = frozenset({b"accept", b"host", b"x-real-ip"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+log = logging.getLogger(__name__)
+
+_HEALTHY = json_response(200, b'{"status":"ok"}')
+_READY = json_response(200, b'{"redis":true}')
+_ROUTES_LATER = json_response(503, b'{"error":"a worker has not taken over the settings yet"}')
+_NOT_READY = json_response(503, b'{"redis":false}')
+
+
+class Application:
+    """Routes by path. `lifespan` starts and ends the watch over grants."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        *,
+        slot: int = 0,
+        has_routes: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError.
+
+        `has_routes` says whether every other worker has these settings, too.
+        """
+        self._has_routes = has_routes
+        keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
+        self._push = RevocationPush(settings, credentials)
+        self._denials = Denials(Path(settings.state_directory))
+        self._denials.prepare()
+        store = Store(
+            settings.redis_url,
+            denials=self._denials,
+            grant_lifetime=settings.lifetimes.refresh_token,
+            unused_client_lifetime=settings.lifetimes.unused_client,
+            limits=settings.limits,
+            password=credentials.redis_password,
+            on_revoked=self._push,
+        )
+        self._keys = keys
+        self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
+        keys.on_sign = self._rotation.note_signature
+        self._keys_are_agreed = False
+        self._subjects = Subjects(store.connection)
+        self._subjects_are_named = False
+        self._provider_name = provider_name(settings.identity_provider)
+        self._keeper = DenialKeeper(self._denials, store)
+        self._watch = GrantWatch(settings.redis_url, self._denials, password=credentials.redis_password)
+        self._verify = Verifier(settings, credentials, keys, self._watch)
+        self._metrics = Metrics(metrics_directory(settings), slot, count_grants=store.count_grants)
+        # With a fetcher of its own, whose places no client's document takes.
+        fetcher = make_fetcher(settings.client_documents)
+        self._probe = DocumentProbe(settings, store.connection, store.ephemeral, fetcher=fetcher)
+        app = create_app(settings, credentials, store, keys, probe=self._probe)
+        self._metrics.observe(app)
+        self._flask = cast(
+            "Callable[[MutableMapping[str, Any], Receive, Send], Any]",
+            WSGIMiddleware(cast("Any", app), workers=FLASK_THREADS),
+        )
+        self._routes = json_response(200, json.dumps(dynamic_configuration(settings)).encode())
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, or serve the lifespan protocol."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        path = scope["path"]
+        if path.startswith(PATH_PREFIX):
+            await self._verify(scope, receive, send)
+        elif path == "/routes":
+            await (await self._find_routes()).send(send)
+        elif path == "/metrics":
+            self._flush()
+            values = await asyncio.to_thread(self._metrics.render)
+            await plain_response(200, CONTENT_TYPE, values).send(send)
+        elif path == "/healthz":
+            await _HEALTHY.send(send)
+        elif path == "/readyz":
+            await (_READY if await self._watch.is_reachable() else _NOT_READY).send(send)
+        else:
+            await self._ask_flask(scope, receive, send)
+
+    async def _find_routes(self) -> Response:
+        """Return the routes, once no worker would answer by other settings what they lead here.
+
+        The router keeps those that it has while there are none.
+        """
+        try:
+            async with asyncio.timeout(ROUTES_SECONDS):
+                # What says so is memory that processes share: there is no event.
+                while not self._has_routes():  # noqa: ASYNC110
+                    await asyncio.sleep(_READINESS_POLL_SECONDS)
+        except TimeoutError:
+            return _ROUTES_LATER
+        return self._routes
+
+    async def _ask_flask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let Flask answer a request that is there as a whole, or refuse one that never will be."""
+        body: bytes | None = b""
+        status = _find_refusal(scope)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _receive_body(receive)
+        except TimeoutError:
+            status = 408
+        if body is None:
+            return
+        if status is not None:
+            # What decides about the answer's form stays.
+            headers = [
+                header for header in scope["headers"] if header[0] in _OF_USE and len(header[1]) <= MAX_URL_BYTES
+            ]
+            scope = {**scope, "query_string": b"", "headers": headers, REFUSAL: status}
+            body = b""
+        await self._flask(_with_length(scope, len(body)), _whole(body), send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        # What has been loaded until now stays: collecting it again and again would hold up requests.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        tasks = [
+            asyncio.create_task(task)
+            for task in (
+                self._watch.run(),
+                self._tell_when_ready(),
+                self._flush_every_second(),
+                self._watch_keys(),
+                self._agree_on_keys(),
+                self._name_subjects(),
+                self._refresh_probe(),
+                self._probe_documents(),
+                self._keep_denials(),
+                self._collect_garbage(),
+            )
+        ]
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await _end(tasks)
+        await self._watch.close()
+        await asyncio.to_thread(self._push.close)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _flush_every_second(self) -> None:
+        while True:
+            self._flush()
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    def _flush(self) -> None:
+        self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(FULL_COLLECTION_SECONDS)
+            gc.collect()
+
+    async def _watch_keys(self) -> None:
+        """Forget tokens with the key that signed them."""
+        removals = self._keys.removals
+        while True:
+            self._keys.refresh()
+            if removals != self._keys.removals:
+                removals = self._keys.removals
+                self._verify.forget()
+            await asyncio.sleep(KEY_WATCH_SECONDS)
+
+    async def _agree_on_keys(self) -> None:
+        """Follow the other hosts, the operator and the clock in which keys there are."""
+        writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
+        unusable = Outage(log, "keys.unusable", over="keys.usable-again")
+        while True:
+            try:
+                await asyncio.to_thread(self._rotation.synchronize)
+            except WritesRefused as error:
+                self._keys_are_agreed = True  # it has read them
+                writes.failed(error.reason)
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            except SigningKeyError as error:
+                unusable.failed(error)
+            else:
+                self._keys_are_agreed = True
+                writes.worked()
+                unusable.worked()
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
+    async def _name_subjects(self) -> None:
+        """See to it that users have the names of this version."""
+        while True:
+            try:
+                renamed = await asyncio.to_thread(self._subjects.name_servers, self._provider_name)
+            except WritesRefused:
+                self._subjects_are_named = True  # as far as can be: nobody can log in, either
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            else:
+                self._subjects_are_named = True
+                if renamed:
+                    log.info("users are called %s:ID from now on: %s entries renamed", self._provider_name, renamed)
+                return
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
+    async def _refresh_probe(self) -> None:
+        """Follow what the instances have found out about clients' documents."""
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.refresh)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _probe_documents(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.probe_if_due)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _keep_denials(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):  # tried again in a moment
+                await asyncio.to_thread(self._keeper.keep)
+            await asyncio.sleep(KEEP_SECONDS)
+
+    async def _tell_when_ready(self) -> None:
+        """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
+        # "Watching" lapses by itself: there is no event.
+        while not (self._keys_are_agreed and self._subjects_are_named and self._watch.is_watching()):  # noqa: ASYNC110
+            await asyncio.sleep(_READINESS_POLL_SECONDS)
+        notify_service_manager(b"READY=1")
+
+
+def _find_refusal(scope: MutableMapping[str, Any]) -> int | None:
+    """Return the status with which a request is refused for its size, or for a query that WSGI has no form for."""
+    if len(scope["path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
+        return 414
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        return 431
+    if not scope["query_string"].isascii():
+        return 400  # no parameter of ours comes unencoded (RFC 3986 §3.4)
+    return None
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and see that they end."""
+    remaining = set(tasks)
+    while remaining:
+        for task in remaining:
+            task.cancel()
+        # Again where something on the way, such as a connection that was just being made, has swallowed it.
+        remaining = (await asyncio.wait(remaining, timeout=_READINESS_POLL_SECONDS))[1]
+
+
+async def _receive_body(receive: Receive) -> bytes | None:
+    """Return a request's body, None if the client has gone.
+
+    Flask would wait for it in one of few threads, which those who send slowly could hold all of. Of a body that is too
+    large, one byte too many is kept, and up to DISCARDED_BYTES more are read and thrown away: a connection that is
+    closed while its client still sends is reset, and the answer is lost with it.
+    """
+    body = b""
+    excess = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        piece: bytes = message.get("body", b"")
+        room = MAX_BODY_BYTES + 1 - len(body)
+        body += piece[:room]
+        excess += len(piece[room:])
+        if excess > DISCARDED_BYTES or not message.get("more_body", False):
+            return body
+
+
+def _with_length(scope: MutableMapping[str, Any], length: int) -> MutableMapping[str, Any]:
+    """Return the scope with the body's length in place of its framing.
+
+    WSGI reads as much of a body as Content-Length says, which one that comes in chunks (RFC 9112 §7.1), or over HTTP/2,
+    does not have.
+    """
+    headers = [header for header in scope["headers"] if header[0] not in _FRAMING]
+    if length:
+        headers.append((b"content-length", str(length).encode()))
+    return {**scope, "headers": headers}
+
+
+def _whole(body: bytes) -> Receive:
+    """Return what yields the body at once."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
+"""Where NOTIFY_SOCKET is kept from Gunicorn, which would report readiness before any worker serves."""
+
+
+def notify_service_manager(state: bytes) -> None:
+    """Send one message of sd_notify(3), if there is anyone to hear it."""
+    if not (address := os.environ.get(NOTIFY_VARIABLE)):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.sendto(state, "\0" + address[1:] if address.startswith("@") else address)

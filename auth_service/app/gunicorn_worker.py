@@ -1,0 +1,146 @@
+"""Gunicorn's worker, made to refuse in the form of our endpoints, and to hand over at once when it is told to end."""
+
+from __future__ import annotations
+
+import json
+import select
+from http import HTTPStatus
+from typing import Any
+from weakref import WeakSet
+
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.workers import gasgi
+
+from auth_service.app.verify.endpoint import PATH_PREFIX
+
+from .responses import json_rpc_error
+
+MAX_HEAD_BYTES = 2 * 1024 * 1024
+"""Request line and headers together. Traefik passes on a mebibyte, and what it adds: our own limits apply to that."""
+MAX_LINE_BYTES = MAX_HEAD_BYTES // 2 + 64 * 1024
+"""The request line, or one header."""
+MAX_HEADER_FIELDS = 10_000
+
+_TEXTS = {
+    414: f"the request line is longer than {MAX_LINE_BYTES} bytes: send less in the URL",
+    431: "the headers are too many or too large: send less in them",
+    500: "an unexpected error: the operator finds the reason in the log",
+}
+
+
+class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
+    """A connection. Gunicorn refuses in plain text that quotes the request, and does not bound all headers together."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._head_bytes = 0
+        self._early_data: list[bytes] = []
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self.worker.connections.add(self)
+        super().connection_made(transport)
+
+    def hang_up_if_idle(self) -> None:
+        """Close a connection that waits for another request of which nothing has arrived yet."""
+        # The timer runs while Gunicorn waits for a further request, and only then.
+        if self._keepalive_handle is None or self._early_data:
+            return
+        if not _has_data(self.transport.get_extra_info("socket").fileno()):
+            self._keepalive_timeout()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived, unless the request's head has grown too large.
+
+        A client that has its answer sends its next request before Gunicorn has made its parser ready for it. Gunicorn
+        keeps 64 KiB of such a request, and closes the connection without a word where there is more.
+        """
+        if self._body_receiver is not None and self._body_receiver._complete:
+            self._early_data.append(data)
+            self._pause_reading()
+            return
+        if self._current_request is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._send_error_response(431, "")
+                self._close_transport()
+                return
+        super().data_received(data)
+
+    def _resume_reading(self) -> None:
+        super()._resume_reading()
+        if self._early_data:
+            # Gunicorn makes its parser ready right after this call.
+            self.worker.loop.call_soon(self._take_early_data)
+
+    def _take_early_data(self) -> None:
+        early, self._early_data = self._early_data, []
+        for data in early:
+            if not self._closed:
+                self.data_received(data)
+
+    def _on_headers_complete(self) -> Any:
+        self._head_bytes = 0
+        return super()._on_headers_complete()
+
+    def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
+        text = _TEXTS.get(status, "the request is malformed")
+        path = getattr(self._callback_parser, "path", None)
+        if isinstance(path, bytes) and path.startswith(PATH_PREFIX.encode()):
+            body = json_rpc_error(status, text)
+        else:
+            error = "server_error" if status == 500 else "invalid_request"
+            body = json.dumps({"error": error, "error_description": text}).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": len(body),
+            "Cache-Control": "no-store",
+            "Access-Control-Allow-Origin": "*",
+            "Connection": "close",
+            **dict(extra_headers),
+        }
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        self._safe_write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+
+
+class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
+    """A worker whose connections are ours: Gunicorn has no setting for it.
+
+    Gunicorn's own, told to end after a reload, goes on taking connections for up to a second, and answers one more
+    request on each that is open: by settings that are no longer in force.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connections: WeakSet[Protocol] = WeakSet()
+
+    def handle_exit_signal(self) -> None:
+        """Take no more connections, and keep only those with a request."""
+        super().handle_exit_signal()
+        for server in self.servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.hang_up_if_idle()
+        self.app.leave()
+
+    def init_process(self) -> None:
+        """Serve until told to stop."""
+        use_own_connections()
+        super().init_process()
+
+
+def _has_data(connection: int) -> bool:
+    """Whether something has arrived that was not read yet, the end of the connection included."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def use_own_connections() -> None:
+    """Let Gunicorn's worker make our connections."""
+    # What Gunicorn finds out about its parser in C, it writes into the class that asks first and reads from its own.
+    ASGIProtocol._check_h1c_protocol_available()
+    gasgi.ASGIProtocol = Protocol

@@ -1,0 +1,353 @@
+"""Traefik's dynamic configuration, which follows from the settings alone.
+
+What is public has a router here; what has none (`/verify`, `/routes`, `/healthz`, `/readyz`) cannot be reached
+through Traefik. The name of a resource reaches `/verify` in the ForwardAuth address, which is Traefik's own
+configuration, and never in anything that a client sends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from auth_service.app.verify.endpoint import PATH_PREFIX
+from auth_service.protocol import metadata
+from auth_service.protocol.parameters import MAX_BODY_BYTES
+from auth_service.settings import RateLimit, Settings
+
+AUTH_SERVICE: Final = "mcp.auth-service"
+OTHER_HOSTS: Final = "mcp.other-hosts"
+"""How to reach what may be on another host, and when to try again."""
+SESSIONS: Final = "mcp.sessions"
+"""How to reach the replica that has a session."""
+WHOLE_REQUESTS: Final = "mcp.whole-requests"
+"""Reads a request to its end before a server gets it."""
+AUTHORIZATION_PATHS: Final = {
+    "registration": ("/register",),
+    "authorization": ("/authorize", "/consent", "/callback", "/account"),
+    "token": ("/token", "/revoke", "/introspect"),
+    "metadata": ("/jwks", "/style.css"),
+}
+"""The authorization server's public paths, by the rate limit that they share."""
+_PAGES: Final = "authorization"
+"""The group whose endpoints browsers show: web pages of other origins have no use for them."""
+REFUSALS_PATH: Final = "/refusals"
+_REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
+"""Statuses that Traefik answers with itself, in plain text. 503 is not among them: that is the service's own."""
+MISDIRECTED: Final = "mcp.misdirected"
+NOT_FOUND: Final = "mcp.not-found"
+IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
+ORIGIN_HEADERS: Final = (
+    "Set-Cookie",
+    "Clear-Site-Data",
+    "Strict-Transport-Security",
+    "Alt-Svc",
+    "NEL",
+    "Report-To",
+    "Reporting-Endpoints",
+    "Public-Key-Pins",
+)
+"""What a browser keeps of a response for the whole origin or its domain, where other servers and the pages are, too."""
+MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
+IPV6_SUBNET: Final = 64
+"""What one customer of an internet provider holds at least."""
+
+_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
+_NOT_FOUND_PRIORITY = 1
+_NO_SESSION_HERE: Final = "421"
+"""What a replica answers to a request without a session id whose grant has no session there."""
+_MAX_BYTES_KEPT: Final = 1024 * 1024
+"""How large such a request may be: Traefik keeps it until a replica has taken it."""
+_MODERN: Final = "^20(2[6-9]|[3-9][0-9])-"
+"""Protocol versions without sessions."""
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def dynamic_configuration(settings: Settings) -> dict[str, Any]:
+    """Return what `GET /routes` answers."""
+    routers: dict[str, Any] = {}
+    services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
+    if settings.instances:
+        services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
+    middlewares = _shared_middlewares(settings)
+    again = [OTHER_HOSTS] if settings.instances else []
+    common: list[str] = []
+    if settings.router.tls and settings.router.hsts_seconds:
+        middlewares["mcp.hsts"] = {"headers": {"stsSeconds": settings.router.hsts_seconds, "forceSTSHeader": True}}
+        common.append("mcp.hsts")
+
+    def router(rule: str, service: str, *, priority: int, through: list[str]) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "rule": rule,
+            "service": service,
+            "priority": priority,
+            "entryPoints": list(settings.router.entry_points),
+        }
+        if common or through:
+            entry["middlewares"] = [*common, *through]
+        if settings.router.tls:
+            resolver = settings.router.certificate_resolver
+            entry["tls"] = {} if resolver is None else {"certResolver": resolver}
+        return entry
+
+    issuer = urlsplit(settings.issuer)
+    hosts = {issuer.hostname or ""} | {
+        urlsplit(resource.url).hostname or "" for resource in settings.resources.values()
+    }
+    routers["mcp.discovery"] = router(
+        f"({_any('Host', sorted(hosts))}) && ({_any('Path', metadata.authorization_server_paths(settings.issuer))})",
+        AUTH_SERVICE,
+        priority=_METADATA_PRIORITY,
+        through=[*_public("metadata"), *again],
+    )
+    # What nothing else takes, of ours or of the operator's: Traefik's own answer is plain text, without CORS headers.
+    routers[NOT_FOUND] = router(
+        _any("Host", sorted(hosts)),
+        AUTH_SERVICE,
+        priority=_NOT_FOUND_PRIORITY,
+        through=[*_public("metadata"), NOT_FOUND, *again],
+    )
+    for group, paths in AUTHORIZATION_PATHS.items():
+        routers[f"mcp.{group}"] = router(
+            _authorization_rule(settings, paths, hosts=hosts),
+            AUTH_SERVICE,
+            priority=_AUTHORIZATION_PRIORITY,
+            through=[*_public(group), *again],
+        )
+    if settings.is_loopback:
+        # At another name of loopback: it says by which one the servers are to be reached.
+        routers[MISDIRECTED] = router(
+            _any("Host", [name for name in _LOOPBACK_NAMES if name not in hosts]),
+            AUTH_SERVICE,
+            priority=_NOT_FOUND_PRIORITY,
+            through=[*_public("metadata"), MISDIRECTED],
+        )
+    locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
+    for name, resource in settings.resources.items():
+        url = urlsplit(resource.url)
+        host = f"Host(`{url.hostname}`)"
+        documents = [path for (_, path), owner in locations.items() if owner == name]
+        routers[f"mcp-{name}.metadata"] = router(
+            f"{host} && ({_any('Path', documents)})",
+            AUTH_SERVICE,
+            priority=_METADATA_PRIORITY,
+            through=[*_public("metadata"), *again],
+        )
+        middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
+        through = ["mcp.cors", "mcp.refusals", f"mcp-{name}.auth", "mcp.headers"]
+        backend_path = urlsplit(resource.endpoints[0]).path
+        if backend_path != url.path:
+            middlewares[f"mcp-{name}.path"] = {
+                "replacePathRegex": {
+                    "regex": f"^{re.escape(url.path)}(/.*)?$",
+                    "replacement": f"{backend_path}${{1}}",
+                }
+            }
+            through.append(f"mcp-{name}.path")
+        through.append(WHOLE_REQUESTS)
+        if resource.replicas:
+            through.append(OTHER_HOSTS)
+        rule = f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))"
+        routers[f"mcp-{name}"] = router(rule, f"mcp-{name}", priority=_RESOURCE_PRIORITY, through=through)
+        if not resource.replicas:
+            services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
+            continue
+        services |= _replica_services(name, resource.replicas)
+        routers[f"mcp-{name}.by-grant.first"] = router(
+            f"{rule} && !HeaderRegexp(`Mcp-Session-Id`, `.`) && !HeaderRegexp(`MCP-Protocol-Version`, `{_MODERN}`)",
+            f"mcp-{name}.by-grant.first",
+            priority=_REPLICA_PRIORITY,
+            through=through,
+        )
+        for replica in resource.replicas:
+            routers[f"mcp-{name}.{replica}"] = router(
+                f"{rule} && HeaderRegexp(`Mcp-Session-Id`, `^{replica}[.]`)",
+                f"mcp-{name}.{replica}",
+                priority=_REPLICA_PRIORITY,
+                through=through,
+            )
+    transports = {
+        # A host without power refuses nothing: it is silent, and Traefik would wait half a minute for it.
+        OTHER_HOSTS: {"forwardingTimeouts": {"dialTimeout": "1s"}},
+        # A packet that asks for a connection is sent again after a second: losing one costs no session.
+        SESSIONS: {"forwardingTimeouts": {"dialTimeout": "2s"}},
+    }
+    configuration = {
+        "routers": routers,
+        "services": services,
+        "middlewares": middlewares,
+        "serversTransports": transports,
+    }
+    return {"http": configuration}
+
+
+def _public(group: str) -> list[str]:
+    """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses."""
+    headers = "mcp.pages" if group == _PAGES else "mcp.cors"
+    return [headers, f"mcp.{group}-refusals", f"mcp.{group}-rate", "mcp.body"]
+
+
+def _shared_middlewares(settings: Settings) -> dict[str, Any]:
+    middlewares: dict[str, Any] = {
+        "mcp.cors": {"headers": {**_CORS, **_NO_UPGRADE}},
+        "mcp.pages": {"headers": _NO_UPGRADE},
+        "mcp.refusals": {"errors": _refusals(("502", "504"), "mcp")},
+        "mcp.body": {"buffering": {"maxRequestBodyBytes": MAX_BODY_BYTES, "memRequestBodyBytes": MAX_BODY_BYTES}},
+        NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/404"}},
+        MISDIRECTED: {"replacePath": {"path": f"{REFUSALS_PATH}/421"}},
+        "mcp.headers": {"headers": _REMOVED},
+        OTHER_HOSTS: {"retry": _RETRY},
+        WHOLE_REQUESTS: {"retry": _READ_FIRST},
+    }
+    for group in AUTHORIZATION_PATHS:
+        middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
+        middlewares[f"mcp.{group}-refusals"] = {"errors": _refusals(_REFUSED_BY_ROUTER, group)}
+    return middlewares
+
+
+# Answers preflight by itself, before anything is verified: a browser sends it without a token.
+_CORS: Final = {
+    "accessControlAllowOriginList": ["*"],
+    "accessControlAllowMethods": ["GET", "POST", "PUT", "DELETE", "OPTIONS"],
+    "accessControlAllowHeaders": ["*", "Authorization"],
+    "accessControlExposeHeaders": ["Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After"],
+    "accessControlMaxAge": 7200,
+    "addVaryHeader": True,
+}
+
+
+# Empty removes a header. An upgraded connection would outlive its token, and be a tunnel past the router: without the
+# header the request is an ordinary one (RFC 9110 §7.8).
+_NO_UPGRADE: Final = {"customRequestHeaders": {"Upgrade": ""}}
+
+# An MCP server has no use for a browser's cookies, which on a host with several paths are those of this gateway.
+_REMOVED: Final = {
+    "customRequestHeaders": {"Cookie": ""},
+    "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),
+}
+
+
+def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
+    """Return what replaces Traefik's own answers by those of the endpoints' form (views/refusals.py)."""
+    return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{{status}}?for={group}"}
+
+
+def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iterable[str]) -> str:
+    """Return the rule of one router for all hosts, so that they share its rate limit: each router counts by itself."""
+    issuer = urlsplit(settings.issuer)
+    here = _any("Path", [issuer.path + path for path in paths])
+    if "/register" in paths:
+        here += f" || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`)"
+    rules = [f"(Host(`{issuer.hostname}`) && ({here}))"]
+    rules.extend(
+        f"(({_any('Host', elsewhere)}) && Path(`{path}`))"
+        for path in metadata.ENDPOINTS_AT_EVERY_HOST
+        if path in paths and (elsewhere := _hosts_with_endpoint(settings, path, hosts))
+    )
+    return " || ".join(rules)
+
+
+def _hosts_with_endpoint(settings: Settings, path: str, hosts: Iterable[str]) -> list[str]:
+    """Return the hosts at whose root an endpoint stands beside the issuer's own: not where an MCP server does."""
+    issuer = urlsplit(settings.issuer)
+    taken = {(issuer.hostname, issuer.path + path)}
+    for resource in settings.resources.values():
+        url = urlsplit(resource.url)
+        if f"{path}/".startswith(f"{url.path}/"):
+            taken.add((url.hostname, path))
+    return sorted(host for host in hosts if (host, path) not in taken)
+
+
+def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
+    return {
+        "address": f"{settings.internal_url}{PATH_PREFIX}{name}",
+        "trustForwardHeader": False,
+        "authRequestHeaders": ["Authorization"],
+        # Each is removed from the request, then set if /verify answers with it. It never answers with
+        # Authorization: the user's token goes no further.
+        "authResponseHeaders": ["Authorization", *IDENTITY_HEADERS],
+        "maxResponseBodySize": MAX_VERIFY_BODY_BYTES,
+    }
+
+
+def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
+    # Behind other proxies the client is the last address that these have not written about themselves. Else it is the
+    # connection's, and what a client claims counts for nothing.
+    proxies = settings.router.trusted_proxies
+    source = {"excludedIPs": list(proxies)} if proxies else {"ipv6Subnet": IPV6_SUBNET}
+    return {
+        "average": limit.average,
+        "period": f"{limit.period}s",
+        "burst": limit.burst,
+        "sourceCriterion": {"ipStrategy": source},
+    }
+
+
+def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
+    """Return the services of a server that has replicas: all of them together, and each by itself."""
+    # A busy one gets no new work, but what it keeps for its users is worth some waiting.
+    services = {f"mcp-{name}": _service([_origin(url) for url in replicas.values()], check="/healthz", timeout="10s")}
+    # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
+    # waits for input) is found again. A client with a session names its replica by the session's id.
+    services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
+    # Some clients lose their session's id, and change their address: a bridge that has no session of the grant answers
+    # so, and the others are asked in turn. The answer of the last one is the client's.
+    following = f"mcp-{name}"
+    for number, replica in enumerate(reversed(list(replicas))):
+        services[f"mcp-{name}.by-grant.{number}"] = _ask_next(f"mcp-{name}.{replica}.only", following)
+        following = f"mcp-{name}.by-grant.{number}"
+    services[f"mcp-{name}.by-grant.first"] = _ask_next(f"mcp-{name}", following)
+    for replica, url in replicas.items():
+        of_replica = f"mcp-{name}.{replica}"
+        # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
+        services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
+        # One that takes connections and answers late has lost nothing: the check fails where there is no connection, or
+        # no answer for so long that its clients have given up.
+        services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz", timeout="30s", transport=SESSIONS)
+    return services
+
+
+def _ask_next(service: str, following: str) -> dict[str, Any]:
+    errors = {"status": [_NO_SESSION_HERE], "maxRequestBodyBytes": _MAX_BYTES_KEPT}
+    return {"failover": {"service": service, "fallback": following, "errors": errors}}
+
+
+def _service(
+    origins: Sequence[str], *, check: str | None = None, timeout: str = "2s", transport: str = OTHER_HOSTS
+) -> dict[str, Any]:
+    """Return a service; with `check`, one that leaves out a server that does not answer that path with 200 in time."""
+    balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
+    if check is not None:
+        # Only the check says which server is dead. An answer of 500 or more does not, as a passive check would have it:
+        # a user who makes a replica refuse a request would cost all others their sessions there.
+        balancer["healthCheck"] = {"path": check, "interval": "1s", "unhealthyInterval": "1s", "timeout": timeout}
+        balancer["serversTransport"] = transport
+    return {"loadBalancer": balancer}
+
+
+# Until the check has noticed. Only a request that no server has taken is sent again.
+_RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
+
+
+# Go's reverse proxy, Traefik's part that talks to servers, cuts answers that begin before it has found the end of the
+# request (docs/contracts.md, "Why requests are read to their end"). The retry middleware reads the whole body first
+# where a status can make it try again, so it gets one that no server can answer with: it never tries again.
+_READ_FIRST: Final = {
+    "attempts": 2,
+    "status": ["1000"],
+    "retryNonIdempotentMethod": True,
+    "disableRetryOnNetworkError": True,
+    # Of longer ones Traefik passes on the rest as it comes; a bridge waits before it answers them with a stream.
+    "maxRequestBodyBytes": 64 * 1024,
+}
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _any(matcher: str, values: list[str] | tuple[str, ...]) -> str:
+    return " || ".join(f"{matcher}(`{value}`)" for value in values)

@@ -1,0 +1,1 @@
+"""`/verify`: whether a request may reach an MCP server."""

@@ -1,0 +1,127 @@
+"""HTTP: parameters in, pages, redirects and JSON out. What is decided is decided in the layers below."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+from flask import Response, current_app, g, request
+
+from auth_service.idp import IdentityProvider
+from auth_service.keys.tokens import SigningKeys
+from auth_service.oauth.document_probe import DocumentProbe
+from auth_service.oauth.introspection import Introspection
+from auth_service.oauth.server import AuthorizationServer
+from auth_service.oauth.user_access import Users
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.protocol import addresses, parameters
+from auth_service.protocol.errors import OAuthError
+from auth_service.settings import Settings
+from auth_service.storage.store import Store
+
+# A client's generated identifier or document's URL, or a server's name; a URL without a query.
+_FORMS = {
+    "client": re.compile(r"mcp_[\w-]{1,40}|https://[^?\s]{1,300}|[a-z0-9-]{1,63}"),
+    "resource": re.compile(r"https?://[^?\s]{1,300}"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Everything the views call on."""
+
+    settings: Settings
+    store: Store
+    keys: SigningKeys
+    provider: IdentityProvider
+    probe: DocumentProbe
+    users: Users
+    server: AuthorizationServer
+    introspection: Introspection
+    ticket_key: bytes = field(repr=False)
+    upstream_key: bytes = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """What people know this service by."""
+        return urlsplit(self.settings.issuer).netloc
+
+
+def gateway() -> Gateway:
+    """Return the parts that the current application was made of."""
+    return cast(Gateway, current_app.extensions["gateway"])
+
+
+def note(**values: str | None) -> None:
+    """Remember what this request is about, in the terms of `audit.record`: an event that refuses it says so.
+
+    What a sender put in the place of a client or resource is noted only if it has the form of one: it may be a secret.
+    """
+    known = {
+        name: value if value is None or name not in _FORMS or _FORMS[name].fullmatch(value) else "(not of that form)"
+        for name, value in values.items()
+    }
+    g.setdefault("noted", {}).update(known)
+
+
+def record(event: Event, **values: str | None) -> None:
+    """Write an event to the audit log, with what was noted of this request."""
+    # `client_address` says why this header can be believed.
+    address = request.headers.get("X-Real-Ip", request.remote_addr)
+    audit.record(event, **{"address": address, **g.get("noted", {}), **values})
+
+
+def query_parameters() -> dict[str, str]:
+    """Return the query's parameters; raises OAuthError if one is repeated."""
+    return parameters.parse(request.args.items(multi=True))
+
+
+def form_parameters() -> dict[str, str]:
+    """Return the fields of one of our own forms and never the query's; raises OAuthError if one is repeated."""
+    return parameters.parse(request.form.items(multi=True), max_length=parameters.MAX_TICKET_LENGTH)
+
+
+def body_parameters() -> dict[str, str]:
+    """Return the body's parameters, of a form or of a JSON object of strings, which some clients send.
+
+    Only for endpoints that browsers' forms are not sent to. Raises OAuthError for anything else, and for repeated ones.
+    """
+    match request.mimetype:
+        case "application/x-www-form-urlencoded" | "multipart/form-data":
+            return form_parameters()
+        case "application/json":
+            return parameters.parse_json(request.get_data())
+        case "":
+            return parameters.parse_form(request.get_data())
+        case other:
+            raise OAuthError(
+                "invalid_request", f"send the parameters as application/x-www-form-urlencoded, not as {other[:100]}"
+            )
+
+
+def client_address() -> str:
+    """Return the network address that the request came from, for counting it.
+
+    Traefik sets `X-Real-Ip` from the connection and removes what the client sent of that name; where the settings name
+    proxies in front of Traefik, it is the last address that these saw. A value that is no single address was set by
+    nobody we trust: then the peer is counted, which all who try that share.
+    """
+    proxies = gateway().settings.router.trusted_proxies
+    forwarded = request.headers.get("X-Forwarded-For", "") if proxies else ""
+    try:
+        return addresses.quota_key(addresses.last_outside(forwarded, proxies) or request.headers.get("X-Real-Ip", ""))
+    except ValueError:
+        return request.remote_addr or ""
+
+
+def allow_any_origin(response: Response) -> Response:
+    """Let web pages of any origin call an endpoint that relies on no cookie."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "GET, POST")
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, MCP-Protocol-Version"
+        response.headers["Access-Control-Max-Age"] = "86400"
+    return response

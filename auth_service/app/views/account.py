@@ -1,0 +1,178 @@
+"""The account page: which applications hold access to which servers, and ending it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flask import Blueprint, Response, make_response, redirect, request
+
+from auth_service.ops.audit import Event
+from auth_service.protocol import client_documents
+from auth_service.protocol.display import DisplayName, display_name, display_text
+from auth_service.protocol.errors import LoginError, PageError, ProviderRefusal, ServiceUnavailable
+from auth_service.storage.sessions import Session
+from auth_service.storage.store import LiveGrant
+
+from . import form_parameters, gateway, record, upstream
+from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, sends_cookies, start_session
+from .consent_pages import page_of_refusal
+from .pages import capitalized, protect, provider_targets, render_page
+
+blueprint = Blueprint("account", __name__)
+
+_TICKET_PURPOSE = "account"
+_NOTICES = frozenset({"ended", "all-ended", "signed-out"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """All that one application holds on one server, however often it has logged in."""
+
+    client_id: str
+    client: DisplayName
+    client_host: str | None
+    resource_url: str
+    server: DisplayName
+    scopes: tuple[str, ...]
+    since: datetime
+    last_used: datetime | None
+
+
+@blueprint.get("/account")
+def show() -> Response:
+    """Show what the signed-in user has granted, or how to sign in."""
+    notice = request.args.get("notice", "")
+    return _render(notice if notice in _NOTICES else "")
+
+
+@blueprint.post("/account")
+def act() -> Response:
+    """Sign in or out, or end access; only from this page, in this browser, by the user it was made for."""
+    form = form_parameters()
+    ticket = parse_ticket(_TICKET_PURPOSE, form.get("ticket", ""))
+    session = find_session()
+    subject = session.sub if session is not None else None
+    if not ticket.is_good or ticket.content["sub"] != subject:
+        record(
+            Event.CONSENT_REFUSED, user=subject, reason="the account page was too old, or another browser's or user's"
+        )
+        return _render("stale" if sends_cookies() else "no-cookies")
+    if session is None:
+        try:
+            return upstream.send(upstream.Attempt(), other_account=form.get("account") == "other")
+        except ServiceUnavailable as error:
+            raise _provider_down(error) from error
+    return _change(session, form)
+
+
+def finish_sign_in(parameters: dict[str, str]) -> Response:
+    """Sign the browser in that came back from the identity provider. Raises PageError."""
+    provider = capitalized(gateway().provider.title)
+    try:
+        if "code" not in parameters:
+            raise gateway().provider.explain_refusal(parameters)
+        identity = upstream.finish(parameters).identity
+    except LoginError as error:
+        if "code" not in parameters:
+            raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=_again()) from error
+        raise PageError(f"{provider} did not sign you in", "Try again.", links=_again()) from error
+    except ServiceUnavailable as error:
+        raise _provider_down(error) from error
+    record(Event.SESSION_STARTED, user=identity.subject, name=identity.login)
+    response = _back()
+    start_session(response, sub=identity.subject, name=identity.login)
+    return response
+
+
+def _provider_down(error: ServiceUnavailable) -> PageError | ServiceUnavailable:
+    """Return what to raise where the identity provider may be what does not answer."""
+    provider = gateway().provider.title
+    if error.dependency != provider:
+        return error
+    if isinstance(error, ProviderRefusal):
+        page = page_of_refusal(error)
+        page.links = _again()
+        return page
+    return PageError(
+        f"{capitalized(provider)} does not answer",
+        "It could not say who you are. Try again in a moment.",
+        status=503,
+        links=_again(),
+    )
+
+
+def _again() -> tuple[tuple[str, str], ...]:
+    return (("Back to the account page", f"{gateway().settings.issuer}/account"),)
+
+
+def _change(session: Session, form: dict[str, str]) -> Response:
+    store = gateway().store
+    match form.get("action"):
+        case "end" if "client_id" in form and "resource" in form:
+            store.revoke_access(session.sub, by="user", client_id=form["client_id"], resource_url=form["resource"])
+            return _back("ended")
+        case "end-all":
+            store.revoke_access(session.sub, by="user")
+            return _back("all-ended")
+        case "sign-out":
+            record(Event.SESSION_ENDED, user=session.sub, name=session.name)
+            response = _back("signed-out")
+            end_session(response)
+            return response
+        case _:
+            return _render("stale")
+
+
+def _back(notice: str = "") -> Response:
+    query = f"?notice={notice}" if notice else ""
+    response = make_response(redirect(f"{gateway().settings.issuer}/account{query}", code=303))
+    protect(response)
+    return response
+
+
+def _render(notice: str) -> Response:
+    session = find_session()
+    response = render_page(
+        "account.html" if session is not None else "sign_in.html",
+        status=400 if notice in {"stale", "no-cookies"} else 200,
+        form_targets=provider_targets() if session is None else (),
+        action=f"{gateway().settings.issuer}/account",
+        ticket=make_ticket(_TICKET_PURPOSE, {"sub": session.sub if session is not None else None}),
+        session=session,
+        user=display_text(session.name) if session is not None else "",
+        accesses=_accesses(session) if session is not None else (),
+        provider=gateway().provider.title,
+        notice=notice,
+    )
+    keep_browser(response)
+    return response
+
+
+def _accesses(session: Session) -> tuple[Access, ...]:
+    settings = gateway().settings
+    titles = {each.url: each.title or name for name, each in settings.resources.items()}
+    held: dict[tuple[str, str], list[LiveGrant]] = {}
+    for live in gateway().store.find_grants_of_user(session.sub):
+        held.setdefault((live.grant.client_id, live.grant.resource), []).append(live)
+    accesses = [_merge(grants, title=titles.get(resource, resource)) for (_, resource), grants in held.items()]
+    return tuple(sorted(accesses, key=lambda access: access.since, reverse=True))
+
+
+def _merge(held: list[LiveGrant], *, title: str) -> Access:
+    newest = max((live.grant for live in held), key=lambda grant: grant.created_at)
+    uses = [live.last_used for live in held if live.last_used is not None]
+    return Access(
+        client_id=newest.client_id,
+        client=display_name(newest.client_name),
+        client_host=client_documents.host_of(newest.client_id),
+        resource_url=newest.resource,
+        server=display_name(title),
+        scopes=tuple(dict.fromkeys(scope for live in held for scope in live.grant.scope.split())),
+        since=_time(min(live.grant.created_at for live in held)),
+        last_used=_time(max(uses)) if uses else None,
+    )
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,101 @@
+"""The authorization endpoint and the consent page.
+
+The order is the defence against the confused deputy: one application at the identity provider stands behind every
+client, so the provider's own consent proves nothing. The user approves the client here first; the browser that approved
+is bound to the upstream login by a cookie, and only that browser gets a code when it returns (callback.py). When an
+approval may be remembered instead of asked for: protocol/consent.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from flask import Blueprint, Response, request, send_from_directory
+
+from auth_service.oauth.server import AuthorizationRequest
+from auth_service.ops.audit import Event
+from auth_service.protocol import consent, redirect_uris
+from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
+
+from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
+from .browser import find_session, parse_ticket, sends_cookies
+from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, no_login, note_request
+from .shown import Shown, approval_of, note_decision, show
+
+blueprint = Blueprint("authorize", __name__)
+
+
+@blueprint.get("/style.css")
+def style() -> Response:
+    """Serve the pages' one stylesheet."""
+    return send_from_directory("views/static", "style.css", max_age=3600)
+
+
+@blueprint.get("/authorize")
+def authorize() -> Response:
+    """Validate the request and ask the user, or find their approval. Clients probe this URL: they change nothing."""
+    if (elsewhere := hosts.find_page_of_issuer("/authorize")) is not None:
+        return elsewhere
+    parameters = query_parameters()
+    note(client=parameters.get("client_id"), resource=parameters.get("resource"))
+    authorization = gateway().server.parse_authorization_request(parameters)
+    approval = approval_of(authorization)
+    if consent.may_be_remembered(approval, parameters, dict(request.headers)):
+        session = find_session()
+        if session is not None and gateway().store.approvals.is_remembered(session.sub, approval):
+            note_request(authorization)
+            record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
+            return _send(show(authorization, approved_by=session.sub), authorization)
+    return ask(authorization)
+
+
+@blueprint.post("/consent")
+def decide() -> Response:
+    """Take the user's decision; after approval, send this browser to the identity provider."""
+    form = form_parameters()
+    ticket = parse_ticket(TICKET_PURPOSE, form.get("ticket", ""))
+    shown = Shown(**ticket.content)
+    if ticket.is_good:
+        note_decision()
+    note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
+    authorization = gateway().server.parse_authorization_request(shown.parameters)
+    note_request(authorization)
+    if not ticket.is_good:
+        record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
+        return ask(authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
+    if not shown.is_what(authorization):
+        record(Event.CONSENT_REFUSED, reason="what the page showed has changed since")
+        return ask(authorization, notice=Notice.CHANGED)
+    if form.get("decision") != "approve":
+        raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
+    session = find_session()
+    if session is not None and not shown.is_for(session.sub):
+        record(Event.CONSENT_REFUSED, reason="the page was made for another user")
+        return ask(authorization, notice=Notice.CHANGED)
+    other_account = form.get("account") == "other"
+    if shown.approved_by is not None and other_account:
+        return ask(authorization)  # what was remembered of one user is nothing that another approved
+    chosen = _chosen_scopes(authorization, form)
+    if not chosen:
+        return ask(authorization, notice=Notice.NOTHING_CHOSEN)
+    approved = dataclasses.replace(authorization, scopes=chosen)
+    if shown.approved_by is None:
+        record(
+            Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri)
+        )
+    return _send(shown, approved, other_account=other_account)
+
+
+def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
+    """Send the browser to the identity provider, with what was shown and what of it was approved."""
+    try:
+        return upstream.send(upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
+    except ServiceUnavailable as error:
+        return no_login(shown, approved, error)
+
+
+def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the requested scopes that the server cannot do without, and the others that were left ticked."""
+    scopes = gateway().settings.resources[authorization.resource].scopes
+    return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)

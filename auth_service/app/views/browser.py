@@ -1,0 +1,160 @@
+"""What ties pages and logins to the one browser that they were made for: cookies and tickets.
+
+Two cookies, both unreadable to scripts, for this host only (`__Host-`: no other subdomain can set them), and not sent
+with other sites' forms and frames (`SameSite=Lax`):
+- the browser's: a random value that says nothing about anyone, there from the first page on;
+- the session's: the secret of a server-side session, new at each sign-in (`Store.sessions`).
+
+A ticket is the hidden field of every form: signed here, for one browser and one purpose, with a nonce of its own, so
+that two tabs do not disturb each other. It is the CSRF token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response, g, request
+from itsdangerous import BadData, BadTimeSignature, SignatureExpired, URLSafeTimedSerializer
+
+from auth_service.protocol.errors import PageError
+from auth_service.storage.sessions import Session
+
+from . import gateway
+
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+"""What `secrets.token_urlsafe(32)` makes; anything else in a cookie is not ours."""
+
+
+def browser_id() -> str:
+    """Return this browser's identifier, a new one if it has none; `keep_browser` sends it along."""
+    if "browser" not in g:
+        g.browser = _find_cookie("browser") or secrets.token_urlsafe(32)
+    return str(g.browser)
+
+
+def browser_fingerprint() -> str:
+    """Return what is stored and signed of the browser's identifier."""
+    return hashlib.sha256(browser_id().encode()).hexdigest()
+
+
+def keep_browser(response: Response) -> None:
+    """Give the browser its identifier."""
+    _set_cookie(response, "browser", browser_id())
+
+
+def sends_cookies() -> bool:
+    """Whether this browser sent back the identifier that every page gives it: those that block cookies do not."""
+    return _find_cookie("browser") is not None
+
+
+def find_session() -> Session | None:
+    """Return who is signed in, in this browser."""
+    if "session" not in g:
+        secret = _session_secret()
+        g.session = gateway().store.sessions.find(secret) if secret else None
+    found: Session | None = g.session
+    return found
+
+
+def start_session(response: Response, *, sub: str, name: str) -> None:
+    """Sign this browser in; whatever session it had is over."""
+    sessions = gateway().store.sessions
+    if (former := _session_secret()) is not None:
+        sessions.end(former)
+    secret = sessions.start(sub=sub, name=name, lifetime=gateway().settings.lifetimes.session)
+    _set_cookie(response, "session", secret)
+
+
+def forget_session() -> None:
+    """Sign this browser out. The cookie that it still has is of no use."""
+    if (secret := _session_secret()) is not None:
+        gateway().store.sessions.end(secret)
+    g.session = None
+
+
+def end_session(response: Response) -> None:
+    """Sign this browser out, and take its cookie away."""
+    forget_session()
+    response.delete_cookie(_cookie_name("session"), path="/", secure=_is_secure(), httponly=True, samesite="Lax")
+
+
+def _session_secret() -> str | None:
+    return _find_cookie("session")
+
+
+def _find_cookie(which: str) -> str | None:
+    """Return a cookie's value; None if it is not there once, or is not of our making.
+
+    Read by its exact bytes: a library that strips more than a browser does (Werkzeug 3.1.3 does, all of Unicode's
+    spaces) takes `\u2000__Host-x` for `__Host-x`, and the first of the two any subdomain can set.
+    """
+    name = _cookie_name(which)
+    pairs = (pair.strip(" ").partition("=") for pair in request.headers.get("Cookie", "").split(";"))
+    values = [value for found, _, value in pairs if found == name]
+    return values[0] if len(values) == 1 and _SECRET.fullmatch(values[0]) else None
+
+
+def _is_secure() -> bool:
+    # The prefix needs Secure, which plain http rules out; settings allow that for a loopback issuer only.
+    return gateway().settings.issuer.startswith("https:")
+
+
+def _cookie_name(which: str) -> str:
+    return f"{'__Host-' if _is_secure() else ''}mcp-gateway-{which}"
+
+
+def _set_cookie(response: Response, which: str, value: str) -> None:
+    response.set_cookie(_cookie_name(which), value, secure=_is_secure(), httponly=True, samesite="Lax", path="/")
+
+
+# Tickets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A ticket that this service signed for the purpose at hand."""
+
+    content: dict[str, Any]
+    is_good: bool
+    """Whether it was made for this browser, not too long ago: only then has the user decided anything."""
+
+
+def make_ticket(purpose: str, content: dict[str, Any]) -> str:
+    """Return a form's hidden field: what the form is about, bound to this browser."""
+    members = {"browser": browser_fingerprint(), "nonce": secrets.token_urlsafe(8), "content": content}
+    return str(_tickets(purpose).dumps(members))
+
+
+def parse_ticket(purpose: str, unverified_ticket: str) -> Ticket:
+    """Return the ticket of a submitted form. Raises PageError if another site sent it, or it is not of our making."""
+    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        raise PageError(
+            "Another website tried to answer for you",
+            "Its request was refused and nothing was changed. Close that website if you do not know it.",
+        )
+    serializer = _tickets(purpose)
+    is_recent = True
+    try:
+        members = serializer.loads(unverified_ticket, max_age=gateway().settings.lifetimes.login)
+    except SignatureExpired:
+        members, is_recent = serializer.loads(unverified_ticket), False
+    except (BadTimeSignature, BadData) as error:
+        raise PageError(
+            "This form was not made here",
+            "Nothing was changed. Go back, reload the page, and try again.",
+        ) from error
+    is_same_browser = hmac.compare_digest(members["browser"], browser_fingerprint())
+    return Ticket(content=members["content"], is_good=is_recent and is_same_browser)
+
+
+def _tickets(purpose: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(
+        gateway().ticket_key,
+        salt=f"mcp-oauth-gateway.ticket.{purpose}",
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )

@@ -1,0 +1,101 @@
+"""Where the identity provider sends the browser back to: the end of every login."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flask import Blueprint, Response, make_response, redirect, request
+
+from auth_service.idp import Login
+from auth_service.oauth.server import AuthorizationRequest
+from auth_service.ops.audit import Event
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.consent import Approval
+from auth_service.protocol.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
+
+from . import account, gateway, note, query_parameters, record, upstream
+from .browser import forget_session, start_session
+from .consent_pages import Notice, ask, no_login, not_allowed, note_request, sign_on_required
+from .pages import protect
+from .shown import Shown, approval_of, note_decision
+
+blueprint = Blueprint("callback", __name__)
+
+
+@blueprint.get("/callback")
+def callback() -> Response:
+    """Receive the browser back and send it to the client with a code, or to the account page."""
+    parameters = query_parameters()
+    if request.method == "HEAD":  # nobody sees the answer, so no login ends by it
+        response = make_response("")
+        protect(response)
+        return response
+    attempt = upstream.consume(parameters.get("state", ""))
+    if (shown := attempt.shown) is None:
+        return account.finish_sign_in(parameters)
+    note_decision()
+    requested = gateway().server.parse_authorization_request(shown.parameters)
+    note_request(requested)
+    try:
+        login = _log_in(parameters, requested)
+    except ServiceUnavailable as error:
+        return no_login(shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
+    note(user=login.identity.subject, name=login.identity.login)
+    return _finish_authorization(shown, attempt.scopes, login)
+
+
+def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
+    """Give the client its code, if all is as it was shown: of what is read now, for everyone has taken their time."""
+    sub, name = login.identity.subject, login.identity.login
+    requested = gateway().server.parse_authorization_request(shown.parameters)
+    if not shown.is_what(requested):
+        record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
+        return ask(requested, notice=Notice.CHANGED)
+    authorization = dataclasses.replace(requested, scopes=scopes)
+    approval = approval_of(authorization)
+    if _is_withdrawn(shown.approved_by, approval):
+        return ask(requested)
+    if not shown.is_for(sub):
+        record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
+        # Someone else is signed in in this browser: the person who is here now has approved nothing.
+        forget_session()
+        return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
+    if not gateway().users.may_use(login.identity, authorization.resource):
+        if sign_ons := gateway().users.find_sign_ons(login, authorization.resource):
+            return sign_on_required(shown, authorization, sign_ons)
+        return not_allowed(shown, authorization, name)
+    record(Event.LOGIN_ACCEPTED)
+    code = gateway().server.issue_code(authorization, sub=sub, name=name)
+    gateway().users.remember(login)
+    if shown.approved_by is None:
+        gateway().store.approvals.remember(sub, approval)
+    location = redirect_uris.with_parameters(
+        authorization.redirect_uri,
+        {"code": code, "state": authorization.state, "iss": gateway().settings.issuer},
+    )
+    response = make_response(redirect(location, code=303))
+    protect(response)
+    start_session(response, sub=sub, name=name)
+    return response
+
+
+def _is_withdrawn(approved_by: str | None, approval: Approval) -> bool:
+    """Whether the user, or the operator, has ended meanwhile what was remembered when the browser was sent away."""
+    return approved_by is not None and not gateway().store.approvals.is_remembered(approved_by, approval)
+
+
+def _log_in(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
+    """Log the user in. Raises AuthorizationRedirectError if the provider does not, ServiceUnavailable."""
+    provider = gateway().provider.title
+    try:
+        try:
+            if "code" not in parameters:
+                raise gateway().provider.explain_refusal(parameters)
+            return upstream.finish(parameters)
+        except LoginError as error:
+            was = f"the login at {provider} failed" if "code" in parameters else f"{provider} did not log the user in"
+            raise OAuthError("access_denied", was) from error
+    except OAuthError as error:
+        raise AuthorizationRedirectError(
+            error, redirect_uri=authorization.redirect_uri, state=authorization.state
+        ) from error

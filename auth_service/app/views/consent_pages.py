@@ -1,0 +1,168 @@
+"""The consent page, and the pages on which a login stops and may go on: the user decides on each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from flask import Response
+
+from auth_service.idp import SignOn
+from auth_service.oauth.server import AuthorizationRequest
+from auth_service.ops.audit import Event
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.access import Identity
+from auth_service.protocol.display import display_name, display_text
+from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnavailable
+
+from . import gateway, note, record
+from .browser import find_session, keep_browser, make_ticket
+from .pages import capitalized, provider_targets, render_page
+from .shown import Shown, approval_of, show
+
+TICKET_PURPOSE: Final = "decision"
+SCOPE_FIELD: Final = "scope:"
+
+
+class Notice(Enum):
+    """Why the consent page is shown once more."""
+
+    STALE = "stale"
+    NO_COOKIES = "no-cookies"
+    NOTHING_CHOSEN = "nothing-chosen"
+    CHANGED = "changed"
+    OTHER_USER = "other-user"
+
+
+def note_request(authorization: AuthorizationRequest) -> None:
+    """Note what this request is about, for the audit log."""
+    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
+
+
+def ask(
+    authorization: AuthorizationRequest,
+    *,
+    notice: Notice | None = None,
+    logged_in: Identity | None = None,
+) -> Response:
+    """Render the consent page. `logged_in` is who came back from the identity provider, where that is the notice."""
+    resource = gateway().settings.resources[authorization.resource]
+    session = find_session()
+    approval = approval_of(authorization)
+    known = gateway().store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
+    named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
+    response = render_page(
+        "consent.html",
+        status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
+        form_targets=_form_targets(authorization),
+        action=f"{gateway().settings.issuer}/consent",
+        ticket=_make_ticket(show(authorization, user=named)),
+        client=display_name(authorization.client_name),
+        client_host=authorization.client_host,
+        target=redirect_uris.describe_target(authorization.redirect_uri, gateway().settings.clients.redirect_schemes),
+        server=display_name(approval.server),
+        resource_url=resource.url,
+        scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
+        scope_field=SCOPE_FIELD,
+        signed_in=display_text(session.name) if session is not None else None,
+        is_repeated=known.issuperset(authorization.scopes),
+        provider=gateway().provider.title,
+        notice=notice.value if notice is not None else None,
+        user=display_text(logged_in.login) if logged_in is not None else "",
+    )
+    keep_browser(response)
+    return response
+
+
+def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
+    """Offer to try again what the identity provider refused or did not answer. Raises the error if it is another's."""
+    provider = gateway().provider.title
+    if error.dependency != provider:
+        raise error
+    if isinstance(error, ProviderRefusal):
+        record(Event.LOGIN_REFUSED, reason=f"{provider} refused: {error.code}")
+        return _render_with_choice("retry.html", page_of_refusal(error), shown, approved)
+    record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
+    page = PageError(
+        f"{capitalized(provider)} does not answer",
+        f"You allowed {display_text(approved.client_name)}, but {provider} could not say who you are. "
+        "Nothing was granted. This is usually over in a moment.",
+        status=503,
+    )
+    response = _render_with_choice("retry.html", page, shown, approved)
+    response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def page_of_refusal(error: ProviderRefusal) -> PageError:
+    """Return what to show of an identity provider's refusal that is not about the user."""
+    return PageError(
+        error.title,
+        f"{error.explanation} Nothing was granted.",
+        status=403 if error.operator is None else 503,
+        operator=error.operator,
+    )
+
+
+def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Sequence[SignOn]) -> Response:
+    """Lead someone to the provider's own page, where their organization has them sign in, and offer to try again."""
+    provider = capitalized(gateway().provider.title)
+    names = ", ".join(each.organization for each in sign_ons)
+    record(Event.LOGIN_REFUSED, reason=f"{provider} requires single sign-on for {names}")
+    error = PageError(
+        f"{names} wants you to sign in",
+        f"{provider} does not say whether you are a member before you have signed in with the single sign-on of your "
+        "organization, and have given this gateway's application access there. Do so, then come back here and try "
+        "again. Nothing was granted.",
+        status=403,
+        links=tuple((f"Sign in to {each.organization} at {provider}", each.url) for each in sign_ons),
+    )
+    return _render_with_choice("retry.html", error, shown, approved)
+
+
+def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
+    """Tell someone who has logged in that they are not on the list, and offer another account."""
+    resource = gateway().settings.resources[approved.resource]
+    record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
+    user, server = display_text(name), display_text(resource.title or approved.resource)
+    error = PageError(
+        f"{user} may not use this server",
+        f"{capitalized(gateway().provider.title)} signed you in as {user}, but that account is not on the list of "
+        f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
+        status=403,
+    )
+    return _render_with_choice("not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
+
+
+def _render_with_choice(
+    template: str,
+    error: PageError,
+    shown: Shown,
+    approved: AuthorizationRequest,
+) -> Response:
+    """Render an error after which the user may go on with what they have approved, or go back to the client."""
+    response = render_page(
+        template,
+        status=error.status,
+        form_targets=_form_targets(approved),
+        error=error,
+        action=f"{gateway().settings.issuer}/consent",
+        fields={"ticket": _make_ticket(shown), **{f"{SCOPE_FIELD}{scope}": "on" for scope in approved.scopes}},
+        client=display_name(approved.client_name),
+        provider=gateway().provider.title,
+    )
+    keep_browser(response)
+    return response
+
+
+def _make_ticket(shown: Shown) -> str:
+    return make_ticket(TICKET_PURPOSE, dataclasses.asdict(shown))
+
+
+def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
+    """Return the CSP sources that the answer to a decision may redirect to, in the end."""
+    apps = gateway().settings.clients.redirect_schemes
+    answer = redirect_uris.form_action_sources(authorization.redirect_uri, apps)
+    return tuple(dict.fromkeys((*provider_targets(), *answer)))

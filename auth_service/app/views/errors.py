@@ -1,0 +1,169 @@
+"""The one place that turns errors into responses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from flask import Flask, Response, abort, jsonify, make_response, redirect, request
+from werkzeug.exceptions import HTTPException
+
+from auth_service.ops.audit import Event
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.display import display_text
+from auth_service.protocol.errors import (
+    AuthorizationRedirectError,
+    ConsentDeclined,
+    GatewayError,
+    OAuthError,
+    PageError,
+    ServiceUnavailable,
+    TooManyRequests,
+    oauth_text,
+)
+from auth_service.protocol.redirect_uris import TargetKind
+
+from . import allow_any_origin, client_address, gateway, record, statuses
+from .pages import protect, render_page, wants_page
+from .shown import has_decided
+
+log = logging.getLogger(__name__)
+
+REFUSAL = "gateway.refusal"
+"""The member of an ASGI scope that says with which status the request is to be refused."""
+
+_REFUSALS = {
+    "authorize.authorize": Event.AUTHORIZATION_REFUSED,
+    "authorize.decide": Event.CONSENT_REFUSED,
+    "callback.callback": Event.LOGIN_REFUSED,
+    "account.act": Event.CONSENT_REFUSED,
+    "registration.register": Event.REGISTRATION_REFUSED,
+    "registration.read": Event.REGISTRATION_REFUSED,
+    "registration.update": Event.REGISTRATION_REFUSED,
+    "registration.delete": Event.REGISTRATION_REFUSED,
+    "token.token": Event.TOKEN_REFUSED,
+    "token.revoke": Event.REVOCATION_REFUSED,
+    "token.introspect": Event.INTROSPECTION_REFUSED,
+}
+"""What it means for the audit log that an endpoint answers with an error."""
+
+
+def register(app: Flask) -> None:
+    """Install the handlers."""
+    app.register_error_handler(AuthorizationRedirectError, _redirect_error)
+    app.register_error_handler(OAuthError, _render_oauth_error)
+    app.register_error_handler(PageError, _render_page_error)
+    app.register_error_handler(ServiceUnavailable, _render_unavailable)
+    app.register_error_handler(TooManyRequests, _render_too_many)
+    app.register_error_handler(HTTPException, _render_http_error)
+    app.register_error_handler(Exception, _render_unexpected)
+    app.before_request(_refuse_unread)
+
+
+def _redirect_error(error: AuthorizationRedirectError) -> Response:
+    """Answer RFC 6749 §4.1.2.1, with `iss` as in every authorization response (RFC 9207)."""
+    if isinstance(error, ConsentDeclined):
+        record(Event.CONSENT_DECLINED)
+    else:
+        _record_refusal(error)
+    location = redirect_uris.with_parameters(
+        error.redirect_uri,
+        {
+            "error": error.error,
+            "error_description": error.description,
+            "state": error.state,
+            "iss": gateway().settings.issuer,
+        },
+    )
+    # Anyone may register any website, local server or application's callback. While nobody has decided anything in this
+    # browser, a link to this gateway must not lead there by itself (RFC 9700 §4.11.2).
+    if not has_decided():
+        return _show(_invalid_request(error, links=((_way_back(error.redirect_uri), location),)))
+    response = make_response(redirect(location, code=303))
+    protect(response)
+    return response
+
+
+def _way_back(redirect_uri: str) -> str:
+    target = redirect_uris.describe_target(redirect_uri, gateway().settings.clients.redirect_schemes)
+    if target.kind is TargetKind.LOCAL_PROGRAM:
+        return f"Go back to the program at {target.name} on this computer"
+    return f"Go back to {target.name}"
+
+
+def _render_oauth_error(error: OAuthError) -> Response:
+    _record_refusal(error)
+    if wants_page():
+        return _show(_invalid_request(error))
+    response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
+    response.headers["Cache-Control"] = "no-store"
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer" if error.error == "invalid_token" else 'Basic realm="token"'
+    return response
+
+
+def _invalid_request(error: OAuthError, *, links: tuple[tuple[str, str], ...] = ()) -> PageError:
+    return PageError(
+        "The application asked in a way that is not valid",
+        f"The reason: {display_text(error.description)}. Nothing was granted. Start again from the "
+        "application; if that does not help, tell its makers the reason.",
+        status=error.status,
+        links=links,
+    )
+
+
+def _render_page_error(error: PageError) -> Response:
+    _record_refusal(error)
+    return _show(error)
+
+
+def _show(error: PageError) -> Response:
+    return render_page("error.html", status=error.status, error=error)
+
+
+def _render_unavailable(error: ServiceUnavailable) -> Response:
+    log.error("%s", error)
+    _record_refusal(error)
+    return statuses.respond(503, retry_after=error.retry_after)
+
+
+def _render_too_many(error: TooManyRequests) -> Response:
+    """Answer RFC 6585 §4."""
+    _record_refusal(error)
+    # Traefik asks for this answer again, in `refusals`: it can not tell it from one of its own.
+    with contextlib.suppress(ServiceUnavailable):
+        group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
+        gateway().store.ephemeral.note_wait(f"{group} {client_address()}", error.retry_after)
+    return statuses.respond(429, retry_after=error.retry_after)
+
+
+def _render_http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    # A browser that is told no here asks nothing else, and its client would not find what there is elsewhere.
+    if status == 404 and request.method == "OPTIONS" and request.path.startswith("/.well-known/"):
+        return allow_any_origin(make_response("", 204))
+    return statuses.respond(status, allowed=tuple(sorted(getattr(error, "valid_methods", None) or ())))
+
+
+def _render_unexpected(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return statuses.respond(500)
+
+
+def _refuse_unread() -> None:
+    """Refuse what the ASGI layer found to be too large or too slow, in the form of its endpoint."""
+    scope = request.environ.get("asgi.scope") or {}
+    if (status := scope.get(REFUSAL)) is not None:
+        abort(status)
+
+
+def _record_refusal(error: GatewayError) -> None:
+    """Write down that a request was refused, and why: causes are for the log only."""
+    if (event := _REFUSALS.get(request.endpoint or "")) is not None:
+        reasons = [str(error)]
+        while isinstance(error.__cause__, GatewayError):
+            error = error.__cause__
+            # An error often quotes its cause, in the characters that its own form allows.
+            if not any(oauth_text(str(error)) in oauth_text(reason) for reason in reasons):
+                reasons.append(str(error))
+        record(event, reason=": ".join(reasons))

@@ -1,0 +1,104 @@
+"""Pages for people: rendering, and the headers that keep them from being framed, cached or scripted."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, make_response, render_template, request
+from werkzeug.datastructures import Headers
+
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.errors import ServiceUnavailable
+
+from . import gateway
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_PAGE_ENDPOINTS = frozenset(
+    {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act"}
+)
+_STYLESHEET = Path(__file__).parent / "static" / "style.css"
+
+
+class ExactResponse(Response):
+    """A response whose `Location` is sent as it was set: Werkzeug would rewrite `app:///done` to `app:/done`."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers that are sent."""
+        headers = super().get_wsgi_headers(environ)
+        if (location := self.headers.get("Location")) is not None:
+            headers["Location"] = location
+        return headers
+
+
+def wants_page() -> bool:
+    """Whether a person looks at the answer to this request, rather than a program."""
+    return request.endpoint in _PAGE_ENDPOINTS or (request.endpoint is None and accepts_page())
+
+
+def accepts_page() -> bool:
+    """Whether a browser asks for something to show. Programs accept JSON, or anything, but name no page."""
+    return "text/html" in request.headers.get("Accept", "")
+
+
+def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:
+    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this
+    service.
+    """
+    issuer = gateway().settings.issuer
+    response = make_response(
+        render_template(
+            template,
+            stylesheet=f"{issuer}/style.css?{_stylesheet_version()}",
+            account=f"{issuer}/account",
+            host=gateway().host,
+            **context,
+        ),
+        status,
+    )
+    protect(response, form_targets=form_targets)
+    return response
+
+
+def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
+    """Set the security headers of a page or of a redirect that belongs to the login."""
+    form_action = " ".join(("'self'", *form_targets))
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action {form_action}"
+    )
+    response.headers["X-Frame-Options"] = "DENY"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-store"
+
+
+def provider_targets() -> tuple[str, ...]:
+    """Return the CSP sources that a login may lead through before it ends.
+
+    Browsers hold each redirect that follows a form against `form-action`. GitHub answers by itself; other providers
+    pass people on to hosts that nobody here knows (a company's own login), so any https address may follow there.
+    """
+    try:
+        url = gateway().provider.authorization_url(state="", code_challenge="")
+    except ServiceUnavailable:  # it may be back when the form is sent
+        return ("https:",)
+    source = redirect_uris.form_action_source(url)
+    return (source,) if source in _SELF_CONTAINED else (source, "https:")
+
+
+def capitalized(text: str) -> str:
+    """Return a text as a sentence begins with it."""
+    return text[:1].upper() + text[1:]
+
+
+_SELF_CONTAINED = frozenset({"https://github.com"})
+
+
+@functools.cache
+def _stylesheet_version() -> str:
+    """Return what changes with the stylesheet, so that browsers never combine a new page with an old one."""
+    return hashlib.sha256(_STYLESHEET.read_bytes()).hexdigest()[:12]

@@ -1,0 +1,130 @@
+"""Dynamic client registration (RFC 7591), and a client's management of its own registration (RFC 7592)."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, make_response, request
+from werkzeug.exceptions import BadRequest
+
+from auth_service.ops.audit import Event
+from auth_service.protocol import clients
+from auth_service.protocol.clients import Client, ClientMetadata
+from auth_service.protocol.errors import OAuthError
+
+from . import allow_any_origin, client_address, gateway, note, record
+
+QUOTA_SECONDS = 3600
+
+blueprint = Blueprint("registration", __name__)
+blueprint.after_request(allow_any_origin)
+
+
+@blueprint.post("/register")
+def register() -> Response:
+    """Register a client (RFC 7591 §3). Raises TooManyRequests for an address that has registered many."""
+    metadata = _parse_metadata(_parse_body())
+    gateway().store.ephemeral.take(
+        "registrations",
+        client_address(),
+        limit=gateway().settings.limits.registrations_per_hour,
+        window=QUOTA_SECONDS,
+    )
+    has_secret = metadata.token_endpoint_auth_method.startswith("client_secret_")
+    secret = secrets.token_urlsafe(32) if has_secret else None
+    registration_token = secrets.token_urlsafe(32)
+    client = Client(
+        client_id=clients.GENERATED_ID_PREFIX + secrets.token_urlsafe(16),
+        metadata=metadata,
+        secret_hash=clients.hash_secret(secret) if secret else None,
+        registration_token_hash=clients.hash_secret(registration_token),
+        issued_at=int(time.time()),
+    )
+    gateway().store.add_client(client)
+    record(Event.CLIENT_REGISTERED, client=client.client_id, name=client.name)
+    return _respond(client, registration_token=registration_token, secret=secret, status=201)
+
+
+@blueprint.get("/register/<client_id>")
+def read(client_id: str) -> Response:
+    """Show a client its registration (RFC 7592 §2.1). Its secret is stored as a hash and cannot be shown again."""
+    client, registration_token = _authenticate(client_id)
+    return _respond(client, registration_token=registration_token)
+
+
+@blueprint.put("/register/<client_id>")
+def update(client_id: str) -> Response:
+    """Replace a client's metadata (RFC 7592 §2.2), by the rules of registration."""
+    client, registration_token = _authenticate(client_id)
+    document = _parse_body()
+    if document.get("client_id") != client_id:
+        raise OAuthError("invalid_client_metadata", "client_id must be this client's own")
+    unverified_secret = document.get("client_secret")
+    if unverified_secret is not None and not (
+        isinstance(unverified_secret, str) and client.check_client_secret(unverified_secret)
+    ):
+        raise OAuthError("invalid_client_metadata", "client_secret must be the current one")
+    # What is left out stays as it is (RFC 7592 §2.2).
+    method = document.get("token_endpoint_auth_method") or client.auth_method
+    metadata = _parse_metadata({**document, "token_endpoint_auth_method": method})
+    if metadata.token_endpoint_auth_method != client.auth_method:
+        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
+    updated = dataclasses.replace(client, metadata=metadata)
+    gateway().store.update_client(updated)
+    record(Event.CLIENT_UPDATED, name=updated.name)
+    return _respond(updated, registration_token=registration_token)
+
+
+@blueprint.delete("/register/<client_id>")
+def delete(client_id: str) -> Response:
+    """Remove a client and end all its grants (RFC 7592 §2.3)."""
+    client, _ = _authenticate(client_id)
+    gateway().store.remove_client(client.client_id, by="client")
+    return make_response("", 204)
+
+
+def _parse_body() -> dict[str, Any]:
+    media_type = request.mimetype
+    if media_type not in {"", "application/json"}:
+        text = f"send the metadata as application/json, not as {media_type[:100]}"
+        raise OAuthError("invalid_client_metadata", text)
+    try:
+        document = request.get_json(force=True)  # one that names no type can be nothing else
+    except (BadRequest, RecursionError) as error:
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
+    if not isinstance(document, dict):
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
+    return document
+
+
+def _parse_metadata(document: dict[str, Any]) -> ClientMetadata:
+    supported = {scope for resource in gateway().settings.resources.values() for scope in resource.scopes}
+    return clients.with_known_scopes(
+        clients.parse_metadata(document, apps=gateway().settings.clients.redirect_schemes), supported=supported
+    )
+
+
+def _authenticate(client_id: str) -> tuple[Client, str]:
+    """Return the client whose registration token the request carries; 401 for anything else (RFC 7592 §2)."""
+    note(client=client_id)
+    # Not by Werkzeug, which stumbles over HTTP Basic that is not ASCII.
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    unverified_token = token.strip() if scheme.lower() == "bearer" else None
+    client = gateway().store.find_client(client_id)
+    if unverified_token is None or client is None or not client.check_registration_token(unverified_token):
+        raise OAuthError("invalid_token", "the registration access token is not this client's", status=401)
+    return client, unverified_token
+
+
+def _respond(client: Client, *, registration_token: str, secret: str | None = None, status: int = 200) -> Response:
+    uri = f"{gateway().settings.issuer}/register/{client.client_id}"
+    body = clients.information_response(client, registration_uri=uri)
+    body["registration_access_token"] = registration_token
+    if secret is not None:
+        body["client_secret"] = secret
+    response = make_response(jsonify(body), status)
+    response.headers["Cache-Control"] = "no-store"
+    return response

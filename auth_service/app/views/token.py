@@ -1,0 +1,99 @@
+"""The token, revocation and introspection endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flask import Blueprint, Response, jsonify, request
+
+from auth_service.keys.tokens import InvalidTokenError, verify_access_token
+from auth_service.oauth.client_authentication import parse_basic
+from auth_service.oauth.server import FormRequest
+from auth_service.protocol.errors import OAuthError
+
+from . import allow_any_origin, body_parameters, client_address, gateway, note
+
+blueprint = Blueprint("token", __name__)
+blueprint.after_request(allow_any_origin)
+
+
+@blueprint.after_request
+def _forbid_storing(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Pragma"] = "no-cache"
+    return response
+
+
+@blueprint.post("/token")
+def token() -> Response:
+    """Redeem a code or a refresh token (RFC 6749 §3.2)."""
+    form = _parse_form()
+    _count(form)
+    if "grant_type" not in form.form:
+        raise OAuthError(
+            "invalid_request",
+            "grant_type is missing: send the parameters in the body, as application/x-www-form-urlencoded",
+        )
+    return jsonify(gateway().server.create_token_response(form))
+
+
+@blueprint.post("/revoke")
+def revoke() -> Response:
+    """End the grant of a token of the client's own (RFC 7009). Anything else is answered alike, unchanged."""
+    form = _parse_form()
+    server = gateway().server
+    client = server.authenticate_client(form, [])
+    unverified_token = form.form.get("token")
+    if unverified_token is None:
+        raise OAuthError("invalid_request", "token is missing")
+    sid = _find_sid(unverified_token)
+    grant = gateway().store.find_grant(sid) if sid else None
+    if grant is not None and grant.client_id == client.client_id:
+        gateway().store.revoke_grant(grant.sid, by="client", reason="the client revoked a token of it")
+    return jsonify({})
+
+
+@blueprint.post("/introspect")
+def introspect() -> Response:
+    """Describe a token to its confidential client or its resource's server (RFC 7662)."""
+    form = _parse_form()
+    return jsonify(gateway().introspection.answer(form.form, authorization=request.headers.get("Authorization")))
+
+
+def _parse_form() -> FormRequest:
+    form = body_parameters()
+    note(client=form.get("client_id"), resource=form.get("resource"))
+    note(client=_claimed_client(form))
+    return FormRequest(
+        f"{gateway().settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
+    )
+
+
+def _claimed_client(form: Mapping[str, str]) -> str | None:
+    """Return which client the request says that it comes from. Raises OAuthError if it does so in a malformed way."""
+    basic = parse_basic(request.headers.get("Authorization"))
+    return form.get("client_id", basic[0] if basic is not None else None)
+
+
+def _count(form: FormRequest) -> None:
+    """Raise TooManyRequests if this client asks too often from this address: others there have their own count."""
+    holder = f"{client_address()} {_claimed_client(form.form)}"
+    limit = gateway().settings.limits.token_requests_per_minute
+    gateway().store.ephemeral.take("token", holder, limit=limit, window=60)
+
+
+def _find_sid(unverified_token: str) -> str | None:
+    """Return the grant of a token that this service issued, be it an access or a refresh token."""
+    if (parsed := gateway().server.parse_refresh_token(unverified_token)) is not None:
+        return parsed[0]
+    settings = gateway().settings
+    try:
+        claims = verify_access_token(
+            gateway().keys,
+            unverified_token,
+            issuer=settings.issuer,
+            resources=[resource.url for resource in settings.resources.values()],
+        )
+    except InvalidTokenError:
+        return None
+    return claims.sid

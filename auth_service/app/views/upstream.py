@@ -1,0 +1,88 @@
+"""Sending the browser to the identity provider, and knowing it again when it returns."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from flask import Response, make_response, redirect
+
+from auth_service.idp import Login
+from auth_service.protocol.errors import PageError
+
+from . import gateway
+from .browser import browser_fingerprint, keep_browser, sends_cookies
+from .pages import protect
+from .shown import Shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Why a browser was sent to the identity provider."""
+
+    shown: Shown | None = None
+    """The authorization request; None for a sign-in to the account page."""
+    scopes: tuple[str, ...] = ()
+    """Those of the request that the user approved."""
+
+
+def send(attempt: Attempt, *, other_account: bool = False) -> Response:
+    """Send this browser, and no other, to the identity provider."""
+    state = secrets.token_urlsafe(32)
+    gateway().store.ephemeral.add_login(
+        state,
+        {"browser": browser_fingerprint(), "attempt": dataclasses.asdict(attempt)},
+        lifetime=gateway().settings.lifetimes.login,
+    )
+    url = gateway().provider.authorization_url(state=state, code_challenge=_challenge(_verifier(state)))
+    response = make_response(redirect(_selecting_account(url) if other_account else url, code=303))
+    protect(response)
+    keep_browser(response)
+    return response
+
+
+def consume(state: str) -> Attempt:
+    """Return why this browser went away, once. Raises PageError if it was another browser, or long ago."""
+    login = gateway().store.ephemeral.consume_login(state, browser=browser_fingerprint()) if state else None
+    if login is None and not sends_cookies():
+        raise PageError(
+            "This browser sent no cookie",
+            "A sign-in ends in the browser in which it began, which is known by a cookie. Nothing was allowed: allow "
+            f"cookies for {gateway().host}, then start again from the application that you want to connect.",
+            help_clients=True,
+        )
+    if login is None or "shown" not in login["attempt"]:  # an earlier version's, while this one took over
+        raise PageError(
+            "This sign-in cannot be continued",
+            "It was finished already, took too long, or began in another browser. "
+            "Nothing was allowed: start again from the application that you want to connect.",
+            help_clients=True,
+        )
+    shown = login["attempt"]["shown"]
+    return Attempt(shown=Shown(**shown) if shown is not None else None, scopes=tuple(login["attempt"]["scopes"]))
+
+
+def finish(parameters: dict[str, str]) -> Login:
+    """Redeem what the browser brought back. Raises LoginError, or ServiceUnavailable."""
+    return gateway().provider.finish_login(code=parameters["code"], code_verifier=_verifier(parameters["state"]))
+
+
+def _verifier(state: str) -> str:
+    """Return the verifier that belongs to an upstream state: derived, so that it is stored nowhere."""
+    return hmac.new(gateway().upstream_key, state.encode(), "sha256").hexdigest()
+
+
+def _challenge(verifier: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def _selecting_account(url: str) -> str:
+    """Ask the provider not to take whoever is signed in there: GitHub and OpenID Connect call it alike."""
+    parts = urlsplit(url)
+    query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), "prompt": "select_account"}
+    return parts._replace(query=urlencode(query)).geturl()

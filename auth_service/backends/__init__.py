@@ -1,0 +1,1 @@
+"""What the service says to the servers behind it, and asks of them."""

@@ -1,0 +1,59 @@
+"""What the service tells backends in its own name: who is calling, and which grant has ended.
+
+Both are itsdangerous tokens under the backend's own key; docs/contracts.md is the contract with the bridge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from itsdangerous import URLSafeTimedSerializer
+
+from auth_service.keys.tokens import VerifiedClaims
+from auth_service.settings import Credentials
+
+IDENTITY_SALT = "mcp-oauth-gateway.identity"
+REVOCATION_SALT = "mcp-oauth-gateway.revocation"
+
+
+def derive_identity_key(credentials: Credentials, resource_name: str) -> bytes:
+    """Return the key that this service and one resource's bridge share."""
+    return credentials.derive_key(f"identity-key:{resource_name}")
+
+
+class BackendSigner:
+    """Signs for the backends of one resource."""
+
+    def __init__(self, identity_key: bytes) -> None:
+        self._identity = _serializer(identity_key, IDENTITY_SALT)
+        self._revocation = _serializer(identity_key, REVOCATION_SALT)
+
+    def sign_identity(self, claims: VerifiedClaims) -> str:
+        """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now."""
+        return _text(
+            self._identity.dumps(
+                {
+                    "sub": claims.subject,
+                    "name": claims.name,
+                    "client_id": claims.client_id,
+                    "scope": claims.scope,
+                    "aud": claims.audience,
+                    "sid": claims.sid,
+                    "exp": claims.expires_at,
+                }
+            )
+        )
+
+    def sign_revocation(self, sid: str) -> str:
+        """Return the body of `POST /revocations` for a grant that has ended."""
+        return _text(self._revocation.dumps({"sid": sid}))
+
+
+def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(
+        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+
+
+def _text(signed: str | bytes) -> str:
+    return signed if isinstance(signed, str) else signed.decode("ascii")

@@ -1,0 +1,153 @@
+"""Telling bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation push")."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import requests
+
+from auth_service.settings import Credentials, Settings
+from auth_service.storage.store import Grant
+
+from .assertions import BackendSigner, derive_identity_key
+
+TIMEOUT_SECONDS: Final = 2
+MAX_WAITING: Final = 10_000
+"""Revocations that one origin has not heard of yet. Beyond that the oldest are dropped."""
+CLOSE_SECONDS: Final = 5
+"""How long a process that ends may go on telling."""
+
+log = logging.getLogger(__name__)
+
+
+class RevocationPush:
+    """Posts to every backend of a grant's resource, in the background: revoking never waits for a backend.
+
+    Each origin has a queue and a thread of its own, so a server that hangs delays only what is meant for itself.
+    Nothing is sent twice. The grant is refused from the moment it ends in any case; a stream whose bridge was not
+    told ends with its access token.
+    """
+
+    def __init__(self, settings: Settings, credentials: Credentials) -> None:
+        self._origins: dict[str, _Origin] = {}
+        self._targets: dict[str, tuple[BackendSigner, list[_Origin]]] = {}
+        for name, resource in settings.resources.items():
+            urls = dict.fromkeys(map(_revocation_url, resource.endpoints))
+            origins = [self._origins.setdefault(url, _Origin(url)) for url in urls]
+            self._targets[resource.url] = BackendSigner(derive_identity_key(credentials, name)), origins
+
+    def __call__(self, grant: Grant) -> None:
+        """Tell the backends that this grant has ended. A resource that is gone has nobody to tell."""
+        if (target := self._targets.get(grant.resource)) is None:
+            return
+        signer, origins = target
+        for origin in origins:
+            origin.add(_Revocation(signer, grant.sid))
+
+    def close(self) -> None:
+        """Return when every backend has been told, except for those that fail to answer."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for origin in self._origins.values():
+            origin.begin_to_close()
+        for origin in self._origins.values():
+            origin.wait_until(deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Revocation:
+    signer: BackendSigner
+    sid: str
+
+
+class _Origin:
+    """What one origin has not been told yet. A thread tells it, in order, and ends when nothing is left."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: deque[_Revocation] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closing = False
+
+    def add(self, revocation: _Revocation) -> None:
+        """Tell it as soon as it has been told everything before."""
+        with self._changed:
+            if len(self._waiting) == MAX_WAITING:
+                self._waiting.popleft()
+                log.warning("revocation.unheard: %s: more than %d are waiting", self._url, MAX_WAITING)
+            self._waiting.append(revocation)
+            if self._thread is None:
+                self._start()
+
+    def begin_to_close(self) -> None:
+        """Give up at the next failure."""
+        self._is_closing = True
+
+    def wait_until(self, deadline: float) -> None:
+        """Return when it has been told everything, or it is that late (monotonic clock)."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._thread is None, max(0.0, deadline - time.monotonic())):
+                return
+            self._waiting.clear()
+            log.warning("revocation.unheard: %s: the process ends", self._url)
+
+    def _start(self) -> None:
+        # A daemon: a server that sends its answer byte by byte must not keep the process from ending.
+        thread = threading.Thread(target=self._run, name=f"revocation-push {self._url}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The grant that follows still has to be ended; the next revocation tries again.
+            log.exception("revocation.unheard: %s", self._url)
+        else:
+            self._thread = thread
+
+    def _run(self) -> None:
+        while (revocation := self._next()) is not None:
+            try:
+                heard = _post(self._url, revocation.signer.sign_revocation(revocation.sid))
+            except Exception:
+                # The thread goes on: nothing else would tell this origin of the others.
+                log.exception("revocation.unheard: %s", self._url)
+                heard = False
+            if self._is_closing and not heard:
+                with self._changed:
+                    self._waiting.clear()
+
+    def _next(self) -> _Revocation | None:
+        with self._changed:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._thread = None
+            self._changed.notify_all()
+            return None
+
+
+def _revocation_url(backend: str) -> str:
+    parts = urlsplit(backend)
+    return f"{parts.scheme}://{parts.netloc}/revocations"
+
+
+def _post(url: str, body: str) -> bool:
+    """Return whether anything answered."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "text/plain"},
+                timeout=TIMEOUT_SECONDS,
+                allow_redirects=False,
+                stream=True,
+            ).close()
+    except requests.RequestException as error:
+        log.warning("revocation.unheard: %s: %s", url, type(error).__name__)
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The authorization server: clients, users, codes, tokens, and when they end."""

@@ -1,0 +1,192 @@
+"""How a client proves at an endpoint which one it is (RFC 6749 §2.3; RFC 7523 §2.2 and §3; RFC 9700 §2.5)."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+import jwt
+
+from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
+from auth_service.protocol.clients import Client
+from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
+from auth_service.protocol.keys import ALGORITHMS
+from auth_service.storage.ephemeral import Ephemeral
+
+from .client_lookup import Clients
+
+JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+MAX_ASSERTION_SECONDS: Final = 3600
+"""How far ahead an assertion may end, and how old it may be."""
+CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
+"""How far a client's clock may be ahead: the user's machine, which nobody keeps exact. The end stays strict."""
+MAX_JTI_LENGTH: Final = 256
+
+_TYPES: Final = (None, "JWT", "client-authentication+jwt")
+_OPTIONS: Final[Any] = {
+    "require": ["iss", "sub", "aud", "exp", "jti"],
+    "verify_signature": True,
+    "verify_iss": True,
+    "verify_sub": True,
+    "verify_aud": True,
+    "verify_jti": True,
+    "verify_exp": True,
+    "verify_iat": False,  # with more leeway than the end has: _verify
+    "verify_nbf": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authenticated:
+    """A client, and how it proved itself: not at all with `none`."""
+
+    client: Client
+    method: str
+
+
+class ClientAuthenticator:
+    """Authenticates clients by the one method that they registered, or by one that their document lists."""
+
+    def __init__(self, clients: Clients, ephemeral: Ephemeral, *, issuer: str) -> None:
+        """`issuer` is ours: assertions must be meant for it or for its token endpoint."""
+        self._clients = clients
+        self._ephemeral = ephemeral
+        self._audiences = [issuer, f"{issuer}/token"]
+
+    def authenticate(self, form: Mapping[str, str], *, authorization: str | None) -> Authenticated:
+        """Return the client that a request proves; `authorization` is its header of that name.
+
+        Raises OAuthError `invalid_client` with status 401 for an unknown client and for a failed proof alike: that
+        is what makes clients whose registration is gone register anew.
+        """
+        basic = parse_basic(authorization)
+        secret = form.get("client_secret")
+        assertion = form.get("client_assertion")
+        if sum(proof is not None for proof in (basic, secret, assertion)) > 1:
+            raise OAuthError("invalid_request", "the client authenticates in more than one way")
+        client_id = form.get("client_id")
+        if basic is not None:
+            if client_id not in {None, basic[0]}:
+                raise OAuthError("invalid_request", "the client authenticates in more than one way")
+            return self._with_secret(basic[0], "client_secret_basic", basic[1])
+        if assertion is not None:
+            return self._with_assertion(client_id, assertion, form.get("client_assertion_type"))
+        if secret is not None:
+            return self._with_secret(client_id, "client_secret_post", secret)
+        return Authenticated(client=self._find(client_id, "none"), method="none")
+
+    def _with_secret(self, client_id: str | None, method: str, unverified_secret: str) -> Authenticated:
+        client = self._find(client_id, method)
+        if not client.check_client_secret(unverified_secret):
+            raise _failed()
+        return Authenticated(client=client, method=method)
+
+    def _find(self, client_id: str | None, method: str) -> Client:
+        if not client_id:
+            raise OAuthError("invalid_client", "client_id is missing: the request names no client", status=401)
+        try:
+            client = self._clients.find(client_id)
+        except ClientDocumentError as error:
+            if error.is_transient:
+                raise ServiceUnavailable("a client's metadata document") from error
+            raise OAuthError("invalid_client", f"the client's metadata document: {error}", status=401) from error
+        if client is None:
+            raise OAuthError("invalid_client", "unknown client: register again", status=401)
+        if not client.check_endpoint_auth_method(method, "token"):
+            own = " or ".join((client.auth_method, *client.other_auth_methods))
+            text = f"this client authenticates with {own}, and the request does with {method}"
+            raise OAuthError("invalid_client", text, status=401)
+        return client
+
+    def _with_assertion(self, client_id: str | None, unverified: str, kind: str | None) -> Authenticated:
+        if kind != JWT_BEARER:
+            raise OAuthError("invalid_client", f"client_assertion_type must be {JWT_BEARER}", status=401)
+        try:
+            header = jwt.get_unverified_header(unverified)
+            unverified_claims = jwt.decode(unverified, options={"verify_signature": False})
+        except jwt.InvalidTokenError as error:
+            raise _failed() from error
+        subject = unverified_claims.get("sub")
+        if not isinstance(subject, str) or client_id not in {None, subject}:
+            raise _failed()
+        client = self._find(subject, "private_key_jwt")
+        try:
+            claims = self._verify(client, unverified, header)
+        except jwt.PyJWTError as error:
+            raise _failed() from error
+        except ClientDocumentError as error:
+            if error.is_transient:
+                raise ServiceUnavailable("a client's key set") from error
+            raise OAuthError("invalid_client", f"the client's keys: {error}", status=401) from error
+        # Last, when nothing else can refuse it: no one but the key's holder can use an identifier up.
+        # Remembered until no host takes it any more, be its clock as far behind ours as clocks may be.
+        seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
+        if not self._ephemeral.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
+            raise OAuthError("invalid_client", "the client assertion was used before", status=401)
+        return Authenticated(client=client, method="private_key_jwt")
+
+    def _verify(self, client: Client, unverified: str, header: dict[str, Any]) -> dict[str, Any]:
+        """Return the claims of an assertion by RFC 7523 §3. Raises jwt.PyJWTError."""
+        algorithm, kid = header.get("alg"), header.get("kid")
+        agreed = client.metadata.token_endpoint_auth_signing_alg
+        if algorithm not in ALGORITHMS or agreed not in {None, algorithm} or header.get("typ") not in _TYPES:
+            raise jwt.InvalidAlgorithmError
+        if not (kid is None or isinstance(kid, str)):
+            raise jwt.InvalidKeyError
+        # From the client's own metadata, whatever `jwk`, `jku` or `x5u` the header may name.
+        if (key := self._clients.find_key(client, kid=kid, algorithm=algorithm)) is None:
+            raise jwt.InvalidKeyError
+        claims: dict[str, Any] = jwt.decode(
+            unverified,
+            key.key,
+            algorithms=[algorithm],
+            issuer=client.client_id,
+            subject=client.client_id,
+            audience=self._audiences,
+            leeway=CLOCK_SKEW_SECONDS,
+            options=_OPTIONS,
+        )
+        # One for another server as well could be used here by that server.
+        if isinstance(claims["aud"], list) and len(claims["aud"]) != 1:
+            raise jwt.InvalidAudienceError
+        # PyJWT takes texts that read as numbers.
+        if not all(isinstance(claims.get(name, 0), int | float) for name in ("exp", "iat", "nbf")):
+            raise jwt.InvalidTokenError
+        now = time.time()
+        if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLIENT_CLOCK_SECONDS:
+            raise jwt.ExpiredSignatureError
+        # So written that NaN, which Python reads in JSON, is refused.
+        if not now - MAX_ASSERTION_SECONDS <= claims.get("iat", now) <= now + CLIENT_CLOCK_SECONDS:
+            raise jwt.InvalidIssuedAtError
+        if not claims.get("nbf", now) <= now + CLIENT_CLOCK_SECONDS:
+            raise jwt.ImmatureSignatureError
+        if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
+            raise jwt.InvalidTokenError
+        return claims
+
+
+def _failed() -> OAuthError:
+    return OAuthError(
+        "invalid_client", "client authentication failed: the secret or the assertion is not this client's", status=401
+    )
+
+
+def parse_basic(header: str | None) -> tuple[str, str] | None:
+    """Return identifier and secret of HTTP Basic authentication, None if the request does not use it.
+
+    Raises OAuthError `invalid_client` if it is malformed. Both parts are form-encoded (RFC 6749 §2.3.1).
+    """
+    scheme, _, value = (header or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, colon, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+    except ValueError as error:  # no base64, no ASCII, no UTF-8
+        raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401) from error
+    if not colon:
+        raise OAuthError("invalid_client", "malformed HTTP Basic authentication", status=401)
+    return unquote_plus(client_id), unquote_plus(secret)

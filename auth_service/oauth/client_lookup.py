@@ -1,0 +1,191 @@
+"""Finding clients: those registered here, and those that an https URL describes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from auth_service.protocol import client_documents, keys
+from auth_service.protocol.clients import Client
+from auth_service.protocol.errors import ClientDocumentError, ClientDocumentsDisabled, ClientHostNotAllowed
+from auth_service.protocol.keys import KeySetError, VerificationKey
+from auth_service.settings import AppScheme, ClientDocuments
+from auth_service.storage.ephemeral import Document, Ephemeral
+from auth_service.storage.store import Store
+
+from .document_probe import DocumentProbe
+from .safe_fetch import DEADLINE_SECONDS, PublicFetcher
+
+FETCHES_PER_MINUTE: Final = 30
+"""From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
+KNOWN_FETCHES_PER_MINUTE: Final = 300
+"""Of a document of a client that users have logged in with, which is not to wait for what strangers have us ask its
+host.
+"""
+MAX_WAITING: Final = 8
+"""Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads.
+
+Half of them for documents of clients that users have logged in with: strangers' slow servers can hold the other half.
+"""
+REVALIDATION_SECONDS: Final = 24 * 3600
+"""How long a document with an ETag is kept to be asked about again."""
+KEY_SET_REFRESH_SECONDS: Final = 30
+"""How often an unknown `kid` may have a key set fetched again that is still fresh."""
+
+T = TypeVar("T")
+
+
+class Clients:
+    """Clients of either kind. Raises ClientDocumentError, ServiceUnavailable or TooManyRequests beside."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        documents: ClientDocuments,
+        apps: Mapping[str, AppScheme],
+        fetcher: PublicFetcher,
+        probe: DocumentProbe,
+        requester: Callable[[], str],
+    ) -> None:
+        """`probe` hears of what was fetched; `requester` returns the address that the current request comes from."""
+        self._store = store
+        self._ephemeral: Ephemeral = store.ephemeral
+        self._documents = documents
+        self._apps = apps
+        self._fetcher = fetcher
+        self._probe = probe
+        self._requester = requester
+        self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
+
+    def find(self, client_id: str) -> Client | None:
+        """Return a client as it is now: a document is believed no longer than its headers allow."""
+        if not client_documents.is_document_url(client_id):
+            return self._store.find_client(client_id)
+        if not self._documents.enabled:
+            raise ClientDocumentsDisabled
+        client_documents.check_url(client_id)
+        return self._find_document(
+            client_id,
+            lambda document: client_documents.parse_client(client_id, document, apps=self._apps),
+            client_id=client_id,
+            max_bytes=client_documents.MAX_DOCUMENT_BYTES,
+        )
+
+    def find_key(self, client: Client, *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
+        """Return the client's key that an assertion's header means.
+
+        Keys rotate: for a `kid` that is not there a key set is fetched anew, though not at every attempt.
+        """
+        metadata = client.metadata
+        if metadata.jwks is not None:
+            return keys.select(keys.parse(metadata.jwks), kid=kid, algorithm=algorithm)
+        url = metadata.jwks_uri
+        if url is None:
+            return None
+        found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
+        if found is None and self._ephemeral.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
+            self._ephemeral.drop_document(url)
+            found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
+        return found
+
+    def _find_key_set(self, url: str, client: Client) -> tuple[VerificationKey, ...]:
+        return self._find_document(
+            url, _parse_key_set, client_id=client.client_id, max_bytes=client_documents.MAX_KEYS_BYTES
+        )
+
+    def _find_document(self, url: str, parse: Callable[[Any], T], *, client_id: str, max_bytes: int) -> T:
+        """Return a client's document as `parse` takes it, from the cache while it is fresh.
+
+        What is refused is not kept.
+        """
+        hosts = self._documents.allowed_hosts
+        if hosts is not None and client_documents.host_of(url) not in hosts:
+            raise ClientHostNotAllowed
+        kept = self._ephemeral.find_document(url)
+        if kept is not None and time.time() < kept.fresh_until:
+            return parse(json.loads(kept.body))
+        # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
+        is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
+            self._store.has_logged_in(client_id)
+        )
+        if not self._waiting[is_known].acquire(blocking=False):
+            raise ClientDocumentError("too many documents are being fetched", is_transient=True)
+        try:
+            with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
+                kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
+                if kept is not None and time.time() < kept.fresh_until:
+                    return parse(json.loads(kept.body))
+                return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes)
+        finally:
+            self._waiting[is_known].release()
+
+    def _fetch(
+        self, url: str, parse: Callable[[Any], T], kept: Document | None, *, is_known: bool, max_bytes: int
+    ) -> T:
+        self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
+        condition = {"If-None-Match": kept.etag} if kept is not None and kept.etag is not None else {}
+        admit = partial(self._admit_known, url) if is_known else self._admit
+        fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit, is_known=is_known)
+        body = kept.body if fetched.status == 304 and kept is not None else _decode(fetched.body)
+        parsed = parse(_parse_json(body))
+        self._probe.note_fetched(url)
+        now = time.time()
+        lifetime = client_documents.lifetime(fetched.headers, now=now)
+        etag = _etag(fetched.headers.get("etag", condition.get("If-None-Match") if fetched.status == 304 else None))
+        if lifetime is None or (lifetime == 0 and etag is None):
+            self._ephemeral.drop_document(url)
+        else:
+            document = Document(body=body, fresh_until=now + lifetime, etag=etag)
+            self._ephemeral.keep_document(url, document, lifetime=lifetime if etag is None else REVALIDATION_SECONDS)
+        return parsed
+
+    def _admit(self, host: str, addresses: Sequence[str]) -> None:
+        self._ephemeral.take("fetch-from-host", host, limit=FETCHES_PER_MINUTE, window=60)
+        for address in addresses:
+            self._ephemeral.take("fetch-from-address", address, limit=FETCHES_PER_MINUTE, window=60)
+
+    def _admit_known(self, url: str, _host: str, _addresses: Sequence[str]) -> None:
+        self._ephemeral.take("fetch-known", url, limit=KNOWN_FETCHES_PER_MINUTE, window=60)
+
+
+def _parse_key_set(document: Any) -> tuple[VerificationKey, ...]:
+    try:
+        return keys.parse(document)
+    except KeySetError as error:
+        raise ClientDocumentError(f"its key set {error}") from error
+
+
+def _decode(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ClientDocumentError("it is not UTF-8") from error
+
+
+def _parse_json(body: str) -> Any:
+    try:
+        return json.loads(body, object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ClientDocumentError("it is not JSON with each member once") from error
+
+
+def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError
+    return members
+
+
+def _refuse_constant(_name: str) -> Any:
+    raise ValueError
+
+
+def _etag(value: str | None) -> str | None:
+    """Return an entity tag that may be sent back as it is (RFC 9110 §8.8.3)."""
+    usable = value is not None and len(value) <= 256 and value.isascii() and value.isprintable()
+    return value if usable else None

@@ -1,0 +1,223 @@
+"""Whether clients' metadata documents can be fetched from here, found out before a client relies on it.
+
+A client that reads `client_id_metadata_document_supported` takes our word for it, and does not register where its
+document then cannot be fetched: its user is locked out. So this service fetches a few documents of widespread clients
+by the same code, at start and every ten minutes, and says that documents are supported while each of them can be
+fetched. They are named in the settings and by no client. A single probe that fails changes nothing; three in a row do.
+
+A target whose host has just given a document to a client's login is not asked again. One instance is a host's service
+with all its workers; all instances behind one name give one answer, which is no while one of them cannot fetch.
+
+| key | value | lives |
+|---|---|---|
+| `document-probes` | instance → what its last probe found | a day after the last |
+| `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import redis
+
+from auth_service.protocol.client_documents import MAX_DOCUMENT_BYTES
+from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
+from auth_service.settings import MAX_PROBE_URLS, ClientDocuments, Settings
+from auth_service.storage.ephemeral import Ephemeral, denies_when_unavailable
+
+from .safe_fetch import DEADLINE_SECONDS, PublicFetcher
+
+INTERVAL_SECONDS: Final = 600
+RETRY_SECONDS: Final = 20
+"""From a probe that failed to the next, until failures are believed; twice as long each time after that."""
+MAX_RETRY_SECONDS: Final = 300
+FAILURES_TO_BELIEVE: Final = 3
+EXPIRY_INTERVALS: Final = 3
+"""How many probes an instance may miss before the others no longer wait for it: it is gone."""
+
+_KEY: Final = "document-probes"
+_DAY: Final = 86400
+_GONE: Final = frozenset({404, 410})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finding:
+    """What an instance's last probe found. Times are in seconds since 1970."""
+
+    works: bool
+    failures: int
+    """How many probes have failed since the last that did not."""
+    next_at: float
+    expires_at: float
+    settings: str
+    """A digest of the settings by which it was made."""
+
+
+def targets_of(documents: ClientDocuments) -> tuple[str, ...]:
+    """Return what is to be fetched.
+
+    Where the operator's list of hosts leaves out every document, the hosts themselves: any answer will do of them.
+    """
+    allowed = documents.allowed_hosts
+    if allowed is None:
+        return documents.probe_urls
+    chosen = tuple(url for url in documents.probe_urls if _host_of(url) in allowed)
+    return chosen or tuple(f"https://{host}/" for host in allowed[:MAX_PROBE_URLS])
+
+
+def find_problems(fetcher: PublicFetcher, targets: Sequence[str]) -> tuple[str, ...]:
+    """Fetch all of these at once; return a text for the operator on each that cannot be fetched."""
+    if not targets:
+        return ()
+    with ThreadPoolExecutor(len(targets), thread_name_prefix="probe-client-document") as pool:
+        return tuple(filter(None, pool.map(partial(_find_problem, fetcher), targets)))
+
+
+class DocumentProbe:
+    """Probes for one instance, and knows what all of them have found."""
+
+    def __init__(
+        self, settings: Settings, connection: redis.Redis, ephemeral: Ephemeral, *, fetcher: PublicFetcher
+    ) -> None:
+        """Share a connection pool that decodes responses. `fetcher` goes the way that documents come."""
+        self._documents = settings.client_documents
+        self._targets = targets_of(self._documents)
+        self._redis = connection
+        self._ephemeral = ephemeral
+        self._fetcher = fetcher
+        # A restarted service goes on from what it knew.
+        self._instance = _digest(socket.gethostname(), settings.listen, settings.state_directory)
+        self._settings = _digest(self._documents.model_dump_json())
+        self._is_new = True
+        self.works = False
+        """Whether metadata may say that documents are supported, as of the last `refresh`."""
+
+    @denies_when_unavailable
+    def note_fetched(self, url: str) -> None:
+        """Take a document that a login has just needed as a proof for its host."""
+        host = _host_of(url)
+        if any(_host_of(target) == host for target in self._targets):
+            self._redis.set(self._proof(host), "1", ex=INTERVAL_SECONDS)
+
+    @denies_when_unavailable
+    def refresh(self) -> None:
+        """Learn what all instances have found."""
+        self._refresh()
+
+    @denies_when_unavailable
+    def probe_if_due(self) -> None:
+        """Probe if it is time to, and no other worker of this instance is at it."""
+        if not self._documents.enabled or not self._is_due(self._find_own()):
+            return
+        try:
+            with self._ephemeral.only_one(f"document-probe {self._instance}", seconds=3 * DEADLINE_SECONDS, wait=0):
+                # Another worker may have been at it until now.
+                former = self._find_own()
+                if self._is_due(former):
+                    self._probe(former)
+        except ServiceUnavailable:
+            return  # another worker is at it
+        self._is_new = False
+        self._refresh()
+
+    def _probe(self, former: _Finding | None) -> None:
+        problems = find_problems(self._fetcher, [url for url in self._targets if not self._is_proven(url)])
+        found = self._conclude(former, is_failure=bool(problems))
+        text = "; ".join(problems)
+        if former is None or former.works != found.works:
+            if found.works:
+                log.info("client_documents: documents can be fetched; metadata says so")
+            else:
+                log.warning(
+                    "client_documents: documents cannot be fetched, so metadata does not offer them and clients "
+                    "register instead: %s. The service needs name resolution and outgoing https, or "
+                    "client_documents.proxy; mcp-gatewayctl doctor tries it",
+                    text,
+                )
+        elif problems and found.failures <= FAILURES_TO_BELIEVE:
+            log.info("client_documents: probe %d in a row failed: %s", found.failures, text)
+        self._redis.hset(_KEY, self._instance, json.dumps(asdict(found)))
+        self._redis.expire(_KEY, _DAY)
+
+    def _conclude(self, former: _Finding | None, *, is_failure: bool) -> _Finding:
+        now = time.time()
+        failures = (former.failures + 1 if former is not None else 1) if is_failure else 0
+        is_believed = failures >= FAILURES_TO_BELIEVE or former is None or not former.works
+        wait = INTERVAL_SECONDS
+        if is_failure:
+            doublings = max(failures - FAILURES_TO_BELIEVE, 0)
+            wait = min(RETRY_SECONDS << min(doublings, 8), MAX_RETRY_SECONDS)
+        return _Finding(
+            works=not (is_failure and is_believed),
+            failures=failures,
+            next_at=now + wait,
+            expires_at=now + EXPIRY_INTERVALS * (wait + DEADLINE_SECONDS),
+            settings=self._settings,
+        )
+
+    def _is_due(self, own: _Finding | None) -> bool:
+        if own is None or (self._is_new and (not own.works or own.settings != self._settings)):
+            return True
+        # Never longer than a whole interval, whatever a clock that was set back makes of it.
+        return not time.time() < own.next_at <= time.time() + INTERVAL_SECONDS
+
+    def _is_proven(self, url: str) -> bool:
+        return bool(self._redis.exists(self._proof(_host_of(url))))
+
+    def _find_own(self) -> _Finding | None:
+        value = cast("str | None", self._redis.hget(_KEY, self._instance))
+        return None if value is None else _parse(value)
+
+    def _refresh(self) -> None:
+        found = cast("dict[str, str]", self._redis.hgetall(_KEY))
+        now = time.time()
+        live = [each for each in map(_parse, found.values()) if each is not None and now < each.expires_at]
+        self.works = self._documents.enabled and bool(live) and all(each.works for each in live)
+
+    def _proof(self, host: str) -> str:
+        return f"document-proof:{self._instance}:{host}"
+
+
+def _parse(value: str) -> _Finding | None:
+    try:
+        return _Finding(**json.loads(value))
+    except TypeError:  # another version of this service wrote it
+        return None
+
+
+def _find_problem(fetcher: PublicFetcher, url: str) -> str | None:
+    try:
+        fetcher.fetch(url, headers={}, max_bytes=MAX_DOCUMENT_BYTES, admit=lambda _host, _addresses: None)
+    except ClientDocumentError as error:
+        # A document that has moved says nothing against its host; a refusal (403, 429) would meet clients' as well.
+        is_host_alone = urlsplit(url).path == "/"
+        if error.status is not None and (is_host_alone or error.status in _GONE):
+            return None
+        return f"{url}: {_explain(error)}"
+    return None
+
+
+def _explain(error: ClientDocumentError) -> str:
+    cause = error.__cause__
+    details = f"status {error.status}" if error.status is not None else str(cause or "") or type(cause).__name__
+    return error.reason if error.status is None and cause is None else f"{error.reason} ({details})"
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

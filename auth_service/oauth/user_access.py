@@ -1,0 +1,146 @@
+"""Which users may use which resource, when they log in and each time a token is refreshed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from functools import partial
+from typing import Any, Final
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from auth_service.idp import Login, SignOn
+from auth_service.idp.bounded import BoundedProvider
+from auth_service.idp.http import SESSION_SECONDS
+from auth_service.protocol import access
+from auth_service.protocol.access import Identity, fold
+from auth_service.protocol.errors import LoginError
+from auth_service.settings import AllowList, Settings
+from auth_service.storage.store import Grant, Store
+
+_MEMBERSHIPS: Final = ("organizations", "teams", "groups")
+_IDENTIFY_SECONDS: Final = 2 * SESSION_SECONDS + 10
+"""Longer than asking can take, waiting for others' discovery included: a token that is replaced at each use must not be
+used twice.
+"""
+_WAIT_SECONDS: Final = 5
+
+
+class Users:
+    """Applies the allow-lists."""
+
+    def __init__(self, settings: Settings, store: Store, provider: BoundedProvider, *, token_key: bytes) -> None:
+        """`token_key`, 64 hexadecimal digits, encrypts the identity provider's tokens at rest."""
+        self._settings = settings
+        self._store = store
+        self._provider = provider
+        self._fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(token_key.decode())))
+
+    def remember(self, login: Login) -> None:
+        """Keep what asks about the user later, encrypted: one login per user, the last.
+
+        Providers bound how many tokens a user's logins may hold (GitHub: ten) and end the oldest, which must not
+        end the grants that began with them.
+        """
+        identity = login.identity
+        kept: dict[str, Any] = {"at": time.time(), "token": login.token}
+        kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
+        self._store.keep_login(identity.subject, self._seal(kept))
+
+    def _seal(self, kept: dict[str, Any]) -> str:
+        return self._fernet.encrypt(json.dumps(kept).encode()).decode()
+
+    def may_use(self, identity: Identity, resource: str) -> bool:
+        """Whether a user who has just logged in may use the resource of that name.
+
+        A login on the list is pinned to the subject that first uses it.
+        """
+        allowed = self._allowed(resource)
+        pins = self._store.find_pins(self._provider.name) if allowed.users else {}
+        login = access.login_entry(identity, allowed, pins=pins)
+        if login is not None and identity.subject == (
+            pins.get(login) or self._store.pin(self._provider.name, login, identity.subject)
+        ):
+            return True
+        return access.is_member(identity, allowed)
+
+    def find_sign_ons(self, login: Login, resource: str) -> tuple[SignOn, ...]:
+        """Return which organizations of the resource's list would have to be signed in to, to know of a membership."""
+        allowed = self._allowed(resource)
+        named = {fold(name.partition("/")[0]) for name in (*allowed.organizations, *allowed.teams)}
+        return tuple(each for each in login.sign_ons if fold(each.organization) in named)
+
+    def is_listed(self, grant: Grant) -> bool:
+        """Whether the list, as it is now, admits the user of a grant as the provider knew them at their last login."""
+        name = self._settings.find_resource_name(grant.resource)
+        kept = self._open(self._store.find_login(grant.sub))
+        return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
+
+    def may_still_use(self, grant: Grant) -> bool:
+        """Whether the user of a grant is still on the list, as the identity provider knows them now.
+
+        Raises ServiceUnavailable if the provider cannot say.
+        """
+        name = self._settings.find_resource_name(grant.resource)
+        if name is None:
+            return False
+        if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
+            return True
+        kept = self._open(self._store.find_login(grant.sub))
+        if kept is None:
+            return False
+        if kept["token"] is None:
+            # The provider gave nothing to ask with: what it said at the login counts, for a while.
+            is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
+            return is_recent and self.may_use(_as_remembered(grant, kept), name)
+        identity = self._identify_again(grant.sub)
+        return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
+
+    def _is_pinned(self, sub: str, resource: str) -> bool:
+        """Whether a name on the list means this user already. What they were once called may be another's by now."""
+        pins = self._store.find_pins(self._provider.name)
+        return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource).users)
+
+    def _identify_again(self, sub: str) -> Identity | None:
+        """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
+        lock = self._store.ephemeral.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
+        # Whoever waits for another request of the user waits for the provider, too, and is counted so.
+        with self._provider.waiting(), lock:
+            known: set[str] = set()
+            # Again only where the user has just logged in anew, which may end the token that was asked with.
+            while (sealed := self._store.find_login(sub)) is not None:
+                kept = self._open(sealed)
+                if kept is None or kept["token"] is None or kept["token"] in known:
+                    break
+                known.add(kept["token"])
+                try:
+                    return self._provider.identify(
+                        kept["token"], replaced=partial(self._replace, sub, sealed, kept, known)
+                    )
+                except LoginError:
+                    continue
+            return None
+
+    def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
+        """Keep the token that took the place of the kept one, whatever comes of asking."""
+        known.add(token)
+        self._store.replace_login(sub, sealed, by=self._seal(kept | {"token": token}))
+
+    def _open(self, sealed: str | None) -> dict[str, Any] | None:
+        """Return what was kept of a login; None if there is nothing that this master key has encrypted."""
+        try:
+            kept: dict[str, Any] = json.loads(self._fernet.decrypt((sealed or "").encode()))
+        except (InvalidToken, ValueError):
+            return None
+        return kept
+
+    def _allowed(self, resource: str) -> AllowList:
+        own = self._settings.resources[resource].allowed
+        return self._settings.allowed if own is None else own
+
+
+def _as_remembered(grant: Grant, kept: dict[str, Any]) -> Identity:
+    """Return the user of a grant as the provider knew them at their last login."""
+    memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
+    return Identity(subject=grant.sub, login=grant.name, **memberships)

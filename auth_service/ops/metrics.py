@@ -1,0 +1,246 @@
+"""What Prometheus is told: `GET /metrics`, one answer for all workers, whichever is asked.
+
+Workers share their values by files (prometheus_client's multiprocess mode). The files are named by the worker's slot
+and not by its process: a worker that takes the place of another counts on, so that counters survive reloads and files
+do not pile up. Where there is no room for them, a worker counts for itself alone: no worker ends over it. What is
+counted per request is a plain integer in the worker, brought here once a second (`flush`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import shutil
+import time
+from collections import Counter as Counted
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, cast
+
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from auth_service.protocol.errors import ServiceUnavailable
+from auth_service.settings import Settings
+
+from . import audit
+
+FLUSH_SECONDS: Final = 1.0
+GRANT_COUNT_SECONDS: Final = 60
+"""How long a count of the live grants is good for: Redis has to look at every key for it."""
+FILE_BYTES: Final = 1 << 16
+"""How large a file of values begins; it doubles when it is full."""
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+_DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_ENTRY_BYTES: Final = 32
+"""What a value takes besides its name, at most."""
+
+log = logging.getLogger(__name__)
+
+
+def metrics_directory(settings: Settings) -> Path:
+    """Return where workers share their values: where systemd gives one, a directory in memory.
+
+    A full disk is then no matter of theirs. They are of no use after a restart.
+    """
+    return Path(os.environ.get("RUNTIME_DIRECTORY") or settings.state_directory) / "metrics"
+
+
+class WorkerSlots:
+    """Numbers that living workers hold, each its own, kept by the process that starts and buries them."""
+
+    def __init__(self, directory: Path) -> None:
+        """Empty the workers' directory."""
+        self._directory = directory
+        self._taken: dict[int, int] = {}
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def take(self, age: int) -> int:
+        """Return the lowest free number; `age` is what Gunicorn knows the worker by."""
+        slot = next(slot for slot in itertools.count() if slot not in self._taken.values())
+        self._taken[age] = slot
+        return slot
+
+    def release(self, age: int) -> int | None:
+        """Take a dead worker's number back, and drop what only a living one can say of itself; return the number."""
+        if (slot := self._taken.pop(age, None)) is not None:
+            mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
+        return slot
+
+
+class Metrics:
+    """The values of one worker, and the way to those of all."""
+
+    def __init__(self, directory: Path, slot: int, *, count_grants: Callable[[], int]) -> None:
+        """`slot` is this worker's alone among those that live. `count_grants` may raise ServiceUnavailable."""
+        with contextlib.suppress(OSError):  # each file that cannot be made in it says so
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[_DIRECTORY_VARIABLE] = str(directory)
+        values.MmapedDict = _AllocatedValues  # type: ignore[attr-defined]
+        # prometheus_client takes its choice at import, which is too early for a choice by settings.
+        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+        own = CollectorRegistry()
+        self._verified = Counter(
+            "mcp_gateway_verify",
+            "Requests to MCP servers, by whether they passed or why not.",
+            ["resource", "outcome"],
+            registry=own,
+        )
+        self._events = Counter(
+            "mcp_gateway_events", "Decisions, by the names of the audit log.", ["event"], registry=own
+        )
+        self._messages = Counter("mcp_gateway_log_messages", "Log messages, by level.", ["level"], registry=own)
+        self._latency = Histogram(
+            "mcp_gateway_http_request_seconds",
+            "How long the pages and endpoints other than /verify took.",
+            ["endpoint", "status"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=own,
+        )
+        self._redis = Gauge(
+            "mcp_gateway_redis_up", "Whether the worker hears from Redis.", registry=own, multiprocess_mode="liveall"
+        )
+        self._flushed: Counted[tuple[str, ...]] = Counted()
+        self._logged = _LevelCounter()
+        logging.getLogger().addHandler(self._logged)
+        self._all = CollectorRegistry()
+        MultiProcessCollector(self._all, str(directory))  # type: ignore[no-untyped-call]
+        self._all.register(_LiveGrants(count_grants))
+
+    def observe(self, app: Flask) -> None:
+        """Time every request that Flask answers."""
+
+        @app.before_request
+        def start() -> None:
+            g.started = time.perf_counter()
+
+        @app.after_request
+        def finish(response: Response) -> Response:
+            if (started := g.get("started")) is not None:
+                endpoint = (request.endpoint or "none").rpartition(".")[2]
+                self._latency.labels(endpoint, response.status_code).observe(time.perf_counter() - started)
+            return response
+
+    def flush(self, verified: Mapping[str, Mapping[str, int]], *, redis_is_up: bool) -> None:
+        """Bring the worker's own counts where the others can read them. `verified` is by resource and outcome."""
+        for resource, outcomes in verified.items():
+            for outcome, count in list(outcomes.items()):
+                self._verified.labels(resource, outcome).inc(self._since_last(("verify", resource, outcome), count))
+        for event, count in audit.counts().items():
+            self._events.labels(event).inc(self._since_last(("event", event), count))
+        for level, count in list(self._logged.counts.items()):
+            self._messages.labels(level).inc(self._since_last(("level", level), count))
+        self._redis.set(redis_is_up)
+
+    def _since_last(self, key: tuple[str, ...], count: int) -> int:
+        new = count - self._flushed[key]
+        self._flushed[key] = count
+        return new
+
+    def render(self) -> bytes:
+        """Return the values of all workers in Prometheus' text format; may wait for Redis."""
+        return generate_latest(self._all)
+
+
+class _AllocatedValues(MmapedDict):
+    """Values in a file that is mapped only once its blocks are allocated.
+
+    prometheus_client makes sparse files: a value that first needs a block when the disk is full is then a SIGBUS.
+    """
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        try:
+            if not Path(filename).exists():
+                _make(filename)
+        except OSError as error:
+            log.warning("metrics.incomplete: %s: %s; /metrics leaves this worker's values out", filename, error)
+            self._memory = os.memfd_create("metrics", os.MFD_CLOEXEC)
+            filename = f"/proc/self/fd/{self._memory}"
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return a value and its time; of one that there is no room for, the value that a new one has."""
+        try:
+            return cast("tuple[float, float]", super().read_value(key))  # type: ignore[no-untyped-call]
+        except OSError as error:
+            log.warning("metrics.incomplete: %s: %s; /metrics leaves %s out", self._fname, error, key)
+            return 0.0, 0.0
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Keep a value, if there is room for it."""
+        with contextlib.suppress(OSError):
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + _ENTRY_BYTES > self._capacity:
+            _allocate(self._fname, 2 * self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+def _make(filename: str) -> None:
+    """Make a file of values, whole as soon as others see it. Raises OSError."""
+    unfinished = Path(filename + ".new")
+    try:
+        _allocate(str(unfinished), FILE_BYTES)
+        unfinished.replace(filename)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _allocate(filename: str, size: int) -> None:
+    """Make a file that large, if it is smaller, with nothing left to be allocated. Raises OSError."""
+    file = os.open(filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, size)
+    finally:
+        os.close(file)
+
+
+class _LevelCounter(logging.Handler):
+    """Counts messages of each level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.counts: Counted[str] = Counted()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one; the handler's lock is held."""
+        self.counts[record.levelname.lower()] += 1
+
+
+class _LiveGrants(Collector):
+    """The number of live grants, left out while Redis does not tell."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._counted: int | None = None
+        self._due = 0.0
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Say what there will be without asking Redis."""
+        return [_live_grants()]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Count, unless that was done just now."""
+        if time.monotonic() >= self._due:
+            try:
+                self._counted = self._count()
+            except ServiceUnavailable:
+                self._counted = None
+            else:
+                self._due = time.monotonic() + GRANT_COUNT_SECONDS
+        if self._counted is not None:
+            family = _live_grants()
+            family.add_metric([], self._counted)
+            yield family
+
+
+def _live_grants() -> GaugeMetricFamily:
+    return GaugeMetricFamily("mcp_gateway_grants", "What users allow clients now, counted once a minute.")

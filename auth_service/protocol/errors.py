@@ -1,0 +1,154 @@
+"""Every way in which a request can end other than well. One handler (`app/views/errors.py`) renders them all."""
+
+from __future__ import annotations
+
+import re
+
+_NOT_DESCRIPTION_TEXT = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
+
+
+def oauth_text(text: str) -> str:
+    """Return a text with those characters replaced that `error_description` must not have (RFC 6749 §5.2)."""
+    return _NOT_DESCRIPTION_TEXT.sub("?", text)
+
+
+class GatewayError(Exception):
+    """Base of all errors that this service raises on purpose."""
+
+
+class ServiceUnavailable(GatewayError):
+    """Something this service depends on does not answer: nothing is granted, and the caller may retry."""
+
+    def __init__(self, dependency: str, *, retry_after: int = 5) -> None:
+        super().__init__(f"{dependency} is unavailable")
+        self.dependency = dependency
+        self.retry_after = retry_after
+
+
+class WritesRefused(ServiceUnavailable):
+    """Redis answers, but takes no writes: its disk or memory is full, or it has lost its replicas."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Redis")
+        self.reason = reason
+        """What Redis says."""
+
+
+class PartlyRefused(WritesRefused):
+    """Redis took no writes while a user or client was ended: the grants have ended, the rest has not."""
+
+    def __init__(self, reason: str, *, ended: int) -> None:
+        super().__init__(reason)
+        self.ended = ended
+        """How many grants."""
+
+
+class ProviderRefusal(ServiceUnavailable):
+    """The identity provider refuses a login for a reason that the operator, or the user there, has to mend.
+
+    It says nothing against the user: like silence of the provider, it grants nothing and ends nothing.
+    """
+
+    def __init__(self, provider: str, *, code: str, title: str, explanation: str, operator: str | None) -> None:
+        super().__init__(provider)
+        self.code = code
+        self.title = title
+        self.explanation = explanation
+        self.operator = operator
+        """What the operator can do; None where the user can mend it."""
+
+
+class TooManyRequests(GatewayError):
+    """A quota is used up. `retry_after` is in seconds."""
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__(f"too many requests, again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class ClientDocumentError(GatewayError):
+    """A client's metadata document, or its key set, cannot be used. `reason` may be shown to anyone."""
+
+    def __init__(self, reason: str, *, is_transient: bool = False, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_transient = is_transient
+        """Whether the same may be fine in a moment."""
+        self.status = status
+        """The status of the host's answer; None where there was no answer."""
+
+
+class ClientDocumentsDisabled(ClientDocumentError):
+    """The operator has turned metadata documents off."""
+
+    def __init__(self) -> None:
+        super().__init__("this gateway takes no client that is known by a URL: register instead")
+
+
+class ClientHostNotAllowed(ClientDocumentError):
+    """The operator has named the hosts where documents may be, and this is another."""
+
+    def __init__(self) -> None:
+        super().__init__("its host is not on this gateway's list")
+
+
+class OAuthError(GatewayError):
+    """An error response of RFC 6749 §5.2, or of an RFC that extends its list of codes.
+
+    `description` may quote what a client sent: characters that RFC 6749 forbids in `error_description` are
+    replaced here, so that no input can make the error response itself malformed.
+    """
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        self.error = error
+        self.description = oauth_text(description)
+        self.status = status
+        super().__init__(f"{error}: {self.description}")
+
+
+class AuthorizationRedirectError(OAuthError):
+    """An authorization error that goes back to the client, whose redirect URI has been validated."""
+
+    def __init__(self, cause: OAuthError, *, redirect_uri: str, state: str | None) -> None:
+        super().__init__(cause.error, cause.description)
+        self.redirect_uri = redirect_uri
+        self.state = state
+
+
+class ConsentDeclined(AuthorizationRedirectError):
+    """The user said no."""
+
+    def __init__(self, *, redirect_uri: str, state: str | None) -> None:
+        super().__init__(OAuthError("access_denied", "the user declined"), redirect_uri=redirect_uri, state=state)
+
+
+class PageError(GatewayError):
+    """An error that only the person in front of the browser can act on: a page, never a redirect."""
+
+    def __init__(
+        self,
+        title: str,
+        explanation: str,
+        *,
+        status: int = 400,
+        help_clients: bool = False,
+        help_registration: bool = False,
+        operator: str | None = None,
+        links: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(f"{title}: {explanation}")
+        self.title = title
+        self.explanation = explanation
+        self.status = status
+        self.help_clients = help_clients
+        """Whether to show how to connect anew in each client."""
+        self.help_registration = help_registration
+        """Whether to show how a client that is known by a URL registers instead."""
+        self.operator = operator
+        """What the gateway's operator can do about it."""
+        self.links = links
+        """Where to go next, if the user likes: (text, URL)."""
+
+
+class LoginError(GatewayError):
+    """The identity provider refused a login or answered nonsense. The text is for the log only."""

@@ -1,0 +1,1 @@
+"""All state, in Redis and on the disk of this host."""

@@ -1,0 +1,66 @@
+"""Keeping grants denied until Redis has forgotten them for certain, whatever happens to it meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from .denials import Denials
+from .store import BATCH, Store
+
+KEEP_SECONDS: Final = 1.0
+SETTLED_SECONDS: Final = 10.0
+"""After which Redis has surely written what it did to its append-only file: it does so every second, at most two."""
+SNAPSHOT_SECONDS: Final = 7200.0
+"""The same where it takes snapshots instead: by default once an hour."""
+
+log = logging.getLogger(__name__)
+
+
+class DenialKeeper:
+    """Looks after the denied grants of one worker's host. Workers may do the same beside each other."""
+
+    def __init__(self, denials: Denials, store: Store) -> None:
+        self._denials = denials
+        self._store = store
+        self._run: str | None = None
+        self._gone_since: dict[str, float] = {}
+        """Denied grants that Redis has not known since then, by the monotonic clock, without having been restarted."""
+
+    def keep(self) -> None:
+        """End what Redis still has or has again, and forget what it will not have again.
+
+        Raises ServiceUnavailable, for instance while Redis takes no writes; all hosts are told again then.
+        """
+        self._denials.refresh()
+        denied = list(self._denials)
+        self._gone_since = {sid: since for sid, since in self._gone_since.items() if sid in self._denials}
+        if not denied:
+            return
+        persistence = self._store.find_persistence()
+        if persistence.run != self._run:
+            self._run = persistence.run
+            self._gone_since.clear()
+        now = time.monotonic()
+        for start in range(0, len(denied), BATCH):
+            batch = denied[start : start + BATCH]
+            again = self._store.delete_again(batch)
+            for sid in again:
+                log.info("revocation.repeated: Redis had grant %s still", sid)
+                self._gone_since.pop(sid, None)
+            if persistence.is_writing:
+                for sid in batch:
+                    if sid not in again:
+                        self._gone_since.setdefault(sid, now)
+        if not persistence.is_writing:
+            self._gone_since.clear()
+        settled = SETTLED_SECONDS if persistence.appends else SNAPSHOT_SECONDS
+        self._forget([sid for sid, since in self._gone_since.items() if now - since >= settled])
+
+    def _forget(self, sids: list[str]) -> None:
+        try:
+            if sids:
+                self._denials.remove(sids)
+        except OSError as error:
+            log.warning("denials.unforgotten: %s", error)

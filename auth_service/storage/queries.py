@@ -1,0 +1,208 @@
+"""Looking through everything that there is: for operators, never for a request of a client.
+
+What is found is yielded as it comes, in batches that cost one round trip each, so that neither time nor memory grow
+beyond what is printed: of a whole scan only the names of what was found are kept, since Redis may find a key twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+from auth_service.protocol.clients import Client
+
+from .ephemeral import denial, denies_when_unavailable
+from .store import (
+    BATCH,
+    CLIENT_INDEX_PREFIX,
+    CLIENT_PREFIX,
+    GRANT_PREFIX,
+    REFRESH_PREFIX,
+    USER_INDEX_PREFIX,
+    Grant,
+    Store,
+    load_client,
+)
+
+# Of those that live, each with its time to live and that of its refresh token.
+# ARGV prefix of grants, prefix of refresh tokens, grant ids
+_READ_GRANTS: Final = """
+local found = {}
+for position = 3, #ARGV do
+  local document = redis.call('GET', ARGV[1] .. ARGV[position])
+  if document then
+    found[#found + 1] = document
+    found[#found + 1] = redis.call('TTL', ARGV[1] .. ARGV[position])
+    found[#found + 1] = redis.call('TTL', ARGV[2] .. ARGV[position])
+  end
+end
+return found
+"""
+
+# How many grants of each index live, -1 where there are too many to be counted at once.
+# KEYS indices · ARGV prefix of grants, most
+_COUNT_LIVE: Final = """
+local counts = {}
+for position, index in ipairs(KEYS) do
+  local count = -1
+  if redis.call('ZCARD', index) <= tonumber(ARGV[2]) then
+    count = 0
+    for _, sid in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      count = count + redis.call('EXISTS', ARGV[1] .. sid)
+    end
+  end
+  counts[position] = count
+end
+return counts
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredClient:
+    """A registration, how many grants it has, and when it goes unless used, in seconds since 1970."""
+
+    client: Client
+    grants: int
+    expires_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredGrant:
+    """A grant, when a token was last issued for it as far as is known, and when it ends unless used."""
+
+    grant: Grant
+    last_used: int | None
+    expires_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherClient:
+    """A client that only its grants tell of: its newest grant, and how many there are."""
+
+    newest: StoredGrant
+    grants: int
+
+
+class Inventory:
+    """Reads what there is. Methods, and the iterators that they return, raise ServiceUnavailable without Redis."""
+
+    def __init__(self, store: Store, *, grant_lifetime: int) -> None:
+        """`grant_lifetime` is how many seconds a grant outlives its last use."""
+        self._redis = store.connection
+        self._grant_lifetime = grant_lifetime
+        self._read_grants = self._redis.register_script(_READ_GRANTS)
+        self._count_live = self._redis.register_script(_COUNT_LIVE)
+
+    def grants(self) -> Iterator[StoredGrant]:
+        """Find every grant, in no order."""
+        with denial():
+            for sids in self._scan(GRANT_PREFIX):
+                yield from self._read(sids)
+
+    def find_grant(self, sid: str) -> StoredGrant | None:
+        """Find one grant."""
+        with denial():
+            return next(self._read([sid]), None)
+
+    def grants_of_user(self, sub: str) -> Iterator[StoredGrant]:
+        """Find the grants of one user."""
+        return self._grants_of_index(USER_INDEX_PREFIX + sub)
+
+    def grants_of_client(self, client_id: str) -> Iterator[StoredGrant]:
+        """Find the grants of one client, those used last first."""
+        return self._grants_of_index(CLIENT_INDEX_PREFIX + client_id)
+
+    def users(self) -> Iterator[list[StoredGrant]]:
+        """Find everyone who has grants: those of each user, the oldest first."""
+        with denial():
+            for subs in self._scan(USER_INDEX_PREFIX):
+                with self._redis.pipeline(transaction=False) as pipeline:
+                    for sub in subs:
+                        pipeline.zrange(USER_INDEX_PREFIX + sub, 0, -1)
+                    sids = cast("list[list[str]]", pipeline.execute())
+                own: dict[str, list[StoredGrant]] = {}
+                for found in self._read(itertools.chain.from_iterable(sids)):
+                    own.setdefault(found.grant.sub, []).append(found)
+                for grants in own.values():
+                    yield sorted(grants, key=lambda each: each.grant.created_at)
+
+    def clients(self) -> Iterator[RegisteredClient]:
+        """Find every registration, in no order."""
+        with denial():
+            for client_ids in self._scan(CLIENT_PREFIX):
+                yield from self._read_clients(client_ids)
+
+    @denies_when_unavailable
+    def find_client(self, client_id: str) -> RegisteredClient | OtherClient | None:
+        """Find a client that is registered or has grants."""
+        registered = next(iter(self._read_clients([client_id])), None)
+        return registered or self._find_other(client_id)
+
+    def other_clients(self) -> Iterator[OtherClient]:
+        """Find clients that have grants but are not registered here."""
+        with denial():
+            for client_ids in self._scan(CLIENT_INDEX_PREFIX):
+                documents = cast("list[str | None]", self._redis.mget([CLIENT_PREFIX + each for each in client_ids]))
+                for client_id, document in zip(client_ids, documents, strict=True):
+                    if document is None and (other := self._find_other(client_id)) is not None:
+                        yield other
+
+    def _scan(self, prefix: str) -> Iterator[list[str]]:
+        """Find every key of a prefix once, and yield batches of what stands behind it."""
+        seen: set[str] = set()
+        keys = self._redis.scan_iter(match=prefix + "*", count=BATCH)
+        while batch := list(itertools.islice(keys, BATCH)):
+            names = dict.fromkeys(key.removeprefix(prefix) for key in batch)
+            yield [name for name in names if name not in seen]
+            seen.update(names)
+
+    def _read(self, sids: Iterable[str]) -> Iterator[StoredGrant]:
+        """Read the grants that live among those."""
+        remaining = iter(sids)
+        while batch := list(itertools.islice(remaining, BATCH)):
+            now = int(time.time())
+            answers = cast("list[str | int]", self._read_grants(args=[GRANT_PREFIX, REFRESH_PREFIX, *batch]))
+            for document, left, left_of_refresh in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
+                # A refresh token is prolonged at each use: what is left of its life tells when that was.
+                used = now - self._grant_lifetime + int(left_of_refresh) if int(left_of_refresh) > 0 else None
+                grant = Grant(**json.loads(str(document)))
+                yield StoredGrant(grant=grant, last_used=used, expires_at=now + int(left))
+
+    def _grants_of_index(self, index: str) -> Iterator[StoredGrant]:
+        with denial():
+            for start in itertools.count(0, BATCH):
+                sids = cast("list[str]", self._redis.zrevrange(index, start, start + BATCH - 1))
+                if not sids:
+                    return
+                yield from self._read(sids)
+
+    def _read_clients(self, client_ids: list[str]) -> Iterator[RegisteredClient]:
+        now = int(time.time())
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.mget([CLIENT_PREFIX + each for each in client_ids])
+            for client_id in client_ids:
+                pipeline.ttl(CLIENT_PREFIX + client_id)
+            documents, *lifetimes = pipeline.execute()
+        counts = self._count_grants(client_ids)
+        for document, left, count in zip(documents, lifetimes, counts, strict=True):
+            if document is not None:
+                yield RegisteredClient(client=load_client(document), grants=count, expires_at=now + left)
+
+    def _find_other(self, client_id: str) -> OtherClient | None:
+        newest = next(self.grants_of_client(client_id), None)
+        return None if newest is None else OtherClient(newest=newest, grants=self._count_grants([client_id])[0])
+
+    def _count_grants(self, client_ids: list[str]) -> list[int]:
+        """Count the live grants of each client."""
+        if not client_ids:
+            return []
+        indices = [CLIENT_INDEX_PREFIX + each for each in client_ids]
+        counts = cast("list[int]", self._count_live(keys=indices, args=[GRANT_PREFIX, BATCH]))
+        return [
+            count if count >= 0 else sum(1 for _ in self.grants_of_client(client_id))
+            for client_id, count in zip(client_ids, counts, strict=True)
+        ]

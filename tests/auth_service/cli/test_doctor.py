@@ -1,0 +1,298 @@
+"""What `mcp-gatewayctl doctor` finds: each trouble is named, with what to do, and a sound gateway has none."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+from auth_service.cli.doctor import Doctor, Finding, Status, Trouble, check_certificate
+from auth_service.keys.tokens import SigningKeys
+from auth_service.settings import Credentials, Settings
+from auth_service.storage.store import Store
+from tests.internet import Internet, internet, key_usage_of_authority
+
+CREDENTIALS = Credentials(client_secret="secret", master_key=b"k" * 32)
+
+
+class Outside:
+    """Everything that the doctor asks over HTTP, sound until a test changes an answer."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], Callable[[Request], Response]] = {}
+        self.jwks: dict[str, Any] = {}
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def change(self, method: str, path: str, status: int, body: Any = None, **headers: str) -> None:
+        text = body if isinstance(body, str) else json.dumps(body)
+        self.answers[method, path] = lambda _request: Response(text, status, headers, mimetype="application/json")
+
+    def _answer(self, environ: Any, start: Any) -> Any:
+        request = Request(environ)
+        changed = self.answers.get((request.method, request.path))
+        return (changed(request) if changed else self.sound(request))(environ, start)
+
+    def sound(self, request: Request) -> Response:
+        """Answer as a gateway should."""
+        documents: dict[str, Any] = {
+            "/.well-known/oauth-authorization-server": {
+                "issuer": self.url,
+                "client_id_metadata_document_supported": True,
+            },
+            "/.well-known/oauth-protected-resource/mcp": {
+                "resource": f"{self.url}/mcp",
+                "authorization_servers": [self.url],
+            },
+            "/jwks": self.jwks,
+            "/internal/readyz": {"redis": True},
+        }
+        if request.path in documents:
+            return Response(json.dumps(documents[request.path]), mimetype="application/json")
+        if request.path == "/backend" or (request.path == "/mcp" and request.authorization):
+            return Response(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}), mimetype="application/json")
+        if request.path in {"/mcp", "/mcp/"}:
+            where = f"{self.url}/.well-known/oauth-protected-resource/mcp"
+            return Response(status=401, headers={"WWW-Authenticate": f'Bearer resource_metadata="{where}"'})
+        return Response(status=404)
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    outside = Outside()
+    yield outside
+    outside.close()
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
+    with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev") as made:
+        monkeypatch.setattr("auth_service.cli.doctor.make_fetcher", lambda _documents: made.fetcher())
+        yield made
+
+
+@pytest.fixture
+def client_documents() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def examine(
+    outside: Outside, net: Internet, client_documents: dict[str, Any], redis_url: str, tmp_path: Path
+) -> Iterator[Callable[[], dict[str, Finding]]]:
+    settings = Settings.model_validate(
+        {
+            "issuer": outside.url,
+            "identity_provider": {"type": "github", "client_id": "app", "url": outside.url, "api_url": outside.url},
+            "redis_url": redis_url,
+            "state_directory": str(tmp_path),
+            "internal_url": f"{outside.url}/internal",
+            "router": {"entry_points": ["web"]},
+            "client_documents": client_documents,
+            "resources": {"time": {"url": f"{outside.url}/mcp", "backends": [f"{outside.url}/backend"]}},
+        }
+    )
+    keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
+    outside.jwks = keys.jwks()
+    store = Store(redis_url, grant_lifetime=1000)
+    yield lambda: {finding.check: finding for finding in Doctor(settings, CREDENTIALS, store, keys).examine()}
+    store.close()
+
+
+def test_a_sound_gateway_has_no_problem(examine: Callable[[], dict[str, Finding]]) -> None:
+    found = examine()
+    assert {check for check, finding in found.items() if finding.status is not Status.OK} == {"redis"}
+    assert found["redis"].status is Status.WARNING, "the tests' own keeps nothing on disk"
+    assert "appendonly" in (found["redis"].advice or "")
+
+
+def test_documents_that_cannot_be_fetched_are_named_with_the_reason_and_a_way_out(
+    examine: Callable[[], dict[str, Finding]], net: Internet
+) -> None:
+    assert examine()["client documents"].text == "can be fetched"
+    net.addresses["claude.ai"] = ()
+    del net.addresses["vscode.dev"]
+    found = examine()["client documents"]
+    assert found.status is Status.WARNING
+    assert (
+        "https://claude.ai/oauth/claude-code-client-metadata: its host was not found on the public internet ("
+        in found.text
+    )
+    assert (
+        "https://vscode.dev/oauth/client-metadata.json: its host was not found on the public internet (" in found.text
+    )
+    assert "chatgpt.com" not in found.text
+    assert "clientDocuments.proxy" in (found.advice or "")
+
+
+def test_a_service_that_does_not_offer_what_can_be_fetched_is_named(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    outside.change("GET", "/.well-known/oauth-authorization-server", 200, {"issuer": outside.url})
+    found = examine()["client documents"]
+    assert (found.status, found.text) == (
+        Status.WARNING,
+        "can be fetched from here, and the service does not offer them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("client_documents", "text"),
+    [
+        ({"enabled": False}, "are off: every client registers"),
+        ({"proxy": "http://10.0.0.1:3128"}, "can be fetched through http://10.0.0.1:3128"),
+        (
+            {"proxy": "http://10.0.0.1:3128", "proxy_resolves_names": True},
+            "can be fetched through http://10.0.0.1:3128, which resolves names and so alone refuses internal addresses",
+        ),
+    ],
+)
+def test_what_the_settings_say_of_documents_is_told(examine: Callable[[], dict[str, Finding]], text: str) -> None:
+    found = examine()["client documents"]
+    assert (found.status, found.text) == (Status.OK, text)
+
+
+RESOURCE_DOCUMENT = ("GET", "/.well-known/oauth-protected-resource/mcp")
+SERVER_DOCUMENT = ("GET", "/.well-known/oauth-authorization-server")
+WRONG_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "finding"),
+    [
+        (("POST", "/mcp/"), (307, "", {"Location": "/mcp"}), ("challenge time", "/mcp/ redirects to /mcp")),
+        (("POST", "/mcp/"), (404, "", {}), ("challenge time", "/mcp/ answers 404")),
+        (("POST", "/mcp"), (200, {}, {}), ("challenge time", "answers 200")),
+        (("POST", "/mcp"), (401, "", WRONG_CHALLENGE), ("challenge time", "challenges with Bearer")),
+        (RESOURCE_DOCUMENT, (404, "", {}), ("metadata time", "answers 404")),
+        (
+            RESOURCE_DOCUMENT,
+            (200, {"resource": "x"}, {}),
+            ("metadata time", "is x, not"),
+        ),
+        (
+            SERVER_DOCUMENT,
+            (200, {"issuer": "x"}, {}),
+            ("router", "names the issuer x"),
+        ),
+        (SERVER_DOCUMENT, (200, "<html>", {}), ("router", "is not JSON")),
+        (SERVER_DOCUMENT, (200, [], {}), ("router", "no JSON object")),
+        (("GET", "/jwks"), (200, {"keys": []}, {}), ("signing keys", "is not published")),
+        (("GET", "/metrics"), (200, "", {}), ("internal endpoints", "it is open to everyone")),
+        (("GET", "/verify/time"), (401, "", {}), ("internal endpoints", "it is open to everyone")),
+        (("GET", "/internal/readyz"), (503, "", {}), ("service", "answers 503")),
+        (("POST", "/applications/app/token"), (401, "", {}), ("identity provider", "does not know this client id")),
+        (("POST", "/applications/app/token"), (502, "", {}), ("identity provider", "answers 502")),
+        (("POST", "/backend"), (500, "", {}), ("bridge time", "answered HTTP 500")),
+    ],
+)
+def test_each_trouble_is_named_with_what_to_do(
+    outside: Outside,
+    examine: Callable[[], dict[str, Finding]],
+    asked: tuple[str, str],
+    answer: tuple[int, Any, dict[str, str]],
+    finding: tuple[str, str],
+) -> None:
+    status, body, headers = answer
+    outside.change(*asked, status, body, **headers)
+    check, text = finding
+    found = examine()[check]
+    assert found.status is Status.PROBLEM
+    assert text in found.text
+    assert found.advice
+
+
+@pytest.mark.parametrize(("status", "text"), [(401, "a good token is refused"), (502, "the server answers 502")])
+def test_an_authorized_request_that_fails_is_told_from_one_that_is_refused(
+    outside: Outside, examine: Callable[[], dict[str, Finding]], status: int, text: str
+) -> None:
+    def answer(request: Request) -> Response:
+        return Response(status=status) if request.authorization else outside.sound(request)
+
+    outside.answers["POST", "/mcp"] = answer
+    found = examine()
+    assert found["challenge time"].status is Status.OK
+    assert text in found["request time"].text
+
+
+def test_what_cannot_be_reached_is_a_finding_and_no_trace(
+    outside: Outside, examine: Callable[[], dict[str, Finding]]
+) -> None:
+    outside.close()
+    found = examine()
+    assert found["router"].text.startswith("cannot be reached")
+    assert "systemctl status traefik" in (found["router"].advice or "")
+
+
+def make_certificate(folder: Path, *, days: int) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=days, hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage_of_authority(signs_data=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize(("days", "expected"), [(30, "good for 30 days"), (5, "ends in 5 days")])
+def test_a_certificate_that_ends_soon_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, expected: str
+) -> None:
+    path = make_certificate(tmp_path, days=days)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            # The client may be gone, and say so by a reset, as soon as it has seen the certificate.
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection, context.wrap_socket(connection, server_side=True) as secured:
+                    secured.recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            text = check_certificate("localhost", listener.getsockname()[1])
+        except Trouble as trouble:
+            assert trouble.status is Status.WARNING
+            text = str(trouble)
+        thread.join()
+    assert text == expected
