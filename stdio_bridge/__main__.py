@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from .app import Bridge
-from .http.body_budget import Intake
+from .http.body_budget import BodyBudget
 from .http.identity import Verifier, load_verifier
 from .http.listener import make_room, open_listener
 from .http.server import HttpServer
@@ -19,7 +19,7 @@ from .io.event_loop import Loop
 from .io.log_handler import StderrHandler
 from .io.systemd import HandedOver, Notifier
 from .options import Options, parse_options
-from .protocol.errors import Refusal, UsageError
+from .protocol.errors import HttpError, UsageError
 
 log = logging.getLogger("stdio_bridge")
 
@@ -27,8 +27,8 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # How many of the largest messages there may be: unread by one client and by all, and in requests, of one user and all.
 _MAX_UNSENT_FACTOR = 2
 _MAX_UNSENT_IN_ALL_FACTOR = 16
-_MAX_INTAKE_OF_ONE_FACTOR = 4
-_MAX_INTAKE_FACTOR = 16
+_MAX_BODIES_OF_ONE_FACTOR = 4
+_MAX_BODIES_FACTOR = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_body_bytes=options.max_message_bytes,
         max_unsent_bytes=_MAX_UNSENT_FACTOR * options.max_message_bytes,
         max_unsent_bytes_in_all=_MAX_UNSENT_IN_ALL_FACTOR * options.max_message_bytes,
-        intake=_make_intake(options, verifier),
+        body_budget=_make_body_budget(options, verifier),
         max_connections=make_room(options),
     )
     bridge.flushed = lambda: server.flushed
@@ -87,17 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_intake(options: Options, verifier: Verifier) -> Intake:
+def _make_body_budget(options: Options, verifier: Verifier) -> BodyBudget:
     def owner_of(unverified_assertion: str | None) -> str | None:
         try:
             return verifier.identify(unverified_assertion).user
-        except Refusal:
+        except HttpError:
             return None  # it is refused once it is read: all of these are one user's
 
-    in_all = _MAX_INTAKE_FACTOR * options.max_message_bytes
+    in_all = _MAX_BODIES_FACTOR * options.max_message_bytes
     # Without identities everyone is one user, who must not be held to one user's share.
-    of_one = _MAX_INTAKE_OF_ONE_FACTOR * options.max_message_bytes if options.identity_key else in_all
-    return Intake(max_bytes=in_all, max_bytes_of_one=of_one, owner_of=owner_of)
+    of_one = _MAX_BODIES_OF_ONE_FACTOR * options.max_message_bytes if options.identity_key else in_all
+    return BodyBudget(max_bytes=in_all, max_bytes_of_one=of_one, owner_of=owner_of)
 
 
 def _keep_watchdog_quiet(loop: Loop, notifier: Notifier) -> None:

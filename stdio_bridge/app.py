@@ -11,18 +11,18 @@ from .clients.modern_http import ModernEra
 from .clients.request_body import parse_body
 from .http.identity import Identity, Verifier
 from .http.open_responses import JSON_HEADERS
-from .http.origin_check import Access
+from .http.origin_check import OriginCheck
 from .http.server import Request, Response
 from .io.event_loop import Loop
 from .io.metrics import CONTENT_TYPE, Registry
 from .options import Options
 from .protocol import jsonrpc
-from .protocol.errors import Refusal, not_allowed, unavailable
-from .servers.handshake import Knowledge, ServerEra
+from .protocol.errors import HttpError, not_allowed, unavailable
+from .servers.handshake import EraCache, ServerEra
 from .servers.modern_leases import Hosts
 from .servers.pool import Servers
 from .servers.readiness import Readiness
-from .servers.suspended_calls import Parking
+from .servers.suspended_calls import SuspendedCalls
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +39,23 @@ class Bridge:
         self._loop = loop
         self._options = options
         self._verifier = verifier
-        self._access = Access(options)
+        self._origin_check = OriginCheck(options)
         self._registry = Registry()
         self._requests = self._registry.counter("mcp_bridge_requests_total", "HTTP requests to the MCP endpoint")
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
         self._servers = Servers(loop, options, self._registry)
-        knowledge = Knowledge(
+        era_cache = EraCache(
             era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
         )
-        self._legacy = LegacyEra(self._servers, knowledge, self._registry)
-        parking = Parking(verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock)
-        self._modern = ModernEra(Hosts(self._servers, knowledge, parking))
+        self._legacy = LegacyEra(self._servers, era_cache, self._registry)
+        suspended_calls = SuspendedCalls(
+            verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
+        )
+        self._modern = ModernEra(Hosts(self._servers, era_cache, suspended_calls))
         self._eras = (self._legacy, self._modern)
-        self._registry.gauge("mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(parking))
+        self._registry.gauge(
+            "mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(suspended_calls)
+        )
         self._registry.gauge(
             "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)
         )
@@ -75,21 +79,21 @@ class Bridge:
         route = self._routes.get(request.path)
         try:
             if route is None:
-                raise Refusal("404 Not Found", jsonrpc.INVALID_REQUEST, "not found: the MCP endpoint is /mcp")
+                raise HttpError("404 Not Found", jsonrpc.INVALID_REQUEST, "not found: the MCP endpoint is /mcp")
             route(request, response)
-        except Refusal as refusal:
+        except HttpError as error:
             self._refused.add()
-            response.reply(refusal.status, [*JSON_HEADERS, *refusal.headers], jsonrpc.encode(refusal.message))
+            response.reply(error.status, [*JSON_HEADERS, *error.headers], jsonrpc.encode(error.message))
 
     # The MCP endpoint
 
     def _mcp(self, request: Request, response: Response) -> None:
         self._requests.add()
-        response.headers = self._access.check(request)
+        response.headers = self._origin_check.check(request)
         identity = self._verifier.identify(request.header("X_GATEWAY_IDENTITY"))
         if request.method == "POST":
             self._post(request, response, identity)
-        elif (allowed := self._access.preflight(request)) is not None:
+        elif (allowed := self._origin_check.preflight(request)) is not None:
             response.reply("204 No Content", allowed)
         elif self._modern.claims(request, None):
             raise not_allowed("POST")
@@ -108,8 +112,8 @@ class Bridge:
                 raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
             era = self._modern if self._modern.claims(request, body) else self._legacy
             era.post(request, response, identity, body)
-        except Refusal as refusal:
-            refusal.message["id"] = body.request_id
+        except HttpError as error:
+            error.message["id"] = body.request_id
             raise
 
     # What the gateway and the operator ask

@@ -8,10 +8,10 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.server import Request, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal, bad_request, not_allowed
+from stdio_bridge.protocol.errors import HttpError, bad_request, not_allowed
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.request_metadata import unsupported
-from stdio_bridge.servers.handshake import Knowledge
+from stdio_bridge.servers.handshake import EraCache
 from stdio_bridge.servers.pool import Servers
 
 from .request_body import Body, accepts
@@ -23,12 +23,12 @@ _BATCH_VERSION = "2025-03-26"
 class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
-    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
-        self._versions = knowledge.versions
-        self.sessions = Sessions(servers, knowledge, registry)
+    def __init__(self, servers: Servers, era_cache: EraCache, registry: Registry) -> None:
+        self._versions = era_cache.versions
+        self.sessions = Sessions(servers, era_cache, registry)
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
-        """Take messages for a session, or open one. Raises Refusal."""
+        """Take messages for a session, or open one. Raises HttpError."""
         if not self._versions.legacy:
             asked = (jsonrpc.params_of(message).get("protocolVersion") for message in body.requests)
             raise unsupported(next(asked, None) or request.header("MCP_PROTOCOL_VERSION"), self._versions)
@@ -53,7 +53,7 @@ class LegacyEra:
             elif kind is Kind.NOTIFICATION:
                 session.home.notify(session, message)
             else:
-                session.link.respond(session, message)
+                session.connection.respond(session, message)
         if answer is None:
             response.reply("202 Accepted", [])
 
@@ -62,15 +62,15 @@ class LegacyEra:
         session.home.initialize(message, InitializeAnswer(session, response, identity))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
-        """Open a session's stream, or resume one. Raises Refusal."""
+        """Open a session's stream, or resume one. Raises HttpError."""
         if not accepts(request, "text/event-stream"):
-            raise Refusal("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
+            raise HttpError("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
         self._check_version(request)
         session = self.sessions.find(request.header("MCP_SESSION_ID"), identity)
         session.open_stream(response, identity, request.header("LAST_EVENT_ID"))
 
     def delete(self, request: Request, response: Response, identity: Identity) -> None:
-        """End a session. Raises Refusal."""
+        """End a session. Raises HttpError."""
         self._check_version(request)
         self.sessions.find(request.header("MCP_SESSION_ID"), identity).stop("the client ended the session")
         response.reply("204 No Content", [])

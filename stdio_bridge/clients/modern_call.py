@@ -8,11 +8,11 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
 from stdio_bridge.http.server import Request, Response
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_OPEN, sse_event
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import HEADER_MISMATCH, MISSING_CAPABILITY, SUBSCRIPTION_ID, UNSUPPORTED_VERSION
-from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import completed, reaches
 
 _STATUS = {
@@ -23,7 +23,7 @@ _STATUS = {
 }
 
 
-class Exchange:
+class ModernCall:
     """A verified user's request, in the hands of whoever answers it. `on_gone` is called when its client leaves."""
 
     def __init__(
@@ -33,12 +33,12 @@ class Exchange:
         *,
         identity: Identity,
         message: Message,
-        envelope: Envelope,
+        metadata: RequestMetadata,
         held_by: OpenResponses,
     ) -> None:
         self.identity = identity
         self.message = message
-        self.envelope = envelope
+        self.metadata = metadata
         self.parameter_headers = request.headers_with_prefix("MCP_PARAM_")
         self.on_gone: Callable[[], None] = _nothing
         self._response = response
@@ -69,7 +69,7 @@ class Exchange:
         if "id" in message:
             return False
         if message["method"] == "notifications/message":
-            return reaches(jsonrpc.params_of(message).get("level"), self.envelope.log_level)
+            return reaches(jsonrpc.params_of(message).get("level"), self.metadata.log_level)
         return message["method"] == "notifications/progress" or SUBSCRIPTION_ID in jsonrpc.meta_of(message)
 
     def send(self, message: Message) -> None:
@@ -104,14 +104,14 @@ class Exchange:
         """Answer with an error."""
         self.finish(jsonrpc.error(self.id, code, text, data))
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, error: HttpError) -> None:
         """Answer with a refusal, or what is left of it once the response is a stream."""
         if self._response.started:
-            self.finish(refusal.message)
+            self.finish(error.message)
             return
         self._held_by.release(self._response)
-        body = jsonrpc.encode({**refusal.message, "id": self.id})
-        self._response.reply(refusal.status, [*JSON_HEADERS, *refusal.headers], body)
+        body = jsonrpc.encode({**error.message, "id": self.id})
+        self._response.reply(error.status, [*JSON_HEADERS, *error.headers], body)
 
 
 def _nothing() -> None: ...

@@ -8,13 +8,13 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
 from stdio_bridge.http.server import Request, Response
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
-from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_envelope
+from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_metadata
 from stdio_bridge.servers.modern_leases import Hosts
 
-from .modern_call import Exchange
+from .modern_call import ModernCall
 from .request_body import Body
 
 
@@ -31,7 +31,7 @@ class ModernEra:
         return is_modern(request.header("MCP_PROTOCOL_VERSION"), body.messages if body is not None else ())
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
-        """Take one message. Raises Refusal."""
+        """Take one message. Raises HttpError."""
         (message, *more) = body.messages
         kind = jsonrpc.kind_of(message)
         if more or body.batch or kind is Kind.RESPONSE:
@@ -41,17 +41,17 @@ class ModernEra:
             # There is none that a client sends over HTTP: it cancels by closing the response.
             response.reply("202 Accepted", [])
             return
-        envelope = parse_envelope(message, request.header, self._versions)
+        metadata = parse_metadata(message, request.header, self._versions)
         if message["method"] in REMOVED:
             text = f"2026-07-28 has no method {message['method']}"
-            raise Refusal("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
-        exchange = Exchange(
-            request, response, identity=identity, message=message, envelope=envelope, held_by=self._open
+            raise HttpError("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
+        modern_call = ModernCall(
+            request, response, identity=identity, message=message, metadata=metadata, held_by=self._open
         )
         try:
-            self._hosts.serve(exchange)
-        except Refusal as refusal:
-            exchange.refuse(refusal)
+            self._hosts.serve(modern_call)
+        except HttpError as error:
+            modern_call.refuse(error)
 
     @property
     def streams(self) -> int:

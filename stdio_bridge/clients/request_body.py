@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stdio_bridge.http.server import Request
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import InvalidMessage, Kind, Message, RequestId
 
 
@@ -25,12 +25,12 @@ class Body:
 
 
 def parse_body(request: Request) -> Body:
-    """Read a POST. Raises Refusal: 415, 406, or 400 on what is not JSON-RPC."""
+    """Read a POST. Raises HttpError: 415, 406, or 400 on what is not JSON-RPC."""
     content_type = (request.header("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise Refusal("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+        raise HttpError("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
     if not accepts(request, "application/json", "text/event-stream"):
-        raise Refusal(
+        raise HttpError(
             "406 Not Acceptable",
             jsonrpc.INVALID_REQUEST,
             "Accept must include application/json and text/event-stream",

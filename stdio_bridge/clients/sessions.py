@@ -14,14 +14,14 @@ from stdio_bridge.http.server import Headers, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Reply
-from stdio_bridge.protocol.errors import Refusal, bad_request
+from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import SSE_OPEN, SSE_RETRY
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import without_task_tools
 from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
-from stdio_bridge.servers.handshake import Knowledge
+from stdio_bridge.servers.handshake import EraCache
 from stdio_bridge.servers.pool import EVICTED, Servers
 from stdio_bridge.servers.session_leases import Homes
 from stdio_bridge.usage import Isolation
@@ -46,7 +46,7 @@ class Session:
     """One client's conversation with one server."""
 
     def __init__(self, sessions: Sessions, identity: Identity, initialize: Message) -> None:
-        """Join a server, or start one. Raises Refusal."""
+        """Join a server, or start one. Raises HttpError."""
         servers = sessions.servers
         replica = servers.options.replica
         self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
@@ -57,7 +57,7 @@ class Session:
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
         self.home = sessions.homes.home_for(user, initialize)
-        self.link = self.home.link
+        self.connection = self.home.connection
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}
         self._next_stream = _STANDALONE
@@ -69,7 +69,7 @@ class Session:
     def request(self, message: Message, answer: Answer) -> None:
         """Pass a request of its client on."""
         reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
-        self.link.request(self, message, reply, self._sessions.servers.loop.clock())
+        self.connection.request(self, message, reply, self._sessions.servers.loop.clock())
 
     def stop(self, reason: str) -> None:
         """End the session, which is unknown from now on, and its server if no other session can use it."""
@@ -94,7 +94,7 @@ class Session:
         self.deliver(self._streams[_STANDALONE], message)
 
     def open_stream(self, response: Response, identity: Identity, last_event_id: str | None) -> None:
-        """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises Refusal."""
+        """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises HttpError."""
         number, after = _STANDALONE, None
         if last_event_id is not None:
             parsed = parse_event_id(last_event_id)
@@ -120,7 +120,7 @@ class Session:
         return stream
 
     def _lost(self, request: Message) -> None:
-        self.link.unheard(self, request, "the client has no open stream to be asked on")
+        self.connection.unheard(self, request, "the client has no open stream to be asked on")
 
     def deliver(self, stream: EventStream, message: Message) -> None:
         """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
@@ -166,7 +166,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether it is still beginning, or a call of its client is not over."""
-        return self.version is None or self.link.has_calls_of(self)
+        return self.version is None or self.connection.has_calls_of(self)
 
     @property
     def idle_since(self) -> float | None:
@@ -177,7 +177,7 @@ class Session:
         """
         # A response that was finished by the server's answer needs no holding.
         self.open.sweep()
-        is_abandoned = self.version is not None and self.link.waits_for(self)
+        is_abandoned = self.version is not None and self.connection.waits_for(self)
         return None if self.open or (self.busy and not is_abandoned) else self.last_used
 
     @property
@@ -214,7 +214,7 @@ class Answer:
     def _gone(self) -> None:
         # It cancels nothing.
         if self._stream is None:
-            self._session.link.lose(self._session, self)
+            self._session.connection.lose(self._session, self)
 
     def _begin(self) -> EventStream:
         if self._stream is None:
@@ -291,15 +291,15 @@ class InitializeAnswer(Answer):
 class Sessions:
     """All sessions of one bridge."""
 
-    def __init__(self, servers: Servers, knowledge: Knowledge, registry: Registry) -> None:
+    def __init__(self, servers: Servers, era_cache: EraCache, registry: Registry) -> None:
         self.servers = servers
-        self.homes = Homes(servers, knowledge)
+        self.homes = Homes(servers, era_cache)
         self._sessions: dict[str, Session] = {}
         self.ended_bytes = 0
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
     def open(self, identity: Identity, initialize: Message) -> Session:
-        """Begin a session for the client that sends this `initialize`. Raises Refusal when there are too many."""
+        """Begin a session for the client that sends this `initialize`. Raises HttpError when there are too many."""
         options = self.servers.options
         if options.isolation is not Isolation.PER_SESSION:
             # Elsewhere the bounds of processes are those of sessions.
@@ -310,7 +310,7 @@ class Sessions:
         return session
 
     def find(self, session_id: str | None, identity: Identity) -> Session:
-        """Return the user's session. Raises Refusal: 400 or 421 without an id, 404 on another's or an ended one.
+        """Return the user's session. Raises HttpError: 400 or 421 without an id, 404 on another's or an ended one.
 
         Some clients lose the id, but not their token: without one it is the newest session of the token's own grant.
         """
@@ -319,10 +319,10 @@ class Sessions:
             text = f"{SESSION_HEADER} is missing: initialize first"
             if identity.grant is not None and self.servers.options.replica:
                 # Another replica may have its session: the router asks them in turn.
-                raise Refusal("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
+                raise HttpError("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
             raise bad_request(jsonrpc.INVALID_REQUEST, text)
         if session is None or session.user != identity.user or session.version is None:
-            raise Refusal("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
+            raise HttpError("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
         session.last_used = self.servers.loop.clock()
         return session
 

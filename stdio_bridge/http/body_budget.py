@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 SMALL_BYTES = 64 * 1024
 
 
-class Intake:
+class BodyBudget:
     """Room for the bodies of requests that are being read, or answered. `owner_of` tells whose an assertion is."""
 
     def __init__(self, *, max_bytes: int, max_bytes_of_one: int, owner_of: Callable[[str | None], Hashable]) -> None:

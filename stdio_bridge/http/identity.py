@@ -14,7 +14,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from stdio_bridge.io.secrecy import hide_memory
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal, UsageError
+from stdio_bridge.protocol.errors import HttpError, UsageError
 from stdio_bridge.usage import DescriptorName
 
 _KEY_MIN_BYTES = 32
@@ -40,16 +40,16 @@ class Verifier(Protocol):
     """Tells from a request's assertion who sent it."""
 
     def identify(self, assertion: str | None) -> Identity:
-        """Return the verified user. Raises Refusal."""
+        """Return the verified user. Raises HttpError."""
 
     def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation push names. Raises Refusal."""
+        """Return the grant that a revocation push names. Raises HttpError."""
 
     def key_for(self, purpose: str) -> bytes:
         """Return a key for something that this bridge signs for itself."""
 
 
-class Trusting:
+class NoVerifier:
     """For a bridge used without a gateway: every request is the same user's."""
 
     def identify(self, assertion: str | None) -> Identity:
@@ -65,7 +65,7 @@ class Trusting:
         return secrets.token_bytes(_KEY_MIN_BYTES)
 
 
-class Verifying:
+class AssertionVerifier:
     """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
 
     The clocks of two hosts differ, and a request takes its time from the check to here. So a signature a few seconds in
@@ -84,7 +84,7 @@ class Verifying:
         self._cache: dict[str, tuple[float, Identity]] = {}
 
     def identify(self, assertion: str | None) -> Identity:
-        """Return the verified user. Raises Refusal on a missing, forged, old or expired assertion."""
+        """Return the verified user. Raises HttpError on a missing, forged, old or expired assertion."""
         if assertion is None:
             raise _forbidden("the request carries no identity assertion: it did not come through the gateway")
         now = self._now()
@@ -120,7 +120,7 @@ class Verifying:
         return verified
 
     def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation push names. Raises Refusal."""
+        """Return the grant that a revocation push names. Raises HttpError."""
         claims, _ = _load(self._revocations, body.decode("latin-1"))
         grant = claims.get("sid")
         if not isinstance(grant, str):
@@ -148,8 +148,8 @@ def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, An
     return claims, signed_at.timestamp()
 
 
-def _forbidden(text: str) -> Refusal:
-    return Refusal("403 Forbidden", jsonrpc.SERVER_ERROR, text)
+def _forbidden(text: str) -> HttpError:
+    return HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, text)
 
 
 def load_verifier(
@@ -160,7 +160,7 @@ def load_verifier(
 ) -> Verifier:
     """Make the verifier for the key in that file; without one everyone is trusted. Raises UsageError."""
     if source is None:
-        return Trusting()
+        return NoVerifier()
     hide_memory()  # before the key is in it
     option = f"--require-identity {source if isinstance(source, Path) else f'fd:{source}'}"
     try:
@@ -170,4 +170,4 @@ def load_verifier(
         raise UsageError(f"{option}: cannot be read: {error.strerror}") from error
     if len(key) < _KEY_MIN_BYTES:
         raise UsageError(f"{option}: must hold at least {_KEY_MIN_BYTES} bytes")
-    return Verifying(key, now=now)
+    return AssertionVerifier(key, now=now)

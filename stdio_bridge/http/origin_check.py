@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from stdio_bridge.io.log_handler import LimitedLog
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.errors import HttpError
 
 from .server import Headers, Request
 
@@ -36,7 +36,7 @@ _PREFLIGHT: Headers = [
 ]
 
 
-class Access:
+class OriginCheck:
     """The allow-lists. Without an identity, loopback hosts are allowed always, loopback origins where none is named.
 
     With an identity everything is allowed where nothing is named.
@@ -57,7 +57,7 @@ class Access:
     def check(self, request: Request) -> Headers:
         """Return the headers by which a browser lets its page see the response; none if no page asks.
 
-        Raises Refusal, 403, on an Origin or a Host that is not allowed.
+        Raises HttpError, 403, on an Origin or a Host that is not allowed.
         """
         origin = request.header("ORIGIN")
         if origin is not None and not (len(origin) <= _LONGEST and self._origin_allowed(origin)):
@@ -70,13 +70,13 @@ class Access:
         exposed = ("Access-Control-Expose-Headers", "Mcp-Session-Id, Retry-After")
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), exposed]
 
-    def _refuse(self, header: str, value: str, option: str) -> Refusal:
+    def _refuse(self, header: str, value: str, option: str) -> HttpError:
         # Anyone can send one: the log has no more of them than a line each second.
         self._log.log(
             logging.WARNING, "refused a request: %s %r is not allowed by %s", header, value[:_LONGEST], option
         )
         text = f"this {header} is not allowed: {option} names those that are"
-        return Refusal("403 Forbidden", jsonrpc.INVALID_REQUEST, text)
+        return HttpError("403 Forbidden", jsonrpc.INVALID_REQUEST, text)
 
     def preflight(self, request: Request) -> Headers | None:
         """Return what a page may send, if it is a browser that asks; behind the gateway nobody does."""

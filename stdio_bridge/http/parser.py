@@ -35,7 +35,7 @@ class Busy(Error):  # type: ignore[misc] # waitress is untyped
     reason = "Service Unavailable"
 
 
-class Parser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
+class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
     """Parses a head the first time, and repeats what came of it when the same bytes come again.
 
     Only a head that waitress has accepted is remembered, without its one Content-Length line, and only where that line
@@ -94,10 +94,10 @@ class Parser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
 
     def _take_room(self, size: int) -> bool:
         """Take room for a body of that size; it is given back when the request is answered."""
-        intake = self.adj.intake
+        body_budget = self.adj.body_budget
         if not self._room:
-            self._owner = intake.owner_of(self.headers.get("X_GATEWAY_IDENTITY"))
-        if not intake.take(self._owner, size - self._room):
+            self._owner = body_budget.owner_of(self.headers.get("X_GATEWAY_IDENTITY"))
+        if not body_budget.take(self._owner, size - self._room):
             return False
         self._room = size
         return True
@@ -113,7 +113,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
         """The request is answered, or never will be."""
         super().close()
         if self._room:
-            self.adj.intake.give_back(self._owner, self._room)
+            self.adj.body_budget.give_back(self._owner, self._room)
             self._room = 0
 
     def _remember(self, head: bytes) -> None:

@@ -2,8 +2,8 @@
 
 waitress ties a worker thread to every open response. Here a request is handed to the application on the loop's own
 thread, together with a `Response` that anything may complete later, so a waiting response costs a socket and a few
-objects. What is subclassed of waitress 3.0 is its channel and task, and its parser in `heads`: the buffers, the server
-sockets and the header writer are used as they are. tests/stdio_bridge/http/test_server.py holds the assumptions.
+objects. What is subclassed of waitress 3.0 is its channel and task, and its parser in parser.py: the buffers, the
+server sockets and the header writer are used as they are. tests/stdio_bridge/http/test_server.py holds the assumptions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from waitress.task import ErrorTask, Task
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
 
-from .body_budget import SMALL_BYTES, Intake
-from .parser import Busy, Parser
+from .body_budget import SMALL_BYTES, BodyBudget
+from .parser import Busy, HttpParser
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     """One connection."""
 
     error_task_class = _RefusalTask
-    parser_class = Parser
+    parser_class = HttpParser
     response: Response | None = None
     request: Any
     requests: list[Any]
@@ -354,7 +354,7 @@ class HttpServer:
         max_body_bytes: int,
         max_unsent_bytes: int,
         max_unsent_bytes_in_all: int,
-        intake: Intake,
+        body_budget: BodyBudget,
         max_connections: int,
     ) -> None:
         self._loop = loop
@@ -378,7 +378,7 @@ class HttpServer:
             clear_untrusted_proxy_headers=False,
         )
         self._server.channel_class = _Channel
-        self._server.adj.intake = intake
+        self._server.adj.body_budget = body_budget
         self._server.max_unsent_bytes = max_unsent_bytes
         self._server.drop_slowest = self._drop_slowest
         self._max_unsent_bytes_in_all = max_unsent_bytes_in_all

@@ -27,7 +27,7 @@ _STDERR_LINE_BYTES = 8 * 1024
 _KEPT_LINES = 10
 _KEPT_LINE_CHARACTERS = 500
 _LOGGED_LINES_PER_SECOND = 100
-_LOGGED_NOISE_BYTES = 200
+_LOGGED_NON_JSON_BYTES = 200
 _END_GRACE_SECONDS = 0.2
 _DRAIN_READS = 256
 
@@ -292,7 +292,7 @@ class ServerProcess:
         self._writer = _Writer(loop, process.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = _Reader(loop, process.stdout, self._read_stdout)
         self._stderr_reader = _Reader(loop, process.stderr, self._stderr.feed)
-        self._last_noise: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._last_non_json: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._stopping: str | None = None
 
     @property
@@ -312,11 +312,11 @@ class ServerProcess:
         if self._writer.unsent > self._limits.max_unsent_bytes:
             self.stop("it had left too much of its input unread")
 
-    def log_noise(self, problem: str, line: bytes) -> None:
+    def log_non_json(self, problem: str, line: bytes) -> None:
         """Log that a line of its stdout was skipped, and keep it for people if it is no message gone wrong."""
         if line and not line.lstrip().startswith((b"{", b"[")):
-            self._last_noise.append(line[:_KEPT_LINE_CHARACTERS].decode("utf-8", "replace"))
-        start = line[:_LOGGED_NOISE_BYTES].decode("utf-8", "replace")
+            self._last_non_json.append(line[:_KEPT_LINE_CHARACTERS].decode("utf-8", "replace"))
+        start = line[:_LOGGED_NON_JSON_BYTES].decode("utf-8", "replace")
         self._journal.log(logging.WARNING, "skipped a line on stdout: %s: %r", problem, start)
 
     def stop(self, reason: str) -> None:
@@ -340,7 +340,7 @@ class ServerProcess:
         for line in self._lines.feed(data):
             self._on_line(line)
         for beginning, end in self._lines.take_skipped():
-            self.log_noise(f"more than {self._limits.max_line_bytes} bytes", b"")
+            self.log_non_json(f"more than {self._limits.max_line_bytes} bytes", b"")
             self._on_skipped(beginning, end)
         if not data:
             if last := self._lines.flush():
@@ -364,7 +364,7 @@ class ServerProcess:
         reason = f"exited with status {status}" if status >= 0 else f"was ended by signal {-status}"
         if self._stopping is not None:
             reason = f"{reason}, after {self._stopping}"
-        self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last), stdout=tuple(self._last_noise)))
+        self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last), stdout=tuple(self._last_non_json)))
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:

@@ -21,7 +21,7 @@ class Reply(Protocol):
 
 
 class Client(Protocol):
-    """Someone for whom a link speaks to the server."""
+    """Someone for whom a connection speaks to the server."""
 
     def receive(self, message: Message) -> None:
         """Take a message of the server that belongs to no call."""
@@ -32,7 +32,7 @@ class Purpose(enum.Enum):
 
     CALL = enum.auto()
     """A client's request: what else the server says may be about it."""
-    ASIDE = enum.auto()
+    INTERNAL = enum.auto()
     """The bridge's own question: nothing else that the server says is about it."""
     STREAM = enum.auto()
     """A subscription: it has no time-out, and only what names it is about it."""
@@ -54,12 +54,12 @@ class Call:
     wire_id: int
     deadline: float
     last_deadline: float
-    patience: float
+    idle_timeout: float
     subscribes_to: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class CallTimeouts:
     """How long a call may take, in seconds: since it began or last made progress, and in all."""
 
     idle: float

@@ -1,13 +1,14 @@
 """Who said what to whom, without any I/O or clock: ids rewritten, answers matched.
 
-`Link` is one server process' conversation, shared by any number of clients. Its rules:
+`Connection` is one server process' conversation, shared by any number of clients. Its rules:
 
-- Every client request goes to the server under an id of the link's own, so equal ids of different clients, or of one
-  client twice, cannot meet. The same holds for a progress token, and for the server's own requests in the other way.
+- Every client request goes to the server under an id of the connection's own, so equal ids of different clients, or of
+  one client twice, cannot meet. The same holds for a progress token, and for the server's own requests in the other
+  way.
 - A response belongs to the call with its id; there is exactly one, a second one is dropped.
-- Progress belongs to the call whose token it names. Other messages name no call: `audience` tells whom they can be
+- Progress belongs to the call whose token it names. Other messages name no call: `recipients` tells whom they can be
   for, and they go with that client's call where there is just one.
-- A subscription of the modern era is a call without end; what it brings names it, under the link's id.
+- A subscription of the modern era is a call without end; what it brings names it, under the connection's id.
 - When the server ends, every call in flight fails at once. Nothing is sent twice.
 """
 
@@ -18,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .calls import Call, Callback, Client, Nobody, Patience, Purpose, Reply
+from .calls import Call, Callback, CallTimeouts, Client, Nobody, Purpose, Reply
 from .jsonrpc import Message, RequestId
-from .recipients import TOO_MANY_SUBSCRIPTIONS, Audience
+from .recipients import TOO_MANY_SUBSCRIPTIONS, Recipients
 
 _MAX_SERVER_REQUESTS = 1000
 _NOBODY = Nobody()
@@ -36,24 +37,24 @@ class _ServerRequest:
     progress_token: RequestId | None
 
 
-class Link:
+class Connection:
     """One server's conversation. `write` sends a message to it; `dropped` hears why one went no further."""
 
     def __init__(
         self,
         write: Callable[[Message], None],
         *,
-        patience: Patience,
+        timeouts: CallTimeouts,
         dropped: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._write = write
         self._dropped = dropped
-        self._patience = patience
+        self._timeouts = timeouts
         self._calls: dict[int, Call] = {}
         self._in_flight = 0
         self._asked: dict[str, _ServerRequest] = {}
         self._next_id = 0
-        self._audience = Audience()
+        self._recipients = Recipients()
         self._calls_of: dict[Client, dict[int, Call]] = {}
         self._ended: str | None = None
         self.dropped_messages = 0
@@ -65,7 +66,7 @@ class Link:
 
         It is the user's, and is asked only for what it has declared; None means for anything.
         """
-        self._audience.join(client, user=user, capabilities=capabilities)
+        self._recipients.join(client, user=user, capabilities=capabilities)
 
     def leave(self, client: Client) -> None:
         """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
@@ -74,7 +75,7 @@ class Link:
             call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended"))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
-        for uri in self._audience.leave(client):
+        for uri in self._recipients.leave(client):
             # Its answer is of no interest, and dropped.
             self._next_id += 1
             unsubscribe = {"method": "resources/unsubscribe", "params": {"uri": uri}}
@@ -95,14 +96,14 @@ class Link:
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
             purpose=purpose,
             wire_id=wire_id,
-            deadline=math.inf if lasting else now + self._patience.idle,
-            last_deadline=math.inf if lasting else now + self._patience.total,
-            patience=self._patience.idle,
+            deadline=math.inf if lasting else now + self._timeouts.idle,
+            last_deadline=math.inf if lasting else now + self._timeouts.total,
+            idle_timeout=self._timeouts.idle,
         )
         if self._ended is not None:
             self._fail(call, self._ended)
             return call
-        self._audience.spoke(client)
+        self._recipients.spoke(client)
         own_answer = self._subscription_answer(call, message)
         if own_answer is not None:
             reply.finish(own_answer)
@@ -116,20 +117,20 @@ class Link:
         return call
 
     def _subscription_answer(self, call: Call, message: Message) -> Message | None:
-        """Keep count of subscriptions, as others of this link's clients may have the same ones.
+        """Keep count of subscriptions, as others of this connection's clients may have the same ones.
 
         Returns the answer where the server is not to be asked.
         """
         if call.method not in _SUBSCRIBING or not isinstance(uri := jsonrpc.params_of(message).get("uri"), str):
             return None
         if call.method == "resources/subscribe":
-            if not self._audience.has_room_for(call.client, uri):
+            if not self._recipients.has_room_for(call.client, uri):
                 return jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS)
-            self._audience.subscribe(call.client, uri)
+            self._recipients.subscribe(call.client, uri)
             call.subscribes_to = uri
             return None
-        self._audience.unsubscribe(call.client, uri)
-        return jsonrpc.result(call.client_id, {}) if self._audience.has_subscribers(uri) else None
+        self._recipients.unsubscribe(call.client, uri)
+        return jsonrpc.result(call.client_id, {}) if self._recipients.has_subscribers(uri) else None
 
     def _take(self, wire_id: object) -> Call | None:
         """Return the call with that id, which is in flight no longer."""
@@ -146,7 +147,7 @@ class Link:
     def ask(self, method: str, params: Message, answered: Callable[[Message], None], now: float) -> Call:
         """Ask the server something for the bridge itself."""
         message: Message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        return self.request(_NOBODY, message, Callback(answered), now, Purpose.ASIDE)
+        return self.request(_NOBODY, message, Callback(answered), now, Purpose.INTERNAL)
 
     def tell(self, method: str) -> None:
         """Notify the server in the bridge's own name."""
@@ -164,7 +165,7 @@ class Link:
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
             self.drop(message, "the client was not asked for what it reports progress of")
             return
-        self._audience.spoke(client)
+        self._recipients.spoke(client)
         self._write(message)
 
     def respond(self, client: Client, message: Message) -> None:
@@ -193,8 +194,8 @@ class Link:
 
     def go_on(self, call: Call, now: float) -> None:
         """Count a call's time from now, after it has waited for its client."""
-        call.deadline = now + self._patience.idle
-        call.last_deadline = now + self._patience.total
+        call.deadline = now + self._timeouts.idle
+        call.last_deadline = now + self._timeouts.total
 
     def refuse(self, client: Client, request: Message, text: str) -> None:
         """Answer a request of the server's in the stead of the client that was asked."""
@@ -205,7 +206,7 @@ class Link:
         # A call may be waiting for its client, who may be a person: that is no time of the server's.
         for client in {asked.client for asked in self._asked.values()}:
             for call in self._calls_of.get(client, {}).values():
-                call.deadline = max(call.deadline, min(now + call.patience, call.last_deadline))
+                call.deadline = max(call.deadline, min(now + call.idle_timeout, call.last_deadline))
         expired = [call for call in self._calls.values() if call.deadline <= now]
         for call in expired:
             self.cancel(call, "timed out")
@@ -249,7 +250,7 @@ class Link:
         if "error" in message:
             message["error"] = jsonrpc.sound_error(message["error"])
             if call.subscribes_to is not None:
-                self._audience.unsubscribe(call.client, call.subscribes_to)
+                self._recipients.unsubscribe(call.client, call.subscribes_to)
         if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
             message["result"] = _named_after(call, message["result"])
         call.reply.finish(message)
@@ -259,7 +260,7 @@ class Link:
             # About this connection, which is ours: no client need be there for it.
             self._write(jsonrpc.result(message["id"], {}))
             return
-        client = self._audience.for_request(message, self._calling())
+        client = self._recipients.for_request(message, self._calling())
         if client is None:
             text = "the server asked for input, and no connected client that it can be for declared support for it"
             self._refuse(message["id"], text)
@@ -293,11 +294,11 @@ class Link:
         elif _SUBSCRIPTION_ID in jsonrpc.meta_of(message):
             self._receive_event(message, jsonrpc.meta_of(message)[_SUBSCRIPTION_ID])
         elif method in _TO_EVERY_CLIENT:
-            self._tell_all(message, self._audience.members)
+            self._tell_all(message, self._recipients.members)
         elif method == "notifications/resources/updated":
-            self._tell_all(message, self._audience.for_update(params.get("uri")))
+            self._tell_all(message, self._recipients.for_update(params.get("uri")))
         else:
-            self._tell_all(message, self._audience.for_news(self._calling()))
+            self._tell_all(message, self._recipients.for_news(self._calling()))
 
     def _receive_progress(self, message: Message, token: object, now: float) -> None:
         call = self._find(token)
@@ -305,7 +306,7 @@ class Link:
         if call is None or call.progress_token is None:
             self.drop(message, "no call in flight has its token")
             return
-        call.deadline = min(now + call.patience, call.last_deadline)
+        call.deadline = min(now + call.idle_timeout, call.last_deadline)
         params = {**jsonrpc.params_of(message), "progressToken": call.progress_token}
         call.reply.send({**message, "params": params})
 

@@ -9,7 +9,7 @@ class UsageError(Exception):
     """The command line, a file it names or the environment is unusable; the text is one line for the operator."""
 
 
-class Refusal(Exception):
+class HttpError(Exception):
     """A request is answered with an HTTP error status and a JSON-RPC error; its id is set where it is known."""
 
     def __init__(
@@ -27,18 +27,20 @@ class Refusal(Exception):
         self.message = jsonrpc.error(None, code, text, data)
 
 
-def bad_request(code: int, text: str, data: object = None) -> Refusal:
+def bad_request(code: int, text: str, data: object = None) -> HttpError:
     """400."""
-    return Refusal("400 Bad Request", code, text, data=data)
+    return HttpError("400 Bad Request", code, text, data=data)
 
 
-def not_allowed(methods: str) -> Refusal:
+def not_allowed(methods: str) -> HttpError:
     """405, naming what is."""
-    return Refusal("405 Method Not Allowed", jsonrpc.INVALID_REQUEST, f"only {methods}", headers=(("Allow", methods),))
+    return HttpError(
+        "405 Method Not Allowed", jsonrpc.INVALID_REQUEST, f"only {methods}", headers=(("Allow", methods),)
+    )
 
 
-def unavailable(text: str, *, retry_seconds: int) -> Refusal:
+def unavailable(text: str, *, retry_seconds: int) -> HttpError:
     """503: not now, but soon."""
-    return Refusal(
+    return HttpError(
         "503 Service Unavailable", jsonrpc.SERVER_ERROR, text, headers=(("Retry-After", str(retry_seconds)),)
     )

@@ -79,7 +79,7 @@ def _positions(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str,
 
 
 def check_mirrored(parameters: tuple[Mirrored, ...], arguments: object, headers: Mapping[str, str]) -> None:
-    """Hold headers, keyed by `Mirrored.key`, against the arguments. Raises Refusal, 400 -32020."""
+    """Hold headers, keyed by `Mirrored.key`, against the arguments. Raises HttpError, 400 -32020."""
     for parameter in parameters:
         value = _value_at(arguments, parameter.path)
         header = headers.get(parameter.key)

@@ -61,7 +61,7 @@ class Member:
     capabilities: frozenset[str] | None
 
 
-class Audience:
+class Recipients:
     """The clients of one server."""
 
     def __init__(self) -> None:

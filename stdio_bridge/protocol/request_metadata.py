@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import jsonrpc
-from .errors import Refusal, bad_request
+from .errors import HttpError, bad_request
 from .jsonrpc import Message
 from .mcp import (
     CLIENT_CAPABILITIES,
@@ -36,7 +36,7 @@ _ENCODED = re.compile(r"=\?base64\?(.*)\?=")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Envelope:
+class RequestMetadata:
     """The request's own account of its client. The client's word alone: nothing is allowed because of it."""
 
     version: str
@@ -57,8 +57,8 @@ def is_modern(version_header: str | None, messages: Iterable[Message]) -> bool:
     )
 
 
-def parse_envelope(message: Message, header: HeaderReader, versions: Versions) -> Envelope:
-    """Read and check a request's metadata. `header` takes names in waitress' form. Raises Refusal, 400."""
+def parse_metadata(message: Message, header: HeaderReader, versions: Versions) -> RequestMetadata:
+    """Read and check a request's metadata. `header` takes names in waitress' form. Raises HttpError, 400."""
     meta = jsonrpc.meta_of(message)
     for key, kind in ((PROTOCOL_VERSION, str), (CLIENT_CAPABILITIES, dict)):
         if not isinstance(meta.get(key), kind):
@@ -70,7 +70,7 @@ def parse_envelope(message: Message, header: HeaderReader, versions: Versions) -
     if log_level is not None and log_level not in LOG_LEVELS:
         raise bad_request(jsonrpc.INVALID_PARAMS, f"{LOG_LEVEL} must be one of {', '.join(LOG_LEVELS)}")
     info = meta.get(CLIENT_INFO)
-    return Envelope(
+    return RequestMetadata(
         version=version,
         capabilities=meta[CLIENT_CAPABILITIES],
         client_info=info if isinstance(info, dict) else {},
@@ -82,12 +82,12 @@ _KIND_NAMES: dict[type, str] = {str: "a string", dict: "an object"}
 
 
 def check_version(version: str, versions: Versions) -> None:
-    """Raises Refusal for a version that is not offered to stand-alone requests."""
+    """Raises HttpError for a version that is not offered to stand-alone requests."""
     if version not in MODERN_VERSIONS or version not in versions.offered:
         raise unsupported(version, versions)
 
 
-def unsupported(requested: object, versions: Versions) -> Refusal:
+def unsupported(requested: object, versions: Versions) -> HttpError:
     """400: a revision that is not offered, and those that are."""
     data = {"supported": list(versions.offered), "requested": requested}
     return bad_request(UNSUPPORTED_VERSION, "Unsupported protocol version", data)
@@ -108,7 +108,7 @@ def _check_headers(message: Message, version: str, header: HeaderReader) -> None
         raise mismatch("Mcp-Name", f"params.{parameter}")
 
 
-def mismatch(header_name: str, source: str) -> Refusal:
+def mismatch(header_name: str, source: str) -> HttpError:
     """400: a header is missing, malformed, or says something else than the body."""
     return bad_request(HEADER_MISMATCH, f"Header mismatch: {header_name} must be sent and equal {source} of the body")
 

@@ -1,7 +1,7 @@
-"""`requestState`: which parked call a retry is of, signed, since it comes back from the client. No I/O, no clock.
+"""`requestState`: which suspended call a retry is of, signed, since it comes back from the client. No I/O, no clock.
 
 2026-07-28, "Multi Round-Trip Requests", server requirements 4 and 5. What is signed holds all that is verified; that a
-state is used once is for the keeper of the parked calls to see to.
+state is used once is for the keeper of the suspended calls to see to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itsdangerous import BadData, URLSafeSerializer
 
 from . import jsonrpc
-from .errors import Refusal, bad_request
+from .errors import HttpError, bad_request
 from .jsonrpc import Message
 
 # Not part of what is asked for: they differ between a request and its retry.
@@ -22,7 +22,7 @@ _PER_ATTEMPT = frozenset({"_meta", "inputResponses", "requestState"})
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a state says: the parked call, whose it is, what it was asked with, and until when (the caller's clock)."""
+    """The suspended call, its user and request, and until when the state is good (the caller's clock)."""
 
     call: str
     user: str
@@ -46,7 +46,7 @@ class RequestStates:
         )
 
     def verify(self, unverified_state: object, *, user: str, resource: str | None, request: Message, now: float) -> str:
-        """Return the parked call's id. Raises Refusal: forged, expired, of another user, resource or request."""
+        """Return the suspended call's id. Raises HttpError: forged, expired, of another user, resource or request."""
         if not isinstance(unverified_state, str):
             raise refused("requestState must be a string")
         try:
@@ -64,7 +64,7 @@ class RequestStates:
         return call
 
 
-def refused(text: str) -> Refusal:
+def refused(text: str) -> HttpError:
     """400: the state or what comes with it is of no use."""
     return bad_request(jsonrpc.INVALID_PARAMS, text)
 

@@ -17,24 +17,24 @@ from .mcp import (
     crossing_client_capabilities,
     crossing_server_capabilities,
 )
-from .request_metadata import Envelope
+from .request_metadata import RequestMetadata
 
 OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
 _INPUT_PARAMS = frozenset({"inputResponses", "requestState"})
 
 
-def capabilities_of(envelope: Envelope) -> Message:
+def capabilities_of(metadata: RequestMetadata) -> Message:
     """Pick what a legacy server can make use of among the client's capabilities."""
-    return crossing_client_capabilities(envelope.capabilities)
+    return crossing_client_capabilities(metadata.capabilities)
 
 
-def initialize_params(envelope: Envelope | None, version: str) -> Message:
+def initialize_params(metadata: RequestMetadata | None, version: str) -> Message:
     """Params of `initialize` in the name of a modern request's client; without one in the bridge's own."""
-    info = envelope.client_info if envelope is not None else {}
+    info = metadata.client_info if metadata is not None else {}
     named = isinstance(info.get("name"), str) and isinstance(info.get("version"), str)
     return {
         "protocolVersion": version,
-        "capabilities": capabilities_of(envelope) if envelope is not None else {},
+        "capabilities": capabilities_of(metadata) if metadata is not None else {},
         "clientInfo": info if named else OWN_INFO,
     }
 

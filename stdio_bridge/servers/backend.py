@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
-from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.request_metadata import RequestMetadata
 
 
 class ModernCaller(Protocol):
@@ -16,7 +16,7 @@ class ModernCaller(Protocol):
 
     identity: Identity
     message: Message
-    envelope: Envelope
+    metadata: RequestMetadata
     parameter_headers: dict[str, str]
     on_gone: Callable[[], None]
 
@@ -46,22 +46,22 @@ class ModernCaller(Protocol):
     def fail(self, code: int, text: str, data: object = None) -> None:
         """Answer with an error."""
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, error: HttpError) -> None:
         """Answer with a refusal, or what is left of it once the response is a stream."""
 
 
-class Dialect(Protocol):
+class Backend(Protocol):
     """How modern requests are put to one server."""
 
-    def request(self, exchange: ModernCaller) -> None:
-        """Have a call answered. Raises Refusal."""
+    def request(self, modern_call: ModernCaller) -> None:
+        """Have a call answered. Raises HttpError."""
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
 
     @property
     def idle(self) -> bool:
-        """Whether no client hears it, so far as the link cannot tell."""
+        """Whether no client hears it, so far as the connection cannot tell."""
 
     def close(self) -> None:
         """End every subscription, as "Graceful Closure" has it."""

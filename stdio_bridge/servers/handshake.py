@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stdio_bridge.io.event_loop import Loop
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     CLIENT_CAPABILITIES,
@@ -18,7 +18,7 @@ from stdio_bridge.protocol.mcp import (
     UNSUPPORTED_VERSION,
     Versions,
 )
-from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import OWN_INFO, initialize_params
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class ServerEra(enum.Enum):
 
 
 @dataclass(kw_only=True)
-class Knowledge:
+class EraCache:
     """What is known of the server's command. It stays true for as long as the bridge runs."""
 
     era: ServerEra | None = None
@@ -82,7 +82,7 @@ class Gone:
 Opened = Modern | Initialized | Failed | Gone
 
 
-class Opening:
+class Handshake:
     """Begins to speak with a new server: asks for its era if that is unknown, initializes it if that is legacy.
 
     A server that does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28,
@@ -92,12 +92,17 @@ class Opening:
     """
 
     def __init__(
-        self, link: Link, loop: Loop, knowledge: Knowledge, envelope: Envelope | None, done: Callable[[Opened], None]
+        self,
+        connection: Connection,
+        loop: Loop,
+        era_cache: EraCache,
+        metadata: RequestMetadata | None,
+        done: Callable[[Opened], None],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._loop = loop
-        self._knowledge = knowledge
-        self._envelope = envelope
+        self._era_cache = era_cache
+        self._metadata = metadata
         self._done: Callable[[Opened], None] | None = done
         self._probing = False
         self._initializing = False
@@ -105,9 +110,9 @@ class Opening:
 
     def begin(self) -> None:
         """Start; `done` may be called at once."""
-        if self._knowledge.modern is None:
+        if self._era_cache.modern is None:
             self.discover()
-        elif self._knowledge.modern:
+        elif self._era_cache.modern:
             self._finish(Modern(discovered=None))
         else:
             self.initialize()
@@ -115,18 +120,18 @@ class Opening:
     def discover(self) -> None:
         """Ask for the server's own account of itself, whatever is known."""
         self._probing = True
-        self._link.ask("server/discover", {"_meta": own_meta()}, self._discovered, self._loop.clock())
+        self._connection.ask("server/discover", {"_meta": own_meta()}, self._discovered, self._loop.clock())
         self._loop.call_later(_PROBE_SECONDS, self.initialize)
 
     def _discovered(self, answer: Message) -> None:
         self._probing = False
         result = answer.get("result")
         if is_modern_discovery(answer):
-            self._knowledge.learn(modern=True)
+            self._era_cache.learn(modern=True)
             self._finish(Modern(discovered=result if isinstance(result, dict) else None))
         elif self._refusal is not None:
             self._finish(Failed(message=self._refusal))
-        elif self._link.ended and not self._initializing:
+        elif self._connection.ended and not self._initializing:
             self._finish(Gone())
         else:
             self.initialize()
@@ -136,18 +141,18 @@ class Opening:
         if self._initializing or self._done is None:
             return
         self._initializing = True
-        params = initialize_params(self._envelope, self._knowledge.versions.of_own_initialize)
-        self._link.ask("initialize", params, self._initialized, self._loop.clock())
+        params = initialize_params(self._metadata, self._era_cache.versions.of_own_initialize)
+        self._connection.ask("initialize", params, self._initialized, self._loop.clock())
 
     def _initialized(self, answer: Message) -> None:
         result = answer.get("result")
         if isinstance(result, dict):
-            self._knowledge.learn(modern=False)
+            self._era_cache.learn(modern=False)
             if self._done is not None:
-                self._link.tell("notifications/initialized")
+                self._connection.tell("notifications/initialized")
             self._finish(Initialized(result=result))
         elif _is_modern_refusal(answer):
-            self._knowledge.learn(modern=True)
+            self._era_cache.learn(modern=True)
             self._finish(Modern(discovered=None))
         elif self._probing:
             self._refusal = answer

@@ -1,58 +1,58 @@
-"""A server as legacy sessions know it: its link as it is, or a legacy server made up in front of a modern one."""
+"""A server as legacy sessions know it: its connection as it is, or a legacy server made up in front of a modern one."""
 
 from __future__ import annotations
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Client, Reply
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.to_modern import answer_from, initialize_result
 
-from .handshake import Knowledge, ServerEra, is_modern_discovery, own_meta
-from .modern_for_legacy import MadeUpSession
+from .handshake import EraCache, ServerEra, is_modern_discovery, own_meta
+from .modern_for_legacy import EmulatedSession
 
 
-class Face:
-    """Has the methods of a link that sessions use.
+class LegacyFacade:
+    """Has the methods of a connection that sessions use.
 
     Whether the server can be initialized is seen when the first session tries to: one that refuses and answers
     `server/discover` is modern only, which is remembered for all that follow.
     """
 
-    def __init__(self, link: Link, loop: Loop, knowledge: Knowledge, *, input_seconds: float) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, loop: Loop, era_cache: EraCache, *, input_seconds: float) -> None:
+        self._connection = connection
         self._loop = loop
-        self._knowledge = knowledge
+        self._era_cache = era_cache
         self._input_seconds = input_seconds
         self._discovered: Message | None = None
         self._clients: dict[Client, Message] = {}
-        self._made_up: dict[Client, MadeUpSession] = {}
+        self._emulated: dict[Client, EmulatedSession] = {}
 
     def join(self, client: Client, *, user: str, capabilities: frozenset[str] | None, initialize: Message) -> None:
         """Let this client get what the server says to no one in particular. `initialize` is its own."""
         self._clients[client] = initialize
-        self._link.join(client, user=user, capabilities=capabilities)
+        self._connection.join(client, user=user, capabilities=capabilities)
         if self._discovered is not None:
             self._session_of(client).subscribe()
 
     def leave(self, client: Client) -> None:
         """Forget a client: its calls are cancelled."""
         self._clients.pop(client, None)
-        session = self._made_up.pop(client, None)
+        session = self._emulated.pop(client, None)
         if session is not None:
             session.end()
-        self._link.leave(client)
+        self._connection.leave(client)
 
     def has_calls_of(self, client: Client) -> bool:
         """Whether a call of this client is in flight."""
-        session = self._made_up.get(client)
-        return self._link.has_calls_of(client) or (session is not None and session.is_asking)
+        session = self._emulated.get(client)
+        return self._connection.has_calls_of(client) or (session is not None and session.is_asking)
 
     def waits_for(self, client: Client) -> bool:
         """Whether the server has asked this client something, and waits for its answer."""
-        session = self._made_up.get(client)
-        return self._link.waits_for(client) or (session is not None and session.is_asking)
+        session = self._emulated.get(client)
+        return self._connection.waits_for(client) or (session is not None and session.is_asking)
 
     def request(self, client: Client, message: Message, reply: Reply, now: float) -> None:
         """Pass a client's request on, or answer it."""
@@ -61,41 +61,41 @@ class Face:
         elif self._discovered is not None:
             self._session_of(client).request(message, reply)
         else:
-            self._link.request(client, message, reply, now)
+            self._connection.request(client, message, reply, now)
 
     def notify(self, client: Client, message: Message) -> None:
         """Pass a client's notification on."""
         if self._discovered is not None:
             self._session_of(client).notify(message)
         else:
-            self._link.notify(client, message)
+            self._connection.notify(client, message)
 
     def respond(self, client: Client, message: Message) -> None:
         """Pass a client's answer on."""
         if self._discovered is not None:
             self._session_of(client).respond(message)
         else:
-            self._link.respond(client, message)
+            self._connection.respond(client, message)
 
     def unheard(self, client: Client, request: Message, reason: str) -> None:
         """Answer a request that did not reach the client, or end what needs the answer."""
         if self._discovered is None:
-            self._link.refuse(client, request, reason)
-        elif (session := self._made_up.get(client)) is not None:
+            self._connection.refuse(client, request, reason)
+        elif (session := self._emulated.get(client)) is not None:
             session.unheard(request["id"], reason)
 
     def lose(self, client: Client, reply: Reply) -> None:
         """Note that nobody hears that reply any more."""
-        session = self._made_up.get(client)
+        session = self._emulated.get(client)
         if session is not None:
             session.lose(reply)
 
-    def _session_of(self, client: Client) -> MadeUpSession:
-        session = self._made_up.get(client)
+    def _session_of(self, client: Client) -> EmulatedSession:
+        session = self._emulated.get(client)
         if session is None:
-            session = self._made_up[client] = MadeUpSession(
+            session = self._emulated[client] = EmulatedSession(
                 client,
-                self._link,
+                self._connection,
                 self._loop,
                 initialize=self._clients[client],
                 discovered=self._discovered or {},
@@ -106,14 +106,14 @@ class Face:
     def _begin(self, client: Client, message: Message, reply: Reply, now: float) -> None:
         if self._discovered is not None:
             reply.finish(jsonrpc.result(message["id"], initialize_result(message, self._discovered)))
-        elif self._knowledge.era is ServerEra.MODERN:
+        elif self._era_cache.era is ServerEra.MODERN:
             self._discover(message, reply, None)
         else:
-            self._link.request(client, message, _Attempt(self, message, reply), now)
+            self._connection.request(client, message, _Attempt(self, message, reply), now)
 
     def refused(self, message: Message, reply: Reply, refusal: Message) -> None:
         """The server does not let itself be initialized: it may be a modern one."""
-        if self._knowledge.era is ServerEra.LEGACY:
+        if self._era_cache.era is ServerEra.LEGACY:
             reply.finish(answer_from(refusal))
         else:
             self._discover(message, reply, refusal)
@@ -122,7 +122,7 @@ class Face:
         def answered(answer: Message) -> None:
             result = answer.get("result")
             if isinstance(result, dict) and is_modern_discovery(answer):
-                self._knowledge.era = ServerEra.MODERN
+                self._era_cache.era = ServerEra.MODERN
                 self._discovered = result
                 for client in list(self._clients):
                     self._session_of(client).subscribe()
@@ -131,14 +131,14 @@ class Face:
                 # A client of both eras would take a code of the modern one for a modern server's.
                 reply.finish(answer_from(refusal or {**answer, "id": message["id"]}))
 
-        self._link.ask("server/discover", {"_meta": own_meta()}, answered, self._loop.clock())
+        self._connection.ask("server/discover", {"_meta": own_meta()}, answered, self._loop.clock())
 
 
 class _Attempt:
     """The answer to an `initialize` that a server may refuse because of its era."""
 
-    def __init__(self, face: Face, message: Message, reply: Reply) -> None:
-        self._face = face
+    def __init__(self, facade: LegacyFacade, message: Message, reply: Reply) -> None:
+        self._facade = facade
         self._message = message
         self._reply = reply
 
@@ -147,8 +147,8 @@ class _Attempt:
         self._reply.send(message)
 
     def finish(self, message: Message) -> None:
-        """Pass on a success; after an error the face goes on."""
+        """Pass on a success; after an error the facade goes on."""
         if "error" in message:
-            self._face.refused(self._message, self._reply, message)
+            self._facade.refused(self._message, self._reply, message)
         else:
             self._reply.finish(message)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Call
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     LISTEN,
@@ -24,60 +24,60 @@ from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller
 from .subscriptions import Subscriptions
-from .suspended_calls import Parking
+from .suspended_calls import SuspendedCalls
 
 
-class BridgedDialect:
+class LegacyForModern:
     """Speaks with an initialized legacy server."""
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         initialized: Message,
-        parking: Parking,
+        suspended_calls: SuspendedCalls,
         tools: ToolCatalog,
         clock: Callable[[], float],
         *,
         versions: Versions,
     ) -> None:
-        self.link = link
-        self.parking = parking
+        self.connection = connection
+        self.suspended_calls = suspended_calls
         self.tools = tools
         self.clock = clock
         self.server_info = initialized.get("serverInfo")
         self._discovery = discovery(initialized, versions)
         self._capabilities: Message = self._discovery["capabilities"]
-        self._subscriptions = Subscriptions(link, self._capabilities, tools, clock)
+        self._subscriptions = Subscriptions(connection, self._capabilities, tools, clock)
         self._log_level: str | None = None
-        self._speakers: dict[str, Speaker] = {}
+        self._user_clients: dict[str, UserClient] = {}
 
-    def request(self, exchange: ModernCaller) -> None:
-        """Have an exchange answered."""
-        params = jsonrpc.params_of(exchange.message)
-        if exchange.method == "server/discover":
-            answer = jsonrpc.result(exchange.id, self._discovery)
-            exchange.finish(answer_from(answer, exchange.method, self.server_info))
-        elif exchange.method == LISTEN:
-            self._subscriptions.open(exchange)
+    def request(self, modern_call: ModernCaller) -> None:
+        """Have a call answered."""
+        params = jsonrpc.params_of(modern_call.message)
+        if modern_call.method == "server/discover":
+            answer = jsonrpc.result(modern_call.id, self._discovery)
+            modern_call.finish(answer_from(answer, modern_call.method, self.server_info))
+        elif modern_call.method == LISTEN:
+            self._subscriptions.open(modern_call)
         elif "requestState" in params:
-            self._resume(exchange, params)
+            self._resume(modern_call, params)
         else:
-            self._call(exchange)
+            self._call(modern_call)
 
-    def _resume(self, exchange: ModernCaller, params: Message) -> None:
+    def _resume(self, modern_call: ModernCaller, params: Message) -> None:
         responses = params.get("inputResponses", {})
         if not isinstance(responses, dict) or not all(isinstance(value, dict) for value in responses.values()):
             raise refused("inputResponses must be an object of results")
-        self.parking.consume(params["requestState"], exchange).resume(exchange, responses)
+        self.suspended_calls.consume(params["requestState"], modern_call).resume(modern_call, responses)
 
-    def _call(self, exchange: ModernCaller) -> None:
-        speaker = self._speakers.setdefault(exchange.identity.user, Speaker(self.link))
-        call = BridgedCall(self, speaker, exchange)
-        level = exchange.envelope.log_level
+    def _call(self, modern_call: ModernCaller) -> None:
+        user_client = self._user_clients.setdefault(modern_call.identity.user, UserClient(self.connection))
+        call = LegacyCall(self, user_client, modern_call)
+        level = modern_call.metadata.log_level
         if level is not None and "logging" in self._capabilities and self._is_news(level):
             self._log_level = level
-            exchange.on_gone = call.leave
-            self.link.ask("logging/setLevel", {"level": level}, lambda _: call.begin(), self.clock())
+            modern_call.on_gone = call.leave
+            self.connection.ask("logging/setLevel", {"level": level}, lambda _: call.begin(), self.clock())
         else:
             call.begin()
 
@@ -87,7 +87,7 @@ class BridgedDialect:
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """Ask for the tools on the bridge's own account; the catalog hears of changes by itself."""
-        self.link.ask("tools/list", page, answered, self.clock())
+        self.connection.ask("tools/list", page, answered, self.clock())
 
     @property
     def idle(self) -> bool:
@@ -99,16 +99,16 @@ class BridgedDialect:
         self._subscriptions.close()
 
     def fail(self, reason: str) -> None:
-        """End every subscription with an error; the link has seen to the calls."""
+        """End every subscription with an error; the connection has seen to the calls."""
         self._subscriptions.fail(f"the MCP server {reason}")
 
 
-class Speaker:
-    """One user, as the link's client: finds the call that a message of the server's is about, among several."""
+class UserClient:
+    """One user, as the connection's client: finds the call that a message of the server's is about, among several."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.calls: list[BridgedCall] = []
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.calls: list[LegacyCall] = []
 
     def receive(self, message: Message) -> None:
         """Take what names no call. A question goes with the newest call that may be asked: its user is the same."""
@@ -120,23 +120,23 @@ class Speaker:
             if asked is not None:
                 asked.send(message)
             else:
-                self._link.refuse(self, message, "no call is there that its client could be asked for")
+                self._connection.refuse(self, message, "no call is there that its client could be asked for")
         else:
             wanting = [call for call in self.calls if call.wants(message)]
             if len(wanting) == 1:
                 wanting[0].send(message)
             else:
-                self._link.drop(message, f"it names no call, and {len(wanting)} calls want such")
+                self._connection.drop(message, f"it names no call, and {len(wanting)} calls want such")
 
 
-class BridgedCall:
-    """A legacy server's call, which may outlast the exchange that began it: it is parked while its client is asked."""
+class LegacyCall:
+    """A call of a legacy server, suspended while its client is asked: it may outlast the request that began it."""
 
-    def __init__(self, dialect: BridgedDialect, speaker: Speaker, exchange: ModernCaller) -> None:
-        self._dialect = dialect
-        self._speaker = speaker
-        self._request = exchange.message
-        self._exchange: ModernCaller | None = exchange
+    def __init__(self, backend: LegacyForModern, user_client: UserClient, modern_call: ModernCaller) -> None:
+        self._backend = backend
+        self._user_client = user_client
+        self._request = modern_call.message
+        self._modern_call: ModernCaller | None = modern_call
         self._call: Call | None = None
         self._asked: dict[str, Message] = {}
         self._answer: Message | None = None
@@ -144,88 +144,90 @@ class BridgedCall:
 
     def begin(self) -> None:
         """Pass the request on, unless its client has left already."""
-        exchange = self._exchange
-        if self._left or exchange is None:
+        modern_call = self._modern_call
+        if self._left or modern_call is None:
             return
-        exchange.on_gone = self.leave
-        self._speaker.calls.append(self)
-        link = self._dialect.link
-        self._call = link.request(self._speaker, request_for(self._request), self, self._dialect.clock())
+        modern_call.on_gone = self.leave
+        self._user_client.calls.append(self)
+        connection = self._backend.connection
+        self._call = connection.request(self._user_client, request_for(self._request), self, self._backend.clock())
 
     # What the server says
 
     def wants(self, message: Message) -> bool:
         """Whether there is someone to hear this."""
-        return self._exchange is not None and self._exchange.wants(message)
+        return self._modern_call is not None and self._modern_call.wants(message)
 
     def may_be_asked(self, request: Message) -> bool:
         """Whether the client has declared that it can answer this."""
-        return self._exchange is not None and not missing_capabilities(request, self._exchange.envelope.capabilities)
+        return self._modern_call is not None and not missing_capabilities(
+            request, self._modern_call.metadata.capabilities
+        )
 
     def send(self, message: Message) -> None:
         """Take what comes before the answer."""
         if "id" in message:
             self._ask(message)
         elif message["method"] == "notifications/cancelled":
-            self._speaker.receive(message)
-        elif self._exchange is not None and (told := self._for_exchange(message, self._exchange)) is not None:
-            self._exchange.send(told)
+            self._user_client.receive(message)
+        elif self._modern_call is not None and (told := self._for_modern_call(message, self._modern_call)) is not None:
+            self._modern_call.send(told)
 
-    def _for_exchange(self, message: Message, exchange: ModernCaller) -> Message | None:
+    def _for_modern_call(self, message: Message, modern_call: ModernCaller) -> Message | None:
         """Progress names the token of the request that waits now, which may be a retry."""
         if message["method"] != "notifications/progress":
             return message
-        token = jsonrpc.meta_of(exchange.message).get("progressToken")
+        token = jsonrpc.meta_of(modern_call.message).get("progressToken")
         if token is None:
             return None
         return {**message, "params": {**jsonrpc.params_of(message), "progressToken": token}}
 
     def finish(self, message: Message) -> None:
-        """Take the answer; without an exchange it waits for the retry."""
-        self._speaker.calls.remove(self)
+        """Take the answer; without a request that waits it is kept for the retry."""
+        self._user_client.calls.remove(self)
         self._call = None
         self._refuse_questions("the call is over")
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        modern_call, self._modern_call = self._modern_call, None
+        if modern_call is None:
             self._answer = message
         else:
-            self._deliver(message, exchange)
+            self._deliver(message, modern_call)
 
-    def _deliver(self, message: Message, exchange: ModernCaller) -> None:
-        if exchange.method == "tools/list":
-            self._dialect.tools.learn(message.get("result"))
+    def _deliver(self, message: Message, modern_call: ModernCaller) -> None:
+        if modern_call.method == "tools/list":
+            self._backend.tools.learn(message.get("result"))
             message = without_task_tools(message)
-        exchange.finish(answer_from(message, exchange.method, self._dialect.server_info))
+        modern_call.finish(answer_from(message, modern_call.method, self._backend.server_info))
 
     # What the server asks
 
     def _ask(self, request: Message) -> None:
-        link, exchange = self._dialect.link, self._exchange
+        connection, modern_call = self._backend.connection, self._modern_call
         if self._request["method"] not in MAY_NEED_INPUT:
-            link.refuse(self._speaker, request, "the client cannot be asked during this request")
-        elif exchange is None:
+            connection.refuse(self._user_client, request, "the client cannot be asked during this request")
+        elif modern_call is None:
             self._asked[request["id"]] = request
-        elif missing := missing_capabilities(request, exchange.envelope.capabilities):
-            link.refuse(self._speaker, request, "the client does not support this")
+        elif missing := missing_capabilities(request, modern_call.metadata.capabilities):
+            connection.refuse(self._user_client, request, "the client does not support this")
             self._give_up("the client lacks a capability")
             text = f"the server needs a capability that the client has not declared: {', '.join(missing)}"
-            exchange.fail(MISSING_CAPABILITY, text, {"requiredCapabilities": missing})
-        elif not self._dialect.parking.has_room_for(exchange.identity):
-            link.refuse(self._speaker, request, "too many calls wait for their client's answer")
+            modern_call.fail(MISSING_CAPABILITY, text, {"requiredCapabilities": missing})
+        elif not self._backend.suspended_calls.has_room_for(modern_call.identity):
+            connection.refuse(self._user_client, request, "too many calls wait for their client's answer")
         else:
             self._asked[request["id"]] = request
-            self._park(exchange)
+            self._suspend(modern_call)
 
-    def _park(self, exchange: ModernCaller) -> None:
+    def _suspend(self, modern_call: ModernCaller) -> None:
         """Hand the questions to the client, and wait for its retry."""
-        self._exchange = None
+        self._modern_call = None
         if self._call is not None:
-            self._dialect.link.wait_until(self._call, math.inf)
-        exchange.succeed(
+            self._backend.connection.wait_until(self._call, math.inf)
+        modern_call.succeed(
             {
                 "resultType": "input_required",
                 "inputRequests": {key: input_request(request) for key, request in self._asked.items()},
-                "requestState": self._dialect.parking.park(self, exchange),
+                "requestState": self._backend.suspended_calls.suspend(self, modern_call),
             }
         )
 
@@ -234,27 +236,27 @@ class BridgedCall:
         if isinstance(key, str):
             self._asked.pop(key, None)
 
-    def resume(self, exchange: ModernCaller, responses: Message) -> None:
+    def resume(self, modern_call: ModernCaller, responses: Message) -> None:
         """Go on with the client's answers; what is still unanswered is asked again."""
         if self._answer is not None:
-            self._deliver({**self._answer, "id": exchange.id}, exchange)
+            self._deliver({**self._answer, "id": modern_call.id}, modern_call)
             return
-        self._exchange = exchange
-        exchange.on_gone = self.leave
+        self._modern_call = modern_call
+        modern_call.on_gone = self.leave
         if self._call is not None:
-            self._dialect.link.go_on(self._call, self._dialect.clock())
+            self._backend.connection.go_on(self._call, self._backend.clock())
         for key in [key for key in self._asked if key in responses]:
             del self._asked[key]
-            self._dialect.link.respond(self._speaker, jsonrpc.result(key, responses[key]))
+            self._backend.connection.respond(self._user_client, jsonrpc.result(key, responses[key]))
         if self._asked:
-            self._park(exchange)
+            self._suspend(modern_call)
 
     # When nobody waits any more
 
     def leave(self) -> None:
         """The client has disconnected, which cancels its request."""
         self._left = True
-        self._exchange = None
+        self._modern_call = None
         self._give_up("the client disconnected")
 
     def abandon(self) -> None:
@@ -262,16 +264,16 @@ class BridgedCall:
         self._give_up("the client did not answer in time")
 
     def _give_up(self, reason: str) -> None:
-        self._exchange = None
+        self._modern_call = None
         call, self._call = self._call, None
         if call is None:
             return
-        self._speaker.calls.remove(self)
+        self._user_client.calls.remove(self)
         self._refuse_questions(reason)
-        self._dialect.link.cancel(call, reason)
+        self._backend.connection.cancel(call, reason)
 
     def _refuse_questions(self, reason: str) -> None:
         """Leave nothing open that nobody will answer."""
         asked, self._asked = self._asked, {}
         for request in asked.values():
-            self._dialect.link.refuse(self._speaker, request, f"no answer: {reason}")
+            self._backend.connection.refuse(self._user_client, request, f"no answer: {reason}")

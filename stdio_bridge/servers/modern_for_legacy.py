@@ -5,7 +5,7 @@ from __future__ import annotations
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Call, Client, Purpose, Reply
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, size_of
@@ -22,18 +22,25 @@ from stdio_bridge.protocol.to_modern import (
 _MAX_ROUNDS = 50
 
 
-class MadeUpSession:
+class EmulatedSession:
     """One legacy client of a modern server: what it has declared, set and subscribed to."""
 
     def __init__(
-        self, client: Client, link: Link, loop: Loop, *, initialize: Message, discovered: Message, input_seconds: float
+        self,
+        client: Client,
+        connection: Connection,
+        loop: Loop,
+        *,
+        initialize: Message,
+        discovered: Message,
+        input_seconds: float,
     ) -> None:
         self.client = client
-        self.link = link
+        self.connection = connection
         self.loop = loop
         self.input_seconds = input_seconds
-        self.asked: dict[str, Rounds] = {}
-        self.rounds: dict[Rounds, None] = {}
+        self.asked: dict[str, InputRequiredLoop] = {}
+        self.input_loops: dict[InputRequiredLoop, None] = {}
         self._discovered = discovered
         self._meta = client_meta(initialize)
         self._subscriptions: dict[str, Call] = {}
@@ -45,7 +52,7 @@ class MadeUpSession:
         return bool(self.asked)
 
     def new_id(self) -> str:
-        """Return an id for a request to the client; the link's own look different."""
+        """Return an id for a request to the client; the connection's own look different."""
         self._next_id += 1
         return f"i{self._next_id}"
 
@@ -72,7 +79,7 @@ class MadeUpSession:
             case "resources/subscribe" | "resources/unsubscribe":
                 self._watch(message, reply)
             case _:
-                Rounds(self, message, reply).begin(self._meta)
+                InputRequiredLoop(self, message, reply).begin(self._meta)
 
     def _set_level(self, message: Message, reply: Reply) -> None:
         level = jsonrpc.params_of(message).get("level")
@@ -90,7 +97,7 @@ class MadeUpSession:
             return
         known = self._subscriptions.pop(uri, None)
         if known is not None:
-            self.link.cancel(known, "the client has unsubscribed")
+            self.connection.cancel(known, "the client has unsubscribed")
         if message["method"] == "resources/subscribe":
             if sum(map(size_of, self._subscriptions)) + size_of(uri) > MAX_URI_BYTES:
                 reply.finish(jsonrpc.error(message["id"], jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS))
@@ -101,40 +108,40 @@ class MadeUpSession:
     def _listen(self, wanted: Message) -> Call:
         params = {"notifications": wanted, "_meta": self._meta}
         message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
-        return self.link.request(self, message, self, self.loop.clock(), Purpose.STREAM)
+        return self.connection.request(self, message, self, self.loop.clock(), Purpose.STREAM)
 
     def notify(self, message: Message) -> None:
         """Take a notification. Cancelling is the only one that a modern server knows."""
         if message["method"] != "notifications/cancelled":
             return
         request_id = jsonrpc.params_of(message).get("requestId")
-        for rounds in {rounds for rounds in self.asked.values() if rounds.request_id == request_id}:
-            rounds.fail("cancelled by the client")
-        self.link.notify(self.client, message)
+        for input_loop in {asking for asking in self.asked.values() if asking.request_id == request_id}:
+            input_loop.fail("cancelled by the client")
+        self.connection.notify(self.client, message)
 
     def respond(self, message: Message) -> None:
         """Take an answer to something that the client was asked."""
         request_id = message.get("id")
-        rounds = self.asked.pop(request_id, None) if isinstance(request_id, str) else None
-        if rounds is not None:
-            rounds.answered(str(request_id), message)
+        input_loop = self.asked.pop(request_id, None) if isinstance(request_id, str) else None
+        if input_loop is not None:
+            input_loop.answered(str(request_id), message)
 
     def lose(self, reply: Reply) -> None:
         """Note that nobody hears that reply any more."""
-        for rounds in self.rounds:
-            rounds.lose(reply)
+        for input_loop in self.input_loops:
+            input_loop.lose(reply)
 
     def unheard(self, request_id: str, reason: str) -> None:
         """Fail the request whose question did not reach the client: the server is not asked again."""
-        rounds = self.asked.get(request_id)
-        if rounds is not None:
-            rounds.fail(reason)
+        input_loop = self.asked.get(request_id)
+        if input_loop is not None:
+            input_loop.fail(reason)
 
     def end(self) -> None:
         """The client has left."""
-        for rounds in set(self.asked.values()):
-            rounds.fail("the client has left")
-        self.link.leave(self)
+        for input_loop in set(self.asked.values()):
+            input_loop.fail("the client has left")
+        self.connection.leave(self)
 
     # What its subscriptions bring
 
@@ -150,10 +157,10 @@ class MadeUpSession:
         """The server keeps a subscription no longer, or never did."""
 
 
-class Rounds:
+class InputRequiredLoop:
     """A request of a legacy client, put to the server again for each InputRequiredResult."""
 
-    def __init__(self, session: MadeUpSession, message: Message, reply: Reply) -> None:
+    def __init__(self, session: EmulatedSession, message: Message, reply: Reply) -> None:
         self._session = session
         self._message = message
         self._reply = reply
@@ -175,7 +182,7 @@ class Rounds:
     def begin(self, meta: Message) -> None:
         """Put the request to the server."""
         self._message = jsonrpc.with_meta(self._message, **meta)
-        self._session.rounds[self] = None
+        self._session.input_loops[self] = None
         self._put({})
 
     def lose(self, reply: Reply) -> None:
@@ -184,12 +191,12 @@ class Rounds:
 
     def _put(self, more: Message) -> None:
         message = {**self._message, "params": {**jsonrpc.params_of(self._message), **more}}
-        self._session.link.request(self._session.client, message, self, self._session.loop.clock())
+        self._session.connection.request(self._session.client, message, self, self._session.loop.clock())
 
     def send(self, message: Message) -> None:
         """Pass on what comes before the answer; a modern server asks nothing this way."""
         if "id" in message:
-            self._session.link.refuse(self._session.client, message, "2026-07-28 has no requests from the server")
+            self._session.connection.refuse(self._session.client, message, "2026-07-28 has no requests from the server")
         else:
             self._reply.send(message)
 
@@ -203,7 +210,7 @@ class Rounds:
 
     def _end(self, answer: Message) -> None:
         self._over = True
-        self._session.rounds.pop(self, None)
+        self._session.input_loops.pop(self, None)
         self._reply.finish(answer)
 
     def _ask(self, result: Message) -> None:

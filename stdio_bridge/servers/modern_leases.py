@@ -7,23 +7,23 @@ import math
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.connection import Link
-from stdio_bridge.protocol.errors import Refusal, unavailable
+from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN
 from stdio_bridge.protocol.param_headers import check_mirrored
-from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import capabilities_of
 from stdio_bridge.protocol.tool_catalog import ToolCatalog, next_cursor
 from stdio_bridge.usage import Isolation
 
-from .backend import Dialect, ModernCaller
+from .backend import Backend, ModernCaller
 from .eviction import CALL_SECONDS
-from .handshake import Failed, Gone, Initialized, Knowledge, Opened, Opening
-from .legacy_for_modern import BridgedDialect
-from .passthrough import NativeDialect
+from .handshake import EraCache, Failed, Gone, Handshake, Initialized, Opened
+from .legacy_for_modern import LegacyForModern
+from .passthrough import Passthrough
 from .pool import EVICTED, Servers
-from .suspended_calls import Parking
+from .suspended_calls import SuspendedCalls
 
 Key = tuple[str, str]
 _EVERYONE = ""
@@ -32,25 +32,25 @@ _RETRY_SECONDS = 5
 
 
 class Host:
-    """One warm server. Exchanges wait here until it can be spoken to."""
+    """One warm server. Calls wait here until it can be spoken to."""
 
-    def __init__(self, hosts: Hosts, key: Key, envelope: Envelope) -> None:
-        """Start the server. Raises Refusal."""
+    def __init__(self, hosts: Hosts, key: Key, metadata: RequestMetadata) -> None:
+        """Start the server. Raises HttpError."""
         self._hosts = hosts
         self._key = key
-        self._dialect: Dialect | None = None
+        self._backend: Backend | None = None
         self._waiting: list[ModernCaller] = []
         self._listing: list[Callable[[], None]] = []
         self._tools = ToolCatalog()
-        self._envelope = envelope
+        self._metadata = metadata
         self._server = hosts.servers.start(self, self._ended)
         self.last_used = hosts.servers.loop.clock()
         self._initialize_another = False
 
     @property
-    def link(self) -> Link:
+    def connection(self) -> Connection:
         """The conversation with the server."""
-        return self._server.link
+        return self._server.connection
 
     @property
     def ending(self) -> bool:
@@ -58,27 +58,27 @@ class Host:
         return self._server.ending
 
     def check_room(self) -> None:
-        """Raise Refusal when the server can be given no more."""
+        """Raise HttpError when the server can be given no more."""
         self._server.check_room()
 
     def begin(self) -> None:
         """Begin to speak with the server."""
-        self._opening().begin()
+        self._handshake().begin()
 
-    def _opening(self) -> Opening:
+    def _handshake(self) -> Handshake:
         hosts = self._hosts
-        return Opening(self.link, hosts.servers.loop, hosts.knowledge, self._envelope, self._opened)
+        return Handshake(self.connection, hosts.servers.loop, hosts.era_cache, self._metadata, self._opened)
 
-    def serve(self, exchange: ModernCaller) -> None:
-        """Answer an exchange, as soon as the server can be spoken to."""
+    def serve(self, modern_call: ModernCaller) -> None:
+        """Answer a call, as soon as the server can be spoken to."""
         self.last_used = self._hosts.servers.loop.clock()
-        if self._dialect is None:
-            self._waiting.append(exchange)
-            exchange.on_gone = lambda: self._waiting.remove(exchange)
-        elif exchange.method == "tools/call":
-            self._call_tool(exchange, self._dialect)
+        if self._backend is None:
+            self._waiting.append(modern_call)
+            modern_call.on_gone = lambda: self._waiting.remove(modern_call)
+        elif modern_call.method == "tools/call":
+            self._call_tool(modern_call, self._backend)
         else:
-            _request(self._dialect, exchange)
+            _request(self._backend, modern_call)
 
     def _opened(self, opened: Opened) -> None:
         if isinstance(opened, Gone):
@@ -87,38 +87,40 @@ class Host:
         waiting, self._waiting = self._waiting, []
         if isinstance(opened, Failed):
             error = opened.message["error"]
-            for exchange in waiting:
-                exchange.finish(jsonrpc.error(exchange.id, jsonrpc.INTERNAL_ERROR, _reason(error)))
+            for modern_call in waiting:
+                modern_call.finish(jsonrpc.error(modern_call.id, jsonrpc.INTERNAL_ERROR, _reason(error)))
             self.stop("it refused to initialize")
             return
-        clock, versions = self._hosts.servers.loop.clock, self._hosts.knowledge.versions
+        clock, versions = self._hosts.servers.loop.clock, self._hosts.era_cache.versions
         if isinstance(opened, Initialized):
-            parking = self._hosts.parking
-            self._dialect = BridgedDialect(self.link, opened.result, parking, self._tools, clock, versions=versions)
+            suspended_calls = self._hosts.suspended_calls
+            self._backend = LegacyForModern(
+                self.connection, opened.result, suspended_calls, self._tools, clock, versions=versions
+            )
         else:
-            self._dialect = NativeDialect(self.link, self._tools, clock, versions=versions)
+            self._backend = Passthrough(self.connection, self._tools, clock, versions=versions)
             self._key = self._hosts.move(self, self._key)
-        for exchange in waiting:
-            self.serve(exchange)
+        for modern_call in waiting:
+            self.serve(modern_call)
 
-    def _call_tool(self, exchange: ModernCaller, dialect: Dialect) -> None:
-        params = jsonrpc.params_of(exchange.message)
-        if not params.get("arguments") and not exchange.parameter_headers:
-            _request(dialect, exchange)
+    def _call_tool(self, modern_call: ModernCaller, backend: Backend) -> None:
+        params = jsonrpc.params_of(modern_call.message)
+        if not params.get("arguments") and not modern_call.parameter_headers:
+            _request(backend, modern_call)
             return
         mirrored = self._tools.find(params.get("name"))
         if mirrored is None:
-            self._list_tools(exchange, dialect)
+            self._list_tools(modern_call, backend)
             return
         try:
-            check_mirrored(mirrored, params.get("arguments"), exchange.parameter_headers)
-        except Refusal as refusal:
-            exchange.refuse(refusal)
+            check_mirrored(mirrored, params.get("arguments"), modern_call.parameter_headers)
+        except HttpError as error:
+            modern_call.refuse(error)
         else:
-            _request(dialect, exchange)
+            _request(backend, modern_call)
 
-    def _list_tools(self, exchange: ModernCaller, dialect: Dialect) -> None:
-        """Ask for the tools' definitions; the exchange, and others like it, wait for them."""
+    def _list_tools(self, modern_call: ModernCaller, backend: Backend) -> None:
+        """Ask for the tools' definitions; the call, and others like it, wait for them."""
         gone = False
 
         def leave() -> None:
@@ -127,26 +129,26 @@ class Host:
 
         def go_on() -> None:
             if not gone:
-                self._call_tool(exchange, dialect)
+                self._call_tool(modern_call, backend)
 
-        exchange.on_gone = leave
+        modern_call.on_gone = leave
         self._listing.append(go_on)
         if len(self._listing) == 1:
-            self._ask_for_tools(dialect, None)
+            self._ask_for_tools(backend, None)
 
-    def _ask_for_tools(self, dialect: Dialect, cursor: str | None, pages: int = 1, known: int | None = None) -> None:
+    def _ask_for_tools(self, backend: Backend, cursor: str | None, pages: int = 1, known: int | None = None) -> None:
         changes = self._tools.changes if known is None else known
 
         def answered(answer: Message) -> None:
             if changes != self._tools.changes and pages < _MAX_PAGES:
                 # The pages before this one have been forgotten.
-                self._ask_for_tools(dialect, None, pages + 1)
+                self._ask_for_tools(backend, None, pages + 1)
                 return
             result = answer.get("result")
             self._tools.learn(result)
             following = next_cursor(result) if isinstance(result, dict) else None
             if following is not None and pages < _MAX_PAGES:
-                self._ask_for_tools(dialect, following, pages + 1, changes)
+                self._ask_for_tools(backend, following, pages + 1, changes)
                 return
             # A server that lists no tools has no annotated ones. Its own answer to the call says the rest.
             self._tools.complete = True
@@ -154,7 +156,7 @@ class Host:
             for go_on in listing:
                 go_on()
 
-        dialect.list_tools({} if cursor is None else {"cursor": cursor}, answered)
+        backend.list_tools({} if cursor is None else {"cursor": cursor}, answered)
 
     @property
     def user(self) -> str:
@@ -164,14 +166,14 @@ class Host:
     @property
     def idle_since(self) -> float | None:
         """When it was last used; None while a call or a subscription needs it."""
-        if self._waiting or not self.link.idle or not (self._dialect is None or self._dialect.idle):
+        if self._waiting or not self.connection.idle or not (self._backend is None or self._backend.idle):
             return None
         return self.last_used
 
     @property
     def seconds_in_use(self) -> float:
         """About how long a call still needs it; nobody knows when a subscription ends."""
-        return CALL_SECONDS if self._dialect is None or self._dialect.idle else math.inf
+        return CALL_SECONDS if self._backend is None or self._backend.idle else math.inf
 
     def evict(self) -> None:
         """End, so that another server can start."""
@@ -195,31 +197,31 @@ class Host:
             return
         self._hosts.forget(self._key, self)
         waiting, self._waiting = self._waiting, []
-        for exchange in waiting:
-            exchange.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
-        if self._dialect is not None:
-            self._dialect.fail(reason)
+        for modern_call in waiting:
+            modern_call.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
+        if self._backend is not None:
+            self._backend.fail(reason)
 
     def _start_another(self) -> None:
         """Start the server again, and ask nothing before it is initialized."""
         self._initialize_another = False
         try:
             self._server = self._hosts.servers.start(self, self._ended)
-        except Refusal as refusal:
+        except HttpError as error:
             self._hosts.forget(self._key, self)
             waiting, self._waiting = self._waiting, []
-            for exchange in waiting:
-                exchange.refuse(refusal)
+            for modern_call in waiting:
+                modern_call.refuse(error)
         else:
-            self._opening().initialize()
+            self._handshake().initialize()
 
     def close(self) -> None:
         """End the subscriptions that it brings, or would bring once its server can be spoken to."""
-        for exchange in [exchange for exchange in self._waiting if exchange.method == LISTEN]:
-            self._waiting.remove(exchange)
-            exchange.refuse(unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS))
-        if self._dialect is not None:
-            self._dialect.close()
+        for modern_call in [modern_call for modern_call in self._waiting if modern_call.method == LISTEN]:
+            self._waiting.remove(modern_call)
+            modern_call.refuse(unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS))
+        if self._backend is not None:
+            self._backend.close()
 
 
 class Hosts:
@@ -230,32 +232,32 @@ class Hosts:
     requests that stand alone are of no session; a shared server is one process for all that declare the same.
     """
 
-    def __init__(self, servers: Servers, knowledge: Knowledge, parking: Parking) -> None:
+    def __init__(self, servers: Servers, era_cache: EraCache, suspended_calls: SuspendedCalls) -> None:
         self.servers = servers
-        self.knowledge = knowledge
-        self.parking = parking
+        self.era_cache = era_cache
+        self.suspended_calls = suspended_calls
         self._hosts: dict[Host, None] = {}
         self._by_key: dict[Key, Host] = {}
 
-    def serve(self, exchange: ModernCaller) -> None:
-        """Have an exchange answered by a server of its user. Raises Refusal when none has room or may start."""
-        key = self._key_of(exchange)
+    def serve(self, modern_call: ModernCaller) -> None:
+        """Have a call answered by a server of its user. Raises HttpError when none has room or may start."""
+        key = self._key_of(modern_call)
         host = self._by_key.get(key)
         if host is None or host.ending:
-            host = self._by_key[key] = Host(self, key, exchange.envelope)
+            host = self._by_key[key] = Host(self, key, modern_call.metadata)
             self._hosts[host] = None
-            host.serve(exchange)
+            host.serve(modern_call)
             host.begin()
         else:
             host.check_room()
-            host.serve(exchange)
+            host.serve(modern_call)
 
-    def _key_of(self, exchange: ModernCaller) -> Key:
+    def _key_of(self, modern_call: ModernCaller) -> Key:
         shared = self.servers.options.isolation is Isolation.SHARED
-        user = _EVERYONE if shared else exchange.identity.user
-        if self.knowledge.modern:
+        user = _EVERYONE if shared else modern_call.identity.user
+        if self.era_cache.modern:
             return user, ""
-        return user, json.dumps(capabilities_of(exchange.envelope), sort_keys=True)
+        return user, json.dumps(capabilities_of(modern_call.metadata), sort_keys=True)
 
     def move(self, host: Host, key: Key) -> Key:
         """Let a host that turns out to be a modern server's serve its user whatever the client declares.
@@ -277,22 +279,22 @@ class Hosts:
 
     def tick(self, now: float) -> None:
         """End what nobody uses, and give up what nobody came back for."""
-        self.parking.tick(now)
+        self.suspended_calls.tick(now)
         for host in list(self._hosts):
             host.tick(now)
 
     def close(self) -> None:
         """Leave nothing open that would last: subscriptions, and calls that wait for their client."""
-        self.parking.close()
+        self.suspended_calls.close()
         for host in list(self._hosts):
             host.close()
 
 
-def _request(dialect: Dialect, exchange: ModernCaller) -> None:
+def _request(backend: Backend, modern_call: ModernCaller) -> None:
     try:
-        dialect.request(exchange)
-    except Refusal as refusal:
-        exchange.refuse(refusal)
+        backend.request(modern_call)
+    except HttpError as error:
+        modern_call.refuse(error)
 
 
 def _reason(error: Message) -> str:

@@ -12,14 +12,14 @@ from stdio_bridge.io.log_handler import Allowance, LimitedLog
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc, malformed
-from stdio_bridge.protocol.calls import Patience
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.calls import CallTimeouts
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.errors import unavailable
 from stdio_bridge.protocol.jsonrpc import InvalidMessage, Message
 
 from .eviction import Bounds, Full, Occupant, find_victim
-from .start_limiter import Slot, Slots
-from .warm_pool import Spares
+from .start_limiter import StartLimiter, StartPermit
+from .warm_pool import WarmPool
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Server:
-    """One process of the server's command, and its link. Until the process may start, what is written to it waits.
+    """One process of the server's command, and its connection. What is written waits until the process may start.
 
     It belongs to nobody until `adopt`; a spare is begun before anyone wants it.
     """
@@ -51,17 +51,17 @@ class Server:
         self.occupant: Occupant | None = None
         self.stopping = False
         self.heard = False
-        patience = Patience(idle=options.call_timeout, total=options.call_timeout_total)
-        self.link = Link(self._write, patience=patience, dropped=servers.note_dropped)
+        timeouts = CallTimeouts(idle=options.call_timeout, total=options.call_timeout_total)
+        self.connection = Connection(self._write, timeouts=timeouts, dropped=servers.note_dropped)
         self._servers = servers
         self._on_end = on_end
         self._spare = spare
         self._process: ServerProcess | None = None
         self._unwritten: list[bytes] = []
         self._asked_at = servers.loop.clock()
-        self._slot_timer: Timer | None = None
-        self._slot: Slot | None = None
-        self._slot = servers.slots.ask(self._begin, patient=spare)
+        self._permit_timer: Timer | None = None
+        self._permit: StartPermit | None = None
+        self._permit = servers.start_limiter.ask(self._begin, low_priority=spare)
 
     def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
         """Make it a user's. `on_end` is told why it ended; without an occupant it is in no limit and no gauge."""
@@ -86,10 +86,13 @@ class Server:
         return self._process is not None and not self.ending
 
     def check_room(self, calls: int = 1) -> None:
-        """Raise Refusal when it has left so much unread or unanswered that it can be given no more."""
+        """Raise HttpError when it has left so much unread or unanswered that it can be given no more."""
         options = self._servers.options
         unread = self._process.unsent if self._process is not None else 0
-        if self.link.unanswered + calls > options.max_calls or unread > _UNSENT_FACTOR * options.max_message_bytes // 2:
+        if (
+            self.connection.unanswered + calls > options.max_calls
+            or unread > _UNSENT_FACTOR * options.max_message_bytes // 2
+        ):
             raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
 
     def stop(self, reason: str) -> None:
@@ -104,7 +107,7 @@ class Server:
 
     def _begin(self) -> None:
         if self.stopping:
-            return  # stopped in the same turn as its slot came free; `_end`, which is due, gives that back
+            return  # stopped in the same turn as its permit came; `_end`, which is due, gives that back
         servers = self._servers
         options = servers.options
         try:
@@ -135,16 +138,16 @@ class Server:
         servers.spawns.add()
         # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
         silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
-        self._slot_timer = servers.loop.call_later(silent, self._give_slot_back)
+        self._permit_timer = servers.loop.call_later(silent, self._release_permit)
         unwritten, self._unwritten = self._unwritten, []
         for line in unwritten:
             self._process.write(line)
 
-    def _give_slot_back(self) -> None:
-        if self._slot_timer is not None:
-            self._slot_timer.cancel()
-        if self._slot is not None:
-            self._slot.release()
+    def _release_permit(self) -> None:
+        if self._permit_timer is not None:
+            self._permit_timer.cancel()
+        if self._permit is not None:
+            self._permit.release()
 
     def _write(self, message: Message) -> None:
         line = jsonrpc.encode(message)
@@ -165,7 +168,7 @@ class Server:
         now = self._servers.loop.clock()
         for message in value if isinstance(value, list) and value else (value,):
             try:
-                self.link.receive(message, now)
+                self.connection.receive(message, now)
             except InvalidMessage as error:
                 self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
             except Exception:
@@ -181,7 +184,7 @@ class Server:
         """
         mended = malformed.mend(value)
         if mended is not None:
-            self.link.receive(mended, now)
+            self.connection.receive(mended, now)
             self._hear(now)
             return
         self._skip(problem, line)
@@ -205,19 +208,19 @@ class Server:
         self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
 
     def _take_skipped(self, beginning: bytes, end: bytes) -> None:
-        self._servers.noise.add()
+        self._servers.non_json_lines.add()
         limit = self._servers.options.max_message_bytes
         self._fail(malformed.find_answered(beginning, end, cut=True), f"it has more than {limit} bytes", None)
 
     def _skip(self, problem: str, line: bytes) -> None:
-        self._servers.noise.add()
+        self._servers.non_json_lines.add()
         if self._process is not None:
-            self._process.log_noise(problem, line)
+            self._process.log_non_json(problem, line)
 
     def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
         begins = "" if line is None else f"; it begins: {malformed.beginning_of(line)}"
         if answered is not None:
-            self.link.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
+            self.connection.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
 
     def _hear(self, now: float) -> None:
         # Only after a message: what a server logs in JSON is no answer.
@@ -227,7 +230,7 @@ class Server:
 
     def _first_heard(self, now: float) -> None:
         self.heard = True
-        self._give_slot_back()
+        self._release_permit()
         if self.counted:
             self._servers.note_start(now - self._asked_at, spare=self._spare)
 
@@ -241,9 +244,9 @@ class Server:
 
     def _end(self, reason: str) -> None:
         self.stopping = True
-        self._give_slot_back()
+        self._release_permit()
         self._servers.forget(self)
-        self.link.close(reason)
+        self.connection.close(reason)
         self._on_end(reason)
 
 
@@ -253,7 +256,7 @@ class Servers:
     def __init__(self, loop: Loop, options: Options, registry: Registry) -> None:
         self.loop = loop
         self.options = options
-        self.slots = Slots(options.starts_at_once)
+        self.start_limiter = StartLimiter(options.starts_at_once)
         self.allowance = Allowance(loop.clock, per_second=_LOGGED_BYTES_PER_SECOND, at_once=_LOGGED_BYTES_AT_ONCE)
         self.crash_log = LimitedLog(log, loop.clock, per_second=_LOGGED_CRASHES_PER_SECOND, allowance=self.allowance)
         self.typical_start = _FIRST_GUESS_SECONDS
@@ -261,7 +264,7 @@ class Servers:
         self.failed_at = -float("inf")
         self.asked_at = -float("inf")
         self._servers: dict[Server, None] = {}
-        self._spares = Spares(loop, options.warm_spares, self._begin_spare)
+        self._warm_pool = WarmPool(loop, options.warm_spares, self._begin_spare)
         self.closed = False
         counter, gauge = registry.counter, registry.gauge
         self.spawns = counter("mcp_bridge_spawns_total", "Server processes started")
@@ -270,7 +273,7 @@ class Servers:
         )
         self._evicted = counter("mcp_bridge_evicted_total", "Sessions and processes that ended unused to make room")
         self._refusals = LimitedLog(log, loop.clock, per_second=_LOGGED_REFUSALS_PER_SECOND)
-        self.noise = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
+        self.non_json_lines = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
         self._dropped = counter("mcp_bridge_dropped_messages_total", "Messages that nobody waits for")
         self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
         self.traffic = Traffic(
@@ -281,8 +284,10 @@ class Servers:
             "mcp_bridge_start_seconds", "From asking for a server until it first answered", _START_BOUNDS
         )
         gauge("mcp_bridge_processes", "Running server processes, spares aside", self._count_running)
-        gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._spares))
-        gauge("mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.slots.waiting)
+        gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._warm_pool))
+        gauge(
+            "mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.start_limiter.waiting
+        )
         gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
 
     def __len__(self) -> int:
@@ -291,13 +296,13 @@ class Servers:
     @property
     def in_flight(self) -> int:
         """How many calls are not answered yet."""
-        return sum(server.link.in_flight for server in self._servers if server.counted)
+        return sum(server.connection.in_flight for server in self._servers if server.counted)
 
     def _count_running(self) -> int:
         return sum(server.counted and server.running for server in self._servers)
 
     def start(self, occupant: Occupant, on_end: Callable[[str], None]) -> Server:
-        """Start a server for an occupant, or take a spare. Raises Refusal when too many run."""
+        """Start a server for an occupant, or take a spare. Raises HttpError when too many run."""
         user, options = occupant.user, self.options
         bounds = Bounds(in_all=options.max_sessions, of_user=options.max_sessions_per_user)
         ending = [server.user for server in self._servers if server.counted and server.ending]
@@ -317,13 +322,13 @@ class Servers:
     def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
         if self.closed:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
-        server = self._spares.take() or Server(self, on_end)
+        server = self._warm_pool.take() or Server(self, on_end)
         self._servers[server] = None
         server.adopt(user, on_end, occupant)
         return server
 
     def make_room(self, occupants: Iterable[Occupant], user: str, bounds: Bounds, option: str) -> None:
-        """End what has to make room for one more of the user's. Raises Refusal; `option` sets the bounds."""
+        """End what has to make room for one more of the user's. Raises HttpError; `option` sets the bounds."""
         try:
             victim = find_victim(occupants, user, bounds)
         except Full as full:
@@ -364,11 +369,11 @@ class Servers:
     def tick(self, now: float) -> None:
         """Fail the calls whose time is up."""
         for server in list(self._servers):
-            self._timeouts.add(server.link.expire(now))
+            self._timeouts.add(server.connection.expire(now))
 
     def stop(self, reason: str) -> None:
         """End them all, side by side, and start none any more."""
         self.closed = True
-        self._spares.close()
+        self._warm_pool.close()
         for server in list(self._servers):
             server.stop(reason)

@@ -9,8 +9,8 @@ from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Purpose
-from stdio_bridge.protocol.connection import Link
-from stdio_bridge.protocol.errors import Refusal, unavailable
+from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 
 from .pool import Server, Servers
@@ -37,7 +37,7 @@ class Readiness:
         self._answered_at = -float("inf")
 
     def answer(self, response: Response) -> None:
-        """Reply 200 if the server answers, 503 if it does not. Raises Refusal while the bridge stops."""
+        """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops."""
         if self._servers.closed:
             raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
         if self._believes():
@@ -78,7 +78,7 @@ class Readiness:
 
     def _ping(self, server: Server) -> None:
         """Ask a running server, and another one if it is too busy to say anything."""
-        question = _Question(server.link, self._loop, self._asked_running)
+        question = _Question(server.connection, self._loop, self._asked_running)
         question.ask("ping", {}, _PING_SECONDS)
 
     def _asked_running(self, answer: Message | None) -> None:
@@ -101,7 +101,7 @@ class Readiness:
 
         try:
             server = self._servers.start_probe(ended)
-        except Refusal:
+        except HttpError:
             self._done(ready=False)
             return
         self._starting = server
@@ -111,7 +111,7 @@ class Readiness:
             "capabilities": {},
             "clientInfo": client,
         }
-        server.link.ask("initialize", params, answered, self._loop.clock())
+        server.connection.ask("initialize", params, answered, self._loop.clock())
         self._loop.call_later(_PROBE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -134,8 +134,8 @@ class Readiness:
 class _Question:
     """One request of the bridge's own, whose answer, or None after some time, goes to a function."""
 
-    def __init__(self, link: Link, loop: Loop, answered: Callable[[Message | None], None]) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, loop: Loop, answered: Callable[[Message | None], None]) -> None:
+        self._connection = connection
         self._loop = loop
         self._answered: Callable[[Message | None], None] | None = answered
         self._timer: Timer | None = None
@@ -143,7 +143,7 @@ class _Question:
     def ask(self, method: str, params: Message, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, lambda: self._tell(None))
         message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        self._link.request(self, message, self, self._loop.clock(), Purpose.ASIDE)
+        self._connection.request(self, message, self, self._loop.clock(), Purpose.INTERNAL)
 
     def receive(self, message: Message) -> None:
         """Nothing but the answer is of interest."""

@@ -12,15 +12,15 @@ from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.usage import Isolation
 
 from .eviction import Occupant
-from .handshake import Knowledge
-from .legacy_facade import Face
+from .handshake import EraCache
+from .legacy_facade import LegacyFacade
 from .pool import EVICTED, Servers
 
 _INITIALIZED = "notifications/initialized"
 _EVERYONE = ""
 
 
-class Guest(Client, Occupant, Protocol):
+class SessionClient(Client, Occupant, Protocol):
     """What a home needs of a session."""
 
     def home_ended(self) -> None:
@@ -35,17 +35,17 @@ class Home:
     """
 
     def __init__(
-        self, servers: Servers, knowledge: Knowledge, user: str, ended: Callable[[Home], None], *, exclusive: bool
+        self, servers: Servers, era_cache: EraCache, user: str, ended: Callable[[Home], None], *, exclusive: bool
     ) -> None:
         self.exclusive = exclusive
         self.user = user
-        self._versions = knowledge.versions
+        self._versions = era_cache.versions
         self._servers = servers
         self._ended = ended
-        self._guests: dict[Guest, None] = {}
+        self._clients: dict[SessionClient, None] = {}
         self._server = servers.start(self, self._server_ended)
         input_seconds = servers.options.input_timeout
-        self.link = Face(self._server.link, servers.loop, knowledge, input_seconds=input_seconds)
+        self.connection = LegacyFacade(self._server.connection, servers.loop, era_cache, input_seconds=input_seconds)
         self.check_room = self._server.check_room
         self._empty_since = servers.loop.clock()
         self._result: Message | None = None
@@ -61,23 +61,23 @@ class Home:
 
     def waits_for(self, user: str, initialize: Message) -> bool:
         """Whether it is left over from a client that did not wait for its start, and is what this one would start."""
-        abandoned = self.exclusive and not self._guests and not self.stopping
+        abandoned = self.exclusive and not self._clients and not self.stopping
         return abandoned and self.user == user and self._asked_with == _asked_with(initialize)
 
-    def join(self, guest: Guest, *, user: str, initialize: Message) -> None:
+    def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
         """Serve one more session."""
-        self._guests[guest] = None
-        self.link.join(guest, user=user, capabilities=declared_by(initialize), initialize=initialize)
+        self._clients[client] = None
+        self.connection.join(client, user=user, capabilities=declared_by(initialize), initialize=initialize)
 
-    def leave(self, guest: Guest, reason: str) -> None:
+    def leave(self, client: SessionClient, reason: str) -> None:
         """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle.
 
         One that is still starting goes on: its client, which did not wait for it, comes back for it.
         """
-        if guest not in self._guests:
+        if client not in self._clients:
             return
-        del self._guests[guest]
-        self.link.leave(guest)
+        del self._clients[client]
+        self.connection.leave(client)
         self._empty_since = self._servers.loop.clock()
         if self.exclusive and not (self._asking and self._server.running):
             self._server.stop(reason)
@@ -85,31 +85,31 @@ class Home:
     @property
     def idle_since(self) -> float | None:
         """When the last of its sessions was used; None while one is in use."""
-        used = [guest.idle_since for guest in self._guests]
+        used = [client.idle_since for client in self._clients]
         idle = [since for since in used if since is not None]
         return max(idle, default=self._empty_since) if len(idle) == len(used) else None
 
     @property
     def seconds_in_use(self) -> float:
         """About how long one of its sessions still needs it."""
-        return max((guest.seconds_in_use for guest in self._guests), default=0.0)
+        return max((client.seconds_in_use for client in self._clients), default=0.0)
 
     def evict(self) -> None:
         """End the server and its sessions, so that another can start."""
-        for guest in list(self._guests):
-            guest.evict()
+        for client in list(self._clients):
+            client.evict()
         self._server.stop(EVICTED)
 
     def tick(self, now: float) -> None:
         """End a server that nobody uses."""
-        if not self._guests and not self.stopping and now - self._empty_since > self._servers.options.idle_timeout:
+        if not self._clients and not self.stopping and now - self._empty_since > self._servers.options.idle_timeout:
             self._server.stop("it was idle")
 
     def _server_ended(self, reason: str) -> None:
         self._ended(self)
-        guests, self._guests = self._guests, {}
-        for guest in guests:
-            guest.home_ended()
+        clients, self._clients = self._clients, {}
+        for client in clients:
+            client.home_ended()
 
     def initialize(self, message: Message, reply: Reply) -> None:
         """Answer a session's `initialize`, with what the server says or has said to the first."""
@@ -126,7 +126,7 @@ class Home:
         params = jsonrpc.params_of(message)
         if isinstance(asked := params.get("protocolVersion"), str):
             params = {**params, "protocolVersion": self._versions.to_server(asked)}
-        self.link.request(
+        self.connection.request(
             self, {**message, "params": params}, _FirstReply(self, message, reply), self._servers.loop.clock()
         )
 
@@ -160,13 +160,13 @@ class Home:
             result = {**result, "protocolVersion": self._versions.to_client(asked, version)}
         return jsonrpc.result(initialize["id"], result)
 
-    def notify(self, guest: Guest, message: Message) -> None:
+    def notify(self, client: SessionClient, message: Message) -> None:
         """Pass a session's notification on; that it is initialized is told once."""
         if message["method"] == _INITIALIZED:
             if self._told_initialized:
                 return
             self._told_initialized = True
-        self.link.notify(guest, message)
+        self.connection.notify(client, message)
 
 
 class _FirstReply:
@@ -190,26 +190,26 @@ class _FirstReply:
 class Homes:
     """Finds the server that a new session belongs to, by the isolation that is asked for."""
 
-    def __init__(self, servers: Servers, knowledge: Knowledge) -> None:
+    def __init__(self, servers: Servers, era_cache: EraCache) -> None:
         self._servers = servers
-        self._knowledge = knowledge
+        self._era_cache = era_cache
         self._isolation = servers.options.isolation
         self._homes: dict[Home, None] = {}
         self._by_user: dict[str, Home] = {}
 
     def home_for(self, user: str, initialize: Message) -> Home:
-        """Return a user's home, a new one if need be. Raises Refusal."""
+        """Return a user's home, a new one if need be. Raises HttpError."""
         if self._isolation is Isolation.PER_SESSION:
             for abandoned in self._homes:
                 if abandoned.waits_for(user, initialize):
                     return abandoned
-            home = Home(self._servers, self._knowledge, user, self._forget, exclusive=True)
+            home = Home(self._servers, self._era_cache, user, self._forget, exclusive=True)
         else:
             key = user if self._isolation is Isolation.PER_USER else _EVERYONE
             known = self._by_user.get(key)
             if known is not None and not known.stopping:
                 return known
-            home = self._by_user[key] = Home(self._servers, self._knowledge, key, self._forget, exclusive=False)
+            home = self._by_user[key] = Home(self._servers, self._era_cache, key, self._forget, exclusive=False)
         self._homes[home] = None
         return home
 

@@ -6,57 +6,57 @@ import collections
 from collections.abc import Callable
 
 
-class Slot:
+class StartPermit:
     """The right to start one process: waited for, had while it starts, and given back."""
 
-    __slots__ = ("_granted", "_slots")
+    __slots__ = ("_granted", "_limiter")
 
-    def __init__(self, slots: Slots, granted: Callable[[], None]) -> None:
-        self._slots = slots
+    def __init__(self, limiter: StartLimiter, granted: Callable[[], None]) -> None:
+        self._limiter = limiter
         self._granted = granted
 
     def grant(self) -> None:
-        """Let it start; called by the slots."""
+        """Let it start; called by the limiter."""
         self._granted()
 
     def release(self) -> None:
         """Give it back, or wait for it no longer. Harmless when it was given back already."""
-        self._slots.give_back(self)
+        self._limiter.give_back(self)
 
 
-class Slots:
-    """A bounded number of slots. Who asks is served in order, and who can wait after all others."""
+class StartLimiter:
+    """Gives a bounded number of permits, in the order they were asked for; low priority comes after all others."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._had: set[Slot] = set()
-        self._waiting: collections.deque[Slot] = collections.deque()
-        self._patient: collections.deque[Slot] = collections.deque()
+        self._had: set[StartPermit] = set()
+        self._waiting: collections.deque[StartPermit] = collections.deque()
+        self._low_priority: collections.deque[StartPermit] = collections.deque()
 
     @property
     def waiting(self) -> int:
-        """How many wait, those that can wait aside."""
+        """How many wait, those of low priority aside."""
         return len(self._waiting)
 
-    def ask(self, granted: Callable[[], None], *, patient: bool = False) -> Slot:
+    def ask(self, granted: Callable[[], None], *, low_priority: bool = False) -> StartPermit:
         """Call `granted` when it may start, which may be before this returns."""
-        slot = Slot(self, granted)
-        (self._patient if patient else self._waiting).append(slot)
+        permit = StartPermit(self, granted)
+        (self._low_priority if low_priority else self._waiting).append(permit)
         self._serve()
-        return slot
+        return permit
 
-    def give_back(self, slot: Slot) -> None:
-        """Take a slot back, or off its queue."""
-        if slot in self._had:
-            self._had.remove(slot)
+    def give_back(self, permit: StartPermit) -> None:
+        """Take a permit back, or off its queue."""
+        if permit in self._had:
+            self._had.remove(permit)
             self._serve()
             return
-        for queue in (self._waiting, self._patient):
-            if slot in queue:
-                queue.remove(slot)
+        for queue in (self._waiting, self._low_priority):
+            if permit in queue:
+                queue.remove(permit)
 
     def _serve(self) -> None:
-        while len(self._had) < self._count and (self._waiting or self._patient):
-            slot = (self._waiting or self._patient).popleft()
-            self._had.add(slot)
-            slot.grant()
+        while len(self._had) < self._count and (self._waiting or self._low_priority):
+            permit = (self._waiting or self._low_priority).popleft()
+            self._had.add(permit)
+            permit.grant()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import SUBSCRIPTION_ID
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
@@ -17,40 +17,44 @@ from .backend import ModernCaller
 
 
 class Subscriptions:
-    """The open subscriptions of one server, and the link's client that hears of changes for all of them."""
+    """The open subscriptions of one server, and the connection's client that hears of changes for all of them."""
 
-    def __init__(self, link: Link, capabilities: Message, tools: ToolCatalog, clock: Callable[[], float]) -> None:
-        self._link = link
+    def __init__(
+        self, connection: Connection, capabilities: Message, tools: ToolCatalog, clock: Callable[[], float]
+    ) -> None:
+        self._connection = connection
         self._capabilities = capabilities
         self._tools = tools
         self._clock = clock
         self._open: dict[ModernCaller, Message] = {}
         self._watched: Counter[str] = Counter()
-        link.join(self)
+        connection.join(self)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, exchange: ModernCaller) -> None:
+    def open(self, modern_call: ModernCaller) -> None:
         """Begin a subscription: the acknowledgement is the first that it brings."""
-        wanted = jsonrpc.params_of(exchange.message).get("notifications")
+        wanted = jsonrpc.params_of(modern_call.message).get("notifications")
         if not isinstance(wanted, dict):
-            exchange.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
+            modern_call.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
             return
         kept = honoured(wanted, self._capabilities)
         if sum(map(size_of, kept.get("resourceSubscriptions", ()))) > MAX_URI_BYTES:
-            exchange.fail(jsonrpc.INVALID_PARAMS, "params.notifications.resourceSubscriptions are too many")
+            modern_call.fail(jsonrpc.INVALID_PARAMS, "params.notifications.resourceSubscriptions are too many")
             return
-        self._open[exchange] = kept
-        exchange.on_gone = lambda: self._close(exchange)
+        self._open[modern_call] = kept
+        modern_call.on_gone = lambda: self._close(modern_call)
         for uri in kept.get("resourceSubscriptions", ()):
             self._watched[uri] += 1
             if self._watched[uri] == 1:
                 self._tell("resources/subscribe", uri)
-        self._send(exchange, jsonrpc.notification("notifications/subscriptions/acknowledged", {"notifications": kept}))
+        self._send(
+            modern_call, jsonrpc.notification("notifications/subscriptions/acknowledged", {"notifications": kept})
+        )
 
-    def _close(self, exchange: ModernCaller) -> None:
-        kept = self._open.pop(exchange, {})
+    def _close(self, modern_call: ModernCaller) -> None:
+        kept = self._open.pop(modern_call, {})
         for uri in kept.get("resourceSubscriptions", ()):
             self._watched[uri] -= 1
             if not self._watched[uri]:
@@ -59,29 +63,29 @@ class Subscriptions:
 
     def close(self) -> None:
         """End them all."""
-        for exchange in list(self._open):
-            self._close(exchange)
-            exchange.end_subscription()
+        for modern_call in list(self._open):
+            self._close(modern_call)
+            modern_call.end_subscription()
 
     def fail(self, text: str) -> None:
         """End them all with an error, so that their clients do not take it for the end of all changes."""
         opened, self._open = self._open, {}
-        for exchange in opened:
-            exchange.fail(jsonrpc.INTERNAL_ERROR, text)
+        for modern_call in opened:
+            modern_call.fail(jsonrpc.INTERNAL_ERROR, text)
 
     def _tell(self, method: str, uri: str) -> None:
-        self._link.ask(method, {"uri": uri}, lambda _: None, self._clock())
+        self._connection.ask(method, {"uri": uri}, lambda _: None, self._clock())
 
     def receive(self, message: Message) -> None:
         """Take a change, or what else has no call."""
         if "id" in message:
-            self._link.refuse(self, message, "no call is there that its client could be asked for")
+            self._connection.refuse(self, message, "no call is there that its client could be asked for")
             return
         if message["method"] == "notifications/tools/list_changed":
             self._tools.forget()
-        for exchange, kept in list(self._open.items()):
+        for modern_call, kept in list(self._open.items()):
             if concerns(message, kept):
-                self._send(exchange, message)
+                self._send(modern_call, message)
 
-    def _send(self, exchange: ModernCaller, message: Message) -> None:
-        exchange.send(jsonrpc.with_meta(message, **{SUBSCRIPTION_ID: exchange.id}))
+    def _send(self, modern_call: ModernCaller, message: Message) -> None:
+        modern_call.send(jsonrpc.with_meta(message, **{SUBSCRIPTION_ID: modern_call.id}))

@@ -15,62 +15,64 @@ from .backend import ModernCaller
 _MAX_PER_USER = 100
 
 
-class Parked(Protocol):
+class SuspendedCall(Protocol):
     """A call that can wait and be gone on with."""
 
-    def resume(self, exchange: ModernCaller, responses: Message) -> None:
+    def resume(self, modern_call: ModernCaller, responses: Message) -> None:
         """Go on, for the retry."""
 
     def abandon(self) -> None:
         """Give up: nobody will come back for it."""
 
 
-class Parking:
-    """The parked calls of one bridge. Each is taken out once, by a retry of the request and user that it is of."""
+class SuspendedCalls:
+    """The suspended calls of one bridge. Each is taken out once, by a retry of the request and user that it is of."""
 
     def __init__(self, key: bytes, *, seconds: float, clock: Callable[[], float]) -> None:
         self._states = RequestStates(key)
         self._seconds = seconds
         self._clock = clock
-        self._parked: dict[str, tuple[float, str, Parked]] = {}
+        self._suspended: dict[str, tuple[float, str, SuspendedCall]] = {}
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._parked)
+        return len(self._suspended)
 
     def has_room_for(self, identity: Identity) -> bool:
         """Whether this user may have one more call wait."""
-        return not self._closed and sum(user == identity.user for _, user, _ in self._parked.values()) < _MAX_PER_USER
+        return (
+            not self._closed and sum(user == identity.user for _, user, _ in self._suspended.values()) < _MAX_PER_USER
+        )
 
-    def park(self, call: Parked, exchange: ModernCaller) -> str:
+    def suspend(self, call: SuspendedCall, modern_call: ModernCaller) -> str:
         """Keep a call and return the state that brings it back."""
         key = secrets.token_urlsafe(16)
         expires = self._clock() + self._seconds
-        self._parked[key] = expires, exchange.identity.user, call
-        user, resource = exchange.identity.user, exchange.identity.resource
-        claim = Claim(call=key, user=user, resource=resource, request=exchange.message, expires=expires)
+        self._suspended[key] = expires, modern_call.identity.user, call
+        user, resource = modern_call.identity.user, modern_call.identity.resource
+        claim = Claim(call=key, user=user, resource=resource, request=modern_call.message, expires=expires)
         return self._states.sign(claim)
 
-    def consume(self, unverified_state: object, exchange: ModernCaller) -> Parked:
-        """Take a call out. Raises Refusal on a state that is not good, or no longer."""
+    def consume(self, unverified_state: object, modern_call: ModernCaller) -> SuspendedCall:
+        """Take a call out. Raises HttpError on a state that is not good, or no longer."""
         now = self._clock()
-        user, resource = exchange.identity.user, exchange.identity.resource
-        key = self._states.verify(unverified_state, user=user, resource=resource, request=exchange.message, now=now)
-        found = self._parked.pop(key, None)
+        user, resource = modern_call.identity.user, modern_call.identity.resource
+        key = self._states.verify(unverified_state, user=user, resource=resource, request=modern_call.message, now=now)
+        found = self._suspended.pop(key, None)
         if found is None:
             raise refused("requestState was used already, or its call has ended: call anew without it")
         return found[2]
 
     def tick(self, now: float) -> None:
         """Give up the calls that nobody came back for in time."""
-        for key, (expires, _, call) in list(self._parked.items()):
+        for key, (expires, _, call) in list(self._suspended.items()):
             if expires <= now:
-                del self._parked[key]
+                del self._suspended[key]
                 call.abandon()
 
     def close(self) -> None:
         """Give them all up, and take none any more: no retry is let in."""
         self._closed = True
-        parked, self._parked = self._parked, {}
-        for _, _, call in parked.values():
+        suspended, self._suspended = self._suspended, {}
+        for _, _, call in suspended.values():
             call.abandon()

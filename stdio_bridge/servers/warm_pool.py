@@ -14,7 +14,7 @@ _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 
 
-class Spares:
+class WarmPool:
     """Keeps so many servers started, and replaces those that are used or die.
 
     A server that dies before it is used is replaced later and later, so that a broken one does not keep a core busy.
@@ -24,20 +24,20 @@ class Spares:
         self._loop = loop
         self._count = count
         self._begin = begin
-        self._spares: dict[Server, None] = {}
+        self._warm: dict[Server, None] = {}
         self._dead = 0
         self._retry = _FIRST_RETRY_SECONDS
         self._closed = False
         loop.call_soon(self._fill)
 
     def __len__(self) -> int:
-        return sum(spare.running for spare in self._spares)
+        return sum(spare.running for spare in self._warm)
 
     def take(self) -> Server | None:
         """Return a running spare, which is one no longer."""
-        spare = next((spare for spare in self._spares if spare.running), None)
+        spare = next((spare for spare in self._warm if spare.running), None)
         if spare is not None:
-            del self._spares[spare]
+            del self._warm[spare]
             self._retry = _FIRST_RETRY_SECONDS
             self._loop.call_soon(self._fill)
         return spare
@@ -47,15 +47,15 @@ class Spares:
         self._closed = True
 
     def _fill(self) -> None:
-        while not self._closed and len(self._spares) + self._dead < self._count:
+        while not self._closed and len(self._warm) + self._dead < self._count:
             self._add()
 
     def _add(self) -> None:
         spare = self._begin(lambda _: self._lose(spare))
-        self._spares[spare] = None
+        self._warm[spare] = None
 
     def _lose(self, spare: Server) -> None:
-        del self._spares[spare]
+        del self._warm[spare]
         self._dead += 1
         self._loop.call_later(self._retry, self._replace)
         self._retry = min(2 * self._retry, _LAST_RETRY_SECONDS)

@@ -23,7 +23,7 @@ from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
 from stdio_bridge.servers import readiness
 from stdio_bridge.servers.pool import Servers
-from stdio_bridge.servers.suspended_calls import Parking
+from stdio_bridge.servers.suspended_calls import SuspendedCalls
 from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
@@ -99,10 +99,10 @@ def test_on_sigterm_a_subscription_that_waits_for_its_server_is_waited_for_no_lo
 
 
 def test_while_it_stops_no_call_waits_for_a_retry_that_would_be_refused() -> None:
-    parking = Parking(b"k" * 32, seconds=600, clock=lambda: 0.0)
-    assert parking.has_room_for(ANYONE)
-    parking.close()
-    assert not parking.has_room_for(ANYONE)
+    suspended_calls = SuspendedCalls(b"k" * 32, seconds=600, clock=lambda: 0.0)
+    assert suspended_calls.has_room_for(ANYONE)
+    suspended_calls.close()
+    assert not suspended_calls.has_room_for(ANYONE)
 
 
 def test_a_call_that_outlasts_the_limit_fails_and_says_why() -> None:

@@ -22,8 +22,8 @@ from auth_service.keys.tokens import SigningKeys, create_key_file, issue_access_
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.denials import Denials
 from auth_service.storage.store import GRANT_PREFIX
-from stdio_bridge.http.identity import Verifying
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.http.identity import AssertionVerifier
+from stdio_bridge.protocol.errors import HttpError
 from tests.auth_service.test_settings import MINIMAL
 from tests.conftest import RedisServer
 
@@ -105,7 +105,7 @@ def world(tmp_path: Path, redis_server: RedisServer, redis_url: str) -> Iterator
 def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(world: World) -> None:
     answer = world.verify(f"Bearer {world.token()}")
     assert answer.status == 200
-    identity = Verifying(derive_identity_key(CREDENTIALS, "time"), now=time.time).identify(
+    identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time).identify(
         answer.headers["x-gateway-identity"]
     )
     assert (identity.user, identity.grant) == ("github:583231", SID)
@@ -121,8 +121,8 @@ def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(world: W
 
 def test_another_servers_bridge_does_not_believe_it(world: World) -> None:
     answer = world.verify(f"Bearer {world.token()}")
-    wiki = Verifying(derive_identity_key(CREDENTIALS, "wiki"), now=time.time)
-    with pytest.raises(Refusal, match="does not verify"):
+    wiki = AssertionVerifier(derive_identity_key(CREDENTIALS, "wiki"), now=time.time)
+    with pytest.raises(HttpError, match="does not verify"):
         wiki.identify(answer.headers["x-gateway-identity"])
 
 
@@ -311,7 +311,7 @@ def test_a_token_of_a_key_that_was_taken_away_is_refused_once_its_answer_has_lap
 def test_the_assertion_is_renewed_before_a_bridge_would_refuse_it(world: World) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         authorization = f"Bearer {world.token()}"
-        identity = Verifying(derive_identity_key(CREDENTIALS, "time"), now=time.time)
+        identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time)
         for _ in range(8):
             assert identity.identify(world.verify(authorization).headers["x-gateway-identity"]).grant == SID
             clock.shift(REFRESH_SECONDS - 1)

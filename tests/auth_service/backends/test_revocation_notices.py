@@ -19,7 +19,7 @@ from auth_service.backends.assertions import REVOCATION_SALT, BackendSigner, der
 from auth_service.backends.revocation_notices import RevocationPush
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Grant
-from stdio_bridge.http.identity import Verifying
+from stdio_bridge.http.identity import AssertionVerifier
 from tests.auth_service.test_settings import MINIMAL
 
 WAIT_SECONDS = 30
@@ -108,7 +108,10 @@ def threads(server: Server) -> list[str]:
 def test_a_bridge_believes_what_it_is_told(server: Server) -> None:
     make_push(time=[f"{server.origin}/mcp"])(grant("abc"))
     body = server.told.get(timeout=WAIT_SECONDS)
-    assert Verifying(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0).revoked_grant(body.encode()) == "abc"
+    assert (
+        AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0).revoked_grant(body.encode())
+        == "abc"
+    )
 
 
 def test_a_server_that_hangs_delays_no_other(server: Server, hanging: Server) -> None:

@@ -6,8 +6,8 @@ import pytest
 import time_machine
 from itsdangerous import URLSafeTimedSerializer
 
-from stdio_bridge.http.identity import Verifying
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.http.identity import AssertionVerifier
+from stdio_bridge.protocol.errors import HttpError
 
 KEY = b"k" * 64
 NOW = 1_790_000_000
@@ -22,8 +22,8 @@ def sign(claims: object, *, key: bytes = KEY, salt: str = "mcp-oauth-gateway.ide
         return str(serializer.dumps(claims))
 
 
-def verifier(now: float = NOW) -> Verifying:
-    return Verifying(KEY, now=lambda: now)
+def verifier(now: float = NOW) -> AssertionVerifier:
+    return AssertionVerifier(KEY, now=lambda: now)
 
 
 def test_a_fresh_assertion_tells_the_user_and_the_grant() -> None:
@@ -58,23 +58,23 @@ def test_a_token_that_ends_between_the_gateway_s_check_and_the_bridge_is_good() 
     ],
 )
 def test_any_other_assertion_is_refused(assertion: str | None) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HttpError) as refused:
         verifier().identify(assertion)
     assert refused.value.status == "403 Forbidden"
 
 
 def test_an_assertion_seen_before_is_refused_once_it_is_old() -> None:
     now = [float(NOW)]
-    verifying = Verifying(KEY, now=lambda: now[0])
+    verifying = AssertionVerifier(KEY, now=lambda: now[0])
     assertion = sign(CLAIMS)
     verifying.identify(assertion)
     now[0] += 61
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         verifying.identify(assertion)
 
 
 def test_a_revocation_names_its_grant_and_an_identity_assertion_is_none() -> None:
     revocation = sign({"sid": "g1"}, salt="mcp-oauth-gateway.revocation")
     assert verifier().revoked_grant(revocation.encode()) == "g1"
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         verifier().revoked_grant(sign(CLAIMS).encode())

@@ -5,10 +5,10 @@ from typing import cast
 
 import pytest
 
-from stdio_bridge.http.origin_check import Access
+from stdio_bridge.http.origin_check import OriginCheck
 from stdio_bridge.http.server import Request
 from stdio_bridge.options import parse_options
-from stdio_bridge.protocol.errors import Refusal, UsageError
+from stdio_bridge.protocol.errors import HttpError, UsageError
 
 
 class Headers:
@@ -24,15 +24,15 @@ class Headers:
 def allowed(*options: str, origin: str | None = None, host: str = "localhost:9001") -> bool:
     who = () if "--require-identity" in options else ("--no-identity",)
     parsed = parse_options(["--listen", "127.0.0.1:0", *who, *options, "--", "true"], {"PATH": "/usr/bin:/bin"})
-    access = Access(parsed)
+    access = OriginCheck(parsed)
     headers = {"HOST": host} if origin is None else {"HOST": host, "ORIGIN": origin}
     statuses = []
     for _ in range(2):  # the second one is remembered
         try:
             access.check(cast("Request", Headers(**headers)))
             statuses.append("allowed")
-        except Refusal as refusal:
-            statuses.append(refusal.status)
+        except HttpError as error:
+            statuses.append(error.status)
     assert statuses in (["allowed"] * 2, ["403 Forbidden"] * 2)
     return statuses[0] == "allowed"
 
@@ -180,8 +180,8 @@ def test_a_refusal_names_the_option_and_is_logged(
     caplog: pytest.LogCaptureFixture, option: str, headers: dict[str, str]
 ) -> None:
     parsed = parse_options(["--listen", "127.0.0.1:0", "--no-identity", "--", "true"], {"PATH": "/usr/bin:/bin"})
-    with pytest.raises(Refusal, match=option):
-        Access(parsed).check(cast("Request", Headers(**headers)))
+    with pytest.raises(HttpError, match=option):
+        OriginCheck(parsed).check(cast("Request", Headers(**headers)))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "evil.example' is not allowed by " + option in record.getMessage()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError
 
-from stdio_bridge.http.parser import Parser
+from stdio_bridge.http.parser import HttpParser
 
 LINES = st.sampled_from(
     [
@@ -60,14 +60,14 @@ def test_a_head_means_the_same_the_first_time_and_every_other_time(
     # The other one goes before, as what it leaves behind must not matter.
     for one in (others, lines, lines):
         head = b"\r\n".join([first, *one, b"", b""])
-        assert understood(Parser(adjustments), head) == understood(Reference(adjustments), head)
+        assert understood(HttpParser(adjustments), head) == understood(Reference(adjustments), head)
 
 
 def test_the_same_head_with_another_length_has_a_body_of_that_length() -> None:
     adjustments = Adjustments()
     for length in (4, 2, 0, 4):
         head = b"POST /mcp HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nAccept: x\r\n\r\n" % length
-        meaning = understood(Parser(adjustments), head)
+        meaning = understood(HttpParser(adjustments), head)
         assert meaning["body"] == BODY[:length]
         assert meaning["headers"] == {"HOST": "a", "ACCEPT": "x", "CONTENT_LENGTH": str(length)}
 
@@ -79,13 +79,13 @@ def test_a_length_that_goes_on_in_the_next_line_is_not_one_that_ends_there(fold:
     # Without their lengths, the two are the same.
     for lines in ([first, fold, length], [first, length, fold]):
         head = b"\r\n".join([*lines, b"", b""])
-        assert understood(Parser(adjustments), head) == understood(Reference(adjustments), head)
+        assert understood(HttpParser(adjustments), head) == understood(Reference(adjustments), head)
 
 
 def test_no_more_is_remembered_than_a_bound() -> None:
     adjustments = Adjustments()
     for number in range(300):
-        Parser(adjustments).received(b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n" % number)
-    assert len(Parser._known) <= 128
-    Parser(adjustments).received(b"POST / HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\nContent-Length: 1\r\n\r\n")
-    assert all(len(head) <= 4096 for head in Parser._known)
+        HttpParser(adjustments).received(b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n" % number)
+    assert len(HttpParser._known) <= 128
+    HttpParser(adjustments).received(b"POST / HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\nContent-Length: 1\r\n\r\n")
+    assert all(len(head) <= 4096 for head in HttpParser._known)

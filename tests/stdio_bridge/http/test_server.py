@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stdio_bridge.http import server
-from stdio_bridge.http.body_budget import Intake
+from stdio_bridge.http.body_budget import BodyBudget
 from stdio_bridge.http.server import HttpServer, Request, Response
 from stdio_bridge.io.event_loop import Loop
 
@@ -69,7 +69,7 @@ class Site:
             max_body_bytes=max_body_bytes,
             max_unsent_bytes=MAX_UNSENT_BYTES,
             max_unsent_bytes_in_all=2 * MAX_UNSENT_BYTES,
-            intake=Intake(
+            body_budget=BodyBudget(
                 max_bytes=3 * max_body_bytes, max_bytes_of_one=2 * max_body_bytes, owner_of=lambda name: name
             ),
             max_connections=MAX_CONNECTIONS,

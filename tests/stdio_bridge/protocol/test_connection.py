@@ -3,27 +3,27 @@ from __future__ import annotations
 import pytest
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Patience, Purpose
-from stdio_bridge.protocol.connection import Link
-from tests.stdio_bridge.someone import Message, Someone
+from stdio_bridge.protocol.calls import CallTimeouts, Purpose
+from stdio_bridge.protocol.connection import Connection
+from tests.stdio_bridge.recording_peer import Message, RecordingPeer
 
 
 class Conversation:
-    """A link whose server is the test."""
+    """A connection whose server is the test."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
-        self.link = Link(self.sent.append, patience=Patience(idle=10, total=25))
+        self.connection = Connection(self.sent.append, timeouts=CallTimeouts(idle=10, total=25))
 
-    def ask(self, client: Someone, request_id: int | str, token: str | None = None) -> Someone:
+    def ask(self, client: RecordingPeer, request_id: int | str, token: str | None = None) -> RecordingPeer:
         params: Message = {"name": "t"} if token is None else {"_meta": {"progressToken": token}}
-        reply = Someone()
+        reply = RecordingPeer()
         message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
-        self.link.request(client, message, reply, now=0)
+        self.connection.request(client, message, reply, now=0)
         return reply
 
     def say(self, now: float = 1, **message: object) -> None:
-        self.link.receive({"jsonrpc": "2.0", **message}, now)
+        self.connection.receive({"jsonrpc": "2.0", **message}, now)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def talk() -> Conversation:
 
 
 def test_two_equal_ids_in_flight_each_get_their_own_answer(talk: Conversation) -> None:
-    client = Someone()
+    client = RecordingPeer()
     first, second = talk.ask(client, 1), talk.ask(client, 1)
     wire_first, wire_second = (message["id"] for message in talk.sent)
     talk.say(id=wire_second, result={"n": 2})
@@ -42,19 +42,19 @@ def test_two_equal_ids_in_flight_each_get_their_own_answer(talk: Conversation) -
 
 
 def test_an_answer_given_twice_or_to_nobody_is_dropped(talk: Conversation) -> None:
-    reply = talk.ask(Someone(), "a")
+    reply = talk.ask(RecordingPeer(), "a")
     wire_id = talk.sent[0]["id"]
     talk.say(id=wire_id, result={})
     talk.say(id=wire_id, result={})
     talk.say(id=999, result={})
     assert len(reply.answers) == 1
-    assert talk.link.dropped_messages == 2
+    assert talk.connection.dropped_messages == 2
 
 
 def test_progress_reaches_the_call_whose_token_it_names_under_the_clients_own_token(
     talk: Conversation,
 ) -> None:
-    client = Someone()
+    client = RecordingPeer()
     first, second = talk.ask(client, 1, token="same"), talk.ask(client, 2, token="same")
     token = talk.sent[1]["params"]["_meta"]["progressToken"]
     talk.say(method="notifications/progress", params={"progressToken": token, "progress": 5})
@@ -63,12 +63,12 @@ def test_progress_reaches_the_call_whose_token_it_names_under_the_clients_own_to
 
 
 def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation) -> None:
-    reply = talk.ask(Someone(), 1, token="t")
+    reply = talk.ask(RecordingPeer(), 1, token="t")
     token = talk.sent[0]["params"]["_meta"]["progressToken"]
     for now in (9, 18):
         talk.say(now, method="notifications/progress", params={"progressToken": token})
-        assert talk.link.expire(now + 1) == 0
-    assert talk.link.expire(25) == 1
+        assert talk.connection.expire(now + 1) == 0
+    assert talk.connection.expire(25) == 1
     assert reply.answers[0]["error"]["message"] == "the server did not answer in time"
     assert talk.sent[-1]["method"] == "notifications/cancelled"
 
@@ -76,55 +76,55 @@ def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation
 def test_the_time_that_a_client_takes_to_answer_a_question_is_not_the_servers_but_is_bounded(
     talk: Conversation,
 ) -> None:
-    client, other = Someone(), Someone()
+    client, other = RecordingPeer(), RecordingPeer()
     reply = talk.ask(client, 1)
     talk.say(id=0, method="elicitation/create", params={})
     talk.ask(other, 2)
-    assert [talk.link.expire(now) for now in (9, 10, 12)] == [0, 1, 0]
+    assert [talk.connection.expire(now) for now in (9, 10, 12)] == [0, 1, 0]
     assert (len(reply.answers), len(other.answers)) == (0, 0)
-    talk.link.respond(client, {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
-    assert [talk.link.expire(now) for now in (21, 22)] == [0, 1]
+    talk.connection.respond(client, {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
+    assert [talk.connection.expire(now) for now in (21, 22)] == [0, 1]
     asked_for_ever = talk.ask(client, 3)
     talk.say(id=1, method="elicitation/create", params={})
-    assert [talk.link.expire(now) for now in (9, 18, 24, 25)] == [0, 0, 0, 1]
+    assert [talk.connection.expire(now) for now in (9, 18, 24, 25)] == [0, 0, 0, 1]
     assert "error" in asked_for_ever.answers[0]
 
 
 def test_a_client_cancels_by_its_own_id_and_the_server_hears_the_links(talk: Conversation) -> None:
-    client = Someone()
+    client = RecordingPeer()
     reply = talk.ask(client, "mine")
     cancelled = jsonrpc.notification("notifications/cancelled", {"requestId": "mine"})
-    talk.link.notify(client, cancelled)
+    talk.connection.notify(client, cancelled)
     assert talk.sent[-1]["params"]["requestId"] == talk.sent[0]["id"]
     assert "error" in reply.answers[0]
 
 
 def test_a_client_cannot_cancel_anothers_call(talk: Conversation) -> None:
-    reply = talk.ask(Someone(), "mine")
-    talk.link.notify(Someone(), jsonrpc.notification("notifications/cancelled", {"requestId": "mine"}))
+    reply = talk.ask(RecordingPeer(), "mine")
+    talk.connection.notify(RecordingPeer(), jsonrpc.notification("notifications/cancelled", {"requestId": "mine"}))
     assert reply.answers == []
     assert len(talk.sent) == 1
 
 
 def test_a_servers_request_goes_with_the_call_in_flight_and_its_answer_finds_back(talk: Conversation) -> None:
-    client = Someone()
+    client = RecordingPeer()
     reply = talk.ask(client, 1)
     talk.say(id=0, method="sampling/createMessage", params={})
     asked = reply.received[0]
-    talk.link.respond(client, {"jsonrpc": "2.0", "id": asked["id"], "result": {"ok": True}})
+    talk.connection.respond(client, {"jsonrpc": "2.0", "id": asked["id"], "result": {"ok": True}})
     assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 0, "result": {"ok": True}}
 
 
 def test_only_the_client_that_was_asked_can_answer(talk: Conversation) -> None:
-    reply = talk.ask(Someone(), 1)
+    reply = talk.ask(RecordingPeer(), 1)
     talk.say(id=0, method="elicitation/create", params={})
     before = len(talk.sent)
-    talk.link.respond(Someone(), {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
+    talk.connection.respond(RecordingPeer(), {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
     assert len(talk.sent) == before
 
 
 def test_what_may_be_of_either_of_two_clients_reaches_neither(talk: Conversation) -> None:
-    first, second = talk.ask(Someone(), 1), talk.ask(Someone(), 1)
+    first, second = talk.ask(RecordingPeer(), 1), talk.ask(RecordingPeer(), 1)
     talk.say(method="notifications/message", params={"data": "whose?"})
     talk.say(id=7, method="roots/list")
     assert first.received == second.received == []
@@ -133,24 +133,24 @@ def test_what_may_be_of_either_of_two_clients_reaches_neither(talk: Conversation
 
 
 def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conversation) -> None:
-    replies = [talk.ask(Someone(), number) for number in range(3)]
-    talk.link.close("exited with status 3")
+    replies = [talk.ask(RecordingPeer(), number) for number in range(3)]
+    talk.connection.close("exited with status 3")
     assert [reply.answers[0]["error"]["message"] for reply in replies] == ["the MCP server exited with status 3"] * 3
-    assert talk.link.in_flight == 0
+    assert talk.connection.in_flight == 0
 
 
 def test_a_call_after_the_server_has_ended_fails_at_once_too(talk: Conversation) -> None:
-    talk.link.close("exited with status 3")
-    reply = talk.ask(Someone(), 1)
+    talk.connection.close("exited with status 3")
+    reply = talk.ask(RecordingPeer(), 1)
     assert reply.answers[0]["error"]["message"] == "the MCP server exited with status 3"
     assert talk.sent == []
 
 
 def test_what_names_a_subscription_reaches_it_under_the_clients_id(talk: Conversation) -> None:
-    client, replies = Someone(), [Someone(), Someone()]
+    client, replies = RecordingPeer(), [RecordingPeer(), RecordingPeer()]
     for reply in replies:
         message = {"jsonrpc": "2.0", "id": "mine", "method": "subscriptions/listen", "params": {}}
-        talk.link.request(client, message, reply, now=0, purpose=Purpose.STREAM)
+        talk.connection.request(client, message, reply, now=0, purpose=Purpose.STREAM)
     meta = {"io.modelcontextprotocol/subscriptionId": talk.sent[1]["id"]}
     talk.say(method="notifications/tools/list_changed", params={"_meta": meta})
     assert replies[0].received == []
@@ -160,20 +160,20 @@ def test_what_names_a_subscription_reaches_it_under_the_clients_id(talk: Convers
 
 
 def test_a_subscription_has_no_time_out_and_ends_well_when_the_server_takes_it_down(talk: Conversation) -> None:
-    reply = Someone()
+    reply = RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
-    talk.link.request(Someone(), message, reply, now=0, purpose=Purpose.STREAM)
-    assert talk.link.expire(10_000) == 0
-    assert talk.link.in_flight == 0
+    talk.connection.request(RecordingPeer(), message, reply, now=0, purpose=Purpose.STREAM)
+    assert talk.connection.expire(10_000) == 0
+    assert talk.connection.in_flight == 0
     talk.say(method="notifications/cancelled", params={"requestId": talk.sent[0]["id"]})
     assert reply.answers[0]["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 4}
 
 
 def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conversation) -> None:
-    subscribed, called = Someone(), Someone()
+    subscribed, called = RecordingPeer(), RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
-    talk.link.request(Someone(), message, subscribed, now=0, purpose=Purpose.STREAM)
-    talk.link.ask("tools/list", {}, lambda _: None, 0)
+    talk.connection.request(RecordingPeer(), message, subscribed, now=0, purpose=Purpose.STREAM)
+    talk.connection.ask("tools/list", {}, lambda _: None, 0)
     reply = talk.ask(called, 1)
     talk.say(method="notifications/message", params={"data": "x"})
     assert [message["params"]["data"] for message in reply.received] == ["x"]
@@ -181,14 +181,14 @@ def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conv
 
 
 def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation) -> None:
-    client = Someone()
+    client = RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {}}
-    call = talk.link.request(client, message, client, now=0)
-    talk.link.wait_until(call, 1000)
-    assert talk.link.expire(999) == 0
-    talk.link.go_on(call, 999)
-    assert talk.link.expire(1008) == 0
-    assert talk.link.expire(1009) == 1
+    call = talk.connection.request(client, message, client, now=0)
+    talk.connection.wait_until(call, 1000)
+    assert talk.connection.expire(999) == 0
+    talk.connection.go_on(call, 999)
+    assert talk.connection.expire(1008) == 0
+    assert talk.connection.expire(1009) == 1
 
 
 def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
@@ -197,7 +197,7 @@ def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation)
 
 
 def test_a_question_that_the_server_takes_back_is_taken_back_where_it_was_asked(talk: Conversation) -> None:
-    client = Someone()
+    client = RecordingPeer()
     reply = talk.ask(client, 1)
     talk.say(id=5, method="elicitation/create", params={})
     talk.say(method="notifications/cancelled", params={"requestId": 5, "reason": "never mind"})
@@ -219,6 +219,6 @@ def test_a_question_that_the_server_takes_back_is_taken_back_where_it_was_asked(
     ],
 )
 def test_an_error_always_has_a_code_and_a_text(talk: Conversation, error: Message, sound: Message) -> None:
-    reply = talk.ask(Someone(), 1)
+    reply = talk.ask(RecordingPeer(), 1)
     talk.say(id=talk.sent[-1]["id"], error=error)
     assert reply.answers == [{"jsonrpc": "2.0", "id": 1, "error": sound}]

@@ -1,4 +1,4 @@
-"""Any order of what clients and a server do to a link keeps its promises; so does any use of an event stream."""
+"""Any order of what clients and a server do to a connection keeps its promises; so does any use of an event stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Patience
-from stdio_bridge.protocol.connection import Link
+from stdio_bridge.protocol.calls import CallTimeouts
+from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import sse_event
 from stdio_bridge.protocol.jsonrpc import InvalidMessage
@@ -22,7 +22,7 @@ Message = dict[str, Any]
 
 IDS = st.one_of(st.integers(0, 3), st.sampled_from(["a", "1"]))
 NAMES = st.sampled_from(["notifications/message", "notifications/tools/list_changed", "something/else"])
-# What may stand where a token or an id should: those in use too, since the link counts from 1.
+# What may stand where a token or an id should: those in use too, since the connection counts from 1.
 ANYTHING = st.one_of(st.none(), st.booleans(), st.integers(-1, 12), st.floats(allow_nan=False), st.text(max_size=3))
 NOISE = st.recursive(
     ANYTHING,
@@ -98,9 +98,9 @@ class LinkMachine(RuleBasedStateMachine):
         self.asked_in_nonsense: list[object] = []
         self.now = 0.0
         self.ended = False
-        self.link = Link(self.write, patience=Patience(idle=10, total=25))
+        self.connection = Connection(self.write, timeouts=CallTimeouts(idle=10, total=25))
         client = Client()
-        self.link.join(client)
+        self.connection.join(client)
         return client
 
     def write(self, message: Message) -> None:
@@ -111,7 +111,7 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(target=clients)
     def join(self) -> Client:
         client = Client()
-        self.link.join(client)
+        self.connection.join(client)
         return client
 
     @rule(client=clients, request_id=IDS, token=st.none() | IDS)
@@ -120,7 +120,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.calls.append(call)
         params: Message = {"secret": call.secret} | ({} if token is None else {"_meta": {"progressToken": token}})
         message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
-        self.link.request(client, message, call, self.now)
+        self.connection.request(client, message, call, self.now)
         passed_on = self.sent[-1]
         assert passed_on["params"]["secret"] == call.secret
         assert passed_on["id"] not in self.by_wire_id
@@ -129,14 +129,14 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(client=clients, request_id=IDS)
     def cancel(self, client: Client, request_id: int | str) -> None:
         before = {id(call) for call in self.calls if call.answers}
-        self.link.notify(client, jsonrpc.notification("notifications/cancelled", {"requestId": request_id}))
+        self.connection.notify(client, jsonrpc.notification("notifications/cancelled", {"requestId": request_id}))
         for call in self.calls:
             if call.answers and id(call) not in before:
                 assert (call.client, call.request_id) == (client, request_id)
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
-        self.link.leave(client)
+        self.connection.leave(client)
         client.gone = True
         assert all(call.answers for call in self.calls if call.client is client)
 
@@ -147,7 +147,7 @@ class LinkMachine(RuleBasedStateMachine):
         call = self.by_wire_id[wire_id]
         others = [len(other.answers) for other in self.calls if other is not call]
         answered_before = bool(call.answers)
-        self.link.receive({"jsonrpc": "2.0", "id": wire_id, "result": {"secret": call.secret}}, self.now)
+        self.connection.receive({"jsonrpc": "2.0", "id": wire_id, "result": {"secret": call.secret}}, self.now)
         assert [len(other.answers) for other in self.calls if other is not call] == others
         if not answered_before:
             assert call.answers == [{"jsonrpc": "2.0", "id": call.request_id, "result": {"secret": call.secret}}]
@@ -160,7 +160,7 @@ class LinkMachine(RuleBasedStateMachine):
         heard = [len(other.said) for other in self.calls if other is not call]
         expected = len(call.said) + (call.token is not None and not call.answers)
         params = {"progressToken": wire_id, "progress": 1}
-        self.link.receive(jsonrpc.notification("notifications/progress", params), self.now)
+        self.connection.receive(jsonrpc.notification("notifications/progress", params), self.now)
         assert [len(other.said) for other in self.calls if other is not call] == heard
         assert len(call.said) == expected
         if call.said and call.said[-1]["method"] == "notifications/progress":
@@ -172,7 +172,7 @@ class LinkMachine(RuleBasedStateMachine):
         if as_request:
             self.asked_by_server.append(1000 + len(self.asked_by_server))
             message["id"] = self.asked_by_server[-1]
-        self.link.receive(message, self.now)
+        self.connection.receive(message, self.now)
 
     @rule(client=clients, data=st.data())
     def respond(self, client: Client, data: st.DataObject) -> None:
@@ -180,7 +180,7 @@ class LinkMachine(RuleBasedStateMachine):
         asked = [message["id"] for said in [client.received, *mine] for message in said if "id" in message]
         wire_id = data.draw(st.sampled_from(asked) if asked else ANYTHING)
         before = len(self.sent)
-        self.link.respond(client, {"jsonrpc": "2.0", "id": wire_id, "result": {}})
+        self.connection.respond(client, {"jsonrpc": "2.0", "id": wire_id, "result": {}})
         for message in self.sent[before:]:
             assert message["id"] in [*self.asked_by_server, *self.asked_in_nonsense]
 
@@ -189,7 +189,7 @@ class LinkMachine(RuleBasedStateMachine):
         if isinstance(message, dict) and "method" in message:
             self.asked_in_nonsense.append(message.get("id"))
         try:
-            self.link.receive(message, self.now)
+            self.connection.receive(message, self.now)
         except InvalidMessage:
             return
         # It was a message then; if it answered a call, that call has its answer.
@@ -199,7 +199,7 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 12))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.link.expire(self.now)
+        self.connection.expire(self.now)
 
     @invariant()
     def every_call_has_at_most_one_answer_and_it_is_its_own(self) -> None:
@@ -210,7 +210,7 @@ class LinkMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_calls_in_flight_are_those_without_an_answer(self) -> None:
-        assert self.link.in_flight == sum(not call.answers for call in self.calls)
+        assert self.connection.in_flight == sum(not call.answers for call in self.calls)
 
     @invariant()
     def the_server_answered_every_question_at_most_once(self) -> None:
@@ -220,9 +220,9 @@ class LinkMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.ended = True
-        self.link.close("exited with status 1")
+        self.connection.close("exited with status 1")
         assert all(len(call.answers) == 1 for call in self.calls)
-        assert self.link.in_flight == 0
+        assert self.connection.in_flight == 0
 
 
 TestLink = LinkMachine.TestCase

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.mcp import Versions
 from stdio_bridge.protocol.param_headers import check_mirrored, find_mirrored
 from stdio_bridge.protocol.request_metadata import (
@@ -17,7 +17,7 @@ from stdio_bridge.protocol.request_metadata import (
     is_modern,
     is_modern_version,
     missing_capabilities,
-    parse_envelope,
+    parse_metadata,
 )
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -58,17 +58,17 @@ def test_a_body_that_names_a_version_is_modern_whatever_the_header_says() -> Non
     assert not is_modern("2025-11-25", [{"method": "x", "params": {"_meta": {"progressToken": 1}}}])
 
 
-def test_an_envelope_holds_what_the_client_declares() -> None:
+def test_metadata_holds_what_the_client_declares() -> None:
     headers = {"MCP_PROTOCOL_VERSION": "2026-07-28", "MCP_METHOD": "tools/list"}
-    envelope = parse_envelope(request(), headers.get, Versions())
-    assert (envelope.version, envelope.capabilities, envelope.log_level) == ("2026-07-28", {"roots": {}}, None)
+    metadata = parse_metadata(request(), headers.get, Versions())
+    assert (metadata.version, metadata.capabilities, metadata.log_level) == ("2026-07-28", {"roots": {}}, None)
 
 
 @pytest.mark.parametrize("message", [request("tools/call"), request("tools/call", name=5), request("resources/read")])
 def test_a_request_that_names_nothing_is_refused(message: dict[str, Any]) -> None:
     headers = {"MCP_PROTOCOL_VERSION": "2026-07-28", "MCP_METHOD": message["method"], "MCP_NAME": "5"}
-    with pytest.raises(Refusal, match="must be a string"):
-        parse_envelope(message, headers.get, Versions())
+    with pytest.raises(HttpError, match="must be a string"):
+        parse_metadata(message, headers.get, Versions())
 
 
 @given(st.text())
@@ -194,7 +194,7 @@ def test_a_value_and_its_header_agree(value: object, header: str | None) -> None
      (42, None), (False, None)],
 )  # fmt: skip
 def test_a_value_and_its_header_disagree(value: object, header: str | None) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HttpError) as refused:
         check_mirrored(PARAMETER, {"a": value}, {} if header is None else {"A": header})
     assert refused.value.message["error"]["code"] == -32020
 
@@ -202,5 +202,5 @@ def test_a_value_and_its_header_disagree(value: object, header: str | None) -> N
 @pytest.mark.parametrize("arguments", [None, "x", [], {}])
 def test_a_header_without_its_argument_disagrees(arguments: object) -> None:
     check_mirrored(PARAMETER, arguments, {})
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         check_mirrored(PARAMETER, arguments, {"A": "x"})

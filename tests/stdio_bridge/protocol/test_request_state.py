@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stdio_bridge.protocol.errors import Refusal
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.request_state import Claim, RequestStates
 
 KEY = b"k" * 32
@@ -50,7 +50,7 @@ def test_what_differs_between_attempts_does_not_matter(state: str) -> None:
     ],
 )
 def test_a_state_is_refused_elsewhere(state: str, changed: dict[str, Any]) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HttpError) as refused:
         verify(state, **changed)
     assert refused.value.message["error"]["code"] == -32602
 
@@ -59,21 +59,21 @@ def test_no_other_spelling_of_a_state_is_good(state: str) -> None:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
     for place, character in enumerate(state):
         for other in (alphabet[(alphabet.index(character) + step) % 65] for step in (1, 2, 3, 32)):
-            with pytest.raises(Refusal):
+            with pytest.raises(HttpError):
                 verify(state[:place] + other + state[place + 1 :])
     for spelled in (state + "=", state + "A", state[:-1], " " + state, state + "\n"):
-        with pytest.raises(Refusal):
+        with pytest.raises(HttpError):
             verify(spelled)
 
 
 @pytest.mark.parametrize("value", [None, 5, "", ".", "a.b", "=", [], {}])
 def test_what_is_no_state_is_refused(value: object) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         verify(value)
 
 
 def test_what_else_the_key_has_signed_is_no_state() -> None:
     states = RequestStates(KEY)
     for payload in ([], ["c"], ["c", "soon", "b"], "text", {"c": 1}):
-        with pytest.raises(Refusal):
+        with pytest.raises(HttpError):
             verify(states._serializer.dumps(payload))

@@ -8,15 +8,17 @@ import pytest
 
 from stdio_bridge.protocol import to_legacy, to_modern
 from stdio_bridge.protocol.mcp import Versions
-from stdio_bridge.protocol.request_metadata import Envelope
+from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 PREFIX = "io.modelcontextprotocol/"
 INFO = {"name": "s", "version": "1"}
 
 
-def envelope(**members: Any) -> Envelope:
-    return Envelope(**{"version": "2026-07-28", "capabilities": {}, "client_info": {}, "log_level": None, **members})
+def metadata(**members: Any) -> RequestMetadata:
+    return RequestMetadata(
+        **{"version": "2026-07-28", "capabilities": {}, "client_info": {}, "log_level": None, **members}
+    )
 
 
 def ok(**result: Any) -> dict[str, Any]:
@@ -30,12 +32,12 @@ def failed(code: int, data: object = None) -> dict[str, Any]:
 def test_a_legacy_server_gets_the_clients_capabilities_and_name_where_it_has_one() -> None:
     capabilities: dict[str, Any] = {"roots": {}, "extensions": {"e": {}}, "sampling": None, "elicitation": {"url": {}}}
     params = to_legacy.initialize_params(
-        envelope(capabilities=capabilities, client_info={"name": "c", "version": "1"}), "2025-11-25"
+        metadata(capabilities=capabilities, client_info={"name": "c", "version": "1"}), "2025-11-25"
     )
     assert params["capabilities"] == {"roots": {}, "elicitation": {"url": {}}}
     assert params["clientInfo"] == {"name": "c", "version": "1"}
     assert (
-        to_legacy.initialize_params(envelope(client_info={"name": 5}), "2025-11-25")["clientInfo"]["name"]
+        to_legacy.initialize_params(metadata(client_info={"name": 5}), "2025-11-25")["clientInfo"]["name"]
         == "mcp-stdio-bridge"
     )
 
@@ -44,7 +46,7 @@ def test_extensions_cross_the_eras_only_where_they_mean_the_same_in_both() -> No
     apps = {PREFIX + "ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
     offered = {"capabilities": {"extensions": {**apps, PREFIX + "tasks": {}, "com.example/own": {}, "e": 5}}}
     crossed = {"extensions": apps}
-    assert to_legacy.initialize_params(envelope(**offered), "2025-11-25")["capabilities"] == crossed
+    assert to_legacy.initialize_params(metadata(**offered), "2025-11-25")["capabilities"] == crossed
     assert to_legacy.discovery(offered, Versions())["capabilities"] == crossed
     initialize = {"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", **offered}}
     assert to_modern.client_meta(initialize)[PREFIX + "clientCapabilities"] == crossed

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from stdio_bridge.io.event_loop import Loop
-from stdio_bridge.protocol.calls import Patience
-from stdio_bridge.protocol.connection import Link
-from stdio_bridge.servers.handshake import Failed, Gone, Initialized, Knowledge, Modern, Opened, Opening, ServerEra
+from stdio_bridge.protocol.calls import CallTimeouts
+from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.servers.handshake import EraCache, Failed, Gone, Handshake, Initialized, Modern, Opened, ServerEra
 
 Message = dict[str, Any]
 
@@ -25,9 +25,9 @@ class Start:
         self.sent: list[Message] = []
         self.timers: list[Callable[[], None]] = []
         self.opened: list[Opened] = []
-        self.knowledge = Knowledge(era=era)
-        self.link = Link(self.sent.append, patience=Patience(idle=1000, total=1000))
-        Opening(self.link, cast("Loop", self), self.knowledge, None, self.opened.append).begin()
+        self.era_cache = EraCache(era=era)
+        self.connection = Connection(self.sent.append, timeouts=CallTimeouts(idle=1000, total=1000))
+        Handshake(self.connection, cast("Loop", self), self.era_cache, None, self.opened.append).begin()
 
     def clock(self) -> float:
         return 0.0
@@ -45,7 +45,7 @@ class Start:
 
     def answer(self, method: str, **members: Any) -> None:
         (request,) = [message for message in self.sent if message["method"] == method]
-        self.link.receive({"jsonrpc": "2.0", "id": request["id"], **members}, 0)
+        self.connection.receive({"jsonrpc": "2.0", "id": request["id"], **members}, 0)
 
 
 def error(code: int, data: object = None) -> Message:
@@ -56,7 +56,7 @@ def test_a_server_that_tells_of_itself_is_modern() -> None:
     start = Start()
     start.answer("server/discover", result=DISCOVERED)
     assert start.opened == [Modern(discovered=DISCOVERED)]
-    assert start.knowledge.modern is True
+    assert start.era_cache.modern is True
     start.time_out()
     assert start.methods == ["server/discover"]
 
@@ -67,7 +67,7 @@ def test_any_other_error_means_legacy(code: int) -> None:
     start.answer("server/discover", error=error(code))
     start.answer("initialize", result=INITIALIZED)
     assert start.opened == [Initialized(result=INITIALIZED)]
-    assert start.knowledge.era is ServerEra.LEGACY
+    assert start.era_cache.era is ServerEra.LEGACY
     assert start.methods == ["server/discover", "initialize", "notifications/initialized"]
 
 
@@ -99,7 +99,7 @@ def test_a_server_that_stays_silent_is_legacy() -> None:
     start.time_out()
     start.answer("initialize", result=INITIALIZED)
     assert start.opened == [Initialized(result=INITIALIZED)]
-    assert start.knowledge.era is ServerEra.LEGACY
+    assert start.era_cache.era is ServerEra.LEGACY
 
 
 def test_a_modern_server_that_is_slow_to_start_is_still_taken_for_one() -> None:
@@ -108,7 +108,7 @@ def test_a_modern_server_that_is_slow_to_start_is_still_taken_for_one() -> None:
     start.answer("server/discover", result=DISCOVERED)
     start.answer("initialize", error=error(-32022, {"supported": ["2026-07-28"]}))
     assert start.opened == [Modern(discovered=DISCOVERED)]
-    assert start.knowledge.modern is True
+    assert start.era_cache.modern is True
 
 
 def test_a_refused_initialize_waits_for_the_answer_about_the_era() -> None:
@@ -127,15 +127,15 @@ def test_a_server_that_refuses_both_has_failed_and_nothing_is_learned() -> None:
     (opened,) = start.opened
     assert isinstance(opened, Failed)
     assert opened.message["error"]["code"] == -32603
-    assert start.knowledge.era is None
+    assert start.era_cache.era is None
 
 
 def test_a_server_that_ends_over_the_question_for_its_era_has_not_failed_yet() -> None:
     start = Start()
-    start.link.close("exited with status 3")
+    start.connection.close("exited with status 3")
     assert start.opened == [Gone()]
     assert start.methods == ["server/discover"]
-    assert start.knowledge.era is None
+    assert start.era_cache.era is None
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -145,7 +145,7 @@ def test_a_server_that_ends_over_initialize_has_failed_and_says_why(silent: bool
         start.time_out()
     else:
         start.answer("server/discover", error=error(-32601))
-    start.link.close("exited with status 3")
+    start.connection.close("exited with status 3")
     (opened,) = start.opened
     assert isinstance(opened, Failed)
     assert "exited with status 3" in opened.message["error"]["message"]
@@ -160,7 +160,7 @@ def test_what_is_known_is_not_asked_again() -> None:
 
 
 def test_what_was_learned_first_stays() -> None:
-    knowledge = Knowledge()
-    knowledge.learn(modern=False)
-    knowledge.learn(modern=True)
-    assert knowledge.era is ServerEra.LEGACY
+    era_cache = EraCache()
+    era_cache.learn(modern=False)
+    era_cache.learn(modern=True)
+    assert era_cache.era is ServerEra.LEGACY

@@ -85,8 +85,8 @@ def test_a_shared_server_is_one_for_all(key: str, command: tuple[str, ...]) -> N
 def test_a_question_of_a_shared_server_reaches_nobody_while_two_users_call(key: str) -> None:
     with bridge("--require-identity", key, "--isolation", "shared", command=LEGACY_SERVER) as running:
         ada, bob = of_user(running, "github:1", **ALL), of_user(running, "github:2", **ALL)
-        parked = ada.call("ask")
-        assert parked.result["resultType"] == "input_required"
+        suspended = ada.call("ask")
+        assert suspended.result["resultType"] == "input_required"
         (answer,) = bob.call("ask").said
         assert answer["code"] == -32603
 

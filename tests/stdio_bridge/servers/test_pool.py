@@ -17,7 +17,7 @@ from stdio_bridge.servers.pool import Server, Servers
 from tests.stdio_bridge.running import ECHO
 
 
-class Someone:
+class RecordingPeer:
     """Who takes a server, and never makes room."""
 
     user = "someone"
@@ -39,7 +39,7 @@ class Site:
         self.ended: list[str] = []
 
     def start(self) -> Server:
-        return self.servers.start(Someone(), self.ended.append)
+        return self.servers.start(RecordingPeer(), self.ended.append)
 
     def turn_until(self, condition: Callable[[], object]) -> None:
         for _ in range(1000):
@@ -81,10 +81,10 @@ def test_a_process_that_cannot_be_watched_is_ended_and_the_next_one_may_start(
 
 def test_one_that_is_stopped_in_the_turn_in_which_it_could_start_starts_no_process(site: Site) -> None:
     others = children()
-    slot = site.servers.slots.ask(lambda: None)
+    permit = site.servers.start_limiter.ask(lambda: None)
     server = site.start()
     server.stop("nobody wants it")
-    slot.release()
+    permit.release()
     site.turn_until(lambda: site.ended)
     assert children() == others
     assert site.start().running

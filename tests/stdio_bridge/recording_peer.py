@@ -1,4 +1,4 @@
-"""Who is at the other end of a link, in tests without a process or a socket."""
+"""Who is at the other end of a connection, in tests without a process or a socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 Message = dict[str, Any]
 
 
-class Someone:
+class RecordingPeer:
     """A client, or a reply, that remembers what it was told."""
 
     def __init__(self) -> None:
