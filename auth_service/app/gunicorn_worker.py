@@ -55,9 +55,11 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
         A client that has its answer sends its next request before Gunicorn has made its parser ready for it. Gunicorn
         keeps 64 KiB of such a request, and closes the connection without a word where there is more.
         """
-        if self._body_receiver is not None and self._body_receiver._complete:
+        is_early = self._body_receiver is not None and self._body_receiver._complete
+        if is_early or self._early_data:  # uvloop reads on before it calls `_take_early_data`
             self._early_data.append(data)
-            self._pause_reading()
+            if is_early:
+                self._pause_reading()
             return
         if self._current_request is None:
             self._head_bytes += len(data)
