@@ -78,11 +78,13 @@ clean: ## Remove what was installed and the local stack's state
 	@touch $@
 
 .venv/local: .venv/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[fast,local]'
+	@echo "installing Python packages into .venv, which takes a minute or two" >&2
+	@$(BIN)/pip install --quiet --editable '.[fast,local]'
 	@touch $@
 
 .venv/test: .venv/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[fast,local,test]'
+	@echo "installing Python packages into .venv, which takes a minute or two" >&2
+	@$(BIN)/pip install --quiet --editable '.[fast,local,test]'
 	@touch $@
 
 $(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt

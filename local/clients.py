@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from auth_service.settings import is_loopback_host
 
 
 @dataclass(frozen=True)
 class ClientProgram:
     """A client, and how it is told of a server.
 
-    In its steps NAME and URL stand for the server's. `tried` is false where no test logs in with the program itself,
-    `plain_http` is the option that it asks for where there is no TLS.
+    In its steps NAME and URL stand for the server's. `tried` is false if no test logs in with the program itself;
+    `plain_http` is the option that the program wants for a URL without TLS; `hosted` programs run on their vendor's
+    machines, which reach no loopback URL.
     """
 
     name: str
@@ -18,6 +22,7 @@ class ClientProgram:
     note: str = ""
     tried: bool = True
     plain_http: str = ""
+    hosted: bool = False
 
     def describe(self, server: str, url: str) -> str:
         """Return the steps for one server, each a line that can be copied whole."""
@@ -41,16 +46,24 @@ CLIENT_PROGRAMS = (
     ClientProgram("opencode", ("opencode mcp add NAME --url URL && opencode mcp auth NAME",)),
     ClientProgram("mcporter", ("mcporter config add NAME URL && mcporter auth NAME",), plain_http="--allow-http"),
     ClientProgram("fastmcp", ("fastmcp list URL --auth oauth",)),
-    ClientProgram("Clients that know stdio servers only", ("npx -y mcp-remote URL",), "as the server's command"),
+    ClientProgram(
+        "MCP Inspector",
+        ("npx -y @modelcontextprotocol/inspector --cli --server-url URL --transport http --method tools/list",),
+        "which logs in at each run",
+    ),
+    ClientProgram("mcp-remote", ("npx -y mcp-remote URL",), "as the command of a server, for clients without HTTP"),
     ClientProgram("Cursor", ('{"mcpServers": {"NAME": {"url": "URL"}}}',), "in .cursor/mcp.json", tried=False),
     ClientProgram(
         "VS Code", ('{"servers": {"NAME": {"type": "http", "url": "URL"}}}',), "in .vscode/mcp.json", tried=False
     ),
     ClientProgram("Copilot CLI", ("copilot mcp add --transport http NAME URL",), tried=False),
-    ClientProgram("Claude and ChatGPT", ("URL",), "as a custom connector", tried=False),
+    ClientProgram("Claude", ("URL",), "as a custom connector", tried=False, hosted=True),
+    ClientProgram("ChatGPT", ("URL",), "as a custom connector in developer mode", tried=False, hosted=True),
 )
 
 
 def describe_clients(server: str, url: str) -> str:
-    """Return the steps of every client for one server."""
-    return "\n\n".join(program.describe(server, url) for program in CLIENT_PROGRAMS)
+    """Return the steps of every client that can reach one server."""
+    is_local = is_loopback_host(urlsplit(url).hostname or "")
+    reaching = (program for program in CLIENT_PROGRAMS if not (program.hosted and is_local))
+    return "\n\n".join(program.describe(server, url) for program in reaching)
