@@ -1,4 +1,4 @@
-"""Telling bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation push")."""
+"""Telling bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation notices")."""
 
 from __future__ import annotations
 
