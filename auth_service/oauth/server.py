@@ -73,6 +73,8 @@ class AuthorizationRequest:
     resource: str
     """The resource's name in the settings."""
     scopes: tuple[str, ...]
+    names_scopes: bool = True
+    """Whether the client asked for these; the resource's own choice stands in for a request that named none."""
 
     @property
     def client_id(self) -> str:
@@ -248,17 +250,16 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         )
         supported = self.settings.resources[name].scopes
         required = [scope for scope, definition in supported.items() if definition.required]
+        requested = scopes.parse(parameters.get("scope"))
+        chosen = scopes.grantable(requested, supported=supported, default=required or list(supported))
         return AuthorizationRequest(
             client=client,
             redirect_uri=redirect_uri,
             state=parameters.get("state"),
             code_challenge=challenge,
             resource=name,
-            scopes=scopes.grantable(
-                scopes.parse(parameters.get("scope")),
-                supported=supported,
-                default=required or list(supported),
-            ),
+            scopes=chosen,
+            names_scopes=not set(chosen).isdisjoint(requested),
         )
 
     def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> str:

@@ -397,6 +397,54 @@ def test_a_server_that_changes_before_the_code_is_issued_is_shown_again(
         assert_nothing_was_approved(world, answer)
 
 
+SCOPE_CHANGES: dict[str, dict[str, Any]] = {
+    "one more": {"new": {"description": "Delete everything"}},
+    "others in their place": {"new": {"description": "Delete everything"}, "mcp": None},
+}
+
+
+@pytest.mark.parametrize("change", SCOPE_CHANGES.values(), ids=SCOPE_CHANGES)
+@pytest.mark.parametrize("moment", ["on the page", "at the provider"])
+@pytest.mark.parametrize("scope", [None, "openid offline_access"])
+def test_a_request_without_scopes_is_shown_again_with_those_that_the_server_has_by_now(
+    world: World, scope: str | None, moment: str, change: dict[str, Any]
+) -> None:
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    answer = open_page(world, client, scope=scope)
+    if moment == "at the provider":
+        callback = world.log_in(submit(world, answer))
+        world.reload(resources={"time": {"scopes": change}})
+        answer = world.follow(callback)
+    else:
+        world.reload(resources={"time": {"scopes": change}})
+        answer = submit(world, answer)
+    assert_nothing_was_approved(world, answer)
+    assert "Something has changed" in answer.text
+    assert "Delete everything" in answer.text
+    code = parameters_of(world.follow(world.log_in(submit(world, answer))))["code"]
+    assert "new" in world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"].split()
+
+
+def test_a_request_for_a_scope_that_is_gone_is_refused(world: World) -> None:
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client, scope="mcp")
+    world.reload(resources={"time": {"scopes": SCOPE_CHANGES["others in their place"]}})
+    refused = parameters_of(submit(world, page))
+    assert (refused["error"], "new" in refused["error_description"]) == ("invalid_scope", True)
+    assert world.store.count_grants() == 0
+
+
+def test_a_request_for_one_scope_is_good_after_the_server_has_got_another(world: World) -> None:
+    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(world, {"redirect_uris": [SHOWN]})
+    page = open_page(world, client, scope="mcp")
+    world.reload(resources={"time": {"scopes": SCOPE_CHANGES["one more"]}})
+    code = parameters_of(world.follow(world.log_in(submit(world, page))))["code"]
+    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"] == "mcp"
+
+
 def test_the_server_of_a_request_that_names_none_is_the_one_that_was_shown(world: World) -> None:
     world.reload(default_resource="time")
     client = Client(world, {"redirect_uris": [SHOWN]})

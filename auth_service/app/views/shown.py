@@ -55,10 +55,13 @@ def show(
         "code_challenge": authorization.code_challenge,
         "code_challenge_method": "S256",
         "resource": gateway().settings.resources[authorization.resource].url,
-        "scope": " ".join(authorization.scopes),
     }
+    if authorization.names_scopes:
+        read["scope"] = " ".join(authorization.scopes)
+    if authorization.state is not None:
+        read["state"] = authorization.state
     return Shown(
-        parameters=read if authorization.state is None else read | {"state": authorization.state},
+        parameters=read,
         digest=approval_of(authorization).digest,
         user=user,
         approved_by=approved_by,
