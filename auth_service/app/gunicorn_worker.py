@@ -22,10 +22,13 @@ MAX_LINE_BYTES = MAX_HEAD_BYTES // 2 + 64 * 1024
 MAX_HEADER_FIELDS = 10_000
 
 _TEXTS = {
+    400: "the request is malformed: send it as HTTP/1.1 has it (RFC 9112)",
     414: f"the request line is longer than {MAX_LINE_BYTES} bytes: send less in the URL",
     431: "the headers are too many or too large: send less in them",
     500: "an unexpected error: the operator finds the reason in the log",
+    501: "this transfer coding is not supported: send the body with its length, or in chunks",
 }
+_NOT_ASCII = "the URL has characters that are not ASCII: percent-encode them as UTF-8"
 
 
 class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
@@ -34,6 +37,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._head_bytes = 0
+        # Of the request's line.
+        self._has_line, self._is_ascii = False, True
         self._early_data: list[bytes] = []
 
     def connection_made(self, transport: Any) -> None:
@@ -63,6 +68,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
             return
         if self._current_request is None:
             self._head_bytes += len(data)
+            if not self._has_line:
+                line, end, _ = data.partition(b"\n")
+                self._is_ascii = self._is_ascii and line.isascii()
+                self._has_line = bool(end)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._send_error_response(431, "")
                 self._close_transport()
@@ -83,10 +92,14 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
 
     def _on_headers_complete(self) -> Any:
         self._head_bytes = 0
-        return super()._on_headers_complete()
+        result = super()._on_headers_complete()
+        self._has_line, self._is_ascii = False, True
+        return result
 
     def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
-        text = _TEXTS.get(status, "the request is malformed")
+        text = _TEXTS.get(status, _TEXTS[400])
+        if status == 400 and not self._is_ascii:
+            text = _NOT_ASCII
         path = getattr(self._callback_parser, "path", None)
         if isinstance(path, bytes) and path.startswith(PATH_PREFIX.encode()):
             body = json_rpc_error(status, text)

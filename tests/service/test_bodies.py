@@ -143,6 +143,7 @@ def test_what_gunicorn_refuses_itself_has_the_form_of_an_endpoint_of_programs(
     document = json.loads(text)
     assert document["error"] == "invalid_request"
     assert document["error_description"]
+    assert ("percent-encode" in document["error_description"]) == (not request_line.isascii())
     assert "xxx" not in text.decode()
 
 

@@ -36,16 +36,17 @@ def respond(
     form: Form | None = None,
     retry_after: int | None = None,
     allowed: tuple[str, ...] = (),
+    text: str | None = None,
 ) -> Response:
     """Return the answer of a status, in the form of the endpoint that was asked unless another one is named.
 
-    `allowed` are the methods that the endpoint has.
+    `allowed` are the methods that the endpoint has, `text` says more than the status's own.
     """
     if form is None:
         form = Form.PAGE if wants_page() else Form.OAUTH
     if retry_after is None and status in _PASSING:
         retry_after = RETRY_SECONDS
-    text = _explain(status, retry_after=retry_after, allowed=allowed)
+    text = text or _explain(status, retry_after=retry_after, allowed=allowed)
     if form is Form.PAGE:
         error = PageError(_TITLES.get(status, "This request was refused"), f"{text[:1].upper()}{text[1:]}.")
         response = render_page("error.html", status=status, error=error)
@@ -96,7 +97,7 @@ def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) 
     metadata = f"{issuer.geturl()}/.well-known/oauth-authorization-server"
     again = f"try again in {retry_after} second{'' if retry_after == 1 else 's'}"
     texts = {
-        400: "the request is malformed: its query must be percent-encoded ASCII",
+        400: "the request is malformed: percent-encode what its URL has beside ASCII",
         404: f"nothing is at this path; the endpoints are named at {metadata}",
         405: f"{request.method[:16]} is not possible here: use {methods}",
         408: "the body came too slowly: send the request again",
@@ -107,7 +108,7 @@ def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) 
         431: f"the headers are larger than {MAX_HEADER_BYTES} bytes: send less in them",
         500: "an unexpected error: the operator finds the reason in the log",
         502: f"the server does not answer: {again}",
-        503: f"something that this depends on does not answer: {again}",
+        503: f"the server, or something that it depends on, does not answer: {again}",
         504: f"the server does not answer: {again}",
     }
     return texts.get(status) or f"the request is not valid here ({HTTPStatus(status).phrase})"
