@@ -4,6 +4,7 @@
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
     mcp-oauth-gateway = {
+      # OWNER: see docs/operations.md, "Install", of the repository that this template comes from.
       url = "github:OWNER/mcp-oauth-gateway";
       inputs.nixpkgs.follows = "nixpkgs";
     };
