@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from auth_service.app.verify.endpoint import PATH_PREFIX
 from auth_service.protocol import metadata
-from auth_service.protocol.parameters import MAX_BODY_BYTES
+from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_BYTES_KEPT
 from auth_service.settings import RateLimit, Settings
 
 AUTH_SERVICE: Final = "mcp.auth-service"
@@ -34,10 +34,18 @@ AUTHORIZATION_PATHS: Final = {
 _PAGES: Final = "authorization"
 """The group whose endpoints browsers show: web pages of other origins have no use for them."""
 REFUSALS_PATH: Final = "/refusals"
+NOWHERE: Final = "nowhere"
+"""The group of refusals at paths that have no endpoint."""
+SERVER: Final = "mcp"
+"""The group of refusals at the paths of MCP servers."""
+WITHOUT_SESSION_ID: Final = "by-grant"
+"""The group of refusals at the path of a server with replicas, for requests that Traefik keeps (`_ask_next`)."""
 _REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
 """Statuses that Traefik answers with itself, in plain text. 503 is not among them: that is the service's own."""
 MISDIRECTED: Final = "mcp.misdirected"
 NOT_FOUND: Final = "mcp.not-found"
+NO_REPLICA: Final = "mcp.no-replica"
+"""What answers for a server none of whose replicas lives."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 ORIGIN_HEADERS: Final = (
     "Set-Cookie",
@@ -54,12 +62,12 @@ MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 IPV6_SUBNET: Final = 64
 """What one customer of an internet provider holds at least."""
 
+_REFUSALS: Final = "mcp.refusals"
+_KEPT_REFUSALS: Final = "mcp.by-grant-refusals"
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 _NOT_FOUND_PRIORITY = 1
 _NO_SESSION_HERE: Final = "421"
 """What a replica answers to a request without a session id whose grant has no session there."""
-_MAX_BYTES_KEPT: Final = 1024 * 1024
-"""How large such a request may be: Traefik keeps it until a replica has taken it."""
 _MODERN: Final = "^20(2[6-9]|[3-9][0-9])-"
 """Protocol versions without sessions."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
@@ -68,9 +76,7 @@ _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     """Return what `GET /routes` answers."""
     routers: dict[str, Any] = {}
-    services: dict[str, Any] = {AUTH_SERVICE: _service([settings.internal_url])}
-    if settings.instances:
-        services[AUTH_SERVICE] = _service(settings.instances, check="/readyz")
+    services = _auth_services(settings)
     middlewares = _shared_middlewares(settings)
     again = [OTHER_HOSTS] if settings.instances else []
     common: list[str] = []
@@ -107,7 +113,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         _any("Host", sorted(hosts)),
         AUTH_SERVICE,
         priority=_NOT_FOUND_PRIORITY,
-        through=[*_public("metadata"), NOT_FOUND, *again],
+        through=[*_public("metadata", refusals=NOWHERE), NOT_FOUND, *again],
     )
     for group, paths in AUTHORIZATION_PATHS.items():
         routers[f"mcp.{group}"] = router(
@@ -118,11 +124,18 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         )
     if settings.is_loopback:
         # At another name of loopback: it says by which one the servers are to be reached.
+        elsewhere = _any("Host", [name for name in _LOOPBACK_NAMES if name not in hosts])
         routers[MISDIRECTED] = router(
-            _any("Host", [name for name in _LOOPBACK_NAMES if name not in hosts]),
+            elsewhere,
             AUTH_SERVICE,
             priority=_NOT_FOUND_PRIORITY,
-            through=[*_public("metadata"), MISDIRECTED],
+            through=[*_public("metadata", refusals=NOWHERE), MISDIRECTED],
+        )
+        routers[f"{MISDIRECTED}.{SERVER}"] = router(
+            f"({elsewhere}) && ({' || '.join(_server_rule(each.url) for each in settings.resources.values())})",
+            AUTH_SERVICE,
+            priority=_RESOURCE_PRIORITY,
+            through=[*_public("metadata", refusals=SERVER), f"{MISDIRECTED}.{SERVER}"],
         )
     locations = metadata.protected_resource_locations({name: each.url for name, each in settings.resources.items()})
     for name, resource in settings.resources.items():
@@ -136,7 +149,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             through=[*_public("metadata"), *again],
         )
         middlewares[f"mcp-{name}.auth"] = {"forwardAuth": _forward_auth(settings, name)}
-        through = ["mcp.cors", "mcp.refusals", f"mcp-{name}.auth", "mcp.headers"]
+        through = ["mcp.cors", _REFUSALS, f"mcp-{name}.auth", "mcp.headers"]
         backend_path = urlsplit(resource.endpoints[0]).path
         if backend_path != url.path:
             middlewares[f"mcp-{name}.path"] = {
@@ -149,7 +162,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         through.append(WHOLE_REQUESTS)
         if resource.replicas:
             through.append(OTHER_HOSTS)
-        rule = f"{host} && (Path(`{url.path}`) || PathPrefix(`{url.path}/`))"
+        rule = f"{host} && ({_server_rule(resource.url)})"
         routers[f"mcp-{name}"] = router(rule, f"mcp-{name}", priority=_RESOURCE_PRIORITY, through=through)
         if not resource.replicas:
             services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
@@ -159,7 +172,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             f"{rule} && !HeaderRegexp(`Mcp-Session-Id`, `.`) && !HeaderRegexp(`MCP-Protocol-Version`, `{_MODERN}`)",
             f"mcp-{name}.by-grant.first",
             priority=_REPLICA_PRIORITY,
-            through=through,
+            through=[_KEPT_REFUSALS if each == _REFUSALS else each for each in through],
         )
         for replica in resource.replicas:
             routers[f"mcp-{name}.{replica}"] = router(
@@ -183,26 +196,50 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
     return {"http": configuration}
 
 
-def _public(group: str) -> list[str]:
-    """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses."""
+def _auth_services(settings: Settings) -> dict[str, Any]:
+    if not settings.instances:
+        return {AUTH_SERVICE: _service([settings.internal_url])}
+    # One that is not ready, as all are without Redis, refuses in the form of its endpoints; Traefik would not.
+    ready, any_instance = f"{AUTH_SERVICE}.ready", f"{AUTH_SERVICE}.any"
+    return {
+        AUTH_SERVICE: {"failover": {"service": ready, "fallback": any_instance}},
+        ready: _service(settings.instances, check="/readyz", transport=OTHER_HOSTS),
+        any_instance: _service(settings.instances, transport=OTHER_HOSTS),
+    }
+
+
+def _public(group: str, *, refusals: str | None = None) -> list[str]:
+    """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses.
+
+    `refusals` is the group that refusals are in the form of, where it is another.
+    """
     headers = "mcp.pages" if group == _PAGES else "mcp.cors"
-    return [headers, f"mcp.{group}-refusals", f"mcp.{group}-rate", "mcp.body"]
+    return [headers, f"mcp.{refusals or group}-refusals", f"mcp.{group}-rate", "mcp.body"]
+
+
+def _server_rule(url: str) -> str:
+    path = urlsplit(url).path
+    return f"Path(`{path}`) || PathPrefix(`{path}/`)"
 
 
 def _shared_middlewares(settings: Settings) -> dict[str, Any]:
     middlewares: dict[str, Any] = {
         "mcp.cors": {"headers": {**_CORS, **_NO_UPGRADE}},
         "mcp.pages": {"headers": _NO_UPGRADE},
-        "mcp.refusals": {"errors": _refusals(("502", "504"), "mcp")},
+        _REFUSALS: {"errors": _refusals(("502", "504"), SERVER)},
+        _KEPT_REFUSALS: {"errors": _refusals(("413", "502", "504"), WITHOUT_SESSION_ID)},
+        NO_REPLICA: {"errors": _refusals(("503",), SERVER)},
         "mcp.body": {"buffering": {"maxRequestBodyBytes": MAX_BODY_BYTES, "memRequestBodyBytes": MAX_BODY_BYTES}},
-        NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/404"}},
-        MISDIRECTED: {"replacePath": {"path": f"{REFUSALS_PATH}/421"}},
+        NOT_FOUND: {"replacePath": {"path": f"{REFUSALS_PATH}/{NOWHERE}/404"}},
+        MISDIRECTED: {"replacePath": {"path": f"{REFUSALS_PATH}/{NOWHERE}/421"}},
+        f"{MISDIRECTED}.{SERVER}": {"replacePath": {"path": f"{REFUSALS_PATH}/{SERVER}/421"}},
         "mcp.headers": {"headers": _REMOVED},
         OTHER_HOSTS: {"retry": _RETRY},
         WHOLE_REQUESTS: {"retry": _READ_FIRST},
     }
     for group in AUTHORIZATION_PATHS:
         middlewares[f"mcp.{group}-rate"] = {"rateLimit": _rate_limit(settings, getattr(settings.limits.rates, group))}
+    for group in (*AUTHORIZATION_PATHS, NOWHERE, SERVER):
         middlewares[f"mcp.{group}-refusals"] = {"errors": _refusals(_REFUSED_BY_ROUTER, group)}
     return middlewares
 
@@ -231,7 +268,7 @@ _REMOVED: Final = {
 
 def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
     """Return what replaces Traefik's own answers by those of the endpoints' form (views/refusals.py)."""
-    return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{{status}}?for={group}"}
+    return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{group}/{{status}}"}
 
 
 def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iterable[str]) -> str:
@@ -288,10 +325,16 @@ def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
 def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
     """Return the services of a server that has replicas: all of them together, and each by itself."""
     # A busy one gets no new work, but what it keeps for its users is worth some waiting.
-    services = {f"mcp-{name}": _service([_origin(url) for url in replicas.values()], check="/healthz", timeout="10s")}
+    live = _service([_origin(url) for url in replicas.values()], check="/healthz", timeout="10s", transport=OTHER_HOSTS)
     # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
     # waits for input) is found again. A client with a session names its replica by the session's id.
-    services[f"mcp-{name}"]["loadBalancer"]["strategy"] = "hrw"
+    live["loadBalancer"]["strategy"] = "hrw"
+    services = {
+        f"mcp-{name}.any.live": live,
+        f"mcp-{name}": {"failover": {"service": f"mcp-{name}.any.live", "fallback": NO_REPLICA}},
+        # Without servers Traefik answers 503 by itself: only here is that no bridge's own, which says more.
+        NO_REPLICA: {"loadBalancer": {"servers": []}, "middlewares": [NO_REPLICA]},
+    }
     # Some clients lose their session's id, and change their address: a bridge that has no session of the grant answers
     # so, and the others are asked in turn. The answer of the last one is the client's.
     following = f"mcp-{name}"
@@ -310,20 +353,21 @@ def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _ask_next(service: str, following: str) -> dict[str, Any]:
-    errors = {"status": [_NO_SESSION_HERE], "maxRequestBodyBytes": _MAX_BYTES_KEPT}
+    errors = {"status": [_NO_SESSION_HERE], "maxRequestBodyBytes": MAX_BYTES_KEPT}
     return {"failover": {"service": service, "fallback": following, "errors": errors}}
 
 
 def _service(
-    origins: Sequence[str], *, check: str | None = None, timeout: str = "2s", transport: str = OTHER_HOSTS
+    origins: Sequence[str], *, check: str | None = None, timeout: str = "2s", transport: str | None = None
 ) -> dict[str, Any]:
     """Return a service; with `check`, one that leaves out a server that does not answer that path with 200 in time."""
     balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
+    if transport is not None:
+        balancer["serversTransport"] = transport
     if check is not None:
         # Only the check says which server is dead. An answer of 500 or more does not, as a passive check would have it:
         # a user who makes a replica refuse a request would cost all others their sessions there.
         balancer["healthCheck"] = {"path": check, "interval": "1s", "unhealthyInterval": "1s", "timeout": timeout}
-        balancer["serversTransport"] = transport
     return {"loadBalancer": balancer}
 
 

@@ -17,6 +17,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_URL_BYTES = 32 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 """All of them together."""
+MAX_BYTES_KEPT = 1024 * 1024
+"""Of the body of a request without a session id to a server with replicas: Traefik keeps it until one has taken it."""
 
 
 def parse(pairs: Iterable[tuple[str, str]], *, max_length: int = MAX_VALUE_LENGTH) -> dict[str, str]:

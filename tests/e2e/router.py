@@ -24,6 +24,10 @@ from tests.e2e.flow import SourceAddress
 WAIT_SECONDS = 60
 UNREACHABLE = "the MCP server does not answer"
 """What the authorization server says in place of Traefik's 502."""
+NO_REPLICA = "no replica of the MCP server answers"
+"""What it says in place of Traefik's 503."""
+TOO_LARGE = "too large for a request without a session id"
+"""What it says in place of Traefik's 413."""
 NOWHERE = "nothing is at this path"
 """What it says where nothing else has a route."""
 REFUSED = "/mcp/refused"
@@ -40,9 +44,12 @@ class Backend:
         name: str,
         port: int = 0,
         headers: Callable[[], dict[str, str]] = dict,
+        refused: str = REFUSED,
     ) -> None:
         self._connections: list[socket.socket] = []
         connections = self._connections
+        self._asked: list[str] = []
+        asked = self._asked
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -52,8 +59,9 @@ class Backend:
                 connections.append(self.connection)
 
             def do_GET(self) -> None:
+                asked.append(self.path)
                 body = answers.get(self.path, name).encode()
-                self.send_response(503 if self.path == REFUSED else 200)
+                self.send_response(503 if self.path == refused else 200)
                 self.send_header("Content-Length", str(len(body)))
                 for header, value in headers().items():
                     self.send_header(header, value)
@@ -68,6 +76,10 @@ class Backend:
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
+
+    def asked(self, path: str) -> int:
+        """Return how often a path was asked for."""
+        return self._asked.count(path)
 
     def stop(self) -> None:
         """Stop listening, and close every connection."""
@@ -113,10 +125,11 @@ class Router:
             "resources": {"time": {"url": f"{url}/mcp", **resource}},
             **(settings or {}),
         }
-        groups = ("registration", "authorization", "token", "metadata")
-        answers |= {f"/refusals/429?for={group}": f"refused at {group}" for group in groups}
-        answers["/refusals/502?for=mcp"] = UNREACHABLE
-        answers["/refusals/404"] = NOWHERE
+        groups = ("registration", "authorization", "token", "metadata", "nowhere")
+        answers |= {f"/refusals/{group}/429": f"refused at {group}" for group in groups}
+        answers |= {"/refusals/mcp/502": UNREACHABLE, "/refusals/by-grant/502": UNREACHABLE}
+        answers |= {"/refusals/mcp/503": NO_REPLICA, "/refusals/by-grant/413": TOO_LARGE}
+        answers["/refusals/nowhere/404"] = NOWHERE
         routes = dynamic_configuration(Settings.model_validate(document))
         change(routes["http"])
         answers["/routes"] = json.dumps(routes)

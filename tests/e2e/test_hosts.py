@@ -73,7 +73,7 @@ def test_all_hosts_share_one_rate_limit(router: Router) -> None:
 @pytest.mark.parametrize(("name", "address"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")])
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/time/mcp"), ("GET", "/time/mcp"), ("POST", "/token"), ("GET", "/account"), ("GET", "/routes")],
+    [("POST", "/token"), ("GET", "/account"), ("GET", "/routes"), ("GET", "/time"), ("GET", "/time/mcpx")],
 )
 def test_the_local_stack_says_by_which_name_it_is_to_be_reached(
     stack: RunningStack, name: str, address: str, method: str, path: str
@@ -88,8 +88,20 @@ def test_the_local_stack_says_by_which_name_it_is_to_be_reached(
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-def test_a_browser_reads_it_as_a_page(stack: RunningStack) -> None:
-    url = f"http://127.0.0.1:{stack.port}/account"
+@pytest.mark.parametrize("path", ["/time/mcp", "/time/mcp/", "/echo/mcp"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_the_local_stack_says_so_to_a_servers_client_too(stack: RunningStack, method: str, path: str) -> None:
+    headers = {"Accept": "application/json, text/event-stream", "Authorization": "Bearer x"}
+    answer = requests.request(method, f"http://127.0.0.1:{stack.port}{path}", headers=headers, timeout=20)
+    assert answer.status_code == 421
+    assert f"{stack.issuer}: write localhost in the URL" in answer.json()["error"]["message"]
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "WWW-Authenticate" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/account", "/time/mcp"])
+def test_a_browser_reads_it_as_a_page(stack: RunningStack, path: str) -> None:
+    url = f"http://127.0.0.1:{stack.port}{path}"
     answer = requests.get(url, headers={"Accept": "text/html"}, timeout=20)
     assert answer.status_code == 421
     assert "This gateway has another name" in answer.text

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import requests
 
+from auth_service.protocol.parameters import MAX_BYTES_KEPT
 from tests.e2e.conftest import free_port
 from tests.e2e.flow import SourceAddress
-from tests.e2e.router import Router
+from tests.e2e.router import TOO_LARGE, Router
 from tests.stdio_bridge.running import KEY, assertion
 
 PROJECT = Path(__file__).parents[2]
@@ -105,6 +106,15 @@ def test_a_large_request_without_a_session_id_reaches_it_too(site: Site) -> None
     assert expected.status_code == 200
     for address in ADDRESSES[:6]:
         assert site.post("tools/call", large, address=address).content == expected.content
+
+
+def test_one_that_is_too_large_to_be_kept_is_refused_where_it_names_no_session(site: Site) -> None:
+    site.grant = "writes too much"
+    session = site.post("initialize", INITIALIZE, address=ADDRESSES[0]).headers["Mcp-Session-Id"]
+    large = {"name": "echo", "arguments": {"text": "x" * MAX_BYTES_KEPT}}
+    refused = site.post("tools/call", large, address=ADDRESSES[0])
+    assert (refused.status_code, refused.text) == (413, TOO_LARGE)
+    assert site.post("tools/call", large, address=ADDRESSES[0], Mcp_Session_Id=session).status_code == 200
 
 
 def test_a_stream_without_a_session_id_begins_at_once(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,19 @@ def test_the_routers_limit_at_an_endpoint_of_browsers(stack: RunningStack, clien
     assert answer.headers["Retry-After"] == "1"
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_the_routers_limit_where_nothing_is(stack: RunningStack, client: requests.Session, host: str) -> None:
+    url = f"http://{host}:{stack.port}/nothing"
+    assert_page(until_refused(client, "GET", url, headers=BROWSER), 429, "Too many requests came from here")
+    answer = until_refused(client, "GET", url, headers=JSON)
+    assert_oauth(answer, 429, "slow_down", "too many requests: try again in 1 second")
+
+
+def test_the_routers_limit_at_a_server_by_another_name(stack: RunningStack, client: requests.Session) -> None:
+    answer = until_refused(client, "POST", f"http://127.0.0.1:{stack.port}/time/mcp", headers=MCP_HEADERS)
+    assert_json_rpc(answer, 429, "too many requests: try again in 1 second")
+
+
 def test_the_services_own_limit_says_its_own_time(stack: RunningStack, client: requests.Session) -> None:
     form = {"grant_type": "refresh_token", "refresh_token": "x", "client_id": "mcp_unknown"}
     answer = until_refused(client, "POST", f"{stack.issuer}/token", data=form)
@@ -141,6 +156,20 @@ def test_what_is_too_long_at_a_server(stack: RunningStack, client: requests.Sess
     assert_json_rpc(client.get(f"{url}?x={'a' * length}", headers=MCP_HEADERS, timeout=10), 414, "send less in it")
     headers = {**MCP_HEADERS, "Authorization": f"Bearer {'a' * length}"}
     assert_json_rpc(client.get(url, headers=headers, timeout=10), 400, "no well-formed bearer token")
+
+
+@pytest.mark.parametrize("path", ["/authorize", "/token", "/account"])
+def test_a_query_that_is_not_ascii(stack: RunningStack, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", stack.port), 10) as connection:
+        request = f"GET {path}?x=\u00e9 HTTP/1.1\r\nHost: localhost:{stack.port}\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400"
+    assert b"Access-Control-Allow-Origin: *" in head
+    assert json.loads(body) == {
+        "error": "invalid_request",
+        "error_description": "the URL has characters that are not ASCII: percent-encode them as UTF-8",
+    }
 
 
 def test_a_method_that_an_endpoint_does_not_have(stack: RunningStack, client: requests.Session) -> None:

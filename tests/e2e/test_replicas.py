@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.router import REFUSED, Backend, Router
+from tests.e2e.router import NO_REPLICA, NOWHERE, REFUSED, Backend, Router
+from tests.peers import oldest_traefik
 
 HERE = ("127.0.0.1",)
 ADDRESSES = tuple(f"127.0.0.{last}" for last in range(2, 34))
@@ -16,8 +17,9 @@ ADDRESSES = tuple(f"127.0.0.{last}" for last in range(2, 34))
 class Replicas(Router):
     """The router in front of several replicas."""
 
-    def __init__(self, folder: Path, replicas: dict[str, Backend]) -> None:
-        super().__init__(folder, {"replicas": {name: f"{each.url}/mcp" for name, each in replicas.items()}})
+    def __init__(self, folder: Path, replicas: dict[str, Backend], *, program: str = "traefik") -> None:
+        urls = {name: f"{each.url}/mcp" for name, each in replicas.items()}
+        super().__init__(folder, {"replicas": urls}, program=program)
 
     def ask(self, *, session: str | None = None, address: str = "127.0.0.1") -> tuple[int, str]:
         """Return the status, and the name of the replica that answered a client at this address."""
@@ -68,7 +70,8 @@ def test_a_session_of_no_replica_goes_to_any(router: Replicas, session: str) -> 
 
 def test_a_request_that_a_replica_refuses_costs_nobody_their_session(router: Replicas) -> None:
     for _ in range(5):
-        assert router.get(REFUSED, {"Mcp-Session-Id": "a.1"}).status_code == 503
+        answer = router.get(REFUSED, {"Mcp-Session-Id": "a.1"})
+        assert (answer.status_code, answer.text) == (503, "a")  # in the replica's own words
         assert router.ask(session="a.2") == (200, "a")
 
 
@@ -82,3 +85,49 @@ def test_a_replica_that_dies_costs_only_its_own_sessions(router: Replicas, repli
     assert router.ask(session="a.1") == (200, "b")
     replicas["a"] = Backend({}, name="a", port=port)
     router.wait_for((200, "a"), session="a.1")
+
+
+@pytest.mark.parametrize("program", ["newest", "oldest"])
+def test_a_server_whose_replicas_are_all_dead_is_refused_in_the_form_of_its_endpoint(
+    tmp_path: Path, program: str
+) -> None:
+    dead = {name: Backend({}, name=name) for name in ("a", "b")}
+    router = Replicas(tmp_path, dead, program="traefik" if program == "newest" else oldest_traefik())
+    try:
+        router.wait_for((200, "a"), session="a.1")
+        ports = {name: each.port for name, each in dead.items()}
+        for each in dead.values():
+            each.stop()
+        requests = [{}, {"Mcp-Session-Id": "a.1"}, {"Mcp-Session-Id": "c.1"}, {"MCP-Protocol-Version": "2026-07-28"}]
+        for headers in requests:
+            router.wait_until(lambda: router.get("/mcp", headers).status_code == 503)  # noqa: B023 - done before the next
+            answer = router.get("/mcp", headers)
+            assert (answer.text, answer.headers["Access-Control-Allow-Origin"]) == (NO_REPLICA, "*")
+        dead |= {name: Backend({}, name=name, port=port) for name, port in ports.items()}
+        router.wait_for((200, "a"), session="a.1")
+        assert router.get(REFUSED, {"Mcp-Session-Id": "a.1"}).text == "a"
+    finally:
+        router.stop()
+        for each in dead.values():
+            each.stop()
+
+
+@pytest.mark.parametrize("program", ["newest", "oldest"])
+def test_auth_services_that_are_not_ready_answer_for_themselves(tmp_path: Path, program: str) -> None:
+    instances = [Backend({"/refusals/nowhere/404": NOWHERE}, name=name, refused="/readyz") for name in ("1", "2")]
+    router = Router(
+        tmp_path,
+        {"backends": ["http://127.0.0.1:1/mcp"]},
+        settings={"instances": [each.url for each in instances]},
+        program="traefik" if program == "newest" else oldest_traefik(),
+    )
+    try:
+        router.wait_until(lambda: router.get("/jwks").text in {"1", "2"})
+        # Traefik has seen by now that no instance is ready.
+        router.wait_until(lambda: all(each.asked("/readyz") > 1 for each in instances))
+        assert router.get("/jwks").text in {"1", "2"}
+        assert router.get("/nothing").text == NOWHERE
+    finally:
+        router.stop()
+        for each in instances:
+            each.stop()

@@ -13,7 +13,10 @@ from .conftest import ISSUER, REDIRECT, RESOURCE, World
 def test_every_endpoint_of_the_service_can_be_reached_through_the_router(world: World, settings: Settings) -> None:
     paths = {rule.rule for rule in world.app.url_map.iter_rules()}
     routed = "".join(router["rule"] for router in dynamic_configuration(settings)["http"]["routers"].values())
-    assert {path for path in paths if f"`{path}`" not in routed} == {"/register/<client_id>", "/refusals/<status>"}
+    assert {path for path in paths if f"`{path}`" not in routed} == {
+        "/register/<client_id>",
+        "/refusals/<group>/<status>",
+    }
     assert "PathRegexp(`^/register/[^/]+$`)" in routed
 
 

@@ -159,7 +159,7 @@ def errors(world: World) -> list[TestResponse]:
         world.browser.get("/token", base_url=ISSUER),
         world.browser.get("/nothing", base_url=ISSUER),
         world.browser.get("/register/unknown", base_url=ISSUER),
-        *(world.browser.get(f"/refusals/{status}?for=token", base_url=ISSUER) for status in (404, 413, 429, 502, 504)),
+        *(world.browser.get(f"/refusals/token/{status}", base_url=ISSUER) for status in (404, 413, 429, 502, 504)),
     ]
 
 
@@ -172,8 +172,11 @@ def test_every_error_of_an_endpoint_of_programs(world: World) -> None:
 
 
 def test_every_refusal_at_a_server(world: World, settings: Settings, tmp_path: Path) -> None:
-    for status in (502, 504):
-        check(world.browser.get(f"/refusals/{status}?for=mcp", base_url=ISSUER).get_json(), "json_rpc_error")
+    for path in ("mcp/421", "mcp/502", "mcp/503", "mcp/504", "by-grant/413"):
+        answer = world.browser.get(f"/refusals/{path}", headers={"Accept": "application/json"}, base_url=ISSUER)
+        check(answer.get_json(), "json_rpc_error")
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert path.rsplit("/")[-1] in answer.get_json()["error"]["message"]
     credentials = Credentials(client_secret="x", master_key=b"m" * 32)
     watch = GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
     verifier = Verifier(settings, credentials, SigningKeys(tmp_path / "keys", credentials), watch)

@@ -68,7 +68,7 @@ def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(world: World, 
 
     def wait_at(group: str, address: str) -> int:
         headers = {"X-Real-Ip": address}
-        refused = world.app.test_client().get(f"/refusals/429?for={group}", headers=headers, base_url=ISSUER)
+        refused = world.app.test_client().get(f"/refusals/{group}/429", headers=headers, base_url=ISSUER)
         return int(refused.headers["Retry-After"])
 
     assert wait_at("registration", "198.51.100.1") > 3000

@@ -11,6 +11,7 @@ import re
 from flask import Blueprint, Response, make_response, request
 
 from auth_service.protocol.errors import ServiceUnavailable
+from auth_service.protocol.parameters import MAX_BYTES_KEPT
 from auth_service.settings import RateLimit
 
 from . import allow_any_origin, client_address, gateway
@@ -19,25 +20,34 @@ from .statuses import Form, respond
 
 blueprint = Blueprint("refusals", __name__)
 
-_FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC}
+_FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC, "by-grant": Form.JSON_RPC}
+"""The forms of groups (routes.py); the others have OAuth's."""
+_BROWSED = frozenset({"nowhere", "mcp", "by-grant"})
+"""Groups whose paths a person may have opened in a browser."""
+_RATES = {"nowhere": "metadata", "mcp": "metadata"}
+"""Where a group has the rate limit of another."""
 _STATUS = re.compile(r"40[0-9]|41[0-8]|42[1-689]|431|50[0-4]")
+_KEPT_TEXT = (
+    "the body is too large for a request without a session id: send the Mcp-Session-Id of the session, or at most "
+    f"{MAX_BYTES_KEPT} bytes"
+)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-@blueprint.route("/refusals/<status>", methods=_METHODS)
-def refuse(status: str) -> Response:
-    """Answer for a group of endpoints; without one, for a path that leads nowhere."""
+@blueprint.route("/refusals/<group>/<status>", methods=_METHODS)
+def refuse(group: str, status: str) -> Response:
+    """Answer for a group of endpoints (routes.py)."""
     if request.method == "OPTIONS":  # whatever was refused, web pages may read the answer
         return allow_any_origin(make_response("", 204, {"Allow": ", ".join(_METHODS)}))
-    group = request.args.get("for", "")
     code = int(status) if _STATUS.fullmatch(status) else 404
-    form = _FORMS.get(group) or (Form.PAGE if not group and accepts_page() else Form.OAUTH)
-    return respond(code, form=form, retry_after=_wait(group) if code == 429 else None)
+    form = Form.PAGE if group in _BROWSED and accepts_page() else _FORMS.get(group, Form.OAUTH)
+    text = _KEPT_TEXT if group == "by-grant" and code == 413 else None
+    return respond(code, form=form, retry_after=_wait(group) if code == 429 else None, text=text)
 
 
 def _wait(group: str) -> int:
     """Return how long to wait: until Traefik takes one request more, or as long as this service said itself there."""
-    rate = getattr(gateway().settings.limits.rates, group, None)
+    rate = getattr(gateway().settings.limits.rates, _RATES.get(group, group), None)
     seconds = math.ceil(rate.period / rate.average) if isinstance(rate, RateLimit) else 1
     try:
         return max(seconds, gateway().store.ephemeral.find_wait(f"{group} {client_address()}"))

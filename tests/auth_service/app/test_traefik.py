@@ -113,9 +113,13 @@ def test_a_legacy_request_without_a_session_id_is_shown_to_one_replica_after_ano
     replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
     http = configuration(resources={"time": {"url": "https://time.example.com/mcp", "replicas": replicas}})
     by_grant, of_a = http["routers"]["mcp-time.by-grant.first"], http["routers"]["mcp-time.a"]
-    assert (by_grant["priority"], by_grant["middlewares"]) == (of_a["priority"], of_a["middlewares"])
+    assert by_grant["priority"] == of_a["priority"]
+    # Traefik keeps such a request, and refuses one that is too large for that.
+    refusals = ["mcp.by-grant-refusals" if each == "mcp.refusals" else each for each in of_a["middlewares"]]
+    assert by_grant["middlewares"] == refusals
+    assert http["middlewares"]["mcp.by-grant-refusals"]["errors"]["status"] == ["413", "502", "504"]
     asked, service = [], by_grant["service"]
-    while "failover" in http["services"][service]:
+    while "errors" in http["services"][service].get("failover", {}):
         failover = http["services"][service]["failover"]
         assert failover["errors"]["status"] == ["421"]
         asked.append(failover["service"])
@@ -126,7 +130,7 @@ def test_a_legacy_request_without_a_session_id_is_shown_to_one_replica_after_ano
 def test_a_replica_that_answers_late_is_left_without_new_work_long_before_it_loses_its_sessions() -> None:
     replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}
     http = configuration(resources={"time": {"url": "https://time.example.com/mcp", "replicas": replicas}})
-    any_replica, of_a = (http["services"][name]["loadBalancer"] for name in ("mcp-time", "mcp-time.a.only"))
+    any_replica, of_a = (http["services"][name]["loadBalancer"] for name in ("mcp-time.any.live", "mcp-time.a.only"))
     assert [each["healthCheck"]["timeout"] for each in (any_replica, of_a)] == ["10s", "30s"]
     # A lost packet that asks for a connection is sent again after a second.
     assert http["serversTransports"][of_a["serversTransport"]]["forwardingTimeouts"]["dialTimeout"] == "2s"
@@ -170,7 +174,7 @@ def test_what_nothing_else_takes_leads_to_one_refusal_whatever_its_path() -> Non
     router = http["routers"]["mcp.not-found"]
     assert router["rule"] == "Host(`mcp.example.com`) || Host(`time.mcp.example.com`)"
     assert router["priority"] == 1  # below everything of the operator's
-    assert http["middlewares"]["mcp.not-found"] == {"replacePath": {"path": "/refusals/404"}}
+    assert http["middlewares"]["mcp.not-found"] == {"replacePath": {"path": "/refusals/nowhere/404"}}
     assert router["middlewares"][-1] == "mcp.not-found"
 
 
@@ -201,9 +205,23 @@ def test_rates_are_counted_by_the_address_that_can_be_believed() -> None:
 
 def test_the_pages_are_balanced_over_the_live_instances() -> None:
     instances = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
-    balancer = configuration(instances=instances)["services"]["mcp.auth-service"]["loadBalancer"]
-    assert balancer["servers"] == [{"url": url} for url in instances]
-    assert balancer["healthCheck"]["path"] == "/readyz"
+    services = configuration(instances=instances)["services"]
+    failover = services["mcp.auth-service"]["failover"]
+    ready, any_instance = (services[failover[each]]["loadBalancer"] for each in ("service", "fallback"))
+    assert ready["servers"] == any_instance["servers"] == [{"url": url} for url in instances]
+    assert ready["healthCheck"]["path"] == "/readyz"
+    assert "healthCheck" not in any_instance
+
+
+def test_a_server_without_a_live_replica_is_refused_by_a_service_that_has_none() -> None:
+    time = {"url": "https://time.example.com/mcp", "replicas": {"a": "http://10.0.0.1:9001/mcp"}}
+    http = configuration(resources={"time": time})
+    assert http["services"]["mcp-time"] == {"failover": {"service": "mcp-time.any.live", "fallback": "mcp.no-replica"}}
+    assert http["services"]["mcp.no-replica"]["loadBalancer"]["servers"] == []
+    # A bridge's own 503 says more: nothing else takes its place.
+    catching = [name for name, each in http["middlewares"].items() if "503" in each.get("errors", {}).get("status", [])]
+    assert catching == ["mcp.no-replica"]
+    assert all("mcp.no-replica" not in router["middlewares"] for router in http["routers"].values())
 
 
 def test_what_another_host_does_not_take_is_sent_again_and_nothing_else() -> None:
