@@ -25,11 +25,13 @@ _NEVER_PASSED = (
 class Options:
     """The command line, validated. Seconds and bytes.
 
-    `listen` is a host and a port, a path, or None where systemd hands over a socket. `replica` is empty or a name;
-    `open_files` is the soft limit that a server gets, whatever the bridge raises its own to.
+    `listen` is a host and a port, a path, or None where systemd hands over a socket. `replica` is empty or a name.
+    A server is started by its `command`, in `directory` and with the soft limit `open_files`, whatever the bridge
+    raises its own to; or by a connection to `server_socket`, and then `environment` comes on top of its unit's.
     """
 
     command: tuple[str, ...]
+    server_socket: Path | None
     listen: tuple[str, int] | Path | None
     replica: str
     isolation: Isolation
@@ -69,11 +71,18 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         if command or "unrecognized arguments" not in str(error):
             raise
         raise UsageError(f"{error} (the server's command goes after --)") from error
-    if not command:
-        raise UsageError("no server command: give it after --")
-    program = _find_program(command[0], environment, parsed.cwd)
+    if parsed.server_socket is None:
+        if not command:
+            raise UsageError("no server command: give it after --")
+        command[0] = _find_program(command[0], environment, parsed.cwd)
+        environment = _child_environment(environment, parsed.pass_env, parsed.env)
+    else:
+        if command or parsed.cwd is not None or parsed.pass_env:
+            raise UsageError("--server-socket: command, --cwd and --pass-env are for the server's unit to say")
+        environment = dict(parsed.env)
     return Options(
-        command=(program, *command[1:]),
+        command=tuple(command),
+        server_socket=parsed.server_socket,
         listen=parsed.listen,
         replica=parsed.replica or "",
         isolation=Isolation(parsed.isolation),
@@ -82,7 +91,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         identity_key=parsed.require_identity,
         allowed_origins=tuple(parsed.allow_origin),
         allowed_hosts=tuple(parsed.allow_host),
-        environment=_child_environment(environment, parsed.pass_env, parsed.env),
+        environment=environment,
         directory=parsed.cwd,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         server_era=parsed.server_era,

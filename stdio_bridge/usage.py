@@ -17,12 +17,13 @@ DescriptorName = NewType("DescriptorName", str)
 
 _USAGE = """\
 mcp-stdio-bridge [--listen ADDRESS] (--require-identity KEYFILE | --no-identity) [OPTION...]
-       -- COMMAND [ARGUMENT...]"""
+       (-- COMMAND [ARGUMENT...] | --server-socket PATH)"""
 
 _DESCRIPTION = """\
 Serve one unmodified stdio MCP server over Streamable HTTP, at /mcp.
 
-Everything after -- is the server's command and reaches it unchanged, without a shell.
+Everything after -- is the server's command and reaches it unchanged, without a shell. With --server-socket the server
+runs in systemd units instead, one for each of its processes.
 """
 
 _EPILOG = """\
@@ -200,6 +201,14 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="start so many processes side by side, others wait their turn (default: one per core)",
     )
+    add(
+        "--server-socket",
+        type=_path,
+        metavar="PATH",
+        help="start no process, but connect to this socket for each: systemd starts a unit for every connection "
+        "(Accept=yes, ListenSequentialPacket=), whose ExecStart= is python3 -I -S .../stdio_bridge/io/server_init.py "
+        "COMMAND",
+    )
     add("--env", action="append", default=[], type=_assignment, metavar="NAME=VALUE", help="set a variable; repeatable")
     add(
         "--pass-env",
@@ -267,6 +276,12 @@ def _address(text: str) -> tuple[str, int] | Path:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:/PATH")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _path(text: str) -> Path:
+    if not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no absolute path")
+    return Path(text)
 
 
 def _origin(text: str) -> str:

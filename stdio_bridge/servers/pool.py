@@ -6,10 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 
-from stdio_bridge.io.child_process import Exit, Limits, ServerProcess, SpawnError, Traffic
+from stdio_bridge.io.child_process import Child, Exit, Limits, ServerProcess, SpawnError, Traffic
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.io.log_handler import Allowance, LimitedLog
 from stdio_bridge.io.metrics import Registry
+from stdio_bridge.io.spawned_child import SpawnedChild
+from stdio_bridge.io.unit_child import UnitChild
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc, malformed
 from stdio_bridge.protocol.calls import CallTimeouts
@@ -113,14 +115,11 @@ class Server:
         try:
             self._process = ServerProcess(
                 servers.loop,
-                options.command,
-                environment=options.environment,
-                directory=options.directory,
+                servers.start_child,
                 limits=Limits(
                     max_line_bytes=options.max_message_bytes,
                     max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
                     stop_seconds=options.stop_timeout,
-                    open_files=options.open_files,
                 ),
                 traffic=servers.traffic,
                 allowance=servers.allowance,
@@ -314,6 +313,18 @@ class Servers:
         running = [s.occupant for s in self._servers if s.occupant is not None and not s.ending]
         self.make_room(running, user, bounds, "--max-sessions")
         return self._take(user, on_end, occupant)
+
+    def start_child(self) -> Child:
+        """Start a server process in the way that the options ask for. Raises SpawnError."""
+        options = self.options
+        if options.server_socket is not None:
+            return UnitChild(options.server_socket, environment=options.environment)
+        return SpawnedChild(
+            options.command,
+            environment=options.environment,
+            directory=options.directory,
+            open_files=options.open_files,
+        )
 
     def start_probe(self, on_end: Callable[[str], None]) -> Server:
         """Start a server for the bridge's own question, which counts to no limit and no gauge."""

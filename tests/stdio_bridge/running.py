@@ -28,16 +28,10 @@ class Bridge:
     """A bridge in front of a server, by its HTTP."""
 
     def __init__(self, *options: str, command: tuple[str, ...] = ECHO) -> None:
-        arguments = (
-            sys.executable,
-            "-m",
-            "stdio_bridge",
-            "--listen",
-            "127.0.0.1:0",
-            *options,
-            "--",
-            *command,
-        )
+        """An empty command is for options that say where the server is."""
+        arguments = [sys.executable, "-m", "stdio_bridge", "--listen", "127.0.0.1:0", *options]
+        if command:
+            arguments += ["--", *command]
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         self._lines: list[str] = []
         self._said = threading.Condition()

@@ -166,3 +166,23 @@ def test_an_address_is_read_as_clients_write_it(text: str, host: str) -> None:
 def test_what_no_client_sends_is_refused(option: str, text: str) -> None:
     with pytest.raises(UsageError, match=re.escape(option)):
         parse(option, text)
+
+
+def test_a_servers_socket_takes_the_place_of_its_command_and_gets_only_variables_that_are_named() -> None:
+    options = parse_options(["--no-identity", "--server-socket", "/run/server", "--env", "A=b"], ENVIRONMENT)
+    assert (options.command, options.server_socket, options.environment) == ((), Path("/run/server"), {"A": "b"})
+    assert parse().server_socket is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--server-socket", "run/server"),
+        ("--server-socket", "/run/server", "--", "true"),
+        ("--server-socket", "/run/server", "--cwd", "/"),
+        ("--server-socket", "/run/server", "--pass-env", "A"),
+    ],
+)
+def test_what_the_servers_unit_says_cannot_be_said_beside_its_socket(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--server-socket"):
+        parse_options(["--no-identity", *arguments], ENVIRONMENT)

@@ -1,0 +1,140 @@
+"""Pipes to and from a server process, as the event loop sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import IO
+
+from .event_loop import Loop
+
+_READ_BYTES = 256 * 1024
+_DRAIN_READS = 256
+
+
+class Pipe:
+    """One end of a pipe, as the loop sees it."""
+
+    accepting = False
+
+    def __init__(self, loop: Loop, stream: IO[bytes]) -> None:
+        self._loop = loop
+        self._stream = stream
+        self.fd = stream.fileno()
+        self.closed = False
+        os.set_blocking(self.fd, False)
+        loop[self.fd] = self
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None: ...
+
+    def handle_write_event(self) -> None: ...
+
+    def handle_close(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            del self._loop[self.fd]
+            self._stream.close()
+
+
+class Reader(Pipe):
+    """Reads a pipe into a function until its end, which is given as empty bytes."""
+
+    def __init__(self, loop: Loop, stream: IO[bytes], take: Callable[[bytes], None]) -> None:
+        super().__init__(loop, stream)
+        self._take = take
+
+    def readable(self) -> bool:
+        return True
+
+    def handle_read_event(self) -> None:
+        self._read_once()
+
+    def handle_close(self) -> None:
+        # A hang-up may come with more to read than one read takes.
+        self.drain()
+        self.close()
+
+    def drain(self) -> None:
+        """Read what is there now, within bounds: a descendant may have escaped the group and go on writing."""
+        for _ in range(_DRAIN_READS):
+            if not self._read_once():
+                return
+
+    def _read_once(self) -> bool:
+        if self.closed:
+            return False
+        try:
+            data = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        self._take(data)
+        return bool(data)
+
+
+class Writer(Pipe):
+    """Writes to a pipe without ever waiting. `unread` is called when nobody reads it any more."""
+
+    def __init__(self, loop: Loop, stream: IO[bytes], unread: Callable[[], None]) -> None:
+        super().__init__(loop, stream)
+        self._unread = unread
+        self._unsent = bytearray()
+        self._ending = False
+
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def readable(self) -> bool:
+        # There is never anything to read; but what is watched for that is told of when the other end is closed.
+        return True
+
+    def writable(self) -> bool:
+        return bool(self._unsent)
+
+    def handle_close(self) -> None:
+        self.close()
+        self._unread()
+
+    def write(self, data: bytes) -> None:
+        if self.closed or self._ending:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        self._unsent += data[self._write_some(data) :]
+        if self._unsent:
+            self._loop.touch(self.fd)
+
+    def end(self) -> None:
+        """Close once all is written."""
+        self._ending = True
+        if not self._unsent:
+            self.close()
+
+    def handle_write_event(self) -> None:
+        del self._unsent[: self._write_some(self._unsent)]
+        if self._ending and not self._unsent:
+            self.close()
+
+    def _write_some(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The reader is gone, which has an event of its own.
+            self._unsent.clear()
+            return len(data)

@@ -1,0 +1,183 @@
+"""The first process of a unit that runs one server process for the bridge.
+
+systemd starts it for each connection to the server's socket (`Accept=yes`). It gets the pipes that become the server's
+standard input, output and error, and variables of its environment, over that connection; starts the server; reaps what
+the server leaves behind; does what the bridge orders; and says how the server ended. When it ends, by itself or because
+the bridge has closed the connection, systemd ends whatever is left in the unit.
+
+Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, to start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+TERMINATE = b"terminate"
+KILL = b"kill"
+MAX_ENVIRONMENT_BYTES = 128 * 1024
+MAX_REPORT_BYTES = 4096
+PIPES = 3
+# How a report begins. What follows: text for people, the exit status as os.waitstatus_to_exitcode has it.
+FAILED = "failed "
+EXITED = "exited "
+# What may follow the exit status: a limit that the unit has met.
+OUT_OF_MEMORY = "memory"
+TOO_MANY_TASKS = "tasks"
+
+_CONNECTION_FD = 3  # sd_listen_fds(3)
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_CGROUPS = Path("/sys/fs/cgroup")
+# They speak of this process, not of the server.
+_NEVER_PASSED = (
+    "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
+    "MAINPID", "MANAGERPID", "NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
+)  # fmt: skip
+# Ignored here, by Python or by systemd; the server gets the defaults.
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+def pack(environment: Mapping[str, str]) -> bytes:
+    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError."""
+    packed = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items()) or b"\0"
+    if len(packed) > MAX_ENVIRONMENT_BYTES:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    return packed
+
+
+def main(command: list[str]) -> int:
+    """Run one server process. Returns the exit status, which is no concern of the server's."""
+    # The server has the same user: it must not get at the connection, nor change what this process does.
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        return 1
+    os.set_inheritable(_CONNECTION_FD, False)
+    with socket.socket(fileno=_CONNECTION_FD) as bridge:
+        packed, pipes, _, _ = socket.recv_fds(bridge, MAX_ENVIRONMENT_BYTES, PIPES)
+        if len(pipes) != PIPES:
+            return 0  # the bridge has given up
+        for pipe in pipes:
+            os.set_inheritable(pipe, False)
+        given = dict(each.split("=", 1) for each in os.fsdecode(packed).split("\0") if each)
+        own = {name: value for name, value in os.environ.items() if name not in _NEVER_PASSED}
+        children = _watch_children()
+        try:
+            server = os.posix_spawnp(
+                command[0],
+                command,
+                {**own, **given},
+                file_actions=[(os.POSIX_SPAWN_DUP2, pipe, number) for number, pipe in enumerate(pipes)],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_RESTORED,
+            )
+        except OSError as error:
+            _report(bridge, f"{FAILED}{command[0]}: {error.strerror}")
+            return 0
+        for pipe in pipes:
+            os.close(pipe)
+        status = _wait(bridge, children, server)
+        _kill(server)
+        if status is not None:
+            _report(bridge, " ".join([f"{EXITED}{status}", *find_limits_met(_find_cgroup())]))
+    return 0
+
+
+def find_limits_met(cgroup: Path) -> list[str]:
+    """Return which limits of its control group the unit has met, where the kernel counts that."""
+    counted = ((OUT_OF_MEMORY, "memory.events", "oom_kill"), (TOO_MANY_TASKS, "pids.events", "max"))
+    return [limit for limit, file, event in counted if _count(cgroup / file, event) > 0]
+
+
+def _count(file: Path, event: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in file.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == event:
+                return int(count)
+    return 0
+
+
+def _find_cgroup() -> Path:
+    # Of cgroup2, whose entry begins so whatever others there are.
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::/"):
+            return _CGROUPS / line.removeprefix("0::/")
+    return _CGROUPS
+
+
+def _watch_children() -> socket.socket:
+    """Return what is readable when a child has ended."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(os.dup(writer.fileno()))
+    writer.close()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    # systemd sends it to all processes of a unit that it stops: the server's answer to it is to be reported.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return reader
+
+
+def _wait(bridge: socket.socket, children: socket.socket, server: int) -> int | None:
+    """Do what the bridge orders until the server has ended. Returns its status, None where the bridge has gone."""
+    poll = select.poll()
+    poll.register(bridge, select.POLLIN)
+    poll.register(children, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if children.fileno() in ready:
+            children.recv(4096)
+            status = _reap(server)
+            if status is not None:
+                return status
+        if bridge.fileno() in ready:
+            match _receive(bridge):
+                case b"":
+                    return None
+                case orders if orders == TERMINATE:
+                    os.killpg(server, signal.SIGTERM)
+                case orders if orders == KILL:
+                    _kill(server)
+
+
+def _receive(bridge: socket.socket) -> bytes:
+    try:
+        return bridge.recv(64)
+    except ConnectionResetError:
+        return b""
+
+
+def _reap(server: int) -> int | None:
+    """Reap all that has ended: the server's orphans are this process' children. Returns the server's status."""
+    ended = None
+    with contextlib.suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            if child[0] == server:
+                ended = os.waitstatus_to_exitcode(child[1])
+    return ended
+
+
+def _kill(server: int) -> None:
+    # In a PID namespace of its own it sees no other processes but the unit's. Elsewhere, systemd looks for those that
+    # have left the group.
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpid() == 1:
+            os.kill(-1, signal.SIGKILL)
+        else:
+            os.killpg(server, signal.SIGKILL)
+
+
+def _report(bridge: socket.socket, report: str) -> None:
+    with contextlib.suppress(OSError):  # the bridge has gone
+        bridge.send(report.encode("utf-8", "replace")[:MAX_REPORT_BYTES])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
