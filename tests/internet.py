@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 
 PUBLIC_ADDRESS = "93.184.215.14"
 Answer = Callable[[ssl.SSLSocket, bytes], None]
@@ -129,9 +129,9 @@ class Internet:
         """The paths that were asked for, in order."""
         return [request.split(b" ", 2)[1].decode() for request in self.requests]
 
-    def fetcher(self, *, deadline: float = 5.0) -> PublicFetcher:
+    def fetcher(self, *, deadline: float = 5.0) -> SafeFetcher:
         """Return a fetcher that lives in this internet."""
-        return PublicFetcher(
+        return SafeFetcher(
             resolve=self.resolve, connect=self.connect, tls=self.authority.client_context(), deadline=deadline
         )
 

@@ -18,7 +18,7 @@ from a2wsgi import WSGIMiddleware
 from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.app.views.errors import REFUSAL
-from auth_service.backends.revocation_notices import RevocationPush
+from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.idp import provider_name
 from auth_service.keys.rotation import KeyRotation
 from auth_service.keys.tokens import SigningKeyError, SigningKeys
@@ -83,7 +83,7 @@ class Application:
         """
         self._has_routes = has_routes
         keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
-        self._push = RevocationPush(settings, credentials)
+        self._notices = RevocationNotices(settings, credentials)
         self._denials = Denials(Path(settings.state_directory))
         self._denials.prepare()
         store = Store(
@@ -93,7 +93,7 @@ class Application:
             unused_client_lifetime=settings.lifetimes.unused_client,
             limits=settings.limits,
             password=credentials.redis_password,
-            on_revoked=self._push,
+            on_revoked=self._notices,
         )
         self._keys = keys
         self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
@@ -200,7 +200,7 @@ class Application:
         await receive()
         await _end(tasks)
         await self._watch.close()
-        await asyncio.to_thread(self._push.close)
+        await asyncio.to_thread(self._notices.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _flush_every_second(self) -> None:

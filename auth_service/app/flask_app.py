@@ -15,9 +15,9 @@ from auth_service.keys.tokens import SigningKeys
 from auth_service.oauth.client_lookup import Clients
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
-from auth_service.oauth.safe_fetch import PublicFetcher, make_fetcher
+from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.oauth.server import AuthorizationServer
-from auth_service.oauth.user_access import Users
+from auth_service.oauth.user_access import UserAccess
 from auth_service.protocol.parameters import MAX_BODY_BYTES
 from auth_service.settings import Credentials, OpenIDConnect, Settings
 from auth_service.storage.store import Store
@@ -43,7 +43,7 @@ def create_app(
     store: Store,
     keys: SigningKeys,
     *,
-    fetcher: PublicFetcher | None = None,
+    fetcher: SafeFetcher | None = None,
     probe: DocumentProbe | None = None,
 ) -> Flask:
     """Build the WSGI application that serves everything public but the MCP endpoints themselves.
@@ -53,7 +53,7 @@ def create_app(
     fetcher = fetcher if fetcher is not None else make_fetcher(settings.client_documents)
     probe = probe if probe is not None else DocumentProbe(settings, store.connection, store.ephemeral, fetcher=fetcher)
     provider = BoundedProvider(_make_provider(settings, credentials))
-    users = Users(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
+    user_access = UserAccess(settings, store, provider, token_key=credentials.derive_key("upstream-token"))
     clients = Clients(
         store,
         documents=settings.client_documents,
@@ -63,7 +63,7 @@ def create_app(
         requester=client_address,
     )
     server = AuthorizationServer(
-        settings, store, keys, users, clients, refresh_key=credentials.derive_key("refresh-token")
+        settings, store, keys, user_access, clients, refresh_key=credentials.derive_key("refresh-token")
     )
     app = Flask(__name__, static_folder=None, template_folder="views/templates")
     app.response_class = ExactResponse
@@ -75,10 +75,10 @@ def create_app(
         keys=keys,
         provider=provider,
         probe=probe,
-        users=users,
+        user_access=user_access,
         server=server,
         introspection=Introspection(settings, credentials, server),
-        ticket_key=credentials.derive_key("ticket"),
+        form_token_key=credentials.derive_key("ticket"),
         upstream_key=credentials.derive_key("upstream-verifier"),
     )
     path = urlsplit(settings.issuer).path

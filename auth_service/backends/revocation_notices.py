@@ -26,7 +26,7 @@ CLOSE_SECONDS: Final = 5
 log = logging.getLogger(__name__)
 
 
-class RevocationPush:
+class RevocationNotices:
     """Posts to every backend of a grant's resource, in the background: revoking never waits for a backend.
 
     Each origin has a queue and a thread of its own, so a server that hangs delays only what is meant for itself.

@@ -37,9 +37,9 @@ def list_(operator: Operator, *, as_json: bool) -> None:
     Those known by a metadata document are listed as long as they have a grant.
     """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
-    registered = oldest_first(operator.inventory.clients(), lambda each: each.client.issued_at)
+    registered = oldest_first(operator.queries.clients(), lambda each: each.client.issued_at)
     found: Iterator[RegisteredClient | OtherClient]
-    found = itertools.chain(registered, operator.inventory.other_clients())
+    found = itertools.chain(registered, operator.queries.other_clients())
     print_records(map(_describe, found), columns, as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def delete(operator: Operator, *, client: str, as_json: bool) -> None:
 
 
 def _find(operator: Operator, client_id: str) -> dict[str, Any]:
-    found = operator.inventory.find_client(client_id)
+    found = operator.queries.find_client(client_id)
     if found is None:
         raise click.ClickException(f"{client_id}: no such client; `mcp-gatewayctl clients list` shows all")
     return _describe(found)

@@ -132,14 +132,14 @@ def stats(operator: Operator, *, as_json: bool) -> None:
     clients: set[str] = set()
     users: set[str] = set()
     used_today = 0
-    for each in operator.inventory.grants():
+    for each in operator.queries.grants():
         per_server[operator.resource_name(each.grant.resource)] += 1
         clients.add(each.grant.client_id)
         users.add(each.grant.sub)
         used_today += (each.last_used or each.grant.created_at) > since
     info = operator.reading_store.connection.info("memory")
     figures = {
-        "registered_clients": sum(1 for _ in operator.inventory.clients()),
+        "registered_clients": sum(1 for _ in operator.queries.clients()),
         "clients_with_grants": len(clients),
         "users": len(users),
         "grants": per_server.total(),

@@ -58,7 +58,7 @@ class Finding:
     """What to do; None if there is nothing to do."""
 
 
-class Trouble(Exception):
+class CheckFailed(Exception):
     """What is wrong, and what to do about it."""
 
     def __init__(self, text: str, advice: str, *, status: Status = Status.PROBLEM) -> None:
@@ -82,29 +82,29 @@ class Doctor:
 
     def examine(self) -> Iterator[Finding]:
         """Look at everything, from the inside out."""
-        yield self._find("redis", self._check_redis)
-        yield self._find("identity provider", self._check_identity_provider)
-        yield self._find("service", self._check_service)
-        yield self._find("router", self._check_issuer)
-        yield self._find("signing keys", self._check_keys)
-        yield self._find("internal endpoints", self._check_internal)
-        yield self._find("client documents", self._check_client_documents)
+        yield self._run("redis", self._check_redis)
+        yield self._run("identity provider", self._check_identity_provider)
+        yield self._run("service", self._check_service)
+        yield self._run("router", self._check_issuer)
+        yield self._run("signing keys", self._check_keys)
+        yield self._run("internal endpoints", self._check_internal)
+        yield self._run("client documents", self._check_client_documents)
         for host, port in sorted(self._tls_hosts()):
-            yield self._find(f"certificate {host}", partial(check_certificate, host, port))
+            yield self._run(f"certificate {host}", partial(check_certificate, host, port))
         keys = {name: derive_identity_key(self._credentials, name) for name in self._settings.resources}
         for result in health.check_each(self._settings, keys):
-            yield self._find(f"bridge {result.name}", partial(_check_bridge, result))
+            yield self._run(f"bridge {result.name}", partial(_check_bridge, result))
         for name, resource in self._settings.resources.items():
             url = resource.url
-            yield self._find(f"challenge {name}", partial(self._check_challenge, url))
-            yield self._find(f"metadata {name}", partial(self._check_metadata, url))
-            yield self._find(f"request {name}", partial(self._check_request, name, url))
+            yield self._run(f"challenge {name}", partial(self._check_challenge, url))
+            yield self._run(f"metadata {name}", partial(self._check_metadata, url))
+            yield self._run(f"request {name}", partial(self._check_request, name, url))
 
-    def _find(self, check: str, look: Callable[[], str]) -> Finding:
+    def _run(self, check: str, run: Callable[[], str]) -> Finding:
         try:
-            return Finding(check=check, status=Status.OK, text=look())
-        except Trouble as trouble:
-            return Finding(check=check, status=trouble.status, text=str(trouble), advice=trouble.advice)
+            return Finding(check=check, status=Status.OK, text=run())
+        except CheckFailed as failure:
+            return Finding(check=check, status=failure.status, text=str(failure), advice=failure.advice)
         except ServiceUnavailable as error:
             return Finding(
                 check=check, status=Status.PROBLEM, text=str(error), advice="See the finding of redis above."
@@ -119,7 +119,7 @@ class Doctor:
         try:
             info = connection.info()
         except redis.RedisError as error:
-            raise Trouble(
+            raise CheckFailed(
                 f"{self._settings.redis_url}: {error}",
                 "Nothing is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
                 "this user may use its socket.",
@@ -127,7 +127,7 @@ class Doctor:
         try:
             self._store.ephemeral.use_once(new_sid(), seconds=1)
         except WritesRefused as error:
-            raise Trouble(
+            raise CheckFailed(
                 f"takes no writes: {error.reason}",
                 "Nobody can log in or refresh a token; requests with a token pass, and `users revoke` and `grants "
                 "revoke` still put someone out. Free space on the disk, or memory, that Redis uses; it writes again by "
@@ -135,15 +135,15 @@ class Doctor:
             ) from error
         version = str(info["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
-            raise Trouble(f"version {version} is too old", "Install Redis 6.2 or newer.")
+            raise CheckFailed(f"version {version} is too old", "Install Redis 6.2 or newer.")
         if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
-            raise Trouble(
+            raise CheckFailed(
                 f"drops keys when its memory is full ({info['maxmemory_policy']})",
                 "Set maxmemory-policy to noeviction: an evicted grant is a user who has to log in again.",
                 status=Status.WARNING,
             )
         if not info.get("aof_enabled"):
-            raise Trouble(
+            raise CheckFailed(
                 "forgets everything when it stops",
                 "Set appendonly to yes, or every client has to register anew after a restart.",
                 status=Status.WARNING,
@@ -165,19 +165,19 @@ class Doctor:
             timeout=TIMEOUT_SECONDS,
         )
         if answer.status_code == 401:
-            raise Trouble(
+            raise CheckFailed(
                 "GitHub does not know this client id and secret",
                 "Compare identity_provider.client_id and the credential client-secret with the application's page.",
             )
         if answer.status_code >= 500:
-            raise Trouble(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
+            raise CheckFailed(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
         return f"{provider.api_url} answers, and takes the client's secret"
 
     def _check_openid(self, provider: OpenIDConnect) -> str:
         url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
         document = self._get_json(url)
         if document.get("issuer") != provider.issuer:
-            raise Trouble(
+            raise CheckFailed(
                 f"{url} is of issuer {document.get('issuer')}",
                 "Write identity_provider.issuer exactly as the provider does, its trailing slash included.",
             )
@@ -187,7 +187,9 @@ class Doctor:
         url = f"{self._settings.internal_url}/readyz"
         answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         if answer.status_code != 200:
-            raise Trouble(f"{url} answers {answer.status_code}", f"See its log: {LOG_COMMAND} --unit=mcp-auth-service")
+            raise CheckFailed(
+                f"{url} answers {answer.status_code}", f"See its log: {LOG_COMMAND} --unit=mcp-auth-service"
+            )
         return "answers, and hears from Redis"
 
     # Outside
@@ -197,7 +199,7 @@ class Doctor:
         url = self._metadata_url()
         found = self._get_json(url).get("issuer")
         if found != issuer:
-            raise Trouble(
+            raise CheckFailed(
                 f"{url} names the issuer {found}",
                 f"Something else answers there, or the service runs with other settings: clients insist on {issuer}.",
             )
@@ -210,7 +212,7 @@ class Doctor:
     def _check_keys(self) -> str:
         published = {key.get("kid") for key in self._get_json(f"{self._settings.issuer}/jwks").get("keys", [])}
         if missing := {key.kid for key in self._keys.all()} - published:
-            raise Trouble(
+            raise CheckFailed(
                 f"{', '.join(sorted(missing))} is not published",
                 "Another instance answers, with another master key or Redis: all need the same.",
             )
@@ -222,7 +224,7 @@ class Doctor:
             url = f"{parts.scheme}://{parts.netloc}{path}"
             status = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False).status_code
             if status not in {403, 404}:
-                raise Trouble(
+                raise CheckFailed(
                     f"{url} answers {status}: it is open to everyone",
                     "Route only what GET /routes of the service says, and nothing else, to it.",
                 )
@@ -234,14 +236,14 @@ class Doctor:
             return "are off: every client registers"
         fetcher = make_fetcher(documents)
         if problems := document_probe.find_problems(fetcher, document_probe.targets_of(documents)):
-            raise Trouble(
+            raise CheckFailed(
                 "; ".join(problems),
                 "Until they can be fetched, metadata does not offer them and clients register instead. This host needs "
                 "name resolution and outgoing https, or client_documents.proxy (clientDocuments.proxy).",
                 status=Status.WARNING,
             )
         if not self._get_json(self._metadata_url()).get("client_id_metadata_document_supported"):
-            raise Trouble(
+            raise CheckFailed(
                 "can be fetched from here, and the service does not offer them",
                 f"It tries again within {document_probe.MAX_RETRY_SECONDS // 60} minutes. If that does not help, it "
                 f"lacks what this user has: see its log: {LOG_COMMAND} --unit=mcp-auth-service",
@@ -263,12 +265,12 @@ class Doctor:
                 asked, json=health.INITIALIZE, headers=health.HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
             )
             if answer.is_redirect:
-                raise Trouble(
+                raise CheckFailed(
                     f"{asked} redirects to {answer.headers['Location']}",
                     "Clients do not follow it. Let a proxy in front of the gateway pass the URL on as it is.",
                 )
             if answer.status_code != 401:
-                raise Trouble(
+                raise CheckFailed(
                     f"{asked} answers {answer.status_code}, not 401",
                     "404: the router has no route for it, so see that it polls /routes, and that the host leads to it. "
                     "200: the server is open to everyone. 5xx: see the router's log.",
@@ -276,7 +278,7 @@ class Doctor:
             challenge = answer.headers.get("WWW-Authenticate", "")
             found = re.search(r'resource_metadata="([^"]*)"', challenge)
             if found is None or found[1] != protected_resource_url(url):
-                raise Trouble(
+                raise CheckFailed(
                     f"{asked} challenges with {challenge or 'nothing'}",
                     "Something between the gateway and the internet changes WWW-Authenticate, or answers in its place.",
                 )
@@ -288,7 +290,7 @@ class Doctor:
         expected = {"resource": url, "authorization_servers": [self._settings.issuer]}
         for member, value in expected.items():
             if document.get(member) != value:
-                raise Trouble(
+                raise CheckFailed(
                     f"{where}: {member} is {document.get(member)}, not {value}",
                     "Something else answers there, or the service runs with other settings.",
                 )
@@ -336,22 +338,22 @@ class Doctor:
             ending = {**headers, "Mcp-Session-Id": session}
             self._http.delete(url, headers=ending, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True).close()
         if answer.status_code == 401:
-            raise Trouble(
+            raise CheckFailed(
                 "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),
                 "The service behind the router has other settings, keys or clock than this host; its audit log names "
                 "the reason (verify.refused).",
             )
         if answer.status_code != 200:
-            raise Trouble(
+            raise CheckFailed(
                 f"the server answers {answer.status_code}",
-                f"The token is accepted; the server behind it is the trouble: systemctl status 'mcp-bridge-*', {url}.",
+                f"The token is accepted; the server behind it is the failure: systemctl status 'mcp-bridge-*', {url}.",
             )
         return "an authorized request is answered"
 
     def _get_json(self, url: str) -> dict[str, Any]:
         answer = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         if answer.status_code != 200:
-            raise Trouble(
+            raise CheckFailed(
                 f"{url} answers {answer.status_code}",
                 "The router has no route for it, or something else listens there: see that the host's name leads to "
                 "this gateway, and that Traefik polls /routes.",
@@ -359,15 +361,15 @@ class Doctor:
         try:
             document = answer.json()
         except requests.JSONDecodeError as error:
-            raise Trouble(f"{url} is not JSON", "Something else answers there.") from error
+            raise CheckFailed(f"{url} is not JSON", "Something else answers there.") from error
         if not isinstance(document, dict):
-            raise Trouble(f"{url} is no JSON object", "Something else answers there.")
+            raise CheckFailed(f"{url} is no JSON object", "Something else answers there.")
         return document
 
 
 def _check_bridge(result: health.Result) -> str:
     if result.problem is not None:
-        raise Trouble(
+        raise CheckFailed(
             f"{result.endpoint} {result.problem}",
             f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}; a server given by its URL has its own",
         )
@@ -375,7 +377,7 @@ def _check_bridge(result: health.Result) -> str:
 
 
 def check_certificate(host: str, port: int) -> str:
-    """Say how long a host's certificate is good for. Raises Trouble if that is not long."""
+    """Say how long a host's certificate is good for. Raises CheckFailed if that is not long."""
     context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE"))
     with (
         socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as connection,
@@ -384,7 +386,7 @@ def check_certificate(host: str, port: int) -> str:
         certificate = secured.getpeercert() or {}
     days = int((ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) // _DAY)
     if days < CERTIFICATE_WARNING_DAYS:
-        raise Trouble(
+        raise CheckFailed(
             f"ends in {days} days",
             "It should have been renewed by now: see Traefik's log for ACME errors.",
             status=Status.WARNING,

@@ -103,14 +103,14 @@ def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
 def _candidates(operator: Operator, *, user: str | None, client: str | None) -> Iterator[StoredGrant]:
     """Find at least the grants of a user and client, through an index where there is one."""
     if user is not None and is_user_id(user):
-        return operator.inventory.grants_of_user(user)
+        return operator.queries.grants_of_user(user)
     if client is not None:
-        return operator.inventory.grants_of_client(client)
-    return operator.inventory.grants()
+        return operator.queries.grants_of_client(client)
+    return operator.queries.grants()
 
 
 def _find(operator: Operator, sid: str) -> dict[str, Any]:
-    found = operator.inventory.find_grant(sid)
+    found = operator.queries.find_grant(sid)
     if found is None:
         raise _unknown(sid)
     return describe(operator, found)

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from auth_service.app.asgi import SIGNING_KEYS_DIRECTORY
-from auth_service.backends.revocation_notices import RevocationPush
+from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.keys.rotation import KeyRotation
 from auth_service.keys.tokens import SigningKeys
 from auth_service.ops import audit
@@ -30,7 +30,7 @@ from auth_service.settings import (
     load_settings,
 )
 from auth_service.storage.denials import Denials
-from auth_service.storage.queries import Inventory
+from auth_service.storage.queries import Queries
 from auth_service.storage.store import Grant, Store
 
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
@@ -76,9 +76,9 @@ class Operator:
     def store(self) -> Store:
         """Redis, with the bridges told of every grant that ends."""
         open_audit_log(self.settings.audit_socket)
-        push = RevocationPush(self.settings, self.credentials)
-        click.get_current_context().call_on_close(push.close)
-        return self._make_store(push)
+        notices = RevocationNotices(self.settings, self.credentials)
+        click.get_current_context().call_on_close(notices.close)
+        return self._make_store(notices)
 
     def _make_store(self, on_revoked: Callable[[Any], None]) -> Store:
         lifetimes = self.settings.lifetimes
@@ -91,9 +91,9 @@ class Operator:
         )
 
     @functools.cached_property
-    def inventory(self) -> Inventory:
+    def queries(self) -> Queries:
         """What there is."""
-        return Inventory(self.reading_store, grant_lifetime=self.settings.lifetimes.refresh_token)
+        return Queries(self.reading_store, grant_lifetime=self.settings.lifetimes.refresh_token)
 
     @functools.cached_property
     def signing_keys(self) -> SigningKeys:

@@ -35,7 +35,7 @@ def users() -> None:
 def list_(operator: Operator, *, as_json: bool) -> None:
     """List everyone who has a grant."""
     columns = {"user": "USER", "name": "NAME", "grants": "GRANTS", "servers": "SERVERS", "last_used": "LAST USED"}
-    found = oldest_first(operator.inventory.users(), lambda own: own[0].grant.created_at)
+    found = oldest_first(operator.queries.users(), lambda own: own[0].grant.created_at)
     print_records((_describe(operator, own) for own in found), columns, as_json=as_json)
 
 
@@ -85,7 +85,7 @@ def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
 
 def _find_by_name(operator: Operator, name: str) -> str:
     """Return the id of the user of that login name, or what can only be an id. Raises click errors."""
-    ids = {own[-1].grant.sub for own in operator.inventory.users() if own[-1].grant.name == name}
+    ids = {own[-1].grant.sub for own in operator.queries.users() if own[-1].grant.name == name}
     if len(ids) > 1:
         raise click.UsageError(f"{name}: that is the login name of several: {', '.join(sorted(ids))}")
     if not ids and ":" not in name:

@@ -18,7 +18,7 @@ from auth_service.storage.ephemeral import Document, Ephemeral
 from auth_service.storage.store import Store
 
 from .document_probe import DocumentProbe
-from .safe_fetch import DEADLINE_SECONDS, PublicFetcher
+from .safe_fetch import DEADLINE_SECONDS, SafeFetcher
 
 FETCHES_PER_MINUTE: Final = 30
 """From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
@@ -48,7 +48,7 @@ class Clients:
         *,
         documents: ClientDocuments,
         apps: Mapping[str, AppScheme],
-        fetcher: PublicFetcher,
+        fetcher: SafeFetcher,
         probe: DocumentProbe,
         requester: Callable[[], str],
     ) -> None:

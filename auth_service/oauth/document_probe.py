@@ -35,7 +35,7 @@ from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
 from auth_service.settings import MAX_PROBE_URLS, ClientDocuments, Settings
 from auth_service.storage.ephemeral import Ephemeral, denies_when_unavailable
 
-from .safe_fetch import DEADLINE_SECONDS, PublicFetcher
+from .safe_fetch import DEADLINE_SECONDS, SafeFetcher
 
 INTERVAL_SECONDS: Final = 600
 RETRY_SECONDS: Final = 20
@@ -77,7 +77,7 @@ def targets_of(documents: ClientDocuments) -> tuple[str, ...]:
     return chosen or tuple(f"https://{host}/" for host in allowed[:MAX_PROBE_URLS])
 
 
-def find_problems(fetcher: PublicFetcher, targets: Sequence[str]) -> tuple[str, ...]:
+def find_problems(fetcher: SafeFetcher, targets: Sequence[str]) -> tuple[str, ...]:
     """Fetch all of these at once; return a text for the operator on each that cannot be fetched."""
     if not targets:
         return ()
@@ -89,7 +89,7 @@ class DocumentProbe:
     """Probes for one instance, and knows what all of them have found."""
 
     def __init__(
-        self, settings: Settings, connection: redis.Redis, ephemeral: Ephemeral, *, fetcher: PublicFetcher
+        self, settings: Settings, connection: redis.Redis, ephemeral: Ephemeral, *, fetcher: SafeFetcher
     ) -> None:
         """Share a connection pool that decodes responses. `fetcher` goes the way that documents come."""
         self._documents = settings.client_documents
@@ -197,7 +197,7 @@ def _parse(value: str) -> _Finding | None:
         return None
 
 
-def _find_problem(fetcher: PublicFetcher, url: str) -> str | None:
+def _find_problem(fetcher: SafeFetcher, url: str) -> str | None:
     try:
         fetcher.fetch(url, headers={}, max_bytes=MAX_DOCUMENT_BYTES, admit=lambda _host, _addresses: None)
     except ClientDocumentError as error:

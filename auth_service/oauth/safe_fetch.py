@@ -62,7 +62,7 @@ def connect_tcp(address: str, port: int, timeout: float) -> socket.socket:
     return socket.create_connection((address, port), timeout=timeout)
 
 
-def make_fetcher(documents: ClientDocuments) -> PublicFetcher:
+def make_fetcher(documents: ClientDocuments) -> SafeFetcher:
     """Return what fetches by the settings.
 
     Where the proxy resolves names, it alone can keep a stranger's name from meaning an internal address: what still
@@ -70,14 +70,14 @@ def make_fetcher(documents: ClientDocuments) -> PublicFetcher:
     other side has proved the name by its certificate.
     """
     if documents.proxy is None:
-        return PublicFetcher()
+        return SafeFetcher()
     proxy = EgressProxy(documents.proxy)
     if documents.proxy_resolves_names:
-        return PublicFetcher(resolve=None, connect=proxy.connect)
-    return PublicFetcher(connect=proxy.connect)
+        return SafeFetcher(resolve=None, connect=proxy.connect)
+    return SafeFetcher(connect=proxy.connect)
 
 
-class PublicFetcher:
+class SafeFetcher:
     """Makes one GET request at a time per caller, of which only a few may be under way."""
 
     def __init__(

@@ -40,7 +40,7 @@ from auth_service.storage.store import Code, Grant, Redemption, Rotation, Store,
 from .client_authentication import ClientAuthenticator
 from .client_lookup import Clients
 from .document_pages import explain_document_error
-from .user_access import Users
+from .user_access import UserAccess
 
 _NOT_LISTED: Final = "the user may no longer use this resource"
 
@@ -114,7 +114,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         settings: Settings,
         store: Store,
         keys: SigningKeys,
-        users: Users,
+        user_access: UserAccess,
         clients: Clients,
         *,
         refresh_key: bytes,
@@ -124,7 +124,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.settings = settings
         self.store = store
         self.keys = keys
-        self.users = users
+        self.user_access = user_access
         self.clients = clients
         self.authenticator = ClientAuthenticator(clients, store.ephemeral, issuer=settings.issuer)
         self.refresh_key = refresh_key
@@ -400,7 +400,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         grant = server.store.find_grant(record.sid)
         if grant is None:
             raise OAuthError("invalid_grant", "the grant was revoked")
-        if not server.users.is_listed(grant):
+        if not server.user_access.is_listed(grant):
             server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
             raise OAuthError("invalid_grant", _NOT_LISTED)
         scope = " ".join(server.scopes_of(grant))
@@ -450,7 +450,7 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         if grant.needs_authentication and self.request.auth_method == "none":
             raise OAuthError("invalid_grant", "the client authenticated when its user approved it, and has to go on so")
         scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=server.scopes_of(grant)))
-        if not server.users.may_still_use(grant):
+        if not server.user_access.recheck_access(grant):
             server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
             raise OAuthError("invalid_grant", _NOT_LISTED)
         rotation, successor = server.store.rotate(grant, generation=presented.generation)

@@ -27,7 +27,7 @@ used twice.
 _WAIT_SECONDS: Final = 5
 
 
-class Users:
+class UserAccess:
     """Applies the allow-lists."""
 
     def __init__(self, settings: Settings, store: Store, provider: BoundedProvider, *, token_key: bytes) -> None:
@@ -77,7 +77,7 @@ class Users:
         kept = self._open(self._store.find_login(grant.sub))
         return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
 
-    def may_still_use(self, grant: Grant) -> bool:
+    def recheck_access(self, grant: Grant) -> bool:
         """Whether the user of a grant is still on the list, as the identity provider knows them now.
 
         Raises ServiceUnavailable if the provider cannot say.

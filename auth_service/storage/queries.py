@@ -87,7 +87,7 @@ class OtherClient:
     grants: int
 
 
-class Inventory:
+class Queries:
     """Reads what there is. Methods, and the iterators that they return, raise ServiceUnavailable without Redis."""
 
     def __init__(self, store: Store, *, grant_lifetime: int) -> None:

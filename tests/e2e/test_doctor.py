@@ -18,8 +18,8 @@ def test_a_healthy_gateway_has_no_problem(stack: RunningStack, capsys: pytest.Ca
     status = cli.main(["doctor", *options])
     found = json.loads(capsys.readouterr().out)
     # The echo server tells of requests, and speaks no MCP.
-    trouble = [finding for finding in found if finding["status"] != "ok" and not finding["check"].endswith(" echo")]
-    assert trouble == []
+    failure = [finding for finding in found if finding["status"] != "ok" and not finding["check"].endswith(" echo")]
+    assert failure == []
     assert status == int(any(finding["status"] == "problem" for finding in found))
     checks = {finding["check"] for finding in found}
     assert {"redis", "identity provider", "service", "router", "signing keys", "internal endpoints"} <= checks

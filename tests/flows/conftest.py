@@ -23,7 +23,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.app.flask_app import create_app
 from auth_service.keys.tokens import SigningKeys
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import ClientMetadata
@@ -84,7 +84,7 @@ class _Body:
 
 
 @dataclass
-class World:
+class OAuthTestClient:
     """The service, the stand-in GitHub, and one browser that talks to both."""
 
     settings: Settings
@@ -221,7 +221,7 @@ def parameters_of(response: TestResponse) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(response.location).query, strict_parsing=True))
 
 
-def ticket_of(page: TestResponse) -> str:
+def form_token_of(page: TestResponse) -> str:
     """Return the hidden field of the consent form."""
     match = re.search(r'name="ticket" value="([^"]+)"', page.text)
     assert match is not None
@@ -248,15 +248,15 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def fetcher() -> PublicFetcher | None:
+def fetcher() -> SafeFetcher | None:
     """What gets clients' documents; the real one unless a test has them."""
     return None
 
 
 @pytest.fixture
-def world(
-    settings: Settings, tmp_path: Path, fetcher: PublicFetcher | None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+def oauth(
+    settings: Settings, tmp_path: Path, fetcher: SafeFetcher | None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[OAuthTestClient]:
     """The service with the stand-in GitHub behind it."""
     stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
     adapter = _InProcess(github.create_app(stand_in))
@@ -269,7 +269,7 @@ def world(
         limits=settings.limits,
     )
     keys = SigningKeys(tmp_path / "keys", credentials)
-    yield World(
+    yield OAuthTestClient(
         settings,
         lambda settings: create_app(settings, credentials, store, keys, fetcher=fetcher),
         store,

@@ -22,12 +22,12 @@ from werkzeug.test import TestResponse
 
 from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
 from auth_service.oauth.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
 from tests.internet import Internet, internet, respond_json
 
-from .conftest import ISSUER, REDIRECT, VERIFIER, World
+from .conftest import ISSUER, REDIRECT, VERIFIER, OAuthTestClient
 
 HOST = "chatgpt.example.com"
 CLIENT = f"https://{HOST}/oauth/client.json"
@@ -66,7 +66,7 @@ def net(tmp_path: Path) -> Iterator[Internet]:
 
 
 @pytest.fixture
-def fetcher(net: Internet) -> PublicFetcher:
+def fetcher(net: Internet) -> SafeFetcher:
     return net.fetcher(deadline=2)
 
 
@@ -86,7 +86,7 @@ def assertion(
     return jwt.encode(present, key, algorithm=algorithm, headers={"kid": "1"} if headers is None else headers)
 
 
-def redeem(world: World, code: str, unverified_assertion: str, **changes: str) -> TestResponse:
+def redeem(oauth: OAuthTestClient, code: str, unverified_assertion: str, **changes: str) -> TestResponse:
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -94,16 +94,16 @@ def redeem(world: World, code: str, unverified_assertion: str, **changes: str) -
         "client_assertion_type": JWT_BEARER,
         "client_assertion": unverified_assertion,
     } | changes
-    return world.token(**form)
+    return oauth.token(**form)
 
 
 @pytest.mark.parametrize("audience", [ISSUER, f"{ISSUER}/token", [ISSUER]])
 @pytest.mark.parametrize("with_client_id", [True, False])
-def test_a_key_of_the_clients_key_set_proves_it(world: World, audience: Any, with_client_id: bool) -> None:
+def test_a_key_of_the_clients_key_set_proves_it(oauth: OAuthTestClient, audience: Any, with_client_id: bool) -> None:
     extra = {"client_id": CLIENT} if with_client_id else {}
-    response = redeem(world, world.obtain_code(CLIENT), assertion(aud=audience), **extra)
+    response = redeem(oauth, oauth.obtain_code(CLIENT), assertion(aud=audience), **extra)
     assert response.status_code == 200, response.text
-    refreshed = world.token(
+    refreshed = oauth.token(
         grant_type="refresh_token",
         refresh_token=response.get_json()["refresh_token"],
         client_assertion_type=JWT_BEARER,
@@ -112,18 +112,18 @@ def test_a_key_of_the_clients_key_set_proves_it(world: World, audience: Any, wit
     assert refreshed.status_code == 200
 
 
-def test_one_who_lists_none_as_well_may_use_either(world: World, net: Internet) -> None:
+def test_one_who_lists_none_as_well_may_use_either(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = respond_json(DOCUMENT)
-    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 200
-    assert world.redeem(CLIENT, world.obtain_code(CLIENT)).status_code == 200
+    assert redeem(oauth, oauth.obtain_code(CLIENT), assertion()).status_code == 200
+    assert oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).status_code == 200
 
 
-def test_one_who_does_not_list_none_must_prove_itself(world: World) -> None:
-    code = world.obtain_code(CLIENT)
-    response = world.redeem(CLIENT, code)
+def test_one_who_does_not_list_none_must_prove_itself(oauth: OAuthTestClient) -> None:
+    code = oauth.obtain_code(CLIENT)
+    response = oauth.redeem(CLIENT, code)
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
-    assert world.redeem(CLIENT, code, client_secret="x").status_code == 401
-    assert redeem(world, code, assertion()).status_code == 200
+    assert oauth.redeem(CLIENT, code, client_secret="x").status_code == 401
+    assert redeem(oauth, code, assertion()).status_code == 200
 
 
 def _hmac_with_public_key() -> str:
@@ -203,21 +203,21 @@ def _unsigned() -> str:
     ],
 )
 def test_an_assertion_that_is_wrong_in_any_way_is_refused_and_the_code_stays_good(
-    world: World, make: Callable[[], str]
+    oauth: OAuthTestClient, make: Callable[[], str]
 ) -> None:
-    code = world.obtain_code(CLIENT)
-    response = redeem(world, code, make())
+    code = oauth.obtain_code(CLIENT)
+    response = redeem(oauth, code, make())
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
-    assert redeem(world, code, assertion()).status_code == 200
+    assert redeem(oauth, code, assertion()).status_code == 200
 
 
 @pytest.mark.parametrize("ahead", [0, 30, 60])
 @pytest.mark.parametrize("lifetime", [60, 3600])
-def test_a_clients_clock_may_be_a_minute_ahead(world: World, ahead: int, lifetime: int) -> None:
+def test_a_clients_clock_may_be_a_minute_ahead(oauth: OAuthTestClient, ahead: int, lifetime: int) -> None:
     now = int(time.time()) + ahead
     proof = assertion(iat=now, nbf=now, exp=now + lifetime)
-    assert redeem(world, world.obtain_code(CLIENT), proof).status_code == 200
-    assert redeem(world, world.obtain_code(CLIENT), proof).status_code == 401  # good once
+    assert redeem(oauth, oauth.obtain_code(CLIENT), proof).status_code == 200
+    assert redeem(oauth, oauth.obtain_code(CLIENT), proof).status_code == 401  # good once
 
 
 @pytest.mark.parametrize(
@@ -228,45 +228,47 @@ def test_a_clients_clock_may_be_a_minute_ahead(world: World, ahead: int, lifetim
         {"client_id": "https://other.example.com/client.json"},
     ],
 )
-def test_an_assertion_of_another_type_or_for_another_client_is_refused(world: World, changes: dict[str, str]) -> None:
-    response = redeem(world, world.obtain_code(CLIENT), assertion(), **changes)
+def test_an_assertion_of_another_type_or_for_another_client_is_refused(
+    oauth: OAuthTestClient, changes: dict[str, str]
+) -> None:
+    response = redeem(oauth, oauth.obtain_code(CLIENT), assertion(), **changes)
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
 
 
-def test_two_proofs_at_once_are_refused(world: World) -> None:
-    response = redeem(world, world.obtain_code(CLIENT), assertion(), client_secret="x")
+def test_two_proofs_at_once_are_refused(oauth: OAuthTestClient) -> None:
+    response = redeem(oauth, oauth.obtain_code(CLIENT), assertion(), client_secret="x")
     assert (response.status_code, response.get_json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("ahead", [-1800, 0, 1800])
-def test_an_assertion_is_good_once_whatever_redis_clock_shows(world: World, ahead: int) -> None:
+def test_an_assertion_is_good_once_whatever_redis_clock_shows(oauth: OAuthTestClient, ahead: int) -> None:
     with time_machine.travel(time.time() + ahead):
         used = assertion()
-        assert redeem(world, world.obtain_code(CLIENT), used).status_code == 200
-        response = redeem(world, world.obtain_code(CLIENT), used)
+        assert redeem(oauth, oauth.obtain_code(CLIENT), used).status_code == 200
+        response = redeem(oauth, oauth.obtain_code(CLIENT), used)
         assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
 
 
 def test_an_assertion_is_remembered_until_it_is_over_by_the_clock_that_is_furthest_behind(
-    world: World, redis_server: RedisServer
+    oauth: OAuthTestClient, redis_server: RedisServer
 ) -> None:
-    assert redeem(world, "code", assertion(exp=int(time.time()) + 60)).get_json()["error"] == "invalid_grant"
+    assert redeem(oauth, "code", assertion(exp=int(time.time()) + 60)).get_json()["error"] == "invalid_grant"
     with redis_server.client() as connection:
         (used,) = connection.scan_iter("used:*")
         assert 60 + 2 * CLOCK_SKEW_SECONDS - 5 <= cast("int", connection.ttl(used)) <= 60 + 2 * CLOCK_SKEW_SECONDS + 1
 
 
-def test_a_rotated_key_is_found_and_the_old_one_is_refused(world: World, net: Internet) -> None:
-    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 200
+def test_a_rotated_key_is_found_and_the_old_one_is_refused(oauth: OAuthTestClient, net: Internet) -> None:
+    assert redeem(oauth, oauth.obtain_code(CLIENT), assertion()).status_code == 200
     net.pages[JWKS_PATH] = respond_json({"keys": [rsa_jwk(OTHER_RSA_KEY, "2")]})
     rotated = assertion(key=OTHER_RSA_KEY, headers={"kid": "2"})
-    assert redeem(world, world.obtain_code(CLIENT), rotated).status_code == 200
-    assert redeem(world, world.obtain_code(CLIENT), assertion()).status_code == 401
+    assert redeem(oauth, oauth.obtain_code(CLIENT), rotated).status_code == 200
+    assert redeem(oauth, oauth.obtain_code(CLIENT), assertion()).status_code == 401
 
 
-def test_unknown_keys_do_not_make_the_service_fetch_again_and_again(world: World, net: Internet) -> None:
+def test_unknown_keys_do_not_make_the_service_fetch_again_and_again(oauth: OAuthTestClient, net: Internet) -> None:
     for number in range(10):
-        assert redeem(world, "code", assertion(headers={"kid": f"unknown-{number}"})).status_code == 401
+        assert redeem(oauth, "code", assertion(headers={"kid": f"unknown-{number}"})).status_code == 401
     assert net.asked_for.count(JWKS_PATH) == 2
 
 
@@ -290,20 +292,22 @@ def test_unknown_keys_do_not_make_the_service_fetch_again_and_again(world: World
         [],
     ],
 )
-def test_a_key_set_that_is_weak_secret_or_ambiguous_proves_nothing(world: World, net: Internet, keys: Any) -> None:
+def test_a_key_set_that_is_weak_secret_or_ambiguous_proves_nothing(
+    oauth: OAuthTestClient, net: Internet, keys: Any
+) -> None:
     net.pages[JWKS_PATH] = respond_json(keys)
-    response = redeem(world, world.obtain_code(CLIENT), assertion())
+    response = redeem(oauth, oauth.obtain_code(CLIENT), assertion())
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
 
 
-def test_a_key_set_on_a_private_host_is_not_fetched(world: World, net: Internet) -> None:
+def test_a_key_set_on_a_private_host_is_not_fetched(oauth: OAuthTestClient, net: Internet) -> None:
     net.addresses["internal.example.com"] = ("10.0.0.1",)
     net.pages[PATH] = respond_json(KEYS_ONLY | {"jwks_uri": "https://internal.example.com/jwks"})
     connected = len(net.connected)
-    private = redeem(world, world.obtain_code(CLIENT), assertion())
+    private = redeem(oauth, oauth.obtain_code(CLIENT), assertion())
     assert len(net.connected) == connected + 1  # for the document alone
     del net.addresses["internal.example.com"]
-    unknown = redeem(world, world.obtain_code(CLIENT), assertion())
+    unknown = redeem(oauth, oauth.obtain_code(CLIENT), assertion())
     assert (private.status_code, private.get_json()) == (unknown.status_code, unknown.get_json())
     assert private.status_code == 503
 
@@ -315,25 +319,25 @@ class TestConfined:
     def settings(self, settings: Settings) -> Settings:
         return Settings.model_validate({**settings.model_dump(), "client_documents": {"allowed_hosts": [HOST]}})
 
-    def test_a_key_set_comes_from_no_other_host(self, world: World, net: Internet) -> None:
-        code = world.obtain_code(CLIENT)
+    def test_a_key_set_comes_from_no_other_host(self, oauth: OAuthTestClient, net: Internet) -> None:
+        code = oauth.obtain_code(CLIENT)
         elsewhere = "keys.example.com"
         net.pages[PATH] = respond_json(KEYS_ONLY | {"jwks_uri": f"https://{elsewhere}{JWKS_PATH}"})
-        world.store.ephemeral.drop_document(CLIENT)
-        response = redeem(world, code, assertion())
+        oauth.store.ephemeral.drop_document(CLIENT)
+        response = redeem(oauth, code, assertion())
         assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
         assert elsewhere not in net.resolved
         net.pages[PATH] = respond_json(KEYS_ONLY)
-        world.store.ephemeral.drop_document(CLIENT)
-        assert redeem(world, code, assertion()).status_code == 200
+        oauth.store.ephemeral.drop_document(CLIENT)
+        assert redeem(oauth, code, assertion()).status_code == 200
 
 
-def test_a_key_set_out_of_reach_is_no_refusal(world: World, net: Internet) -> None:
-    code = world.obtain_code(CLIENT)
+def test_a_key_set_out_of_reach_is_no_refusal(oauth: OAuthTestClient, net: Internet) -> None:
+    code = oauth.obtain_code(CLIENT)
     del net.addresses[HOST]
-    assert redeem(world, code, assertion()).status_code == 503
+    assert redeem(oauth, code, assertion()).status_code == 503
     net.addresses[HOST] = ("93.184.215.14",)
-    assert redeem(world, code, assertion()).status_code == 200
+    assert redeem(oauth, code, assertion()).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -345,16 +349,16 @@ def test_a_key_set_out_of_reach_is_no_refusal(world: World, net: Internet) -> No
     ],
 )
 def test_a_registered_client_proves_itself_with_keys_it_registered(
-    world: World, key: Any, algorithm: str, jwk: dict[str, Any]
+    oauth: OAuthTestClient, key: Any, algorithm: str, jwk: dict[str, Any]
 ) -> None:
-    registered = world.register(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk]})
+    registered = oauth.register(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk]})
     assert registered["jwks"] == {"keys": [jwk]}
     assert "client_secret" not in registered
     client_id = registered["client_id"]
-    code = world.obtain_code(client_id)
-    assert world.redeem(client_id, code).status_code == 401
+    code = oauth.obtain_code(client_id)
+    assert oauth.redeem(client_id, code).status_code == 401
     proof = assertion(client_id, key=key, algorithm=algorithm, headers={})
-    assert redeem(world, code, proof).status_code == 200
+    assert redeem(oauth, code, proof).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -371,8 +375,10 @@ def test_a_registered_client_proves_itself_with_keys_it_registered(
         {"jwks": {"keys": [rsa_jwk()]}, "token_endpoint_auth_signing_alg": "none"},
     ],
 )
-def test_a_registration_without_usable_keys_is_refused(world: World, net: Internet, changes: dict[str, Any]) -> None:
+def test_a_registration_without_usable_keys_is_refused(
+    oauth: OAuthTestClient, net: Internet, changes: dict[str, Any]
+) -> None:
     body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "private_key_jwt"} | changes
-    response = world.browser.post("/register", json=body, base_url=ISSUER)
+    response = oauth.browser.post("/register", json=body, base_url=ISSUER)
     assert (response.status_code, response.get_json()["error"]) == (400, "invalid_client_metadata")
     assert net.resolved == []

@@ -13,12 +13,12 @@ import pytest
 import time_machine
 
 from auth_service.oauth.client_lookup import MAX_WAITING
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
 from tests.internet import Answer, Internet, internet, respond, respond_json, silence
 
-from .conftest import ISSUER, REDIRECT, World, parameters_of
+from .conftest import ISSUER, REDIRECT, OAuthTestClient, parameters_of
 
 HOST = "client.example.com"
 CLIENT = f"https://{HOST}/oauth/client.json"
@@ -44,33 +44,33 @@ def net(tmp_path: Path) -> Iterator[Internet]:
 
 
 @pytest.fixture
-def fetcher(net: Internet) -> PublicFetcher:
+def fetcher(net: Internet) -> SafeFetcher:
     return net.fetcher(deadline=2)
 
 
-def log_in(world: World, client_id: str = CLIENT) -> dict[str, Any]:
-    code = world.obtain_code(client_id)
-    response = world.redeem(client_id, code)
+def log_in(oauth: OAuthTestClient, client_id: str = CLIENT) -> dict[str, Any]:
+    code = oauth.obtain_code(client_id)
+    response = oauth.redeem(client_id, code)
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.get_json()
     return body
 
 
-def refresh(world: World, issued: dict[str, Any]) -> Any:
-    return world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=issued["refresh_token"])
+def refresh(oauth: OAuthTestClient, issued: dict[str, Any]) -> Any:
+    return oauth.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=issued["refresh_token"])
 
 
-def test_a_client_logs_in_and_refreshes_with_nothing_but_its_document(world: World, net: Internet) -> None:
-    page = world.authorize(CLIENT)  # REDIRECT has a port, the document's URI has none
+def test_a_client_logs_in_and_refreshes_with_nothing_but_its_document(oauth: OAuthTestClient, net: Internet) -> None:
+    page = oauth.authorize(CLIENT)  # REDIRECT has a port, the document's URI has none
     assert "Claude Code" in page.text
     assert HOST in page.text
-    issued = log_in(world)
-    assert refresh(world, issued).status_code == 200
+    issued = log_in(oauth)
+    assert refresh(oauth, issued).status_code == 200
     assert net.asked_for == [PATH]  # once, and neither logo nor home page
 
 
-def test_a_redirect_uri_that_the_document_does_not_list_is_refused(world: World) -> None:
-    response = world.authorize(CLIENT, redirect_uri="https://evil.example/callback")
+def test_a_redirect_uri_that_the_document_does_not_list_is_refused(oauth: OAuthTestClient) -> None:
+    response = oauth.authorize(CLIENT, redirect_uri="https://evil.example/callback")
     assert response.status_code == 400
     assert response.location is None
 
@@ -110,11 +110,11 @@ def test_a_redirect_uri_that_the_document_does_not_list_is_refused(world: World)
         "https://client.example.com/" + "x" * 1024,
     ],
 )
-def test_a_url_in_any_other_form_is_not_even_resolved(world: World, net: Internet, client_id: str) -> None:
-    response = world.authorize(client_id)
+def test_a_url_in_any_other_form_is_not_even_resolved(oauth: OAuthTestClient, net: Internet, client_id: str) -> None:
+    response = oauth.authorize(client_id)
     assert response.status_code == 400
     assert response.location is None
-    response = world.redeem(client_id, "code")
+    response = oauth.redeem(client_id, "code")
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     assert net.resolved == []
 
@@ -164,16 +164,16 @@ def changed(**changes: Any) -> Answer:
     ],
 )
 def test_a_document_that_breaks_a_rule_is_refused_everywhere_and_forgotten(
-    world: World, net: Internet, answer: Answer
+    oauth: OAuthTestClient, net: Internet, answer: Answer
 ) -> None:
     net.pages[PATH] = answer
-    response = world.authorize(CLIENT)
+    response = oauth.authorize(CLIENT)
     assert (response.status_code, response.mimetype) == (400, "text/html")
     assert "Location" not in response.headers
-    response = world.redeem(CLIENT, "code")
+    response = oauth.redeem(CLIENT, "code")
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
     net.pages[PATH] = respond_json(DOCUMENT)
-    assert world.authorize(CLIENT).status_code == 200
+    assert oauth.authorize(CLIENT).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_a_document_that_breaks_a_rule_is_refused_everywhere_and_forgotten(
         {"token_endpoint_auth_signing_alg": "none"},
     ],
 )
-def test_members_of_no_use_are_ignored(world: World, net: Internet, changes: dict[str, Any]) -> None:
+def test_members_of_no_use_are_ignored(oauth: OAuthTestClient, net: Internet, changes: dict[str, Any]) -> None:
     net.pages[PATH] = changed(**changes)
-    assert world.redeem(CLIENT, world.obtain_code(CLIENT)).status_code == 200
+    assert oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).status_code == 200
     assert set(net.asked_for) == {PATH}
 
 
@@ -197,20 +197,22 @@ def test_members_of_no_use_are_ignored(world: World, net: Internet, changes: dic
     [(respond(b"", status="503 Busy"), 503), (respond(b"", status="404 Not Found"), 401)],
 )
 def test_a_document_that_is_only_out_of_reach_does_not_make_a_client_forget_its_login(
-    world: World, net: Internet, answer: Answer, status: int
+    oauth: OAuthTestClient, net: Internet, answer: Answer, status: int
 ) -> None:
-    issued = log_in(world)
+    issued = log_in(oauth)
     with time_machine.travel(time.time() + 600):
         net.pages[PATH] = answer
-        assert refresh(world, issued).status_code == status
-        assert world.authorize(CLIENT).status_code == 400
+        assert refresh(oauth, issued).status_code == status
+        assert oauth.authorize(CLIENT).status_code == 400
         net.pages[PATH] = respond_json(DOCUMENT)
-        assert refresh(world, issued).status_code == 200
+        assert refresh(oauth, issued).status_code == 200
 
 
-def test_a_host_with_a_private_address_is_refused_without_a_word_of_the_address(world: World, net: Internet) -> None:
+def test_a_host_with_a_private_address_is_refused_without_a_word_of_the_address(
+    oauth: OAuthTestClient, net: Internet
+) -> None:
     net.addresses[HOST] = ("10.11.12.13",)
-    response = world.authorize(CLIENT)
+    response = oauth.authorize(CLIENT)
     assert response.status_code == 400
     assert "10.11.12.13" not in response.text
     assert net.connected == []
@@ -235,62 +237,64 @@ def test_a_host_with_a_private_address_is_refused_without_a_word_of_the_address(
     ],
 )
 def test_a_document_is_believed_as_long_as_its_headers_say_and_a_day_at_most(
-    world: World, net: Internet, headers: dict[str, str], age: int, fetches: int
+    oauth: OAuthTestClient, net: Internet, headers: dict[str, str], age: int, fetches: int
 ) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, **headers)
     with time_machine.travel(1_900_000_000, tick=False) as clock:
-        assert world.authorize(CLIENT).status_code == 200
+        assert oauth.authorize(CLIENT).status_code == 200
         clock.shift(age)
-        assert world.authorize(CLIENT).status_code == 200
+        assert oauth.authorize(CLIENT).status_code == 200
     assert net.asked_for == [PATH] * fetches
 
 
-def test_a_stale_document_with_an_etag_is_asked_about_and_not_sent_again(world: World, net: Internet) -> None:
+def test_a_stale_document_with_an_etag_is_asked_about_and_not_sent_again(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, etag='"v1"', cache_control="max-age=60")
     with time_machine.travel(1_900_000_000, tick=False) as clock:
-        world.authorize(CLIENT)
+        oauth.authorize(CLIENT)
         clock.shift(61)
         net.pages[PATH] = respond(b"", status="304 Not Modified", content_length="", cache_control="max-age=60")
-        assert world.authorize(CLIENT).status_code == 200
+        assert oauth.authorize(CLIENT).status_code == 200
         assert b'If-None-Match: "v1"' in net.requests[1]
-        assert world.authorize(CLIENT).status_code == 200
+        assert oauth.authorize(CLIENT).status_code == 200
         clock.shift(61)
-        assert world.authorize(CLIENT).status_code == 200
+        assert oauth.authorize(CLIENT).status_code == 200
         assert b'If-None-Match: "v1"' in net.requests[2]
     assert len(net.requests) == 3
 
 
-def test_a_redirect_uri_that_the_document_has_dropped_gets_no_code_any_more(world: World, net: Internet) -> None:
+def test_a_redirect_uri_that_the_document_has_dropped_gets_no_code_any_more(
+    oauth: OAuthTestClient, net: Internet
+) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
-    approved = world.decide(world.authorize(CLIENT))
-    callback = world.log_in(approved)
+    approved = oauth.decide(oauth.authorize(CLIENT))
+    callback = oauth.log_in(approved)
     net.pages[PATH] = respond_json(DOCUMENT | {"redirect_uris": ["https://client.example.com/callback"]})
-    response = world.follow(callback)
+    response = oauth.follow(callback)
     assert response.status_code == 400
     assert response.location is None
 
 
-def test_a_code_is_void_once_its_redirect_uri_is_dropped(world: World, net: Internet) -> None:
+def test_a_code_is_void_once_its_redirect_uri_is_dropped(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
-    code = world.obtain_code(CLIENT)
+    code = oauth.obtain_code(CLIENT)
     net.pages[PATH] = respond_json(DOCUMENT | {"redirect_uris": ["https://client.example.com/callback"]})
-    assert world.redeem(CLIENT, code).get_json()["error"] == "invalid_grant"
+    assert oauth.redeem(CLIENT, code).get_json()["error"] == "invalid_grant"
 
 
-def test_one_address_can_make_the_service_fetch_so_often_and_no_more(world: World, net: Internet) -> None:
+def test_one_address_can_make_the_service_fetch_so_often_and_no_more(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
-    statuses = [world.authorize(CLIENT).status_code for _ in range(32)]
+    statuses = [oauth.authorize(CLIENT).status_code for _ in range(32)]
     assert statuses == [200] * 30 + [429] * 2
     assert len(net.requests) == 30
-    refused = world.authorize(CLIENT)
+    refused = oauth.authorize(CLIENT)
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
 
 
-def test_one_target_is_asked_so_often_and_no_more_whoever_wishes(world: World, net: Internet) -> None:
+def test_one_target_is_asked_so_often_and_no_more_whoever_wishes(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
 
     def authorize(number: int) -> int:
-        return world.browser.get(
+        return oauth.browser.get(
             "/authorize",
             query_string={"client_id": CLIENT},
             headers={"X-Real-Ip": f"198.51.100.{number}"},
@@ -301,9 +305,9 @@ def test_one_target_is_asked_so_often_and_no_more_whoever_wishes(world: World, n
     assert len(net.requests) == 30
 
 
-def use_up_what_the_host_may_be_asked(world: World) -> None:
+def use_up_what_the_host_may_be_asked(oauth: OAuthTestClient) -> None:
     def ask(number: int) -> int:
-        return world.browser.get(
+        return oauth.browser.get(
             "/authorize",
             query_string={"client_id": f"https://{HOST}/nothing/{number}"},
             headers={"X-Real-Ip": f"198.51.100.{number}"},
@@ -313,63 +317,63 @@ def use_up_what_the_host_may_be_asked(world: World) -> None:
     assert [ask(number) for number in range(31)][-1] == 429
 
 
-def test_no_stranger_uses_up_what_a_client_that_users_have_needs(world: World) -> None:
-    tokens = world.redeem(CLIENT, world.obtain_code(CLIENT)).get_json()
-    world.store.ephemeral.drop_document(CLIENT)
-    use_up_what_the_host_may_be_asked(world)
-    refreshed = world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
+def test_no_stranger_uses_up_what_a_client_that_users_have_needs(oauth: OAuthTestClient) -> None:
+    tokens = oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).get_json()
+    oauth.store.ephemeral.drop_document(CLIENT)
+    use_up_what_the_host_may_be_asked(oauth)
+    refreshed = oauth.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
     assert refreshed.status_code == 200
-    assert world.authorize(CLIENT).status_code == 200
+    assert oauth.authorize(CLIENT).status_code == 200
 
 
-def test_no_strangers_slow_server_holds_up_a_client_that_users_have(world: World, net: Internet) -> None:
-    tokens = world.redeem(CLIENT, world.obtain_code(CLIENT)).get_json()
-    world.store.ephemeral.drop_document(CLIENT)
+def test_no_strangers_slow_server_holds_up_a_client_that_users_have(oauth: OAuthTestClient, net: Internet) -> None:
+    tokens = oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).get_json()
+    oauth.store.ephemeral.drop_document(CLIENT)
     net.pages["/slow"] = silence()
     with ThreadPoolExecutor(MAX_WAITING + 4) as pool:
-        slow = [pool.submit(world.authorize, f"https://{HOST}/slow") for _ in range(MAX_WAITING + 4)]
+        slow = [pool.submit(oauth.authorize, f"https://{HOST}/slow") for _ in range(MAX_WAITING + 4)]
         assert "too many documents" in next(as_completed(slow)).result().text
-        refreshed = world.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
+        refreshed = oauth.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
         assert refreshed.status_code == 200
         net.close()
 
 
-def test_a_client_that_no_user_has_shares_what_its_host_may_be_asked(world: World) -> None:
-    use_up_what_the_host_may_be_asked(world)
-    assert world.authorize(CLIENT).status_code == 429
+def test_a_client_that_no_user_has_shares_what_its_host_may_be_asked(oauth: OAuthTestClient) -> None:
+    use_up_what_the_host_may_be_asked(oauth)
+    assert oauth.authorize(CLIENT).status_code == 429
 
 
 def test_a_client_that_users_have_is_fetched_within_a_bound_too(
-    world: World, net: Internet, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, net: Internet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("auth_service.oauth.client_lookup.KNOWN_FETCHES_PER_MINUTE", 3)
-    world.redeem(CLIENT, world.obtain_code(CLIENT))
+    oauth.redeem(CLIENT, oauth.obtain_code(CLIENT))
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
-    world.store.ephemeral.drop_document(CLIENT)
-    assert [world.authorize(CLIENT).status_code for _ in range(4)] == [200] * 3 + [429]
+    oauth.store.ephemeral.drop_document(CLIENT)
+    assert [oauth.authorize(CLIENT).status_code for _ in range(4)] == [200] * 3 + [429]
 
 
 def test_documents_do_not_pile_up(
-    world: World, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("auth_service.storage.ephemeral.MAX_DOCUMENTS", 5)
     for number in range(12):
         url = f"https://{HOST}/{number}"
         net.pages[f"/{number}"] = respond_json(DOCUMENT | {"client_id": url})
-        assert world.authorize(url).status_code == 200
+        assert oauth.authorize(url).status_code == 200
     with redis_server.client() as connection:
         assert len(list(connection.scan_iter("document:*"))) == 5
         assert connection.zcard("documents") == 5
         assert all(cast("int", connection.ttl(key)) > 0 for key in connection.scan_iter())
 
 
-def test_a_slow_document_holds_some_requests_and_never_all(world: World, net: Internet) -> None:
+def test_a_slow_document_holds_some_requests_and_never_all(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages[PATH] = silence()
     with ThreadPoolExecutor(MAX_WAITING + 4) as pool:
-        answers = [pool.submit(world.authorize, CLIENT) for _ in range(MAX_WAITING + 4)]
+        answers = [pool.submit(oauth.authorize, CLIENT) for _ in range(MAX_WAITING + 4)]
         first = next(as_completed(answers)).result()
         assert "too many documents" in first.text
-        assert world.authorize(world.register()["client_id"]).status_code == 200
+        assert oauth.authorize(oauth.register()["client_id"]).status_code == 200
         net.close()
     assert {answer.result().status_code for answer in answers} <= {400, 503}
 
@@ -383,8 +387,8 @@ class TestConfined:
             {**settings.model_dump(), "client_documents": {"allowed_hosts": ["other.example.com"]}}
         )
 
-    def test_a_host_that_is_not_named_is_not_even_resolved(self, world: World, net: Internet) -> None:
-        assert world.authorize(CLIENT).status_code == 400
+    def test_a_host_that_is_not_named_is_not_even_resolved(self, oauth: OAuthTestClient, net: Internet) -> None:
+        assert oauth.authorize(CLIENT).status_code == 400
         assert net.resolved == []
 
 
@@ -395,14 +399,14 @@ class TestDisabled:
     def settings(self, settings: Settings) -> Settings:
         return Settings.model_validate({**settings.model_dump(), "client_documents": {"enabled": False}})
 
-    def test_such_clients_are_unknown_and_the_metadata_says_so(self, world: World, net: Internet) -> None:
-        metadata = world.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
+    def test_such_clients_are_unknown_and_the_metadata_says_so(self, oauth: OAuthTestClient, net: Internet) -> None:
+        metadata = oauth.browser.get("/.well-known/oauth-authorization-server", base_url=ISSUER).get_json()
         assert metadata["client_id_metadata_document_supported"] is False
-        assert world.authorize(CLIENT).status_code == 400
-        assert world.redeem(CLIENT, "code").status_code == 401
+        assert oauth.authorize(CLIENT).status_code == 400
+        assert oauth.redeem(CLIENT, "code").status_code == 401
         assert net.resolved == []
 
 
-def test_declining_goes_back_to_the_client(world: World) -> None:
-    answer = parameters_of(world.decide(world.authorize(CLIENT, redirect_uri=REDIRECT), "deny"))
+def test_declining_goes_back_to_the_client(oauth: OAuthTestClient) -> None:
+    answer = parameters_of(oauth.decide(oauth.authorize(CLIENT, redirect_uri=REDIRECT), "deny"))
     assert answer["error"] == "access_denied"

@@ -16,57 +16,59 @@ from werkzeug.test import TestResponse
 
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, World, parameters_of, ticket_of
+from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, OAuthTestClient, form_token_of, parameters_of
 
 
-def test_a_registered_client_gets_a_token_for_the_one_resource_it_asked_for(world: World) -> None:
-    client_id = world.register()["client_id"]
-    page = world.authorize(client_id)
+def test_a_registered_client_gets_a_token_for_the_one_resource_it_asked_for(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    page = oauth.authorize(client_id)
     assert "Inspector" in page.text
-    answer = parameters_of(world.follow(world.log_in(world.decide(page))))
+    answer = parameters_of(oauth.follow(oauth.log_in(oauth.decide(page))))
     assert (answer["state"], answer["iss"]) == ("client-state", ISSUER)
-    response = world.redeem(client_id, answer["code"])
+    response = oauth.redeem(client_id, answer["code"])
     assert response.headers["Cache-Control"] == "no-store"
     claims = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
     assert (claims["aud"], claims["sub"], claims["name"]) == (RESOURCE, "github:583231", "octocat")
-    assert world.store.find_grant(claims["sid"]) is not None
+    assert oauth.store.find_grant(claims["sid"]) is not None
 
 
-def test_a_code_yields_one_token_to_a_hundred_who_redeem_it_at_once(world: World) -> None:
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
+def test_a_code_yields_one_token_to_a_hundred_who_redeem_it_at_once(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
     with ThreadPoolExecutor(100) as pool:
-        statuses = list(pool.map(lambda _: world.redeem(client_id, code).status_code, range(100)))
+        statuses = list(pool.map(lambda _: oauth.redeem(client_id, code).status_code, range(100)))
     assert statuses.count(200) == 1
     assert statuses.count(400) == 99
 
 
-def test_a_replayed_code_revokes_what_it_had_issued(world: World) -> None:
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
-    issued = world.redeem(client_id, code).get_json()
-    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
-    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+def test_a_replayed_code_revokes_what_it_had_issued(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
+    issued = oauth.redeem(client_id, code).get_json()
+    assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+    refreshed = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refreshed.get_json()["error"] == "invalid_grant"
 
 
-def test_a_replay_is_noticed_after_the_code_has_expired_and_an_expired_code_yields_nothing(world: World) -> None:
-    client_id = world.register()["client_id"]
-    stolen, unused = world.obtain_code(client_id), world.obtain_code(client_id)
-    sid = sid_of(world.redeem(client_id, stolen))
+def test_a_replay_is_noticed_after_the_code_has_expired_and_an_expired_code_yields_nothing(
+    oauth: OAuthTestClient,
+) -> None:
+    client_id = oauth.register()["client_id"]
+    stolen, unused = oauth.obtain_code(client_id), oauth.obtain_code(client_id)
+    sid = sid_of(oauth.redeem(client_id, stolen))
     with time_machine.travel(time.time() + 61):
-        assert world.redeem(client_id, stolen, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
-        assert world.store.find_grant(sid) is not None
+        assert oauth.redeem(client_id, stolen, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+        assert oauth.store.find_grant(sid) is not None
         for code in (unused, stolen):
-            assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
-    assert world.store.find_grant(sid) is None
+            assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+    assert oauth.store.find_grant(sid) is None
 
 
-def test_a_resource_with_a_query_is_the_one_that_the_url_reaches(world: World) -> None:
-    client_id = world.register()["client_id"]
+def test_a_resource_with_a_query_is_the_one_that_the_url_reaches(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
     pasted = f"{RESOURCE}?profile=work&utm_source=docs"
-    code = world.obtain_code(client_id, resource=pasted)
-    answer = world.redeem(client_id, code, resource=f"{RESOURCE}/?profile=home")
+    code = oauth.obtain_code(client_id, resource=pasted)
+    answer = oauth.redeem(client_id, code, resource=f"{RESOURCE}/?profile=home")
     assert answer.status_code == 200, answer.text
     claims = jwt.decode(answer.get_json()["access_token"], options={"verify_signature": False})
     assert claims["aud"] == RESOURCE
@@ -77,19 +79,19 @@ def sid_of(response: TestResponse) -> str:
     return str(claims["sid"])
 
 
-def test_one_without_the_verifier_can_neither_redeem_nor_spoil_a_code(world: World) -> None:
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
-    assert world.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
-    assert world.redeem(client_id, code).status_code == 200
-    assert world.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
-    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+def test_one_without_the_verifier_can_neither_redeem_nor_spoil_a_code(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
+    assert oauth.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+    assert oauth.redeem(client_id, code).status_code == 200
+    assert oauth.redeem(client_id, code, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
+    assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_grant"
 
 
-def test_another_client_can_not_redeem_a_code(world: World) -> None:
-    code = world.obtain_code(world.register()["client_id"])
-    other = world.register()["client_id"]
-    assert world.redeem(other, code).get_json()["error"] == "invalid_grant"
+def test_another_client_can_not_redeem_a_code(oauth: OAuthTestClient) -> None:
+    code = oauth.obtain_code(oauth.register()["client_id"])
+    other = oauth.register()["client_id"]
+    assert oauth.redeem(other, code).get_json()["error"] == "invalid_grant"
 
 
 BAD_REQUESTS = [
@@ -109,10 +111,10 @@ BAD_REQUESTS = [
     "scope", ["openid profile email offline_access", "offline_access", "openid mcp offline_access", "mcp admin"]
 )
 def test_scopes_that_mean_nothing_here_are_ignored_and_the_answer_says_what_was_granted(
-    world: World, scope: str
+    oauth: OAuthTestClient, scope: str
 ) -> None:
-    client_id = world.register()["client_id"]
-    answer = world.redeem(client_id, world.obtain_code(client_id, scope=scope), scope=scope)
+    client_id = oauth.register()["client_id"]
+    answer = oauth.redeem(client_id, oauth.obtain_code(client_id, scope=scope), scope=scope)
     assert (answer.status_code, answer.get_json()["scope"]) == (200, "mcp")
 
 
@@ -127,11 +129,11 @@ def test_scopes_that_mean_nothing_here_are_ignored_and_the_answer_says_what_was_
     ],
 )
 def test_a_bad_request_leads_nowhere_before_the_user_has_decided_anything(
-    world: World, redirect_uri: str, place: str, change: dict[str, str | None]
+    oauth: OAuthTestClient, redirect_uri: str, place: str, change: dict[str, str | None]
 ) -> None:
     """Anyone can register an address, and would have a link that begins with this gateway's name and leads there."""
-    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    page = world.authorize(client_id, redirect_uri=redirect_uri, **change)
+    client_id = oauth.register(redirect_uris=[redirect_uri])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=redirect_uri, **change)
     assert page.status_code == 400
     assert not {"Location", "Refresh"} & set(page.headers.keys())
     assert "http-equiv" not in page.text
@@ -145,48 +147,48 @@ def test_a_bad_request_leads_nowhere_before_the_user_has_decided_anything(
 
 @pytest.mark.parametrize("prompt", ["none", "login", "consent", "select_account"])
 @pytest.mark.parametrize("redirect_uri", [REDIRECT, "https://evil.example/callback", "com.example.app:/callback"])
-def test_no_prompt_makes_the_page_go_away(world: World, redirect_uri: str, prompt: str) -> None:
-    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    page = world.authorize(client_id, redirect_uri=redirect_uri, prompt=prompt)
+def test_no_prompt_makes_the_page_go_away(oauth: OAuthTestClient, redirect_uri: str, prompt: str) -> None:
+    client_id = oauth.register(redirect_uris=[redirect_uri])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=redirect_uri, prompt=prompt)
     assert page.status_code == 200
     assert page.location is None
-    assert parameters_of(world.decide(page, "deny"))["error"] == "access_denied"
+    assert parameters_of(oauth.decide(page, "deny"))["error"] == "access_denied"
 
 
 @pytest.mark.parametrize("decision", ["approve", "deny"])
-def test_a_form_that_was_made_for_another_browser_leads_nowhere(world: World, decision: str) -> None:
-    page = world.authorize(world.register()["client_id"], resource="https://fetch.example.com/mcp")
-    world.reload(resources={"fetch": None})  # so that the request is in error by now
-    for browser, statuses in ((world.new_browser(), {400}), (world.browser, {303})):
+def test_a_form_that_was_made_for_another_browser_leads_nowhere(oauth: OAuthTestClient, decision: str) -> None:
+    page = oauth.authorize(oauth.register()["client_id"], resource="https://fetch.example.com/mcp")
+    oauth.reload(resources={"fetch": None})  # so that the request is in error by now
+    for browser, statuses in ((oauth.new_browser(), {400}), (oauth.browser, {303})):
         fields = Form(page.text).fields | {"decision": decision}
         answer = browser.post("/consent", data=fields, base_url=ISSUER)
         assert answer.status_code in statuses
         assert (answer.location is None) is (400 in statuses)
 
 
-def test_what_could_once_be_registered_and_is_no_callback_leads_nowhere(world: World) -> None:
-    registered = world.register()
-    client = world.store.find_client(registered["client_id"])
+def test_what_could_once_be_registered_and_is_no_callback_leads_nowhere(oauth: OAuthTestClient) -> None:
+    registered = oauth.register()
+    client = oauth.store.find_client(registered["client_id"])
     assert client is not None
     deep_link = "vscode://vscode.git/clone"
     metadata = client.metadata.model_copy(update={"redirect_uris": (deep_link,)})
-    world.store.update_client(dataclasses.replace(client, metadata=metadata))
-    page = world.authorize(client.client_id, redirect_uri=deep_link)
+    oauth.store.update_client(dataclasses.replace(client, metadata=metadata))
+    page = oauth.authorize(client.client_id, redirect_uri=deep_link)
     assert page.status_code == 400
     assert page.location is None
     assert "where none may go" in page.text
     assert f'href="{deep_link}' not in page.text
 
 
-def test_a_website_gets_the_users_answer_at_once(world: World) -> None:
+def test_a_website_gets_the_users_answer_at_once(oauth: OAuthTestClient) -> None:
     website = "https://client.example.com/callback"
-    client_id = world.register(redirect_uris=[website])["client_id"]
-    declined = world.decide(world.authorize(client_id, redirect_uri=website), "deny")
+    client_id = oauth.register(redirect_uris=[website])["client_id"]
+    declined = oauth.decide(oauth.authorize(client_id, redirect_uri=website), "deny")
     assert parameters_of(declined)["error"] == "access_denied"
-    approved = world.decide(world.authorize(client_id, redirect_uri=website))
-    assert "code" in parameters_of(world.follow(world.log_in(approved)))
-    refused = world.log_in(world.decide(world.authorize(client_id, redirect_uri=website)), "")
-    assert parameters_of(world.follow(refused))["error"] == "access_denied"
+    approved = oauth.decide(oauth.authorize(client_id, redirect_uri=website))
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(approved)))
+    refused = oauth.log_in(oauth.decide(oauth.authorize(client_id, redirect_uri=website)), "")
+    assert parameters_of(oauth.follow(refused))["error"] == "access_denied"
 
 
 @pytest.mark.parametrize(
@@ -198,67 +200,67 @@ def test_a_website_gets_the_users_answer_at_once(world: World) -> None:
         "javascript:1",
     ],
 )
-def test_nothing_is_redirected_to_an_address_that_is_not_registered(world: World, redirect_uri: str) -> None:
-    response = world.authorize(world.register()["client_id"], redirect_uri=redirect_uri)
+def test_nothing_is_redirected_to_an_address_that_is_not_registered(oauth: OAuthTestClient, redirect_uri: str) -> None:
+    response = oauth.authorize(oauth.register()["client_id"], redirect_uri=redirect_uri)
     assert response.status_code == 400
     assert response.location is None
 
 
-def test_a_loopback_redirect_may_come_back_on_another_port(world: World) -> None:
-    page = world.authorize(world.register()["client_id"], redirect_uri=REDIRECT.replace("33418", "50000"))
+def test_a_loopback_redirect_may_come_back_on_another_port(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize(oauth.register()["client_id"], redirect_uri=REDIRECT.replace("33418", "50000"))
     assert page.status_code == 200
 
 
-def test_an_unknown_client_gets_a_page_at_authorize_and_401_at_token(world: World) -> None:
-    assert world.authorize("mcp_gone").status_code == 400
-    response = world.redeem("mcp_gone", "code")
+def test_an_unknown_client_gets_a_page_at_authorize_and_401_at_token(oauth: OAuthTestClient) -> None:
+    assert oauth.authorize("mcp_gone").status_code == 400
+    response = oauth.redeem("mcp_gone", "code")
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
 
 
-def test_a_user_who_is_on_no_list_gets_no_code(world: World) -> None:
-    approved = world.decide(world.authorize(world.register()["client_id"]))
-    response = world.follow(world.log_in(approved, "stranger"))
+def test_a_user_who_is_on_no_list_gets_no_code(oauth: OAuthTestClient) -> None:
+    approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+    response = oauth.follow(oauth.log_in(approved, "stranger"))
     assert response.status_code == 403
     assert response.location is None
 
 
-def test_a_login_belongs_to_the_browser_that_approved_it(world: World) -> None:
-    approved = world.decide(world.authorize(world.register()["client_id"]))
-    callback = world.log_in(approved)
-    world.browser = world.new_browser()
-    assert world.follow(callback).status_code == 400
+def test_a_login_belongs_to_the_browser_that_approved_it(oauth: OAuthTestClient) -> None:
+    approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+    callback = oauth.log_in(approved)
+    oauth.browser = oauth.new_browser()
+    assert oauth.follow(callback).status_code == 400
 
 
-def test_a_consent_form_is_good_in_the_browser_it_was_made_for_only(world: World) -> None:
-    page = world.authorize(world.register()["client_id"])
-    world.browser = world.new_browser()
-    assert world.decide(page).status_code == 400
+def test_a_consent_form_is_good_in_the_browser_it_was_made_for_only(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize(oauth.register()["client_id"])
+    oauth.browser = oauth.new_browser()
+    assert oauth.decide(page).status_code == 400
 
 
-def test_a_consent_form_sent_by_another_site_is_refused(world: World) -> None:
-    page = world.authorize(world.register()["client_id"])
-    response = world.browser.post(
+def test_a_consent_form_sent_by_another_site_is_refused(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize(oauth.register()["client_id"])
+    response = oauth.browser.post(
         "/consent",
-        data={"ticket": ticket_of(page), "decision": "approve"},
+        data={"ticket": form_token_of(page), "decision": "approve"},
         headers={"Sec-Fetch-Site": "cross-site"},
         base_url=ISSUER,
     )
     assert response.status_code == 400
 
 
-def test_declining_tells_the_client(world: World) -> None:
-    answer = parameters_of(world.decide(world.authorize(world.register()["client_id"]), "deny"))
+def test_declining_tells_the_client(oauth: OAuthTestClient) -> None:
+    answer = parameters_of(oauth.decide(oauth.authorize(oauth.register()["client_id"]), "deny"))
     assert answer["error"] == "access_denied"
 
 
-def test_a_hostile_client_name_is_text_on_the_page(world: World) -> None:
-    page = world.authorize(world.register(client_name="<script>alert(1)</script>")["client_id"])
+def test_a_hostile_client_name_is_text_on_the_page(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize(oauth.register(client_name="<script>alert(1)</script>")["client_id"])
     assert "<script>" not in page.text
     assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
 
 
-def test_an_unknown_client_gets_told_what_to_do_in_each_application(world: World) -> None:
-    page = world.authorize("mcp_gone").text
+def test_an_unknown_client_gets_told_what_to_do_in_each_application(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize("mcp_gone").text
     assert "is not known here" in page
     for application in ("Claude", "Claude Code", "ChatGPT", "Cursor", "VS Code", "mcp-remote", "MCP Inspector"):
         assert f"<dt>{application}</dt>" in page
@@ -276,9 +278,9 @@ def test_an_unknown_client_gets_told_what_to_do_in_each_application(world: World
         ("https://app.example.org:8443/x", ['<strong class="address">app.example.org:8443</strong>']),
     ],
 )
-def test_the_page_says_where_access_goes(world: World, redirect_uri: str, words: list[str]) -> None:
-    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    page = world.authorize(client_id, redirect_uri=redirect_uri)
+def test_the_page_says_where_access_goes(oauth: OAuthTestClient, redirect_uri: str, words: list[str]) -> None:
+    client_id = oauth.register(redirect_uris=[redirect_uri])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=redirect_uri)
     assert all(each in page.text for each in words)
 
 
@@ -296,10 +298,10 @@ ONWARD = {"https:", "http://localhost:*", "http://127.0.0.1:*", "cursor:", "vsco
     ],
 )
 def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
-    world: World, redirect_uri: str, allowed: str, onward: set[str]
+    oauth: OAuthTestClient, redirect_uri: str, allowed: str, onward: set[str]
 ) -> None:
-    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    policy = world.authorize(client_id, redirect_uri=redirect_uri).headers["Content-Security-Policy"]
+    client_id = oauth.register(redirect_uris=[redirect_uri])["client_id"]
+    policy = oauth.authorize(client_id, redirect_uri=redirect_uri).headers["Content-Security-Policy"]
     sources = set(policy.partition("form-action ")[2].split(" "))
     assert {"'self'", GITHUB, allowed} | onward <= sources
     assert not {"*", "data:", "javascript:"} & sources
@@ -316,9 +318,9 @@ def test_the_policy_of_the_page_lets_the_answer_through_and_on_from_the_client(
         "https://client.example.com/?z=[1]",
     ],
 )
-def test_the_answer_reaches_the_very_uri_that_was_registered(world: World, redirect_uri: str) -> None:
-    client_id = world.register(redirect_uris=[redirect_uri])["client_id"]
-    page = world.authorize(client_id, redirect_uri=redirect_uri)
+def test_the_answer_reaches_the_very_uri_that_was_registered(oauth: OAuthTestClient, redirect_uri: str) -> None:
+    client_id = oauth.register(redirect_uris=[redirect_uri])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=redirect_uri)
     joint = "&" if "?" in redirect_uri else "?"
-    assert world.follow(world.log_in(world.decide(page))).location.startswith(f"{redirect_uri}{joint}code=")
-    assert world.decide(page, "deny").location.startswith(f"{redirect_uri}{joint}error=access_denied")
+    assert oauth.follow(oauth.log_in(oauth.decide(page))).location.startswith(f"{redirect_uri}{joint}code=")
+    assert oauth.decide(page, "deny").location.startswith(f"{redirect_uri}{joint}error=access_denied")

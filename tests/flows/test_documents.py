@@ -19,23 +19,23 @@ from auth_service.settings import Credentials, Settings
 from auth_service.storage.denials import Denials
 from tests.schemas import check
 
-from .conftest import ISSUER, REDIRECT, VERIFIER, World
+from .conftest import ISSUER, REDIRECT, VERIFIER, OAuthTestClient
 
 AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION = "/.well-known/openid-configuration"
 JWK = {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True), "kid": "1"}
 
 
-def get(world: World, path: str, base_url: str = ISSUER) -> Any:
-    answer = world.browser.get(path, base_url=base_url)
+def get(oauth: OAuthTestClient, path: str, base_url: str = ISSUER) -> Any:
+    answer = oauth.browser.get(path, base_url=base_url)
     assert (answer.status_code, answer.mimetype) == (200, "application/json"), answer.text
     return answer.get_json()
 
 
-def test_server_metadata_is_that_of_oauth_and_of_openid_connect(world: World) -> None:
+def test_server_metadata_is_that_of_oauth_and_of_openid_connect(oauth: OAuthTestClient) -> None:
     for host in (ISSUER, "https://time.example.com"):
         for path in (AUTHORIZATION_SERVER, OPENID_CONFIGURATION):
-            document = get(world, path, host)
+            document = get(oauth, path, host)
             check(document, "authorization_server_metadata")
             check(document, "openid_provider_metadata")
 
@@ -53,32 +53,34 @@ class TestWithAPath:
 
     @pytest.mark.parametrize("known", [AUTHORIZATION_SERVER, OPENID_CONFIGURATION])
     @pytest.mark.parametrize("form", ["{}", "{}/gateway", "/gateway{}"])
-    def test_every_form_of_the_path_leads_to_valid_metadata(self, world: World, known: str, form: str) -> None:
-        document = get(world, form.replace("{}", known))
+    def test_every_form_of_the_path_leads_to_valid_metadata(
+        self, oauth: OAuthTestClient, known: str, form: str
+    ) -> None:
+        document = get(oauth, form.replace("{}", known))
         check(document, "authorization_server_metadata")
         check(document, "openid_provider_metadata")
         assert document["issuer"] == f"{ISSUER}/gateway"
 
-    def test_each_resource_is_described(self, world: World) -> None:
+    def test_each_resource_is_described(self, oauth: OAuthTestClient) -> None:
         for name in ("time", "fetch"):
-            document = get(world, f"/.well-known/oauth-protected-resource/{name}/mcp")
+            document = get(oauth, f"/.well-known/oauth-protected-resource/{name}/mcp")
             check(document, "protected_resource_metadata")
             assert document["resource"] == f"{ISSUER}/{name}/mcp"
 
-    def test_keys_and_registrations_stand_below_it(self, world: World) -> None:
-        check(get(world, "/gateway/jwks"), "jwk_set")
-        answer = world.browser.post("/gateway/register", json={"redirect_uris": [REDIRECT]}, base_url=ISSUER)
+    def test_keys_and_registrations_stand_below_it(self, oauth: OAuthTestClient) -> None:
+        check(get(oauth, "/gateway/jwks"), "jwk_set")
+        answer = oauth.browser.post("/gateway/register", json={"redirect_uris": [REDIRECT]}, base_url=ISSUER)
         check(answer.get_json(), "client_information")
 
 
 @pytest.mark.parametrize("path", ["", "/mcp"])
 @pytest.mark.parametrize("host", ["https://time.example.com", "https://fetch.example.com"])
-def test_resource_metadata(world: World, host: str, path: str) -> None:
-    check(get(world, f"/.well-known/oauth-protected-resource{path}", host), "protected_resource_metadata")
+def test_resource_metadata(oauth: OAuthTestClient, host: str, path: str) -> None:
+    check(get(oauth, f"/.well-known/oauth-protected-resource{path}", host), "protected_resource_metadata")
 
 
-def test_keys(world: World) -> None:
-    check(get(world, "/jwks"), "jwk_set")
+def test_keys(oauth: OAuthTestClient) -> None:
+    check(get(oauth, "/jwks"), "jwk_set")
 
 
 @pytest.mark.parametrize(
@@ -103,52 +105,52 @@ def test_keys(world: World) -> None:
         },
     ],
 )
-def test_a_registration_when_made_read_and_updated(world: World, metadata: dict[str, Any]) -> None:
+def test_a_registration_when_made_read_and_updated(oauth: OAuthTestClient, metadata: dict[str, Any]) -> None:
     body = {"redirect_uris": [REDIRECT, "https://client.example.com/callback"], **metadata}
-    made = world.browser.post("/register", json=body, base_url=ISSUER)
+    made = oauth.browser.post("/register", json=body, base_url=ISSUER)
     assert made.status_code == 201
     check(made.get_json(), "client_information")
     path = made.get_json()["registration_client_uri"].removeprefix(ISSUER)
     headers = {"Authorization": f"Bearer {made.get_json()['registration_access_token']}"}
-    read = world.browser.get(path, headers=headers, base_url=ISSUER)
+    read = oauth.browser.get(path, headers=headers, base_url=ISSUER)
     check(read.get_json(), "client_information")
     body["client_id"] = made.get_json()["client_id"]
-    updated = world.browser.put(path, json=body, headers=headers, base_url=ISSUER)
+    updated = oauth.browser.put(path, json=body, headers=headers, base_url=ISSUER)
     assert updated.status_code == 200
     check(updated.get_json(), "client_information")
 
 
-def test_tokens_and_what_is_said_of_them(world: World) -> None:
-    client = world.register(token_endpoint_auth_method="client_secret_post")
+def test_tokens_and_what_is_said_of_them(oauth: OAuthTestClient) -> None:
+    client = oauth.register(token_endpoint_auth_method="client_secret_post")
     proof = {"client_id": client["client_id"], "client_secret": client["client_secret"]}
-    code = world.obtain_code(client["client_id"])
-    issued = world.redeem(client["client_id"], code, client_secret=client["client_secret"])
+    code = oauth.obtain_code(client["client_id"])
+    issued = oauth.redeem(client["client_id"], code, client_secret=client["client_secret"])
     check(issued.get_json(), "token")
-    renewed = world.token(grant_type="refresh_token", refresh_token=issued.get_json()["refresh_token"], **proof)
+    renewed = oauth.token(grant_type="refresh_token", refresh_token=issued.get_json()["refresh_token"], **proof)
     check(renewed.get_json(), "token")
 
     def introspect(token: str) -> Any:
-        return world.browser.post("/introspect", data={"token": token, **proof}, base_url=ISSUER).get_json()
+        return oauth.browser.post("/introspect", data={"token": token, **proof}, base_url=ISSUER).get_json()
 
     for name in ("access_token", "refresh_token"):
         check(introspect(renewed.get_json()[name]), "introspection")
         assert introspect(renewed.get_json()[name])["active"]
     check(introspect("unknown"), "introspection")
-    world.browser.post("/revoke", data={"token": renewed.get_json()["refresh_token"], **proof}, base_url=ISSUER)
+    oauth.browser.post("/revoke", data={"token": renewed.get_json()["refresh_token"], **proof}, base_url=ISSUER)
     check(introspect(renewed.get_json()["access_token"]), "introspection")
 
 
-def errors(world: World) -> list[TestResponse]:
-    client_id = world.register()["client_id"]
+def errors(oauth: OAuthTestClient) -> list[TestResponse]:
+    client_id = oauth.register()["client_id"]
 
     def post(path: str, **options: Any) -> TestResponse:
-        return world.browser.post(path, base_url=ISSUER, **options)
+        return oauth.browser.post(path, base_url=ISSUER, **options)
 
     return [
-        world.token(),
-        world.token(grant_type="password", client_id=client_id),
-        world.token(grant_type="refresh_token", client_id=client_id, refresh_token='"\\\u202e'),
-        world.token(grant_type="authorization_code", client_id="unknown", code="x", code_verifier=VERIFIER),
+        oauth.token(),
+        oauth.token(grant_type="password", client_id=client_id),
+        oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token='"\\\u202e'),
+        oauth.token(grant_type="authorization_code", client_id="unknown", code="x", code_verifier=VERIFIER),
         post("/token", data=b"{}", content_type="text/plain"),
         post("/token", data=b"x" * 70_000, content_type="application/x-www-form-urlencoded"),
         post("/register", json={"redirect_uris": []}),
@@ -156,24 +158,24 @@ def errors(world: World) -> list[TestResponse]:
         post("/register", data=b"nonsense"),
         post("/introspect"),
         post("/revoke"),
-        world.browser.get("/token", base_url=ISSUER),
-        world.browser.get("/nothing", base_url=ISSUER),
-        world.browser.get("/register/unknown", base_url=ISSUER),
-        *(world.browser.get(f"/refusals/token/{status}", base_url=ISSUER) for status in (404, 413, 429, 502, 504)),
+        oauth.browser.get("/token", base_url=ISSUER),
+        oauth.browser.get("/nothing", base_url=ISSUER),
+        oauth.browser.get("/register/unknown", base_url=ISSUER),
+        *(oauth.browser.get(f"/refusals/token/{status}", base_url=ISSUER) for status in (404, 413, 429, 502, 504)),
     ]
 
 
-def test_every_error_of_an_endpoint_of_programs(world: World) -> None:
-    for answer in errors(world):
+def test_every_error_of_an_endpoint_of_programs(oauth: OAuthTestClient) -> None:
+    for answer in errors(oauth):
         assert answer.status_code >= 400
         assert answer.mimetype == "application/json"
         check(answer.get_json(), "oauth_error")
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-def test_every_refusal_at_a_server(world: World, settings: Settings, tmp_path: Path) -> None:
+def test_every_refusal_at_a_server(oauth: OAuthTestClient, settings: Settings, tmp_path: Path) -> None:
     for path in ("mcp/421", "mcp/502", "mcp/503", "mcp/504", "by-grant/413"):
-        answer = world.browser.get(f"/refusals/{path}", headers={"Accept": "application/json"}, base_url=ISSUER)
+        answer = oauth.browser.get(f"/refusals/{path}", headers={"Accept": "application/json"}, base_url=ISSUER)
         check(answer.get_json(), "json_rpc_error")
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert path.rsplit("/")[-1] in answer.get_json()["error"]["message"]

@@ -10,7 +10,7 @@ import pytest
 from auth_service.settings import Settings
 from tests.conftest import RedisServer
 
-from .conftest import World
+from .conftest import OAuthTestClient
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def settings(settings: Settings, own_redis: RedisServer) -> Settings:
 
 
 def test_nothing_is_granted_without_redis_and_clients_register_anew_once_it_is_back_empty(
-    world: World, own_redis: RedisServer
+    oauth: OAuthTestClient, own_redis: RedisServer
 ) -> None:
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
     own_redis.stop()
-    response = world.redeem(client_id, code)
+    response = oauth.redeem(client_id, code)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert response.get_json()["error"] == "temporarily_unavailable"
-    assert world.authorize(client_id).status_code == 503
+    assert oauth.authorize(client_id).status_code == 503
     own_redis.start()
-    assert world.redeem(client_id, code).get_json()["error"] == "invalid_client"
-    assert world.authorize(client_id).status_code == 400
-    assert world.register()["client_id"] != client_id
+    assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_client"
+    assert oauth.authorize(client_id).status_code == 400
+    assert oauth.register()["client_id"] != client_id

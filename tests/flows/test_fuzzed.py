@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, World
+from .conftest import ISSUER, REDIRECT, RESOURCE, OAuthTestClient
 
 EXAMPLES = 25
 TEXT = {"type": "string"}
@@ -56,10 +56,10 @@ FORMS: dict[str, dict[str, Any]] = {
 DOCUMENTS: dict[str, dict[str, Any]] = {"/register": METADATA, "/register/{client_id}": {**METADATA, "client_id": TEXT}}
 
 
-def describe(world: World) -> dict[str, Any]:
+def describe(oauth: OAuthTestClient) -> dict[str, Any]:
     """Return an OpenAPI description of every route that the service has."""
     paths: dict[str, dict[str, Any]] = {}
-    for rule in world.app.url_map.iter_rules():
+    for rule in oauth.app.url_map.iter_rules():
         if rule.rule.startswith("/refusals/"):
             continue  # answers with the status that it is asked for
         path = rule.rule.replace("<", "{").replace(">", "}")
@@ -88,9 +88,9 @@ def _encoded(form: Any) -> bytes | str | None:
     return urlencode(form, doseq=True, errors="surrogatepass") if isinstance(form, dict | list) else form
 
 
-def test_no_input_makes_it_fail(world: World) -> None:
-    schema = schemathesis.openapi.from_dict(describe(world))
-    client = world.app.test_client()
+def test_no_input_makes_it_fail(oauth: OAuthTestClient) -> None:
+    schema = schemathesis.openapi.from_dict(describe(oauth))
+    client = oauth.app.test_client()
     tried: set[str] = set()
     for result in schema.get_all_operations():
         assert isinstance(result, Ok)

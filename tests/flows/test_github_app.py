@@ -14,7 +14,7 @@ import time_machine
 from auth_service.settings import Settings
 from local import github
 
-from .conftest import World
+from .conftest import OAuthTestClient
 
 TOKEN_PATH = "/login/oauth/access_token"
 EIGHT_HOURS = 8 * 3600
@@ -23,8 +23,8 @@ EIGHT_HOURS = 8 * 3600
 class App:
     """What the stand-in answers as a GitHub App, and what it was asked."""
 
-    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._world = world
+    def __init__(self, oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._world = oauth
         self.asked: list[dict[str, str]] = []
         """What the token endpoint was asked for."""
         self.tokens: list[str] = []
@@ -68,54 +68,56 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def app(world: World, monkeypatch: pytest.MonkeyPatch) -> App:
-    return App(world, monkeypatch)
+def app(oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch) -> App:
+    return App(oauth, monkeypatch)
 
 
-def log_in(world: World) -> tuple[str, dict[str, Any]]:
-    client_id = world.register()["client_id"]
-    return client_id, world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+def log_in(oauth: OAuthTestClient) -> tuple[str, dict[str, Any]]:
+    client_id = oauth.register()["client_id"]
+    return client_id, oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
 
 
-def refresh(world: World, client_id: str, issued: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    response = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+def refresh(oauth: OAuthTestClient, client_id: str, issued: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    response = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     return response.status_code, response.get_json()
 
 
 @pytest.mark.parametrize("lifetime", [EIGHT_HOURS, str(EIGHT_HOURS)])
-def test_a_member_stays_beyond_the_end_of_githubs_token(world: World, app: App, lifetime: int | str) -> None:
+def test_a_member_stays_beyond_the_end_of_githubs_token(oauth: OAuthTestClient, app: App, lifetime: int | str) -> None:
     first = app.issue(1, expires_in=lifetime)
-    client_id, issued = log_in(world)
+    client_id, issued = log_in(oauth)
     second = app.issue(2)
-    status, issued = refresh(world, client_id, issued)
+    status, issued = refresh(oauth, client_id, issued)
     assert (status, len(app.asked)) == (200, 1)  # the token is good: no other is asked for
     with time_machine.travel(time.time() + EIGHT_HOURS) as clock:
-        status, issued = refresh(world, client_id, issued)
+        status, issued = refresh(oauth, client_id, issued)
         assert status == 200
         third = app.issue(3)
         clock.shift(EIGHT_HOURS)
-        assert refresh(world, client_id, issued)[0] == 200
+        assert refresh(oauth, client_id, issued)[0] == 200
     assert app.tokens == [first, first, second, third]
     sent = {"client_id": "app", "client_secret": "upstream-secret", "grant_type": "refresh_token"}
     assert app.asked[1:] == [sent | {"refresh_token": "ghr_1"}, sent | {"refresh_token": "ghr_2"}]
 
 
-def test_a_member_who_left_is_out_as_ever(world: World, app: App) -> None:
+def test_a_member_who_left_is_out_as_ever(oauth: OAuthTestClient, app: App) -> None:
     app.issue(1)
-    client_id, issued = log_in(world)
+    client_id, issued = log_in(oauth)
     app.issue(2)
-    world.stand_in.faults["/user/memberships/orgs/acme"] = github.Fault(404, "{}")
+    oauth.stand_in.faults["/user/memberships/orgs/acme"] = github.Fault(404, "{}")
     with time_machine.travel(time.time() + EIGHT_HOURS):
-        assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+        assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize("status", [200, 400])
-def test_one_whose_refresh_token_github_refuses_has_to_log_in_anew(world: World, app: App, status: int) -> None:
+def test_one_whose_refresh_token_github_refuses_has_to_log_in_anew(
+    oauth: OAuthTestClient, app: App, status: int
+) -> None:
     app.issue(1)
-    client_id, issued = log_in(world)
+    client_id, issued = log_in(oauth)
     app.answer(status, '{"error": "bad_refresh_token"}')
     with time_machine.travel(time.time() + EIGHT_HOURS):
-        assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+        assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize(
@@ -131,23 +133,23 @@ def test_one_whose_refresh_token_github_refuses_has_to_log_in_anew(world: World,
         (429, "{}"),
     ],
 )
-def test_a_github_that_renews_nothing_ends_nothing(world: World, app: App, status: int, body: str) -> None:
+def test_a_github_that_renews_nothing_ends_nothing(oauth: OAuthTestClient, app: App, status: int, body: str) -> None:
     app.issue(1)
-    client_id, issued = log_in(world)
+    client_id, issued = log_in(oauth)
     app.answer(status, body)
     with time_machine.travel(time.time() + EIGHT_HOURS):
-        assert refresh(world, client_id, issued)[0] == 503
+        assert refresh(oauth, client_id, issued)[0] == 503
         app.issue(2)
-        assert refresh(world, client_id, issued)[0] == 200
+        assert refresh(oauth, client_id, issued)[0] == 200
 
 
-def test_new_tokens_are_kept_although_github_fails_after_that(world: World, app: App) -> None:
+def test_new_tokens_are_kept_although_github_fails_after_that(oauth: OAuthTestClient, app: App) -> None:
     app.issue(1)
-    client_id, issued = log_in(world)
+    client_id, issued = log_in(oauth)
     app.issue(2)
-    world.stand_in.faults["/user"] = github.Fault()
+    oauth.stand_in.faults["/user"] = github.Fault()
     with time_machine.travel(time.time() + EIGHT_HOURS):
-        assert refresh(world, client_id, issued)[0] == 503
+        assert refresh(oauth, client_id, issued)[0] == 503
         app.answer(200, '{"error": "bad_refresh_token"}')  # the first was used
-        world.stand_in.faults.pop("/user")
-        assert refresh(world, client_id, issued)[0] == 200
+        oauth.stand_in.faults.pop("/user")
+        assert refresh(oauth, client_id, issued)[0] == 200

@@ -7,7 +7,7 @@ import pytest
 from auth_service.settings import Settings
 from local.github import Fault
 
-from .conftest import World
+from .conftest import OAuthTestClient
 
 FAULTS = {
     "500": Fault(500, "oops"),
@@ -33,27 +33,29 @@ def settings(settings: Settings) -> Settings:
 @pytest.mark.parametrize("path", ["/login/oauth/access_token", "/user", "/user/memberships/orgs/acme"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_a_login_that_github_spoils_yields_no_code_and_the_next_one_works(
-    world: World, path: str, fault: Fault
+    oauth: OAuthTestClient, path: str, fault: Fault
 ) -> None:
-    client_id = world.register()["client_id"]
-    callback = world.log_in(world.decide(world.authorize(client_id)), "hubot")
-    world.stand_in.faults[path] = fault
-    response = world.follow(callback)
+    client_id = oauth.register()["client_id"]
+    callback = oauth.log_in(oauth.decide(oauth.authorize(client_id)), "hubot")
+    oauth.stand_in.faults[path] = fault
+    response = oauth.follow(callback)
     assert response.status_code in {303, 503}
     assert "code=" not in (response.location or "")
-    world.stand_in.faults.clear()
-    assert world.redeem(client_id, world.obtain_code(client_id, login="hubot")).status_code == 200
+    oauth.stand_in.faults.clear()
+    assert oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/user", "/user/memberships/orgs/acme"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
-def test_a_refresh_that_github_spoils_grants_nothing_and_ends_nothing(world: World, path: str, fault: Fault) -> None:
-    client_id = world.register()["client_id"]
-    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+def test_a_refresh_that_github_spoils_grants_nothing_and_ends_nothing(
+    oauth: OAuthTestClient, path: str, fault: Fault
+) -> None:
+    client_id = oauth.register()["client_id"]
+    issued = oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
     refresh = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": issued["refresh_token"]}
-    world.stand_in.faults[path] = fault
-    response = world.token(**refresh)
+    oauth.stand_in.faults[path] = fault
+    response = oauth.token(**refresh)
     assert response.status_code == 503
     assert int(response.headers["Retry-After"]) > 0
-    world.stand_in.faults.clear()
-    assert world.token(**refresh).status_code == 200
+    oauth.stand_in.faults.clear()
+    assert oauth.token(**refresh).status_code == 200

@@ -15,34 +15,34 @@ from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
 from local import github
 
-from .conftest import World
+from .conftest import OAuthTestClient
 
 CREDENTIALS = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
 Reconfigure = Callable[..., None]
 
 
 @pytest.fixture
-def reconfigure(world: World, settings: Settings, tmp_path: Path) -> Reconfigure:
+def reconfigure(oauth: OAuthTestClient, settings: Settings, tmp_path: Path) -> Reconfigure:
     """Restart the service with other settings on the same state."""
 
     def apply(**changes: Any) -> None:
         changed = Settings.model_validate({**settings.model_dump(), **changes})
         keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
-        browser = world.browser
-        world.app = create_app(changed, CREDENTIALS, world.store, keys)
-        world.browser = world.new_browser()
-        world.browser._cookies = browser._cookies
+        browser = oauth.browser
+        oauth.app = create_app(changed, CREDENTIALS, oauth.store, keys)
+        oauth.browser = oauth.new_browser()
+        oauth.browser._cookies = browser._cookies
 
     return apply
 
 
-def log_in(world: World, login: str = "hubot", **parameters: str) -> tuple[str, dict[str, Any]]:
-    client_id = world.register()["client_id"]
-    return client_id, world.redeem(client_id, world.obtain_code(client_id, login=login, **parameters)).get_json()
+def log_in(oauth: OAuthTestClient, login: str = "hubot", **parameters: str) -> tuple[str, dict[str, Any]]:
+    client_id = oauth.register()["client_id"]
+    return client_id, oauth.redeem(client_id, oauth.obtain_code(client_id, login=login, **parameters)).get_json()
 
 
-def refresh(world: World, client_id: str, issued: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    response = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+def refresh(oauth: OAuthTestClient, client_id: str, issued: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    response = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     return response.status_code, response.get_json()
 
 
@@ -63,94 +63,96 @@ def refresh(world: World, client_id: str, issued: dict[str, Any]) -> tuple[int, 
     ],
 )
 def test_exactly_those_on_a_list_come_in(
-    world: World, reconfigure: Reconfigure, allowed: dict[str, list[str]], admitted: set[str]
+    oauth: OAuthTestClient, reconfigure: Reconfigure, allowed: dict[str, list[str]], admitted: set[str]
 ) -> None:
     reconfigure(allowed=allowed)
     came_in = set()
     for login in ("octocat", "hubot", "stranger"):
-        world.browser = world.new_browser()
-        approved = world.decide(world.authorize(world.register()["client_id"]))
-        if world.follow(world.log_in(approved, login)).status_code == 303:
+        oauth.browser = oauth.new_browser()
+        approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+        if oauth.follow(oauth.log_in(approved, login)).status_code == 303:
             came_in.add(login)
     assert came_in == admitted
 
 
 def test_a_team_member_is_out_at_the_next_refresh_after_leaving_the_team(
-    world: World, reconfigure: Reconfigure
+    oauth: OAuthTestClient, reconfigure: Reconfigure
 ) -> None:
     reconfigure(allowed={"teams": ["acme/platform"]})
-    client_id, issued = log_in(world, "octocat")
-    status, issued = refresh(world, client_id, issued)
+    client_id, issued = log_in(oauth, "octocat")
+    status, issued = refresh(oauth, client_id, issued)
     assert status == 200
-    world.stand_in.users[:] = [replace(user, teams=()) for user in world.stand_in.users]
-    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+    oauth.stand_in.users[:] = [replace(user, teams=()) for user in oauth.stand_in.users]
+    assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
 
 
-def test_a_pending_invitation_is_no_membership(world: World, reconfigure: Reconfigure) -> None:
+def test_a_pending_invitation_is_no_membership(oauth: OAuthTestClient, reconfigure: Reconfigure) -> None:
     reconfigure(allowed={"organizations": ["acme"]})
-    world.stand_in.faults["/user/memberships/orgs/acme"] = github.Fault(200, '{"state": "pending"}')
-    approved = world.decide(world.authorize(world.register()["client_id"]))
-    assert world.follow(world.log_in(approved, "hubot")).status_code == 403
+    oauth.stand_in.faults["/user/memberships/orgs/acme"] = github.Fault(200, '{"state": "pending"}')
+    approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+    assert oauth.follow(oauth.log_in(approved, "hubot")).status_code == 403
 
 
-def test_a_servers_own_list_replaces_the_gateways(world: World, settings: Settings, reconfigure: Reconfigure) -> None:
+def test_a_servers_own_list_replaces_the_gateways(
+    oauth: OAuthTestClient, settings: Settings, reconfigure: Reconfigure
+) -> None:
     resources = settings.model_dump()["resources"]
     resources["fetch"]["allowed"] = {"organizations": ["acme"]}
     reconfigure(allowed={"users": ["stranger"]}, resources=resources)
     fetch = "https://fetch.example.com/mcp"
-    assert "access_token" in log_in(world, "hubot", resource=fetch)[1]
-    world.browser = world.new_browser()
-    assert "access_token" in log_in(world, "stranger")[1]
+    assert "access_token" in log_in(oauth, "hubot", resource=fetch)[1]
+    oauth.browser = oauth.new_browser()
+    assert "access_token" in log_in(oauth, "stranger")[1]
     for login, resource in (("hubot", "https://time.example.com/mcp"), ("stranger", fetch)):
-        world.browser = world.new_browser()
-        approved = world.decide(world.authorize(world.register()["client_id"], resource=resource))
-        assert world.follow(world.log_in(approved, login)).status_code == 403
+        oauth.browser = oauth.new_browser()
+        approved = oauth.decide(oauth.authorize(oauth.register()["client_id"], resource=resource))
+        assert oauth.follow(oauth.log_in(approved, login)).status_code == 403
 
 
 def test_a_list_that_changes_from_users_to_organizations_keeps_the_logins_of_members(
-    world: World, settings: Settings, reconfigure: Reconfigure
+    oauth: OAuthTestClient, settings: Settings, reconfigure: Reconfigure
 ) -> None:
     resources = settings.model_dump()["resources"]
     resources["fetch"]["allowed"] = {"organizations": ["acme"]}  # so that logins may read memberships at all
     reconfigure(allowed={"users": ["hubot", "stranger"]}, resources=resources)
-    member, of_member = log_in(world, "hubot")
-    world.browser = world.new_browser()
-    stranger, of_stranger = log_in(world, "stranger")
+    member, of_member = log_in(oauth, "hubot")
+    oauth.browser = oauth.new_browser()
+    stranger, of_stranger = log_in(oauth, "stranger")
     reconfigure(allowed={"organizations": ["acme"]}, resources=resources)
-    assert refresh(world, member, of_member)[0] == 200
-    assert refresh(world, stranger, of_stranger)[1]["error"] == "invalid_grant"
+    assert refresh(oauth, member, of_member)[0] == 200
+    assert refresh(oauth, stranger, of_stranger)[1]["error"] == "invalid_grant"
 
 
 def test_a_login_that_may_not_read_memberships_has_to_be_repeated_once_those_count(
-    world: World, reconfigure: Reconfigure
+    oauth: OAuthTestClient, reconfigure: Reconfigure
 ) -> None:
     reconfigure(allowed={"users": ["hubot"]})
-    client_id, issued = log_in(world, "hubot")
+    client_id, issued = log_in(oauth, "hubot")
     reconfigure(allowed={"organizations": ["acme"]})
-    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
-    assert "access_token" in log_in(world, "hubot")[1]
+    assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
+    assert "access_token" in log_in(oauth, "hubot")[1]
 
 
-def test_a_user_on_the_list_refreshes_while_github_is_down(world: World) -> None:
-    client_id, issued = log_in(world, "octocat")
-    world.stand_in.faults["/user"] = github.Fault()
-    assert refresh(world, client_id, issued)[0] == 200
+def test_a_user_on_the_list_refreshes_while_github_is_down(oauth: OAuthTestClient) -> None:
+    client_id, issued = log_in(oauth, "octocat")
+    oauth.stand_in.faults["/user"] = github.Fault()
+    assert refresh(oauth, client_id, issued)[0] == 200
 
 
-def test_a_user_taken_off_the_list_is_out_at_the_next_refresh(world: World, reconfigure: Reconfigure) -> None:
-    client_id, issued = log_in(world, "octocat")
+def test_a_user_taken_off_the_list_is_out_at_the_next_refresh(oauth: OAuthTestClient, reconfigure: Reconfigure) -> None:
+    client_id, issued = log_in(oauth, "octocat")
     reconfigure(allowed={"users": ["hubot"]})
-    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+    assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
 
 
-def test_a_login_name_taken_over_by_another_account_opens_nothing(world: World) -> None:
-    log_in(world, "octocat")
-    world.stand_in.users[:] = [github.User("octocat", 31337), github.User("renamed", 583231)]
-    world.browser = world.new_browser()
-    approved = world.decide(world.authorize(world.register()["client_id"]))
-    assert world.follow(world.log_in(approved, "octocat")).status_code == 403
-    world.browser = world.new_browser()
-    assert "access_token" in log_in(world, "renamed")[1]
+def test_a_login_name_taken_over_by_another_account_opens_nothing(oauth: OAuthTestClient) -> None:
+    log_in(oauth, "octocat")
+    oauth.stand_in.users[:] = [github.User("octocat", 31337), github.User("renamed", 583231)]
+    oauth.browser = oauth.new_browser()
+    approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+    assert oauth.follow(oauth.log_in(approved, "octocat")).status_code == 403
+    oauth.browser = oauth.new_browser()
+    assert "access_token" in log_in(oauth, "renamed")[1]
 
 
 FAULTS = [
@@ -172,23 +174,23 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("path", ["/login/oauth/access_token", "/user", "/user/memberships/orgs/acme"])
 def test_a_failing_github_grants_nothing_and_says_so_and_recovers(
-    world: World, reconfigure: Reconfigure, path: str, fault: github.Fault
+    oauth: OAuthTestClient, reconfigure: Reconfigure, path: str, fault: github.Fault
 ) -> None:
     reconfigure(allowed={"organizations": ["acme"]})
-    client_id = world.register()["client_id"]
-    callback = world.log_in(world.decide(world.authorize(client_id)), "hubot")
-    world.stand_in.faults[path] = fault
-    response = world.follow(callback)
+    client_id = oauth.register()["client_id"]
+    callback = oauth.log_in(oauth.decide(oauth.authorize(client_id)), "hubot")
+    oauth.stand_in.faults[path] = fault
+    response = oauth.follow(callback)
     assert (response.status_code, response.mimetype) == (503, "text/html")
     assert "Location" not in response.headers
-    world.stand_in.faults.clear()
-    code = world.obtain_code(client_id, login="hubot")
-    issued = world.redeem(client_id, code).get_json()
+    oauth.stand_in.faults.clear()
+    code = oauth.obtain_code(client_id, login="hubot")
+    issued = oauth.redeem(client_id, code).get_json()
     if path != "/login/oauth/access_token":
-        world.stand_in.faults[path] = fault
-        assert refresh(world, client_id, issued)[0] == 503
-        world.stand_in.faults.clear()
-    assert refresh(world, client_id, issued)[0] == 200
+        oauth.stand_in.faults[path] = fault
+        assert refresh(oauth, client_id, issued)[0] == 503
+        oauth.stand_in.faults.clear()
+    assert refresh(oauth, client_id, issued)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -206,24 +208,24 @@ def test_a_failing_github_grants_nothing_and_says_so_and_recovers(
         '{"id": 583231.5, "login": "octocat"}',
     ],
 )
-def test_a_user_without_a_sound_id_and_login_is_nobody(world: World, user: str) -> None:
-    callback = world.log_in(world.decide(world.authorize(world.register()["client_id"])))
-    world.stand_in.faults["/user"] = github.Fault(200, user)
-    assert world.follow(callback).status_code == 503
+def test_a_user_without_a_sound_id_and_login_is_nobody(oauth: OAuthTestClient, user: str) -> None:
+    callback = oauth.log_in(oauth.decide(oauth.authorize(oauth.register()["client_id"])))
+    oauth.stand_in.faults["/user"] = github.Fault(200, user)
+    assert oauth.follow(callback).status_code == 503
 
 
-def test_a_revoked_upstream_token_ends_the_login_of_a_member(world: World, reconfigure: Reconfigure) -> None:
+def test_a_revoked_upstream_token_ends_the_login_of_a_member(oauth: OAuthTestClient, reconfigure: Reconfigure) -> None:
     reconfigure(allowed={"organizations": ["acme"]})
-    client_id, issued = log_in(world, "hubot")
-    world.stand_in.faults["/user"] = github.Fault(401, '{"message": "Bad credentials"}')
-    assert refresh(world, client_id, issued)[1]["error"] == "invalid_grant"
+    client_id, issued = log_in(oauth, "hubot")
+    oauth.stand_in.faults["/user"] = github.Fault(401, '{"message": "Bad credentials"}')
+    assert refresh(oauth, client_id, issued)[1]["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize("error", [requests.ReadTimeout, requests.ConnectTimeout, requests.ConnectionError])
 def test_a_github_that_does_not_answer_in_time_grants_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    callback = world.log_in(world.decide(world.authorize(world.register()["client_id"])))
+    callback = oauth.log_in(oauth.decide(oauth.authorize(oauth.register()["client_id"])))
     timeouts = []
 
     def fail(_adapter: Any, _request: Any, **options: Any) -> requests.Response:
@@ -232,12 +234,12 @@ def test_a_github_that_does_not_answer_in_time_grants_nothing(
 
     adapter = requests.Session().get_adapter("https://github.example.net")
     monkeypatch.setattr(type(adapter), "send", fail)
-    assert world.follow(callback).status_code == 503
+    assert oauth.follow(callback).status_code == 503
     assert all(timeout is not None and max(timeout) <= 10 for timeout in timeouts)
 
 
 def test_an_enterprise_server_is_asked_below_its_own_urls(
-    world: World, reconfigure: Reconfigure, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, reconfigure: Reconfigure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, api_url = "https://ghe.example.net", "https://ghe.example.net/api/v3"
     provider = {"type": "github", "client_id": "app", "url": url, "api_url": api_url}
@@ -253,15 +255,15 @@ def test_an_enterprise_server_is_asked_below_its_own_urls(
 
     monkeypatch.setattr(type(adapter), "send", record)
     monkeypatch.setattr("tests.flows.conftest.GITHUB", url)
-    client_id = world.register()["client_id"]
-    approved = world.decide(world.authorize(client_id))
+    client_id = oauth.register()["client_id"]
+    approved = oauth.decide(oauth.authorize(client_id))
     assert approved.location.startswith(f"{url}/login/oauth/authorize?")
     callback = (
-        github.create_app(world.stand_in)
+        github.create_app(oauth.stand_in)
         .test_client()
         .post(approved.location.removeprefix(url), data={"login": "octocat"})
     )
-    assert world.follow(callback.location).status_code == 303
+    assert oauth.follow(callback.location).status_code == 303
     assert asked == [
         f"{url}/login/oauth/access_token",
         f"{api_url}/user",

@@ -14,7 +14,7 @@ from auth_service.settings import GitHub, OpenIDConnect
 from auth_service.storage.subjects import MARKER, Subjects
 from tests.conftest import RedisServer
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, World, authorization_query
+from .conftest import ISSUER, REDIRECT, RESOURCE, OAuthTestClient, authorization_query
 
 SERVER = "https://github.example.net"
 NAMED = "github:github.example.net"
@@ -51,24 +51,24 @@ def test_the_name_of_a_user_of_openid_connect_begins_with_the_issuer() -> None:
     assert provider_name(settings) == "oidc:https://login.example.com/"
 
 
-def use(world: World, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(oauth: OAuthTestClient, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Go over to another server."""
     monkeypatch.setattr("tests.flows.conftest.GITHUB", url)
-    world.reload(identity_provider={"url": url, "api_url": url})
+    oauth.reload(identity_provider={"url": url, "api_url": url})
 
 
-def is_remembered(world: World, client_id: str) -> bool:
+def is_remembered(oauth: OAuthTestClient, client_id: str) -> bool:
     query = authorization_query(client_id, redirect_uri=HTTPS_REDIRECT)
-    return world.browser.get("/authorize", query_string=query, headers=DIRECT, base_url=ISSUER).status_code == 303
+    return oauth.browser.get("/authorize", query_string=query, headers=DIRECT, base_url=ISSUER).status_code == 303
 
 
 def test_what_an_earlier_version_holds_of_an_enterprise_servers_users_goes_on(
-    world: World, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What earlier versions wrote is what this one writes for github.com.
-    client_id = world.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
-    code = world.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
-    issued = world.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
+    client_id = oauth.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
+    code = oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
+    issued = oauth.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
     before = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter()}
     assert Subjects(connection).name_servers(NAMED) == 4
     after = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter() if key != MARKER}
@@ -78,48 +78,50 @@ def test_what_an_earlier_version_holds_of_an_enterprise_servers_users_goes_on(
     for key, (lifetime, _) in before.items():
         left = after[key.replace("github", NAMED)][0]
         assert (left == lifetime == -1) or abs(left - lifetime) <= 60
-    use(world, SERVER, monkeypatch)
-    assert "Inspector" in world.browser.get("/account", base_url=ISSUER).text, "the browser is still signed in"
-    assert is_remembered(world, client_id)
-    refreshed = world.token(
+    use(oauth, SERVER, monkeypatch)
+    assert "Inspector" in oauth.browser.get("/account", base_url=ISSUER).text, "the browser is still signed in"
+    assert is_remembered(oauth, client_id)
+    refreshed = oauth.token(
         grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"]
     ).get_json()
     claims = jwt.decode(refreshed["access_token"], options={"verify_signature": False})
     assert claims["sub"] == f"{NAMED}:583231"
-    assert world.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
-    assert world.store.find_pins("github") == {}
-    assert [live.grant.sid for live in world.store.find_grants_of_user(f"{NAMED}:583231")] == [claims["sid"]]
-    world.store.revoke_access(f"{NAMED}:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
-    assert world.store.count_grants() == 0
+    assert oauth.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
+    assert oauth.store.find_pins("github") == {}
+    assert [live.grant.sid for live in oauth.store.find_grants_of_user(f"{NAMED}:583231")] == [claims["sid"]]
+    oauth.store.revoke_access(f"{NAMED}:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    assert oauth.store.count_grants() == 0
 
 
 @pytest.mark.parametrize("first", ["https://github.com", SERVER])
 def test_going_over_to_another_server_mixes_nobody_up(
-    world: World, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, first: str
+    oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """The user of the same id and login at the other server is somebody else."""
     second = SERVER if first == "https://github.com" else "https://github.com"
     names = {"https://github.com": "github", SERVER: NAMED}
-    use(world, first, monkeypatch)
+    use(oauth, first, monkeypatch)
     Subjects(connection).name_servers(names[first])
-    client_id = world.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
-    code = world.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
-    issued = world.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
-    use(world, second, monkeypatch)
+    client_id = oauth.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
+    code = oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
+    issued = oauth.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
+    use(oauth, second, monkeypatch)
     assert Subjects(connection).name_servers(names[second]) == 0, "nobody is renamed a second time"
-    world.browser = world.new_browser()
-    world.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
-    assert world.store.find_pins(names[first]) == {"octocat": f"{names[first]}:583231"}
-    assert world.store.find_pins(names[second]) == {"octocat": f"{names[second]}:583231"}
-    assert len(world.store.find_grants_of_user(f"{names[second]}:583231")) == 1
-    refused = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    oauth.browser = oauth.new_browser()
+    oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
+    assert oauth.store.find_pins(names[first]) == {"octocat": f"{names[first]}:583231"}
+    assert oauth.store.find_pins(names[second]) == {"octocat": f"{names[second]}:583231"}
+    assert len(oauth.store.find_grants_of_user(f"{names[second]}:583231")) == 1
+    refused = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refused.get_json()["error"] == "invalid_grant"
-    assert world.store.find_grants_of_user(f"{names[first]}:583231") == []
+    assert oauth.store.find_grants_of_user(f"{names[first]}:583231") == []
 
 
-def test_of_all_who_start_at_once_one_renames(world: World, redis_server: RedisServer, connection: redis.Redis) -> None:
+def test_of_all_who_start_at_once_one_renames(
+    oauth: OAuthTestClient, redis_server: RedisServer, connection: redis.Redis
+) -> None:
     for _ in range(5):
-        world.obtain_code(world.register()["client_id"])
+        oauth.obtain_code(oauth.register()["client_id"])
 
     def start(_: int) -> int:
         with redis_server.client() as own:
@@ -127,28 +129,28 @@ def test_of_all_who_start_at_once_one_renames(world: World, redis_server: RedisS
 
     with ThreadPoolExecutor(12) as pool:
         assert sorted(pool.map(start, range(12))) == [0] * 11 + [4]
-    assert len(world.store.find_grants_of_user(f"{NAMED}:583231")) == 5
+    assert len(oauth.store.find_grants_of_user(f"{NAMED}:583231")) == 5
     assert not list(connection.scan_iter("*github:5*"))
 
 
 def test_what_is_written_meanwhile_is_joined_and_a_name_stays_whose_it_was(
-    world: World, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client_id = world.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
-    world.obtain_code(client_id)
-    use(world, SERVER, monkeypatch)
-    world.browser = world.new_browser()
-    world.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
+    client_id = oauth.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
+    oauth.obtain_code(client_id)
+    use(oauth, SERVER, monkeypatch)
+    oauth.browser = oauth.new_browser()
+    oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     connection.hset(f"pins:{NAMED}", "octocat", f"{NAMED}:1")
     Subjects(connection).name_servers(NAMED)
-    assert len(world.store.find_grants_of_user(f"{NAMED}:583231")) == 2
+    assert len(oauth.store.find_grants_of_user(f"{NAMED}:583231")) == 2
     assert connection.zcard(f"sessions-of-user:{NAMED}:583231") == 2
     assert connection.hlen(f"approvals-of-user:{NAMED}:583231") == 2
-    assert world.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
+    assert oauth.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
 
 
-def test_nobody_of_github_com_or_openid_connect_is_renamed(world: World, connection: redis.Redis) -> None:
-    world.obtain_code(world.register(client_name='"sub": "github:1"')["client_id"])
+def test_nobody_of_github_com_or_openid_connect_is_renamed(oauth: OAuthTestClient, connection: redis.Redis) -> None:
+    oauth.obtain_code(oauth.register(client_name='"sub": "github:1"')["client_id"])
     before = sorted(connection.scan_iter())
     for provider in ("github", "oidc:https://login.example.com"):
         assert Subjects(connection).name_servers(provider) == 0
@@ -156,9 +158,9 @@ def test_nobody_of_github_com_or_openid_connect_is_renamed(world: World, connect
         connection.delete(MARKER)
 
 
-def test_a_name_in_a_grant_is_no_subject(world: World, connection: redis.Redis) -> None:
+def test_a_name_in_a_grant_is_no_subject(oauth: OAuthTestClient, connection: redis.Redis) -> None:
     name = '", "sub": "github:1'
-    world.obtain_code(world.register(client_name=name)["client_id"])
+    oauth.obtain_code(oauth.register(client_name=name)["client_id"])
     Subjects(connection).name_servers(NAMED)
-    (live,) = world.store.find_grants_of_user(f"{NAMED}:583231")
+    (live,) = oauth.store.find_grants_of_user(f"{NAMED}:583231")
     assert (live.grant.sub, live.grant.client_name) == (f"{NAMED}:583231", name)

@@ -13,13 +13,13 @@ import redis
 import time_machine
 from werkzeug.test import TestResponse
 
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
 from auth_service.storage import ephemeral
 from auth_service.storage.store import new_sid
 from tests.conftest import RedisServer
 
-from .conftest import ISSUER, REDIRECT, World, parameters_of
+from .conftest import ISSUER, REDIRECT, OAuthTestClient, parameters_of
 
 LIMITS = {"registrations_per_hour": 5, "unused_clients": 10, "grants_per_client": 3}
 
@@ -31,9 +31,9 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def fetcher() -> PublicFetcher:
+def fetcher() -> SafeFetcher:
     """No name resolves."""
-    return PublicFetcher(resolve=lambda _host: ())
+    return SafeFetcher(resolve=lambda _host: ())
 
 
 @pytest.fixture
@@ -43,32 +43,34 @@ def connection(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-def register(world: World, address: str | None, **metadata: Any) -> TestResponse:
+def register(oauth: OAuthTestClient, address: str | None, **metadata: Any) -> TestResponse:
     body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | metadata
     headers = {} if address is None else {"X-Real-Ip": address}
-    return world.app.test_client().post("/register", json=body, headers=headers, base_url=ISSUER)
+    return oauth.app.test_client().post("/register", json=body, headers=headers, base_url=ISSUER)
 
 
 def number_of(connection: redis.Redis, pattern: str) -> int:
     return len(list(connection.scan_iter(pattern, count=1000)))
 
 
-def test_an_address_registers_so_many_clients_and_another_is_not_affected(world: World) -> None:
-    assert [register(world, "198.51.100.1").status_code for _ in range(7)] == [201] * 5 + [429] * 2
-    refused = register(world, "198.51.100.1")
+def test_an_address_registers_so_many_clients_and_another_is_not_affected(oauth: OAuthTestClient) -> None:
+    assert [register(oauth, "198.51.100.1").status_code for _ in range(7)] == [201] * 5 + [429] * 2
+    refused = register(oauth, "198.51.100.1")
     assert 3500 < int(refused.headers["Retry-After"]) <= 3600
     assert refused.get_json()["error"] == "slow_down"
-    assert register(world, "198.51.100.2").status_code == 201
+    assert register(oauth, "198.51.100.2").status_code == 201
 
 
-def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(world: World, connection: redis.Redis) -> None:
-    assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(
+    oauth: OAuthTestClient, connection: redis.Redis
+) -> None:
+    assert [register(oauth, "198.51.100.1").status_code for _ in range(6)][-1] == 429
     while not any(connection.persist(key) for key in connection.scan_iter("wait:*", count=1000)):
-        register(world, "198.51.100.1")  # what it was told was forgotten before it could be kept
+        register(oauth, "198.51.100.1")  # what it was told was forgotten before it could be kept
 
     def wait_at(group: str, address: str) -> int:
         headers = {"X-Real-Ip": address}
-        refused = world.app.test_client().get(f"/refusals/{group}/429", headers=headers, base_url=ISSUER)
+        refused = oauth.app.test_client().get(f"/refusals/{group}/429", headers=headers, base_url=ISSUER)
         return int(refused.headers["Retry-After"])
 
     assert wait_at("registration", "198.51.100.1") > 3000
@@ -77,32 +79,32 @@ def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(world: World, 
     assert wait_at("registration", "198.51.100.2") < 60
 
 
-def test_a_refused_registration_does_not_count(world: World) -> None:
+def test_a_refused_registration_does_not_count(oauth: OAuthTestClient) -> None:
     for _ in range(10):
-        assert register(world, "198.51.100.1", redirect_uris=["javascript:1"]).status_code == 400
-    assert register(world, "198.51.100.1").status_code == 201
+        assert register(oauth, "198.51.100.1", redirect_uris=["javascript:1"]).status_code == 400
+    assert register(oauth, "198.51.100.1").status_code == 201
 
 
-def test_a_registration_is_small(world: World) -> None:
+def test_a_registration_is_small(oauth: OAuthTestClient) -> None:
     uris = [f"https://example.com/{'x' * 900}/{number}" for number in range(9)]
-    assert register(world, None, redirect_uris=uris[:8]).status_code == 201
-    refused = register(world, None, redirect_uris=uris)
+    assert register(oauth, None, redirect_uris=uris[:8]).status_code == 201
+    refused = register(oauth, None, redirect_uris=uris)
     assert (refused.status_code, refused.get_json()["error"]) == (400, "invalid_client_metadata")
 
 
-def test_the_quota_is_full_again_after_an_hour(world: World, connection: redis.Redis) -> None:
-    assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+def test_the_quota_is_full_again_after_an_hour(oauth: OAuthTestClient, connection: redis.Redis) -> None:
+    assert [register(oauth, "198.51.100.1").status_code for _ in range(6)][-1] == 429
     pass_time(connection, 3600)
-    assert register(world, "198.51.100.1").status_code == 201
+    assert register(oauth, "198.51.100.1").status_code == 201
 
 
-def test_a_quota_holds_to_the_very_end_of_its_window(world: World, connection: redis.Redis) -> None:
-    refused, left = register(world, "198.51.100.1"), 0
+def test_a_quota_holds_to_the_very_end_of_its_window(oauth: OAuthTestClient, connection: redis.Redis) -> None:
+    refused, left = register(oauth, "198.51.100.1"), 0
     while not 0 < left <= 400:  # else the window ended in the middle of this: the same again
-        assert [register(world, "198.51.100.1").status_code for _ in range(6)][-1] == 429
+        assert [register(oauth, "198.51.100.1").status_code for _ in range(6)][-1] == 429
         (quota,) = connection.scan_iter("quota:registrations:*", count=1000)
         connection.pexpire(quota, 400)
-        refused = register(world, "198.51.100.1")
+        refused = register(oauth, "198.51.100.1")
         left = connection.pttl(quota)
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
 
@@ -121,17 +123,17 @@ def test_a_quota_holds_to_the_very_end_of_its_window(world: World, connection: r
     ],
 )
 def test_addresses_of_one_customer_are_counted_as_one(
-    world: World, first: str | None, second: str | None, are_one: bool
+    oauth: OAuthTestClient, first: str | None, second: str | None, are_one: bool
 ) -> None:
     for _ in range(5):
-        assert register(world, first).status_code == 201
-    assert register(world, second).status_code == (429 if are_one else 201)
+        assert register(oauth, first).status_code == 201
+    assert register(oauth, second).status_code == (429 if are_one else 201)
 
 
-def test_forwarding_headers_of_clients_are_not_believed(world: World) -> None:
+def test_forwarding_headers_of_clients_are_not_believed(oauth: OAuthTestClient) -> None:
     body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}
     statuses = [
-        world.app.test_client()
+        oauth.app.test_client()
         .post(
             "/register",
             json=body,
@@ -150,42 +152,42 @@ def test_forwarding_headers_of_clients_are_not_believed(world: World) -> None:
 
 
 def test_a_flood_pushes_out_the_oldest_unused_clients_and_none_that_has_been_used(
-    world: World, connection: redis.Redis
+    oauth: OAuthTestClient, connection: redis.Redis
 ) -> None:
-    used = world.register()["client_id"]
-    issued = world.redeem(used, world.obtain_code(used)).get_json()
-    unused = world.register()["client_id"]
+    used = oauth.register()["client_id"]
+    issued = oauth.redeem(used, oauth.obtain_code(used)).get_json()
+    unused = oauth.register()["client_id"]
     for number in range(30):
-        assert register(world, f"198.51.{number}.1").status_code == 201
+        assert register(oauth, f"198.51.{number}.1").status_code == 201
     assert number_of(connection, "client:*") == LIMITS["unused_clients"] + 1
     assert connection.zcard("unused-clients") == LIMITS["unused_clients"]
-    assert world.authorize(unused).status_code == 400
-    response = world.redeem(unused, "code")
+    assert oauth.authorize(unused).status_code == 400
+    response = oauth.redeem(unused, "code")
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
-    refreshed = world.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
+    refreshed = oauth.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
     assert refreshed.status_code == 200
 
 
 def test_a_flood_of_logins_that_nobody_finishes_is_bounded_and_leaves_the_newest(
-    world: World, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ephemeral, "MAX_LOGINS", 10)
-    client_id = world.register()["client_id"]
-    page = world.authorize(client_id)
-    sent = [world.decide(page) for _ in range(30)]
+    client_id = oauth.register()["client_id"]
+    page = oauth.authorize(client_id)
+    sent = [oauth.decide(page) for _ in range(30)]
     assert number_of(connection, "login:*") == connection.zcard("logins") == 10
-    assert world.follow(world.log_in(sent[0])).status_code == 400
-    assert "code" in parameters_of(world.follow(world.log_in(sent[-1])))
+    assert oauth.follow(oauth.log_in(sent[0])).status_code == 400
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(sent[-1])))
 
 
 def test_a_user_keeps_so_many_grants_of_a_client_and_loses_the_least_recently_used(
-    world: World, connection: redis.Redis
+    oauth: OAuthTestClient, connection: redis.Redis
 ) -> None:
-    client_id = world.register()["client_id"]
-    issued = [world.redeem(client_id, world.obtain_code(client_id)).get_json() for _ in range(3)]
+    client_id = oauth.register()["client_id"]
+    issued = [oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json() for _ in range(3)]
 
     def refresh(number: int) -> bool:
-        response = world.token(
+        response = oauth.token(
             grant_type="refresh_token", client_id=client_id, refresh_token=issued[number]["refresh_token"]
         )
         if response.status_code == 200:
@@ -194,13 +196,13 @@ def test_a_user_keeps_so_many_grants_of_a_client_and_loses_the_least_recently_us
 
     pass_time(connection, 10)
     assert refresh(0)
-    issued.append(world.redeem(client_id, world.obtain_code(client_id)).get_json())
+    issued.append(oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json())
     live = [refresh(number) for number in range(4)]
     assert live.count(True) == 3
     assert live[0]
     assert live[3]
-    other = world.register()["client_id"]
-    world.redeem(other, world.obtain_code(other))
+    other = oauth.register()["client_id"]
+    oauth.redeem(other, oauth.obtain_code(other))
     assert [refresh(number) for number in range(4)] == live
 
 
@@ -221,19 +223,19 @@ class TestAges:
         return Settings.model_validate({**settings.model_dump(), "limits": generous})
 
     def test_a_client_without_a_login_is_forgotten_after_a_week_and_one_with_a_grant_is_not(
-        self, world: World, connection: redis.Redis
+        self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
-        used = world.register()["client_id"]
-        issued = world.redeem(used, world.obtain_code(used)).get_json()
-        unused = [world.register()["client_id"] for _ in range(20)]
+        used = oauth.register()["client_id"]
+        issued = oauth.redeem(used, oauth.obtain_code(used)).get_json()
+        unused = [oauth.register()["client_id"] for _ in range(20)]
         pass_time(connection, 7 * 24 * 3600 - 60)
         assert number_of(connection, "client:*") == 21
         pass_time(connection, 120)
         assert number_of(connection, "client:*") == 1
-        assert world.authorize(unused[0]).status_code == 400
+        assert oauth.authorize(unused[0]).status_code == 400
 
         def refresh() -> dict[str, Any]:
-            response = world.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
+            response = oauth.token(grant_type="refresh_token", client_id=used, refresh_token=issued["refresh_token"])
             body: dict[str, Any] = response.get_json()
             return body
 
@@ -243,66 +245,66 @@ class TestAges:
             pass_time(connection, 21 * 24 * 3600)
         assert number_of(connection, "client:*") == 1
         assert connection.zcard("grants-of-user:github:583231") == 1
-        assert len(world.store.find_grants_of_user("github:583231")) == 1
+        assert len(oauth.store.find_grants_of_user("github:583231")) == 1
         pass_time(connection, 31 * 24 * 3600)
         assert refresh()["error"] in {"invalid_grant", "invalid_client"}
 
     def test_codes_that_nobody_redeems_leave_nothing_in_the_indices(
-        self, world: World, connection: redis.Redis
+        self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
         with time_machine.travel(time.time()) as clock:
-            client_id = world.register()["client_id"]
+            client_id = oauth.register()["client_id"]
             indices = [f"grants-of-client:{client_id}", "grants-of-user:github:583231"]
             for _ in range(5):
-                world.obtain_code(client_id)
-            issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+                oauth.obtain_code(client_id)
+            issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
             assert [connection.zcard(index) for index in indices] == [6, 6]
             clock.shift(601)
-            once = world.register(grant_types=["authorization_code"])["client_id"]  # good for an hour
-            unrefreshed = world.redeem(once, world.obtain_code(once)).get_json()
-            world.obtain_code(client_id)
+            once = oauth.register(grant_types=["authorization_code"])["client_id"]  # good for an hour
+            unrefreshed = oauth.redeem(once, oauth.obtain_code(once)).get_json()
+            oauth.obtain_code(client_id)
             assert [connection.zcard(index) for index in indices] == [2, 3]
-            assert len(world.store.revoke_access("github:583231", by="test")) == 3
+            assert len(oauth.store.revoke_access("github:583231", by="test")) == 3
             for token in (issued["access_token"], unrefreshed["access_token"]):
                 sid = jwt.decode(token, options={"verify_signature": False})["sid"]
-                assert world.store.find_grant(sid) is None
+                assert oauth.store.find_grant(sid) is None
 
     def test_a_long_token_of_the_operators_can_be_found_as_long_as_it_is_good(
-        self, world: World, connection: redis.Redis
+        self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
-        client_id = world.register()["client_id"]
-        issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
-        (usual,) = world.store.find_grants_of_user("github:583231")
+        client_id = oauth.register()["client_id"]
+        issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
+        (usual,) = oauth.store.find_grants_of_user("github:583231")
         headless = dataclasses.replace(usual.grant, sid=new_sid(), client_id="mcp-gatewayctl")
-        world.store.add_grant(headless, lifetime=90 * 24 * 3600)
-        world.redeem(client_id, world.obtain_code(client_id))  # whose grants are for thirty days
-        world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+        oauth.store.add_grant(headless, lifetime=90 * 24 * 3600)
+        oauth.redeem(client_id, oauth.obtain_code(client_id))  # whose grants are for thirty days
+        oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
         pass_time(connection, 80 * 24 * 3600)
-        assert world.store.find_grant(headless.sid) is not None
-        assert world.store.revoke_access("github:583231", by="test") == [headless]
-        assert world.store.find_grant(headless.sid) is None
+        assert oauth.store.find_grant(headless.sid) is not None
+        assert oauth.store.revoke_access("github:583231", by="test") == [headless]
+        assert oauth.store.find_grant(headless.sid) is None
 
     def test_everything_that_requests_leave_behind_is_gone_in_the_end(
-        self, world: World, connection: redis.Redis
+        self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
         busy: list[Callable[[], Any]] = [
-            world.register,
-            lambda: world.authorize(world.register()["client_id"]),
-            lambda: world.decide(world.authorize(world.register()["client_id"])),
-            lambda: world.decide(world.authorize(world.register()["client_id"]), "deny"),
-            lambda: world.obtain_code(world.register()["client_id"]),
-            lambda: world.token(grant_type="refresh_token", client_id="x", refresh_token="y.1.z"),
-            lambda: world.browser.get("/authorize?client_id=https://client.example.com/x", base_url=ISSUER),
+            oauth.register,
+            lambda: oauth.authorize(oauth.register()["client_id"]),
+            lambda: oauth.decide(oauth.authorize(oauth.register()["client_id"])),
+            lambda: oauth.decide(oauth.authorize(oauth.register()["client_id"]), "deny"),
+            lambda: oauth.obtain_code(oauth.register()["client_id"]),
+            lambda: oauth.token(grant_type="refresh_token", client_id="x", refresh_token="y.1.z"),
+            lambda: oauth.browser.get("/authorize?client_id=https://client.example.com/x", base_url=ISSUER),
         ]
         for action in busy:
             for _ in range(3):
-                world.browser = world.new_browser()
+                oauth.browser = oauth.new_browser()
                 action()
         for _ in range(5):
-            world.browser = world.new_browser()
-            client_id = world.register()["client_id"]
-            issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
-            world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+            oauth.browser = oauth.new_browser()
+            client_id = oauth.register()["client_id"]
+            issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
+            oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
         assert number_of(connection, "*") > 50
         for_good = [key for key in connection.scan_iter(count=1000) if connection.ttl(key) == -1]
         assert for_good == ["pins:github"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import ISSUER, World
+from .conftest import ISSUER, OAuthTestClient
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from .conftest import ISSUER, World
         {"grant_type": ["refresh_token", "refresh_token"]},
     ],
 )
-def test_a_malformed_token_request_gets_an_oauth_error(world: World, form: dict[str, str]) -> None:
-    response = world.browser.post("/token", data=form, base_url=ISSUER)
+def test_a_malformed_token_request_gets_an_oauth_error(oauth: OAuthTestClient, form: dict[str, str]) -> None:
+    response = oauth.browser.post("/token", data=form, base_url=ISSUER)
     assert response.status_code in {400, 401}
     assert response.get_json()["error"]
 
@@ -28,8 +28,8 @@ def test_a_malformed_token_request_gets_an_oauth_error(world: World, form: dict[
 @pytest.mark.parametrize(
     "header", ["Basic", "Basic !!!", "Basic /w==", "Basic YQ==", "Basic OjpiOg==", "Basic \xff\xe9", "basic \x80"]
 )
-def test_malformed_basic_authentication_is_invalid_client(world: World, header: str, path: str) -> None:
-    response = world.browser.post(
+def test_malformed_basic_authentication_is_invalid_client(oauth: OAuthTestClient, header: str, path: str) -> None:
+    response = oauth.browser.post(
         path,
         data={"grant_type": "authorization_code"},
         headers={"Authorization": header},
@@ -41,13 +41,13 @@ def test_malformed_basic_authentication_is_invalid_client(world: World, header: 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer \xff", "Basic YTpi", "Basic \xff", "Digest a=b"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_a_registration_is_not_managed_without_its_token(world: World, header: str, method: str) -> None:
-    registered = world.register()
+def test_a_registration_is_not_managed_without_its_token(oauth: OAuthTestClient, header: str, method: str) -> None:
+    registered = oauth.register()
     path = f"/register/{registered['client_id']}"
-    response = world.browser.open(path, method=method, headers={"Authorization": header}, base_url=ISSUER)
+    response = oauth.browser.open(path, method=method, headers={"Authorization": header}, base_url=ISSUER)
     assert (response.status_code, response.get_json()["error"]) == (401, "invalid_token")
     own = {"Authorization": f"bearer  {registered['registration_access_token']}"}
-    assert world.browser.get(path, headers=own, base_url=ISSUER).status_code == 200
+    assert oauth.browser.get(path, headers=own, base_url=ISSUER).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_a_registration_is_not_managed_without_its_token(world: World, header: s
         b'{"redirect_uris": [1], "client_name": {}}',
     ],
 )
-def test_a_bad_registration_is_refused_and_nothing_is_stored(world: World, body: bytes) -> None:
-    response = world.browser.post("/register", data=body, content_type="application/json", base_url=ISSUER)
+def test_a_bad_registration_is_refused_and_nothing_is_stored(oauth: OAuthTestClient, body: bytes) -> None:
+    response = oauth.browser.post("/register", data=body, content_type="application/json", base_url=ISSUER)
     assert response.status_code == 400
     assert response.get_json()["error"] in {"invalid_client_metadata", "invalid_redirect_uri"}
 
 
-def test_a_repeated_parameter_is_refused_with_a_page(world: World) -> None:
-    response = world.browser.get("/authorize?client_id=a&client_id=b", base_url=ISSUER)
+def test_a_repeated_parameter_is_refused_with_a_page(oauth: OAuthTestClient) -> None:
+    response = oauth.browser.get("/authorize?client_id=a&client_id=b", base_url=ISSUER)
     assert response.status_code == 400
     assert response.location is None
     assert response.mimetype == "text/html"

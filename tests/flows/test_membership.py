@@ -9,7 +9,7 @@ import pytest
 from auth_service.settings import Settings
 from local import github
 
-from .conftest import World
+from .conftest import OAuthTestClient
 
 
 @pytest.fixture
@@ -18,39 +18,39 @@ def settings(settings: Settings) -> Settings:
     return Settings.model_validate({**settings.model_dump(), "allowed": {"organizations": ["acme"]}})
 
 
-def test_a_member_may_refresh_until_the_membership_ends(world: World) -> None:
-    client_id = world.register()["client_id"]
-    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+def test_a_member_may_refresh_until_the_membership_ends(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    issued = oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
 
     def refresh(token: str) -> dict[str, str]:
-        response = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=token)
+        response = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=token)
         body: dict[str, str] = response.get_json()
         return body
 
     refreshed = refresh(issued["refresh_token"])
     assert "access_token" in refreshed
-    world.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in world.stand_in.users]
+    oauth.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in oauth.stand_in.users]
     assert refresh(refreshed["refresh_token"])["error"] == "invalid_grant"
 
 
-def test_refreshing_grants_nothing_while_github_does_not_answer_and_costs_nothing_after(world: World) -> None:
-    client_id = world.register()["client_id"]
-    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
+def test_refreshing_grants_nothing_while_github_does_not_answer_and_costs_nothing_after(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    issued = oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
 
     def refresh() -> int:
-        return world.token(
+        return oauth.token(
             grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"]
         ).status_code
 
-    world.stand_in.faults["/user"] = github.Fault()
+    oauth.stand_in.faults["/user"] = github.Fault()
     assert refresh() == 503
-    world.stand_in.faults.clear()
+    oauth.stand_in.faults.clear()
     assert refresh() == 200
 
 
-def test_someone_outside_the_organization_gets_no_code(world: World) -> None:
-    approved = world.decide(world.authorize(world.register()["client_id"]))
-    assert world.follow(world.log_in(approved, "stranger")).status_code == 403
+def test_someone_outside_the_organization_gets_no_code(oauth: OAuthTestClient) -> None:
+    approved = oauth.decide(oauth.authorize(oauth.register()["client_id"]))
+    assert oauth.follow(oauth.log_in(approved, "stranger")).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_someone_outside_the_organization_gets_no_code(world: World) -> None:
         github.Fault(403, '{"message": "You have exceeded a secondary rate limit"}'),
     ],
 )
-def test_a_rate_limit_is_not_taken_for_a_membership_that_ended(world: World, fault: github.Fault) -> None:
-    client_id = world.register()["client_id"]
-    issued = world.redeem(client_id, world.obtain_code(client_id, login="hubot")).get_json()
-    world.stand_in.faults["/user/memberships/orgs/acme"] = fault
+def test_a_rate_limit_is_not_taken_for_a_membership_that_ended(oauth: OAuthTestClient, fault: github.Fault) -> None:
+    client_id = oauth.register()["client_id"]
+    issued = oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
+    oauth.stand_in.faults["/user/memberships/orgs/acme"] = fault
     refresh = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": issued["refresh_token"]}
-    assert world.token(**refresh).status_code == 503
-    world.stand_in.faults.clear()
-    assert world.token(**refresh).status_code == 200
+    assert oauth.token(**refresh).status_code == 503
+    oauth.stand_in.faults.clear()
+    assert oauth.token(**refresh).status_code == 200

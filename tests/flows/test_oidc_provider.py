@@ -21,7 +21,7 @@ from auth_service.storage.store import Store
 from tests.browser import Form
 from tests.peers import NODE, NPM_FOLDER
 
-from .conftest import CHALLENGE, REDIRECT, VERIFIER, ticket_of
+from .conftest import CHALLENGE, REDIRECT, VERIFIER, form_token_of
 
 ISSUER = "http://localhost:8080"
 SECRET = "upstream secret+/:"
@@ -132,7 +132,7 @@ class Gateway:
         }
         page = self.browser.get("/authorize", query_string=query, base_url=ISSUER)
         assert "Example Login" in page.text
-        form = {"ticket": ticket_of(page), "decision": "approve"}
+        form = {"ticket": form_token_of(page), "decision": "approve"}
         approved = self.browser.post("/consent", data=form, base_url=ISSUER)
         return self.browser.get(self.peer.log_in(approved.location, account), base_url=ISSUER)
 

@@ -9,54 +9,56 @@ from werkzeug.test import TestResponse
 
 from tests.browser import Form
 
-from .conftest import ISSUER, World, parameters_of
+from .conftest import ISSUER, OAuthTestClient, parameters_of
 
 HTTPS_REDIRECT = "https://app.example.org/callback"
 OTHER_REDIRECT = "https://app.example.org/other"
 
 
-def begin(world: World) -> str:
+def begin(oauth: OAuthTestClient) -> str:
     """Return the callback's URL of a login that is all but finished."""
-    return world.log_in(world.decide(world.authorize(world.register()["client_id"])))
+    return oauth.log_in(oauth.decide(oauth.authorize(oauth.register()["client_id"])))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_who_opens_the_callback_without_the_browsers_cookie_uses_no_login_up(world: World, method: str) -> None:
-    callback = begin(world)
-    for visitor in (world.app.test_client(use_cookies=False), world.new_browser()):
+def test_who_opens_the_callback_without_the_browsers_cookie_uses_no_login_up(
+    oauth: OAuthTestClient, method: str
+) -> None:
+    callback = begin(oauth)
+    for visitor in (oauth.app.test_client(use_cookies=False), oauth.new_browser()):
         answer = visitor.open(callback, method=method, base_url=ISSUER)
         assert answer.location is None
-    other = world.new_browser()
+    other = oauth.new_browser()
     other.set_cookie("__Host-mcp-gateway-browser", "x" * 43, domain="auth.example.com", secure=True)
     assert other.open(callback, method=method, base_url=ISSUER).location is None
-    assert "code" in parameters_of(world.follow(callback))
+    assert "code" in parameters_of(oauth.follow(callback))
 
 
-def test_a_head_request_of_the_browser_itself_uses_no_login_up(world: World) -> None:
-    callback = begin(world)
-    answer = world.browser.head(callback, base_url=ISSUER)
+def test_a_head_request_of_the_browser_itself_uses_no_login_up(oauth: OAuthTestClient) -> None:
+    callback = begin(oauth)
+    answer = oauth.browser.head(callback, base_url=ISSUER)
     assert answer.status_code == 200
     assert answer.location is None
-    assert "code" in parameters_of(world.follow(callback))
+    assert "code" in parameters_of(oauth.follow(callback))
 
 
-def test_a_login_ends_once_however_often_its_browser_comes_back(world: World) -> None:
-    callback = begin(world)
-    cookie = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+def test_a_login_ends_once_however_often_its_browser_comes_back(oauth: OAuthTestClient) -> None:
+    callback = begin(oauth)
+    cookie = oauth.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
     assert cookie is not None
 
     def come_back(_: int) -> TestResponse:
         header = {"Cookie": f"__Host-mcp-gateway-browser={cookie.value}"}
-        return world.app.test_client(use_cookies=False).get(callback, headers=header, base_url=ISSUER)
+        return oauth.app.test_client(use_cookies=False).get(callback, headers=header, base_url=ISSUER)
 
     with ThreadPoolExecutor(8) as pool:
         statuses = sorted(answer.status_code for answer in pool.map(come_back, range(8)))
     assert statuses == [303] + [400] * 7
 
 
-def test_a_browser_that_blocks_cookies_is_told_so(world: World) -> None:
-    blocking = world.app.test_client(use_cookies=False)
-    query = world.authorize(world.register()["client_id"])
+def test_a_browser_that_blocks_cookies_is_told_so(oauth: OAuthTestClient) -> None:
+    blocking = oauth.app.test_client(use_cookies=False)
+    query = oauth.authorize(oauth.register()["client_id"])
     for decision in ("approve", "deny"):
         consent = blocking.post("/consent", data=Form(query.text).fields | {"decision": decision}, base_url=ISSUER)
         assert consent.status_code == 400
@@ -69,14 +71,14 @@ def test_a_browser_that_blocks_cookies_is_told_so(world: World) -> None:
     assert answer.status_code == 400
     assert answer.location is None
     assert "Allow cookies for auth.example.com" in answer.text
-    callback = blocking.get(begin(world), base_url=ISSUER)
+    callback = blocking.get(begin(oauth), base_url=ISSUER)
     assert callback.status_code == 400
     assert "cookies for auth.example.com" in callback.text
 
 
-def test_another_browser_is_not_told_to_allow_the_cookies_that_it_sends(world: World) -> None:
-    page, callback = world.authorize(world.register()["client_id"]), begin(world)
-    other = world.new_browser()
+def test_another_browser_is_not_told_to_allow_the_cookies_that_it_sends(oauth: OAuthTestClient) -> None:
+    page, callback = oauth.authorize(oauth.register()["client_id"]), begin(oauth)
+    other = oauth.new_browser()
     other.get("/account", base_url=ISSUER)
     consent = other.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
     assert consent.status_code == 400
@@ -87,19 +89,19 @@ def test_another_browser_is_not_told_to_allow_the_cookies_that_it_sends(world: W
 BEFORE = "You have allowed this before"
 
 
-def test_only_an_address_that_was_allowed_was_allowed_before(world: World) -> None:
-    registered = world.register(redirect_uris=[HTTPS_REDIRECT, OTHER_REDIRECT, "http://127.0.0.1/callback"])
+def test_only_an_address_that_was_allowed_was_allowed_before(oauth: OAuthTestClient) -> None:
+    registered = oauth.register(redirect_uris=[HTTPS_REDIRECT, OTHER_REDIRECT, "http://127.0.0.1/callback"])
     client_id = registered["client_id"]
-    world.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
-    assert BEFORE in world.authorize(client_id, redirect_uri=HTTPS_REDIRECT).text
+    oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
+    assert BEFORE in oauth.authorize(client_id, redirect_uri=HTTPS_REDIRECT).text
     for other in (OTHER_REDIRECT, "http://127.0.0.1:4711/callback"):
-        assert BEFORE not in world.authorize(client_id, redirect_uri=other).text
-    world.obtain_code(client_id, redirect_uri="http://127.0.0.1:4711/callback")
-    assert BEFORE in world.authorize(client_id, redirect_uri="http://127.0.0.1:4712/callback").text
-    assert BEFORE not in world.authorize(client_id, redirect_uri=OTHER_REDIRECT).text
+        assert BEFORE not in oauth.authorize(client_id, redirect_uri=other).text
+    oauth.obtain_code(client_id, redirect_uri="http://127.0.0.1:4711/callback")
+    assert BEFORE in oauth.authorize(client_id, redirect_uri="http://127.0.0.1:4712/callback").text
+    assert BEFORE not in oauth.authorize(client_id, redirect_uri=OTHER_REDIRECT).text
     assert (
         BEFORE
-        not in world.authorize(client_id, redirect_uri=HTTPS_REDIRECT, resource="https://fetch.example.com/mcp").text
+        not in oauth.authorize(client_id, redirect_uri=HTTPS_REDIRECT, resource="https://fetch.example.com/mcp").text
     )
-    world.change_registration(registered, client_name="Another name")
-    assert BEFORE not in world.authorize(client_id, redirect_uri=HTTPS_REDIRECT).text
+    oauth.change_registration(registered, client_name="Another name")
+    assert BEFORE not in oauth.authorize(client_id, redirect_uri=HTTPS_REDIRECT).text

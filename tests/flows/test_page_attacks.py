@@ -15,7 +15,7 @@ from auth_service.protocol.errors import ServiceUnavailable
 from local import github
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, REDIRECT, World, authorization_query, parameters_of
+from .conftest import GITHUB, ISSUER, REDIRECT, OAuthTestClient, authorization_query, parameters_of
 
 MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{1234*4321}}"
 EVIL = "https://evil.example/"
@@ -62,68 +62,68 @@ def assert_is_harmless(response: TestResponse, *, way_back: str | None = None) -
     assert str(1234 * 4321) not in response.text
 
 
-def consent(world: World) -> TestResponse:
-    return world.authorize(world.register()["client_id"])
+def consent(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.authorize(oauth.register()["client_id"])
 
 
-def stale_consent(world: World) -> TestResponse:
-    form = Form(consent(world).text).fields
-    world.browser = world.new_browser()
-    return world.browser.post("/consent", data=form, base_url=ISSUER)
+def stale_consent(oauth: OAuthTestClient) -> TestResponse:
+    form = Form(consent(oauth).text).fields
+    oauth.browser = oauth.new_browser()
+    return oauth.browser.post("/consent", data=form, base_url=ISSUER)
 
 
-def forged_consent(world: World) -> TestResponse:
-    return world.browser.post("/consent", data={"ticket": MARKUP}, base_url=ISSUER)
+def forged_consent(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.browser.post("/consent", data={"ticket": MARKUP}, base_url=ISSUER)
 
 
-def unknown_client(world: World) -> TestResponse:
-    return world.authorize(MARKUP)
+def unknown_client(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.authorize(MARKUP)
 
 
-def foreign_redirect(world: World) -> TestResponse:
-    return world.authorize(world.register()["client_id"], redirect_uri=EVIL)
+def foreign_redirect(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.authorize(oauth.register()["client_id"], redirect_uri=EVIL)
 
 
-def repeated_parameter(world: World) -> TestResponse:
+def repeated_parameter(oauth: OAuthTestClient) -> TestResponse:
     name = urlencode({MARKUP: 1})
-    return world.browser.get(f"/authorize?{name}&{name}", base_url=ISSUER)
+    return oauth.browser.get(f"/authorize?{name}&{name}", base_url=ISSUER)
 
 
-def unknown_callback(world: World) -> TestResponse:
-    return world.browser.get("/callback", query_string={"state": MARKUP, "code": MARKUP}, base_url=ISSUER)
+def unknown_callback(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.browser.get("/callback", query_string={"state": MARKUP, "code": MARKUP}, base_url=ISSUER)
 
 
-def not_allowed(world: World) -> TestResponse:
-    return world.follow(world.log_in(world.decide(consent(world)), "stranger"))
+def not_allowed(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.follow(oauth.log_in(oauth.decide(consent(oauth)), "stranger"))
 
 
-def provider_down(world: World) -> TestResponse:
-    callback = world.log_in(world.decide(consent(world)))
-    world.stand_in.faults["/user"] = github.Fault(500)
-    return world.follow(callback)
+def provider_down(oauth: OAuthTestClient) -> TestResponse:
+    callback = oauth.log_in(oauth.decide(consent(oauth)))
+    oauth.stand_in.faults["/user"] = github.Fault(500)
+    return oauth.follow(callback)
 
 
-def sign_in(world: World) -> TestResponse:
-    return world.browser.get("/account", query_string={"notice": MARKUP}, base_url=ISSUER)
+def sign_in(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.browser.get("/account", query_string={"notice": MARKUP}, base_url=ISSUER)
 
 
-def account(world: World) -> TestResponse:
-    world.obtain_code(world.register(client_name=MARKUP)["client_id"])
-    response = world.browser.get("/account", base_url=ISSUER)
+def account(oauth: OAuthTestClient) -> TestResponse:
+    oauth.obtain_code(oauth.register(client_name=MARKUP)["client_id"])
+    response = oauth.browser.get("/account", base_url=ISSUER)
     assert "alert(1)" in response.text
     return response
 
 
-def forged_account_form(world: World) -> TestResponse:
-    return world.browser.post("/account", data={"ticket": MARKUP, "action": MARKUP}, base_url=ISSUER)
+def forged_account_form(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.browser.post("/account", data={"ticket": MARKUP, "action": MARKUP}, base_url=ISSUER)
 
 
-def refused_sign_in(world: World) -> TestResponse:
-    form = Form(sign_in(world).text).fields
-    return world.follow(world.log_in(world.browser.post("/account", data=form, base_url=ISSUER), ""))
+def refused_sign_in(oauth: OAuthTestClient) -> TestResponse:
+    form = Form(sign_in(oauth).text).fields
+    return oauth.follow(oauth.log_in(oauth.browser.post("/account", data=form, base_url=ISSUER), ""))
 
 
-PAGES: list[Callable[[World], TestResponse]] = [
+PAGES: list[Callable[[OAuthTestClient], TestResponse]] = [
     consent,
     stale_consent,
     forged_consent,
@@ -142,17 +142,17 @@ PAGES: list[Callable[[World], TestResponse]] = [
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.__name__)
 def test_no_page_can_be_framed_scripted_cached_or_left_with_a_referrer(
-    world: World, page: Callable[[World], TestResponse]
+    oauth: OAuthTestClient, page: Callable[[OAuthTestClient], TestResponse]
 ) -> None:
-    assert_is_harmless(page(world))
+    assert_is_harmless(page(oauth))
 
 
-def test_a_page_without_redis_is_as_harmless(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_without_redis_is_as_harmless(oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ServiceUnavailable("Redis")
 
-    monkeypatch.setattr(world.store, "find_client", fail)
-    response = world.authorize("mcp_any")
+    monkeypatch.setattr(oauth.store, "find_client", fail)
+    response = oauth.authorize("mcp_any")
     assert response.status_code == 503
     assert_is_harmless(response)
 
@@ -181,12 +181,12 @@ def test_a_page_without_redis_is_as_harmless(world: World, monkeypatch: pytest.M
 )
 @pytest.mark.parametrize("decline", [False, True], ids=["allowed", "not-allowed"])
 def test_no_metadata_of_a_client_is_markup_or_an_address_on_a_page(
-    world: World, metadata: dict[str, Any], decline: bool
+    oauth: OAuthTestClient, metadata: dict[str, Any], decline: bool
 ) -> None:
-    page = world.authorize(world.register(**metadata)["client_id"])
+    page = oauth.authorize(oauth.register(**metadata)["client_id"])
     assert_is_harmless(page)
-    returned = world.follow(world.log_in(world.decide(page), "stranger" if decline else "octocat"))
-    assert_is_harmless(returned if decline else world.browser.get("/account", base_url=ISSUER))
+    returned = oauth.follow(oauth.log_in(oauth.decide(page), "stranger" if decline else "octocat"))
+    assert_is_harmless(returned if decline else oauth.browser.get("/account", base_url=ISSUER))
 
 
 PARAMETERS = [*authorization_query("x"), "scope", "prompt", "nonce", "display", "login_hint", "request", "error"]
@@ -196,16 +196,16 @@ PARAMETERS = [*authorization_query("x"), "scope", "prompt", "nonce", "display", 
 @pytest.mark.parametrize(
     "value", [MARKUP, EVIL, f"//{EVIL}", "javascript:alert(1)", f"{REDIRECT}@evil.example", "\r\nX: y"]
 )
-def test_no_parameter_redirects_elsewhere_or_is_markup(world: World, name: str, value: str) -> None:
-    query = authorization_query(world.register()["client_id"]) | {name: value}
-    response = world.browser.get("/authorize", query_string=query, base_url=ISSUER)
+def test_no_parameter_redirects_elsewhere_or_is_markup(oauth: OAuthTestClient, name: str, value: str) -> None:
+    query = authorization_query(oauth.register()["client_id"]) | {name: value}
+    response = oauth.browser.get("/authorize", query_string=query, base_url=ISSUER)
     assert "X" not in response.headers
     assert response.location is None
     assert_is_harmless(response, way_back=f"{REDIRECT}?error=")
 
 
-def test_an_identifier_that_is_none_is_shown_without_what_deceives_the_eye(world: World) -> None:
-    page = world.authorize("https://good.example\u202e\u200b/\u0301\u0301\u0301\u0301" + "call us now " * 40)
+def test_an_identifier_that_is_none_is_shown_without_what_deceives_the_eye(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize("https://good.example\u202e\u200b/\u0301\u0301\u0301\u0301" + "call us now " * 40)
     assert_is_harmless(page)
     assert re.search("[\u200b\u202e]|\u0301{4}", page.text) is None
     assert page.text.count("call us now") < 6
@@ -213,10 +213,12 @@ def test_an_identifier_that_is_none_is_shown_without_what_deceives_the_eye(world
 
 @pytest.mark.parametrize("name", ["code", "state", "error", "error_description", "error_uri", "iss", "redirect_uri"])
 @pytest.mark.parametrize("value", [MARKUP, EVIL])
-def test_no_parameter_of_the_callback_redirects_elsewhere_or_is_markup(world: World, name: str, value: str) -> None:
-    callback = urlsplit(world.log_in(world.decide(consent(world))))
+def test_no_parameter_of_the_callback_redirects_elsewhere_or_is_markup(
+    oauth: OAuthTestClient, name: str, value: str
+) -> None:
+    callback = urlsplit(oauth.log_in(oauth.decide(consent(oauth))))
     query = dict(parse_qsl(callback.query)) | {name: value}
-    response = world.browser.get("/callback", query_string=query, base_url=ISSUER)
+    response = oauth.browser.get("/callback", query_string=query, base_url=ISSUER)
     if response.status_code == 303:
         assert response.location.startswith(f"{REDIRECT}?")
         assert "evil" not in response.location
@@ -225,9 +227,9 @@ def test_no_parameter_of_the_callback_redirects_elsewhere_or_is_markup(world: Wo
 
 
 @pytest.mark.parametrize("name", [*authorization_query("x"), "scope", "unknown"])
-def test_a_repeated_parameter_of_an_authorization_request_is_refused(world: World, name: str) -> None:
-    query = {"scope": "mcp"} | authorization_query(world.register()["client_id"])
-    response = world.browser.get(
+def test_a_repeated_parameter_of_an_authorization_request_is_refused(oauth: OAuthTestClient, name: str) -> None:
+    query = {"scope": "mcp"} | authorization_query(oauth.register()["client_id"])
+    response = oauth.browser.get(
         f"/authorize?{urlencode(query)}&{urlencode([(name, query.get(name, 'x')), (name, 'y')])}", base_url=ISSUER
     )
     assert response.status_code == 400
@@ -235,11 +237,11 @@ def test_a_repeated_parameter_of_an_authorization_request_is_refused(world: Worl
 
 
 @pytest.mark.parametrize(("path", "name"), [("/consent", "ticket"), ("/consent", "decision"), ("/account", "action")])
-def test_a_repeated_field_of_a_form_is_refused(world: World, path: str, name: str) -> None:
-    page = consent(world) if path == "/consent" else account(world)
+def test_a_repeated_field_of_a_form_is_refused(oauth: OAuthTestClient, path: str, name: str) -> None:
+    page = consent(oauth) if path == "/consent" else account(oauth)
     form = [*Form(page.text).fields.items(), ("decision", "approve"), ("action", "sign-out")]
     value = dict(form)[name]
-    response = world.browser.post(
+    response = oauth.browser.post(
         path,
         data=urlencode([*form, (name, value)]),
         content_type="application/x-www-form-urlencoded",
@@ -249,38 +251,38 @@ def test_a_repeated_field_of_a_form_is_refused(world: World, path: str, name: st
     assert response.location is None
 
 
-def test_a_repeated_parameter_of_the_callback_is_refused_and_the_login_lives(world: World) -> None:
-    callback = world.log_in(world.decide(consent(world)))
-    assert world.follow(f"{callback}&code=another").status_code == 400
-    assert "code" in parameters_of(world.follow(callback))
+def test_a_repeated_parameter_of_the_callback_is_refused_and_the_login_lives(oauth: OAuthTestClient) -> None:
+    callback = oauth.log_in(oauth.decide(consent(oauth)))
+    assert oauth.follow(f"{callback}&code=another").status_code == 400
+    assert "code" in parameters_of(oauth.follow(callback))
 
 
 @pytest.mark.parametrize(
     "state", ["a b&c=d#e?f", "é\u202e", "%00%0d%0a", "x" * 4000, "<script>", "a+b", "&iss=https://evil"]
 )
-def test_state_comes_back_as_it_was_and_adds_nothing(world: World, state: str) -> None:
-    client_id = world.register()["client_id"]
-    declined = parameters_of(world.decide(world.authorize(client_id, state=state), "deny"))
+def test_state_comes_back_as_it_was_and_adds_nothing(oauth: OAuthTestClient, state: str) -> None:
+    client_id = oauth.register()["client_id"]
+    declined = parameters_of(oauth.decide(oauth.authorize(client_id, state=state), "deny"))
     assert (declined["state"], declined["iss"]) == (state, ISSUER)
-    answer = parameters_of(world.follow(world.log_in(world.decide(world.authorize(client_id, state=state)))))
+    answer = parameters_of(oauth.follow(oauth.log_in(oauth.decide(oauth.authorize(client_id, state=state)))))
     assert (answer["state"], answer["iss"]) == (state, ISSUER)
     assert set(answer) == {"code", "state", "iss"}
 
 
-def test_the_query_of_a_redirect_uri_is_kept(world: World) -> None:
+def test_the_query_of_a_redirect_uri_is_kept(oauth: OAuthTestClient) -> None:
     uri = "https://app.example.org/callback?tenant=a%26b&code=old"
-    client_id = world.register(redirect_uris=[uri])["client_id"]
-    approved = world.decide(world.authorize(client_id, redirect_uri=uri))
-    location = world.follow(world.log_in(approved)).location
+    client_id = oauth.register(redirect_uris=[uri])["client_id"]
+    approved = oauth.decide(oauth.authorize(client_id, redirect_uri=uri))
+    location = oauth.follow(oauth.log_in(approved)).location
     assert location.startswith(f"{uri}&code=")
 
 
 # Cookies
 
 
-def test_a_cookie_that_is_not_ours_is_replaced(world: World) -> None:
+def test_a_cookie_that_is_not_ours_is_replaced(oauth: OAuthTestClient) -> None:
     for value in ("", "x", "<script>", "a" * 4000, "a" * 42, "é" * 43):
-        browser = world.new_browser()
+        browser = oauth.new_browser()
         browser.set_cookie("__Host-mcp-gateway-browser", value, domain="auth.example.com", secure=True)
         response = browser.get("/account", base_url=ISSUER)
         cookie = response.headers["Set-Cookie"]
@@ -290,22 +292,22 @@ def test_a_cookie_that_is_not_ours_is_replaced(world: World) -> None:
         assert value == "" or f"={value};" not in cookie
 
 
-def test_a_cookie_that_another_host_could_have_set_is_not_read(world: World) -> None:
+def test_a_cookie_that_another_host_could_have_set_is_not_read(oauth: OAuthTestClient) -> None:
     """Cookie tossing: a sibling's cookie cannot have the prefix, so a name without it means nothing here."""
-    page = consent(world)
-    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    page = consent(oauth)
+    ours = oauth.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
     assert ours is not None
-    world.browser = world.new_browser()
-    world.browser.set_cookie("mcp-gateway-browser", ours.value, domain="auth.example.com")
-    response = world.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
+    oauth.browser = oauth.new_browser()
+    oauth.browser.set_cookie("mcp-gateway-browser", ours.value, domain="auth.example.com")
+    response = oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
     assert response.status_code == 400
 
 
-def test_a_second_cookie_of_the_same_name_lets_nobody_in(world: World) -> None:
-    callback = world.log_in(world.decide(consent(world)))
-    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+def test_a_second_cookie_of_the_same_name_lets_nobody_in(oauth: OAuthTestClient) -> None:
+    callback = oauth.log_in(oauth.decide(consent(oauth)))
+    ours = oauth.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
     assert ours is not None
-    stranger = world.new_browser()
+    stranger = oauth.new_browser()
     for order in (("p" * 43, "q" * 43), ("p" * 43,)):
         header = "; ".join(f"__Host-mcp-gateway-browser={value}" for value in order)
         response = stranger.get(callback.removeprefix(ISSUER), base_url=ISSUER, headers={"Cookie": header})
@@ -313,23 +315,23 @@ def test_a_second_cookie_of_the_same_name_lets_nobody_in(world: World) -> None:
 
 
 @pytest.mark.parametrize("space", ["\u2000", "\u3000", "\xa0", "\x85", "\u2028"])
-def test_a_cookie_whose_name_only_looks_like_ours_is_not_read(world: World, space: str) -> None:
+def test_a_cookie_whose_name_only_looks_like_ours_is_not_read(oauth: OAuthTestClient, space: str) -> None:
     """A subdomain can set `\\u2000__Host-x`, which a parser that strips Unicode's spaces takes for `__Host-x`."""
-    callback = world.log_in(world.decide(consent(world)))
-    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+    callback = oauth.log_in(oauth.decide(consent(oauth)))
+    ours = oauth.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
     assert ours is not None
     tossed = f"{space}__Host-mcp-gateway-browser={ours.value}".encode().decode("latin-1")
-    victim = world.app.test_client(use_cookies=False)
+    victim = oauth.app.test_client(use_cookies=False)
     for header in (tossed, f"{tossed}; __Host-mcp-gateway-browser={'v' * 43}"):
         assert victim.get(callback, base_url=ISSUER, headers={"Cookie": header}).status_code == 400
 
 
-def test_two_cookies_of_our_name_are_as_good_as_none_and_others_do_not_matter(world: World) -> None:
-    page = consent(world)
-    ours = world.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
+def test_two_cookies_of_our_name_are_as_good_as_none_and_others_do_not_matter(oauth: OAuthTestClient) -> None:
+    page = consent(oauth)
+    ours = oauth.browser.get_cookie("__Host-mcp-gateway-browser", domain="auth.example.com")
     assert ours is not None
     form = Form(page.text).fields | {"decision": "approve"}
-    browser = world.app.test_client(use_cookies=False)
+    browser = oauth.app.test_client(use_cookies=False)
     good = f"__Host-mcp-gateway-browser={ours.value}"
     for header, status in ((f"{good}; __Host-mcp-gateway-browser={'v' * 43}", 400), (f"a=b; {good}; c", 303)):
         response = browser.post("/consent", data=form, base_url=ISSUER, headers={"Cookie": header})
@@ -339,31 +341,31 @@ def test_two_cookies_of_our_name_are_as_good_as_none_and_others_do_not_matter(wo
 # Codes and logins that change hands
 
 
-def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(world: World) -> None:
+def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(oauth: OAuthTestClient) -> None:
     """Code injection: the attacker's code, put into the victim's session, or the other way round."""
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
     for verifier in ("w" * 43, "", "v" * 42):
-        response = world.redeem(client_id, code, code_verifier=verifier)
+        response = oauth.redeem(client_id, code, code_verifier=verifier)
         assert response.get_json()["error"] in {"invalid_grant", "invalid_request"}
-    assert world.redeem(client_id, code).status_code == 200
+    assert oauth.redeem(client_id, code).status_code == 200
 
 
-def test_the_upstream_state_is_new_each_time_and_made_only_after_approval(world: World) -> None:
-    page = consent(world)
+def test_the_upstream_state_is_new_each_time_and_made_only_after_approval(oauth: OAuthTestClient) -> None:
+    page = consent(oauth)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store.ephemeral, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
-        assert world.authorize(world.register()["client_id"]).status_code == 200
-    states = {dict(parse_qsl(urlsplit(world.decide(page).location).query))["state"] for _ in range(3)}
+        patch.setattr(oauth.store.ephemeral, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
+        assert oauth.authorize(oauth.register()["client_id"]).status_code == 200
+    states = {dict(parse_qsl(urlsplit(oauth.decide(page).location).query))["state"] for _ in range(3)}
     assert len(states) == 3
     assert all(len(state) >= 43 for state in states)
 
 
-def test_the_code_of_the_identity_provider_is_bound_to_the_login_it_was_made_for(world: World) -> None:
+def test_the_code_of_the_identity_provider_is_bound_to_the_login_it_was_made_for(oauth: OAuthTestClient) -> None:
     """An upstream code that was stolen from another login does not finish this one: PKCE binds it to its state."""
-    first, second = (urlsplit(world.log_in(world.decide(consent(world)))) for _ in range(2))
+    first, second = (urlsplit(oauth.log_in(oauth.decide(consent(oauth)))) for _ in range(2))
     stolen = dict(parse_qsl(second.query))["code"]
     query = dict(parse_qsl(first.query)) | {"code": stolen}
-    answer = parameters_of(world.browser.get("/callback", query_string=query, base_url=ISSUER))
+    answer = parameters_of(oauth.browser.get("/callback", query_string=query, base_url=ISSUER))
     assert answer["error"] == "access_denied"
     assert GITHUB not in answer["error_description"]

@@ -13,7 +13,7 @@ from auth_service.settings import Settings
 from local.github import Fault
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, AuditLog, World, parameters_of
+from .conftest import GITHUB, ISSUER, AuditLog, OAuthTestClient, parameters_of
 
 SIGN_ON = f"{GITHUB}/orgs/acme/sso?authorization_request=AZ-bc_1"
 MEMBERSHIP = "/user/memberships/orgs/acme"
@@ -22,16 +22,16 @@ ACCESS = f"{GITHUB}/settings/connections/applications/app"
 PROTECTED = '{"message": "Resource protected by organization SAML enforcement."}'
 
 
-def begin(world: World) -> tuple[str, str]:
+def begin(oauth: OAuthTestClient) -> tuple[str, str]:
     """Approve a client; return its identifier and the upstream state."""
-    client_id = world.register(grant_types=["authorization_code", "refresh_token"])["client_id"]
-    approved = world.decide(world.authorize(client_id))
+    client_id = oauth.register(grant_types=["authorization_code", "refresh_token"])["client_id"]
+    approved = oauth.decide(oauth.authorize(client_id))
     return client_id, dict(parse_qsl(urlsplit(approved.location).query))["state"]
 
 
-def come_back(world: World, state: str, **parameters: str) -> TestResponse:
+def come_back(oauth: OAuthTestClient, state: str, **parameters: str) -> TestResponse:
     """Let the provider send the browser back, as it does with an error."""
-    return world.follow(f"{ISSUER}/callback?{urlencode({**parameters, 'state': state})}")
+    return oauth.follow(f"{ISSUER}/callback?{urlencode({**parameters, 'state': state})}")
 
 
 def sign_on_fault(header: str) -> Fault:
@@ -52,24 +52,24 @@ class TestSingleSignOn:
         resources["fetch"]["allowed"] = {"organizations": ["umbrella"]}
         return Settings.model_validate({**settings.model_dump(), "allowed": allowed, "resources": resources})
 
-    def log_in(self, world: World) -> TestResponse:
-        client_id = world.register()["client_id"]
-        return world.follow(world.log_in(world.decide(world.authorize(client_id))))
+    def log_in(self, oauth: OAuthTestClient) -> TestResponse:
+        client_id = oauth.register()["client_id"]
+        return oauth.follow(oauth.log_in(oauth.decide(oauth.authorize(client_id))))
 
     def test_githubs_own_link_is_offered_and_the_next_try_works(
-        self, world: World, path: str, audit_log: AuditLog
+        self, oauth: OAuthTestClient, path: str, audit_log: AuditLog
     ) -> None:
-        world.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
-        page = self.log_in(world)
+        oauth.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
+        page = self.log_in(oauth)
         assert page.status_code == 403
         assert page.location is None
         assert f'href="{SIGN_ON}"' in page.text
         assert "acme wants you to sign in" in page.text
         (refused,) = audit_log.of(Event.LOGIN_REFUSED)
         assert refused["reason"] == "GitHub requires single sign-on for acme"
-        world.stand_in.faults.clear()
-        again = world.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
-        assert "code" in parameters_of(world.follow(world.log_in(again)))
+        oauth.stand_in.faults.clear()
+        again = oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
+        assert "code" in parameters_of(oauth.follow(oauth.log_in(again)))
 
     @pytest.mark.parametrize(
         "url",
@@ -90,50 +90,54 @@ class TestSingleSignOn:
         ],
     )
     def test_a_link_to_anywhere_else_becomes_githubs_page_of_the_application(
-        self, world: World, path: str, url: str, caplog: pytest.LogCaptureFixture
+        self, oauth: OAuthTestClient, path: str, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        world.stand_in.faults[path] = sign_on_fault(f"required; url={url}")
-        page = self.log_in(world)
+        oauth.stand_in.faults[path] = sign_on_fault(f"required; url={url}")
+        page = self.log_in(oauth)
         assert page.status_code == 403
         assert f'href="{ACCESS}"' in page.text
         assert "evil" not in page.text
         assert "<script" not in page.text
         assert "X-GitHub-SSO leads elsewhere" in caplog.text
 
-    def test_a_header_without_a_link_leads_to_the_page_of_the_application(self, world: World, path: str) -> None:
-        world.stand_in.faults[path] = sign_on_fault("required")
-        assert f'href="{ACCESS}"' in self.log_in(world).text
+    def test_a_header_without_a_link_leads_to_the_page_of_the_application(
+        self, oauth: OAuthTestClient, path: str
+    ) -> None:
+        oauth.stand_in.faults[path] = sign_on_fault("required")
+        assert f'href="{ACCESS}"' in self.log_in(oauth).text
 
-    def test_a_refusal_without_the_header_is_no_membership(self, world: World, path: str) -> None:
+    def test_a_refusal_without_the_header_is_no_membership(self, oauth: OAuthTestClient, path: str) -> None:
         for headers in ({}, {"X-GitHub-SSO": "partial-results; organizations=21955855"}):
-            world.stand_in.faults[path] = Fault(403, PROTECTED, headers)
-            page = self.log_in(world)
+            oauth.stand_in.faults[path] = Fault(403, PROTECTED, headers)
+            page = self.log_in(oauth)
             assert page.status_code == 403
             assert "may not use this server" in page.text
             assert "sso" not in page.text
 
-    def test_an_organization_that_is_not_on_the_servers_list_is_not_named(self, world: World, path: str) -> None:
-        world.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
-        client_id = world.register()["client_id"]
-        request = world.authorize(client_id, resource="https://fetch.example.com/mcp")
-        page = world.follow(world.log_in(world.decide(request)))
+    def test_an_organization_that_is_not_on_the_servers_list_is_not_named(
+        self, oauth: OAuthTestClient, path: str
+    ) -> None:
+        oauth.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
+        client_id = oauth.register()["client_id"]
+        request = oauth.authorize(client_id, resource="https://fetch.example.com/mcp")
+        page = oauth.follow(oauth.log_in(oauth.decide(request)))
         assert "may not use this server" in page.text
         assert "acme" not in page.text
 
-    def test_a_refresh_lets_nobody_stay_whose_membership_is_not_told(self, world: World, path: str) -> None:
-        client_id = world.register()["client_id"]
-        issued = world.redeem(client_id, world.obtain_code(client_id)).get_json()
-        world.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
-        refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    def test_a_refresh_lets_nobody_stay_whose_membership_is_not_told(self, oauth: OAuthTestClient, path: str) -> None:
+        client_id = oauth.register()["client_id"]
+        issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
+        oauth.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")
+        refreshed = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
         assert (refreshed.status_code, refreshed.get_json()["error"]) == (400, "invalid_grant")
-        assert SIGN_ON in self.log_in(world).text
+        assert SIGN_ON in self.log_in(oauth).text
 
 
-def test_a_sign_on_before_github_names_the_user_fails_the_login(world: World) -> None:
-    client_id = world.register()["client_id"]
-    callback = world.log_in(world.decide(world.authorize(client_id)))
-    world.stand_in.faults["/user"] = sign_on_fault(f"required; url={SIGN_ON}")
-    assert parameters_of(world.follow(callback))["error"] == "access_denied"
+def test_a_sign_on_before_github_names_the_user_fails_the_login(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    callback = oauth.log_in(oauth.decide(oauth.authorize(client_id)))
+    oauth.stand_in.faults["/user"] = sign_on_fault(f"required; url={SIGN_ON}")
+    assert parameters_of(oauth.follow(callback))["error"] == "access_denied"
 
 
 OPERATORS = [
@@ -152,7 +156,7 @@ OPERATORS = [
 @pytest.mark.parametrize(("code", "title", "remedy"), OPERATORS)
 @pytest.mark.parametrize("at", ["callback", "token endpoint"])
 def test_what_the_operator_has_to_mend_is_on_the_page_and_in_the_log(  # noqa: PLR0917 - fixtures and cases
-    world: World,
+    oauth: OAuthTestClient,
     audit_log: AuditLog,
     caplog: pytest.LogCaptureFixture,
     code: str,
@@ -160,14 +164,14 @@ def test_what_the_operator_has_to_mend_is_on_the_page_and_in_the_log(  # noqa: P
     remedy: str,
     at: str,
 ) -> None:
-    _, state = begin(world)
+    _, state = begin(oauth)
     if at == "callback":
-        page = come_back(world, state, error=code, error_description="See the docs\nERROR: forged <b>")
+        page = come_back(oauth, state, error=code, error_description="See the docs\nERROR: forged <b>")
     else:
-        world.stand_in.faults["/login/oauth/access_token"] = Fault(
+        oauth.stand_in.faults["/login/oauth/access_token"] = Fault(
             200, f'{{"error": "{code}", "error_description": "See the docs"}}', {"Content-Type": "application/json"}
         )
-        page = come_back(world, state, code="anything")
+        page = come_back(oauth, state, code="anything")
     assert page.status_code == 503
     assert page.location is None
     assert title in page.text
@@ -181,9 +185,9 @@ def test_what_the_operator_has_to_mend_is_on_the_page_and_in_the_log(  # noqa: P
     assert "\n" not in logged.getMessage()
     (refused,) = audit_log.of(Event.LOGIN_REFUSED)
     assert refused["reason"].startswith("GitHub refused: ")
-    world.stand_in.faults.clear()
-    again = world.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
-    assert "code" in parameters_of(world.follow(world.log_in(again)))
+    oauth.stand_in.faults.clear()
+    again = oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(again)))
 
 
 @pytest.mark.parametrize(
@@ -196,52 +200,52 @@ def test_what_the_operator_has_to_mend_is_on_the_page_and_in_the_log(  # noqa: P
         ("consent_required", "GitHub wants you to sign in there first"),
     ],
 )
-def test_what_the_user_has_to_mend_is_on_the_page(world: World, code: str, title: str) -> None:
-    _, state = begin(world)
-    page = come_back(world, state, error=code)
+def test_what_the_user_has_to_mend_is_on_the_page(oauth: OAuthTestClient, code: str, title: str) -> None:
+    _, state = begin(oauth)
+    page = come_back(oauth, state, error=code)
     assert page.status_code == 403
     assert title in page.text
     assert "What the operator can do" not in page.text
-    denied = world.browser.post("/consent", data=Form(page.text).fields | {"decision": "deny"}, base_url=ISSUER)
+    denied = oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": "deny"}, base_url=ISSUER)
     assert parameters_of(denied)["error"] == "access_denied"
 
 
 @pytest.mark.parametrize("code", ["server_error", "temporarily_unavailable"])
-def test_what_passes_by_itself_can_be_tried_again(world: World, code: str) -> None:
-    _, state = begin(world)
-    page = come_back(world, state, error=code)
+def test_what_passes_by_itself_can_be_tried_again(oauth: OAuthTestClient, code: str) -> None:
+    _, state = begin(oauth)
+    page = come_back(oauth, state, error=code)
     assert page.status_code == 503
     assert int(page.headers["Retry-After"]) > 0
     assert "GitHub does not answer" in page.text
 
 
 @pytest.mark.parametrize("parameters", [{"error": "access_denied"}, {}, {"error": ""}])
-def test_a_user_who_cancels_goes_back_to_the_client(world: World, parameters: dict[str, str]) -> None:
-    _, state = begin(world)
-    assert parameters_of(come_back(world, state, **parameters))["error"] == "access_denied"
+def test_a_user_who_cancels_goes_back_to_the_client(oauth: OAuthTestClient, parameters: dict[str, str]) -> None:
+    _, state = begin(oauth)
+    assert parameters_of(come_back(oauth, state, **parameters))["error"] == "access_denied"
 
 
 @pytest.mark.parametrize("code", ["bad_verification_code", "invalid_grant"])
-def test_a_code_that_the_provider_does_not_take_ends_the_login(world: World, code: str) -> None:
-    _, state = begin(world)
-    world.stand_in.faults["/login/oauth/access_token"] = Fault(
+def test_a_code_that_the_provider_does_not_take_ends_the_login(oauth: OAuthTestClient, code: str) -> None:
+    _, state = begin(oauth)
+    oauth.stand_in.faults["/login/oauth/access_token"] = Fault(
         200, f'{{"error": "{code}"}}', {"Content-Type": "application/json"}
     )
-    assert parameters_of(come_back(world, state, code="old"))["error"] == "access_denied"
+    assert parameters_of(come_back(oauth, state, code="old"))["error"] == "access_denied"
 
 
-def test_an_error_without_the_login_of_this_browser_shows_nothing_of_it(world: World) -> None:
-    page = come_back(world, "made-up", error="application_suspended")
+def test_an_error_without_the_login_of_this_browser_shows_nothing_of_it(oauth: OAuthTestClient) -> None:
+    page = come_back(oauth, "made-up", error="application_suspended")
     assert page.status_code == 400
     assert "suspended" not in page.text
 
 
 @pytest.mark.parametrize(("code", "title"), [(code, title) for code, title, _ in OPERATORS[:2]])
-def test_the_account_page_tells_of_it_too(world: World, code: str, title: str) -> None:
-    page = world.browser.get("/account", base_url=ISSUER)
-    leaving = world.browser.post("/account", data=Form(page.text).fields, base_url=ISSUER)
+def test_the_account_page_tells_of_it_too(oauth: OAuthTestClient, code: str, title: str) -> None:
+    page = oauth.browser.get("/account", base_url=ISSUER)
+    leaving = oauth.browser.post("/account", data=Form(page.text).fields, base_url=ISSUER)
     state = dict(parse_qsl(urlsplit(leaving.location).query))["state"]
-    answer = come_back(world, state, error=code)
+    answer = come_back(oauth, state, error=code)
     assert answer.status_code == 503
     assert title in answer.text
     assert "Back to the account page" in answer.text

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
 from tests.internet import Internet, internet, respond_json
 
-from .conftest import ISSUER, World, parameters_of
+from .conftest import ISSUER, OAuthTestClient, parameters_of
 
 CALLBACK = "myapp://mcp/oauth/callback"
 HOST = "client.example.com"
@@ -46,53 +46,55 @@ def net(tmp_path: Path) -> Iterator[Internet]:
 
 
 @pytest.fixture
-def fetcher(net: Internet) -> PublicFetcher:
+def fetcher(net: Internet) -> SafeFetcher:
     return net.fetcher(deadline=2)
 
 
-def register(world: World, uri: str) -> int:
+def register(oauth: OAuthTestClient, uri: str) -> int:
     body = {"redirect_uris": [uri], "token_endpoint_auth_method": "none"}
-    return world.browser.post("/register", json=body, base_url=ISSUER).status_code
+    return oauth.browser.post("/register", json=body, base_url=ISSUER).status_code
 
 
 @pytest.mark.parametrize("uri", [CALLBACK, f"{CALLBACK}?window=1"])
-def test_a_login_ends_at_the_callback_of_an_application_that_the_operator_names(world: World, uri: str) -> None:
-    client_id = world.register(redirect_uris=[uri])["client_id"]
-    page = world.authorize(client_id, redirect_uri=uri)
+def test_a_login_ends_at_the_callback_of_an_application_that_the_operator_names(
+    oauth: OAuthTestClient, uri: str
+) -> None:
+    client_id = oauth.register(redirect_uris=[uri])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=uri)
     assert "My App" in page.text
     assert "myapp:" in page.headers["Content-Security-Policy"]
-    answer = world.follow(world.log_in(world.decide(page)))
+    answer = oauth.follow(oauth.log_in(oauth.decide(page)))
     assert answer.location.startswith(f"{uri}{'&' if '?' in uri else '?'}code=")
     code = parameters_of(answer)["code"]
-    assert world.redeem(client_id, code, redirect_uri=uri).status_code == 200
+    assert oauth.redeem(client_id, code, redirect_uri=uri).status_code == 200
 
 
-def test_warp_is_known_without_being_named(world: World) -> None:
+def test_warp_is_known_without_being_named(oauth: OAuthTestClient) -> None:
     uri = "warp://mcp/oauth2callback"
-    client_id = world.register(redirect_uris=[uri])["client_id"]
-    assert "Warp" in world.authorize(client_id, redirect_uri=uri).text
-    assert register(world, "warp://action/new_tab") == 400
+    client_id = oauth.register(redirect_uris=[uri])["client_id"]
+    assert "Warp" in oauth.authorize(client_id, redirect_uri=uri).text
+    assert register(oauth, "warp://action/new_tab") == 400
 
 
 @pytest.mark.parametrize("uri", ELSEWHERE)
-def test_no_other_address_of_its_scheme_is_registered(world: World, net: Internet, uri: str) -> None:
-    assert register(world, uri) == 400
+def test_no_other_address_of_its_scheme_is_registered(oauth: OAuthTestClient, net: Internet, uri: str) -> None:
+    assert register(oauth, uri) == 400
     net.pages["/client.json"] = respond_json({"client_id": DOCUMENT, "client_name": "Name", "redirect_uris": [uri]})
-    assert world.authorize(DOCUMENT, redirect_uri=uri).status_code == 400
+    assert oauth.authorize(DOCUMENT, redirect_uri=uri).status_code == 400
 
 
-def test_a_metadata_document_may_name_the_callback(world: World, net: Internet) -> None:
+def test_a_metadata_document_may_name_the_callback(oauth: OAuthTestClient, net: Internet) -> None:
     net.pages["/client.json"] = respond_json(
         {"client_id": DOCUMENT, "client_name": "Name", "redirect_uris": [CALLBACK], "client_uri": "myapp://x"}
     )
-    page = world.authorize(DOCUMENT, redirect_uri=CALLBACK)
+    page = oauth.authorize(DOCUMENT, redirect_uri=CALLBACK)
     assert page.status_code == 200
     assert "My App" in page.text
 
 
-def test_an_error_leads_to_the_application_only_from_a_page(world: World) -> None:
-    client_id = world.register(redirect_uris=[CALLBACK])["client_id"]
-    page = world.authorize(client_id, redirect_uri=CALLBACK, scope="admin")
+def test_an_error_leads_to_the_application_only_from_a_page(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register(redirect_uris=[CALLBACK])["client_id"]
+    page = oauth.authorize(client_id, redirect_uri=CALLBACK, scope="admin")
     assert page.status_code == 400
     assert "Location" not in page.headers
     assert "Go back to My App" in page.text
@@ -105,15 +107,15 @@ class TestWithoutIt:
     def settings(self, settings: Settings) -> Settings:
         return Settings.model_validate({**settings.model_dump(), "clients": {}})
 
-    def test_the_scheme_is_not_taken(self, world: World) -> None:
-        assert register(world, CALLBACK) == 400
+    def test_the_scheme_is_not_taken(self, oauth: OAuthTestClient) -> None:
+        assert register(oauth, CALLBACK) == 400
 
-    def test_what_was_registered_before_leads_nowhere(self, world: World) -> None:
-        client = world.register(redirect_uris=["https://client.example.com/callback"])
-        stored = world.store.find_client(client["client_id"])
+    def test_what_was_registered_before_leads_nowhere(self, oauth: OAuthTestClient) -> None:
+        client = oauth.register(redirect_uris=["https://client.example.com/callback"])
+        stored = oauth.store.find_client(client["client_id"])
         assert stored is not None
         metadata = stored.metadata.model_copy(update={"redirect_uris": (CALLBACK,)})
-        world.store.update_client(type(stored)(**{**vars(stored), "metadata": metadata}))
-        page = world.authorize(client["client_id"], redirect_uri=CALLBACK)
+        oauth.store.update_client(type(stored)(**{**vars(stored), "metadata": metadata}))
+        page = oauth.authorize(client["client_id"], redirect_uri=CALLBACK)
         assert page.status_code == 400
         assert CALLBACK not in page.headers.get("Location", "")

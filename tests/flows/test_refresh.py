@@ -16,7 +16,7 @@ from auth_service.ops.audit import Event
 from auth_service.storage.store import LOST_ANSWER_SECONDS, ROTATION_GRACE
 from tests.conftest import RedisServer
 
-from .conftest import AuditLog, World
+from .conftest import AuditLog, OAuthTestClient
 
 
 @pytest.fixture
@@ -26,125 +26,125 @@ def connection(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-def _login(world: World) -> tuple[str, dict[str, Any]]:
-    client_id = world.register()["client_id"]
-    return client_id, world.redeem(client_id, world.obtain_code(client_id)).get_json()
+def _login(oauth: OAuthTestClient) -> tuple[str, dict[str, Any]]:
+    client_id = oauth.register()["client_id"]
+    return client_id, oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
 
 
-def _refresh(world: World, client_id: str, refresh_token: str, **changes: str) -> TestResponse:
-    return world.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token, **changes)
+def _refresh(oauth: OAuthTestClient, client_id: str, refresh_token: str, **changes: str) -> TestResponse:
+    return oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=refresh_token, **changes)
 
 
-def test_a_refresh_rotates_and_a_repeat_gets_the_same_successor(world: World) -> None:
-    client_id, issued = _login(world)
-    first = _refresh(world, client_id, issued["refresh_token"]).get_json()
-    again = _refresh(world, client_id, issued["refresh_token"]).get_json()
+def test_a_refresh_rotates_and_a_repeat_gets_the_same_successor(oauth: OAuthTestClient) -> None:
+    client_id, issued = _login(oauth)
+    first = _refresh(oauth, client_id, issued["refresh_token"]).get_json()
+    again = _refresh(oauth, client_id, issued["refresh_token"]).get_json()
     assert first["refresh_token"] == again["refresh_token"] != issued["refresh_token"]
-    assert _refresh(world, client_id, first["refresh_token"]).status_code == 200
+    assert _refresh(oauth, client_id, first["refresh_token"]).status_code == 200
 
 
 @pytest.mark.parametrize("scope", ["mcp ", " mcp", "mcp  mcp"])
-def test_spaces_too_many_name_no_scope(world: World, scope: str) -> None:
-    client_id, issued = _login(world)
-    assert _refresh(world, client_id, issued["refresh_token"], scope=scope).get_json()["scope"] == "mcp"
+def test_spaces_too_many_name_no_scope(oauth: OAuthTestClient, scope: str) -> None:
+    client_id, issued = _login(oauth)
+    assert _refresh(oauth, client_id, issued["refresh_token"], scope=scope).get_json()["scope"] == "mcp"
 
 
 HABITS = ["openid", "openid profile email offline_access", "offline_access", "phone address"]
 
 
 @pytest.mark.parametrize("scope", [*HABITS, "openid mcp offline_access", "mcp other"])
-def test_scopes_that_mean_nothing_here_are_ignored_at_refresh(world: World, scope: str) -> None:
-    client_id, issued = _login(world)
-    refreshed = _refresh(world, client_id, issued["refresh_token"], scope=scope)
+def test_scopes_that_mean_nothing_here_are_ignored_at_refresh(oauth: OAuthTestClient, scope: str) -> None:
+    client_id, issued = _login(oauth)
+    refreshed = _refresh(oauth, client_id, issued["refresh_token"], scope=scope)
     assert (refreshed.status_code, refreshed.get_json()["scope"]) == (200, "mcp")
 
 
 @pytest.mark.parametrize("scope", ["other", "openid other", "mcp\t", "\tmcp"])
-def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(world: World, scope: str) -> None:
+def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(oauth: OAuthTestClient, scope: str) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
-        refused = _refresh(world, client_id, issued["refresh_token"], scope=scope)
+        client_id, issued = _login(oauth)
+        refused = _refresh(oauth, client_id, issued["refresh_token"], scope=scope)
         assert refused.get_json()["error"] == "invalid_scope"
         clock.shift(61)
-        assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+        assert _refresh(oauth, client_id, issued["refresh_token"]).status_code == 200
 
 
 def test_a_refresh_whose_answer_was_lost_works_until_its_successor_has_been_used(
-    world: World, audit_log: AuditLog
+    oauth: OAuthTestClient, audit_log: AuditLog
 ) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
-        lost = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        client_id, issued = _login(oauth)
+        lost = _refresh(oauth, client_id, issued["refresh_token"]).get_json()["refresh_token"]
         for _ in range(3):
             clock.shift(LOST_ANSWER_SECONDS // 3)
-            again = _refresh(world, client_id, issued["refresh_token"])
+            again = _refresh(oauth, client_id, issued["refresh_token"])
             assert (again.status_code, again.get_json()["refresh_token"]) == (200, lost)
-        assert _refresh(world, client_id, lost).status_code == 200
+        assert _refresh(oauth, client_id, lost).status_code == 200
         assert Event.TOKEN_REUSED not in audit_log.names
         clock.shift(ROTATION_GRACE + 1)
-        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+        assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
         assert Event.TOKEN_REUSED in audit_log.names
-        assert _refresh(world, client_id, lost).get_json()["error"] == "invalid_grant"
+        assert _refresh(oauth, client_id, lost).get_json()["error"] == "invalid_grant"
 
 
-def test_a_refresh_whose_answer_was_lost_is_over_after_a_day(world: World) -> None:
+def test_a_refresh_whose_answer_was_lost_is_over_after_a_day(oauth: OAuthTestClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
-        successor = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        client_id, issued = _login(oauth)
+        successor = _refresh(oauth, client_id, issued["refresh_token"]).get_json()["refresh_token"]
         clock.shift(LOST_ANSWER_SECONDS + 1)
-        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
-        assert _refresh(world, client_id, successor).get_json()["error"] == "invalid_grant"
+        assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+        assert _refresh(oauth, client_id, successor).get_json()["error"] == "invalid_grant"
 
 
-def test_sending_a_token_again_does_not_prolong_the_time_for_it(world: World) -> None:
+def test_sending_a_token_again_does_not_prolong_the_time_for_it(oauth: OAuthTestClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
+        client_id, issued = _login(oauth)
         for _ in range(2):
-            assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+            assert _refresh(oauth, client_id, issued["refresh_token"]).status_code == 200
             clock.shift(LOST_ANSWER_SECONDS // 2 + 1)
-        assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+        assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
 
 
-def test_who_is_late_by_less_than_the_grace_gets_the_newest_token(world: World, audit_log: AuditLog) -> None:
+def test_who_is_late_by_less_than_the_grace_gets_the_newest_token(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
     """One process repeats the refresh of an hour ago while another already uses what came of it."""
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
-        successor = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+        client_id, issued = _login(oauth)
+        successor = _refresh(oauth, client_id, issued["refresh_token"]).get_json()["refresh_token"]
         clock.shift(3600)
-        newest = _refresh(world, client_id, successor).get_json()["refresh_token"]
+        newest = _refresh(oauth, client_id, successor).get_json()["refresh_token"]
         clock.shift(ROTATION_GRACE)
-        late = _refresh(world, client_id, issued["refresh_token"])
+        late = _refresh(oauth, client_id, issued["refresh_token"])
         assert late.get_json()["refresh_token"] == newest
         assert Event.TOKEN_REUSED not in audit_log.names
 
 
-def test_a_thief_who_comes_before_the_client_is_noticed_by_the_one_who_comes_too_late(world: World) -> None:
+def test_a_thief_who_comes_before_the_client_is_noticed_by_the_one_who_comes_too_late(oauth: OAuthTestClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        client_id, issued = _login(world)
+        client_id, issued = _login(oauth)
         stolen = issued["refresh_token"]
-        clients_own = _refresh(world, client_id, stolen).get_json()["refresh_token"]
+        clients_own = _refresh(oauth, client_id, stolen).get_json()["refresh_token"]
         clock.shift(600)
-        thiefs = _refresh(world, client_id, stolen).get_json()["refresh_token"]
+        thiefs = _refresh(oauth, client_id, stolen).get_json()["refresh_token"]
         assert thiefs == clients_own, "there is one line of successors, however many hold it"
         clock.shift(3600)
-        assert _refresh(world, client_id, clients_own).status_code == 200
+        assert _refresh(oauth, client_id, clients_own).status_code == 200
         clock.shift(3600)
-        theirs = _refresh(world, client_id, clients_own).get_json()["refresh_token"]
-        assert _refresh(world, client_id, theirs).status_code == 200
+        theirs = _refresh(oauth, client_id, clients_own).get_json()["refresh_token"]
+        assert _refresh(oauth, client_id, theirs).status_code == 200
         clock.shift(ROTATION_GRACE + 1)
-        assert _refresh(world, client_id, thiefs).get_json()["error"] == "invalid_grant"
-        assert world.store.count_grants() == 0
+        assert _refresh(oauth, client_id, thiefs).get_json()["error"] == "invalid_grant"
+        assert oauth.store.count_grants() == 0
 
 
 @pytest.mark.parametrize("processes", [5, 24])
 def test_processes_that_refresh_at_once_all_get_the_same_successor(
-    world: World, audit_log: AuditLog, processes: int
+    oauth: OAuthTestClient, audit_log: AuditLog, processes: int
 ) -> None:
-    client_id, issued = _login(world)
+    client_id, issued = _login(oauth)
     token = issued["refresh_token"]
     with ThreadPoolExecutor(processes) as pool:
         for _ in range(3):
-            answers = list(pool.map(partial(_refresh, world, client_id), [token] * processes))
+            answers = list(pool.map(partial(_refresh, oauth, client_id), [token] * processes))
             assert {answer.status_code for answer in answers} == {200}
             (token,) = {answer.get_json()["refresh_token"] for answer in answers}
             accesses = {answer.get_json()["access_token"] for answer in answers}
@@ -152,13 +152,15 @@ def test_processes_that_refresh_at_once_all_get_the_same_successor(
     assert Event.TOKEN_REUSED not in audit_log.names
 
 
-def test_processes_that_go_on_while_others_repeat_do_not_lose_the_grant(world: World, audit_log: AuditLog) -> None:
-    client_id, issued = _login(world)
+def test_processes_that_go_on_while_others_repeat_do_not_lose_the_grant(
+    oauth: OAuthTestClient, audit_log: AuditLog
+) -> None:
+    client_id, issued = _login(oauth)
 
     def go_on(_: int) -> str:
         token = issued["refresh_token"]
         for _ in range(5):
-            answer = _refresh(world, client_id, token)
+            answer = _refresh(oauth, client_id, token)
             assert answer.status_code == 200, answer.text
             token = answer.get_json()["refresh_token"]
         return str(token)
@@ -166,48 +168,48 @@ def test_processes_that_go_on_while_others_repeat_do_not_lose_the_grant(world: W
     with ThreadPoolExecutor(5) as pool:
         tokens = list(pool.map(go_on, range(5)))
     assert Event.TOKEN_REUSED not in audit_log.names
-    assert all(_refresh(world, client_id, token).status_code == 200 for token in tokens)
+    assert all(_refresh(oauth, client_id, token).status_code == 200 for token in tokens)
 
 
 def test_a_redis_that_has_lost_the_last_rotation_raises_no_alarm(
-    world: World, connection: redis.Redis, audit_log: AuditLog
+    oauth: OAuthTestClient, connection: redis.Redis, audit_log: AuditLog
 ) -> None:
-    client_id, issued = _login(world)
+    client_id, issued = _login(oauth)
     key = f"refresh:{issued['refresh_token'].partition('.')[0]}"
-    lost = _refresh(world, client_id, issued["refresh_token"]).get_json()["refresh_token"]
+    lost = _refresh(oauth, client_id, issued["refresh_token"]).get_json()["refresh_token"]
     connection.hset(key, "current", "0")
     connection.hdel(key, "0")
-    newest = _refresh(world, client_id, lost).get_json()["refresh_token"]
-    assert _refresh(world, client_id, lost).get_json()["refresh_token"] == newest
+    newest = _refresh(oauth, client_id, lost).get_json()["refresh_token"]
+    assert _refresh(oauth, client_id, lost).get_json()["refresh_token"] == newest
     assert Event.TOKEN_REUSED not in audit_log.names
     # The one before was used as far as anyone knows: whoever has it now is too late.
-    assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
-    assert _refresh(world, client_id, newest).get_json()["error"] == "invalid_grant"
+    assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+    assert _refresh(oauth, client_id, newest).get_json()["error"] == "invalid_grant"
 
 
-def test_a_generation_that_nobody_was_given_is_none(world: World) -> None:
-    client_id, issued = _login(world)
+def test_a_generation_that_nobody_was_given_is_none(oauth: OAuthTestClient) -> None:
+    client_id, issued = _login(oauth)
     sid, _, rest = issued["refresh_token"].partition(".")
     forged = f"{sid}.7.{rest.partition('.')[2]}"
-    assert _refresh(world, client_id, forged).get_json()["error"] == "invalid_grant"
-    assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+    assert _refresh(oauth, client_id, forged).get_json()["error"] == "invalid_grant"
+    assert _refresh(oauth, client_id, issued["refresh_token"]).status_code == 200
 
 
-def test_another_client_can_not_refresh(world: World) -> None:
-    _, issued = _login(world)
-    other = world.register()["client_id"]
-    assert _refresh(world, other, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+def test_another_client_can_not_refresh(oauth: OAuthTestClient) -> None:
+    _, issued = _login(oauth)
+    other = oauth.register()["client_id"]
+    assert _refresh(oauth, other, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
-def test_revoking_either_token_ends_the_grant_but_only_for_its_own_client(world: World, kind: str) -> None:
-    client_id, issued = _login(world)
-    other = world.register()["client_id"]
+def test_revoking_either_token_ends_the_grant_but_only_for_its_own_client(oauth: OAuthTestClient, kind: str) -> None:
+    client_id, issued = _login(oauth)
+    other = oauth.register()["client_id"]
 
     def revoke(client: str) -> int:
-        return world.app.test_client().post("/revoke", data={"client_id": client, "token": issued[kind]}).status_code
+        return oauth.app.test_client().post("/revoke", data={"client_id": client, "token": issued[kind]}).status_code
 
     assert revoke(other) == 200
-    assert _refresh(world, client_id, issued["refresh_token"]).status_code == 200
+    assert _refresh(oauth, client_id, issued["refresh_token"]).status_code == 200
     assert revoke(client_id) == 200
-    assert _refresh(world, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
+    assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"

@@ -9,7 +9,7 @@ import pytest
 
 from auth_service.ops.audit import Event
 
-from .conftest import ISSUER, REDIRECT, AuditLog, World
+from .conftest import ISSUER, REDIRECT, AuditLog, OAuthTestClient
 
 REGISTERED = {
     "redirect_uris": [REDIRECT],
@@ -52,21 +52,23 @@ def registered(answer: dict[str, Any]) -> dict[str, Any]:
         {"unknown": {"nested": []}},
     ],
 )
-def test_optional_members_that_are_empty_or_of_no_use_are_ignored(world: World, members: dict[str, Any]) -> None:
+def test_optional_members_that_are_empty_or_of_no_use_are_ignored(
+    oauth: OAuthTestClient, members: dict[str, Any]
+) -> None:
     body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | members
-    answer = world.browser.post("/register", json=body, base_url=ISSUER)
+    answer = oauth.browser.post("/register", json=body, base_url=ISSUER)
     assert answer.status_code == 201, answer.text
     assert registered(answer.get_json()) == REGISTERED
     headers = {"Authorization": f"Bearer {answer.get_json()['registration_access_token']}"}
     path = f"/register/{answer.get_json()['client_id']}"
-    again = world.browser.put(path, json={**body, "client_id": answer.get_json()["client_id"]}, headers=headers)
+    again = oauth.browser.put(path, json={**body, "client_id": answer.get_json()["client_id"]}, headers=headers)
     assert again.status_code == 200, again.text
     assert registered(again.get_json()) == REGISTERED
 
 
-def test_members_of_use_are_registered_beside_others(world: World) -> None:
+def test_members_of_use_are_registered_beside_others(oauth: OAuthTestClient) -> None:
     useful = {"client_name": "Name", "client_uri": "https://client.example.com/", "contacts": ["dev@example.com"]}
-    answer = world.register(**useful, logo_uri="data:,", grant_types=["authorization_code", "implicit"])
+    answer = oauth.register(**useful, logo_uri="data:,", grant_types=["authorization_code", "implicit"])
     assert registered(answer) == REGISTERED | useful
 
 
@@ -74,14 +76,16 @@ def test_members_of_use_are_registered_beside_others(world: World) -> None:
     ("asked", "kept"),
     [("mcp", "mcp"), ("openid mcp offline_access", "mcp offline_access"), ("mcp admin", "mcp"), ("mcp mcp", "mcp")],
 )
-def test_the_answer_names_the_scopes_that_there_are(world: World, asked: str, kept: str) -> None:
-    assert world.register(scope=asked)["scope"] == kept
+def test_the_answer_names_the_scopes_that_there_are(oauth: OAuthTestClient, asked: str, kept: str) -> None:
+    assert oauth.register(scope=asked)["scope"] == kept
 
 
 @pytest.mark.parametrize("method", [None, "", "absent"])
-def test_a_client_that_names_no_way_to_authenticate_is_told_which_one_it_has(world: World, method: str | None) -> None:
+def test_a_client_that_names_no_way_to_authenticate_is_told_which_one_it_has(
+    oauth: OAuthTestClient, method: str | None
+) -> None:
     members = {} if method == "absent" else {"token_endpoint_auth_method": method}
-    answer = world.browser.post("/register", json={"redirect_uris": [REDIRECT], **members}, base_url=ISSUER).get_json()
+    answer = oauth.browser.post("/register", json={"redirect_uris": [REDIRECT], **members}, base_url=ISSUER).get_json()
     assert answer["token_endpoint_auth_method"] == "client_secret_basic"
     assert answer["client_secret"]
     assert answer["client_secret_expires_at"] == 0
@@ -117,10 +121,10 @@ def test_a_client_that_names_no_way_to_authenticate_is_told_which_one_it_has(wor
     ],
 )
 def test_a_member_that_decides_something_is_refused_by_name_if_it_is_not_valid(
-    world: World, members: dict[str, Any], error: str, text: str
+    oauth: OAuthTestClient, members: dict[str, Any], error: str, text: str
 ) -> None:
     body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | members
-    answer = world.browser.post("/register", json=body, base_url=ISSUER)
+    answer = oauth.browser.post("/register", json=body, base_url=ISSUER)
     assert answer.status_code == 400
     assert answer.get_json() == {"error": error, "error_description": text}
 
@@ -129,8 +133,8 @@ BODY = json.dumps({"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "n
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/json; charset=utf-8"])
-def test_a_body_that_names_no_type_is_read_as_json(world: World, content_type: str | None) -> None:
-    answer = world.browser.post("/register", data=BODY, content_type=content_type, base_url=ISSUER)
+def test_a_body_that_names_no_type_is_read_as_json(oauth: OAuthTestClient, content_type: str | None) -> None:
+    answer = oauth.browser.post("/register", data=BODY, content_type=content_type, base_url=ISSUER)
     assert answer.status_code == 201, answer.text
 
 
@@ -145,9 +149,9 @@ def test_a_body_that_names_no_type_is_read_as_json(world: World, content_type: s
     ],
 )
 def test_a_body_of_another_type_is_told_which_is_needed(
-    world: World, body: str, content_type: str | None, text: str
+    oauth: OAuthTestClient, body: str, content_type: str | None, text: str
 ) -> None:
-    answer = world.browser.post("/register", data=body, content_type=content_type, base_url=ISSUER)
+    answer = oauth.browser.post("/register", data=body, content_type=content_type, base_url=ISSUER)
     assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_client_metadata")
     assert text in answer.get_json()["error_description"]
 
@@ -155,10 +159,10 @@ def test_a_body_of_another_type_is_told_which_is_needed(
 @pytest.mark.parametrize("method", ["none", "client_secret_post"])
 @pytest.mark.parametrize("left_out", [{}, {"token_endpoint_auth_method": ""}, {"token_endpoint_auth_method": None}])
 def test_an_update_that_leaves_the_way_to_authenticate_out_changes_nothing_about_it(
-    world: World, method: str, left_out: dict[str, Any]
+    oauth: OAuthTestClient, method: str, left_out: dict[str, Any]
 ) -> None:
-    client = world.register(token_endpoint_auth_method=method)
-    answer = world.browser.put(
+    client = oauth.register(token_endpoint_auth_method=method)
+    answer = oauth.browser.put(
         f"/register/{client['client_id']}",
         json={"client_id": client["client_id"], "redirect_uris": [REDIRECT], **left_out},
         headers={"Authorization": f"Bearer {client['registration_access_token']}"},
@@ -167,18 +171,18 @@ def test_an_update_that_leaves_the_way_to_authenticate_out_changes_nothing_about
     assert answer.get_json()["token_endpoint_auth_method"] == method
 
 
-def test_redirect_uris_that_are_missing_are_named(world: World) -> None:
-    answer = world.browser.post("/register", json={"client_name": "Name"}, base_url=ISSUER)
+def test_redirect_uris_that_are_missing_are_named(oauth: OAuthTestClient) -> None:
+    answer = oauth.browser.post("/register", json={"client_name": "Name"}, base_url=ISSUER)
     assert answer.get_json()["error_description"] == "redirect_uris: is missing"
 
 
-def test_the_audit_log_says_a_reason_once(world: World, audit_log: AuditLog) -> None:
-    world.browser.post("/register", json={"redirect_uris": []}, base_url=ISSUER)
+def test_the_audit_log_says_a_reason_once(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+    oauth.browser.post("/register", json={"redirect_uris": []}, base_url=ISSUER)
     (refused,) = audit_log.of(Event.REGISTRATION_REFUSED)
     assert refused["reason"] == "invalid_redirect_uri: redirect_uris: must name at least one"
     for url in ("https://127.0.0.1/client.json", "https://x@client.example.com/x"):
-        world.authorize(url)
-        world.redeem(url, "code")
+        oauth.authorize(url)
+        oauth.redeem(url, "code")
     reasons = [
         entry["reason"] for event in (Event.AUTHORIZATION_REFUSED, Event.TOKEN_REFUSED) for entry in audit_log.of(event)
     ]

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from werkzeug.serving import make_server
 
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from tests.internet import Internet, internet, respond_json
 from tests.peers import NODE, NPM_FOLDER
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, VERIFIER, World
+from .conftest import ISSUER, REDIRECT, RESOURCE, VERIFIER, OAuthTestClient
 
 HOST = "client.example.com"
 DOCUMENT_URL = f"https://{HOST}/client.json"
@@ -34,14 +34,14 @@ def net(tmp_path: Path) -> Iterator[Internet]:
 
 
 @pytest.fixture
-def fetcher(net: Internet) -> PublicFetcher:
+def fetcher(net: Internet) -> SafeFetcher:
     return net.fetcher()
 
 
 @pytest.fixture
-def base(world: World) -> Iterator[str]:
+def base(oauth: OAuthTestClient) -> Iterator[str]:
     """Where the service listens."""
-    server = make_server("127.0.0.1", 0, world.app, threaded=True)
+    server = make_server("127.0.0.1", 0, oauth.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -50,10 +50,10 @@ def base(world: World) -> Iterator[str]:
     server.server_close()
 
 
-def run(world: World, base: str, client_id: str, key: dict[str, Any]) -> dict[str, Any]:
+def run(oauth: OAuthTestClient, base: str, client_id: str, key: dict[str, Any]) -> dict[str, Any]:
     if not (NPM_FOLDER / "node_modules" / "oauth4webapi").exists():
         pytest.skip("npm package oauth4webapi is not installed: run `make test`, with Node.js and npm")
-    callback = world.follow(world.log_in(world.decide(world.authorize(client_id)))).location
+    callback = oauth.follow(oauth.log_in(oauth.decide(oauth.authorize(client_id)))).location
     known = {
         "issuer": ISSUER,
         "base": base,
@@ -85,7 +85,7 @@ def check(result: dict[str, Any], client_id: str) -> None:
     assert result["after"] == {"active": False}
 
 
-def test_a_client_known_by_its_document_completes_a_login(world: World, net: Internet, base: str) -> None:
+def test_a_client_known_by_its_document_completes_a_login(oauth: OAuthTestClient, net: Internet, base: str) -> None:
     public = {**RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True), "kid": "1", "alg": "RS256", "use": "sig"}
     net.pages["/jwks.json"] = respond_json({"keys": [public]})
     net.pages["/client.json"] = respond_json(
@@ -101,11 +101,11 @@ def test_a_client_known_by_its_document_completes_a_login(world: World, net: Int
     )
     private = {**RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True), "kid": "1", "alg": "RS256"}
     del private["key_ops"]
-    check(run(world, base, DOCUMENT_URL, private), DOCUMENT_URL)
+    check(run(oauth, base, DOCUMENT_URL, private), DOCUMENT_URL)
 
 
-def test_a_registered_client_completes_a_login(world: World, base: str) -> None:
+def test_a_registered_client_completes_a_login(oauth: OAuthTestClient, base: str) -> None:
     public = {**ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True), "kid": "k", "alg": "ES256"}
-    client_id = world.register(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [public]})["client_id"]
+    client_id = oauth.register(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [public]})["client_id"]
     private = {**ECAlgorithm.to_jwk(EC_KEY, as_dict=True), "kid": "k", "alg": "ES256"}
-    check(run(world, base, client_id, private), client_id)
+    check(run(oauth, base, client_id, private), client_id)

@@ -9,46 +9,46 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from .conftest import ISSUER, REDIRECT, VERIFIER, World
+from .conftest import ISSUER, REDIRECT, VERIFIER, OAuthTestClient
 
 FORM = "application/x-www-form-urlencoded"
 
 
 def post(
-    world: World, body: bytes | str, content_type: str | None, path: str = "/token", **headers: str
+    oauth: OAuthTestClient, body: bytes | str, content_type: str | None, path: str = "/token", **headers: str
 ) -> TestResponse:
-    return world.app.test_client().post(path, data=body, content_type=content_type, headers=headers, base_url=ISSUER)
+    return oauth.app.test_client().post(path, data=body, content_type=content_type, headers=headers, base_url=ISSUER)
 
 
-def grant(world: World, client_id: str) -> dict[str, str]:
+def grant(oauth: OAuthTestClient, client_id: str) -> dict[str, str]:
     """Return the parameters that redeem a new code."""
     return {
         "grant_type": "authorization_code",
         "client_id": client_id,
-        "code": world.obtain_code(client_id),
+        "code": oauth.obtain_code(client_id),
         "redirect_uri": REDIRECT,
         "code_verifier": VERIFIER,
     }
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
-def test_a_json_object_of_strings_is_read_as_a_form_is(world: World, content_type: str) -> None:
-    client_id = world.register()["client_id"]
-    body = json.dumps(grant(world, client_id) | {"scope": None, "resource": ""})
-    answer = post(world, body, content_type)
+def test_a_json_object_of_strings_is_read_as_a_form_is(oauth: OAuthTestClient, content_type: str) -> None:
+    client_id = oauth.register()["client_id"]
+    body = json.dumps(grant(oauth, client_id) | {"scope": None, "resource": ""})
+    answer = post(oauth, body, content_type)
     assert answer.status_code == 200, answer.text
     tokens = answer.get_json()
     body = json.dumps({"grant_type": "refresh_token", "client_id": client_id, "refresh_token": tokens["refresh_token"]})
-    assert post(world, body, content_type).status_code == 200
+    assert post(oauth, body, content_type).status_code == 200
     body = json.dumps({"token": tokens["access_token"], "client_id": client_id})
-    assert post(world, body, content_type, "/revoke").status_code == 200
-    assert world.store.find_grant(tokens["refresh_token"].partition(".")[0]) is None
+    assert post(oauth, body, content_type, "/revoke").status_code == 200
+    assert oauth.store.find_grant(tokens["refresh_token"].partition(".")[0]) is None
 
 
-def test_a_form_that_names_no_type_is_read(world: World) -> None:
-    client_id = world.register()["client_id"]
-    body = "&".join(f"{name}={value}" for name, value in grant(world, client_id).items())
-    assert post(world, body, None).status_code == 200
+def test_a_form_that_names_no_type_is_read(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    body = "&".join(f"{name}={value}" for name, value in grant(oauth, client_id).items())
+    assert post(oauth, body, None).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -80,19 +80,19 @@ def test_a_form_that_names_no_type_is_read(world: World) -> None:
 )
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
 def test_a_body_in_another_form_is_refused_and_told_which_is_needed(
-    world: World, path: str, body: bytes, content_type: str | None, text: str
+    oauth: OAuthTestClient, path: str, body: bytes, content_type: str | None, text: str
 ) -> None:
-    answer = post(world, body, content_type, path)
+    answer = post(oauth, body, content_type, path)
     assert answer.status_code in {400, 401}
     if path == "/token" or content_type != FORM:
         assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_request")
         assert text in answer.get_json()["error_description"]
 
 
-def test_json_is_for_programs_and_no_way_past_a_pages_form(world: World) -> None:
-    page = world.authorize(world.register()["client_id"])
+def test_json_is_for_programs_and_no_way_past_a_pages_form(oauth: OAuthTestClient) -> None:
+    page = oauth.authorize(oauth.register()["client_id"])
     assert page.status_code == 200
-    answer = world.browser.post("/consent", json={"ticket": "x", "decision": "approve"}, base_url=ISSUER)
+    answer = oauth.browser.post("/consent", json={"ticket": "x", "decision": "approve"}, base_url=ISSUER)
     assert answer.status_code == 400
 
 
@@ -107,8 +107,8 @@ def test_json_is_for_programs_and_no_way_past_a_pages_form(world: World) -> None
         ("none", "client_secret_basic"),
     ],
 )
-def test_a_client_is_told_how_it_authenticates(world: World, registered: str, sent: str) -> None:
-    client = world.register(token_endpoint_auth_method=registered)
+def test_a_client_is_told_how_it_authenticates(oauth: OAuthTestClient, registered: str, sent: str) -> None:
+    client = oauth.register(token_endpoint_auth_method=registered)
     identifier, secret = client["client_id"], client.get("client_secret", "x")
     form: dict[str, str] = {"grant_type": "refresh_token", "refresh_token": "x"}
     headers: dict[str, str] = {}
@@ -118,7 +118,7 @@ def test_a_client_is_told_how_it_authenticates(world: World, registered: str, se
         form["client_id"] = identifier
     if sent == "client_secret_post":
         form["client_secret"] = secret
-    answer = world.app.test_client().post("/token", data=form, headers=headers, base_url=ISSUER)
+    answer = oauth.app.test_client().post("/token", data=form, headers=headers, base_url=ISSUER)
     assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
     text = f"this client authenticates with {registered}, and the request does with {sent}"
     assert answer.get_json()["error_description"] == text
@@ -139,10 +139,10 @@ def test_a_client_is_told_how_it_authenticates(world: World, registered: str, se
     ],
 )
 @pytest.mark.parametrize("grant_types", [["authorization_code"], ["authorization_code", "refresh_token"]])
-def test_every_refusal_has_a_description(world: World, form: dict[str, str], grant_types: list[str]) -> None:
-    client_id = world.register(grant_types=grant_types)["client_id"]
+def test_every_refusal_has_a_description(oauth: OAuthTestClient, form: dict[str, str], grant_types: list[str]) -> None:
+    client_id = oauth.register(grant_types=grant_types)["client_id"]
     for own in ({"client_id": client_id}, {"client_id": "mcp_unknown"}, {}):
-        answer = world.token(**form, **own)
+        answer = oauth.token(**form, **own)
         assert answer.status_code in {400, 401}
         document: dict[str, Any] = answer.get_json()
         assert len(document["error_description"]) > 10, document
@@ -150,17 +150,17 @@ def test_every_refusal_has_a_description(world: World, form: dict[str, str], gra
 
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic " + base64.b64encode(b":x").decode()}])
-def test_a_request_that_names_no_client_is_told_so(world: World, path: str, headers: dict[str, str]) -> None:
+def test_a_request_that_names_no_client_is_told_so(oauth: OAuthTestClient, path: str, headers: dict[str, str]) -> None:
     form = {"grant_type": "refresh_token", "refresh_token": "x", "token": "x"}
-    answer = world.app.test_client().post(path, data=form, headers=headers, base_url=ISSUER)
+    answer = oauth.app.test_client().post(path, data=form, headers=headers, base_url=ISSUER)
     assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
     assert answer.get_json()["error_description"] == "client_id is missing: the request names no client"
 
 
 @pytest.mark.parametrize("client_id", [None, ""])
-def test_a_link_that_names_no_client_is_told_so(world: World, client_id: str | None) -> None:
+def test_a_link_that_names_no_client_is_told_so(oauth: OAuthTestClient, client_id: str | None) -> None:
     query = {"response_type": "code"} if client_id is None else {"response_type": "code", "client_id": client_id}
-    page = world.browser.get("/authorize", query_string=query, base_url=ISSUER)
+    page = oauth.browser.get("/authorize", query_string=query, base_url=ISSUER)
     assert page.status_code == 400
     assert "Its client_id is missing" in page.text
     assert "expired" not in page.text

@@ -14,14 +14,14 @@ from jwt.algorithms import ECAlgorithm
 from werkzeug.test import TestResponse
 
 from auth_service.oauth.client_authentication import JWT_BEARER
-from auth_service.oauth.safe_fetch import PublicFetcher
+from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.ops.audit import Event
 from auth_service.protocol import clients
 from local import github
 from tests.browser import Form
 from tests.internet import Internet, internet, respond_json
 
-from .conftest import ISSUER, RESOURCE, AuditLog, World, authorization_query, parameters_of
+from .conftest import ISSUER, RESOURCE, AuditLog, OAuthTestClient, authorization_query, parameters_of
 
 SHOWN = "https://claude.ai/api/mcp/auth_callback"
 HOSTILE = "https://evil.example/callback"
@@ -46,25 +46,25 @@ def assertion(client_id: str, key: ec.EllipticCurvePrivateKey, jti: str) -> dict
 class Client:
     """A client that says something else of itself whenever it likes."""
 
-    def __init__(self, world: World, metadata: dict[str, Any]) -> None:
-        self.world = world
-        self.registered = world.register(**metadata)
+    def __init__(self, oauth: OAuthTestClient, metadata: dict[str, Any]) -> None:
+        self.oauth = oauth
+        self.registered = oauth.register(**metadata)
         self.id = str(self.registered["client_id"])
 
     def change(self, **changes: Any) -> None:
         """Say something else."""
-        self.world.change_registration(self.registered, **changes)
+        self.oauth.change_registration(self.registered, **changes)
 
     def delete(self) -> None:
         """Be gone."""
-        self.world.delete_registration(self.registered)
+        self.oauth.delete_registration(self.registered)
 
 
 class DocumentClient(Client):
     """One whose metadata document is never cached."""
 
-    def __init__(self, world: World, metadata: dict[str, Any], net: Internet) -> None:
-        self.world, self.net, self.id = world, net, DOCUMENT_CLIENT
+    def __init__(self, oauth: OAuthTestClient, metadata: dict[str, Any], net: Internet) -> None:
+        self.oauth, self.net, self.id = oauth, net, DOCUMENT_CLIENT
         self.document = {"client_id": DOCUMENT_CLIENT, "client_name": "Inspector", **metadata}
         self.change()
 
@@ -89,48 +89,48 @@ def net(tmp_path: Path) -> Iterator[Internet]:
 
 
 @pytest.fixture
-def fetcher(net: Internet) -> PublicFetcher:
+def fetcher(net: Internet) -> SafeFetcher:
     return net.fetcher(deadline=2)
 
 
 @pytest.fixture(params=["registered", "document"])
-def make_client(request: pytest.FixtureRequest, world: World, net: Internet) -> MakeClient:
+def make_client(request: pytest.FixtureRequest, oauth: OAuthTestClient, net: Internet) -> MakeClient:
     """Clients of either kind."""
 
     def make(**changes: Any) -> Client:
         metadata = {"redirect_uris": [SHOWN], **changes}
-        return Client(world, metadata) if request.param == "registered" else DocumentClient(world, metadata, net)
+        return Client(oauth, metadata) if request.param == "registered" else DocumentClient(oauth, metadata, net)
 
     return make
 
 
-def open_page(world: World, client: Client, **changes: str | None) -> TestResponse:
+def open_page(oauth: OAuthTestClient, client: Client, **changes: str | None) -> TestResponse:
     """Open the consent page of a request that leaves the redirect URI to be known."""
-    page = world.authorize(client.id, **({"redirect_uri": None} | changes))
+    page = oauth.authorize(client.id, **({"redirect_uri": None} | changes))
     assert page.status_code == 200, page.text
     return page
 
 
-def submit(world: World, page: TestResponse, decision: str = "approve") -> TestResponse:
+def submit(oauth: OAuthTestClient, page: TestResponse, decision: str = "approve") -> TestResponse:
     """Send a page's form, whatever the page's status."""
-    return world.browser.post("/consent", data=Form(page.text).fields | {"decision": decision}, base_url=ISSUER)
+    return oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": decision}, base_url=ISSUER)
 
 
-def retry_page(world: World, page: TestResponse) -> TestResponse:
-    world.stand_in.faults["/user"] = github.Fault(503)
-    answer = world.follow(world.log_in(submit(world, page)))
-    world.stand_in.faults.clear()
+def retry_page(oauth: OAuthTestClient, page: TestResponse) -> TestResponse:
+    oauth.stand_in.faults["/user"] = github.Fault(503)
+    answer = oauth.follow(oauth.log_in(submit(oauth, page)))
+    oauth.stand_in.faults.clear()
     assert "does not answer" in answer.text
     return answer
 
 
-def not_allowed_page(world: World, page: TestResponse) -> TestResponse:
-    answer = world.follow(world.log_in(submit(world, page), "stranger"))
+def not_allowed_page(oauth: OAuthTestClient, page: TestResponse) -> TestResponse:
+    answer = oauth.follow(oauth.log_in(submit(oauth, page), "stranger"))
     assert answer.status_code == 403
     return answer
 
 
-PAGES: dict[str, Callable[[World, TestResponse], TestResponse]] = {
+PAGES: dict[str, Callable[[OAuthTestClient, TestResponse], TestResponse]] = {
     "consent": lambda _, page: page,
     "retry": retry_page,
     "not-allowed": not_allowed_page,
@@ -144,69 +144,69 @@ CHANGES: dict[str, Callable[[Client], None]] = {
 }
 
 
-def assert_nothing_was_approved(world: World, answer: TestResponse) -> None:
+def assert_nothing_was_approved(oauth: OAuthTestClient, answer: TestResponse) -> None:
     """Check that the browser goes nowhere, and that the client holds nothing."""
     assert answer.location is None
     assert answer.status_code in {200, 400}
-    assert world.store.count_grants() == 0
+    assert oauth.store.count_grants() == 0
 
 
 @pytest.mark.parametrize("decision", ["approve", "deny"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_a_client_that_changes_under_an_open_page_gets_no_answer_by_it(
-    world: World,
+    oauth: OAuthTestClient,
     make_client: MakeClient,
-    page: Callable[[World, TestResponse], TestResponse],
+    page: Callable[[OAuthTestClient, TestResponse], TestResponse],
     change: Callable[[Client], None],
     decision: str,
 ) -> None:
     client = make_client()
-    shown = page(world, open_page(world, client))
+    shown = page(oauth, open_page(oauth, client))
     change(client)
-    assert_nothing_was_approved(world, submit(world, shown, decision))
+    assert_nothing_was_approved(oauth, submit(oauth, shown, decision))
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_a_client_that_stays_the_same_gets_its_code_from_every_page(
-    world: World, make_client: MakeClient, page: Callable[[World, TestResponse], TestResponse]
+    oauth: OAuthTestClient, make_client: MakeClient, page: Callable[[OAuthTestClient, TestResponse], TestResponse]
 ) -> None:
     client = make_client()
-    answer = world.follow(world.log_in(submit(world, page(world, open_page(world, client)))))
+    answer = oauth.follow(oauth.log_in(submit(oauth, page(oauth, open_page(oauth, client)))))
     assert answer.location.startswith(f"{SHOWN}?")
     code = parameters_of(answer)["code"]
-    assert world.redeem(client.id, code, redirect_uri=SHOWN).status_code == 200
+    assert oauth.redeem(client.id, code, redirect_uri=SHOWN).status_code == 200
 
 
-def test_who_decides_once_more_sees_and_approves_what_there_is_now(world: World, audit_log: AuditLog) -> None:
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client)
+def test_who_decides_once_more_sees_and_approves_what_there_is_now(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client)
     client.change(client_name="Another name", redirect_uris=[SHOWN, HOSTILE])
-    again = submit(world, page)
+    again = submit(oauth, page)
     assert "Another name" in again.text
     assert "Something has changed" in again.text
     assert "claude.ai" in again.text, "the address is the one that the first page showed"
     assert "evil" not in again.text
     (refused,) = audit_log.of(Event.CONSENT_REFUSED)
     assert refused["client"] == client.id
-    assert world.follow(world.log_in(submit(world, again))).location.startswith(f"{SHOWN}?")
+    assert oauth.follow(oauth.log_in(submit(oauth, again))).location.startswith(f"{SHOWN}?")
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("moment", ["at the provider", "while the provider answers"])
 def test_a_client_that_changes_during_the_login_gets_no_code(
-    world: World,
+    oauth: OAuthTestClient,
     make_client: MakeClient,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
     change: Callable[[Client], None],
 ) -> None:
     client = make_client()
-    callback = world.log_in(submit(world, open_page(world, client)))
+    callback = oauth.log_in(submit(oauth, open_page(oauth, client)))
     if moment == "at the provider":
         change(client)
     else:
-        provider = world.app.extensions["gateway"].provider
+        provider = oauth.app.extensions["gateway"].provider
         finish_login = provider.finish_login
 
         def finish_slowly(**parameters: str) -> Any:
@@ -215,36 +215,38 @@ def test_a_client_that_changes_during_the_login_gets_no_code(
             return login
 
         monkeypatch.setattr(provider, "finish_login", finish_slowly)
-    assert_nothing_was_approved(world, world.follow(callback))
+    assert_nothing_was_approved(oauth, oauth.follow(callback))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_client_that_changes_before_it_redeems_the_code_gets_no_token(
-    world: World, make_client: MakeClient, change: Callable[[Client], None]
+    oauth: OAuthTestClient, make_client: MakeClient, change: Callable[[Client], None]
 ) -> None:
     client = make_client()
-    code = world.obtain_code(client.id, redirect_uri=None)
+    code = oauth.obtain_code(client.id, redirect_uri=None)
     change(client)
-    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] in {"invalid_grant", "invalid_client"}
+    assert oauth.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] in {"invalid_grant", "invalid_client"}
 
 
 def test_a_client_whose_keys_change_before_it_redeems_the_code_gets_no_token(make_client: MakeClient) -> None:
     client = make_client(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk(KEYS[0])]})
-    code = client.world.obtain_code(client.id, redirect_uri=None)
+    code = client.oauth.obtain_code(client.id, redirect_uri=None)
     client.change(jwks={"keys": [jwk(KEYS[1])]})
     for number, key in enumerate(KEYS):
-        answer = client.world.redeem(client.id, code, redirect_uri=SHOWN, **assertion(client.id, key, str(number)))
+        answer = client.oauth.redeem(client.id, code, redirect_uri=SHOWN, **assertion(client.id, key, str(number)))
         assert answer.get_json()["error"] in {"invalid_grant", "invalid_client"}
     client.change(jwks={"keys": [jwk(KEYS[0])]})
     proof = assertion(client.id, KEYS[0], "as approved")
-    assert client.world.redeem(client.id, code, redirect_uri=SHOWN, **proof).status_code == 200
+    assert client.oauth.redeem(client.id, code, redirect_uri=SHOWN, **proof).status_code == 200
 
 
-def test_a_client_without_a_redirect_uri_in_its_request_gets_the_answer_where_the_page_said(world: World) -> None:
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client)
+def test_a_client_without_a_redirect_uri_in_its_request_gets_the_answer_where_the_page_said(
+    oauth: OAuthTestClient,
+) -> None:
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client)
     assert "claude.ai" in page.text
-    declined = submit(world, page, "deny")
+    declined = submit(oauth, page, "deny")
     assert declined.location.startswith(f"{SHOWN}?")
     assert parameters_of(declined)["error"] == "access_denied"
 
@@ -252,117 +254,119 @@ def test_a_client_without_a_redirect_uri_in_its_request_gets_the_answer_where_th
 # How the client authenticates
 
 
-def test_who_had_to_authenticate_when_it_was_approved_has_to_until_the_grant_ends(world: World, net: Internet) -> None:
+def test_who_had_to_authenticate_when_it_was_approved_has_to_until_the_grant_ends(
+    oauth: OAuthTestClient, net: Internet
+) -> None:
     by_key = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [jwk(KEYS[0])]}}
     client = DocumentClient(
-        world, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED), **by_key}, net
+        oauth, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED), **by_key}, net
     )
-    code = world.obtain_code(client.id, redirect_uri=None)
+    code = oauth.obtain_code(client.id, redirect_uri=None)
     client.change(token_endpoint_auth_methods_supported=["none", "private_key_jwt"])
-    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] == "invalid_grant"
+    assert oauth.redeem(client.id, code, redirect_uri=SHOWN).get_json()["error"] == "invalid_grant"
     client.change(token_endpoint_auth_methods_supported=None)
     proof = assertion(client.id, KEYS[0], "1")
-    issued = world.redeem(client.id, code, redirect_uri=SHOWN, **proof).get_json()
+    issued = oauth.redeem(client.id, code, redirect_uri=SHOWN, **proof).get_json()
     client.change(token_endpoint_auth_methods_supported=["none", "private_key_jwt"])
     refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
-    assert world.token(**refresh).get_json()["error"] == "invalid_grant"
-    assert world.token(**refresh, **assertion(client.id, KEYS[0], "2")).status_code == 200
+    assert oauth.token(**refresh).get_json()["error"] == "invalid_grant"
+    assert oauth.token(**refresh, **assertion(client.id, KEYS[0], "2")).status_code == 200
 
 
-def test_who_need_not_authenticate_may_begin_to_while_a_grant_lives(world: World, net: Internet) -> None:
-    client = DocumentClient(world, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED)}, net)
-    issued = world.redeem(client.id, world.obtain_code(client.id, redirect_uri=None), redirect_uri=SHOWN).get_json()
+def test_who_need_not_authenticate_may_begin_to_while_a_grant_lives(oauth: OAuthTestClient, net: Internet) -> None:
+    client = DocumentClient(oauth, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED)}, net)
+    issued = oauth.redeem(client.id, oauth.obtain_code(client.id, redirect_uri=None), redirect_uri=SHOWN).get_json()
     client.change(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk(KEYS[0])]})
     refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
-    assert world.token(**refresh).get_json()["error"] == "invalid_client"
-    assert world.token(**refresh, **assertion(client.id, KEYS[0], "1")).status_code == 200
+    assert oauth.token(**refresh).get_json()["error"] == "invalid_client"
+    assert oauth.token(**refresh, **assertion(client.id, KEYS[0], "1")).status_code == 200
 
 
-def test_a_key_that_a_client_has_replaced_proves_nothing_any_more(world: World) -> None:
+def test_a_key_that_a_client_has_replaced_proves_nothing_any_more(oauth: OAuthTestClient) -> None:
     client = Client(
-        world,
+        oauth,
         {
             "redirect_uris": [SHOWN],
             "token_endpoint_auth_method": "private_key_jwt",
             "jwks": {"keys": [jwk(KEYS[0])]},
         },
     )
-    issued = world.redeem(
+    issued = oauth.redeem(
         client.id,
-        world.obtain_code(client.id, redirect_uri=None),
+        oauth.obtain_code(client.id, redirect_uri=None),
         redirect_uri=SHOWN,
         **assertion(client.id, KEYS[0], "1"),
     ).get_json()
     client.change(jwks={"keys": [jwk(KEYS[1])]})
     refresh = {"grant_type": "refresh_token", "client_id": client.id, "refresh_token": issued["refresh_token"]}
-    assert world.token(**refresh, **assertion(client.id, KEYS[0], "2")).get_json()["error"] == "invalid_client"
-    assert world.token(**refresh, **assertion(client.id, KEYS[1], "3")).status_code == 200
+    assert oauth.token(**refresh, **assertion(client.id, KEYS[0], "2")).get_json()["error"] == "invalid_client"
+    assert oauth.token(**refresh, **assertion(client.id, KEYS[1], "3")).status_code == 200
 
 
 # Who is signed in
 
 
-def sign_in(world: World, login: str) -> None:
+def sign_in(oauth: OAuthTestClient, login: str) -> None:
     """Sign in, in place of the user who is signed in."""
-    world.browser.delete_cookie("__Host-mcp-gateway-session", domain="auth.example.com")
-    world.obtain_code(world.register()["client_id"], login=login)
+    oauth.browser.delete_cookie("__Host-mcp-gateway-session", domain="auth.example.com")
+    oauth.obtain_code(oauth.register()["client_id"], login=login)
 
 
 @pytest.fixture
-def two_users(world: World) -> World:
-    world.reload(allowed={"users": ["octocat", "hubot"]})
-    return world
+def two_users(oauth: OAuthTestClient) -> OAuthTestClient:
+    oauth.reload(allowed={"users": ["octocat", "hubot"]})
+    return oauth
 
 
-def test_a_page_that_names_a_user_is_for_that_user_alone(two_users: World) -> None:
-    world = two_users
-    sign_in(world, "octocat")
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client)
+def test_a_page_that_names_a_user_is_for_that_user_alone(two_users: OAuthTestClient) -> None:
+    oauth = two_users
+    sign_in(oauth, "octocat")
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client)
     assert "octocat" in page.text
-    sign_in(world, "hubot")
-    again = submit(world, page)
+    sign_in(oauth, "hubot")
+    again = submit(oauth, page)
     assert again.location is None
     assert "Something has changed" in again.text
     assert "hubot" in again.text
-    assert "code" in parameters_of(world.follow(world.log_in(submit(world, again), "hubot")))
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(submit(oauth, again), "hubot")))
 
 
-def test_a_page_that_names_a_user_gets_no_code_by_another_ones_login(two_users: World) -> None:
-    world = two_users
-    sign_in(world, "octocat")
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    asked = world.follow(world.log_in(submit(world, open_page(world, client)), "hubot"))
+def test_a_page_that_names_a_user_gets_no_code_by_another_ones_login(two_users: OAuthTestClient) -> None:
+    oauth = two_users
+    sign_in(oauth, "octocat")
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    asked = oauth.follow(oauth.log_in(submit(oauth, open_page(oauth, client)), "hubot"))
     assert asked.location is None
     assert "You are now signed in as <bdi>hubot</bdi>" in asked.text
-    assert not world.store.find_grants_of_user("github:480938", client_id=client.id)
-    still = world.follow(world.log_in(submit(world, asked), "octocat"))
+    assert not oauth.store.find_grants_of_user("github:480938", client_id=client.id)
+    still = oauth.follow(oauth.log_in(submit(oauth, asked), "octocat"))
     assert still.location is None, "that page was for hubot"
-    assert "code" in parameters_of(world.follow(world.log_in(submit(world, still), "octocat")))
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(submit(oauth, still), "octocat")))
 
 
-def test_a_page_that_names_nobody_is_good_after_a_login_in_another_tab(world: World) -> None:
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client)
-    sign_in(world, "octocat")
-    assert "code" in parameters_of(world.follow(world.log_in(submit(world, page))))
+def test_a_page_that_names_nobody_is_good_after_a_login_in_another_tab(oauth: OAuthTestClient) -> None:
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client)
+    sign_in(oauth, "octocat")
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(submit(oauth, page))))
 
 
-def test_a_page_that_names_a_user_who_has_signed_out_is_still_for_that_user(two_users: World) -> None:
-    world = two_users
-    sign_in(world, "octocat")
-    page = open_page(world, Client(world, {"redirect_uris": [SHOWN]}))
-    world.store.sessions.end_all("github:583231")
-    assert world.follow(world.log_in(submit(world, page), "hubot")).location is None
-    assert "code" in parameters_of(world.follow(world.log_in(submit(world, page))))
+def test_a_page_that_names_a_user_who_has_signed_out_is_still_for_that_user(two_users: OAuthTestClient) -> None:
+    oauth = two_users
+    sign_in(oauth, "octocat")
+    page = open_page(oauth, Client(oauth, {"redirect_uris": [SHOWN]}))
+    oauth.store.sessions.end_all("github:583231")
+    assert oauth.follow(oauth.log_in(submit(oauth, page), "hubot")).location is None
+    assert "code" in parameters_of(oauth.follow(oauth.log_in(submit(oauth, page))))
 
 
-def test_a_page_that_names_another_user_can_be_declined(two_users: World) -> None:
-    world = two_users
-    sign_in(world, "octocat")
-    page = open_page(world, Client(world, {"redirect_uris": [SHOWN]}))
-    sign_in(world, "hubot")
-    assert parameters_of(submit(world, page, "deny"))["error"] == "access_denied"
+def test_a_page_that_names_another_user_can_be_declined(two_users: OAuthTestClient) -> None:
+    oauth = two_users
+    sign_in(oauth, "octocat")
+    page = open_page(oauth, Client(oauth, {"redirect_uris": [SHOWN]}))
+    sign_in(oauth, "hubot")
+    assert parameters_of(submit(oauth, page, "deny"))["error"] == "access_denied"
 
 
 # What the operator changes, and loads by SIGHUP
@@ -378,23 +382,23 @@ RELOADS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", RELOADS.values(), ids=RELOADS)
 @pytest.mark.parametrize("moment", ["on the page", "at the provider"])
 def test_a_server_that_changes_before_the_code_is_issued_is_shown_again(
-    world: World, moment: str, change: dict[str, Any]
+    oauth: OAuthTestClient, moment: str, change: dict[str, Any]
 ) -> None:
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client)
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client)
     if moment == "on the page":
-        world.reload(resources={"time": change})
-        answer = submit(world, page)
+        oauth.reload(resources={"time": change})
+        answer = submit(oauth, page)
     else:
-        callback = world.log_in(submit(world, page))
-        world.reload(resources={"time": change})
-        answer = world.follow(callback)
+        callback = oauth.log_in(submit(oauth, page))
+        oauth.reload(resources={"time": change})
+        answer = oauth.follow(callback)
     if "url" in change:
         # Nothing stands at the address that was shown, and so the client is told.
         assert parameters_of(answer)["error"] == "invalid_target"
     else:
-        assert_nothing_was_approved(world, answer)
+        assert_nothing_was_approved(oauth, answer)
 
 
 SCOPE_CHANGES: dict[str, dict[str, Any]] = {
@@ -407,70 +411,70 @@ SCOPE_CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("moment", ["on the page", "at the provider"])
 @pytest.mark.parametrize("scope", [None, "openid offline_access"])
 def test_a_request_without_scopes_is_shown_again_with_those_that_the_server_has_by_now(
-    world: World, scope: str | None, moment: str, change: dict[str, Any]
+    oauth: OAuthTestClient, scope: str | None, moment: str, change: dict[str, Any]
 ) -> None:
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    answer = open_page(world, client, scope=scope)
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    answer = open_page(oauth, client, scope=scope)
     if moment == "at the provider":
-        callback = world.log_in(submit(world, answer))
-        world.reload(resources={"time": {"scopes": change}})
-        answer = world.follow(callback)
+        callback = oauth.log_in(submit(oauth, answer))
+        oauth.reload(resources={"time": {"scopes": change}})
+        answer = oauth.follow(callback)
     else:
-        world.reload(resources={"time": {"scopes": change}})
-        answer = submit(world, answer)
-    assert_nothing_was_approved(world, answer)
+        oauth.reload(resources={"time": {"scopes": change}})
+        answer = submit(oauth, answer)
+    assert_nothing_was_approved(oauth, answer)
     assert "Something has changed" in answer.text
     assert "Delete everything" in answer.text
-    code = parameters_of(world.follow(world.log_in(submit(world, answer))))["code"]
-    assert "new" in world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"].split()
+    code = parameters_of(oauth.follow(oauth.log_in(submit(oauth, answer))))["code"]
+    assert "new" in oauth.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"].split()
 
 
-def test_a_request_for_a_scope_that_is_gone_is_refused(world: World) -> None:
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client, scope="mcp")
-    world.reload(resources={"time": {"scopes": SCOPE_CHANGES["others in their place"]}})
-    refused = parameters_of(submit(world, page))
+def test_a_request_for_a_scope_that_is_gone_is_refused(oauth: OAuthTestClient) -> None:
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client, scope="mcp")
+    oauth.reload(resources={"time": {"scopes": SCOPE_CHANGES["others in their place"]}})
+    refused = parameters_of(submit(oauth, page))
     assert (refused["error"], "new" in refused["error_description"]) == ("invalid_scope", True)
-    assert world.store.count_grants() == 0
+    assert oauth.store.count_grants() == 0
 
 
-def test_a_request_for_one_scope_is_good_after_the_server_has_got_another(world: World) -> None:
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client, scope="mcp")
-    world.reload(resources={"time": {"scopes": SCOPE_CHANGES["one more"]}})
-    code = parameters_of(world.follow(world.log_in(submit(world, page))))["code"]
-    assert world.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"] == "mcp"
+def test_a_request_for_one_scope_is_good_after_the_server_has_got_another(oauth: OAuthTestClient) -> None:
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client, scope="mcp")
+    oauth.reload(resources={"time": {"scopes": SCOPE_CHANGES["one more"]}})
+    code = parameters_of(oauth.follow(oauth.log_in(submit(oauth, page))))["code"]
+    assert oauth.redeem(client.id, code, redirect_uri=SHOWN).get_json()["scope"] == "mcp"
 
 
-def test_the_server_of_a_request_that_names_none_is_the_one_that_was_shown(world: World) -> None:
-    world.reload(default_resource="time")
-    client = Client(world, {"redirect_uris": [SHOWN]})
-    page = open_page(world, client, resource=None)
+def test_the_server_of_a_request_that_names_none_is_the_one_that_was_shown(oauth: OAuthTestClient) -> None:
+    oauth.reload(default_resource="time")
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
+    page = open_page(oauth, client, resource=None)
     assert RESOURCE in page.text
-    world.reload(default_resource="fetch")
-    code = parameters_of(world.follow(world.log_in(submit(world, page))))["code"]
-    issued = world.redeem(client.id, code, redirect_uri=SHOWN).get_json()
+    oauth.reload(default_resource="fetch")
+    code = parameters_of(oauth.follow(oauth.log_in(submit(oauth, page))))["code"]
+    issued = oauth.redeem(client.id, code, redirect_uri=SHOWN).get_json()
     assert jwt.decode(issued["access_token"], options={"verify_signature": False})["aud"] == RESOURCE
 
 
-def test_a_remembered_approval_is_not_good_for_what_has_another_meaning_by_now(world: World) -> None:
-    client = Client(world, {"redirect_uris": [SHOWN]})
+def test_a_remembered_approval_is_not_good_for_what_has_another_meaning_by_now(oauth: OAuthTestClient) -> None:
+    client = Client(oauth, {"redirect_uris": [SHOWN]})
     direct = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
     query = {"query_string": authorization_query(client.id, redirect_uri=SHOWN), "headers": direct, "base_url": ISSUER}
-    world.obtain_code(client.id, redirect_uri=SHOWN)
-    assert world.browser.get("/authorize", **query).status_code == 303
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Delete everything"}}}})
-    assert "Delete everything" in world.browser.get("/authorize", **query).text
+    oauth.obtain_code(client.id, redirect_uri=SHOWN)
+    assert oauth.browser.get("/authorize", **query).status_code == 303
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Delete everything"}}}})
+    assert "Delete everything" in oauth.browser.get("/authorize", **query).text
 
 
 # Users, scopes and servers that the operator removes
 
 
-def log_in(world: World, client_id: str) -> dict[str, Any]:
-    body: dict[str, Any] = world.redeem(client_id, world.obtain_code(client_id)).get_json()
+def log_in(oauth: OAuthTestClient, client_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
     return body
 
 
@@ -484,62 +488,64 @@ REMOVALS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
 def test_who_or_what_is_removed_before_the_code_is_redeemed_costs_the_token(
-    world: World, removal: dict[str, Any]
+    oauth: OAuthTestClient, removal: dict[str, Any]
 ) -> None:
-    client_id = world.register()["client_id"]
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    code = world.obtain_code(client_id)
-    world.reload(**removal)
-    assert world.redeem(client_id, code).get_json()["error"] == "invalid_grant"
+    client_id = oauth.register()["client_id"]
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    code = oauth.obtain_code(client_id)
+    oauth.reload(**removal)
+    assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
-def test_who_or_what_is_removed_before_a_refresh_costs_the_token(world: World, removal: dict[str, Any]) -> None:
-    client_id = world.register()["client_id"]
-    world.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
-    issued = log_in(world, client_id)
-    world.reload(**removal)
-    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+def test_who_or_what_is_removed_before_a_refresh_costs_the_token(
+    oauth: OAuthTestClient, removal: dict[str, Any]
+) -> None:
+    client_id = oauth.register()["client_id"]
+    oauth.reload(resources={"time": {"scopes": {"mcp": {"description": "Use this server's tools"}}}})
+    issued = log_in(oauth, client_id)
+    oauth.reload(**removal)
+    refreshed = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refreshed.get_json()["error"] == "invalid_grant"
 
 
-def test_a_member_of_an_organization_redeems_without_asking_the_provider_again(world: World) -> None:
-    world.reload(allowed={"users": [], "organizations": ["acme"]})
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id, login="hubot")
-    world.stand_in.faults["/user"] = github.Fault(503)
-    assert world.redeem(client_id, code).status_code == 200
+def test_a_member_of_an_organization_redeems_without_asking_the_provider_again(oauth: OAuthTestClient) -> None:
+    oauth.reload(allowed={"users": [], "organizations": ["acme"]})
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id, login="hubot")
+    oauth.stand_in.faults["/user"] = github.Fault(503)
+    assert oauth.redeem(client_id, code).status_code == 200
 
 
-def test_a_scope_that_is_removed_leaves_the_next_token(world: World) -> None:
+def test_a_scope_that_is_removed_leaves_the_next_token(oauth: OAuthTestClient) -> None:
     scopes = {"mcp": {"description": "Read"}, "set": {"description": "Set", "required": False}}
-    world.reload(resources={"time": {"scopes": scopes}})
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id, scope="mcp set")
-    world.reload(resources={"time": {"scopes": {"set": None}}})
-    issued = world.redeem(client_id, code).get_json()
+    oauth.reload(resources={"time": {"scopes": scopes}})
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id, scope="mcp set")
+    oauth.reload(resources={"time": {"scopes": {"set": None}}})
+    issued = oauth.redeem(client_id, code).get_json()
     assert issued["scope"] == "mcp"
-    world.reload(resources={"time": {"scopes": {"set": scopes["set"]}}})
+    oauth.reload(resources={"time": {"scopes": {"set": scopes["set"]}}})
     refresh = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": issued["refresh_token"]}
-    assert world.token(**refresh).get_json()["scope"] == "mcp set"
+    assert oauth.token(**refresh).get_json()["scope"] == "mcp set"
 
 
-def test_a_server_that_only_gets_another_name_keeps_its_tokens(world: World) -> None:
-    client_id = world.register()["client_id"]
-    code = world.obtain_code(client_id)
+def test_a_server_that_only_gets_another_name_keeps_its_tokens(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    code = oauth.obtain_code(client_id)
     backend = {"url": RESOURCE, "backends": ["http://127.0.0.1:9001/mcp"]}
-    world.reload(resources={"time": None, "clock": backend})
-    issued = world.redeem(client_id, code).get_json()
-    refreshed = world.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
+    oauth.reload(resources={"time": None, "clock": backend})
+    issued = oauth.redeem(client_id, code).get_json()
+    refreshed = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refreshed.status_code == 200
 
 
-def test_two_servers_that_swap_their_names_keep_their_tokens_apart(world: World) -> None:
-    client_id = world.register()["client_id"]
-    page = world.authorize(client_id)
-    world.reload(resources={"time": {"url": FETCH}, "fetch": {"url": RESOURCE}})
-    answer = world.decide(page)
+def test_two_servers_that_swap_their_names_keep_their_tokens_apart(oauth: OAuthTestClient) -> None:
+    client_id = oauth.register()["client_id"]
+    page = oauth.authorize(client_id)
+    oauth.reload(resources={"time": {"url": FETCH}, "fetch": {"url": RESOURCE}})
+    answer = oauth.decide(page)
     assert answer.location is None, "the server at that address has another name now"
-    code = parameters_of(world.follow(world.log_in(world.decide(answer))))["code"]
-    issued = world.redeem(client_id, code).get_json()
+    code = parameters_of(oauth.follow(oauth.log_in(oauth.decide(answer))))["code"]
+    issued = oauth.redeem(client_id, code).get_json()
     assert jwt.decode(issued["access_token"], options={"verify_signature": False})["aud"] == RESOURCE

@@ -31,7 +31,7 @@ from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.protocol.metadata import protected_resource_url
 from auth_service.settings import Credentials, Resource, Settings
 
-from .grant_liveness import Grant, GrantWatch
+from .grant_liveness import GrantLiveness, GrantWatch
 
 PATH_PREFIX: Final = "/verify/"
 REFRESH_SECONDS: Final = 25
@@ -63,7 +63,7 @@ class MalformedRequestError(Exception):
 class _Remembered:
     """A token that we have signed for this resource, and the answer to give while its grant lives."""
 
-    grant: Grant
+    grant: GrantLiveness
     claims: VerifiedClaims
     answer: Response
     outcome: str

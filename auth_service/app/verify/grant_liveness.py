@@ -50,7 +50,7 @@ _LOST: Final = (RedisError, OSError, RuntimeError)
 log = logging.getLogger(__name__)
 
 
-class Grant:
+class GrantLiveness:
     """What this worker knows of one grant. Shared by all tokens of the grant, dropped with the last."""
 
     __slots__ = ("__weakref__", "found_alive", "is_denied", "sid")
@@ -79,7 +79,7 @@ class GrantWatch:
             protocol=2,
         )
         self._pool = self._redis.connection_pool
-        self._grants: WeakValueDictionary[str, Grant] = WeakValueDictionary()
+        self._grants: WeakValueDictionary[str, GrantLiveness] = WeakValueDictionary()
         self._changes_seen = 0
         self._questions: dict[str, asyncio.Future[bool | None]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -91,17 +91,17 @@ class GrantWatch:
         """Whether every change to a grant is being reported, which implies that Redis answers."""
         return time.monotonic() < self.trusted_until
 
-    def grant(self, sid: str) -> Grant:
+    def grant(self, sid: str) -> GrantLiveness:
         """Return what is known of a grant; the same object for as long as anyone holds it."""
-        return self._grants.setdefault(sid, Grant(sid, is_denied=sid in self._denials))
+        return self._grants.setdefault(sid, GrantLiveness(sid, is_denied=sid in self._denials))
 
-    def find_alive(self, grant: Grant) -> bool | None:
+    def find_alive(self, grant: GrantLiveness) -> bool | None:
         """Whether the grant lives, or None if only Redis knows."""
         if grant.is_denied:
             return False
         return grant.found_alive if self.is_watching() else None
 
-    async def is_alive(self, grant: Grant) -> bool:
+    async def is_alive(self, grant: GrantLiveness) -> bool:
         """Whether the grant lives, from what is known if that can be believed, else by asking Redis.
 
         Raises ServiceUnavailable if Redis does not answer in time, on a new connection either.
@@ -123,11 +123,11 @@ class GrantWatch:
     async def is_reachable(self) -> bool:
         """Whether Redis answers, be it later than a heartbeat has to be answered."""
         try:
-            return self.is_watching() or not await self.is_alive(Grant("", is_denied=False))
+            return self.is_watching() or not await self.is_alive(GrantLiveness("", is_denied=False))
         except ServiceUnavailable:
             return False
 
-    def _ask_about(self, grant: Grant) -> asyncio.Future[bool | None]:
+    def _ask_about(self, grant: GrantLiveness) -> asyncio.Future[bool | None]:
         """Return what Redis will answer; None if it does not."""
         question = self._questions.get(grant.sid)
         if question is None:

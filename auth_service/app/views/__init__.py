@@ -14,7 +14,7 @@ from auth_service.keys.tokens import SigningKeys
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
 from auth_service.oauth.server import AuthorizationServer
-from auth_service.oauth.user_access import Users
+from auth_service.oauth.user_access import UserAccess
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol import addresses, parameters
@@ -38,10 +38,10 @@ class Gateway:
     keys: SigningKeys
     provider: IdentityProvider
     probe: DocumentProbe
-    users: Users
+    user_access: UserAccess
     server: AuthorizationServer
     introspection: Introspection
-    ticket_key: bytes = field(repr=False)
+    form_token_key: bytes = field(repr=False)
     upstream_key: bytes = field(repr=False)
 
     @property

@@ -15,13 +15,22 @@ from auth_service.storage.sessions import Session
 from auth_service.storage.store import LiveGrant
 
 from . import form_parameters, gateway, record, upstream
-from .browser import end_session, find_session, keep_browser, make_ticket, parse_ticket, sends_cookies, start_session
+from .browser import (
+    FORM_TOKEN_FIELD,
+    end_session,
+    find_session,
+    keep_browser,
+    make_form_token,
+    parse_form_token,
+    sends_cookies,
+    start_session,
+)
 from .consent_pages import page_of_refusal
 from .pages import capitalized, protect, provider_targets, render_page
 
 blueprint = Blueprint("account", __name__)
 
-_TICKET_PURPOSE = "account"
+_FORM_PURPOSE = "account"
 _NOTICES = frozenset({"ended", "all-ended", "signed-out"})
 
 
@@ -50,10 +59,10 @@ def show() -> Response:
 def act() -> Response:
     """Sign in or out, or end access; only from this page, in this browser, by the user it was made for."""
     form = form_parameters()
-    ticket = parse_ticket(_TICKET_PURPOSE, form.get("ticket", ""))
+    form_token = parse_form_token(_FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
     session = find_session()
     subject = session.sub if session is not None else None
-    if not ticket.is_good or ticket.content["sub"] != subject:
+    if not form_token.is_good or form_token.content["sub"] != subject:
         record(
             Event.CONSENT_REFUSED, user=subject, reason="the account page was too old, or another browser's or user's"
         )
@@ -138,7 +147,7 @@ def _render(notice: str) -> Response:
         status=400 if notice in {"stale", "no-cookies"} else 200,
         form_targets=provider_targets() if session is None else (),
         action=f"{gateway().settings.issuer}/account",
-        ticket=make_ticket(_TICKET_PURPOSE, {"sub": session.sub if session is not None else None}),
+        form_token=make_form_token(_FORM_PURPOSE, {"sub": session.sub if session is not None else None}),
         session=session,
         user=display_text(session.name) if session is not None else "",
         accesses=_accesses(session) if session is not None else (),

@@ -19,8 +19,8 @@ from auth_service.protocol import consent, redirect_uris
 from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
 
 from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
-from .browser import find_session, parse_ticket, sends_cookies
-from .consent_pages import SCOPE_FIELD, TICKET_PURPOSE, Notice, ask, no_login, note_request
+from .browser import FORM_TOKEN_FIELD, find_session, parse_form_token, sends_cookies
+from .consent_pages import FORM_PURPOSE, SCOPE_FIELD, Notice, ask, no_login, note_request
 from .shown import Shown, approval_of, note_decision, show
 
 blueprint = Blueprint("authorize", __name__)
@@ -54,14 +54,14 @@ def authorize() -> Response:
 def decide() -> Response:
     """Take the user's decision; after approval, send this browser to the identity provider."""
     form = form_parameters()
-    ticket = parse_ticket(TICKET_PURPOSE, form.get("ticket", ""))
-    shown = Shown(**ticket.content)
-    if ticket.is_good:
+    form_token = parse_form_token(FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
+    shown = Shown(**form_token.content)
+    if form_token.is_good:
         note_decision()
     note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
     authorization = gateway().server.parse_authorization_request(shown.parameters)
     note_request(authorization)
-    if not ticket.is_good:
+    if not form_token.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
         return ask(authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
     if not shown.is_what(authorization):

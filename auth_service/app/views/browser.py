@@ -1,12 +1,12 @@
-"""What ties pages and logins to the one browser that they were made for: cookies and tickets.
+"""What ties pages and logins to the one browser that they were made for: cookies and form tokens.
 
 Two cookies, both unreadable to scripts, for this host only (`__Host-`: no other subdomain can set them), and not sent
 with other sites' forms and frames (`SameSite=Lax`):
 - the browser's: a random value that says nothing about anyone, there from the first page on;
 - the session's: the secret of a server-side session, new at each sign-in (`Store.sessions`).
 
-A ticket is the hidden field of every form: signed here, for one browser and one purpose, with a nonce of its own, so
-that two tabs do not disturb each other. It is the CSRF token.
+A form token is the hidden field of every form: signed here, for one browser and one purpose, with a nonce of its own,
+so that two tabs do not disturb each other. It is the CSRF token.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from . import gateway
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 """What `secrets.token_urlsafe(32)` makes; anything else in a cookie is not ours."""
+FORM_TOKEN_FIELD = "ticket"  # noqa: S105 - a name
+"""This name, the salt and the key's name are those of pages that were open before an update."""
 
 
 def browser_id() -> str:
@@ -112,49 +114,52 @@ def _set_cookie(response: Response, which: str, value: str) -> None:
     response.set_cookie(_cookie_name(which), value, secure=_is_secure(), httponly=True, samesite="Lax", path="/")
 
 
-# Tickets
+# Form tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ticket:
-    """A ticket that this service signed for the purpose at hand."""
+class FormToken:
+    """A form token that this service signed for the purpose at hand."""
 
     content: dict[str, Any]
     is_good: bool
     """Whether it was made for this browser, not too long ago: only then has the user decided anything."""
 
 
-def make_ticket(purpose: str, content: dict[str, Any]) -> str:
+def make_form_token(purpose: str, content: dict[str, Any]) -> str:
     """Return a form's hidden field: what the form is about, bound to this browser."""
     members = {"browser": browser_fingerprint(), "nonce": secrets.token_urlsafe(8), "content": content}
-    return str(_tickets(purpose).dumps(members))
+    return str(_serializer(purpose).dumps(members))
 
 
-def parse_ticket(purpose: str, unverified_ticket: str) -> Ticket:
-    """Return the ticket of a submitted form. Raises PageError if another site sent it, or it is not of our making."""
+def parse_form_token(purpose: str, unverified_token: str) -> FormToken:
+    """Return what a submitted form's token says.
+
+    Raises PageError if another site sent it, or it is not of our making.
+    """
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise PageError(
             "Another website tried to answer for you",
             "Its request was refused and nothing was changed. Close that website if you do not know it.",
         )
-    serializer = _tickets(purpose)
+    serializer = _serializer(purpose)
     is_recent = True
     try:
-        members = serializer.loads(unverified_ticket, max_age=gateway().settings.lifetimes.login)
+        members = serializer.loads(unverified_token, max_age=gateway().settings.lifetimes.login)
     except SignatureExpired:
-        members, is_recent = serializer.loads(unverified_ticket), False
+        members, is_recent = serializer.loads(unverified_token), False
     except (BadTimeSignature, BadData) as error:
         raise PageError(
             "This form was not made here",
             "Nothing was changed. Go back, reload the page, and try again.",
         ) from error
     is_same_browser = hmac.compare_digest(members["browser"], browser_fingerprint())
-    return Ticket(content=members["content"], is_good=is_recent and is_same_browser)
+    return FormToken(content=members["content"], is_good=is_recent and is_same_browser)
 
 
-def _tickets(purpose: str) -> URLSafeTimedSerializer:
+def _serializer(purpose: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(
-        gateway().ticket_key,
+        gateway().form_token_key,
         salt=f"mcp-oauth-gateway.ticket.{purpose}",
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

@@ -60,13 +60,13 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
         # Someone else is signed in in this browser: the person who is here now has approved nothing.
         forget_session()
         return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
-    if not gateway().users.may_use(login.identity, authorization.resource):
-        if sign_ons := gateway().users.find_sign_ons(login, authorization.resource):
+    if not gateway().user_access.may_use(login.identity, authorization.resource):
+        if sign_ons := gateway().user_access.find_sign_ons(login, authorization.resource):
             return sign_on_required(shown, authorization, sign_ons)
         return not_allowed(shown, authorization, name)
     record(Event.LOGIN_ACCEPTED)
     code = gateway().server.issue_code(authorization, sub=sub, name=name)
-    gateway().users.remember(login)
+    gateway().user_access.remember(login)
     if shown.approved_by is None:
         gateway().store.approvals.remember(sub, approval)
     location = redirect_uris.with_parameters(

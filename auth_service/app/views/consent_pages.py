@@ -18,11 +18,11 @@ from auth_service.protocol.display import display_name, display_text
 from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnavailable
 
 from . import gateway, note, record
-from .browser import find_session, keep_browser, make_ticket
+from .browser import FORM_TOKEN_FIELD, find_session, keep_browser, make_form_token
 from .pages import capitalized, provider_targets, render_page
 from .shown import Shown, approval_of, show
 
-TICKET_PURPOSE: Final = "decision"
+FORM_PURPOSE: Final = "decision"
 SCOPE_FIELD: Final = "scope:"
 
 
@@ -58,7 +58,7 @@ def ask(
         status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(authorization),
         action=f"{gateway().settings.issuer}/consent",
-        ticket=_make_ticket(show(authorization, user=named)),
+        form_token=_make_form_token(show(authorization, user=named)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri, gateway().settings.clients.redirect_schemes),
@@ -149,7 +149,10 @@ def _render_with_choice(
         form_targets=_form_targets(approved),
         error=error,
         action=f"{gateway().settings.issuer}/consent",
-        fields={"ticket": _make_ticket(shown), **{f"{SCOPE_FIELD}{scope}": "on" for scope in approved.scopes}},
+        fields={
+            FORM_TOKEN_FIELD: _make_form_token(shown),
+            **{f"{SCOPE_FIELD}{scope}": "on" for scope in approved.scopes},
+        },
         client=display_name(approved.client_name),
         provider=gateway().provider.title,
     )
@@ -157,8 +160,8 @@ def _render_with_choice(
     return response
 
 
-def _make_ticket(shown: Shown) -> str:
-    return make_ticket(TICKET_PURPOSE, dataclasses.asdict(shown))
+def _make_form_token(shown: Shown) -> str:
+    return make_form_token(FORM_PURPOSE, dataclasses.asdict(shown))
 
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What a person was shown of an authorization request: what they decide on, and what a code is issued for.
 
-It goes into the form's ticket, and from there into the login at the identity provider, as a digest. Everything is read
+It goes into the form's token, and from there into the login at the identity provider, as a digest. Everything is read
 again when the form comes back, and once more when the browser does: the client may have replaced its registration, its
 metadata document may say something else, the operator may have changed the server. Where the digest differs, the
 person is shown what there is now, and decides again.

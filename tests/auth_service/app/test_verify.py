@@ -39,7 +39,7 @@ class Answer:
     body: bytes
 
 
-class World:
+class VerifyClient:
     """A verifier over a real Redis in which one grant lives."""
 
     def __init__(self, directory: Path, server: RedisServer) -> None:
@@ -95,15 +95,15 @@ def forged(token: str) -> str:
 
 
 @pytest.fixture
-def world(tmp_path: Path, redis_server: RedisServer, redis_url: str) -> Iterator[World]:
-    world = World(tmp_path, redis_server)
-    yield world
-    world.runner.run(world.watch.close())
-    world.runner.close()
+def forward_auth(tmp_path: Path, redis_server: RedisServer, redis_url: str) -> Iterator[VerifyClient]:
+    forward_auth = VerifyClient(tmp_path, redis_server)
+    yield forward_auth
+    forward_auth.runner.run(forward_auth.watch.close())
+    forward_auth.runner.close()
 
 
-def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(world: World) -> None:
-    answer = world.verify(f"Bearer {world.token()}")
+def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(forward_auth: VerifyClient) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token()}")
     assert answer.status == 200
     identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time).identify(
         answer.headers["x-gateway-identity"]
@@ -119,28 +119,30 @@ def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(world: W
     assert "authorization" not in answer.headers
 
 
-def test_another_servers_bridge_does_not_believe_it(world: World) -> None:
-    answer = world.verify(f"Bearer {world.token()}")
+def test_another_servers_bridge_does_not_believe_it(forward_auth: VerifyClient) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token()}")
     wiki = AssertionVerifier(derive_identity_key(CREDENTIALS, "wiki"), now=time.time)
     with pytest.raises(HttpError, match="does not verify"):
         wiki.identify(answer.headers["x-gateway-identity"])
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_scheme_has_no_case(world: World, scheme: str) -> None:
-    assert world.verify(f"{scheme} {world.token()}").status == 200
+def test_the_scheme_has_no_case(forward_auth: VerifyClient, scheme: str) -> None:
+    assert forward_auth.verify(f"{scheme} {forward_auth.token()}").status == 200
 
 
 @pytest.mark.parametrize("authorization", [(), ("Basic eDp5",), ("",)])
-def test_without_a_bearer_token_the_challenge_names_no_error(world: World, authorization: tuple[str, ...]) -> None:
-    answer = world.verify(*authorization)
+def test_without_a_bearer_token_the_challenge_names_no_error(
+    forward_auth: VerifyClient, authorization: tuple[str, ...]
+) -> None:
+    answer = forward_auth.verify(*authorization)
     assert answer.status == 401
     metadata = "https://time.mcp.example.com/.well-known/oauth-protected-resource/mcp"
     assert answer.headers["www-authenticate"] == f'Bearer resource_metadata="{metadata}", scope="mcp"'
 
 
-def test_a_token_of_another_resource_is_invalid(world: World) -> None:
-    answer = world.verify(f"Bearer {world.token()}", name="wiki")
+def test_a_token_of_another_resource_is_invalid(forward_auth: VerifyClient) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token()}", name="wiki")
     assert answer.status == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
 
@@ -148,58 +150,67 @@ def test_a_token_of_another_resource_is_invalid(world: World) -> None:
 @pytest.mark.parametrize(
     "changes", [{"lifetime": -1}, {"issuer": "https://evil.example"}, {"sid": "no-grant"}, {"now": 4102444800}]
 )
-def test_an_expired_foreign_future_or_revoked_token_is_invalid(world: World, changes: dict[str, Any]) -> None:
-    assert world.verify(f"Bearer {world.token(**changes)}").status == 401
+def test_an_expired_foreign_future_or_revoked_token_is_invalid(
+    forward_auth: VerifyClient, changes: dict[str, Any]
+) -> None:
+    assert forward_auth.verify(f"Bearer {forward_auth.token(**changes)}").status == 401
 
 
-def test_too_little_scope_names_what_is_needed(world: World) -> None:
-    answer = world.verify(f"Bearer {world.token(scope='other')}")
+def test_too_little_scope_names_what_is_needed(forward_auth: VerifyClient) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token(scope='other')}")
     assert answer.status == 403
     assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
     assert 'scope="mcp"' in answer.headers["www-authenticate"]
 
 
-def test_a_step_up_keeps_what_the_token_had(world: World) -> None:
-    answer = world.verify(f"Bearer {world.token(scope='write other')}")
+def test_a_step_up_keeps_what_the_token_had(forward_auth: VerifyClient) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token(scope='write other')}")
     assert answer.status == 403
     assert 'scope="mcp write"' in answer.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("token", ["", "a b", "é", "a" * (MAX_TOKEN_BYTES + 1), 'x"y'])
-def test_what_is_no_token_is_malformed(world: World, token: str) -> None:
-    assert world.verify(f"Bearer {token}").status == 400
+def test_what_is_no_token_is_malformed(forward_auth: VerifyClient, token: str) -> None:
+    assert forward_auth.verify(f"Bearer {token}").status == 400
 
 
-def test_two_tokens_are_malformed_even_if_both_are_good(world: World) -> None:
-    good = f"Bearer {world.token()}"
-    assert world.verify(good, good).status == 400
+def test_two_tokens_are_malformed_even_if_both_are_good(forward_auth: VerifyClient) -> None:
+    good = f"Bearer {forward_auth.token()}"
+    assert forward_auth.verify(good, good).status == 400
 
 
 @pytest.mark.parametrize(
     "uri", ["/mcp?access_token=x", "/mcp/%2e%2e/x", "/mcp%2fx", "/mcp/..", "/mcp;x", "/mcp//x", "/mcp%00"]
 )
-def test_a_token_in_the_query_and_an_ambiguous_path_are_malformed(world: World, uri: str) -> None:
-    assert world.verify(f"Bearer {world.token()}", uri=uri).status == 400
+def test_a_token_in_the_query_and_an_ambiguous_path_are_malformed(forward_auth: VerifyClient, uri: str) -> None:
+    assert forward_auth.verify(f"Bearer {forward_auth.token()}", uri=uri).status == 400
 
 
 @pytest.mark.parametrize("uri", ["/mcp?" + "x" * MAX_URI_BYTES, "/mcp?" + "&" * 1_000_000])
-def test_a_url_that_is_too_long_is_refused_unread(world: World, uri: str) -> None:
-    assert world.verify(f"Bearer {world.token()}", uri=uri).status == 414
-    assert world.verify(f"Bearer {world.token()}", uri=uri[:MAX_URI_BYTES]).status == 200
+def test_a_url_that_is_too_long_is_refused_unread(forward_auth: VerifyClient, uri: str) -> None:
+    assert forward_auth.verify(f"Bearer {forward_auth.token()}", uri=uri).status == 414
+    assert forward_auth.verify(f"Bearer {forward_auth.token()}", uri=uri[:MAX_URI_BYTES]).status == 200
 
 
-def test_every_refusal_has_a_json_rpc_error_that_names_its_status(world: World, tmp_path: Path) -> None:
-    good = f"Bearer {world.token()}"
+def test_every_refusal_has_a_json_rpc_error_that_names_its_status(forward_auth: VerifyClient, tmp_path: Path) -> None:
+    good = f"Bearer {forward_auth.token()}"
     answers = {
-        401: [world.verify(), world.verify("Bearer x"), world.verify("Basic eDp5")],
-        403: [world.verify(f"Bearer {world.token(scope='other')}")],
-        400: [world.verify("Bearer a b"), world.verify(good, good), world.verify(good, uri="/mcp/..")],
-        414: [world.verify(good, uri="/" + "x" * MAX_URI_BYTES)],
+        401: [forward_auth.verify(), forward_auth.verify("Bearer x"), forward_auth.verify("Basic eDp5")],
+        403: [forward_auth.verify(f"Bearer {forward_auth.token(scope='other')}")],
+        400: [
+            forward_auth.verify("Bearer a b"),
+            forward_auth.verify(good, good),
+            forward_auth.verify(good, uri="/mcp/.."),
+        ],
+        414: [forward_auth.verify(good, uri="/" + "x" * MAX_URI_BYTES)],
     }
-    world.verifier = Verifier(
-        world.settings, CREDENTIALS, world.keys, GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
+    forward_auth.verifier = Verifier(
+        forward_auth.settings,
+        CREDENTIALS,
+        forward_auth.keys,
+        GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path)),
     )
-    answers[503] = [world.verify(good)]
+    answers[503] = [forward_auth.verify(good)]
     for status, refusals in answers.items():
         for answer in refusals:
             assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
@@ -208,55 +219,57 @@ def test_every_refusal_has_a_json_rpc_error_that_names_its_status(world: World, 
             assert document["error"]["message"].startswith(f"{status} ")
 
 
-def test_a_revoked_grant_is_refused_at_the_next_request(world: World) -> None:
-    authorization = f"Bearer {world.token()}"
-    assert world.verify(authorization).status == 200
-    with world.server.client() as redis:
+def test_a_revoked_grant_is_refused_at_the_next_request(forward_auth: VerifyClient) -> None:
+    authorization = f"Bearer {forward_auth.token()}"
+    assert forward_auth.verify(authorization).status == 200
+    with forward_auth.server.client() as redis:
         redis.delete(GRANT_PREFIX + SID)
-    assert world.verify(authorization).status == 401
+    assert forward_auth.verify(authorization).status == 401
 
 
-def test_a_remembered_token_still_expires(world: World) -> None:
+def test_a_remembered_token_still_expires(forward_auth: VerifyClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        authorization = f"Bearer {world.token(lifetime=20)}"
-        assert world.verify(authorization).status == 200
+        authorization = f"Bearer {forward_auth.token(lifetime=20)}"
+        assert forward_auth.verify(authorization).status == 200
         clock.shift(19)
-        assert world.verify(authorization).status == 200
+        assert forward_auth.verify(authorization).status == 200
         clock.shift(1)
-        assert world.verify(authorization).status == 401
+        assert forward_auth.verify(authorization).status == 401
 
 
-def test_without_redis_nobody_passes(tmp_path: Path, world: World) -> None:
+def test_without_redis_nobody_passes(tmp_path: Path, forward_auth: VerifyClient) -> None:
     nowhere = GrantWatch(f"unix://{tmp_path / 'absent.sock'}", Denials(tmp_path))
-    world.verifier = Verifier(world.settings, CREDENTIALS, world.keys, nowhere)
-    answer = world.verify(f"Bearer {world.token()}")
+    forward_auth.verifier = Verifier(forward_auth.settings, CREDENTIALS, forward_auth.keys, nowhere)
+    answer = forward_auth.verify(f"Bearer {forward_auth.token()}")
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_flood_of_bad_tokens_is_not_remembered(world: World) -> None:
+def test_a_flood_of_bad_tokens_is_not_remembered(forward_auth: VerifyClient) -> None:
     for number in range(50):
-        assert world.verify(f"Bearer bad{number}").status == 401
-    assert len(world.verifier._remembered) == 0
+        assert forward_auth.verify(f"Bearer bad{number}").status == 401
+    assert len(forward_auth.verifier._remembered) == 0
 
 
-def test_what_is_remembered_of_forged_and_good_tokens_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_of_forged_and_good_tokens_is_bounded(
+    forward_auth: VerifyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(endpoint, "MAX_FORGERIES", 3)
     monkeypatch.setattr(endpoint, "MAX_REMEMBERED", 3)
     for _ in range(6):
-        good = world.token()
-        assert world.verify(f"Bearer {good}").status == 200
-        assert world.verify(f"Bearer {forged(good)}").status == 401
-    assert len(world.verifier._forgeries) == 3
-    assert len(world.verifier._remembered) == 3
+        good = forward_auth.token()
+        assert forward_auth.verify(f"Bearer {good}").status == 200
+        assert forward_auth.verify(f"Bearer {forged(good)}").status == 401
+    assert len(forward_auth.verifier._forgeries) == 3
+    assert len(forward_auth.verifier._remembered) == 3
 
 
-def test_a_token_is_remembered_once_however_its_header_is_written(world: World) -> None:
-    token = world.token()
+def test_a_token_is_remembered_once_however_its_header_is_written(forward_auth: VerifyClient) -> None:
+    token = forward_auth.token()
     for authorization in (f"Bearer {token}", f"bearer {token}", f"BEARER   {token}", f"Bearer{' ' * 900}{token}"):
         for _ in range(2):
-            assert world.verify(authorization).status == 200
-    assert len(world.verifier._remembered) == 1
+            assert forward_auth.verify(authorization).status == 200
+    assert len(forward_auth.verifier._remembered) == 1
 
 
 @pytest.mark.parametrize(
@@ -268,83 +281,85 @@ def test_a_token_is_remembered_once_however_its_header_is_written(world: World) 
         lambda signature: signature[:-1] + chr(ord(signature[-1]) + 1),
     ],
 )
-def test_a_signature_is_taken_in_one_spelling_only(world: World, spell: Callable[[str], str]) -> None:
-    token = world.token()
+def test_a_signature_is_taken_in_one_spelling_only(forward_auth: VerifyClient, spell: Callable[[str], str]) -> None:
+    token = forward_auth.token()
     head, _, signature = token.rpartition(".")
-    assert world.verify(f"Bearer {token}").status == 200
-    answer = world.verify(f"Bearer {head}.{spell(signature)}")
+    assert forward_auth.verify(f"Bearer {token}").status == 200
+    answer = forward_auth.verify(f"Bearer {head}.{spell(signature)}")
     assert (answer.status, 'error="invalid_token"' in answer.headers["www-authenticate"]) == (401, True)
-    assert len(world.verifier._remembered) == 1
+    assert len(forward_auth.verifier._remembered) == 1
 
 
-def test_a_forged_signature_is_checked_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    authorization = f"Bearer {forged(world.token())}"
-    assert world.verify(authorization).status == 401
+def test_a_forged_signature_is_checked_once(forward_auth: VerifyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    authorization = f"Bearer {forged(forward_auth.token())}"
+    assert forward_auth.verify(authorization).status == 401
     monkeypatch.setattr(endpoint, "verify_access_token", None)
-    assert world.verify(authorization).status == 401
+    assert forward_auth.verify(authorization).status == 401
 
 
-def test_a_token_that_was_refused_before_its_key_was_there_is_good_with_it(world: World, tmp_path: Path) -> None:
-    authorization = f"Bearer {world.token()}"
+def test_a_token_that_was_refused_before_its_key_was_there_is_good_with_it(
+    forward_auth: VerifyClient, tmp_path: Path
+) -> None:
+    authorization = f"Bearer {forward_auth.token()}"
     (key,) = tmp_path.glob("*.pem")
     newer = create_key_file(tmp_path, CREDENTIALS, activation=4102444800)
     hidden = key.rename(tmp_path / "hidden")
-    assert world.verify(authorization).status == 401
+    assert forward_auth.verify(authorization).status == 401
     hidden.rename(key)
-    assert world.verify(authorization).status == 200
+    assert forward_auth.verify(authorization).status == 200
     newer.unlink()
 
 
 def test_a_token_of_a_key_that_was_taken_away_is_refused_once_its_answer_has_lapsed(
-    world: World, tmp_path: Path
+    forward_auth: VerifyClient, tmp_path: Path
 ) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        authorization = f"Bearer {world.token()}"
-        assert world.verify(authorization).status == 200
+        authorization = f"Bearer {forward_auth.token()}"
+        assert forward_auth.verify(authorization).status == 200
         (key,) = tmp_path.glob("*.pem")
         create_key_file(tmp_path, CREDENTIALS, activation=1_800_000_001)
         key.unlink()
         clock.shift(REFRESH_SECONDS)
-        assert world.verify(authorization).status == 401
+        assert forward_auth.verify(authorization).status == 401
 
 
-def test_the_assertion_is_renewed_before_a_bridge_would_refuse_it(world: World) -> None:
+def test_the_assertion_is_renewed_before_a_bridge_would_refuse_it(forward_auth: VerifyClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        authorization = f"Bearer {world.token()}"
+        authorization = f"Bearer {forward_auth.token()}"
         identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time)
         for _ in range(8):
-            assert identity.identify(world.verify(authorization).headers["x-gateway-identity"]).grant == SID
+            assert identity.identify(forward_auth.verify(authorization).headers["x-gateway-identity"]).grant == SID
             clock.shift(REFRESH_SECONDS - 1)
 
 
-def test_a_clock_that_is_set_back_makes_no_old_token_good(world: World) -> None:
+def test_a_clock_that_is_set_back_makes_no_old_token_good(forward_auth: VerifyClient) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
-        authorization = f"Bearer {world.token()}"
-        assert world.verify(authorization).status == 200
+        authorization = f"Bearer {forward_auth.token()}"
+        assert forward_auth.verify(authorization).status == 200
         clock.shift(-3600)  # now it is from the future
-        assert world.verify(authorization).status == 401
+        assert forward_auth.verify(authorization).status == 401
 
 
-def test_an_unknown_resource_is_not_found(world: World) -> None:
-    assert world.verify(f"Bearer {world.token()}", name="nothing").status == 404
+def test_an_unknown_resource_is_not_found(forward_auth: VerifyClient) -> None:
+    assert forward_auth.verify(f"Bearer {forward_auth.token()}", name="nothing").status == 404
 
 
 KNOWN_TOKEN = {"grant_ended", "insufficient_scope"}
 
 
 def test_every_answer_is_counted_and_what_is_refused_written_down(
-    world: World, caplog: pytest.LogCaptureFixture
+    forward_auth: VerifyClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "auth_service.ops.audit")
-    good = f"Bearer {world.token()}"
-    for authorization in (good, good, "Bearer bad", f"Bearer {world.token(scope='other')}", "Bearer a b"):
-        world.verify(authorization)
-    world.verify()
-    world.verify(f"Bearer {world.token(resource='https://other.example.com/mcp')}")
-    world.verify(f"Bearer {world.token(lifetime=-1)}")
-    with world.server.client() as redis:
+    good = f"Bearer {forward_auth.token()}"
+    for authorization in (good, good, "Bearer bad", f"Bearer {forward_auth.token(scope='other')}", "Bearer a b"):
+        forward_auth.verify(authorization)
+    forward_auth.verify()
+    forward_auth.verify(f"Bearer {forward_auth.token(resource='https://other.example.com/mcp')}")
+    forward_auth.verify(f"Bearer {forward_auth.token(lifetime=-1)}")
+    with forward_auth.server.client() as redis:
         redis.delete(GRANT_PREFIX + SID)
-    world.verify(good)
+    forward_auth.verify(good)
     outcomes = {
         "passed": 2,
         "unknown_key": 1,
@@ -355,7 +370,7 @@ def test_every_answer_is_counted_and_what_is_refused_written_down(
         "expired": 1,
         "grant_ended": 1,
     }
-    assert world.verifier.outcomes == {"time": outcomes, "wiki": {}}
+    assert forward_auth.verifier.outcomes == {"time": outcomes, "wiki": {}}
     written = [json.loads(str(record.msg)) for record in caplog.records]
     assert {entry["event"] for entry in written} == {"verify.refused"}
     assert {entry["resource"] for entry in written} == {URL}

@@ -16,7 +16,7 @@ from itsdangerous import URLSafeTimedSerializer
 
 from auth_service.backends import revocation_notices
 from auth_service.backends.assertions import REVOCATION_SALT, BackendSigner, derive_identity_key
-from auth_service.backends.revocation_notices import RevocationPush
+from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Grant
 from stdio_bridge.http.identity import AssertionVerifier
@@ -82,9 +82,9 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.stop()
 
 
-def make_push(**backends: list[str]) -> RevocationPush:
+def make_notices(**backends: list[str]) -> RevocationNotices:
     resources = {name: {"url": _url(name), "backends": each} for name, each in backends.items()}
-    return RevocationPush(Settings.model_validate({**MINIMAL, "resources": resources}), CREDENTIALS)
+    return RevocationNotices(Settings.model_validate({**MINIMAL, "resources": resources}), CREDENTIALS)
 
 
 def grant(sid: str, *, server: str = "time") -> Grant:
@@ -106,7 +106,7 @@ def threads(server: Server) -> list[str]:
 
 
 def test_a_bridge_believes_what_it_is_told(server: Server) -> None:
-    make_push(time=[f"{server.origin}/mcp"])(grant("abc"))
+    make_notices(time=[f"{server.origin}/mcp"])(grant("abc"))
     body = server.told.get(timeout=WAIT_SECONDS)
     assert (
         AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0).revoked_grant(body.encode())
@@ -115,7 +115,7 @@ def test_a_bridge_believes_what_it_is_told(server: Server) -> None:
 
 
 def test_a_server_that_hangs_delays_no_other(server: Server, hanging: Server) -> None:
-    revoked = make_push(time=[f"{server.origin}/mcp"], slow=[f"{hanging.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"], slow=[f"{hanging.origin}/mcp"])
     for number in range(40):
         revoked(grant(f"slow{number}", server="slow"))
     assert hanging.reached.wait(WAIT_SECONDS)
@@ -130,14 +130,14 @@ def test_a_server_that_hangs_delays_no_other(server: Server, hanging: Server) ->
 def test_a_backend_that_hangs_does_not_delay_the_other_backends_of_the_same_server(
     server: Server, hanging: Server
 ) -> None:
-    revoked = make_push(time=[f"{hanging.origin}/mcp", f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{hanging.origin}/mcp", f"{server.origin}/mcp"])
     for number in range(10):
         revoked(grant(str(number)))
     assert [server.hears() for _ in range(10)] == [str(number) for number in range(10)]
 
 
 def test_an_origin_is_told_once_of_a_grant_however_many_of_its_paths_serve_it(server: Server) -> None:
-    revoked = make_push(time=[f"{server.origin}/mcp", f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp", f"{server.origin}/mcp"])
     revoked(grant("1"))
     revoked(grant("2"))
     assert [server.hears(), server.hears()] == ["1", "2"]
@@ -150,7 +150,7 @@ def test_a_hundred_origins_that_hang_delay_no_other(server: Server, monkeypatch:
         origins = {
             f"slow{number}": [f"http://127.0.0.1:{each.getsockname()[1]}/mcp"] for number, each in enumerate(silent)
         }
-        revoked = make_push(time=[f"{server.origin}/mcp"], **origins)
+        revoked = make_notices(time=[f"{server.origin}/mcp"], **origins)
         for name in origins:
             revoked(grant("1", server=name))
         revoked(grant("2"))
@@ -161,7 +161,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
     hanging: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(revocation_notices, "MAX_WAITING", 3)
-    revoked = make_push(time=[f"{hanging.origin}/mcp"])
+    revoked = make_notices(time=[f"{hanging.origin}/mcp"])
     revoked(grant("first"))
     assert hanging.reached.wait(WAIT_SECONDS)
     for number in range(5):
@@ -172,7 +172,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
 
 
 def test_a_thread_ends_when_everything_is_told_and_the_next_grant_starts_another(server: Server) -> None:
-    revoked = make_push(time=[f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"])
     revoked(grant("1"))
     revoked.close()
     assert server.hears() == "1"
@@ -185,7 +185,7 @@ def test_a_thread_ends_when_everything_is_told_and_the_next_grant_starts_another
 
 def test_closing_waits_until_everything_is_told(server: Server) -> None:
     server.answering.clear()
-    revoked = make_push(time=[f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"])
     for number in range(20):
         revoked(grant(str(number)))
     assert server.reached.wait(WAIT_SECONDS)
@@ -198,7 +198,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     hanging: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(revocation_notices, "CLOSE_SECONDS", 0.05)
-    revoked = make_push(time=[f"{hanging.origin}/mcp"])
+    revoked = make_notices(time=[f"{hanging.origin}/mcp"])
     revoked(grant("1"))
     assert hanging.reached.wait(WAIT_SECONDS)
     revoked(grant("2"))
@@ -209,7 +209,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
 def test_closing_gives_up_a_server_at_its_first_failure(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     server.answering.clear()
-    revoked = make_push(time=[f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"])
     revoked(grant("1"))
     assert server.reached.wait(WAIT_SECONDS)
     for number in range(100):
@@ -224,7 +224,7 @@ def test_closing_gives_up_a_server_at_its_first_failure(caplog: pytest.LogCaptur
 def test_a_grant_ends_also_where_no_thread_can_be_started(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    revoked = make_push(time=[f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"])
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", _no_thread)
         revoked(grant("1"))
@@ -238,7 +238,7 @@ def test_what_fails_unexpectedly_keeps_an_origin_from_no_other_revocation(
 ) -> None:
     sign = BackendSigner.sign_revocation
     monkeypatch.setattr(BackendSigner, "sign_revocation", lambda self, sid: sign(self, {"1": "1"}[sid]))
-    revoked = make_push(time=[f"{server.origin}/mcp"])
+    revoked = make_notices(time=[f"{server.origin}/mcp"])
     revoked(grant("unexpected"))
     revoked(grant("1"))
     assert server.hears() == "1"

@@ -1,4 +1,4 @@
-"""What `mcp-gatewayctl doctor` finds: each trouble is named, with what to do, and a sound gateway has none."""
+"""What `mcp-gatewayctl doctor` finds: each failure is named, with what to do, and a sound gateway has none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from auth_service.cli.doctor import Doctor, Finding, Status, Trouble, check_certificate
+from auth_service.cli.doctor import CheckFailed, Doctor, Finding, Status, check_certificate
 from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
@@ -291,8 +291,8 @@ def test_a_certificate_that_ends_soon_is_a_warning(
         thread.start()
         try:
             text = check_certificate("localhost", listener.getsockname()[1])
-        except Trouble as trouble:
-            assert trouble.status is Status.WARNING
-            text = str(trouble)
+        except CheckFailed as failure:
+            assert failure.status is Status.WARNING
+            text = str(failure)
         thread.join()
     assert text == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from auth_service.oauth.egress_proxy import EgressProxy
-from auth_service.oauth.safe_fetch import PublicFetcher, make_fetcher
+from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.protocol.errors import ClientDocumentError
 from auth_service.settings import ClientDocuments
 from tests.connect_proxy import ConnectProxy, connect_proxy
@@ -38,12 +38,12 @@ def admit_all(_host: str, _addresses: Sequence[str]) -> None:
     """Limit nothing."""
 
 
-def fetch(fetcher: PublicFetcher) -> bytes:
+def fetch(fetcher: SafeFetcher) -> bytes:
     return fetcher.fetch(URL, headers={}, max_bytes=5120, admit=admit_all).body
 
 
-def through(proxy: ConnectProxy, net: Internet, *, deadline: float = 5.0) -> PublicFetcher:
-    return PublicFetcher(
+def through(proxy: ConnectProxy, net: Internet, *, deadline: float = 5.0) -> SafeFetcher:
+    return SafeFetcher(
         resolve=net.resolve,
         connect=EgressProxy(proxy.url).connect,
         tls=net.authority.client_context(),
@@ -51,7 +51,7 @@ def through(proxy: ConnectProxy, net: Internet, *, deadline: float = 5.0) -> Pub
     )
 
 
-def fault(fetcher: PublicFetcher) -> ClientDocumentError:
+def fault(fetcher: SafeFetcher) -> ClientDocumentError:
     with pytest.raises(ClientDocumentError) as caught:
         fetch(fetcher)
     return caught.value
@@ -93,7 +93,7 @@ def test_a_proxy_that_resolves_names_is_told_the_name_and_tls_still_verifies_it(
 ) -> None:
     connect = EgressProxy(proxy.url).connect
     admitted = []
-    fetcher = PublicFetcher(resolve=None, connect=connect, tls=net.authority.client_context())
+    fetcher = SafeFetcher(resolve=None, connect=connect, tls=net.authority.client_context())
     fetched = fetcher.fetch(URL, headers={}, max_bytes=5120, admit=lambda *each: admitted.append(each))
     assert fetched.body == DOCUMENT
     assert proxy.targets == [f"{HOST}:443"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from auth_service.oauth.safe_fetch import MAX_CONCURRENT, Fetched, PublicFetcher
+from auth_service.oauth.safe_fetch import MAX_CONCURRENT, Fetched, SafeFetcher
 from auth_service.protocol.addresses import is_public
 from auth_service.protocol.errors import ClientDocumentError
 from tests.internet import PUBLIC_ADDRESS, Answer, Internet, drip, internet, respond, send, silence
@@ -37,7 +37,7 @@ def admit_all(_host: str, _addresses: Sequence[str]) -> None:
     """Limit nothing."""
 
 
-def fetch(fetcher: PublicFetcher, url: str = URL, *, etag: str | None = None) -> Fetched:
+def fetch(fetcher: SafeFetcher, url: str = URL, *, etag: str | None = None) -> Fetched:
     headers = {"If-None-Match": etag} if etag else {}
     return fetcher.fetch(url, headers=headers, max_bytes=MAX_BYTES, admit=admit_all)
 
@@ -148,7 +148,7 @@ def test_a_name_that_never_resolves_is_left_at_the_deadline(net: Internet) -> No
         waiting.wait(10)
         return ()
 
-    fetcher = PublicFetcher(resolve=resolve, connect=net.connect, deadline=0.2)
+    fetcher = SafeFetcher(resolve=resolve, connect=net.connect, deadline=0.2)
     with pytest.raises(ClientDocumentError, match="host was not found"):
         fetch(fetcher)
     waiting.set()
@@ -162,7 +162,7 @@ def test_names_that_never_resolve_hold_up_no_known_one(net: Internet) -> None:
             waiting.wait(10)
         return net.resolve(host)
 
-    fetcher = PublicFetcher(resolve=resolve, connect=net.connect, tls=net.authority.client_context(), deadline=1.5)
+    fetcher = SafeFetcher(resolve=resolve, connect=net.connect, tls=net.authority.client_context(), deadline=1.5)
     net.pages["/client.json"] = respond(DOCUMENT)
     request: dict[str, Any] = {"headers": {}, "max_bytes": MAX_BYTES, "admit": admit_all}
     with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
@@ -191,7 +191,7 @@ def test_the_certificate_must_be_valid_for_the_host_name_and_from_a_trusted_auth
     assert fault(net).is_transient
     with internet(directory, HOST) as stranger:
         stranger.pages["/client.json"] = respond(DOCUMENT)
-        fetcher = PublicFetcher(resolve=net.resolve, connect=stranger.connect, tls=net.authority.client_context())
+        fetcher = SafeFetcher(resolve=net.resolve, connect=stranger.connect, tls=net.authority.client_context())
         with pytest.raises(ClientDocumentError):
             fetch(fetcher)
         assert stranger.requests == []
@@ -237,9 +237,7 @@ def test_ordinary_addresses_are_public(address: str) -> None:
 def test_a_name_that_changes_its_address_after_the_check_gains_nothing(net: Internet) -> None:
     answers = iter([(PUBLIC_ADDRESS,), ("127.0.0.1",)])
     net.pages["/client.json"] = respond(DOCUMENT)
-    fetcher = PublicFetcher(
-        resolve=lambda _host: next(answers), connect=net.connect, tls=net.authority.client_context()
-    )
+    fetcher = SafeFetcher(resolve=lambda _host: next(answers), connect=net.connect, tls=net.authority.client_context())
     assert fetch(fetcher).body == DOCUMENT
     assert net.connected == [(PUBLIC_ADDRESS, 443)]
     with pytest.raises(ClientDocumentError):
@@ -255,7 +253,7 @@ def test_the_next_address_is_tried_where_one_does_not_connect(net: Internet) -> 
             raise ConnectionRefusedError
         return net.connect(address, port, timeout)
 
-    fetcher = PublicFetcher(resolve=net.resolve, connect=connect, tls=net.authority.client_context())  # type: ignore[arg-type]
+    fetcher = SafeFetcher(resolve=net.resolve, connect=connect, tls=net.authority.client_context())  # type: ignore[arg-type]
     assert fetch(fetcher).body == DOCUMENT
 
 

@@ -14,7 +14,7 @@ import time_machine
 
 from auth_service.idp import Login, bounded
 from auth_service.idp.bounded import BoundedProvider
-from auth_service.oauth.user_access import Users
+from auth_service.oauth.user_access import UserAccess
 from auth_service.protocol.access import Identity
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import Settings
@@ -60,7 +60,7 @@ def store(redis_url: str) -> Iterator[Store]:
     made.close()
 
 
-def make_users(store: Store, provider: Provider, **allowed: list[str]) -> Users:
+def make_users(store: Store, provider: Provider, **allowed: list[str]) -> UserAccess:
     settings = Settings.model_validate(
         {
             "issuer": "https://auth.example.com",
@@ -72,10 +72,10 @@ def make_users(store: Store, provider: Provider, **allowed: list[str]) -> Users:
             "resources": {"time": {"url": URL, "backends": ["http://127.0.0.1:9001/mcp"]}},
         }
     )
-    return Users(settings, store, BoundedProvider(provider), token_key=b"0" * 64)
+    return UserAccess(settings, store, BoundedProvider(provider), token_key=b"0" * 64)
 
 
-def add_grant(store: Store, users: Users, login: Login, **changes: Any) -> Grant:
+def add_grant(store: Store, users: UserAccess, login: Login, **changes: Any) -> Grant:
     usual: dict[str, Any] = {
         "sid": "sid",
         "sub": login.identity.subject,
@@ -111,22 +111,22 @@ def test_a_member_stays_as_long_as_the_provider_says_so(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     provider.answer = lambda token: Login(identity=ALICE, token=token)
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
 
 
 def test_a_named_user_of_a_directory_is_asked_about_as_well(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, users=["alice"])
     grant = add_grant(store, users, Login(identity=ALICE, token="t"))
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
 
     def refuse(_token: str) -> Login:
         raise LoginError("gone")
 
     provider.answer = refuse
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
 
 
 def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store) -> None:
@@ -134,9 +134,9 @@ def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store)
     users = make_users(store, provider, users=["alice"], groups=["staff"])
     assert users.may_use(ALICE, "time")
     grant = add_grant(store, users, Login(identity=ALICE, token="t"))
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     assert provider.asked_with == []
-    assert make_users(store, provider, groups=["staff"]).may_still_use(grant)
+    assert make_users(store, provider, groups=["staff"]).recheck_access(grant)
     assert provider.asked_with == ["t"]
 
 
@@ -146,7 +146,7 @@ def test_an_answer_about_someone_else_ends_it(store: Store) -> None:
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     other = Identity(subject="oidc:https://idp.example.com#2", login="alice", groups=MEMBER.groups)
     provider.answer = lambda token: Login(identity=other, token=token)
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
 
 
 def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> None:
@@ -159,7 +159,7 @@ def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> N
 
     provider.answer = fail
     with pytest.raises(ServiceUnavailable):
-        users.may_still_use(grant)
+        users.recheck_access(grant)
     assert store.find_grant(grant.sid) == grant
 
 
@@ -169,10 +169,10 @@ def test_without_anything_to_ask_with_the_last_login_counts_for_a_day(store: Sto
     with time_machine.travel(1_900_000_000, tick=False) as clock:
         grant = add_grant(store, users, Login(identity=MEMBER, token=None))
         clock.shift(24 * 3600 - 1)
-        assert users.may_still_use(grant)
-        assert not make_users(store, provider, groups=["admins"]).may_still_use(grant)
+        assert users.recheck_access(grant)
+        assert not make_users(store, provider, groups=["admins"]).recheck_access(grant)
         clock.shift(1)
-        assert not users.may_still_use(grant)
+        assert not users.recheck_access(grant)
     assert provider.asked_with == []
 
 
@@ -181,8 +181,8 @@ def test_a_replaced_token_is_the_one_to_ask_with_next(store: Store) -> None:
     provider.answer = lambda token: Login(identity=MEMBER, token=token + "+")
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-    assert users.may_still_use(grant)
-    assert users.may_still_use(grant)  # as read before the token was replaced
+    assert users.recheck_access(grant)
+    assert users.recheck_access(grant)  # as read before the token was replaced
     assert provider.asked_with == ["t", "t+"]
 
 
@@ -202,13 +202,13 @@ def test_a_replaced_token_is_kept_although_asking_fails_after_that(
 
     monkeypatch.setattr(provider, "identify", replace_and_fail)
     if isinstance(error, LoginError):
-        assert not users.may_still_use(grant)
+        assert not users.recheck_access(grant)
     else:
         with pytest.raises(ServiceUnavailable):
-            users.may_still_use(grant)
+            users.recheck_access(grant)
     assert provider.asked_with == ["t"]
     monkeypatch.setattr(provider, "identify", identify)
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     assert provider.asked_with == ["t", "t+"]
 
 
@@ -228,7 +228,7 @@ def test_of_many_who_refresh_at_once_none_uses_a_token_that_another_has_replaced
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(lambda _: users.may_still_use(grant), range(8)))
+        assert all(pool.map(lambda _: users.recheck_access(grant), range(8)))
 
 
 def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the_provider(
@@ -246,9 +246,9 @@ def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     with ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(users.may_still_use, grant)]
+        answers = [pool.submit(users.recheck_access, grant)]
         assert asked.wait(5)
-        answers += [pool.submit(users.may_still_use, grant) for _ in range(2)]
+        answers += [pool.submit(users.recheck_access, grant) for _ in range(2)]
         try:
             refused = next(as_completed(answers, timeout=2))
             assert isinstance(refused.exception(), ServiceUnavailable)
@@ -256,7 +256,7 @@ def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the
             goes_on.set()
     answers.remove(refused)
     assert [answer.result() for answer in answers] == [True, True]
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
 
 
 def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwritten(store: Store) -> None:
@@ -269,9 +269,9 @@ def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwrit
         return Login(identity=MEMBER, token=token + "+")
 
     provider.answer = log_in_meanwhile
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     provider.answer = lambda token: Login(identity=MEMBER, token=token)
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     assert provider.asked_with == ["t", "new"]
 
 
@@ -285,7 +285,7 @@ def grant_that_ends_while_the_provider_is_asked(store: Store) -> Grant:
         return Login(identity=MEMBER, token=token + "+")
 
     provider.answer = revoke_meanwhile
-    users.may_still_use(grant)
+    users.recheck_access(grant)
     return grant
 
 
@@ -324,7 +324,7 @@ def test_what_this_master_key_has_not_sealed_proves_nothing(store: Store, sealed
     users = make_users(store, Provider(), groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     store.keep_login(MEMBER.subject, sealed)
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
 
 
 def test_a_provider_that_ends_a_users_oldest_tokens_ends_no_grant(store: Store) -> None:
@@ -338,7 +338,7 @@ def test_a_provider_that_ends_a_users_oldest_tokens_ends_no_grant(store: Store) 
         return Login(identity=MEMBER, token=token)
 
     provider.answer = remember_only_the_last
-    assert all(users.may_still_use(grant) for grant in grants)
+    assert all(users.recheck_access(grant) for grant in grants)
 
 
 def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(store: Store) -> None:
@@ -353,7 +353,7 @@ def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(stor
         return Login(identity=MEMBER, token=token)
 
     provider.answer = log_in_meanwhile
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
     assert provider.asked_with == ["t", "new"]
 
 
@@ -370,7 +370,7 @@ def test_what_is_kept_of_a_login_goes_with_the_users_last_grant(store: Store) ->
 def test_a_resource_that_is_gone_ends_it(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     login = Login(identity=MEMBER, token="t")
-    assert not users.may_still_use(add_grant(store, users, login, resource="https://gone.example.com/mcp"))
+    assert not users.recheck_access(add_grant(store, users, login, resource="https://gone.example.com/mcp"))
 
 
 def test_a_name_belongs_to_whoever_used_it_first(store: Store) -> None:
@@ -388,17 +388,17 @@ def test_a_name_that_is_put_on_the_list_is_not_whose_it_once_was(store: Store) -
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
     users = make_users(store, provider, users=["alice"])
     provider.answer = lambda token: Login(identity=Identity(subject=ALICE.subject, login="alice2"), token=token)
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
     assert users.may_use(Identity(subject="oidc:https://idp.example.com#2", login="alice"), "time")
-    assert not users.may_still_use(grant)
+    assert not users.recheck_access(grant)
 
 
 def test_a_member_whose_name_is_put_on_the_list_is_asked_about_once(store: Store) -> None:
     provider = Provider(rechecks_names=False)
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
     users = make_users(store, provider, users=["alice"])
-    assert users.may_still_use(grant)
-    assert users.may_still_use(grant)
+    assert users.recheck_access(grant)
+    assert users.recheck_access(grant)
     assert provider.asked_with == ["t"]
 
 
