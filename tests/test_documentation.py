@@ -130,3 +130,51 @@ def test_every_option_that_the_bridges_manual_names_is_there() -> None:
     named = set(re.findall(r"`(--[a-z-]+[a-z])(?![a-z-])", manual)) | set(re.findall(r"(--[a-z-]+[a-z])", commands))
     assert len(named) > 10
     assert named <= known
+
+
+def test_every_benchmark_that_writes_a_table_has_its_place() -> None:
+    written = {
+        name
+        for path in (PROJECT / "bench").glob("*.py")
+        for name in re.findall(r'update_page\("(\w+)"', path.read_text())
+    }
+    page = (PROJECT / "docs/performance.md").read_text()
+    assert written == set(re.findall(r"<!-- bench:(\w+) -->", page)) == set(re.findall(r"<!-- /bench:(\w+) -->", page))
+    assert written
+
+
+GLOSSARY = PROJECT / "docs/glossary.md"
+
+
+def rows(heading: str) -> list[str]:
+    """Return the first cells of the tables below a heading of the glossary."""
+    section = GLOSSARY.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_glossary_says_each_word_once() -> None:
+    headings = re.findall(r"^## (.+)$", GLOSSARY.read_text(), re.MULTILINE)
+    terms = [term for heading in headings[:-1] for cell in rows(heading) for term in cell.split(", ")]
+    assert len(terms) > 50
+    assert [term for term, times in Counter(terms).items() if times > 1] == []
+
+
+def find_other_words(text: str) -> list[str]:
+    """Return the words of a page, outside of code, that the glossary has others for."""
+    words = [word for cell in rows("Not used here") for word in cell.split(", ")]
+    prose = re.sub(r"\s+", " ", re.sub(r"`[^`\n]*`", "", without_blocks(text)))
+    return [word for word in words if re.search(rf"\b{re.escape(word)}s?\b", prose, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in {CHANGELOG, GLOSSARY}], ids=lambda page: page.name
+)
+def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
+    assert find_other_words(page.read_text()) == []
+
+
+def test_a_word_that_the_glossary_has_another_for_is_found() -> None:
+    assert find_other_words("Calls are parked, and `tickets` are not.\n```\napproval\n```\nNobody's") == [
+        "parked",
+        "nobody's",
+    ]
