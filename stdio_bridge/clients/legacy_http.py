@@ -53,7 +53,7 @@ class LegacyEra:
             elif kind is Kind.NOTIFICATION:
                 session.home.notify(session, message)
             else:
-                session.connection.respond(session, message)
+                session.backend.respond(session, message)
         if answer is None:
             response.reply("202 Accepted", [])
 

@@ -13,13 +13,13 @@ from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResp
 from stdio_bridge.http.server import Headers, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Reply
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import SSE_OPEN, SSE_RETRY
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import without_task_tools
 from stdio_bridge.protocol.recipients import declared_by
+from stdio_bridge.servers.backend import Reply
 from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
 from stdio_bridge.servers.handshake import EraCache
 from stdio_bridge.servers.pool import EVICTED, Servers
@@ -57,7 +57,7 @@ class Session:
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
         self.home = sessions.homes.home_for(user, initialize)
-        self.connection = self.home.connection
+        self.backend = self.home.backend
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}
         self._next_stream = _STANDALONE
@@ -69,7 +69,7 @@ class Session:
     def request(self, message: Message, answer: Answer) -> None:
         """Pass a request of its client on."""
         reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
-        self.connection.request(self, message, reply, self._sessions.servers.loop.clock())
+        self.backend.request(self, message, reply)
 
     def stop(self, reason: str) -> None:
         """End the session, which is unknown from now on, and its server if no other session can use it."""
@@ -120,7 +120,7 @@ class Session:
         return stream
 
     def _lost(self, request: Message) -> None:
-        self.connection.unheard(self, request, "the client has no open stream to be asked on")
+        self.backend.unheard(self, request, "the client has no open stream to be asked on")
 
     def deliver(self, stream: EventStream, message: Message) -> None:
         """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
@@ -166,7 +166,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether it is still beginning, or a call of its client is not over."""
-        return self.version is None or self.connection.has_calls_of(self)
+        return self.version is None or self.backend.has_calls_of(self)
 
     @property
     def idle_since(self) -> float | None:
@@ -177,7 +177,7 @@ class Session:
         """
         # A response that was finished by the server's answer needs no holding.
         self.open.sweep()
-        is_abandoned = self.version is not None and self.connection.waits_for(self)
+        is_abandoned = self.version is not None and self.backend.waits_for(self)
         return None if self.open or (self.busy and not is_abandoned) else self.last_used
 
     @property
@@ -214,7 +214,7 @@ class Answer:
     def _gone(self) -> None:
         # It cancels nothing.
         if self._stream is None:
-            self._session.connection.lose(self._session, self)
+            self._session.backend.lose(self._session, self)
 
     def _begin(self) -> EventStream:
         if self._stream is None:

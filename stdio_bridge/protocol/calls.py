@@ -1,30 +1,12 @@
-"""The parts of a conversation with a server: who calls, what for, and where the answer goes. No I/O."""
+"""The parts of a conversation with a server: what a call is for, and how long it may take. No I/O."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
-from .jsonrpc import Message, RequestId
-
-
-class Reply(Protocol):
-    """Where the answer to one request goes."""
-
-    def send(self, message: Message) -> None:
-        """Say something before the answer."""
-
-    def finish(self, message: Message) -> None:
-        """Answer."""
-
-
-class Client(Protocol):
-    """Someone for whom a connection speaks to the server."""
-
-    def receive(self, message: Message) -> None:
-        """Take a message of the server that belongs to no call."""
+from .jsonrpc import RequestId
 
 
 class Purpose(enum.Enum):
@@ -45,8 +27,7 @@ class Call:
     `client_id` is its id as the client wrote it, as `progress_token` is its token; `subscribes_to` is a URI.
     """
 
-    client: Client
-    reply: Reply
+    client: Hashable
     client_id: RequestId
     method: str
     progress_token: object
@@ -64,24 +45,3 @@ class CallTimeouts:
 
     idle: float
     total: float
-
-
-class Nobody:
-    """The client of the bridge's own questions, whom nothing else concerns."""
-
-    def receive(self, message: Message) -> None:
-        """Take no notice."""
-
-
-class Callback:
-    """Gives an answer to a function, and takes no notice of what comes before it."""
-
-    def __init__(self, answered: Callable[[Message], None]) -> None:
-        self._answered = answered
-
-    def send(self, message: Message) -> None:
-        """Take no notice."""
-
-    def finish(self, message: Message) -> None:
-        """Pass the answer on."""
-        self._answered(message)

@@ -10,22 +10,26 @@
   for, and they go with that client's call where there is just one.
 - A subscription of the modern era is a call without end; what it brings names it, under the connection's id.
 - When the server ends, every call in flight fails at once. Nothing is sent twice.
+
+It calls nothing back: each input returns the events that follow from it, in order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .calls import Call, Callback, CallTimeouts, Client, Nobody, Purpose, Reply
+from .calls import Call, CallTimeouts, Purpose
+from .events import Answer, Closed, Event, Notification, Progress, ServerRequest, ToServer, dropped
 from .jsonrpc import Message, RequestId
+from .mcp import SUBSCRIPTION_ID
 from .recipients import TOO_MANY_SUBSCRIPTIONS, Recipients
 
 _MAX_SERVER_REQUESTS = 1000
-_NOBODY = Nobody()
-_SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
+# Whose the bridge's own questions are.
+BRIDGE = "bridge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,64 +37,56 @@ class _ServerRequest:
     """A request of the server that its client has not answered yet."""
 
     server_id: RequestId
-    client: Client
+    client: Hashable
     progress_token: RequestId | None
 
 
 class Connection:
-    """One server's conversation. `write` sends a message to it; `dropped` hears why one went no further."""
+    """One server's conversation. A client is any value that tells it from others."""
 
-    def __init__(
-        self,
-        write: Callable[[Message], None],
-        *,
-        timeouts: CallTimeouts,
-        dropped: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._write = write
-        self._dropped = dropped
+    def __init__(self, *, timeouts: CallTimeouts) -> None:
         self._timeouts = timeouts
         self._calls: dict[int, Call] = {}
         self._in_flight = 0
         self._asked: dict[str, _ServerRequest] = {}
         self._next_id = 0
         self._recipients = Recipients()
-        self._calls_of: dict[Client, dict[int, Call]] = {}
+        self._calls_of: dict[Hashable, dict[int, Call]] = {}
         self._ended: str | None = None
-        self.dropped_messages = 0
 
     # What clients do.
 
-    def join(self, client: Client, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
+    def join(self, client: Hashable, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
         """Let this client get what the server says to no one in particular.
 
         It is the user's, and is asked only for what it has declared; None means for anything.
         """
         self._recipients.join(client, user=user, capabilities=capabilities)
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Hashable) -> list[Event]:
         """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
+        events: list[Event] = []
         for call in list(self._calls_of.get(client, {}).values()):
-            self.cancel(call, "the client has left")
-            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended"))
+            events += self.cancel(call, "the client has left")
+            events.append(Answer(call, jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended")))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
-            self._refuse(self._asked.pop(wire_id).server_id, "the client has left")
+            events.append(_refusal(self._asked.pop(wire_id).server_id, "the client has left"))
         for uri in self._recipients.leave(client):
             # Its answer is of no interest, and dropped.
             self._next_id += 1
             unsubscribe = {"method": "resources/unsubscribe", "params": {"uri": uri}}
-            self._write({"jsonrpc": "2.0", "id": self._next_id, **unsubscribe})
+            events.append(ToServer({"jsonrpc": "2.0", "id": self._next_id, **unsubscribe}))
+        return events
 
     def request(
-        self, client: Client, message: Message, reply: Reply, now: float, purpose: Purpose = Purpose.CALL
-    ) -> Call:
-        """Pass a client's request on; its answer goes to `reply`, which may hear it before this returns."""
+        self, client: Hashable, message: Message, now: float, purpose: Purpose = Purpose.CALL
+    ) -> tuple[Call, list[Event]]:
+        """Pass a client's request on. Returns the call and what follows, which may be its answer already."""
         self._next_id += 1
         wire_id = self._next_id
         lasting = purpose is Purpose.STREAM
         call = Call(
             client=client,
-            reply=reply,
             client_id=message["id"],
             method=message["method"],
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
@@ -101,20 +97,17 @@ class Connection:
             idle_timeout=self._timeouts.idle,
         )
         if self._ended is not None:
-            self._fail(call, self._ended)
-            return call
+            return call, [_failure(call, self._ended)]
         self._recipients.spoke(client)
         own_answer = self._subscription_answer(call, message)
         if own_answer is not None:
-            reply.finish(own_answer)
-            return call
+            return call, [Answer(call, own_answer)]
         self._calls[wire_id] = call
         self._calls_of.setdefault(client, {})[wire_id] = call
         self._in_flight += purpose is Purpose.CALL
         if call.progress_token is not None:
             message = jsonrpc.with_meta(message, progressToken=wire_id)
-        self._write({**message, "id": wire_id})
-        return call
+        return call, [ToServer({**message, "id": wire_id})]
 
     def _subscription_answer(self, call: Call, message: Message) -> Message | None:
         """Keep count of subscriptions, as others of this connection's clients may have the same ones.
@@ -144,48 +137,44 @@ class Connection:
                 del self._calls_of[call.client]
         return call
 
-    def ask(self, method: str, params: Message, answered: Callable[[Message], None], now: float) -> Call:
+    def ask(self, method: str, params: Message, now: float) -> tuple[Call, list[Event]]:
         """Ask the server something for the bridge itself."""
         message: Message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        return self.request(_NOBODY, message, Callback(answered), now, Purpose.INTERNAL)
+        return self.request(BRIDGE, message, now, Purpose.INTERNAL)
 
-    def tell(self, method: str) -> None:
-        """Notify the server in the bridge's own name."""
-        self._write({"jsonrpc": "2.0", "method": method})
-
-    def notify(self, client: Client, message: Message) -> None:
+    def notify(self, client: Hashable, message: Message) -> list[Event]:
         """Pass a client's notification on."""
         method = message["method"]
         params = jsonrpc.params_of(message)
         if method == "notifications/cancelled":
+            events: list[Event] = []
             for call in self._calls_with_id(client, params.get("requestId")):
-                self.cancel(call, params.get("reason"))
-                call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "cancelled by the client"))
-            return
+                events += self.cancel(call, params.get("reason"))
+                error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "cancelled by the client")
+                events.append(Answer(call, error))
+            return events
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
-            self.drop(message, "the client was not asked for what it reports progress of")
-            return
+            return [dropped(message, "the client was not asked for what it reports progress of")]
         self._recipients.spoke(client)
-        self._write(message)
+        return [ToServer(message)]
 
-    def respond(self, client: Client, message: Message) -> None:
+    def respond(self, client: Hashable, message: Message) -> list[Event]:
         """Pass a client's answer on. One that nobody asked this client for is dropped."""
         wire_id = message.get("id")
         asked = self._asked.get(wire_id) if isinstance(wire_id, str) else None
         if asked is None or asked.client is not client:
-            self.drop(message, "it answers nothing that this client was asked")
-            return
+            return [dropped(message, "it answers nothing that this client was asked")]
         del self._asked[str(wire_id)]
-        self._write({**message, "id": asked.server_id})
+        return [ToServer({**message, "id": asked.server_id})]
 
-    def cancel(self, call: Call, reason: object = None) -> None:
-        """Give a call up: the server is told, a late answer is dropped, `reply` hears nothing more."""
+    def cancel(self, call: Call, reason: object = None) -> list[Event]:
+        """Give a call up: the server is told, a late answer is dropped, nothing more comes of it."""
         if self._take(call.wire_id) is None or call.method == "initialize":
-            return  # "The `initialize` request MUST NOT be cancelled by clients"
+            return []  # "The `initialize` request MUST NOT be cancelled by clients"
         params: Message = {"requestId": call.wire_id}
         if isinstance(reason, str):
             params["reason"] = reason
-        self._write(jsonrpc.notification("notifications/cancelled", params))
+        return [ToServer(jsonrpc.notification("notifications/cancelled", params))]
 
     def wait_until(self, call: Call, deadline: float) -> None:
         """Give a call time until then, whatever it has used already: it is its client that it waits for."""
@@ -197,52 +186,43 @@ class Connection:
         call.deadline = now + self._timeouts.idle
         call.last_deadline = now + self._timeouts.total
 
-    def refuse(self, client: Client, request: Message, text: str) -> None:
+    def refuse(self, client: Hashable, request: Message, text: str) -> list[Event]:
         """Answer a request of the server's in the stead of the client that was asked."""
-        self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
+        return self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
 
-    def expire(self, now: float) -> int:
-        """Fail the calls whose time is up, and return how many there were."""
+    def expire(self, now: float) -> list[Event]:
+        """Fail the calls whose time is up."""
         # A call may be waiting for its client, who may be a person: that is no time of the server's.
         for client in {asked.client for asked in self._asked.values()}:
             for call in self._calls_of.get(client, {}).values():
                 call.deadline = max(call.deadline, min(now + call.idle_timeout, call.last_deadline))
-        expired = [call for call in self._calls.values() if call.deadline <= now]
-        for call in expired:
-            self.cancel(call, "timed out")
-            call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the server did not answer in time"))
-        return len(expired)
+        events: list[Event] = []
+        for call in [call for call in self._calls.values() if call.deadline <= now]:
+            events += self.cancel(call, "timed out")
+            error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the server did not answer in time")
+            events.append(Answer(call, error))
+        return events
 
     # What the server does.
 
-    def receive(self, message: Message, now: float) -> None:
+    def receive(self, message: Message, now: float) -> list[Event]:
         """Take a message of the server. Raises InvalidMessage on what is none; nothing has happened then."""
         kind = jsonrpc.kind_of(message)
         if kind is jsonrpc.Kind.RESPONSE:
-            self._receive_response(message)
-        elif kind is jsonrpc.Kind.REQUEST:
-            self._receive_request(jsonrpc.without_null_params(message))
-        else:
-            self._receive_notification(jsonrpc.without_null_params(message), now)
+            return [self._receive_response(message)]
+        message = jsonrpc.without_null_params(message)
+        return self._receive_request(message) if kind is jsonrpc.Kind.REQUEST else self._notified(message, now)
 
-    def fail(self, wire_id: int, text: str) -> bool:
-        """Fail a call whose answer cannot be passed on. Returns whether it was in flight."""
+    def fail(self, wire_id: int, text: str) -> list[Event]:
+        """Fail a call whose answer cannot be passed on, if it is in flight."""
         if wire_id not in self._calls:
-            return False
-        self._receive_response(jsonrpc.error(wire_id, jsonrpc.INTERNAL_ERROR, text))
-        return True
+            return []
+        return [self._receive_response(jsonrpc.error(wire_id, jsonrpc.INTERNAL_ERROR, text))]
 
-    def drop(self, message: Message, reason: str) -> None:
-        """Note that a message goes no further."""
-        self.dropped_messages += 1
-        # Neither parameters nor results: they are someone's own.
-        self._dropped(f"{message.get('method', 'an answer')}: {reason}")
-
-    def _receive_response(self, message: Message) -> None:
+    def _receive_response(self, message: Message) -> Event:
         call = self._take(message.get("id"))
         if call is None:
-            self.drop(message, "no call with its id is in flight")
-            return
+            return dropped(message, "no call with its id is in flight")
         message = {**message, "id": call.client_id}
         if "error" not in message and not isinstance(message["result"], dict):
             text = "the MCP server's answer cannot be read: its result is not an object"
@@ -253,21 +233,18 @@ class Connection:
                 self._recipients.unsubscribe(call.client, call.subscribes_to)
         if call.purpose is Purpose.STREAM and isinstance(message.get("result"), dict):
             message["result"] = _named_after(call, message["result"])
-        call.reply.finish(message)
+        return Answer(call, message)
 
-    def _receive_request(self, message: Message) -> None:
+    def _receive_request(self, message: Message) -> list[Event]:
         if message["method"] == "ping":
             # About this connection, which is ours: no client need be there for it.
-            self._write(jsonrpc.result(message["id"], {}))
-            return
+            return [ToServer(jsonrpc.result(message["id"], {}))]
         client = self._recipients.for_request(message, self._calling())
         if client is None:
             text = "the server asked for input, and no connected client that it can be for declared support for it"
-            self._refuse(message["id"], text)
-            return
+            return [_refusal(message["id"], text)]
         if self._is_asked_too_much(client):
-            self._refuse(message["id"], "too many requests are unanswered")
-            return
+            return [_refusal(message["id"], "too many requests are unanswered")]
         self._next_id += 1
         # A string, so that a client's own integers cannot be taken for it in a log or a trace.
         wire_id = f"s{self._next_id}"
@@ -276,109 +253,93 @@ class Connection:
             client=client,
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
         )
-        self._deliver({**message, "id": wire_id}, client)
+        return [ServerRequest(client, self._only_call_of(client), {**message, "id": wire_id})]
 
-    def _is_asked_too_much(self, client: Client) -> bool:
+    def _is_asked_too_much(self, client: Hashable) -> bool:
         # Each has a share of their own, so that one who answers nothing takes none of the others'.
         if len(self._asked) < _MAX_SERVER_REQUESTS:
             return False
         return sum(asked.client is client for asked in self._asked.values()) >= _MAX_SERVER_REQUESTS
 
-    def _receive_notification(self, message: Message, now: float) -> None:
+    def _notified(self, message: Message, now: float) -> list[Event]:
         method = message["method"]
         params = jsonrpc.params_of(message)
         if method == "notifications/progress":
-            self._receive_progress(message, params.get("progressToken"), now)
-        elif method == "notifications/cancelled":
-            self._receive_cancelled(message, params.get("requestId"))
-        elif _SUBSCRIPTION_ID in jsonrpc.meta_of(message):
-            self._receive_event(message, jsonrpc.meta_of(message)[_SUBSCRIPTION_ID])
-        elif method in _TO_EVERY_CLIENT:
-            self._tell_all(message, self._recipients.members)
+            return [self._receive_progress(message, params.get("progressToken"), now)]
+        if method == "notifications/cancelled":
+            return self._receive_cancelled(message, params.get("requestId"))
+        if SUBSCRIPTION_ID in jsonrpc.meta_of(message):
+            return [self._receive_event(message, jsonrpc.meta_of(message)[SUBSCRIPTION_ID])]
+        if method in _TO_EVERY_CLIENT:
+            clients = self._recipients.members
         elif method == "notifications/resources/updated":
-            self._tell_all(message, self._recipients.for_update(params.get("uri")))
+            clients = self._recipients.for_update(params.get("uri"))
         else:
-            self._tell_all(message, self._recipients.for_news(self._calling()))
+            clients = self._recipients.for_news(self._calling())
+        if not clients:
+            return [dropped(message, "it names no call, and no client can be told to be meant")]
+        return [Notification(client, self._only_call_of(client), message) for client in clients]
 
-    def _receive_progress(self, message: Message, token: object, now: float) -> None:
+    def _receive_progress(self, message: Message, token: object, now: float) -> Event:
         call = self._find(token)
         # A client that gave no token wants none, even if the server takes the request's id for one.
         if call is None or call.progress_token is None:
-            self.drop(message, "no call in flight has its token")
-            return
+            return dropped(message, "no call in flight has its token")
         call.deadline = min(now + call.idle_timeout, call.last_deadline)
         params = {**jsonrpc.params_of(message), "progressToken": call.progress_token}
-        call.reply.send({**message, "params": params})
+        return Progress(call, {**message, "params": params})
 
-    def _receive_event(self, message: Message, subscription: object) -> None:
+    def _receive_event(self, message: Message, subscription: object) -> Event:
         call = self._find(subscription)
         if call is None or call.purpose is not Purpose.STREAM:
-            self.drop(message, "it names no subscription")
-            return
-        call.reply.send({**message, "params": _named_after(call, jsonrpc.params_of(message))})
+            return dropped(message, "it names no subscription")
+        return Progress(call, {**message, "params": _named_after(call, jsonrpc.params_of(message))})
 
-    def _receive_cancelled(self, message: Message, server_id: object) -> None:
+    def _receive_cancelled(self, message: Message, server_id: object) -> list[Event]:
         # Its own requests first: the two sides count their ids apart from each other.
         for wire_id, asked in self._asked.items():
             if asked.server_id == server_id:
                 del self._asked[wire_id]
                 params = {**jsonrpc.params_of(message), "requestId": wire_id}
-                self._deliver({**message, "params": params}, asked.client)
-                return
+                return [Notification(asked.client, self._only_call_of(asked.client), {**message, "params": params})]
         call = self._find(server_id)
         if call is None:
-            self.drop(message, "it names nothing that is not answered")
-        elif call.purpose is Purpose.STREAM:
+            return [dropped(message, "it names nothing that is not answered")]
+        if call.purpose is Purpose.STREAM:
             # "A server MUST send this when it tears down that subscription stream."
             self._take(call.wire_id)
-            call.reply.finish(jsonrpc.result(call.client_id, _named_after(call, {"resultType": "complete"})))
-        else:
-            reason = jsonrpc.params_of(message).get("reason")
-            why = f": {reason}" if isinstance(reason, str) else ""
-            self.fail(call.wire_id, f"the MCP server cancelled the call{why}")
+            result = _named_after(call, {"resultType": "complete"})
+            return [Answer(call, jsonrpc.result(call.client_id, result))]
+        reason = jsonrpc.params_of(message).get("reason")
+        why = f": {reason}" if isinstance(reason, str) else ""
+        return self.fail(call.wire_id, f"the MCP server cancelled the call{why}")
 
     def _find(self, wire_id: object) -> Call | None:
         number = jsonrpc.find_number(wire_id)
         return None if number is None else self._calls.get(number)
 
-    def _calling(self) -> list[Client]:
+    def _calling(self) -> list[Hashable]:
         """Who has calls in flight that a message can be about, the newest call's client last."""
         newest = {client: max(numbers) for client in self._calls_of if (numbers := self._numbers_of(client))}
         return sorted(newest, key=newest.__getitem__)
 
-    def _numbers_of(self, client: Client) -> list[int]:
+    def _numbers_of(self, client: Hashable) -> list[int]:
         calls = self._calls_of.get(client, {})
         return [number for number, call in calls.items() if call.purpose is Purpose.CALL]
 
-    def _tell_all(self, message: Message, clients: list[Client]) -> None:
-        if not clients:
-            self.drop(message, "it names no call, and no client can be told to be meant")
-        for client in clients:
-            self._deliver(message, client)
-
-    def _deliver(self, message: Message, client: Client) -> None:
-        """Say something to a client, with its call if it has just one."""
+    def _only_call_of(self, client: Hashable) -> Call | None:
+        """The call that something said to a client goes with: its only one."""
         numbers = self._numbers_of(client)
-        if len(numbers) == 1:
-            self._calls[numbers[0]].reply.send(message)
-        else:
-            client.receive(message)
+        return self._calls[numbers[0]] if len(numbers) == 1 else None
 
-    def _refuse(self, server_id: RequestId, text: str) -> None:
-        self._write(jsonrpc.error(server_id, jsonrpc.INTERNAL_ERROR, text))
-
-    def close(self, reason: str) -> None:
+    def close(self, reason: str) -> list[Event]:
         """The server is gone: every call in flight fails, and each later one, and says why."""
         self._ended = reason
         calls, self._calls = self._calls, {}
         self._calls_of.clear()
         self._in_flight = 0
         self._asked.clear()
-        for call in calls.values():
-            self._fail(call, reason)
-
-    def _fail(self, call: Call, reason: str) -> None:
-        call.reply.finish(jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
+        return [*(_failure(call, reason) for call in calls.values()), Closed(reason)]
 
     # What there is.
 
@@ -402,27 +363,35 @@ class Connection:
         """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
         return not self._asked and all(call.purpose is Purpose.STREAM for call in self._calls.values())
 
-    def has_calls_of(self, client: Client) -> bool:
+    def has_calls_of(self, client: Hashable) -> bool:
         """Whether a call of this client is in flight."""
         return client in self._calls_of
 
-    def waits_for(self, client: Client) -> bool:
+    def waits_for(self, client: Hashable) -> bool:
         """Whether the server has asked this client something, and waits for its answer."""
         return any(asked.client is client for asked in self._asked.values())
 
-    def _calls_with_id(self, client: Client, request_id: object) -> list[Call]:
+    def _calls_with_id(self, client: Hashable, request_id: object) -> list[Call]:
         return [call for call in self._calls_of.get(client, {}).values() if call.client_id == request_id]
 
-    def _was_asked(self, client: Client, token: object) -> bool:
+    def _was_asked(self, client: Hashable, token: object) -> bool:
         return token is not None and any(
             asked.client is client and asked.progress_token == token for asked in self._asked.values()
         )
 
 
+def _refusal(server_id: RequestId, text: str) -> ToServer:
+    return ToServer(jsonrpc.error(server_id, jsonrpc.INTERNAL_ERROR, text))
+
+
+def _failure(call: Call, reason: str) -> Answer:
+    return Answer(call, jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
+
+
 def _named_after(call: Call, params: Message) -> Message:
     """Params or a result of a subscription, under the id by which the client knows it."""
     meta = params.get("_meta")
-    return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), _SUBSCRIPTION_ID: call.client_id}}
+    return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), SUBSCRIPTION_ID: call.client_id}}
 
 
 _SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")

@@ -8,11 +8,10 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .calls import Client
 from .jsonrpc import Message
 
 # Subscriptions are kept for as long as their client stays: this bounds what the URIs of one client take.
@@ -65,21 +64,21 @@ class Recipients:
     """The clients of one server."""
 
     def __init__(self) -> None:
-        self._members: dict[Client, Member] = {}
-        self._subscribers: dict[str, dict[Client, None]] = {}
-        self._uri_bytes: collections.Counter[Client] = collections.Counter()
-        self._last_to_speak: Client | None = None
+        self._members: dict[Hashable, Member] = {}
+        self._subscribers: dict[str, dict[Hashable, None]] = {}
+        self._uri_bytes: collections.Counter[Hashable] = collections.Counter()
+        self._last_to_speak: Hashable | None = None
 
     @property
-    def members(self) -> list[Client]:
+    def members(self) -> list[Hashable]:
         """All who have joined."""
         return list(self._members)
 
-    def join(self, client: Client, *, user: object, capabilities: frozenset[str] | None) -> None:
+    def join(self, client: Hashable, *, user: object, capabilities: frozenset[str] | None) -> None:
         """Add a client."""
         self._members[client] = Member(user=user, capabilities=capabilities)
 
-    def leave(self, client: Client) -> list[str]:
+    def leave(self, client: Hashable) -> list[str]:
         """Take a client out. Returns the resources that nobody subscribes to any more."""
         self._members.pop(client, None)
         if self._last_to_speak is client:
@@ -88,22 +87,22 @@ class Recipients:
         del self._uri_bytes[client]
         return alone_in
 
-    def spoke(self, client: Client) -> None:
+    def spoke(self, client: Hashable) -> None:
         """Note that a client said something: what the server asks next may be about it."""
         if client in self._members:
             self._last_to_speak = client
 
-    def has_room_for(self, client: Client, uri: str) -> bool:
+    def has_room_for(self, client: Hashable, uri: str) -> bool:
         """Whether a client may subscribe to a resource, which it may have done before."""
         return client in self._subscribers.get(uri, ()) or self._uri_bytes[client] + size_of(uri) <= MAX_URI_BYTES
 
-    def subscribe(self, client: Client, uri: str) -> None:
+    def subscribe(self, client: Hashable, uri: str) -> None:
         """Note that a client wants to hear of a resource's changes. Who has not joined hears of none."""
         if client in self._members and client not in self._subscribers.setdefault(uri, {}):
             self._subscribers[uri][client] = None
             self._uri_bytes[client] += size_of(uri)
 
-    def unsubscribe(self, client: Client, uri: str) -> bool:
+    def unsubscribe(self, client: Hashable, uri: str) -> bool:
         """Note that a client does not any more. Returns whether it was the last one."""
         subscribers = self._subscribers.get(uri, {})
         if client not in subscribers:
@@ -119,19 +118,19 @@ class Recipients:
         """Whether anyone wants to hear of a resource's changes."""
         return uri in self._subscribers
 
-    def for_update(self, uri: object) -> list[Client]:
+    def for_update(self, uri: object) -> list[Hashable]:
         """Who is to hear that a resource has changed."""
         if isinstance(uri, str) and uri in self._subscribers:
             return list(self._subscribers[uri])
         # Some servers tell of changes unasked: there is no harm in it where one client is all there is.
         return self.members if len(self._members) == 1 else []
 
-    def for_news(self, calling: Collection[Client]) -> list[Client]:
+    def for_news(self, calling: Collection[Hashable]) -> list[Hashable]:
         """Who can be meant by a notification while these have calls in flight."""
         meant = list(calling) or self.members
         return meant if self._are_of_one_user(meant) else []
 
-    def for_request(self, request: Message, calling: Collection[Client]) -> Client | None:
+    def for_request(self, request: Message, calling: Collection[Hashable]) -> Hashable | None:
         """Who is to answer a request of the server while these, the newest caller last, have calls in flight."""
         needed = _needed_for(request)
         able = [client for client in self.for_news(calling) if self._declares(client, needed)]
@@ -139,10 +138,10 @@ class Recipients:
             return self._last_to_speak
         return able[-1] if able else None
 
-    def _declares(self, client: Client, needed: set[str]) -> bool:
+    def _declares(self, client: Hashable, needed: set[str]) -> bool:
         member = self._members.get(client)
         return member is None or member.capabilities is None or needed <= member.capabilities
 
-    def _are_of_one_user(self, clients: Collection[Client]) -> bool:
+    def _are_of_one_user(self, clients: Collection[Hashable]) -> bool:
         # One that has not joined is nobody's that is known, and so not the user of any other.
         return len({member.user if (member := self._members.get(client)) else client for client in clients}) == 1

@@ -1,4 +1,4 @@
-"""What the two sides know of each other where a modern client calls: its call, and the backend that answers it."""
+"""What the two sides know of each other: clients and their calls, and the backend that answers them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.request_metadata import RequestMetadata
+
+
+class Reply(Protocol):
+    """Where the answer to one request goes."""
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer."""
+
+    def finish(self, message: Message) -> None:
+        """Answer."""
+
+
+class Client(Protocol):
+    """Someone in whose name a backend speaks to the server."""
+
+    def __hash__(self) -> int: ...
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the server that belongs to no call."""
 
 
 class ModernCaller(Protocol):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stdio_bridge.io.event_loop import Loop
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     CLIENT_CAPABILITIES,
@@ -20,6 +19,8 @@ from stdio_bridge.protocol.mcp import (
 )
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import OWN_INFO, initialize_params
+
+from .dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +94,13 @@ class Handshake:
 
     def __init__(
         self,
-        connection: Connection,
+        dispatcher: Dispatcher,
         loop: Loop,
         era_cache: EraCache,
         metadata: RequestMetadata | None,
         done: Callable[[Opened], None],
     ) -> None:
-        self._connection = connection
+        self._dispatcher = dispatcher
         self._loop = loop
         self._era_cache = era_cache
         self._metadata = metadata
@@ -120,7 +121,7 @@ class Handshake:
     def discover(self) -> None:
         """Ask for the server's own account of itself, whatever is known."""
         self._probing = True
-        self._connection.ask("server/discover", {"_meta": own_meta()}, self._discovered, self._loop.clock())
+        self._dispatcher.ask("server/discover", {"_meta": own_meta()}, self._discovered)
         self._loop.call_later(_PROBE_SECONDS, self.initialize)
 
     def _discovered(self, answer: Message) -> None:
@@ -131,7 +132,7 @@ class Handshake:
             self._finish(Modern(discovered=result if isinstance(result, dict) else None))
         elif self._refusal is not None:
             self._finish(Failed(message=self._refusal))
-        elif self._connection.ended and not self._initializing:
+        elif self._dispatcher.ended and not self._initializing:
             self._finish(Gone())
         else:
             self.initialize()
@@ -142,14 +143,14 @@ class Handshake:
             return
         self._initializing = True
         params = initialize_params(self._metadata, self._era_cache.versions.of_own_initialize)
-        self._connection.ask("initialize", params, self._initialized, self._loop.clock())
+        self._dispatcher.ask("initialize", params, self._initialized)
 
     def _initialized(self, answer: Message) -> None:
         result = answer.get("result")
         if isinstance(result, dict):
             self._era_cache.learn(modern=False)
             if self._done is not None:
-                self._connection.tell("notifications/initialized")
+                self._dispatcher.tell("notifications/initialized")
             self._finish(Initialized(result=result))
         elif _is_modern_refusal(answer):
             self._era_cache.learn(modern=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Call
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     LISTEN,
@@ -23,6 +22,7 @@ from stdio_bridge.protocol.to_legacy import answer_from, discovery, input_reques
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller
+from .dispatcher import Dispatcher
 from .subscriptions import Subscriptions
 from .suspended_calls import SuspendedCalls
 
@@ -32,22 +32,20 @@ class LegacyForModern:
 
     def __init__(
         self,
-        connection: Connection,
+        dispatcher: Dispatcher,
         initialized: Message,
         suspended_calls: SuspendedCalls,
         tools: ToolCatalog,
-        clock: Callable[[], float],
         *,
         versions: Versions,
     ) -> None:
-        self.connection = connection
+        self.dispatcher = dispatcher
         self.suspended_calls = suspended_calls
         self.tools = tools
-        self.clock = clock
         self.server_info = initialized.get("serverInfo")
         self._discovery = discovery(initialized, versions)
         self._capabilities: Message = self._discovery["capabilities"]
-        self._subscriptions = Subscriptions(connection, self._capabilities, tools, clock)
+        self._subscriptions = Subscriptions(dispatcher, self._capabilities, tools)
         self._log_level: str | None = None
         self._user_clients: dict[str, UserClient] = {}
 
@@ -71,13 +69,13 @@ class LegacyForModern:
         self.suspended_calls.consume(params["requestState"], modern_call).resume(modern_call, responses)
 
     def _call(self, modern_call: ModernCaller) -> None:
-        user_client = self._user_clients.setdefault(modern_call.identity.user, UserClient(self.connection))
+        user_client = self._user_clients.setdefault(modern_call.identity.user, UserClient(self.dispatcher))
         call = LegacyCall(self, user_client, modern_call)
         level = modern_call.metadata.log_level
         if level is not None and "logging" in self._capabilities and self._is_news(level):
             self._log_level = level
             modern_call.on_gone = call.leave
-            self.connection.ask("logging/setLevel", {"level": level}, lambda _: call.begin(), self.clock())
+            self.dispatcher.ask("logging/setLevel", {"level": level}, lambda _: call.begin())
         else:
             call.begin()
 
@@ -87,7 +85,7 @@ class LegacyForModern:
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """Ask for the tools on the bridge's own account; the catalog hears of changes by itself."""
-        self.connection.ask("tools/list", page, answered, self.clock())
+        self.dispatcher.ask("tools/list", page, answered)
 
     @property
     def idle(self) -> bool:
@@ -99,15 +97,15 @@ class LegacyForModern:
         self._subscriptions.close()
 
     def fail(self, reason: str) -> None:
-        """End every subscription with an error; the connection has seen to the calls."""
+        """End every subscription with an error; the dispatcher has seen to the calls."""
         self._subscriptions.fail(f"the MCP server {reason}")
 
 
 class UserClient:
     """One user, as the connection's client: finds the call that a message of the server's is about, among several."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self.calls: list[LegacyCall] = []
 
     def receive(self, message: Message) -> None:
@@ -120,13 +118,13 @@ class UserClient:
             if asked is not None:
                 asked.send(message)
             else:
-                self._connection.refuse(self, message, "no call is there that its client could be asked for")
+                self._dispatcher.refuse(self, message, "no call is there that its client could be asked for")
         else:
             wanting = [call for call in self.calls if call.wants(message)]
             if len(wanting) == 1:
                 wanting[0].send(message)
             else:
-                self._connection.drop(message, f"it names no call, and {len(wanting)} calls want such")
+                self._dispatcher.drop(message, f"it names no call, and {len(wanting)} calls want such")
 
 
 class LegacyCall:
@@ -149,8 +147,8 @@ class LegacyCall:
             return
         modern_call.on_gone = self.leave
         self._user_client.calls.append(self)
-        connection = self._backend.connection
-        self._call = connection.request(self._user_client, request_for(self._request), self, self._backend.clock())
+        dispatcher = self._backend.dispatcher
+        self._call = dispatcher.request(self._user_client, request_for(self._request), self)
 
     # What the server says
 
@@ -202,18 +200,18 @@ class LegacyCall:
     # What the server asks
 
     def _ask(self, request: Message) -> None:
-        connection, modern_call = self._backend.connection, self._modern_call
+        dispatcher, modern_call = self._backend.dispatcher, self._modern_call
         if self._request["method"] not in MAY_NEED_INPUT:
-            connection.refuse(self._user_client, request, "the client cannot be asked during this request")
+            dispatcher.refuse(self._user_client, request, "the client cannot be asked during this request")
         elif modern_call is None:
             self._asked[request["id"]] = request
         elif missing := missing_capabilities(request, modern_call.metadata.capabilities):
-            connection.refuse(self._user_client, request, "the client does not support this")
+            dispatcher.refuse(self._user_client, request, "the client does not support this")
             self._give_up("the client lacks a capability")
             text = f"the server needs a capability that the client has not declared: {', '.join(missing)}"
             modern_call.fail(MISSING_CAPABILITY, text, {"requiredCapabilities": missing})
         elif not self._backend.suspended_calls.has_room_for(modern_call.identity):
-            connection.refuse(self._user_client, request, "too many calls wait for their client's answer")
+            dispatcher.refuse(self._user_client, request, "too many calls wait for their client's answer")
         else:
             self._asked[request["id"]] = request
             self._suspend(modern_call)
@@ -222,7 +220,7 @@ class LegacyCall:
         """Hand the questions to the client, and wait for its retry."""
         self._modern_call = None
         if self._call is not None:
-            self._backend.connection.wait_until(self._call, math.inf)
+            self._backend.dispatcher.wait_until(self._call, math.inf)
         modern_call.succeed(
             {
                 "resultType": "input_required",
@@ -244,10 +242,10 @@ class LegacyCall:
         self._modern_call = modern_call
         modern_call.on_gone = self.leave
         if self._call is not None:
-            self._backend.connection.go_on(self._call, self._backend.clock())
+            self._backend.dispatcher.go_on(self._call)
         for key in [key for key in self._asked if key in responses]:
             del self._asked[key]
-            self._backend.connection.respond(self._user_client, jsonrpc.result(key, responses[key]))
+            self._backend.dispatcher.respond(self._user_client, jsonrpc.result(key, responses[key]))
         if self._asked:
             self._suspend(modern_call)
 
@@ -270,10 +268,10 @@ class LegacyCall:
             return
         self._user_client.calls.remove(self)
         self._refuse_questions(reason)
-        self._backend.connection.cancel(call, reason)
+        self._backend.dispatcher.cancel(call, reason)
 
     def _refuse_questions(self, reason: str) -> None:
         """Leave nothing open that nobody will answer."""
         asked, self._asked = self._asked, {}
         for request in asked.values():
-            self._backend.connection.refuse(self._user_client, request, f"no answer: {reason}")
+            self._backend.dispatcher.refuse(self._user_client, request, f"no answer: {reason}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Call, Client, Purpose, Reply
-from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.protocol.calls import Call, Purpose
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, size_of
@@ -19,6 +18,9 @@ from stdio_bridge.protocol.to_modern import (
     server_request,
 )
 
+from .backend import Client, Reply
+from .dispatcher import Dispatcher
+
 _MAX_ROUNDS = 50
 
 
@@ -28,7 +30,7 @@ class EmulatedSession:
     def __init__(
         self,
         client: Client,
-        connection: Connection,
+        dispatcher: Dispatcher,
         loop: Loop,
         *,
         initialize: Message,
@@ -36,7 +38,7 @@ class EmulatedSession:
         input_seconds: float,
     ) -> None:
         self.client = client
-        self.connection = connection
+        self.dispatcher = dispatcher
         self.loop = loop
         self.input_seconds = input_seconds
         self.asked: dict[str, InputRequiredLoop] = {}
@@ -97,7 +99,7 @@ class EmulatedSession:
             return
         known = self._subscriptions.pop(uri, None)
         if known is not None:
-            self.connection.cancel(known, "the client has unsubscribed")
+            self.dispatcher.cancel(known, "the client has unsubscribed")
         if message["method"] == "resources/subscribe":
             if sum(map(size_of, self._subscriptions)) + size_of(uri) > MAX_URI_BYTES:
                 reply.finish(jsonrpc.error(message["id"], jsonrpc.SERVER_ERROR, TOO_MANY_SUBSCRIPTIONS))
@@ -108,7 +110,7 @@ class EmulatedSession:
     def _listen(self, wanted: Message) -> Call:
         params = {"notifications": wanted, "_meta": self._meta}
         message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
-        return self.connection.request(self, message, self, self.loop.clock(), Purpose.STREAM)
+        return self.dispatcher.request(self, message, self, Purpose.STREAM)
 
     def notify(self, message: Message) -> None:
         """Take a notification. Cancelling is the only one that a modern server knows."""
@@ -117,7 +119,7 @@ class EmulatedSession:
         request_id = jsonrpc.params_of(message).get("requestId")
         for input_loop in {asking for asking in self.asked.values() if asking.request_id == request_id}:
             input_loop.fail("cancelled by the client")
-        self.connection.notify(self.client, message)
+        self.dispatcher.notify(self.client, message)
 
     def respond(self, message: Message) -> None:
         """Take an answer to something that the client was asked."""
@@ -141,7 +143,7 @@ class EmulatedSession:
         """The client has left."""
         for input_loop in set(self.asked.values()):
             input_loop.fail("the client has left")
-        self.connection.leave(self)
+        self.dispatcher.leave(self)
 
     # What its subscriptions bring
 
@@ -191,12 +193,12 @@ class InputRequiredLoop:
 
     def _put(self, more: Message) -> None:
         message = {**self._message, "params": {**jsonrpc.params_of(self._message), **more}}
-        self._session.connection.request(self._session.client, message, self, self._session.loop.clock())
+        self._session.dispatcher.request(self._session.client, message, self)
 
     def send(self, message: Message) -> None:
         """Pass on what comes before the answer; a modern server asks nothing this way."""
         if "id" in message:
-            self._session.connection.refuse(self._session.client, message, "2026-07-28 has no requests from the server")
+            self._session.dispatcher.refuse(self._session.client, message, "2026-07-28 has no requests from the server")
         else:
             self._reply.send(message)
 

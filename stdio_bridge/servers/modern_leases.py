@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN
@@ -18,6 +17,7 @@ from stdio_bridge.protocol.tool_catalog import ToolCatalog, next_cursor
 from stdio_bridge.usage import Isolation
 
 from .backend import Backend, ModernCaller
+from .dispatcher import Dispatcher
 from .eviction import CALL_SECONDS
 from .handshake import EraCache, Failed, Gone, Handshake, Initialized, Opened
 from .legacy_for_modern import LegacyForModern
@@ -48,9 +48,9 @@ class Host:
         self._initialize_another = False
 
     @property
-    def connection(self) -> Connection:
+    def dispatcher(self) -> Dispatcher:
         """The conversation with the server."""
-        return self._server.connection
+        return self._server.dispatcher
 
     @property
     def ending(self) -> bool:
@@ -67,7 +67,7 @@ class Host:
 
     def _handshake(self) -> Handshake:
         hosts = self._hosts
-        return Handshake(self.connection, hosts.servers.loop, hosts.era_cache, self._metadata, self._opened)
+        return Handshake(self.dispatcher, hosts.servers.loop, hosts.era_cache, self._metadata, self._opened)
 
     def serve(self, modern_call: ModernCaller) -> None:
         """Answer a call, as soon as the server can be spoken to."""
@@ -91,14 +91,14 @@ class Host:
                 modern_call.finish(jsonrpc.error(modern_call.id, jsonrpc.INTERNAL_ERROR, _reason(error)))
             self.stop("it refused to initialize")
             return
-        clock, versions = self._hosts.servers.loop.clock, self._hosts.era_cache.versions
+        versions = self._hosts.era_cache.versions
         if isinstance(opened, Initialized):
             suspended_calls = self._hosts.suspended_calls
             self._backend = LegacyForModern(
-                self.connection, opened.result, suspended_calls, self._tools, clock, versions=versions
+                self.dispatcher, opened.result, suspended_calls, self._tools, versions=versions
             )
         else:
-            self._backend = Passthrough(self.connection, self._tools, clock, versions=versions)
+            self._backend = Passthrough(self.dispatcher, self._tools, versions=versions)
             self._key = self._hosts.move(self, self._key)
         for modern_call in waiting:
             self.serve(modern_call)
@@ -166,7 +166,7 @@ class Host:
     @property
     def idle_since(self) -> float | None:
         """When it was last used; None while a call or a subscription needs it."""
-        if self._waiting or not self.connection.idle or not (self._backend is None or self._backend.idle):
+        if self._waiting or not self.dispatcher.idle or not (self._backend is None or self._backend.idle):
             return None
         return self.last_used
 

@@ -6,40 +6,37 @@ from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Purpose
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN, Versions
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller
+from .dispatcher import Dispatcher
 from .handshake import own_meta
 
 
 class Passthrough:
-    """Speaks with a modern server. The connection keeps apart what belongs to which request."""
+    """Speaks with a modern server. The dispatcher keeps apart what belongs to which request."""
 
-    def __init__(
-        self, connection: Connection, tools: ToolCatalog, clock: Callable[[], float], *, versions: Versions
-    ) -> None:
-        self._connection = connection
+    def __init__(self, dispatcher: Dispatcher, tools: ToolCatalog, *, versions: Versions) -> None:
+        self._dispatcher = dispatcher
         self._versions = versions
         self._tools = tools
-        self._clock = clock
         self._watching_tools = False
         self._user_clients: dict[str, _UserClient] = {}
 
     def request(self, modern_call: ModernCaller) -> None:
         """Pass a request on; when its client leaves, the server is told."""
-        user_client = self._user_clients.setdefault(modern_call.identity.user, _UserClient(self._connection))
+        user_client = self._user_clients.setdefault(modern_call.identity.user, _UserClient(self._dispatcher))
         user_client.modern_calls.append(modern_call)
+        reply = _Reply(self._dispatcher, user_client, modern_call, self._tools, self._versions)
+        purpose = Purpose.STREAM if modern_call.method == LISTEN else Purpose.CALL
+        call = self._dispatcher.request(user_client, modern_call.message, reply, purpose)
 
         def gone() -> None:
             user_client.modern_calls.remove(modern_call)
-            self._connection.cancel(call, "the client disconnected")
+            self._dispatcher.cancel(call, "the client disconnected")
 
-        reply = _Reply(self._connection, user_client, modern_call, self._tools, self._versions)
-        purpose = Purpose.STREAM if modern_call.method == LISTEN else Purpose.CALL
-        call = self._connection.request(user_client, modern_call.message, reply, self._clock(), purpose)
         modern_call.on_gone = gone
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
@@ -49,12 +46,12 @@ class Passthrough:
             params = {"notifications": {"toolsListChanged": True}, "_meta": own_meta()}
             message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
             watch = _ToolsWatch(self._tools)
-            self._connection.request(watch, message, watch, self._clock(), Purpose.STREAM)
-        self._connection.ask("tools/list", {**page, "_meta": own_meta()}, answered, self._clock())
+            self._dispatcher.request(watch, message, watch, Purpose.STREAM)
+        self._dispatcher.ask("tools/list", {**page, "_meta": own_meta()}, answered)
 
     @property
     def idle(self) -> bool:
-        """The bridge's own subscription hears of changes only; the connection counts the rest."""
+        """The bridge's own subscription hears of changes only; the dispatcher counts the rest."""
         return not any(user_client.modern_calls for user_client in self._user_clients.values())
 
     def close(self) -> None:
@@ -67,26 +64,26 @@ class Passthrough:
                 modern_call.end_subscription()
 
     def fail(self, reason: str) -> None:
-        """The connection has seen to it: here a subscription is a call, too."""
+        """The dispatcher has seen to it: here a subscription is a call, too."""
 
 
 class _UserClient:
     """One user, as the connection's client: takes what cannot be told to belong to one of several requests."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self.modern_calls: list[ModernCaller] = []
 
     def receive(self, message: Message) -> None:
         """Give a log message to the one request that asked for such; there may be no other than that."""
         if "id" in message:
-            self._connection.refuse(self, message, "2026-07-28 has no requests from the server")
+            self._dispatcher.refuse(self, message, "2026-07-28 has no requests from the server")
             return
         wanting = [modern_call for modern_call in self.modern_calls if modern_call.wants(message)]
         if len(wanting) == 1:
             wanting[0].send(message)
         else:
-            self._connection.drop(message, f"it names no request, and {len(wanting)} requests want such")
+            self._dispatcher.drop(message, f"it names no request, and {len(wanting)} requests want such")
 
 
 class _Reply:
@@ -94,13 +91,13 @@ class _Reply:
 
     def __init__(
         self,
-        connection: Connection,
+        dispatcher: Dispatcher,
         user_client: _UserClient,
         modern_call: ModernCaller,
         tools: ToolCatalog,
         versions: Versions,
     ) -> None:
-        self._connection = connection
+        self._dispatcher = dispatcher
         self._user_client = user_client
         self._modern_call = modern_call
         self._tools = tools

@@ -15,10 +15,10 @@ from stdio_bridge.io.unit_child import UnitChild
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc, malformed
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.errors import unavailable
 from stdio_bridge.protocol.jsonrpc import InvalidMessage, Message
 
+from .dispatcher import Dispatcher
 from .eviction import Bounds, Full, Occupant, find_victim
 from .start_limiter import StartLimiter, StartPermit
 from .warm_pool import WarmPool
@@ -42,7 +42,7 @@ _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Server:
-    """One process of the server's command, and its connection. What is written waits until the process may start.
+    """One process of the server's command, and its dispatcher. What is written waits until the process may start.
 
     It belongs to nobody until `adopt`; a spare is begun before anyone wants it.
     """
@@ -54,7 +54,13 @@ class Server:
         self.stopping = False
         self.heard = False
         timeouts = CallTimeouts(idle=options.call_timeout, total=options.call_timeout_total)
-        self.connection = Connection(self._write, timeouts=timeouts, dropped=servers.note_dropped)
+        self.dispatcher = Dispatcher(
+            self._write,
+            loop=servers.loop,
+            timeouts=timeouts,
+            note_dropped=servers.note_dropped,
+            closed=self._closed,
+        )
         self._servers = servers
         self._on_end = on_end
         self._spare = spare
@@ -92,7 +98,7 @@ class Server:
         options = self._servers.options
         unread = self._process.unsent if self._process is not None else 0
         if (
-            self.connection.unanswered + calls > options.max_calls
+            self.dispatcher.unanswered + calls > options.max_calls
             or unread > _UNSENT_FACTOR * options.max_message_bytes // 2
         ):
             raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
@@ -167,7 +173,7 @@ class Server:
         now = self._servers.loop.clock()
         for message in value if isinstance(value, list) and value else (value,):
             try:
-                self.connection.receive(message, now)
+                self.dispatcher.receive(message)
             except InvalidMessage as error:
                 self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
             except Exception:
@@ -183,7 +189,7 @@ class Server:
         """
         mended = malformed.mend(value)
         if mended is not None:
-            self.connection.receive(mended, now)
+            self.dispatcher.receive(mended)
             self._hear(now)
             return
         self._skip(problem, line)
@@ -219,7 +225,7 @@ class Server:
     def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
         begins = "" if line is None else f"; it begins: {malformed.beginning_of(line)}"
         if answered is not None:
-            self.connection.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
+            self.dispatcher.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
 
     def _hear(self, now: float) -> None:
         # Only after a message: what a server logs in JSON is no answer.
@@ -245,7 +251,9 @@ class Server:
         self.stopping = True
         self._release_permit()
         self._servers.forget(self)
-        self.connection.close(reason)
+        self.dispatcher.close(reason)
+
+    def _closed(self, reason: str) -> None:
         self._on_end(reason)
 
 
@@ -295,7 +303,7 @@ class Servers:
     @property
     def in_flight(self) -> int:
         """How many calls are not answered yet."""
-        return sum(server.connection.in_flight for server in self._servers if server.counted)
+        return sum(server.dispatcher.in_flight for server in self._servers if server.counted)
 
     def _count_running(self) -> int:
         return sum(server.counted and server.running for server in self._servers)
@@ -380,7 +388,7 @@ class Servers:
     def tick(self, now: float) -> None:
         """Fail the calls whose time is up."""
         for server in list(self._servers):
-            self._timeouts.add(server.connection.expire(now))
+            self._timeouts.add(server.dispatcher.expire())
 
     def stop(self, reason: str) -> None:
         """End them all, side by side, and start none any more."""

@@ -9,10 +9,10 @@ from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Purpose
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 
+from .dispatcher import Dispatcher
 from .pool import Server, Servers
 
 _RETRY_SECONDS = 5
@@ -78,7 +78,7 @@ class Readiness:
 
     def _ping(self, server: Server) -> None:
         """Ask a running server, and another one if it is too busy to say anything."""
-        question = _Question(server.connection, self._loop, self._asked_running)
+        question = _Question(server.dispatcher, self._loop, self._asked_running)
         question.ask("ping", {}, _PING_SECONDS)
 
     def _asked_running(self, answer: Message | None) -> None:
@@ -111,7 +111,7 @@ class Readiness:
             "capabilities": {},
             "clientInfo": client,
         }
-        server.connection.ask("initialize", params, answered, self._loop.clock())
+        server.dispatcher.ask("initialize", params, answered)
         self._loop.call_later(_PROBE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -134,8 +134,8 @@ class Readiness:
 class _Question:
     """One request of the bridge's own, whose answer, or None after some time, goes to a function."""
 
-    def __init__(self, connection: Connection, loop: Loop, answered: Callable[[Message | None], None]) -> None:
-        self._connection = connection
+    def __init__(self, dispatcher: Dispatcher, loop: Loop, answered: Callable[[Message | None], None]) -> None:
+        self._dispatcher = dispatcher
         self._loop = loop
         self._answered: Callable[[Message | None], None] | None = answered
         self._timer: Timer | None = None
@@ -143,7 +143,7 @@ class _Question:
     def ask(self, method: str, params: Message, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, lambda: self._tell(None))
         message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        self._connection.request(self, message, self, self._loop.clock(), Purpose.INTERNAL)
+        self._dispatcher.request(self, message, self, Purpose.INTERNAL)
 
     def receive(self, message: Message) -> None:
         """Nothing but the answer is of interest."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Client, Reply
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.recipients import declared_by
+from stdio_bridge.servers.backend import Client, Reply
 from stdio_bridge.usage import Isolation
 
 from .eviction import Occupant
@@ -45,7 +45,7 @@ class Home:
         self._clients: dict[SessionClient, None] = {}
         self._server = servers.start(self, self._server_ended)
         input_seconds = servers.options.input_timeout
-        self.connection = LegacyFacade(self._server.connection, servers.loop, era_cache, input_seconds=input_seconds)
+        self.backend = LegacyFacade(self._server.dispatcher, servers.loop, era_cache, input_seconds=input_seconds)
         self.check_room = self._server.check_room
         self._empty_since = servers.loop.clock()
         self._result: Message | None = None
@@ -67,7 +67,7 @@ class Home:
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
         """Serve one more session."""
         self._clients[client] = None
-        self.connection.join(client, user=user, capabilities=declared_by(initialize), initialize=initialize)
+        self.backend.join(client, user=user, capabilities=declared_by(initialize), initialize=initialize)
 
     def leave(self, client: SessionClient, reason: str) -> None:
         """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle.
@@ -77,7 +77,7 @@ class Home:
         if client not in self._clients:
             return
         del self._clients[client]
-        self.connection.leave(client)
+        self.backend.leave(client)
         self._empty_since = self._servers.loop.clock()
         if self.exclusive and not (self._asking and self._server.running):
             self._server.stop(reason)
@@ -126,9 +126,7 @@ class Home:
         params = jsonrpc.params_of(message)
         if isinstance(asked := params.get("protocolVersion"), str):
             params = {**params, "protocolVersion": self._versions.to_server(asked)}
-        self.connection.request(
-            self, {**message, "params": params}, _FirstReply(self, message, reply), self._servers.loop.clock()
-        )
+        self.backend.request(self, {**message, "params": params}, _FirstReply(self, message, reply))
 
     def receive(self, message: Message) -> None:
         """Take what the server says before it is initialized, which is for nobody."""
@@ -166,7 +164,7 @@ class Home:
             if self._told_initialized:
                 return
             self._told_initialized = True
-        self.connection.notify(client, message)
+        self.backend.notify(client, message)
 
 
 class _FirstReply:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import SUBSCRIPTION_ID
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
@@ -14,21 +12,19 @@ from stdio_bridge.protocol.to_legacy import concerns, honoured
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller
+from .dispatcher import Dispatcher
 
 
 class Subscriptions:
     """The open subscriptions of one server, and the connection's client that hears of changes for all of them."""
 
-    def __init__(
-        self, connection: Connection, capabilities: Message, tools: ToolCatalog, clock: Callable[[], float]
-    ) -> None:
-        self._connection = connection
+    def __init__(self, dispatcher: Dispatcher, capabilities: Message, tools: ToolCatalog) -> None:
+        self._dispatcher = dispatcher
         self._capabilities = capabilities
         self._tools = tools
-        self._clock = clock
         self._open: dict[ModernCaller, Message] = {}
         self._watched: Counter[str] = Counter()
-        connection.join(self)
+        dispatcher.join(self)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -74,12 +70,12 @@ class Subscriptions:
             modern_call.fail(jsonrpc.INTERNAL_ERROR, text)
 
     def _tell(self, method: str, uri: str) -> None:
-        self._connection.ask(method, {"uri": uri}, lambda _: None, self._clock())
+        self._dispatcher.ask(method, {"uri": uri}, lambda _: None)
 
     def receive(self, message: Message) -> None:
         """Take a change, or what else has no call."""
         if "id" in message:
-            self._connection.refuse(self, message, "no call is there that its client could be asked for")
+            self._dispatcher.refuse(self, message, "no call is there that its client could be asked for")
             return
         if message["method"] == "notifications/tools/list_changed":
             self._tools.forget()

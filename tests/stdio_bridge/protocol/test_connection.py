@@ -5,25 +5,26 @@ import pytest
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts, Purpose
 from stdio_bridge.protocol.connection import Connection
-from tests.stdio_bridge.recording_peer import Message, RecordingPeer
+from stdio_bridge.protocol.events import Answer, Closed, Notification, ServerRequest, ToServer
+from tests.stdio_bridge.recording_peer import Message, Peers, RecordingPeer
 
 
-class Conversation:
+class Conversation(Peers):
     """A connection whose server is the test."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
-        self.connection = Connection(self.sent.append, timeouts=CallTimeouts(idle=10, total=25))
+        super().__init__(self.sent.append)
 
     def ask(self, client: RecordingPeer, request_id: int | str, token: str | None = None) -> RecordingPeer:
         params: Message = {"name": "t"} if token is None else {"_meta": {"progressToken": token}}
         reply = RecordingPeer()
         message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
-        self.connection.request(client, message, reply, now=0)
+        self.request(client, message, reply)
         return reply
 
     def say(self, now: float = 1, **message: object) -> None:
-        self.connection.receive({"jsonrpc": "2.0", **message}, now)
+        self.do(self.connection.receive({"jsonrpc": "2.0", **message}, now))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_an_answer_given_twice_or_to_nobody_is_dropped(talk: Conversation) -> No
     talk.say(id=wire_id, result={})
     talk.say(id=999, result={})
     assert len(reply.answers) == 1
-    assert talk.connection.dropped_messages == 2
+    assert len(talk.dropped) == 2
 
 
 def test_progress_reaches_the_call_whose_token_it_names_under_the_clients_own_token(
@@ -67,8 +68,8 @@ def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation
     token = talk.sent[0]["params"]["_meta"]["progressToken"]
     for now in (9, 18):
         talk.say(now, method="notifications/progress", params={"progressToken": token})
-        assert talk.connection.expire(now + 1) == 0
-    assert talk.connection.expire(25) == 1
+        assert talk.expire(now + 1) == 0
+    assert talk.expire(25) == 1
     assert reply.answers[0]["error"]["message"] == "the server did not answer in time"
     assert talk.sent[-1]["method"] == "notifications/cancelled"
 
@@ -80,13 +81,13 @@ def test_the_time_that_a_client_takes_to_answer_a_question_is_not_the_servers_bu
     reply = talk.ask(client, 1)
     talk.say(id=0, method="elicitation/create", params={})
     talk.ask(other, 2)
-    assert [talk.connection.expire(now) for now in (9, 10, 12)] == [0, 1, 0]
+    assert [talk.expire(now) for now in (9, 10, 12)] == [0, 1, 0]
     assert (len(reply.answers), len(other.answers)) == (0, 0)
-    talk.connection.respond(client, {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
-    assert [talk.connection.expire(now) for now in (21, 22)] == [0, 1]
+    talk.do(talk.connection.respond(client, {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}}))
+    assert [talk.expire(now) for now in (21, 22)] == [0, 1]
     asked_for_ever = talk.ask(client, 3)
     talk.say(id=1, method="elicitation/create", params={})
-    assert [talk.connection.expire(now) for now in (9, 18, 24, 25)] == [0, 0, 0, 1]
+    assert [talk.expire(now) for now in (9, 18, 24, 25)] == [0, 0, 0, 1]
     assert "error" in asked_for_ever.answers[0]
 
 
@@ -94,14 +95,16 @@ def test_a_client_cancels_by_its_own_id_and_the_server_hears_the_links(talk: Con
     client = RecordingPeer()
     reply = talk.ask(client, "mine")
     cancelled = jsonrpc.notification("notifications/cancelled", {"requestId": "mine"})
-    talk.connection.notify(client, cancelled)
+    talk.do(talk.connection.notify(client, cancelled))
     assert talk.sent[-1]["params"]["requestId"] == talk.sent[0]["id"]
     assert "error" in reply.answers[0]
 
 
 def test_a_client_cannot_cancel_anothers_call(talk: Conversation) -> None:
     reply = talk.ask(RecordingPeer(), "mine")
-    talk.connection.notify(RecordingPeer(), jsonrpc.notification("notifications/cancelled", {"requestId": "mine"}))
+    talk.do(
+        talk.connection.notify(RecordingPeer(), jsonrpc.notification("notifications/cancelled", {"requestId": "mine"}))
+    )
     assert reply.answers == []
     assert len(talk.sent) == 1
 
@@ -111,7 +114,7 @@ def test_a_servers_request_goes_with_the_call_in_flight_and_its_answer_finds_bac
     reply = talk.ask(client, 1)
     talk.say(id=0, method="sampling/createMessage", params={})
     asked = reply.received[0]
-    talk.connection.respond(client, {"jsonrpc": "2.0", "id": asked["id"], "result": {"ok": True}})
+    talk.do(talk.connection.respond(client, {"jsonrpc": "2.0", "id": asked["id"], "result": {"ok": True}}))
     assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 0, "result": {"ok": True}}
 
 
@@ -119,7 +122,7 @@ def test_only_the_client_that_was_asked_can_answer(talk: Conversation) -> None:
     reply = talk.ask(RecordingPeer(), 1)
     talk.say(id=0, method="elicitation/create", params={})
     before = len(talk.sent)
-    talk.connection.respond(RecordingPeer(), {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}})
+    talk.do(talk.connection.respond(RecordingPeer(), {"jsonrpc": "2.0", "id": reply.received[0]["id"], "result": {}}))
     assert len(talk.sent) == before
 
 
@@ -134,13 +137,13 @@ def test_what_may_be_of_either_of_two_clients_reaches_neither(talk: Conversation
 
 def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conversation) -> None:
     replies = [talk.ask(RecordingPeer(), number) for number in range(3)]
-    talk.connection.close("exited with status 3")
+    talk.do(talk.connection.close("exited with status 3"))
     assert [reply.answers[0]["error"]["message"] for reply in replies] == ["the MCP server exited with status 3"] * 3
     assert talk.connection.in_flight == 0
 
 
 def test_a_call_after_the_server_has_ended_fails_at_once_too(talk: Conversation) -> None:
-    talk.connection.close("exited with status 3")
+    talk.do(talk.connection.close("exited with status 3"))
     reply = talk.ask(RecordingPeer(), 1)
     assert reply.answers[0]["error"]["message"] == "the MCP server exited with status 3"
     assert talk.sent == []
@@ -150,7 +153,7 @@ def test_what_names_a_subscription_reaches_it_under_the_clients_id(talk: Convers
     client, replies = RecordingPeer(), [RecordingPeer(), RecordingPeer()]
     for reply in replies:
         message = {"jsonrpc": "2.0", "id": "mine", "method": "subscriptions/listen", "params": {}}
-        talk.connection.request(client, message, reply, now=0, purpose=Purpose.STREAM)
+        talk.request(client, message, reply, now=0, purpose=Purpose.STREAM)
     meta = {"io.modelcontextprotocol/subscriptionId": talk.sent[1]["id"]}
     talk.say(method="notifications/tools/list_changed", params={"_meta": meta})
     assert replies[0].received == []
@@ -162,8 +165,8 @@ def test_what_names_a_subscription_reaches_it_under_the_clients_id(talk: Convers
 def test_a_subscription_has_no_time_out_and_ends_well_when_the_server_takes_it_down(talk: Conversation) -> None:
     reply = RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
-    talk.connection.request(RecordingPeer(), message, reply, now=0, purpose=Purpose.STREAM)
-    assert talk.connection.expire(10_000) == 0
+    talk.request(RecordingPeer(), message, reply, now=0, purpose=Purpose.STREAM)
+    assert talk.expire(10_000) == 0
     assert talk.connection.in_flight == 0
     talk.say(method="notifications/cancelled", params={"requestId": talk.sent[0]["id"]})
     assert reply.answers[0]["result"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 4}
@@ -172,8 +175,8 @@ def test_a_subscription_has_no_time_out_and_ends_well_when_the_server_takes_it_d
 def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conversation) -> None:
     subscribed, called = RecordingPeer(), RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "subscriptions/listen", "params": {}}
-    talk.connection.request(RecordingPeer(), message, subscribed, now=0, purpose=Purpose.STREAM)
-    talk.connection.ask("tools/list", {}, lambda _: None, 0)
+    talk.request(RecordingPeer(), message, subscribed, now=0, purpose=Purpose.STREAM)
+    talk.do(talk.connection.ask("tools/list", {}, 0)[1])
     reply = talk.ask(called, 1)
     talk.say(method="notifications/message", params={"data": "x"})
     assert [message["params"]["data"] for message in reply.received] == ["x"]
@@ -183,12 +186,12 @@ def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conv
 def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation) -> None:
     client = RecordingPeer()
     message = {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {}}
-    call = talk.connection.request(client, message, client, now=0)
+    call = talk.request(client, message, client, now=0)
     talk.connection.wait_until(call, 1000)
-    assert talk.connection.expire(999) == 0
+    assert talk.expire(999) == 0
     talk.connection.go_on(call, 999)
-    assert talk.connection.expire(1008) == 0
-    assert talk.connection.expire(1009) == 1
+    assert talk.expire(1008) == 0
+    assert talk.expire(1009) == 1
 
 
 def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation) -> None:
@@ -222,3 +225,23 @@ def test_an_error_always_has_a_code_and_a_text(talk: Conversation, error: Messag
     reply = talk.ask(RecordingPeer(), 1)
     talk.say(id=talk.sent[-1]["id"], error=error)
     assert reply.answers == [{"jsonrpc": "2.0", "id": 1, "error": sound}]
+
+
+def test_each_input_is_answered_with_the_events_that_follow_from_it() -> None:
+    connection = Connection(timeouts=CallTimeouts(idle=10, total=25))
+    client = RecordingPeer()
+    connection.join(client)
+    message: Message = {"jsonrpc": "2.0", "id": "mine", "method": "tools/call", "params": {}}
+    call, events = connection.request(client, message, now=0)
+    assert events == [ToServer({**message, "id": 1})]
+    asked: Message = {"jsonrpc": "2.0", "id": 5, "method": "roots/list"}
+    assert connection.receive(asked, 0) == [ServerRequest(client, call, {**asked, "id": "s2"})]
+    assert connection.respond(client, {"jsonrpc": "2.0", "id": "s2", "result": {}}) == [
+        ToServer({"jsonrpc": "2.0", "id": 5, "result": {}})
+    ]
+    assert connection.receive({"jsonrpc": "2.0", "id": 1, "result": {}}, 0) == [
+        Answer(call, {"jsonrpc": "2.0", "id": "mine", "result": {}})
+    ]
+    news = jsonrpc.notification("notifications/tools/list_changed", {})
+    assert connection.receive(news, 0) == [Notification(client, None, news)]
+    assert connection.close("exited with status 3") == [Closed("exited with status 3")]

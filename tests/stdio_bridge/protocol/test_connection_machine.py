@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import sse_event
 from stdio_bridge.protocol.jsonrpc import InvalidMessage
+from tests.stdio_bridge.recording_peer import Peers
 
 Message = dict[str, Any]
 
@@ -84,7 +83,7 @@ class Call:
         self.answers.append(message)
 
 
-class LinkMachine(RuleBasedStateMachine):
+class ConnectionMachine(RuleBasedStateMachine):
     """Clients that call, cancel, answer and leave; a server that answers, asks, reports, and talks nonsense."""
 
     clients = Bundle("clients")
@@ -98,7 +97,8 @@ class LinkMachine(RuleBasedStateMachine):
         self.asked_in_nonsense: list[object] = []
         self.now = 0.0
         self.ended = False
-        self.connection = Connection(self.write, timeouts=CallTimeouts(idle=10, total=25))
+        self.peers = Peers(self.write)
+        self.connection = self.peers.connection
         client = Client()
         self.connection.join(client)
         return client
@@ -120,7 +120,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.calls.append(call)
         params: Message = {"secret": call.secret} | ({} if token is None else {"_meta": {"progressToken": token}})
         message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
-        self.connection.request(client, message, call, self.now)
+        self.peers.request(client, message, call, self.now)
         passed_on = self.sent[-1]
         assert passed_on["params"]["secret"] == call.secret
         assert passed_on["id"] not in self.by_wire_id
@@ -129,14 +129,16 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(client=clients, request_id=IDS)
     def cancel(self, client: Client, request_id: int | str) -> None:
         before = {id(call) for call in self.calls if call.answers}
-        self.connection.notify(client, jsonrpc.notification("notifications/cancelled", {"requestId": request_id}))
+        self.peers.do(
+            self.connection.notify(client, jsonrpc.notification("notifications/cancelled", {"requestId": request_id}))
+        )
         for call in self.calls:
             if call.answers and id(call) not in before:
                 assert (call.client, call.request_id) == (client, request_id)
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
-        self.connection.leave(client)
+        self.peers.do(self.connection.leave(client))
         client.gone = True
         assert all(call.answers for call in self.calls if call.client is client)
 
@@ -147,7 +149,9 @@ class LinkMachine(RuleBasedStateMachine):
         call = self.by_wire_id[wire_id]
         others = [len(other.answers) for other in self.calls if other is not call]
         answered_before = bool(call.answers)
-        self.connection.receive({"jsonrpc": "2.0", "id": wire_id, "result": {"secret": call.secret}}, self.now)
+        self.peers.do(
+            self.connection.receive({"jsonrpc": "2.0", "id": wire_id, "result": {"secret": call.secret}}, self.now)
+        )
         assert [len(other.answers) for other in self.calls if other is not call] == others
         if not answered_before:
             assert call.answers == [{"jsonrpc": "2.0", "id": call.request_id, "result": {"secret": call.secret}}]
@@ -160,7 +164,7 @@ class LinkMachine(RuleBasedStateMachine):
         heard = [len(other.said) for other in self.calls if other is not call]
         expected = len(call.said) + (call.token is not None and not call.answers)
         params = {"progressToken": wire_id, "progress": 1}
-        self.connection.receive(jsonrpc.notification("notifications/progress", params), self.now)
+        self.peers.do(self.connection.receive(jsonrpc.notification("notifications/progress", params), self.now))
         assert [len(other.said) for other in self.calls if other is not call] == heard
         assert len(call.said) == expected
         if call.said and call.said[-1]["method"] == "notifications/progress":
@@ -172,7 +176,7 @@ class LinkMachine(RuleBasedStateMachine):
         if as_request:
             self.asked_by_server.append(1000 + len(self.asked_by_server))
             message["id"] = self.asked_by_server[-1]
-        self.connection.receive(message, self.now)
+        self.peers.do(self.connection.receive(message, self.now))
 
     @rule(client=clients, data=st.data())
     def respond(self, client: Client, data: st.DataObject) -> None:
@@ -180,7 +184,7 @@ class LinkMachine(RuleBasedStateMachine):
         asked = [message["id"] for said in [client.received, *mine] for message in said if "id" in message]
         wire_id = data.draw(st.sampled_from(asked) if asked else ANYTHING)
         before = len(self.sent)
-        self.connection.respond(client, {"jsonrpc": "2.0", "id": wire_id, "result": {}})
+        self.peers.do(self.connection.respond(client, {"jsonrpc": "2.0", "id": wire_id, "result": {}}))
         for message in self.sent[before:]:
             assert message["id"] in [*self.asked_by_server, *self.asked_in_nonsense]
 
@@ -189,7 +193,7 @@ class LinkMachine(RuleBasedStateMachine):
         if isinstance(message, dict) and "method" in message:
             self.asked_in_nonsense.append(message.get("id"))
         try:
-            self.connection.receive(message, self.now)
+            self.peers.do(self.connection.receive(message, self.now))
         except InvalidMessage:
             return
         # It was a message then; if it answered a call, that call has its answer.
@@ -199,7 +203,7 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 12))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.connection.expire(self.now)
+        self.peers.expire(self.now)
 
     @invariant()
     def every_call_has_at_most_one_answer_and_it_is_its_own(self) -> None:
@@ -220,13 +224,13 @@ class LinkMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.ended = True
-        self.connection.close("exited with status 1")
+        self.peers.do(self.connection.close("exited with status 1"))
         assert all(len(call.answers) == 1 for call in self.calls)
         assert self.connection.in_flight == 0
 
 
-TestLink = LinkMachine.TestCase
-TestLink.settings = settings(
+TestConnection = ConnectionMachine.TestCase
+TestConnection.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 

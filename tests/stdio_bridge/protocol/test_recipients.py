@@ -5,19 +5,17 @@ from __future__ import annotations
 import pytest
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.connection import Connection
-from tests.stdio_bridge.recording_peer import Message, RecordingPeer
+from tests.stdio_bridge.recording_peer import Message, Peers, RecordingPeer
 
 SAMPLING = frozenset({"sampling"})
 
 
-class House:
+class House(Peers):
     """A connection whose server is the test, with clients that have joined it."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
-        self.connection = Connection(self.sent.append, timeouts=CallTimeouts(idle=10, total=25))
+        super().__init__(self.sent.append)
 
     def add(self, user: str, capabilities: frozenset[str] = frozenset()) -> RecordingPeer:
         client = RecordingPeer()
@@ -26,7 +24,7 @@ class House:
 
     def ask(self, client: RecordingPeer, method: str = "tools/call", **params: object) -> RecordingPeer:
         reply = RecordingPeer()
-        self.connection.request(client, {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, reply, 0)
+        self.request(client, {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, reply)
         return reply
 
     def answer(self, **answer: object) -> None:
@@ -34,7 +32,7 @@ class House:
         self.say(id=self.sent[-1]["id"], **(answer or {"result": {}}))
 
     def say(self, **message: object) -> None:
-        self.connection.receive({"jsonrpc": "2.0", **message}, 1)
+        self.do(self.connection.receive({"jsonrpc": "2.0", **message}, 1))
 
     def sample(self) -> Message | None:
         """Ask for sampling; return the refusal, if it is one."""
@@ -66,7 +64,7 @@ def test_a_log_line_that_may_be_of_either_of_two_users_reaches_neither(house: Ho
     replies = [house.ask(one), house.ask(other)]
     house.say(**LOG)
     assert [client.received for client in (one, other, *replies)] == [[], [], [], []]
-    assert house.connection.dropped_messages == 2
+    assert len(house.dropped) == 2
 
 
 def test_a_log_line_without_a_call_reaches_all_clients_of_one_user(house: House) -> None:
@@ -128,9 +126,9 @@ def test_the_last_subscriber_who_leaves_unsubscribes(house: House) -> None:
         house.ask(client, "resources/subscribe", uri="a:1")
         house.answer()
     asked = len(house.sent)
-    house.connection.leave(one)
+    house.do(house.connection.leave(one))
     assert len(house.sent) == asked
-    house.connection.leave(other)
+    house.do(house.connection.leave(other))
     assert house.sent[-1]["method"] == "resources/unsubscribe"
 
 
@@ -160,7 +158,7 @@ def test_a_request_that_may_be_of_either_of_two_users_is_refused(house: House) -
 
 def test_among_one_users_clients_a_request_goes_to_an_able_one_the_last_that_called_or_spoke(house: House) -> None:
     first, second, unable = house.add("same", SAMPLING), house.add("same", SAMPLING), house.add("same")
-    house.connection.notify(first, jsonrpc.notification("notifications/roots/list_changed", {}))
+    house.do(house.connection.notify(first, jsonrpc.notification("notifications/roots/list_changed", {})))
     assert house.sample() is None
     assert [len(client.received) for client in (first, second, unable)] == [1, 0, 0]
     replies = [house.ask(client) for client in (first, second, unable)]
@@ -171,7 +169,7 @@ def test_among_one_users_clients_a_request_goes_to_an_able_one_the_last_that_cal
 def test_a_client_that_leaves_has_its_calls_cancelled_and_failed_and_others_keep_theirs(house: House) -> None:
     leaving, staying = house.add("same"), house.add("same")
     gone, kept = house.ask(leaving), house.ask(staying)
-    house.connection.leave(leaving)
+    house.do(house.connection.leave(leaving))
     assert house.sent[-1]["method"] == "notifications/cancelled"
     assert "error" in gone.answers[0]
     assert kept.answers == []
@@ -179,7 +177,7 @@ def test_a_client_that_leaves_has_its_calls_cancelled_and_failed_and_others_keep
 
 def test_what_is_asked_of_a_server_that_has_ended_fails_at_once(house: House) -> None:
     client = house.add("one")
-    house.connection.close("exited with status 3")
+    house.do(house.connection.close("exited with status 3"))
     assert house.ask(client).answers[0]["error"]["message"] == "the MCP server exited with status 3"
     assert house.connection.unanswered == 0
 
@@ -191,7 +189,7 @@ def test_one_who_answers_no_question_takes_nobody_elses_share_of_them(house: Hou
     refused = house.sample()
     assert refused is not None
     assert "unanswered" in refused["error"]["message"]
-    house.connection.leave(silent)
+    house.do(house.connection.leave(silent))
     house.ask(silent := house.add("one", SAMPLING))
     assert not any(house.sample() for _ in range(1000))
     house.say(id=house.sent[-1]["id"], result={})

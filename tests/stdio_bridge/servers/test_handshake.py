@@ -9,7 +9,7 @@ import pytest
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.servers.dispatcher import Dispatcher
 from stdio_bridge.servers.handshake import EraCache, Failed, Gone, Handshake, Initialized, Modern, Opened, ServerEra
 
 Message = dict[str, Any]
@@ -26,8 +26,14 @@ class Start:
         self.timers: list[Callable[[], None]] = []
         self.opened: list[Opened] = []
         self.era_cache = EraCache(era=era)
-        self.connection = Connection(self.sent.append, timeouts=CallTimeouts(idle=1000, total=1000))
-        Handshake(self.connection, cast("Loop", self), self.era_cache, None, self.opened.append).begin()
+        self.dispatcher = Dispatcher(
+            self.sent.append,
+            loop=cast("Loop", self),
+            timeouts=CallTimeouts(idle=1000, total=1000),
+            note_dropped=lambda _: None,
+            closed=lambda _: None,
+        )
+        Handshake(self.dispatcher, cast("Loop", self), self.era_cache, None, self.opened.append).begin()
 
     def clock(self) -> float:
         return 0.0
@@ -45,7 +51,7 @@ class Start:
 
     def answer(self, method: str, **members: Any) -> None:
         (request,) = [message for message in self.sent if message["method"] == method]
-        self.connection.receive({"jsonrpc": "2.0", "id": request["id"], **members}, 0)
+        self.dispatcher.receive({"jsonrpc": "2.0", "id": request["id"], **members})
 
 
 def error(code: int, data: object = None) -> Message:
@@ -132,7 +138,7 @@ def test_a_server_that_refuses_both_has_failed_and_nothing_is_learned() -> None:
 
 def test_a_server_that_ends_over_the_question_for_its_era_has_not_failed_yet() -> None:
     start = Start()
-    start.connection.close("exited with status 3")
+    start.dispatcher.close("exited with status 3")
     assert start.opened == [Gone()]
     assert start.methods == ["server/discover"]
     assert start.era_cache.era is None
@@ -145,7 +151,7 @@ def test_a_server_that_ends_over_initialize_has_failed_and_says_why(silent: bool
         start.time_out()
     else:
         start.answer("server/discover", error=error(-32601))
-    start.connection.close("exited with status 3")
+    start.dispatcher.close("exited with status 3")
     (opened,) = start.opened
     assert isinstance(opened, Failed)
     assert "exited with status 3" in opened.message["error"]["message"]

@@ -14,7 +14,7 @@ import pytest
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.servers.dispatcher import Dispatcher
 from stdio_bridge.servers.modern_for_legacy import EmulatedSession
 from tests.stdio_bridge.modern_client import MODERN_SERVER, PREFIX, VERSION, Message, ModernClient
 from tests.stdio_bridge.running import Bridge, rpc
@@ -228,10 +228,16 @@ class Listener:
         self.answers: list[Message] = []
         self.asked: Callable[[Message], None] = self.said.append
         self.loop = Loop()
-        self.connection = Connection(self.written.append, timeouts=CallTimeouts(idle=60, total=60))
+        self.dispatcher = Dispatcher(
+            self.written.append,
+            loop=self.loop,
+            timeouts=CallTimeouts(idle=60, total=60),
+            note_dropped=lambda _: None,
+            closed=lambda _: None,
+        )
         initialize = rpc("initialize", {"capabilities": CAPABILITIES})
         self.session = EmulatedSession(
-            self, self.connection, self.loop, initialize=initialize, discovered={}, input_seconds=60
+            self, self.dispatcher, self.loop, initialize=initialize, discovered={}, input_seconds=60
         )
         self.session.request(rpc("tools/call", {"name": "ask"}, 5), self)
 
@@ -247,7 +253,7 @@ class Listener:
     def server_asks(self, *methods: str) -> None:
         requests = {f"q{number}": {"method": method, "params": {}} for number, method in enumerate(methods)}
         result = {"resultType": "input_required", "inputRequests": requests, "requestState": "s"}
-        self.connection.receive({"jsonrpc": "2.0", "id": self.written[-1]["id"], "result": result}, 0)
+        self.dispatcher.receive({"jsonrpc": "2.0", "id": self.written[-1]["id"], "result": result})
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""What a connection answers its inputs with: things to do, in this order. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from .calls import Call
+from .jsonrpc import Message
+
+
+@dataclass(frozen=True, slots=True)
+class ToServer:
+    """Write this message to the server."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The call is over, with this response under the client's own id."""
+
+    call: Call
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The server says this about one call before its answer: progress, or what a subscription brings."""
+
+    call: Call
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRequest:
+    """The server asks this client something; it goes with the client's call where there is just one."""
+
+    client: Hashable
+    call: Call | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """The server notifies this client of something that names no call; it goes with the one call that there is."""
+
+    client: Hashable
+    call: Call | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A message goes no further. The reason holds neither parameters nor results, which are someone's own."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The server is gone: there will be no more events."""
+
+    reason: str
+
+
+Event = ToServer | Answer | Progress | ServerRequest | Notification | Dropped | Closed
+
+
+def dropped(message: Message, reason: str) -> Dropped:
+    """Say that a message goes no further, and why."""
+    return Dropped(f"{message.get('method', 'an answer')}: {reason}")

@@ -1,0 +1,231 @@
+"""Delivers what a server's connection answers its inputs with: to the server's process, or to the client concerned."""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.protocol.calls import Call, CallTimeouts, Purpose
+from stdio_bridge.protocol.connection import Connection
+from stdio_bridge.protocol.events import (
+    Answer,
+    Closed,
+    Dropped,
+    Event,
+    Notification,
+    Progress,
+    ServerRequest,
+    ToServer,
+    dropped,
+)
+from stdio_bridge.protocol.jsonrpc import Message
+
+from .backend import Client, Reply
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """One server's conversation, for the backend that speaks with it.
+
+    `write` sends a message to the server; `note_dropped` and `closed` are told why a message went no further, and why
+    the server is gone.
+
+    Events are delivered one at a time. What is delivered may lead to another input: the connection takes that at once,
+    and its events wait for their turn. Nothing is delivered before `request` returns.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Message], None],
+        *,
+        loop: Loop,
+        timeouts: CallTimeouts,
+        note_dropped: Callable[[str], None],
+        closed: Callable[[str], None],
+    ) -> None:
+        self._connection = Connection(timeouts=timeouts)
+        self._write = write
+        self._loop = loop
+        self._note_dropped = note_dropped
+        self._closed = closed
+        self._replies: dict[Call, Reply] = {}
+        self._events: collections.deque[Event] = collections.deque()
+        self._delivering = False
+
+    # What clients do.
+
+    def join(self, client: Client, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
+        """Let this client get what the server says to no one in particular.
+
+        It is the user's, and is asked only for what it has declared; None means for anything.
+        """
+        self._connection.join(client, user=user, capabilities=capabilities)
+
+    def leave(self, client: Client) -> None:
+        """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
+        self._take(self._connection.leave(client))
+
+    def request(self, client: Client, message: Message, reply: Reply, purpose: Purpose = Purpose.CALL) -> Call:
+        """Pass a client's request on; its answer goes to `reply`."""
+        call, events = self._connection.request(client, message, self._loop.clock(), purpose)
+        return self._expect(call, reply, events)
+
+    def ask(self, method: str, params: Message, answered: Callable[[Message], None]) -> Call:
+        """Ask the server something for the bridge itself."""
+        call, events = self._connection.ask(method, params, self._loop.clock())
+        return self._expect(call, _AnswerTo(answered), events)
+
+    def _expect(self, call: Call, reply: Reply, events: list[Event]) -> Call:
+        self._replies[call] = reply
+        self._queue(events)
+        if self._events:
+            self._loop.call_soon(self._deliver_all)
+        return call
+
+    def tell(self, method: str) -> None:
+        """Notify the server in the bridge's own name."""
+        self._write({"jsonrpc": "2.0", "method": method})
+
+    def notify(self, client: Client, message: Message) -> None:
+        """Pass a client's notification on."""
+        self._take(self._connection.notify(client, message))
+
+    def respond(self, client: Client, message: Message) -> None:
+        """Pass a client's answer on. One that nobody asked this client for is dropped."""
+        self._take(self._connection.respond(client, message))
+
+    def refuse(self, client: Client, request: Message, text: str) -> None:
+        """Answer a request of the server's in the stead of the client that was asked."""
+        self._take(self._connection.refuse(client, request, text))
+
+    def cancel(self, call: Call, reason: object = None) -> None:
+        """Give a call up: the server is told, a late answer is dropped, its reply hears nothing more."""
+        self._replies.pop(call, None)
+        self._take(self._connection.cancel(call, reason))
+
+    def drop(self, message: Message, reason: str) -> None:
+        """Note that a message of the server goes no further."""
+        self._take([dropped(message, reason)])
+
+    # What time and the server do.
+
+    def wait_until(self, call: Call, deadline: float) -> None:
+        """Give a call time until then, whatever it has used already: it is its client that it waits for."""
+        self._connection.wait_until(call, deadline)
+
+    def go_on(self, call: Call) -> None:
+        """Count a call's time from now, after it has waited for its client."""
+        self._connection.go_on(call, self._loop.clock())
+
+    def expire(self) -> int:
+        """Fail the calls whose time is up, and return how many there were."""
+        events = self._connection.expire(self._loop.clock())
+        self._take(events)
+        return sum(isinstance(event, Answer) for event in events)
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the server. Raises InvalidMessage on what is none; nothing has happened then."""
+        self._take(self._connection.receive(message, self._loop.clock()))
+
+    def fail(self, wire_id: int, text: str) -> None:
+        """Fail a call whose answer cannot be passed on, if it is in flight."""
+        self._take(self._connection.fail(wire_id, text))
+
+    def close(self, reason: str) -> None:
+        """The server is gone: every call in flight fails, and each later one, and says why."""
+        self._take(self._connection.close(reason))
+
+    # What there is.
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server is gone."""
+        return self._connection.ended
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls the server has not answered, subscriptions and our own questions aside."""
+        return self._connection.in_flight
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests of whatever kind the server has not answered."""
+        return self._connection.unanswered
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
+        return self._connection.idle
+
+    def has_calls_of(self, client: Client) -> bool:
+        """Whether a call of this client is in flight."""
+        return self._connection.has_calls_of(client)
+
+    def waits_for(self, client: Client) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+        return self._connection.waits_for(client)
+
+    # Delivery.
+
+    def _take(self, events: Iterable[Event]) -> None:
+        self._queue(events)
+        self._deliver_all()
+
+    def _queue(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, ToServer):
+                self._write(event.message)
+            else:
+                self._events.append(event)
+
+    def _deliver_all(self) -> None:
+        if self._delivering:
+            return
+        self._delivering = True
+        while self._events:
+            try:
+                self._deliver(self._events.popleft())
+            except Exception:
+                # It concerns one client: all others are told what is meant for them.
+                log.exception("a message could not be delivered")
+        self._delivering = False
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Answer):
+            reply = self._replies.pop(event.call, None)
+            if reply is not None:
+                reply.finish(event.message)
+        elif isinstance(event, Progress):
+            reply = self._replies.get(event.call)
+            if reply is not None:
+                reply.send(event.message)
+        elif isinstance(event, ServerRequest | Notification):
+            reply = None if event.call is None else self._replies.get(event.call)
+            if reply is not None:
+                reply.send(event.message)
+            else:
+                cast("Client", event.client).receive(event.message)
+        elif isinstance(event, Dropped):
+            self._note_dropped(event.reason)
+        elif isinstance(event, Closed) and self._events:
+            self._events.append(event)  # after what the last answers have led to
+        elif isinstance(event, Closed):
+            self._closed(event.reason)
+
+
+class _AnswerTo:
+    """Gives an answer to a function, and takes no notice of what comes before it."""
+
+    def __init__(self, answered: Callable[[Message], None]) -> None:
+        self._answered = answered
+
+    def send(self, message: Message) -> None:
+        """Take no notice."""
+
+    def finish(self, message: Message) -> None:
+        """Pass the answer on."""
+        self._answered(message)
