@@ -103,6 +103,11 @@ let
     })
   ];
 
+  instances = {
+    serversTransport = internal;
+    servers = map (url: { inherit url; }) topology.instances;
+  };
+
   dynamic = lib.mkMerge [
     (lib.mkIf ownCertificate {
       tls.certificates = [
@@ -113,7 +118,8 @@ let
       ];
     })
 
-    # With several auth services one loopback address leads to whichever is ready.
+    # With several auth services one loopback address leads to one that is ready, or to any where none is: that
+    # refuses requests in the form that their clients read.
     (lib.mkIf (topology.instances != [ ]) {
       http = {
         routers.${internal} = {
@@ -138,14 +144,19 @@ let
           dialTimeout = "1s";
           responseHeaderTimeout = "2s";
         };
-        services.${internal}.loadBalancer = {
-          serversTransport = internal;
-          servers = map (url: { inherit url; }) topology.instances;
-          healthCheck = {
-            path = "/readyz";
-            interval = "1s";
-            timeout = "2s";
+        services = {
+          ${internal}.failover = {
+            service = "${internal}-ready";
+            fallback = "${internal}-any";
           };
+          "${internal}-ready".loadBalancer = instances // {
+            healthCheck = {
+              path = "/readyz";
+              interval = "1s";
+              timeout = "2s";
+            };
+          };
+          "${internal}-any".loadBalancer = instances;
         };
       };
     })

@@ -96,3 +96,15 @@ with subtest("a replica's host that goes silent is out before long"):
     for number in range(50, last):
         edge.succeed(f"{CALL} --address 192.168.1.{number}")
     edge.succeed(f"{CALL} --session-file /root/session-tools2")
+
+with subtest("without Redis no auth service is ready, and they answer for themselves"):
+    edge.succeed("systemctl stop redis-shared.service")
+    for address in ("192.168.1.1", "192.168.1.2"):
+        wait_until_the_router_counts(address, up=False)
+    edge.succeed(f"test-client challenge {TIME}")
+    edge.succeed(f"test-client page {ISSUER}/jwks")
+    edge.fail(CALL)
+    edge.succeed("systemctl start redis-shared.service")
+    for address in ("192.168.1.1", "192.168.1.2"):
+        wait_until_the_router_counts(address, up=True)
+    edge.wait_until_succeeds(CALL)
