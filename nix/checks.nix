@@ -35,6 +35,7 @@ let
             ps: with ps; [
               hypothesis
               joserfc
+              jsonschema
               mcp
               psutil
               pytest

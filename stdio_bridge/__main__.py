@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2
-    logging.basicConfig(level=options.log_level, handlers=[StderrHandler()])
+    logging.basicConfig(level=options.log_level.upper(), handlers=[StderrHandler()])
     loop = Loop()
     bridge = Bridge(loop, options, verifier)
     server = HttpServer(

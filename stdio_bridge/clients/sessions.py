@@ -12,6 +12,7 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
 from stdio_bridge.http.server import Headers, Response
 from stdio_bridge.io.metrics import Registry
+from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
@@ -24,7 +25,6 @@ from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
 from stdio_bridge.servers.handshake import EraCache
 from stdio_bridge.servers.pool import EVICTED, Servers
 from stdio_bridge.servers.session_leases import Homes
-from stdio_bridge.usage import Isolation
 
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0

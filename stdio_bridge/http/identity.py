@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, Protocol
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from stdio_bridge.io.secrecy import hide_memory
+from stdio_bridge.options import DescriptorName
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, UsageError
-from stdio_bridge.usage import DescriptorName
 
 _KEY_MIN_BYTES = 32
 _MAX_AGE_SECONDS = 60

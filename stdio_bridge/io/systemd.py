@@ -12,8 +12,8 @@ import stat
 from collections.abc import MutableMapping
 from typing import BinaryIO
 
+from stdio_bridge.options import DescriptorName
 from stdio_bridge.protocol.errors import UsageError
-from stdio_bridge.usage import DescriptorName
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 
+from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
@@ -14,7 +15,6 @@ from stdio_bridge.protocol.param_headers import check_mirrored
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import capabilities_of
 from stdio_bridge.protocol.tool_catalog import ToolCatalog, next_cursor
-from stdio_bridge.usage import Isolation
 
 from .backend import Backend, ModernCaller
 from .dispatcher import Dispatcher

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.servers.backend import Client, Reply
-from stdio_bridge.usage import Isolation
 
 from .eviction import Occupant
 from .handshake import EraCache

@@ -124,6 +124,7 @@ let
       "hypothesis"
       "itsdangerous"
       "joserfc"
+      "jsonschema"
       "prometheus-client"
       "psutil"
       "pydantic"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stdio_bridge.options import Options, parse_options
+from stdio_bridge.options import DEFAULT_ENVIRONMENT, Isolation, Options, parse_options
 from stdio_bridge.protocol.errors import UsageError
-from stdio_bridge.usage import DEFAULT_ENVIRONMENT, Isolation
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LISTEN_PID": "1", "SECRET": "s", "LC_ALL": "C"}
 

@@ -1,0 +1,183 @@
+"""The command line, and the page that `--help` prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stdio_bridge.protocol.errors import UsageError
+
+from .config_file import print_schema
+from .definitions import SERVING, Option, options_by_name
+from .kinds import InvalidValueError
+
+_USAGE = """\
+mcp-stdio-bridge [--listen ADDRESS] (--require-identity KEYFILE | --no-identity) [OPTION...]
+       (-- COMMAND [ARGUMENT...] | --server-socket PATH)
+       mcp-stdio-bridge --config FILE [OPTION...] [-- COMMAND [ARGUMENT...]]"""
+
+_DESCRIPTION = """\
+Serve one unmodified stdio MCP server over Streamable HTTP, at /mcp.
+
+Everything after -- is the server's command and reaches it unchanged, without a shell. With --server-socket the server
+runs in systemd units instead, one for each of its processes.
+"""
+
+_EPILOG = """\
+configuration file:
+  A JSON object whose members are the options without the dashes: {"isolation": "shared", "max-calls": 100}. An option
+  that can be repeated is a list there, "env" an object, "no-identity" true; "command" is the list of the program and
+  its arguments. What stands on the command line replaces the member of that name, a list as a whole, and either of
+  --require-identity and --no-identity replaces both members.
+
+isolation:
+  per-session  Each session of a client has a process of its own. The default, and right for any server.
+  per-user     One process for all sessions of a verified user. Saves memory; nothing is shared between users.
+  shared       One process for everyone. For servers that keep nothing of their users: whatever the server tells
+               without saying to whom (background log lines, say) may be about anyone's call.
+
+bounds of sessions:
+  At a user's bound the user's least recently used session without a running call or an open stream is ended; at the
+  bound of all, one of the user who holds most. Its client is told 404, and opens a new one. Only where all are in use
+  a new session is refused: 503 with Retry-After. A process that is being ended takes no place.
+
+endpoints:
+  /mcp          the MCP endpoint (POST, GET, DELETE)
+  /healthz      200 while the bridge runs
+  /readyz       200 while the server answers; a process is started to ask only if no running one can be asked
+  /statusz      how many seconds ago a server answered, was needed, and ended before it answered; starts nothing
+  /metrics      counters and gauges, Prometheus text format, described in the output itself
+  /revocations  where the gateway tells of revoked grants (POST, signed)
+
+examples:
+  Try a server on this machine:
+    mcp-stdio-bridge --listen 127.0.0.1:9001 --no-identity -- mcp-server-time --local-timezone UTC
+  Behind the gateway, on a socket that only Traefik may open:
+    mcp-stdio-bridge --listen unix:/run/bridges/time --require-identity /run/keys/time -- mcp-server-time
+  A server that is slow to start, with two processes always ready:
+    mcp-stdio-bridge --listen 127.0.0.1:9001 --no-identity --warm-spares 2 -- npx -y some-server
+
+signals: on SIGTERM, SIGINT, SIGHUP or SIGQUIT running calls finish within --drain-timeout, new ones get 503, and every
+process ends.
+exit status: 0 after a signal, or if --check finds nothing wrong; 2 if the options, or what they name, are unusable.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What stands on the command line. `values` has what is given there, by the name of the option."""
+
+    values: Mapping[str, object]
+    config: Path | None
+    check: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing a usage page in front of the one line that matters."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata  # noqa: PLC0415 - a megabyte that a running bridge has no use for
+
+        try:
+            version = metadata.version("mcp-oauth-gateway")
+        except metadata.PackageNotFoundError:
+            version = "of a checkout that is not installed"
+        print(f"mcp-stdio-bridge {version}")  # noqa: T201 - as --help prints
+        parser.exit()
+
+
+class _Schema(argparse.Action):
+    """Prints the schema of the configuration file."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print_schema()
+        parser.exit()
+
+
+def read_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Read the command line. Raises UsageError; prints what was asked for and exits on --help and its like."""
+    own, command = _split(arguments)
+    try:
+        parsed = vars(_make_parser().parse_args(own))
+    except UsageError as error:
+        if command or "unrecognized arguments" not in str(error):
+            raise
+        raise UsageError(f"{error} (the server's command goes after --)") from error
+    values: dict[str, object] = {}
+    for name, option in options_by_name().items():
+        if name in parsed:
+            collect = option.definition.kind.collect
+            values[name] = collect(parsed[name]) if collect else parsed[name]
+    if command:
+        values["command"] = tuple(command)
+    return CommandLine(values=values, config=parsed["config"], check=parsed["check"])
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    arguments = list(arguments)
+    if "--" not in arguments:
+        return arguments, []
+    position = arguments.index("--")
+    return arguments[:position], arguments[position + 1 :]
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mcp-stdio-bridge",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options_by_name().values():
+        heading = option.definition.group
+        if heading is not None:
+            if heading not in groups:
+                groups[heading] = parser.add_argument_group(heading)
+            _add(groups[heading], option)
+    add = groups[SERVING].add_argument
+    add("--config", type=Path, metavar="FILE", help="read options from this file: see below")
+    add("--check", action="store_true", help="check the options and start nothing")
+    add("--config-schema", action=_Schema, nargs=0, help="print the JSON Schema of the configuration file")
+    add("-h", "--help", action="help", help="print this page")
+    add("--version", action=_Version, nargs=0, help="print the version")
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    flag, kind = f"--{option.definition.name}", option.definition.kind
+    # What is not given is not there: it may be in the file.
+    common: dict[str, Any] = {"dest": option.definition.name, "default": argparse.SUPPRESS, "help": _help(option)}
+    if kind.from_text is None:
+        group.add_argument(flag, action="store_true", **common)
+    else:
+        action = "append" if kind.collect else "store"
+        group.add_argument(flag, action=action, type=_for_argparse(kind.from_text), metavar=kind.metavar, **common)
+
+
+def _for_argparse(parse: Callable[[str], object]) -> Callable[[str], object]:
+    def parse_argument(text: str) -> object:
+        try:
+            return parse(text)
+        except InvalidValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse_argument
+
+
+def _help(option: Option) -> str:
+    default = f"{option.default:g}" if isinstance(option.default, float) else option.default
+    return option.definition.text if default is None else f"{option.definition.text} (default: {default})"

@@ -1,0 +1,327 @@
+"""Every option, defined once: as `--NAME`, as the member NAME of the configuration file, and in that file's schema."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from stdio_bridge.protocol.mcp import ALL_VERSIONS, Versions
+
+from . import kinds
+from .kinds import DescriptorName, Kind
+
+SERVING = "serving"
+ACCESS = "access (one of the first two is required)"
+PROCESSES = "the server's processes"
+LIMITS = "time-outs and limits"
+
+# What a program needs to run at all, and nothing that is meant for the bridge.
+DEFAULT_ENVIRONMENT = (
+    "HOME", "LANG", "LANGUAGE", "LC_*", "LOGNAME", "NIX_SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "PATH", "SHELL",
+    "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "TZDIR", "USER", "XDG_*",
+)  # fmt: skip
+
+
+class Isolation(enum.Enum):
+    """Who shares a server process."""
+
+    PER_SESSION = "per-session"
+    PER_USER = "per-user"
+    SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One option: its name, how its value is written, its heading in --help (None: there is no `--NAME`), its help."""
+
+    name: str
+    kind: Kind[Any]
+    group: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the bridge is told, validated. Seconds and bytes.
+
+    `listen` is a host and a port, a path, or None where systemd hands over a socket. `replica` is empty or a name.
+    A server is started by its `command`, in `directory` and with the soft limit `open_files`, whatever the bridge
+    raises its own to; or by a connection to `server_socket`, and then `environment` comes on top of its unit's.
+    """
+
+    command: Annotated[
+        tuple[str, ...],
+        Definition(
+            "command",
+            kinds.COMMAND,
+            None,
+            "the server's program and its arguments; on the command line they stand after --",
+        ),
+    ] = ()
+    environment: Mapping[str, str]
+    open_files: int = field(default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    listen: Annotated[
+        tuple[str, int] | Path | None,
+        Definition(
+            "listen",
+            kinds.ADDRESS,
+            SERVING,
+            "HOST:PORT, [HOST]:PORT or unix:/PATH; leave it out where systemd hands over a socket",
+        ),
+    ] = None
+    offered_versions: Annotated[
+        tuple[str, ...],
+        Definition(
+            "protocol-version",
+            kinds.several(kinds.choice("VERSION", *ALL_VERSIONS)),
+            SERVING,
+            f"offer this revision of MCP to clients, and no other that is not named; repeatable, of "
+            f"{', '.join(ALL_VERSIONS)} (default: all)",
+        ),
+    ] = ()
+    replica: Annotated[
+        str,
+        Definition(
+            "replica",
+            kinds.REPLICA,
+            SERVING,
+            "put NAME. before session ids, so that a router finds this replica again (a-z, 0-9 and -)",
+        ),
+    ] = ""
+    log_level: Annotated[
+        str,
+        Definition(
+            "log-level",
+            kinds.choice("LEVEL", "debug", "info", "warning", "error"),
+            SERVING,
+            "debug, info, warning or error, on stderr; the server's own stderr is logged at info",
+        ),
+    ] = "info"
+
+    identity_key: Annotated[
+        Path | DescriptorName | None,
+        Definition(
+            "require-identity",
+            kinds.KEY_FILE,
+            ACCESS,
+            "take only requests with the gateway's identity assertion, signed with this key; fd:NAME is a file that "
+            "systemd hands over (OpenFile=PATH:NAME), which the server's user need not be able to read",
+        ),
+    ] = None
+    no_identity: Annotated[bool, Definition("no-identity", kinds.FLAG, ACCESS, "take every request, as one user's")] = (
+        False
+    )
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Definition(
+            "allow-origin",
+            kinds.several(kinds.ORIGIN),
+            ACCESS,
+            "let browsers at this origin in, such as https://app.example.com; repeatable, * matches any characters "
+            "(default: loopback origins; with --require-identity any)",
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Definition(
+            "allow-host",
+            kinds.several(kinds.HOST),
+            ACCESS,
+            "take requests for this Host, whatever the port; repeatable, * matches any characters "
+            "(loopback names are taken always; with --require-identity any, unless some are named)",
+        ),
+    ] = ()
+
+    isolation: Annotated[
+        Isolation,
+        Definition(
+            "isolation",
+            kinds.member("MODE", Isolation),
+            PROCESSES,
+            "which sessions share a process: none (per-session), those of one user (per-user) or all (shared)",
+        ),
+    ] = Isolation.PER_SESSION
+    warm_spares: Annotated[
+        int,
+        Definition(
+            "warm-spares",
+            kinds.COUNT_OR_NONE,
+            PROCESSES,
+            "keep this many processes started ahead of need; they count to no limit",
+        ),
+    ] = 0
+    starts_at_once: Annotated[
+        int,
+        Definition(
+            "starts-at-once",
+            kinds.COUNT,
+            PROCESSES,
+            "start this many processes side by side, others wait their turn (default: one per core)",
+        ),
+    ] = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    server_socket: Annotated[
+        Path | None,
+        Definition(
+            "server-socket",
+            kinds.PATH,
+            PROCESSES,
+            "start no process, but connect to this socket for each: systemd starts a unit for every connection "
+            "(Accept=yes, ListenSequentialPacket=), whose ExecStart= is python3 -I -S "
+            ".../stdio_bridge/io/server_init.py COMMAND",
+        ),
+    ] = None
+    assigned_variables: Annotated[
+        Mapping[str, str],
+        Definition("env", kinds.VARIABLES, PROCESSES, "set a variable of the server's environment; repeatable"),
+    ] = field(default_factory=dict)
+    passed_variables: Annotated[
+        tuple[str, ...],
+        Definition(
+            "pass-env",
+            kinds.several(kinds.ANY_TEXT),
+            PROCESSES,
+            "pass a variable of the bridge's on; repeatable, * matches any characters "
+            f"(always passed: {', '.join(DEFAULT_ENVIRONMENT)})",
+        ),
+    ] = ()
+    directory: Annotated[
+        str | None, Definition("cwd", kinds.DIRECTORY, PROCESSES, "run the server in this directory")
+    ] = None
+    server_era: Annotated[
+        str,
+        Definition(
+            "server-era",
+            kinds.choice("ERA", "auto", "legacy", "modern", "dual"),
+            PROCESSES,
+            "which MCP it speaks: legacy (initialize, up to 2025-11-25), modern (2026-07-28), or dual, which is both; "
+            "auto asks it once",
+        ),
+    ] = "auto"
+    server_version: Annotated[
+        str | None,
+        Definition(
+            "server-protocol-version",
+            kinds.choice("VERSION", *ALL_VERSIONS),
+            PROCESSES,
+            "the revision that the server is initialized with (default: the one its client asks for)",
+        ),
+    ] = None
+    stop_timeout: Annotated[
+        float,
+        Definition(
+            "stop-timeout",
+            kinds.SECONDS,
+            PROCESSES,
+            "the time from closing its stdin until SIGKILL, with SIGTERM in between",
+        ),
+    ] = 6.0
+
+    call_timeout: Annotated[
+        float,
+        Definition(
+            "call-timeout", kinds.SECONDS, LIMITS, "fail a call that neither ends nor makes progress within this time"
+        ),
+    ] = 300.0
+    call_timeout_total: Annotated[
+        float,
+        Definition(
+            "call-timeout-total", kinds.SECONDS, LIMITS, "fail a call after this time even if it makes progress"
+        ),
+    ] = 3600.0
+    input_timeout: Annotated[
+        float,
+        Definition(
+            "input-timeout",
+            kinds.SECONDS,
+            LIMITS,
+            "how long a call of a 2026-07-28 client waits for what the server asked that client, between its requests",
+        ),
+    ] = 600.0
+    idle_timeout: Annotated[
+        float,
+        Definition(
+            "idle-timeout",
+            kinds.SECONDS,
+            LIMITS,
+            "end a session without call or open stream, and a process without users, after this time",
+        ),
+    ] = 1800.0
+    keep_alive: Annotated[
+        float,
+        Definition(
+            "keep-alive",
+            kinds.SECONDS,
+            LIMITS,
+            "write a comment on open streams this often, and turn an answer that takes longer into a stream",
+        ),
+    ] = 15.0
+    drain_timeout: Annotated[
+        float,
+        Definition("drain-timeout", kinds.SECONDS, LIMITS, "on SIGTERM, let running calls finish within this time"),
+    ] = 10.0
+    max_message_bytes: Annotated[
+        int, Definition("max-message-bytes", kinds.COUNT, LIMITS, "the largest message in either direction")
+    ] = 16 * 1024 * 1024
+    max_sessions: Annotated[
+        int,
+        Definition("max-sessions", kinds.COUNT, LIMITS, "processes in all, and so sessions that have one of their own"),
+    ] = 100
+    max_sessions_per_user: Annotated[
+        int, Definition("max-sessions-per-user", kinds.COUNT, LIMITS, "processes of one verified user")
+    ] = 20
+    max_shared_sessions: Annotated[
+        int,
+        Definition(
+            "max-shared-sessions", kinds.COUNT, LIMITS, "sessions that share a process (per-user and shared), in all"
+        ),
+    ] = 1000
+    max_shared_sessions_per_user: Annotated[
+        int, Definition("max-shared-sessions-per-user", kinds.COUNT, LIMITS, "such sessions of one verified user")
+    ] = 100
+    max_calls: Annotated[
+        int,
+        Definition("max-calls", kinds.COUNT, LIMITS, "unanswered calls of one process; beyond it 503 with Retry-After"),
+    ] = 10_000
+    max_connections: Annotated[
+        int, Definition("max-connections", kinds.COUNT, LIMITS, "open connections; beyond it new ones wait")
+    ] = 4096
+
+    @property
+    def versions(self) -> Versions:
+        """The revisions of MCP that are spoken to clients and to the server."""
+        offered = tuple(version for version in ALL_VERSIONS if version in self.offered_versions)
+        return Versions(offered=offered or ALL_VERSIONS, server=self.server_version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option with its field of Options. `default` is None where there is none, or it is found out at the start."""
+
+    attribute: str
+    definition: Definition
+    default: object
+
+
+@functools.cache
+def options_by_name() -> Mapping[str, Option]:
+    """Return every option, in the order of the fields of Options."""
+    hints = get_type_hints(Options, include_extras=True)
+    found: dict[str, Option] = {}
+    for each in fields(Options):
+        for definition in getattr(hints[each.name], "__metadata__", ()):
+            found[definition.name] = Option(attribute=each.name, definition=definition, default=_told(each.default))
+    return found
+
+
+def _told(default: object) -> object:
+    """What the operator is told of a default: empty ones mean that there is none."""
+    if isinstance(default, enum.Enum):
+        return default.value
+    return None if default is MISSING or default is False or default in ("", ()) else default

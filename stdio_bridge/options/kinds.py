@@ -1,0 +1,244 @@
+"""How the value of an option is written: on the command line, in the configuration file, and in that file's schema."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, NewType, TypeVar
+
+T = TypeVar("T")
+E = TypeVar("E", bound=enum.Enum)
+
+DescriptorName = NewType("DescriptorName", str)
+"""What a unit calls a file that it hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MAX_SECONDS = 1e9
+_MAX_COUNT = 10**11
+
+
+class InvalidValueError(Exception):
+    """A value is not of its kind; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[T]):
+    """One way to write a value. Both readers raise InvalidValueError.
+
+    `from_text` reads what follows one `--NAME`; None where nothing does. `collect` makes one value of several, where
+    `--NAME` can be repeated.
+    """
+
+    from_json: Callable[[object], T]
+    schema: Mapping[str, object]
+    from_text: Callable[[str], Any] | None = None
+    metavar: str | None = None
+    collect: Callable[[list[Any]], T] | None = None
+
+
+def text(metavar: str, parse: Callable[[str], T]) -> Kind[T]:
+    """A value that is written alike in both places."""
+    return Kind(metavar=metavar, from_text=parse, from_json=lambda value: parse(_string(value)), schema=_STRING)
+
+
+def choice(metavar: str, *words: str) -> Kind[str]:
+    """One of some words."""
+
+    def parse(word: str) -> str:
+        if word not in words:
+            raise InvalidValueError(f"{word!r} is none of {', '.join(words)}")
+        return word
+
+    return replace(text(metavar, parse), schema={"enum": list(words)})
+
+
+def member(metavar: str, of: type[E]) -> Kind[E]:
+    """One of the members of an enumeration, by its value."""
+    words = choice(metavar, *(each.value for each in of))
+    return replace(text(metavar, lambda value: of(words.from_json(value))), schema=words.schema)
+
+
+def several(kind: Kind[T]) -> Kind[tuple[T, ...]]:
+    """Values of a kind: a repeated option, or a list in the file."""
+
+    def from_json(value: object) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise InvalidValueError(f"{value!r} is not a list")
+        return tuple(kind.from_json(each) for each in value)
+
+    return Kind(
+        metavar=kind.metavar,
+        from_text=kind.from_text,
+        from_json=from_json,
+        schema={"type": "array", "items": dict(kind.schema)},
+        collect=tuple,
+    )
+
+
+def count(*, at_least: int) -> Kind[int]:
+    """A whole number."""
+    what = "a positive whole number" if at_least else "a whole number"
+
+    def from_text(value: str) -> int:
+        if not (value.isascii() and value.isdecimal() and at_least <= int(value) < _MAX_COUNT):
+            raise InvalidValueError(f"{value!r} is not {what}")
+        return int(value)
+
+    def from_json(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < _MAX_COUNT:
+            raise InvalidValueError(f"{value!r} is not {what}")
+        return value
+
+    return Kind(
+        metavar="N",
+        from_text=from_text,
+        from_json=from_json,
+        schema={"type": "integer", "minimum": at_least, "exclusiveMaximum": _MAX_COUNT},
+    )
+
+
+def _seconds_from_text(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _MAX_SECONDS:
+        raise InvalidValueError(f"{value!r} is not a positive number of seconds")
+    return seconds
+
+
+def _seconds_from_json(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MAX_SECONDS:
+        raise InvalidValueError(f"{value!r} is not a positive number of seconds")
+    return float(value)
+
+
+def _flag_from_json(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{value!r} is not a string")
+    return value
+
+
+def _address(value: str) -> tuple[str, int] | Path:
+    if value.startswith("unix:/"):
+        return Path(value.removeprefix("unix:"))
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InvalidValueError(f"{value!r} is neither HOST:PORT nor unix:/PATH")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _path(value: str) -> Path:
+    if not value.startswith("/"):
+        raise InvalidValueError(f"{value!r} is no absolute path")
+    return Path(value)
+
+
+def _origin(value: str) -> str:
+    """An origin as browsers write it: without a path, and without the port that its scheme has anyway."""
+    if value in ("*", "null"):
+        return value
+    found = re.fullmatch(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]+))?/?", value.lower())
+    if found is None or (found[3] and found[3].isdecimal() and int(found[3]) > 65535):
+        raise InvalidValueError(f"{value!r} is no origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
+    if not value.isascii():
+        raise InvalidValueError(f"{value!r} is not as browsers send it: write the name with xn--")
+    scheme, host, port = found.groups()
+    if host.startswith("["):
+        host = f"[{_shortest(host[1:-1], value)}]"
+    return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
+
+
+def _host(value: str) -> str:
+    """The name or address in a Host header, where a port and the brackets of an IPv6 address do not count."""
+    lower = value.lower()
+    if found := re.fullmatch(r"\[([0-9a-f:.*]+)\](?::[0-9*]+)?|([0-9a-f.]*:[0-9a-f:.*]*:[0-9a-f:.*]*)", lower):
+        return _shortest(found[1] or found[2], value)
+    if found := re.fullmatch(r"([a-z0-9_.*-]+)(?::[0-9*]+)?", lower):
+        return found[1]
+    raise InvalidValueError(f"{value!r} is no host: give a name or an address, such as mcp.example.com or [::1]")
+
+
+def _shortest(address: str, value: str) -> str:
+    """An IPv6 address as clients write it in headers. A pattern is left as it is."""
+    if "*" in address:
+        return address
+    try:
+        return str(ipaddress.IPv6Address(address))
+    except ValueError as error:
+        raise InvalidValueError(f"{value!r} holds no IPv6 address: {error}") from error
+
+
+def _key_file(value: str) -> Path | DescriptorName:
+    if not value.startswith("fd:"):
+        return Path(value)
+    if not (name := value.removeprefix("fd:")):
+        raise InvalidValueError("fd: must be followed by the name that the unit gives the file")
+    return DescriptorName(name)
+
+
+def _replica(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,63}", value):
+        raise InvalidValueError(f"{value!r} is not a name of up to 63 of a-z, 0-9 and -")
+    return value
+
+
+def _assignment(value: str) -> tuple[str, str]:
+    name, equals, assigned = value.partition("=")
+    if not name or not equals:
+        raise InvalidValueError(f"{value!r} is not NAME=VALUE")
+    return name, assigned
+
+
+def _variables_from_json(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise InvalidValueError(f"{value!r} is not an object of names and values")
+    for name in value:
+        if not name or "=" in name:
+            raise InvalidValueError(f"{name!r} is no name of a variable")
+    return {name: _string(each) for name, each in value.items()}
+
+
+def _command_from_json(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidValueError(f"{value!r} is not a list of a program and its arguments")
+    return tuple(map(_string, value))
+
+
+_STRING = {"type": "string"}
+ANY_TEXT = text("NAME", str)
+DIRECTORY = text("DIRECTORY", str)
+ADDRESS = text("ADDRESS", _address)
+PATH = replace(text("PATH", _path), schema={**_STRING, "pattern": "^/"})
+ORIGIN = text("ORIGIN", _origin)
+HOST = text("HOST", _host)
+KEY_FILE = text("KEYFILE", _key_file)
+REPLICA = replace(text("NAME", _replica), schema={**_STRING, "pattern": "^[a-z0-9-]{1,63}$"})
+COUNT = count(at_least=1)
+COUNT_OR_NONE = count(at_least=0)
+SECONDS = Kind(
+    metavar="SECONDS",
+    from_text=_seconds_from_text,
+    from_json=_seconds_from_json,
+    schema={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": _MAX_SECONDS},
+)
+FLAG = Kind(from_json=_flag_from_json, schema={"type": "boolean"})
+"""On the command line it stands without a value, and means true."""
+VARIABLES: Kind[Mapping[str, str]] = Kind(
+    metavar="NAME=VALUE",
+    from_text=_assignment,
+    from_json=_variables_from_json,
+    schema={"type": "object", "additionalProperties": _STRING},
+    collect=dict,
+)
+COMMAND = Kind(from_json=_command_from_json, schema={"type": "array", "items": _STRING, "minItems": 1})

@@ -1,0 +1,98 @@
+"""From the command line and the configuration file to Options."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stdio_bridge.protocol.errors import UsageError
+from stdio_bridge.protocol.mcp import MODERN_VERSIONS
+
+from .command_line import read_command_line
+from .config_file import read_config
+from .definitions import DEFAULT_ENVIRONMENT, Options, options_by_name
+
+# Never passed on, whatever is allowed: they speak of the bridge's own process.
+_NEVER_PASSED = (
+    "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
+    "MAINPID", "MANAGERPID", "NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
+)  # fmt: skip
+_IDENTITY = frozenset({"require-identity", "no-identity"})
+
+
+def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Read the command line and the file that it names; what stands on the command line wins.
+
+    Raises UsageError. Prints what was asked for and exits on --help and its like, and exits on --check.
+    """
+    given = read_command_line(arguments)
+    in_file = {} if given.config is None else read_config(given.config)
+    if _IDENTITY & given.values.keys():
+        # They exclude each other: the command line replaces whichever the file has.
+        in_file = {name: value for name, value in in_file.items() if name not in _IDENTITY}
+    values = {**in_file, **given.values}
+    attributes: dict[str, Any] = {options_by_name()[name].attribute: value for name, value in values.items()}
+    options = Options(environment={}, **attributes)
+    _check(options)
+    if given.check:
+        sys.exit(0)
+    if options.no_identity:
+        # Without identities everyone is one user, who must not be held to one user's share.
+        options = replace(
+            options,
+            max_sessions_per_user=options.max_sessions,
+            max_shared_sessions_per_user=options.max_shared_sessions,
+        )
+    if options.server_socket is not None:
+        return replace(options, environment=options.assigned_variables)
+    program = _find_program(options.command[0], environment, options.directory)
+    return replace(
+        options,
+        command=(program, *options.command[1:]),
+        environment=_child_environment(environment, options.passed_variables, options.assigned_variables),
+    )
+
+
+def _check(options: Options) -> None:
+    if options.server_socket is not None:
+        if options.command or options.directory is not None or options.passed_variables:
+            raise UsageError("--server-socket: command, --cwd and --pass-env are for the server's unit to say")
+    elif not options.command:
+        raise UsageError("no server command: give it after --, or as the member command of the configuration file")
+    if (options.identity_key is None) == (not options.no_identity):
+        raise UsageError("give either --require-identity KEYFILE or --no-identity")
+    if options.server_version in MODERN_VERSIONS:
+        raise UsageError(
+            f"--server-protocol-version {options.server_version}: it has no initialize: use --server-era modern"
+        )
+    if options.server_version is not None and options.server_era == "modern":
+        raise UsageError(
+            f"--server-protocol-version {options.server_version}: a server of --server-era modern is not initialized"
+        )
+
+
+def _find_program(name: str, environment: Mapping[str, str], directory: str | None) -> str:
+    if directory is not None and not Path(directory).is_dir():
+        raise UsageError(f"--cwd {directory}: is not a directory")
+    if "/" in name and directory is not None:
+        name = str(Path(directory) / name)
+    found = shutil.which(name, path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise UsageError(f"{name}: no such program, or not executable: install it, or give its full path after --")
+    return str(Path(found).absolute())
+
+
+def _child_environment(own: Mapping[str, str], passed: Sequence[str], assigned: Mapping[str, str]) -> dict[str, str]:
+    patterns = (*DEFAULT_ENVIRONMENT, *passed)
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name not in _NEVER_PASSED and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    return {**kept, **assigned}
