@@ -142,7 +142,7 @@ def test_a_page_that_lost_its_cookie_is_asked_again_instead_of_failing(chromium:
     chromium.open(site.authorize_url(site.register()))
     chromium.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     chromium.click("button[value=approve]")
-    chromium.wait_for_text("decide once more", within=".notice")
+    chromium.wait_for_text("decide again", within=".notice")
     chromium.approve()
     assert "code" in chromium.wait_for_url(site.redirect_uri)
 
@@ -226,9 +226,9 @@ def test_sending_a_form_once_more_by_reloading_does_no_harm(chromium: Chromium, 
     chromium.open(site.authorize_url(site.register()))
     chromium.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     chromium.click("button[value=approve]")
-    chromium.wait_for_text("decide once more", within=".notice")
+    chromium.wait_for_text("decide again", within=".notice")
     chromium.driver.refresh()
-    chromium.wait_for_text("decide once more", within=".notice")
+    chromium.wait_for_text("decide again", within=".notice")
     chromium.approve()
     assert "code" in chromium.wait_for_url(site.redirect_uri)
 

@@ -1,4 +1,4 @@
-"""HTTP: parameters in, pages, redirects and JSON out. What is decided is decided in the layers below."""
+"""The HTTP endpoints: they read parameters and answer with pages, redirects and JSON. The layers below decide."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """Everything the views call on."""
+    """All parts that the views use."""
 
     settings: Settings
     store: Store
@@ -46,19 +46,19 @@ class Gateway:
 
     @property
     def host(self) -> str:
-        """What people know this service by."""
+        """The name of this service on its pages."""
         return urlsplit(self.settings.issuer).netloc
 
 
 def gateway() -> Gateway:
-    """Return the parts that the current application was made of."""
+    """Return the parts of the current application."""
     return cast(Gateway, current_app.extensions["gateway"])
 
 
 def note(**values: str | None) -> None:
-    """Remember what this request is about, in the terms of `audit.record`: an event that refuses it says so.
+    """Note what this request is about, as keyword arguments of `audit.record`, for the events that follow.
 
-    What a sender put in the place of a client or resource is noted only if it has the form of one: it may be a secret.
+    A client or resource is noted only if it has the form of one: a sender may have put a secret in its place.
     """
     known = {
         name: value if value is None or name not in _FORMS or _FORMS[name].fullmatch(value) else "(not of that form)"
@@ -68,7 +68,7 @@ def note(**values: str | None) -> None:
 
 
 def record(event: Event, **values: str | None) -> None:
-    """Write an event to the audit log, with what was noted of this request."""
+    """Write an event to the audit log, with what is noted about this request."""
     # `client_address` says why this header can be believed.
     address = request.headers.get("X-Real-Ip", request.remote_addr)
     audit.record(event, **{"address": address, **g.get("noted", {}), **values})
@@ -80,14 +80,14 @@ def query_parameters() -> dict[str, str]:
 
 
 def form_parameters() -> dict[str, str]:
-    """Return the fields of one of our own forms and never the query's; raises OAuthError if one is repeated."""
+    """Return the fields of one of our own forms, without the query's; raises OAuthError if one is repeated."""
     return parameters.parse(request.form.items(multi=True), max_length=parameters.MAX_TICKET_LENGTH)
 
 
 def body_parameters() -> dict[str, str]:
-    """Return the body's parameters, of a form or of a JSON object of strings, which some clients send.
+    """Return the parameters of a body that is a form, or a JSON object of strings, which some clients send.
 
-    Only for endpoints that browsers' forms are not sent to. Raises OAuthError for anything else, and for repeated ones.
+    Only for endpoints to which no browser sends a form. Raises OAuthError for another body or a repeated parameter.
     """
     match request.mimetype:
         case "application/x-www-form-urlencoded" | "multipart/form-data":
@@ -103,11 +103,11 @@ def body_parameters() -> dict[str, str]:
 
 
 def client_address() -> str:
-    """Return the network address that the request came from, for counting it.
+    """Return the network address by which the request is counted.
 
-    Traefik sets `X-Real-Ip` from the connection and removes what the client sent of that name; where the settings name
-    proxies in front of Traefik, it is the last address that these saw. A value that is no single address was set by
-    nobody we trust: then the peer is counted, which all who try that share.
+    Traefik sets `X-Real-Ip` from the connection, and removes a header of that name from the client. If the settings
+    name proxies in front of Traefik, the address is the last one that these saw. If the value is not one address, nothing
+    that we trust has set it: then the peer is counted, and all such requests share one count.
     """
     proxies = gateway().settings.router.trusted_proxies
     forwarded = request.headers.get("X-Forwarded-For", "") if proxies else ""
@@ -118,7 +118,7 @@ def client_address() -> str:
 
 
 def allow_any_origin(response: Response) -> Response:
-    """Let web pages of any origin call an endpoint that relies on no cookie."""
+    """Let web pages of any origin call an endpoint that uses no cookie."""
     response.headers["Access-Control-Allow-Origin"] = "*"
     if request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "GET, POST")

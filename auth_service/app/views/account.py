@@ -1,4 +1,4 @@
-"""The account page: which applications hold access to which servers, and ending it."""
+"""The account page: it shows which applications have access to which servers, and ends it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NOTICES = frozenset({"ended", "all-ended", "signed-out"})
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """All that one application holds on one server, however often it has logged in."""
+    """The access of one application to one server, from all its logins together."""
 
     client_id: str
     client: DisplayName
@@ -57,14 +57,16 @@ def show() -> Response:
 
 @blueprint.post("/account")
 def act() -> Response:
-    """Sign in or out, or end access; only from this page, in this browser, by the user it was made for."""
+    """Sign in or out, or end access, if the form token is of this browser and this user."""
     form = form_parameters()
     form_token = parse_form_token(_FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
     session = find_session()
     subject = session.sub if session is not None else None
     if not form_token.is_good or form_token.content["sub"] != subject:
         record(
-            Event.CONSENT_REFUSED, user=subject, reason="the account page was too old, or another browser's or user's"
+            Event.CONSENT_REFUSED,
+            user=subject,
+            reason="the account page was too old, or made for another browser or user",
         )
         return _render("stale" if sends_cookies() else "no-cookies")
     if session is None:
@@ -76,7 +78,7 @@ def act() -> Response:
 
 
 def finish_sign_in(parameters: dict[str, str]) -> Response:
-    """Sign the browser in that came back from the identity provider. Raises PageError."""
+    """Sign in the browser that has come back from the identity provider. Raises PageError."""
     provider = capitalized(gateway().provider.title)
     try:
         if "code" not in parameters:
@@ -84,8 +86,10 @@ def finish_sign_in(parameters: dict[str, str]) -> Response:
         identity = upstream.finish(parameters).identity
     except LoginError as error:
         if "code" not in parameters:
-            raise PageError("You did not sign in", f"{provider} says that you cancelled.", links=_again()) from error
-        raise PageError(f"{provider} did not sign you in", "Try again.", links=_again()) from error
+            raise PageError(
+                "You did not sign in", f"You cancelled at {gateway().provider.title}.", links=_again()
+            ) from error
+        raise PageError(f"{provider} did not sign you in", "Please try again.", links=_again()) from error
     except ServiceUnavailable as error:
         raise _provider_down(error) from error
     record(Event.SESSION_STARTED, user=identity.subject, name=identity.login)
@@ -95,7 +99,7 @@ def finish_sign_in(parameters: dict[str, str]) -> Response:
 
 
 def _provider_down(error: ServiceUnavailable) -> PageError | ServiceUnavailable:
-    """Return what to raise where the identity provider may be what does not answer."""
+    """Return what to raise after an error that may be the identity provider's."""
     provider = gateway().provider.title
     if error.dependency != provider:
         return error
@@ -105,7 +109,7 @@ def _provider_down(error: ServiceUnavailable) -> PageError | ServiceUnavailable:
         return page
     return PageError(
         f"{capitalized(provider)} does not answer",
-        "It could not say who you are. Try again in a moment.",
+        "It could not say who you are. Please try again in a moment.",
         status=503,
         links=_again(),
     )

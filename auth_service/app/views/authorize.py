@@ -1,9 +1,9 @@
 """The authorization endpoint and the consent page.
 
-The order is the defence against the confused deputy: one application at the identity provider stands behind every
-client, so the provider's own consent proves nothing. The user approves the client here first; the browser that approved
-is bound to the upstream login by a cookie, and only that browser gets a code when it returns (callback.py). When an
-approval may be remembered instead of asked for: protocol/consent.py.
+The order of steps is the defence against the confused deputy: all clients share one application at the identity
+provider, so the provider's own consent page proves nothing about a client. The user first allows the client here. A
+cookie binds the login at the provider to this browser, and only this browser gets a code when it returns (callback.py).
+protocol/consent.py says when a remembered consent replaces the page.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ blueprint = Blueprint("authorize", __name__)
 
 @blueprint.get("/style.css")
 def style() -> Response:
-    """Serve the pages' one stylesheet."""
+    """Serve the stylesheet of all pages."""
     return send_from_directory("views/static", "style.css", max_age=3600)
 
 
 @blueprint.get("/authorize")
 def authorize() -> Response:
-    """Validate the request and ask the user, or find their approval. Clients probe this URL: they change nothing."""
+    """Validate the request, then ask the user or find a remembered consent. It changes nothing, as clients probe it."""
     if (elsewhere := hosts.find_page_of_issuer("/authorize")) is not None:
         return elsewhere
     parameters = query_parameters()
@@ -52,7 +52,7 @@ def authorize() -> Response:
 
 @blueprint.post("/consent")
 def decide() -> Response:
-    """Take the user's decision; after approval, send this browser to the identity provider."""
+    """Take the user's decision. If the user allows the client, send this browser to the identity provider."""
     form = form_parameters()
     form_token = parse_form_token(FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
     shown = Shown(**form_token.content)
@@ -75,7 +75,7 @@ def decide() -> Response:
         return ask(authorization, notice=Notice.CHANGED)
     other_account = form.get("account") == "other"
     if shown.approved_by is not None and other_account:
-        return ask(authorization)  # what was remembered of one user is nothing that another approved
+        return ask(authorization)  # the remembered consent of one user is not that of another
     chosen = _chosen_scopes(authorization, form)
     if not chosen:
         return ask(authorization, notice=Notice.NOTHING_CHOSEN)
@@ -88,7 +88,7 @@ def decide() -> Response:
 
 
 def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
-    """Send the browser to the identity provider, with what was shown and what of it was approved."""
+    """Send the browser to the identity provider, and keep what was shown and which scopes were allowed."""
     try:
         return upstream.send(upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
     except ServiceUnavailable as error:
@@ -96,6 +96,6 @@ def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool =
 
 
 def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the requested scopes that the server cannot do without, and the others that were left ticked."""
+    """Return the requested scopes that are required, and those that the user left ticked."""
     scopes = gateway().settings.resources[authorization.resource].scopes
     return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)

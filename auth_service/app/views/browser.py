@@ -1,12 +1,12 @@
-"""What ties pages and logins to the one browser that they were made for: cookies and form tokens.
+"""Cookies and form tokens, which tie pages and logins to one browser.
 
 Two cookies, both unreadable to scripts, for this host only (`__Host-`: no other subdomain can set them), and not sent
 with other sites' forms and frames (`SameSite=Lax`):
-- the browser's: a random value that says nothing about anyone, there from the first page on;
+- the browser's: a random value that says nothing about the user, set by the first page;
 - the session's: the secret of a server-side session, new at each sign-in (`Store.sessions`).
 
-A form token is the hidden field of every form: signed here, for one browser and one purpose, with a nonce of its own,
-so that two tabs do not disturb each other. It is the CSRF token.
+A form token is a hidden field of every form. It protects against forged requests (CSRF): it is signed for one browser
+and one purpose, and has a nonce of its own, so that two tabs do not disturb each other.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ FORM_TOKEN_FIELD = "ticket"  # noqa: S105 - a name
 
 
 def browser_id() -> str:
-    """Return this browser's identifier, a new one if it has none; `keep_browser` sends it along."""
+    """Return this browser's identifier, or a new one that `keep_browser` then sets."""
     if "browser" not in g:
         g.browser = _find_cookie("browser") or secrets.token_urlsafe(32)
     return str(g.browser)
 
 
 def browser_fingerprint() -> str:
-    """Return what is stored and signed of the browser's identifier."""
+    """Return the hash of the browser's identifier, the form in which it is stored and signed."""
     return hashlib.sha256(browser_id().encode()).hexdigest()
 
 
 def keep_browser(response: Response) -> None:
-    """Give the browser its identifier."""
+    """Set the cookie with the browser's identifier."""
     _set_cookie(response, "browser", browser_id())
 
 
 def sends_cookies() -> bool:
-    """Whether this browser sent back the identifier that every page gives it: those that block cookies do not."""
+    """Whether the browser sent the cookie that every page sets. One that blocks cookies does not."""
     return _find_cookie("browser") is not None
 
 
 def find_session() -> Session | None:
-    """Return who is signed in, in this browser."""
+    """Return the session of this browser, if a user is signed in."""
     if "session" not in g:
         secret = _session_secret()
         g.session = gateway().store.sessions.find(secret) if secret else None
@@ -64,7 +64,7 @@ def find_session() -> Session | None:
 
 
 def start_session(response: Response, *, sub: str, name: str) -> None:
-    """Sign this browser in; whatever session it had is over."""
+    """Sign this browser in, and end the session that it had."""
     sessions = gateway().store.sessions
     if (former := _session_secret()) is not None:
         sessions.end(former)
@@ -73,14 +73,14 @@ def start_session(response: Response, *, sub: str, name: str) -> None:
 
 
 def forget_session() -> None:
-    """Sign this browser out. The cookie that it still has is of no use."""
+    """Sign this browser out. Its cookie stays and is worth nothing."""
     if (secret := _session_secret()) is not None:
         gateway().store.sessions.end(secret)
     g.session = None
 
 
 def end_session(response: Response) -> None:
-    """Sign this browser out, and take its cookie away."""
+    """Sign this browser out, and remove its cookie."""
     forget_session()
     response.delete_cookie(_cookie_name("session"), path="/", secure=_is_secure(), httponly=True, samesite="Lax")
 
@@ -90,10 +90,10 @@ def _session_secret() -> str | None:
 
 
 def _find_cookie(which: str) -> str | None:
-    """Return a cookie's value; None if it is not there once, or is not of our making.
+    """Return a cookie's value; None if it is not there exactly once, or has another form than ours.
 
-    Read by its exact bytes: a library that strips more than a browser does (Werkzeug 3.1.3 does, all of Unicode's
-    spaces) takes `\u2000__Host-x` for `__Host-x`, and the first of the two any subdomain can set.
+    The name must have exactly these bytes. Werkzeug 3.1.3 strips all of Unicode's spaces, so it takes `\u2000__Host-x`,
+    which any subdomain can set, for `__Host-x`.
     """
     name = _cookie_name(which)
     pairs = (pair.strip(" ").partition("=") for pair in request.headers.get("Cookie", "").split(";"))
@@ -119,11 +119,11 @@ def _set_cookie(response: Response, which: str, value: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FormToken:
-    """A form token that this service signed for the purpose at hand."""
+    """A form token that this service signed for this purpose."""
 
     content: dict[str, Any]
     is_good: bool
-    """Whether it was made for this browser, not too long ago: only then has the user decided anything."""
+    """Whether it is recent and of this browser. If not, the form is not the user's decision."""
 
 
 def make_form_token(purpose: str, content: dict[str, Any]) -> str:
@@ -133,14 +133,14 @@ def make_form_token(purpose: str, content: dict[str, Any]) -> str:
 
 
 def parse_form_token(purpose: str, unverified_token: str) -> FormToken:
-    """Return what a submitted form's token says.
+    """Return what the form token of a submitted form says.
 
-    Raises PageError if another site sent it, or it is not of our making.
+    Raises PageError if another site sent the form, or if this service did not sign the token.
     """
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise PageError(
             "Another website tried to answer for you",
-            "Its request was refused and nothing was changed. Close that website if you do not know it.",
+            "The request was refused, and nothing was changed. Close that website if you do not know it.",
         )
     serializer = _serializer(purpose)
     is_recent = True

@@ -1,4 +1,4 @@
-"""Where the identity provider sends the browser back to: the end of every login."""
+"""The redirect URI at the identity provider, where every login ends."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ blueprint = Blueprint("callback", __name__)
 
 @blueprint.get("/callback")
 def callback() -> Response:
-    """Receive the browser back and send it to the client with a code, or to the account page."""
+    """Finish the login at the identity provider, and send the browser to the client or to the account page."""
     parameters = query_parameters()
-    if request.method == "HEAD":  # nobody sees the answer, so no login ends by it
+    if request.method == "HEAD":  # the answer shows nothing, so it must end no login
         response = make_response("")
         protect(response)
         return response
@@ -45,7 +45,7 @@ def callback() -> Response:
 
 
 def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
-    """Give the client its code, if all is as it was shown: of what is read now, for everyone has taken their time."""
+    """Send the client its code, if the request as read now is still what the page showed."""
     sub, name = login.identity.subject, login.identity.login
     requested = gateway().server.parse_authorization_request(shown.parameters)
     if not shown.is_what(requested):
@@ -57,7 +57,7 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
         return ask(requested)
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
-        # Someone else is signed in in this browser: the person who is here now has approved nothing.
+        # The user who has just logged in is another one, and has allowed nothing.
         forget_session()
         return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
     if not gateway().user_access.may_use(login.identity, authorization.resource):
@@ -80,12 +80,12 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
 
 
 def _is_withdrawn(approved_by: str | None, approval: Approval) -> bool:
-    """Whether the user, or the operator, has ended meanwhile what was remembered when the browser was sent away."""
+    """Whether the remembered consent, without which there was no page, has ended during the login."""
     return approved_by is not None and not gateway().store.approvals.is_remembered(approved_by, approval)
 
 
 def _log_in(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
-    """Log the user in. Raises AuthorizationRedirectError if the provider does not, ServiceUnavailable."""
+    """Return the login. Raises AuthorizationRedirectError if the provider refuses it, ServiceUnavailable."""
     provider = gateway().provider.title
     try:
         try:

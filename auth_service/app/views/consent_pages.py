@@ -1,4 +1,4 @@
-"""The consent page, and the pages on which a login stops and may go on: the user decides on each."""
+"""The consent page, and the pages on which a login stops until the user decides how to go on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCOPE_FIELD: Final = "scope:"
 
 
 class Notice(Enum):
-    """Why the consent page is shown once more."""
+    """Why the consent page is shown again."""
 
     STALE = "stale"
     NO_COOKIES = "no-cookies"
@@ -37,7 +37,7 @@ class Notice(Enum):
 
 
 def note_request(authorization: AuthorizationRequest) -> None:
-    """Note what this request is about, for the audit log."""
+    """Note the client and the resource of this request for the audit log."""
     note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
 
 
@@ -47,7 +47,7 @@ def ask(
     notice: Notice | None = None,
     logged_in: Identity | None = None,
 ) -> Response:
-    """Render the consent page. `logged_in` is who came back from the identity provider, where that is the notice."""
+    """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
     resource = gateway().settings.resources[authorization.resource]
     session = find_session()
     approval = approval_of(authorization)
@@ -77,7 +77,7 @@ def ask(
 
 
 def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
-    """Offer to try again what the identity provider refused or did not answer. Raises the error if it is another's."""
+    """Offer another try after an error of the identity provider. Raises the error if another part caused it."""
     provider = gateway().provider.title
     if error.dependency != provider:
         raise error
@@ -88,7 +88,7 @@ def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavail
     page = PageError(
         f"{capitalized(provider)} does not answer",
         f"You allowed {display_text(approved.client_name)}, but {provider} could not say who you are. "
-        "Nothing was granted. This is usually over in a moment.",
+        "Nobody has access yet. Please try again in a moment.",
         status=503,
     )
     response = _render_with_choice("retry.html", page, shown, approved)
@@ -97,25 +97,25 @@ def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavail
 
 
 def page_of_refusal(error: ProviderRefusal) -> PageError:
-    """Return what to show of an identity provider's refusal that is not about the user."""
+    """Return the page of an identity provider's refusal that has nothing to do with the user's rights."""
     return PageError(
         error.title,
-        f"{error.explanation} Nothing was granted.",
+        f"{error.explanation} Nothing was allowed.",
         status=403 if error.operator is None else 503,
         operator=error.operator,
     )
 
 
 def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Sequence[SignOn]) -> Response:
-    """Lead someone to the provider's own page, where their organization has them sign in, and offer to try again."""
+    """Link to the single sign-on of the user's organization at the provider, and offer another try."""
     provider = capitalized(gateway().provider.title)
     names = ", ".join(each.organization for each in sign_ons)
     record(Event.LOGIN_REFUSED, reason=f"{provider} requires single sign-on for {names}")
     error = PageError(
         f"{names} wants you to sign in",
-        f"{provider} does not say whether you are a member before you have signed in with the single sign-on of your "
+        f"{provider} says whether you are a member only after you have signed in with the single sign-on of your "
         "organization, and have given this gateway's application access there. Do so, then come back here and try "
-        "again. Nothing was granted.",
+        "again. Nothing was allowed.",
         status=403,
         links=tuple((f"Sign in to {each.organization} at {provider}", each.url) for each in sign_ons),
     )
@@ -123,14 +123,14 @@ def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Seq
 
 
 def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
-    """Tell someone who has logged in that they are not on the list, and offer another account."""
+    """Tell a user who is not on the allow-list so, and offer another account."""
     resource = gateway().settings.resources[approved.resource]
     record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
     user, server = display_text(name), display_text(resource.title or approved.resource)
     error = PageError(
         f"{user} may not use this server",
         f"{capitalized(gateway().provider.title)} signed you in as {user}, but that account is not on the list of "
-        f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was granted.",
+        f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was allowed.",
         status=403,
     )
     return _render_with_choice("not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
@@ -142,7 +142,7 @@ def _render_with_choice(
     shown: Shown,
     approved: AuthorizationRequest,
 ) -> Response:
-    """Render an error after which the user may go on with what they have approved, or go back to the client."""
+    """Render an error after which the user may try again with the same consent, or go back to the client."""
     response = render_page(
         template,
         status=error.status,
@@ -165,7 +165,7 @@ def _make_form_token(shown: Shown) -> str:
 
 
 def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
-    """Return the CSP sources that the answer to a decision may redirect to, in the end."""
+    """Return the CSP sources that the answer to a decision may redirect to."""
     apps = gateway().settings.clients.redirect_schemes
     answer = redirect_uris.form_action_sources(authorization.redirect_uri, apps)
     return tuple(dict.fromkeys((*provider_targets(), *answer)))

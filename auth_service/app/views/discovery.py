@@ -15,8 +15,8 @@ from . import allow_any_origin, gateway
 def make_blueprint(settings: Settings) -> Blueprint:
     """Make the routes of all documents, whose paths follow from the settings.
 
-    The authorization server's are answered on every host: clients of MCP 2025-03-26 look for them at the
-    root of the MCP server's.
+    Every host serves the authorization server's metadata: clients of MCP 2025-03-26 look for it at the root of the MCP
+    server's host.
     """
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)
@@ -27,7 +27,7 @@ def make_blueprint(settings: Settings) -> Blueprint:
 
     def authorization_server() -> Response:
         document = metadata.authorization_server(settings.issuer, scopes=scopes, client_documents=gateway().probe.works)
-        # It changes with what the service can do.
+        # Whether client documents work may change.
         return _cacheable(jsonify(document), seconds=60)
 
     def protected_resource() -> Response:

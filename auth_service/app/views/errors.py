@@ -1,4 +1,4 @@
-"""The one place that turns errors into responses."""
+"""Turn errors into responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .shown import has_decided
 log = logging.getLogger(__name__)
 
 REFUSAL = "gateway.refusal"
-"""The member of an ASGI scope that says with which status the request is to be refused."""
+"""The member of an ASGI scope that holds the status of a refusal which the ASGI layer has decided."""
 
 _REFUSALS = {
     "authorize.authorize": Event.AUTHORIZATION_REFUSED,
@@ -45,7 +45,7 @@ _REFUSALS = {
     "token.revoke": Event.REVOCATION_REFUSED,
     "token.introspect": Event.INTROSPECTION_REFUSED,
 }
-"""What it means for the audit log that an endpoint answers with an error."""
+"""The audit event for an error of each endpoint."""
 
 
 def register(app: Flask) -> None:
@@ -75,8 +75,8 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
             "iss": gateway().settings.issuer,
         },
     )
-    # Anyone may register any website, local server or application's callback. While nobody has decided anything in this
-    # browser, a link to this gateway must not lead there by itself (RFC 9700 §4.11.2).
+    # Anyone may register any website, local server or application's callback. Before the user has decided in this
+    # browser, a link to this gateway must not redirect there (RFC 9700 §4.11.2).
     if not has_decided():
         return _show(_invalid_request(error, links=((_way_back(error.redirect_uri), location),)))
     response = make_response(redirect(location, code=303))
@@ -104,9 +104,9 @@ def _render_oauth_error(error: OAuthError) -> Response:
 
 def _invalid_request(error: OAuthError, *, links: tuple[tuple[str, str], ...] = ()) -> PageError:
     return PageError(
-        "The application asked in a way that is not valid",
-        f"The reason: {display_text(error.description)}. Nothing was granted. Start again from the "
-        "application; if that does not help, tell its makers the reason.",
+        "The application sent a request that is not valid",
+        f"The reason: {display_text(error.description)}. Nothing was allowed. Start again from the "
+        "application. If that does not help, tell its makers the reason.",
         status=error.status,
         links=links,
     )
@@ -130,7 +130,7 @@ def _render_unavailable(error: ServiceUnavailable) -> Response:
 def _render_too_many(error: TooManyRequests) -> Response:
     """Answer RFC 6585 §4."""
     _record_refusal(error)
-    # Traefik asks for this answer again, in `refusals`: it can not tell it from one of its own.
+    # Traefik cannot tell this 429 from one of its own, and replaces it by what `refusals` answers.
     with contextlib.suppress(ServiceUnavailable):
         group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
         gateway().store.ephemeral.note_wait(f"{group} {client_address()}", error.retry_after)
@@ -139,7 +139,7 @@ def _render_too_many(error: TooManyRequests) -> Response:
 
 def _render_http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    # A browser that is told no here asks nothing else, and its client would not find what there is elsewhere.
+    # If this preflight fails, a client in a browser does not go on to look for its documents elsewhere.
     if status == 404 and request.method == "OPTIONS" and request.path.startswith("/.well-known/"):
         return allow_any_origin(make_response("", 204))
     return statuses.respond(status, allowed=tuple(sorted(getattr(error, "valid_methods", None) or ())))
@@ -151,19 +151,19 @@ def _render_unexpected(error: Exception) -> Response:
 
 
 def _refuse_unread() -> None:
-    """Refuse what the ASGI layer found to be too large or too slow, in the form of its endpoint."""
+    """Refuse, in the form of the endpoint, a request that the ASGI layer found too large or too slow."""
     scope = request.environ.get("asgi.scope") or {}
     if (status := scope.get(REFUSAL)) is not None:
         abort(status)
 
 
 def _record_refusal(error: GatewayError) -> None:
-    """Write down that a request was refused, and why: causes are for the log only."""
+    """Write the refusal of a request to the audit log, with all its causes, which the response does not name."""
     if (event := _REFUSALS.get(request.endpoint or "")) is not None:
         reasons = [str(error)]
         while isinstance(error.__cause__, GatewayError):
             error = error.__cause__
-            # An error often quotes its cause, in the characters that its own form allows.
+            # An error often quotes its cause, in the characters that `error_description` allows.
             if not any(oauth_text(str(error)) in oauth_text(reason) for reason in reasons):
                 reasons.append(str(error))
         record(event, reason=": ".join(reasons))

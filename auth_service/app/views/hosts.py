@@ -1,4 +1,4 @@
-"""What clients ask of an MCP server's own host, although it is the issuer's (MCP 2025-03-26)."""
+"""The issuer's endpoints at the hosts of MCP servers, where clients of MCP 2025-03-26 look for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pages import protect
 
 
 def serve_at_root(app: Flask) -> None:
-    """Serve at the root of every host what clients look for there, where the issuer's own paths are elsewhere."""
+    """Serve these endpoints at the root of every host, also if the issuer has them below a path."""
     rules = {rule.rule: rule for rule in app.url_map.iter_rules()}
     prefix = urlsplit(app.extensions["gateway"].settings.issuer).path
     for path in metadata.ENDPOINTS_AT_EVERY_HOST:
@@ -25,9 +25,9 @@ def serve_at_root(app: Flask) -> None:
 
 
 def find_page_of_issuer(path: str) -> Response | None:
-    """Return the way to a page of the issuer's, where the cookies are, if the request came in elsewhere.
+    """Return the redirect to the issuer's page, where the cookies are, if the request came to another host or path.
 
-    By the host's name alone: what is in front of the router may have changed the port.
+    The port is not compared: a proxy in front of the router may have changed it.
     """
     issuer = gateway().settings.issuer
     parts = urlsplit(issuer)

@@ -1,4 +1,4 @@
-"""Pages for people: rendering, and the headers that keep them from being framed, cached or scripted."""
+"""Render pages, with headers that prevent framing, caching and scripts."""
 
 from __future__ import annotations
 
@@ -36,19 +36,17 @@ class ExactResponse(Response):
 
 
 def wants_page() -> bool:
-    """Whether a person looks at the answer to this request, rather than a program."""
+    """Whether the answer to this request is for a person in front of a browser."""
     return request.endpoint in _PAGE_ENDPOINTS or (request.endpoint is None and accepts_page())
 
 
 def accepts_page() -> bool:
-    """Whether a browser asks for something to show. Programs accept JSON, or anything, but name no page."""
+    """Whether the request asks for a page, as browsers do. Programs accept JSON or anything, but do not name HTML."""
     return "text/html" in request.headers.get("Accept", "")
 
 
 def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:
-    """Render a page. `form_targets` are CSP sources that a form's answer may redirect to beside this
-    service.
-    """
+    """Render a page. `form_targets` are further CSP sources that the answer to its form may redirect to."""
     issuer = gateway().settings.issuer
     response = make_response(
         render_template(
@@ -79,19 +77,19 @@ def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
 def provider_targets() -> tuple[str, ...]:
     """Return the CSP sources that a login may lead through before it ends.
 
-    Browsers hold each redirect that follows a form against `form-action`. GitHub answers by itself; other providers
-    pass people on to hosts that nobody here knows (a company's own login), so any https address may follow there.
+    Browsers check each redirect that follows a form against `form-action`. GitHub redirects to itself only. Other
+    providers may redirect to hosts that are not known here, such as a company's own login: any https host may follow.
     """
     try:
         url = gateway().provider.authorization_url(state="", code_challenge="")
-    except ServiceUnavailable:  # it may be back when the form is sent
+    except ServiceUnavailable:  # it may answer again when the form is sent
         return ("https:",)
     source = redirect_uris.form_action_source(url)
     return (source,) if source in _SELF_CONTAINED else (source, "https:")
 
 
 def capitalized(text: str) -> str:
-    """Return a text as a sentence begins with it."""
+    """Return a text with a capital letter at its beginning."""
     return text[:1].upper() + text[1:]
 
 
@@ -100,5 +98,5 @@ _SELF_CONTAINED = frozenset({"https://github.com"})
 
 @functools.cache
 def _stylesheet_version() -> str:
-    """Return what changes with the stylesheet, so that browsers never combine a new page with an old one."""
+    """Return the version of the stylesheet, so that no browser uses an old one with a new page."""
     return hashlib.sha256(_STYLESHEET.read_bytes()).hexdigest()[:12]

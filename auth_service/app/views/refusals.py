@@ -1,6 +1,6 @@
-"""What Traefik answers with where it refuses a request itself (`app/traefik.py`): its own answers are plain text.
+"""Answers with which Traefik replaces its own refusals, which are plain text (`app/traefik.py`).
 
-Traefik keeps the status, and asks for the rest with the headers of the request that was refused.
+Traefik keeps the status, and asks here for the rest with the headers of the refused request.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 @blueprint.route("/refusals/<group>/<status>", methods=_METHODS)
 def refuse(group: str, status: str) -> Response:
     """Answer for a group of endpoints (routes.py)."""
-    if request.method == "OPTIONS":  # whatever was refused, web pages may read the answer
+    if request.method == "OPTIONS":  # web pages may read the answer, whatever was refused
         return allow_any_origin(make_response("", 204, {"Allow": ", ".join(_METHODS)}))
     code = int(status) if _STATUS.fullmatch(status) else 404
     form = Form.PAGE if group in _BROWSED and accepts_page() else _FORMS.get(group, Form.OAUTH)
@@ -46,7 +46,7 @@ def refuse(group: str, status: str) -> Response:
 
 
 def _wait(group: str) -> int:
-    """Return how long to wait: until Traefik takes one request more, or as long as this service said itself there."""
+    """Return the seconds until Traefik takes another request, or those that this service itself has named, if more."""
     rate = getattr(gateway().settings.limits.rates, _RATES.get(group, group), None)
     seconds = math.ceil(rate.period / rate.average) if isinstance(rate, RateLimit) else 1
     try:

@@ -25,7 +25,7 @@ blueprint.after_request(allow_any_origin)
 
 @blueprint.post("/register")
 def register() -> Response:
-    """Register a client (RFC 7591 §3). Raises TooManyRequests for an address that has registered many."""
+    """Register a client (RFC 7591 §3). Raises TooManyRequests if its address has used up its quota."""
     metadata = _parse_metadata(_parse_body())
     gateway().store.ephemeral.take(
         "registrations",
@@ -50,7 +50,7 @@ def register() -> Response:
 
 @blueprint.get("/register/<client_id>")
 def read(client_id: str) -> Response:
-    """Show a client its registration (RFC 7592 §2.1). Its secret is stored as a hash and cannot be shown again."""
+    """Return a client its registration (RFC 7592 §2.1), without its secret, of which only the hash is stored."""
     client, registration_token = _authenticate(client_id)
     return _respond(client, registration_token=registration_token)
 
@@ -61,17 +61,17 @@ def update(client_id: str) -> Response:
     client, registration_token = _authenticate(client_id)
     document = _parse_body()
     if document.get("client_id") != client_id:
-        raise OAuthError("invalid_client_metadata", "client_id must be this client's own")
+        raise OAuthError("invalid_client_metadata", "client_id must be that of this registration")
     unverified_secret = document.get("client_secret")
     if unverified_secret is not None and not (
         isinstance(unverified_secret, str) and client.check_client_secret(unverified_secret)
     ):
         raise OAuthError("invalid_client_metadata", "client_secret must be the current one")
-    # What is left out stays as it is (RFC 7592 §2.2).
+    # Without the member, the method stays as it is (RFC 7592 §2.2).
     method = document.get("token_endpoint_auth_method") or client.auth_method
     metadata = _parse_metadata({**document, "token_endpoint_auth_method": method})
     if metadata.token_endpoint_auth_method != client.auth_method:
-        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register anew")
+        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register again")
     updated = dataclasses.replace(client, metadata=metadata)
     gateway().store.update_client(updated)
     record(Event.CLIENT_UPDATED, name=updated.name)
@@ -92,7 +92,7 @@ def _parse_body() -> dict[str, Any]:
         text = f"send the metadata as application/json, not as {media_type[:100]}"
         raise OAuthError("invalid_client_metadata", text)
     try:
-        document = request.get_json(force=True)  # one that names no type can be nothing else
+        document = request.get_json(force=True)  # without a type it can be nothing else
     except (BadRequest, RecursionError) as error:
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object") from error
     if not isinstance(document, dict):
@@ -108,9 +108,9 @@ def _parse_metadata(document: dict[str, Any]) -> ClientMetadata:
 
 
 def _authenticate(client_id: str) -> tuple[Client, str]:
-    """Return the client whose registration token the request carries; 401 for anything else (RFC 7592 §2)."""
+    """Return the client whose registration token the request has. Raises OAuthError with 401 (RFC 7592 §2)."""
     note(client=client_id)
-    # Not by Werkzeug, which stumbles over HTTP Basic that is not ASCII.
+    # Werkzeug fails on HTTP Basic that is not ASCII.
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     unverified_token = token.strip() if scheme.lower() == "bearer" else None
     client = gateway().store.find_client(client_id)

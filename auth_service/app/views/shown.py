@@ -1,9 +1,9 @@
-"""What a person was shown of an authorization request: what they decide on, and what a code is issued for.
+"""What a page showed of an authorization request: what the user decides on, and what a code is issued for.
 
-It goes into the form's token, and from there into the login at the identity provider, as a digest. Everything is read
-again when the form comes back, and once more when the browser does: the client may have replaced its registration, its
-metadata document may say something else, the operator may have changed the server. Where the digest differs, the
-person is shown what there is now, and decides again.
+Its digest goes into the form token, and from there into the login at the identity provider. The request is read again
+when the form comes back, and again when the browser does: the client may have replaced its registration or its
+document, and the operator may have changed the server. If the digest differs, the user sees the page again and decides
+again.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from . import gateway
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An authorization request as a person saw it, or as it was when a remembered approval stood in for the page."""
+    """An authorization request as the page showed it, or as it was when a remembered consent replaced the page."""
 
     parameters: dict[str, str]
-    """The request, with what it left to this service to choose, and without what means nothing here."""
+    """The parameters of the request that have a meaning here, with a redirect URI and resource where it named none."""
     digest: str
-    """Of the approval that the request asks for."""
+    """The digest of the consent that the request asks for."""
     user: str | None = None
-    """The subject that the page named; None if it named nobody."""
+    """The subject that the page named; None if it named no user."""
     approved_by: str | None = None
-    """The subject whose remembered approval this is; None if the person in front of the browser decides."""
+    """The subject whose remembered consent this is; None if the user decides on the page."""
 
     def is_what(self, authorization: AuthorizationRequest) -> bool:
-        """Whether the request, as read now, is the one that was shown."""
+        """Whether the request, as read now, is the one that the page showed."""
         return hmac.compare_digest(self.digest, approval_of(authorization).digest)
 
     def is_for(self, subject: str) -> bool:
-        """Whether this user may go on: the one that was named, or anyone where nobody was."""
+        """Whether this user may go on: only the named one, or any user if none was named."""
         return {self.user, self.approved_by} <= {None, subject}
 
 
@@ -47,7 +47,7 @@ def show(
     user: str | None = None,
     approved_by: str | None = None,
 ) -> Shown:
-    """Return what is shown of a request that has just been read."""
+    """Return what a page shows of a request that has just been read."""
     read = {
         "response_type": "code",
         "client_id": authorization.client_id,
@@ -69,7 +69,7 @@ def show(
 
 
 def approval_of(authorization: AuthorizationRequest) -> Approval:
-    """Return what someone who approves the request approves."""
+    """Return the consent that a user gives by allowing the request."""
     resource = gateway().settings.resources[authorization.resource]
     return Approval(
         client=authorization.client,
@@ -81,7 +81,7 @@ def approval_of(authorization: AuthorizationRequest) -> Approval:
 
 
 def note_decision() -> None:
-    """Remember that a person has decided on the request at hand, in this browser: its client may get an answer."""
+    """Note that the user has decided in this browser, so that the client may get an answer to this request."""
     g.has_decided = True
 
 

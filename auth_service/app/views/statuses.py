@@ -1,6 +1,6 @@
-"""What a request is told that ends with an HTTP status of its own, rather than with an error of OAuth's.
+"""Refusals that have an HTTP status but no error of OAuth, by Traefik, the ASGI layer or Flask.
 
-Traefik, the ASGI layer or Flask may refuse a request: the answer always has the form that its endpoint speaks.
+The answer always has the form of its endpoint.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from . import allow_any_origin, gateway
 from .pages import render_page, wants_page
 
 RETRY_SECONDS = 5
-"""When to try again what failed for a reason that passes by itself."""
+"""When to try again after an error that may pass by itself."""
 
 
 class Form(Enum):
-    """What an endpoint speaks."""
+    """The form of an endpoint's answers."""
 
     PAGE = "page"
     OAUTH = "oauth"
@@ -38,9 +38,9 @@ def respond(
     allowed: tuple[str, ...] = (),
     text: str | None = None,
 ) -> Response:
-    """Return the answer of a status, in the form of the endpoint that was asked unless another one is named.
+    """Return the answer for a status; without `form`, in the form of the requested endpoint.
 
-    `allowed` are the methods that the endpoint has, `text` says more than the status's own.
+    `allowed` are the methods of the endpoint; `text` replaces the status's own text.
     """
     if form is None:
         form = Form.PAGE if wants_page() else Form.OAUTH
@@ -73,7 +73,7 @@ _TITLES = {
     414: "This link is too long",
     421: "This gateway has another name",
     429: "Too many requests came from here",
-    431: "The browser sent too much",
+    431: "Your browser sent too much",
     500: "Something went wrong here",
     502: "The gateway cannot answer right now",
     503: "The gateway cannot answer right now",
@@ -82,7 +82,7 @@ _TITLES = {
 
 
 def _code(status: int) -> str:
-    """Return the error code of a status. OAuth has none for 429; `slow_down` (RFC 8628 §3.5) says the same."""
+    """Return the error code of a status. OAuth has none for 429: `slow_down` (RFC 8628 §3.5) means the same."""
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "slow_down"
     if status in _PASSING:
@@ -91,13 +91,13 @@ def _code(status: int) -> str:
 
 
 def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) -> str:
-    """Return what is wrong and what to do, in characters that `error_description` may have."""
+    """Return what is wrong and what to do, in the characters that `error_description` allows."""
     methods = " or ".join(method for method in allowed if method != "OPTIONS")
     issuer = urlsplit(gateway().settings.issuer)
     metadata = f"{issuer.geturl()}/.well-known/oauth-authorization-server"
     again = f"try again in {retry_after} second{'' if retry_after == 1 else 's'}"
     texts = {
-        400: "the request is malformed: percent-encode what its URL has beside ASCII",
+        400: "the request is malformed: percent-encode all characters of its URL that are not ASCII",
         404: f"nothing is at this path; the endpoints are named at {metadata}",
         405: f"{request.method[:16]} is not possible here: use {methods}",
         408: "the body came too slowly: send the request again",

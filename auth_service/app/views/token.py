@@ -39,7 +39,7 @@ def token() -> Response:
 
 @blueprint.post("/revoke")
 def revoke() -> Response:
-    """End the grant of a token of the client's own (RFC 7009). Anything else is answered alike, unchanged."""
+    """End the grant of a token of this client (RFC 7009). The answer for any other token is the same."""
     form = _parse_form()
     server = gateway().server
     client = server.authenticate_client(form, [])
@@ -49,7 +49,7 @@ def revoke() -> Response:
     sid = _find_sid(unverified_token)
     grant = gateway().store.find_grant(sid) if sid else None
     if grant is not None and grant.client_id == client.client_id:
-        gateway().store.revoke_grant(grant.sid, by="client", reason="the client revoked a token of it")
+        gateway().store.revoke_grant(grant.sid, by="client", reason="the client revoked one of its tokens")
     return jsonify({})
 
 
@@ -70,20 +70,20 @@ def _parse_form() -> FormRequest:
 
 
 def _claimed_client(form: Mapping[str, str]) -> str | None:
-    """Return which client the request says that it comes from. Raises OAuthError if it does so in a malformed way."""
+    """Return the client that the request names. Raises OAuthError if its HTTP Basic header is malformed."""
     basic = parse_basic(request.headers.get("Authorization"))
     return form.get("client_id", basic[0] if basic is not None else None)
 
 
 def _count(form: FormRequest) -> None:
-    """Raise TooManyRequests if this client asks too often from this address: others there have their own count."""
+    """Count the request against the quota of this client at this address. Raises TooManyRequests."""
     holder = f"{client_address()} {_claimed_client(form.form)}"
     limit = gateway().settings.limits.token_requests_per_minute
     gateway().store.ephemeral.take("token", holder, limit=limit, window=60)
 
 
 def _find_sid(unverified_token: str) -> str | None:
-    """Return the grant of a token that this service issued, be it an access or a refresh token."""
+    """Return the grant id of an access token or refresh token that this service issued."""
     if (parsed := gateway().server.parse_refresh_token(unverified_token)) is not None:
         return parsed[0]
     settings = gateway().settings

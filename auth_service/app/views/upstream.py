@@ -1,4 +1,4 @@
-"""Sending the browser to the identity provider, and knowing it again when it returns."""
+"""Send the browser to the identity provider, and recognize it when it returns."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Attempt:
     shown: Shown | None = None
     """The authorization request; None for a sign-in to the account page."""
     scopes: tuple[str, ...] = ()
-    """Those of the request that the user approved."""
+    """The scopes that the user allowed."""
 
 
 def send(attempt: Attempt, *, other_account: bool = False) -> Response:
-    """Send this browser, and no other, to the identity provider."""
+    """Send this browser to the identity provider; the login can only end in this browser."""
     state = secrets.token_urlsafe(32)
     gateway().store.ephemeral.add_login(
         state,
@@ -47,20 +47,20 @@ def send(attempt: Attempt, *, other_account: bool = False) -> Response:
 
 
 def consume(state: str) -> Attempt:
-    """Return why this browser went away, once. Raises PageError if it was another browser, or long ago."""
+    """Return why this browser was sent away, once. Raises PageError if it was another browser, or too long ago."""
     login = gateway().store.ephemeral.consume_login(state, browser=browser_fingerprint()) if state else None
     if login is None and not sends_cookies():
         raise PageError(
             "This browser sent no cookie",
-            "A sign-in ends in the browser in which it began, which is known by a cookie. Nothing was allowed: allow "
+            "A sign-in must end in the browser in which it began, which a cookie tells. Nothing was allowed. Allow "
             f"cookies for {gateway().host}, then start again from the application that you want to connect.",
             help_clients=True,
         )
-    if login is None or "shown" not in login["attempt"]:  # an earlier version's, while this one took over
+    if login is None or "shown" not in login["attempt"]:  # from an earlier version, before the update
         raise PageError(
             "This sign-in cannot be continued",
-            "It was finished already, took too long, or began in another browser. "
-            "Nothing was allowed: start again from the application that you want to connect.",
+            "It is finished already, took too long, or began in another browser. "
+            "Nothing was allowed. Start again from the application that you want to connect.",
             help_clients=True,
         )
     shown = login["attempt"]["shown"]
@@ -68,12 +68,12 @@ def consume(state: str) -> Attempt:
 
 
 def finish(parameters: dict[str, str]) -> Login:
-    """Redeem what the browser brought back. Raises LoginError, or ServiceUnavailable."""
+    """Redeem the code that the browser has brought back. Raises LoginError, or ServiceUnavailable."""
     return gateway().provider.finish_login(code=parameters["code"], code_verifier=_verifier(parameters["state"]))
 
 
 def _verifier(state: str) -> str:
-    """Return the verifier that belongs to an upstream state: derived, so that it is stored nowhere."""
+    """Return the code verifier of a login at the provider, derived from its state, so that nothing stores it."""
     return hmac.new(gateway().upstream_key, state.encode(), "sha256").hexdigest()
 
 
@@ -82,7 +82,7 @@ def _challenge(verifier: str) -> str:
 
 
 def _selecting_account(url: str) -> str:
-    """Ask the provider not to take whoever is signed in there: GitHub and OpenID Connect call it alike."""
+    """Ask the provider to let the user choose an account. GitHub and OpenID Connect use the same parameter."""
     parts = urlsplit(url)
     query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), "prompt": "select_account"}
     return parts._replace(query=urlencode(query)).geturl()
