@@ -106,8 +106,8 @@ def client_address() -> str:
     """Return the network address by which the request is counted.
 
     Traefik sets `X-Real-Ip` from the connection, and removes a header of that name from the client. If the settings
-    name proxies in front of Traefik, the address is the last one that these saw. If the value is not one address, nothing
-    that we trust has set it: then the peer is counted, and all such requests share one count.
+    name proxies in front of Traefik, the address is the last one that these saw. If the value is not one address,
+    nothing that we trust has set it: then the peer is counted, and all such requests share one count.
     """
     proxies = gateway().settings.router.trusted_proxies
     forwarded = request.headers.get("X-Forwarded-For", "") if proxies else ""
