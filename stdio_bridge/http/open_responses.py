@@ -72,6 +72,7 @@ class OpenResponses:
 
     def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
         """End every response of an identity that is no longer good."""
+        self.sweep()
         for response, held in list(self._held.items()):
             if not ended(held.identity):
                 continue
@@ -88,13 +89,14 @@ class OpenResponses:
         A call that has not become a stream goes on to its own time limit: it was allowed when it came, and its client
         could neither resume it nor know whether to call again.
         """
+        self.sweep()
         for response, held in list(self._held.items()):
             if response.started and ended(held.identity):
                 self._lose(response)
                 response.finish()
 
     def sweep(self) -> None:
-        """Forget those that were finished elsewhere."""
+        """Forget those that were finished elsewhere: a stream that another connection goes on with, for instance."""
         for response in [response for response in self._held if response.finished]:
             self.release(response)
 
@@ -104,6 +106,7 @@ class OpenResponses:
         A proxy may take a silent connection for dead. That loses an answer, and to a modern server it is a cancelled
         request.
         """
+        self.sweep()
         silent = {response for response in self._held if not response.started}
         for response in silent & self._silent:
             if (begin := self._held[response].begin) is not None:

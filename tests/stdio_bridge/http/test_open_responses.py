@@ -59,3 +59,17 @@ def test_one_that_cannot_be_a_stream_never_becomes_one() -> None:
         responses.keep_alive()
     assert not socket.started
     assert socket.data == []
+
+
+def test_a_response_that_was_finished_elsewhere_is_told_nothing_more() -> None:
+    responses, socket = OpenResponses(), Socket()
+    gone: list[bool] = []
+    for act in (
+        responses.keep_alive,
+        lambda: responses.end(lambda _: True, "the grant was revoked"),
+        lambda: responses.end_streams(lambda _: True),
+    ):
+        responses.hold(cast("Response", socket), Identity(user="u"), lambda: gone.append(True))
+        socket.started = socket.finished = True
+        act()
+        assert (socket.data, gone, len(responses)) == ([], [], 0)
