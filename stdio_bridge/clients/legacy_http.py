@@ -59,7 +59,7 @@ class LegacyEra:
 
     def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
         session = self.sessions.open(identity, message)
-        session.home.initialize(message, InitializeAnswer(session, response, identity))
+        session.home.initialize(session, message, InitializeAnswer(session, response, identity))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises HttpError."""

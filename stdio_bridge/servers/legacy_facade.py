@@ -90,6 +90,11 @@ class LegacyFacade:
         if session is not None:
             session.lose(reply)
 
+    def close(self, reason: str) -> None:
+        """The server is gone. The connection fails the calls in flight, and this those that wait for their client."""
+        for session in list(self._emulated.values()):
+            session.fail(f"the MCP server {reason}")
+
     def _session_of(self, client: Client) -> EmulatedSession:
         session = self._emulated.get(client)
         if session is None:
@@ -128,6 +133,9 @@ class LegacyFacade:
                     self._session_of(client).subscribe()
                 reply.finish(jsonrpc.result(message["id"], initialize_result(message, result)))
             else:
+                if "error" not in answer:
+                    text = "the MCP server serves no version of MCP that the bridge knows"
+                    answer = jsonrpc.error(None, jsonrpc.INTERNAL_ERROR, text)
                 # A client of both eras would take a code of the modern one for a modern server's.
                 reply.finish(answer_from(refusal or {**answer, "id": message["id"]}))
 

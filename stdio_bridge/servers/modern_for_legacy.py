@@ -141,9 +141,13 @@ class EmulatedSession:
 
     def end(self) -> None:
         """The client has left."""
-        for input_loop in set(self.asked.values()):
-            input_loop.fail("the client has left")
+        self.fail("the client has left")
         self.dispatcher.leave(self)
+
+    def fail(self, reason: str) -> None:
+        """Fail each request that waits for the client's answer to a question."""
+        for input_loop in set(self.asked.values()):
+            input_loop.fail(reason)
 
     # What its subscriptions bring
 

@@ -51,7 +51,7 @@ class Home:
         self._result: Message | None = None
         self._asking = False
         self._asked_with: Message | None = None
-        self._waiting: list[tuple[Message, Reply]] = []
+        self._waiting: list[tuple[SessionClient, Message, Reply]] = []
         self._told_initialized = False
 
     @property
@@ -77,6 +77,7 @@ class Home:
         if client not in self._clients:
             return
         del self._clients[client]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] is not client]
         self.backend.leave(client)
         self._empty_since = self._servers.loop.clock()
         if self.exclusive and not (self._asking and self._server.running):
@@ -107,16 +108,17 @@ class Home:
 
     def _server_ended(self, reason: str) -> None:
         self._ended(self)
+        self.backend.close(reason)
         clients, self._clients = self._clients, {}
         for client in clients:
             client.home_ended()
 
-    def initialize(self, message: Message, reply: Reply) -> None:
+    def initialize(self, client: SessionClient, message: Message, reply: Reply) -> None:
         """Answer a session's `initialize`, with what the server says or has said to the first."""
         if self._result is not None:
             reply.finish(self.answer(message, self._result))
         elif self._asking:
-            self._waiting.append((message, reply))
+            self._waiting.append((client, message, reply))
         else:
             self._ask(message, reply)
 
@@ -138,15 +140,16 @@ class Home:
         result = answer.get("result")
         if isinstance(result, dict):
             self._result = result
-            for message, reply in waiting:
+            for _, message, reply in waiting:
                 reply.finish(self.answer(message, result))
         elif self.stopping:
-            for message, reply in waiting:
+            for _, message, reply in waiting:
                 reply.finish({**answer, "id": message["id"]})
         elif waiting:
             # What one was refused for (a revision, say) need not be so for the next.
             self._waiting = waiting[1:]
-            self._ask(*waiting[0])
+            _, message, reply = waiting[0]
+            self._ask(message, reply)
         elif self.exclusive:
             self._server.stop("it refused to initialize")
 

@@ -194,6 +194,31 @@ def test_a_legacy_servers_refusal_never_passes_for_a_modern_servers(era: str) ->
         assert running.stop() == 0
 
 
+def test_a_server_of_no_version_that_the_bridge_knows_refuses_to_be_initialized() -> None:
+    of_the_future = (
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    found = {'supportedVersions': ['2030-01-01'], 'capabilities': {}}\n"
+        "    print(json.dumps({'jsonrpc': '2.0', 'id': json.loads(line)['id'], 'result': found}), flush=True)\n"
+    )
+    with Bridge("--no-identity", "--server-era", "modern", command=(sys.executable, "-c", of_the_future)) as running:
+        _, headers, content = running.request("POST", rpc("initialize", {"protocolVersion": "2025-11-25"}))
+        text = "the MCP server serves no version of MCP that the bridge knows"
+        assert json.loads(content) == {"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": text}}
+        assert "mcp-session-id" not in headers
+
+
+def test_a_call_that_waits_for_its_client_fails_when_the_server_ends() -> None:
+    with Bridge("--no-identity", "--server-era", "modern", command=MODERN_SERVER) as running:
+        session = Session(running, CAPABILITIES)
+        with session.stream("POST", rpc("tools/call", {"name": "ask"}, 5)) as messages:
+            next(messages)
+            session.post(rpc("tools/call", {"name": "die"}, 6))
+            (ended,) = messages
+        assert ended["id"] == 5
+        assert "exited with status 4" in ended["error"]["message"]
+
+
 def test_modern_clients_are_served_beside_it(bridge: Bridge, session: Session) -> None:
     assert ModernClient(bridge).call("pid").said != said(session.call("pid"))
 
