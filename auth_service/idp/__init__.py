@@ -1,4 +1,4 @@
-"""Identity providers: who is in front of the browser, as someone else knows them."""
+"""Identity providers, which say who the user in front of the browser is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from auth_service.settings import GitHub, OpenIDConnect, is_loopback_host
 
 
 def provider_name(settings: GitHub | OpenIDConnect) -> str:
-    """Return what its subjects begin with: ids are unique within an issuer, or a GitHub server, only.
+    """Return the prefix of the provider's subjects, as ids are unique only within one issuer or GitHub server.
 
-    github.com needs no name, and neither has what stands in for it on this machine.
+    For github.com, and for a stand-in on this machine, it is `github`, without a host.
     """
     if isinstance(settings, OpenIDConnect):
         return f"oidc:{settings.issuer}"
@@ -28,11 +28,11 @@ def provider_name(settings: GitHub | OpenIDConnect) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SignOn:
-    """An organization that has its members sign in by itself before the provider tells who they are."""
+    """A single sign-on of an organization, without which the provider does not say who its members are."""
 
     organization: str
     url: str
-    """The provider's own page for that."""
+    """The provider's page for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,37 +41,35 @@ class Login:
 
     identity: Identity
     token: str | None = field(repr=False)
-    """What asks about the user later; None if the provider gave nothing for that."""
+    """The token with which the provider can be asked about the user later; None if it gave none."""
     sign_ons: tuple[SignOn, ...] = ()
-    """Organizations whose members the user may be among, for all that the provider would say."""
+    """Organizations for which the provider has not said whether the user is a member."""
 
 
 class IdentityProvider(Protocol):
-    """One way to log in. Calls raise LoginError for a refusal, ServiceUnavailable for no or no sensible
-    answer.
-    """
+    """One way to log in. Calls raise LoginError for a refusal, ServiceUnavailable without a valid answer."""
 
     name: str
-    """What subjects begin with: `github` in `github:583231`."""
+    """The prefix of subjects: `github` in `github:583231`."""
     title: str
-    """What people are shown."""
+    """The provider's name on pages."""
     rechecks_names: bool
-    """Whether users whose name is on a list are asked about at each refresh too.
+    """Whether the provider is asked at each refresh also about users whose name is on an allow-list.
 
-    A GitHub account stays who it is once pinned; a company's directory forgets those who leave.
+    A pinned GitHub account always belongs to the same user, while a company's directory removes those who leave.
     """
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """Return where to send the browser."""
 
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
-        """Return what to raise where the browser came back without a code, with these parameters."""
+        """Return the error for a browser that came back with these parameters and without a code."""
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
-        """Redeem the code that the browser brought back. Raises ProviderRefusal, too."""
+        """Redeem the code that the browser has brought back. Raises ProviderRefusal too."""
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
-        """Return who the token of a former login belongs to, as they are known now.
+        """Return the user of a token from an earlier login, with the provider's current data.
 
-        `replaced` is told which token to use next, as soon as the former is of no use: also where the call then fails.
+        If the provider replaces the token, `replaced` is called with the new one at once, even if the call fails later.
         """

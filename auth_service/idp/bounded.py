@@ -1,4 +1,4 @@
-"""An identity provider that few ask at a time: a slow one must never hold all threads that answer requests."""
+"""Limit how many threads wait for the identity provider, so that a slow one cannot block all of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from . import IdentityProvider, Login
 
 MAX_CONCURRENT: Final = 12
-"""Per worker. Anyone can have a code that they made up redeemed, and so have a thread wait for the provider."""
+"""Per worker. An attacker can make a thread wait for the provider by an invented code."""
 
 
 class BoundedProvider:
-    """Passes calls on, and raises ServiceUnavailable at once for one too many."""
+    """Pass calls on, and raise ServiceUnavailable at once for a call above the limit."""
 
     def __init__(self, provider: IdentityProvider) -> None:
-        """Ask that provider."""
+        """Limit the calls of this provider."""
         self.name = provider.name
         self.title = provider.title
         self.rechecks_names = provider.rechecks_names
@@ -29,12 +29,12 @@ class BoundedProvider:
         self._own = threading.local()
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
-        """As the provider's, which may have to discover it first."""
+        """As the provider's, which may need its metadata first."""
         with self.waiting():
             return self._provider.authorization_url(state=state, code_challenge=code_challenge)
 
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
-        """As the provider's, which is not asked."""
+        """As the provider's, which makes no request."""
         return self._provider.explain_refusal(parameters)
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
@@ -49,9 +49,9 @@ class BoundedProvider:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count this thread among those that wait, also while it waits for its turn to ask.
+        """Count this thread as waiting, also while it waits for its turn.
 
-        Raises ServiceUnavailable for one too many.
+        Raises ServiceUnavailable above the limit.
         """
         if getattr(self._own, "is_counted", False):
             yield

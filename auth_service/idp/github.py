@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 # `required; url=https://github.com/orgs/acme/sso?authorization_request=…`
 _SIGN_ON = re.compile(r"required\s*(?:;\s*url=(?P<url>\S*))?.*")
 _VISIBLE = re.compile(r"[!#-&(-;=?-\[\]-_a-~]{1,2048}")
-"""What a link may consist of: visible ASCII without quotes, angle brackets and backslashes."""
+"""A link consists of visible ASCII without quotes, angle brackets and backslashes."""
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
 
 
 class _SignOnRequiredError(Exception):
-    """GitHub says nothing of an organization before the user has signed in by its single sign-on, at this URL."""
+    """GitHub does not say who is a member of an organization before the single sign-on at this URL."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -38,7 +38,7 @@ class _SignOnRequiredError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokens:
-    """What asks about a user. An OAuth app's token has no end; a GitHub App's has one, and another that renews it."""
+    """The tokens of a user. An OAuth app's token does not expire; a GitHub App's does, and has a refresh token."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(default=None, repr=False)
@@ -46,22 +46,22 @@ class _Tokens:
 
     @classmethod
     def parse(cls, kept: str) -> _Tokens:
-        """Return what `dump` made a text of."""
+        """Return the tokens from the text that `dump` made."""
         return cls(**json.loads(kept)) if kept.startswith("{") else cls(access_token=kept)
 
     def dump(self) -> str:
-        """Return it as one text."""
+        """Return the tokens as one text."""
         return self.access_token if self.refresh_token is None else json.dumps(asdict(self))
 
     @property
     def refresh_with(self) -> str | None:
-        """What renews the access token, once that is as good as over."""
+        """The refresh token, if the access token has expired or is about to."""
         is_over = self.expires_at is not None and self.expires_at - EXPIRY_MARGIN_SECONDS <= time.time()
         return self.refresh_token if is_over else None
 
 
 class GitHubProvider:
-    """Logs in through GitHub's OAuth web flow, with PKCE."""
+    """Log in through GitHub's OAuth web flow, with PKCE."""
 
     title = "GitHub"
     rechecks_names = False
@@ -75,7 +75,7 @@ class GitHubProvider:
         organizations: frozenset[str],
         teams: frozenset[str],
     ) -> None:
-        """`organizations` and `teams` (`organization/slug`) are those whose members are to be told apart."""
+        """`organizations` and `teams` (`organization/slug`) are those in which memberships are looked up."""
         self.name = provider_name(settings)
         self._settings = settings
         self._client_secret = client_secret
@@ -84,7 +84,7 @@ class GitHubProvider:
         self._teams = teams
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
-        """Return GitHub's login page for this attempt. `read:org` is asked for only if it is needed."""
+        """Return the URL of GitHub's login page. The scope `read:org` is requested only if it is needed."""
         parameters = {
             "client_id": self._settings.client_id,
             "redirect_uri": self._callback_url,
@@ -97,7 +97,7 @@ class GitHubProvider:
         return f"{self._settings.url}/login/oauth/authorize?{urlencode(parameters)}"
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
-        """Exchange the code, then ask who the user is and which of the configured memberships they hold."""
+        """Exchange the code, then ask who the user is and which of the configured memberships the user has."""
         with http.Session() as session:
             answer = self._call_token_endpoint(
                 session, {"code": code, "redirect_uri": self._callback_url, "code_verifier": code_verifier}
@@ -107,7 +107,7 @@ class GitHubProvider:
                 raise self._explain(answer, is_vouched=True)
             sign_ons: dict[str, str] = {}
             identity = self._identify(session, tokens.access_token, sign_ons=sign_ons)
-        # Also where nothing asks for memberships today: what is configured changes, and logins should outlive that.
+        # Also without memberships in the settings: these may be added, and logins should outlive that.
         return Login(
             identity=identity,
             token=tokens.dump(),
@@ -115,7 +115,7 @@ class GitHubProvider:
         )
 
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
-        """Return what GitHub's error at the callback means."""
+        """Return the error for GitHub's answer at the callback."""
         return self._explain(parameters, is_vouched=False)
 
     def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
@@ -128,7 +128,7 @@ class GitHubProvider:
         )
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
-        """Ask GitHub again: names and memberships change, and a revoked token raises LoginError."""
+        """Ask GitHub again for name and memberships. Raises LoginError if the token is revoked."""
         tokens = _Tokens.parse(token)
         with http.Session() as session:
             if (refresh_token := tokens.refresh_with) is not None:
@@ -137,13 +137,13 @@ class GitHubProvider:
             return self._identify(session, tokens.access_token)
 
     def _refresh(self, session: http.Session, refresh_token: str) -> _Tokens:
-        """Return new tokens. Raises LoginError if GitHub does not take the old one any more."""
+        """Return new tokens. Raises LoginError if GitHub refuses the refresh token."""
         answer = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": refresh_token})
         if (tokens := _find_tokens(answer)) is not None:
             return tokens
         if answer.get("error") == "bad_refresh_token":
             raise LoginError("GitHub refused its refresh token")
-        # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
+        # Only the operator can mend a wrong client secret, so no login ends by it.
         error = self._explain(answer, is_vouched=True)
         raise error if isinstance(error, ServiceUnavailable) else ServiceUnavailable("GitHub")
 
@@ -153,19 +153,19 @@ class GitHubProvider:
             "POST",
             f"{self._settings.url}/login/oauth/access_token",
             data={"client_id": self._settings.client_id, "client_secret": self._client_secret, **form},
-            statuses=(200, 400),  # it reports most errors with 200
+            statuses=(200, 400),  # GitHub reports most errors with 200
         )
         return answer or {}
 
     def _identify(self, session: http.Session, token: str, *, sign_ons: dict[str, str] | None = None) -> Identity:
-        """Return who it is; `sign_ons` gets, by organization, the pages on which it has its members sign in first."""
+        """Return the user of the token. `sign_ons` receives, by organization, the URL of its single sign-on."""
         sign_ons = {} if sign_ons is None else sign_ons
         try:
             user = self._api(session, token, "/user")
         except _SignOnRequiredError as error:
-            raise LoginError("GitHub names no user before a single sign-on") from error
+            raise LoginError("GitHub does not name the user before a single sign-on") from error
         if user is None:
-            raise LoginError("GitHub does not know its own token's user")
+            raise LoginError("GitHub does not know the user of its own token")
         user_id, login = user.get("id"), user.get("login")
         if not isinstance(user_id, int) or isinstance(user_id, bool) or user_id <= 0:
             raise ServiceUnavailable("GitHub")
@@ -201,10 +201,10 @@ class GitHubProvider:
         return membership is not None and membership.get("state") == "active"
 
     def _find_sign_on_page(self, url: str) -> str:
-        """Return GitHub's link if it leads to GitHub, else the page of this application's access there."""
+        """Return GitHub's link if it leads to GitHub, else the page with this application's access at GitHub."""
         if url.startswith(f"{self._settings.url}/") and _VISIBLE.fullmatch(url):
             return url
-        log.error("GitHub's X-GitHub-SSO leads elsewhere than to %s: %.200r", self._settings.url, url)
+        log.error("GitHub's X-GitHub-SSO does not lead to %s: %.200r", self._settings.url, url)
         return f"{self._settings.url}/settings/connections/applications/{quote(self._settings.client_id, safe='')}"
 
     def _api(self, session: http.Session, token: str, path: str) -> dict[str, Any] | None:
@@ -220,10 +220,10 @@ def _call(
     data: dict[str, str] | None = None,
     statuses: Collection[int] = (200,),
 ) -> dict[str, Any] | None:
-    """Return the JSON object that GitHub answers, None for 403 and 404 (it hides what one may not see).
+    """Return the JSON object of GitHub's answer, None for 403 and 404, with which it hides what a user may not see.
 
-    `statuses` are those of which the object is wanted. Raises LoginError if the token is no good, _SignOnRequiredError
-    where an organization has its members sign in first, ServiceUnavailable for everything else that is no answer.
+    `statuses` are those whose object is returned. Raises LoginError if GitHub refuses the token, _SignOnRequiredError
+    if an organization requires its single sign-on, ServiceUnavailable for any other status.
     """
     answer = http.call(session, method, url, provider="GitHub", token=token, data=data)
     if answer.status == 401:
@@ -241,16 +241,16 @@ def _find_tokens(answer: dict[str, Any]) -> _Tokens | None:
     access_token, refresh_token, lifetime = map(answer.get, ("access_token", "refresh_token", "expires_in"))
     if not isinstance(access_token, str) or not access_token:
         return None
-    # GitHub has sent the number as text, too.
+    # GitHub has also sent the number as text.
     if not isinstance(refresh_token, str) or not str(lifetime).isdecimal():
         return _Tokens(access_token=access_token)
     return _Tokens(access_token=access_token, refresh_token=refresh_token, expires_at=time.time() + int(str(lifetime)))
 
 
 def _is_rate_limited(answer: http.Answer) -> bool:
-    """Whether a 403 means "not now" rather than "not you": GitHub's primary and secondary rate limits.
+    """Whether a 403 is one of GitHub's rate limits.
 
-    Taken for "not you", it would end the grants of members.
+    Taken for a refusal, it would end the grants of members.
     """
     return (
         answer.headers.get("X-RateLimit-Remaining") == "0"

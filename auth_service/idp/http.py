@@ -1,4 +1,4 @@
-"""Calling an identity provider: bounded, never redirected, and every failure the one error that denies."""
+"""Call an identity provider: in bounded time, without redirects. Every failure raises ServiceUnavailable."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from auth_service.protocol.errors import ServiceUnavailable
 _TIMEOUT: Final = (5, 10)  # seconds to connect, and between two reads
 _MAX_BYTES: Final = 1 << 20
 SESSION_SECONDS: Final = 25
-"""How long everything that is asked in one session may take: each byte of an answer may take its own time-out."""
+"""How long all calls of a session may take, as each byte of an answer may take its own time-out."""
 
 _entered = threading.local()
 
 
 class Session(requests.Session):
-    """A session whose connections are cut when its time is over, wherever an answer then stands.
+    """A session that cuts its connections when its time is over, even within an answer.
 
-    For one thread. One that is entered within another has no more time than what is left of that.
+    For one thread. A session that is entered within another has at most the time that is left of the outer one.
     """
 
     def __init__(self, *, seconds: float | None = None) -> None:
-        """`seconds` is how long everything may take, where that is not the usual."""
+        """`seconds` is how long all calls may take, if not the usual time."""
         super().__init__()
         self._seconds = seconds
         self._sockets: list[socket.socket] = []
@@ -61,11 +61,11 @@ class Session(requests.Session):
 
     @property
     def is_over(self) -> bool:
-        """Whether what has been read since may be half of an answer."""
+        """Whether the time is over, so that the last answer may be incomplete."""
         return time.monotonic() >= self.until
 
     def watch(self, connection: socket.socket) -> None:
-        """Cut that connection, too, when the time is over."""
+        """Also cut this connection when the time is over."""
         self._sockets.append(connection)
         if self.is_over:
             self._cut()
@@ -73,7 +73,7 @@ class Session(requests.Session):
     def _cut(self) -> None:
         for each in self._sockets:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(each, socket.SHUT_RDWR)  # SSLSocket's own would go on without TLS
+                socket.socket.shutdown(each, socket.SHUT_RDWR)  # SSLSocket.shutdown would go on without TLS
 
 
 class _Connection(HTTPConnection):
@@ -100,7 +100,7 @@ _POOLS: Final = {"http": _Pool, "https": _TLSPool}
 
 
 class _Adapter(HTTPAdapter):
-    """Connects by connections that can be cut."""
+    """Connect by connections that can be cut."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -114,7 +114,7 @@ class _Adapter(HTTPAdapter):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a provider answered."""
+    """The answer of a provider."""
 
     provider: str
     status: int
@@ -122,7 +122,7 @@ class Answer:
     body: bytes
 
     def document(self) -> dict[str, Any]:
-        """Return the body's JSON object. Raises ServiceUnavailable if it is none."""
+        """Return the JSON object of the body. Raises ServiceUnavailable if the body is none."""
         try:
             document = json.loads(self.body)
         except (ValueError, RecursionError) as error:
@@ -133,7 +133,7 @@ class Answer:
 
 
 class _BearerToken(requests.auth.AuthBase):
-    """Sets the header itself: requests would otherwise prefer what a `.netrc` says."""
+    """Set the header without `requests`, which would prefer the password of a `.netrc`."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -144,7 +144,7 @@ class _BearerToken(requests.auth.AuthBase):
 
 
 class _NoAuth(requests.auth.AuthBase):
-    """Sends none, whatever a `.netrc` says."""
+    """Send no credentials, whatever a `.netrc` says."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -160,7 +160,7 @@ def call(
     basic: tuple[str, str] | None = None,
     data: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Make one request; `provider` is its name for people. Raises ServiceUnavailable if there is no whole answer."""
+    """Make one request; `provider` is the name in errors. Raises ServiceUnavailable without a complete answer."""
     auth: requests.auth.AuthBase = _NoAuth()
     if token is not None:
         auth = _BearerToken(token)

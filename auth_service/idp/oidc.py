@@ -25,7 +25,7 @@ from . import Login, http, provider_name, refusals
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
 KEY_SET_REFRESH_SECONDS: Final = 30
-"""How soon after a key set was fetched an unknown `kid` may have it fetched again."""
+"""How long after a fetch an unknown `kid` leads to no other fetch of the key set."""
 CLOCK_SKEW_SECONDS: Final = 30
 
 _OPTIONS: Final[Any] = {
@@ -43,14 +43,14 @@ _ABOUT_THE_USER: Final = (
     *("invalid_grant", "access_denied"),
     *("interaction_required", "login_required", "account_selection_required", "consent_required"),
 )
-"""Errors of the token endpoint that end what the user had: they have to log in again."""
+"""Errors of the token endpoint after which the user has to log in again."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class _Remembered(Generic[T]):
-    """One value that is fetched again after a while; the last good one stands in where that fails."""
+    """A value that is fetched again after a while. If that fails, the last good one is used."""
 
     def __init__(self, fetch: Callable[[], T]) -> None:
         self._fetch = fetch
@@ -60,11 +60,11 @@ class _Remembered(Generic[T]):
         self._failure = (-float("inf"), "")
 
     def get(self, *, max_age: float = CACHE_SECONDS) -> T:
-        """Return the value, at most that many seconds old if the provider answers. Raises ServiceUnavailable."""
+        """Return the value, at most `max_age` seconds old if the provider answers. Raises ServiceUnavailable."""
         asked_at = time.monotonic()
         with self._lock:
             failed_at, dependency = self._failure
-            if self._value is None and asked_at < failed_at:  # those who waited would each wait as long again
+            if self._value is None and asked_at < failed_at:  # otherwise each waiting thread would wait as long again
                 raise ServiceUnavailable(dependency)
             if self._value is None or time.monotonic() - self._fetched_at >= max_age:
                 try:
@@ -78,14 +78,14 @@ class _Remembered(Generic[T]):
 
 
 class OidcProvider:
-    """Logs in by the authorization code flow, with PKCE, nonce and client secret."""
+    """Log in by the authorization code flow, with PKCE, nonce and client secret."""
 
     rechecks_names = True
 
     def __init__(
         self, settings: OpenIDConnect, *, client_secret: str, callback_url: str, groups: frozenset[str]
     ) -> None:
-        """`groups` are those whose members are to be told apart. Nothing is fetched yet."""
+        """`groups` are those in which memberships are looked up. Nothing is fetched yet."""
         self.name = provider_name(settings)
         self.title = settings.title
         self._settings = settings
@@ -96,7 +96,7 @@ class OidcProvider:
         self._keys = _Remembered(self._fetch_keys)
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
-        """Return the provider's login page for this attempt. Raises ServiceUnavailable if it was never discovered."""
+        """Return the URL of the provider's login page. Raises ServiceUnavailable if its metadata was never fetched."""
         metadata = self._metadata.get()
         scopes = list(self._settings.scopes)
         if "offline_access" in metadata.get("scopes_supported", ()) and "offline_access" not in scopes:
@@ -115,7 +115,7 @@ class OidcProvider:
         return redirect_uris.with_parameters(metadata["authorization_endpoint"], parameters)
 
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
-        """Redeem the code, verify the ID token, and ask for claims that it lacks."""
+        """Redeem the code, verify the ID token, and fetch the claims that it lacks."""
         challenge = _base64(hashlib.sha256(code_verifier.encode()).digest())
         with http.Session() as session:
             tokens = self._call_token_endpoint(
@@ -138,7 +138,7 @@ class OidcProvider:
         return Login(identity=identity, token=refresh_token if isinstance(refresh_token, str) else None)
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
-        """Ask again with the refresh token of a former login; LoginError if the provider no longer takes it."""
+        """Ask again with the refresh token of an earlier login. Raises LoginError if the provider refuses it."""
         with http.Session() as session:
             tokens = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": token})
             if isinstance(successor := tokens.get("refresh_token"), str) and successor != token:
@@ -147,7 +147,8 @@ class OidcProvider:
             try:
                 claims = self._verify_id_token(id_token) if isinstance(id_token, str) else {}
             except LoginError as error:
-                # The provider took the token: it refuses nobody. Its keys may just have changed, or its clock be wrong.
+                # The provider has accepted the token, so this is no refusal: its keys may have changed, or its clock be
+                # wrong.
                 log.error("the identity provider's answer: %s", error)
                 raise ServiceUnavailable(self.title) from error
             return self._ask_who(session, claims, tokens)
@@ -176,12 +177,12 @@ class OidcProvider:
         document = answer.document()
         if (error := document.get("error")) in _ABOUT_THE_USER:
             raise LoginError(f"the provider refused: {error}")
-        # A wrong client secret is the operator's to mend, and no reason to end anyone's login.
+        # Only the operator can mend a wrong client secret, so no login ends by it.
         explained = self._explain(document, is_vouched=True)
         raise explained if isinstance(explained, ServiceUnavailable) else ServiceUnavailable(self.title)
 
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
-        """Return what the provider's error at the callback means (Core §3.1.2.6)."""
+        """Return the error for the provider's answer at the callback (Core §3.1.2.6)."""
         return self._explain(parameters, is_vouched=False)
 
     def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
@@ -200,7 +201,7 @@ class OidcProvider:
         return self._identity(claims)
 
     def _with_userinfo(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
-        """Return the claims with what the UserInfo endpoint adds (Core §5.3), which must be of the same user."""
+        """Return the claims with those of the UserInfo endpoint (Core §5.3), which must be of the same user."""
         endpoint, access_token = self._metadata.get().get("userinfo_endpoint"), tokens.get("access_token")
         if not isinstance(endpoint, str) or not isinstance(access_token, str):
             return claims
@@ -211,7 +212,7 @@ class OidcProvider:
             raise ServiceUnavailable(self.title)
         userinfo = answer.document()
         if not isinstance(userinfo.get("sub"), str) or claims.get("sub", userinfo["sub"]) != userinfo["sub"]:
-            raise LoginError("the UserInfo endpoint told of another user")
+            raise LoginError("the UserInfo endpoint answered for another user")
         return userinfo | claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
@@ -220,10 +221,10 @@ class OidcProvider:
             raise LoginError("the provider sent no usable sub")
         subject = f"{self.name}#{subject}"  # `#` cannot stand in an issuer
         username = claims.get(self._settings.username_claim)
-        # Anyone can claim an address that nobody has verified. The full subject cannot be mistaken for a name.
+        # A user can claim an address that is not verified. The full subject cannot be mistaken for a login name.
         is_vouched = self._settings.username_claim != "email" or claims.get("email_verified") is True
         if _is_plain(username) and username.lower().startswith(f"{self.name}#".lower()):
-            is_vouched = False  # nor can anyone be called what another's subject is
+            is_vouched = False  # a login name must not look like a subject
         groups = claims.get(self._settings.groups_claim, [])
         return Identity(
             subject=subject,
@@ -238,7 +239,7 @@ class OidcProvider:
     # Verifying
 
     def _verify_id_token(self, unverified: str) -> dict[str, Any]:
-        """Return the claims of an ID token by Core §3.1.3.7, all but the nonce. Raises LoginError."""
+        """Return the claims of an ID token, verified as Core §3.1.3.7 says except for the nonce. Raises LoginError."""
         try:
             header = jwt.get_unverified_header(unverified)
             algorithm, kid = header.get("alg"), header.get("kid")
@@ -263,7 +264,7 @@ class OidcProvider:
         return claims
 
     def _find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
-        """Return the key that a header means, from a new key set if the provider has rotated its keys."""
+        """Return the key that a header names, from a new key set if the provider has rotated its keys."""
         for max_age in (CACHE_SECONDS, KEY_SET_REFRESH_SECONDS):
             if (key := keys.select(self._keys.get(max_age=max_age), kid=kid, algorithm=algorithm)) is not None:
                 return key
@@ -277,7 +278,7 @@ class OidcProvider:
             raise ServiceUnavailable(self.title)
         metadata = answer.document()
         if metadata.get("issuer") != self._settings.issuer:
-            log.error("identity_provider.issuer: %s names another: %.200r", url, metadata.get("issuer"))
+            log.error("identity_provider.issuer: %s names another issuer: %.200r", url, metadata.get("issuer"))
             raise ServiceUnavailable(self.title)
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
             if not (name == "userinfo_endpoint" and name not in metadata) and not self._is_safe(metadata.get(name)):
@@ -289,7 +290,7 @@ class OidcProvider:
         return metadata
 
     def _is_safe(self, url: Any) -> bool:
-        """Whether secrets may go there: https, or http on this machine where the issuer is there too."""
+        """Whether secrets may go to this URL: https, or http on this machine if the issuer is on this machine too."""
         if not isinstance(url, str) or not url.isascii() or not url.isprintable() or "#" in url:
             return False
         try:
@@ -314,7 +315,7 @@ class OidcProvider:
 
 
 def _nonce(code_challenge: str) -> str:
-    """Return the nonce of the login that has this challenge: as unique as it, and nothing more to store."""
+    """Return the nonce of a login, derived from its code challenge, so that nothing more is stored."""
     return _base64(hashlib.sha256(b"nonce:" + code_challenge.encode()).digest())
 
 

@@ -1,4 +1,4 @@
-"""What an identity provider's OAuth errors mean to the user who logs in, and to the operator.
+"""Explain the OAuth errors of an identity provider to the user who logs in, and to the operator.
 
 The codes are those of RFC 6749, RFC 9101 and OpenID Connect Core §3.1.2.6, and GitHub's own ("Troubleshooting
 authorization request errors", "Troubleshooting OAuth app access token request errors").
@@ -13,17 +13,17 @@ from typing import Final
 from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
 
 DECLINED: Final = frozenset({"access_denied"})
-"""The user, or a rule about the user, said no: that is for the client to know."""
+"""The user, or a rule about the user, refused the login: the client is told so."""
 PASSING: Final = frozenset({"server_error", "temporarily_unavailable"})
 SPENT: Final = frozenset({"bad_verification_code", "invalid_grant"})
-"""The code was used already, or is too old."""
+"""The code is used already, or too old."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What is wrong, and who can mend it: without `operator`, the user."""
+    """What is wrong, and what to do: `operator` for the operator, without it `user` for the user."""
 
     title: str
     user: str
@@ -31,7 +31,7 @@ class _Meaning:
 
 
 _SIGN_IN_FIRST = _Meaning("{Provider} wants you to sign in there first", "Sign in at {provider}, then try again.")
-_ASK_OPERATOR = "Only the operator of this gateway can mend that: tell them this page's title."
+_ASK_OPERATOR = "Only the operator of this gateway can mend this. Please tell the operator the title of this page."
 _MEANINGS: Final = {
     "application_suspended": _Meaning(
         "{Provider} has suspended this gateway's application",
@@ -44,7 +44,7 @@ _MEANINGS: Final = {
         "Set the callback URL of the application at {provider} to {callback}.",
     ),
     "incorrect_client_credentials": _Meaning(
-        "{Provider} does not take this gateway's credentials",
+        "{Provider} does not accept this gateway's credentials",
         _ASK_OPERATOR,
         "Compare identity_provider.client_id and the credential client-secret with the application at {provider}.",
     ),
@@ -52,9 +52,9 @@ _MEANINGS: Final = {
         "Your e-mail address is not verified", "Verify it in your account's settings at {provider}, then try again."
     ),
     "invalid_scope": _Meaning(
-        "{Provider} does not know what this gateway asks for",
+        "{Provider} does not know a scope that this gateway asks for",
         _ASK_OPERATOR,
-        "It refuses one of identity_provider.scopes (identityProvider.oidc.scopes).",
+        "Remove the scope that it refuses from identity_provider.scopes (identityProvider.oidc.scopes).",
     ),
     "unauthorized_client": _Meaning(
         "{Provider} does not let this gateway log anyone in",
@@ -75,7 +75,7 @@ _MEANINGS["invalid_client"] = _MEANINGS["incorrect_client_credentials"]
 _OTHER = _Meaning(
     "{Provider} refuses this gateway's login",
     _ASK_OPERATOR,
-    "The log has what {provider} says of it; see that the application there is a web application with a client secret, "
+    "The log has the error of {provider}. Check that the application there is a web application with a client secret, "
     "and that its callback URL is {callback}.",
 )
 
@@ -83,23 +83,23 @@ _OTHER = _Meaning(
 def explain(
     code: object, description: object, *, provider: str, callback: str, is_vouched: bool
 ) -> LoginError | ServiceUnavailable:
-    """Return what to raise for an OAuth error at a login: LoginError, ServiceUnavailable, or its kind ProviderRefusal.
+    """Return the exception for an OAuth error at a login: LoginError, ServiceUnavailable, or its kind ProviderRefusal.
 
-    `is_vouched`: whether the provider itself sent it. What a browser brings back, anyone may have written: it is shown
-    and logged with that in mind.
+    `is_vouched` says whether the provider itself sent the error. If a browser brought it, an attacker may have written
+    it, so that the log has it as a warning only.
     """
     name = code if isinstance(code, str) else ""
     if not name and is_vouched:
-        log.error("%s answered a login with neither tokens nor an error", provider)
+        log.error("%s answered a login without tokens and without an error", provider)
         return ServiceUnavailable(provider)
     if not name:
-        return LoginError(f"{provider} sent the browser back with neither a code nor an error")
+        return LoginError(f"{provider} sent the browser back without a code and without an error")
     if name in DECLINED:
-        return LoginError(f"{provider} says that it was declined: {_quote(description)}")
+        return LoginError(f"{provider} says that the login was declined: {_quote(description)}")
     if name in SPENT:
         return LoginError(f"{provider} refused the code: {name}")
     if name in PASSING:
-        log.warning("%s says that it cannot log anyone in now: %s: %s", provider, name, _quote(description))
+        log.warning("%s says that no login is possible now: %s: %s", provider, name, _quote(description))
         return ServiceUnavailable(provider)
     meaning = _MEANINGS.get(name, _OTHER)
     words = {"provider": provider, "Provider": provider[:1].upper() + provider[1:], "callback": callback}
@@ -118,7 +118,7 @@ def explain(
 
 
 def _quote(text: object) -> str:
-    """Return a provider's text, or whatever stands in its place, as one line."""
+    """Return a value of a provider's error, which may be no text, as one line."""
     return f"{text!s:.200}".encode("ascii", "backslashreplace").decode().translate(_CONTROLS) if text else "nothing"
 
 

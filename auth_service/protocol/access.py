@@ -1,4 +1,4 @@
-"""Who may use what: allow-lists against an identity that the identity provider vouched for."""
+"""Who may use what: compare allow-lists with what the identity provider says of a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from auth_service.settings import AllowList
 class Identity:
     """A user as the identity provider knows them.
 
-    `organizations`, `teams` and `groups` are those of the configured ones that the user was found to be in.
+    `organizations`, `teams` and `groups` are those of the settings that the user is a member of.
     """
 
     subject: str
@@ -24,10 +24,10 @@ class Identity:
 
 
 def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, str]) -> str | None:
-    """Return the entry of `allowed.users`, in lower case, by which this user is let in.
+    """Return the entry of `allowed.users`, in lower case, that admits this user.
 
-    `pins` maps lower-case logins to the subject that first used each: logins get renamed and taken by others,
-    so an entry means that subject ever after, whatever it is called by then.
+    `pins` maps lower-case login names to the subject that first used each. A login name can change hands, so from then
+    on an entry admits that subject only, whatever its login name is.
     """
     for entry in map(fold, allowed.users):
         pinned = pins.get(entry)
@@ -37,10 +37,10 @@ def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, st
 
 
 def fold(login: str) -> str:
-    """Return the form in which logins are compared. ASCII only: elsewhere lower case makes one of two people.
+    """Return the form in which login names are compared: lower case, for ASCII only.
 
-    So it does of subjects, which stand in where a provider vouches for no name: `sub` has a case (OpenID Connect
-    Core §2).
+    Other characters may have one lower-case form for two users' names. A subject, which stands in for a login name that
+    the provider does not vouch for, keeps its case too (`sub`, OpenID Connect Core §2).
     """
     return login.lower() if login.isascii() and not login.startswith("oidc:") else login
 

@@ -1,11 +1,11 @@
-"""Which network addresses are public: the only ones that a URL chosen by a stranger may lead to."""
+"""Which network addresses are public. A URL that a client chooses may lead to no others."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
 
-# IANA's special-purpose registries, and what cloud providers serve secrets at although it looks public.
+# IANA's special-purpose registries, and a public address at which a cloud provider serves secrets.
 _SPECIAL_IPV4 = [
     ipaddress.IPv4Network(network)
     for network in (
@@ -27,7 +27,7 @@ _SPECIAL_IPV4 = [
         "240.0.0.0/4",
     )
 ]
-# Everything outside is special: mapped and translated IPv4 (NAT64 too), unique local, link-local, multicast.
+# All other addresses are special: mapped and translated IPv4 (NAT64 too), unique local, link-local, multicast.
 _GLOBAL_UNICAST_IPV6 = ipaddress.IPv6Network("2000::/3")
 _SPECIAL_IPV6 = [
     ipaddress.IPv6Network(network)
@@ -41,7 +41,7 @@ _SPECIAL_IPV6 = [
 
 
 def is_public(address: str) -> bool:
-    """Whether this is the text of an address that only hosts on the public internet have."""
+    """Whether this text is an address of the public internet."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -56,7 +56,7 @@ def is_public(address: str) -> bool:
 
 
 def quota_key(address: str) -> str:
-    """Return what one customer of an internet provider holds: an IPv4 address, or a /64 of IPv6."""
+    """Return the network that one customer of an internet provider has: an IPv4 address, or a /64 of IPv6."""
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
@@ -68,8 +68,8 @@ def quota_key(address: str) -> str:
 def last_outside(forwarded_for: str, proxies: Sequence[str]) -> str | None:
     """Return the last address of an `X-Forwarded-For` header that is not one of the proxies.
 
-    Those to the right of it were written by proxies, those to its left by whoever liked. Raises ValueError for an entry
-    that is no address before one is found.
+    The proxies have written the entries to its right; anyone may have written those to its left. Raises ValueError if
+    an entry before it is no address.
     """
     networks = [ipaddress.ip_network(proxy) for proxy in proxies]
     for entry in reversed(forwarded_for.split(",")):

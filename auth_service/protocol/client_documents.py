@@ -1,7 +1,7 @@
-"""Clients known by an https URL: Client ID Metadata Documents, as MCP 2026-07-28 has them.
+"""Client documents: the metadata of clients whose `client_id` is an https URL (MCP 2026-07-28).
 
-"The draft" is draft-ietf-oauth-client-id-metadata-document. The URL is the identifier, compared letter by letter;
-what stands there is the client's registration.
+"The draft" is draft-ietf-oauth-client-id-metadata-document. The URL is the identifier, compared letter by letter; the
+document at the URL replaces a registration.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .errors import ClientDocumentError, OAuthError
 URL_PREFIX: Final = "https://"
 MAX_URL_LENGTH: Final = 1024
 MAX_DOCUMENT_BYTES: Final = 5 * 1024
-"""The draft's own figure."""
+"""The draft recommends this number."""
 MAX_KEYS_BYTES: Final = 32 * 1024
 """A key set may carry certificates."""
 AUTH_METHODS: Final = ("none", "private_key_jwt")
-"""No shared secret: there is nobody to have agreed on one with."""
+"""No shared secret: such a client has never received one."""
 DEFAULT_LIFETIME: Final = 300
-"""Seconds that a document without any caching header is believed for."""
+"""For how many seconds a document without caching headers is used."""
 MAX_LIFETIME: Final = 24 * 3600
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -37,13 +37,13 @@ _URL = re.compile(
     r"(?P<path>/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)"
     r"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
 )
-# What servers may read as a separator or as the end, in whatever order they decode: . / \ and controls.
+# Encoded dots, slashes, backslashes, percent signs and controls, which servers may decode to separators.
 _ENCODED_SYNTAX = re.compile(r"%(?:2e|2f|5c|25|7f|[01][0-9a-f])", re.IGNORECASE)
 _MAX_AGE = re.compile(r"max-age=\"?([0-9]{1,10})\"?", re.IGNORECASE)
 
 
 def is_document_url(client_id: str) -> bool:
-    """Whether an identifier means a document; no identifier that this service generates begins so."""
+    """Whether an identifier is the URL of a document. Identifiers of registered clients never begin so."""
     return client_id.startswith(URL_PREFIX)
 
 
@@ -63,7 +63,7 @@ def check_url(url: str) -> None:
 
 
 def host_of(client_id: str) -> str | None:
-    """Return the host that vouches for a client; None for a registered one, for which nobody does."""
+    """Return the host that vouches for a client; None for a registered client, which no host vouches for."""
     return urlsplit(client_id).hostname if is_document_url(client_id) else None
 
 
@@ -72,10 +72,10 @@ def parse_client(url: str, document: Any, *, apps: Mapping[str, AppScheme] = red
     if not isinstance(document, dict):
         raise ClientDocumentError("the document is not a JSON object")
     if document.get("client_id") != url:
-        raise ClientDocumentError("the document's client_id is not the URL where it stands")
+        raise ClientDocumentError("the document's client_id is not the document's own URL")
     if "client_secret" in document or "client_secret_expires_at" in document:
-        raise ClientDocumentError("the document holds a client secret, which anyone can read there")
-    # RFC 7591's default is a shared secret, which cannot be meant here.
+        raise ClientDocumentError("the document holds a client secret, which everyone can read there")
+    # The default of RFC 7591 is a shared secret, which a client document cannot mean.
     chosen = document.get("token_endpoint_auth_method") or "none"
     try:
         metadata = clients.parse_metadata(
@@ -94,7 +94,7 @@ def parse_client(url: str, document: Any, *, apps: Mapping[str, AppScheme] = red
 
 
 def _other_methods(metadata: ClientMetadata, document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the client says it can do beside its choice (ChatGPT prefers a key and lists `none`)."""
+    """Return the other methods that the client lists (ChatGPT prefers a key and lists `none`)."""
     listed = document.get("token_endpoint_auth_methods_supported")
     has_keys = metadata.jwks is not None or metadata.jwks_uri is not None
     return tuple(
@@ -108,7 +108,7 @@ def _other_methods(metadata: ClientMetadata, document: Mapping[str, Any]) -> tup
 
 
 def lifetime(headers: Mapping[str, str], *, now: float) -> int | None:
-    """Return for how many seconds an answer is fresh (RFC 9111 §4.2), None if it may not be kept at all.
+    """Return for how many seconds an answer is fresh (RFC 9111 §4.2), None if it must not be stored.
 
     `headers` have lower-case names.
     """

@@ -1,4 +1,4 @@
-"""OAuth clients: their metadata as validated (RFC 7591 §2), and what each may do."""
+"""OAuth clients: their validated metadata (RFC 7591 §2), and what each may do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
 RESPONSE_TYPES_SUPPORTED = ("code",)
 REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic", "private_key_jwt")
 GENERATED_ID_PREFIX = "mcp_"
-"""Keeps generated identifiers apart from Client ID Metadata Documents, whose identifiers are https URLs."""
+"""Tells generated identifiers from those of client documents, which are https URLs."""
 
 MAX_REDIRECT_URIS = 20
 MAX_METADATA_BYTES = 8 * 1024
@@ -34,18 +34,18 @@ _DESCRIPTIVE: Final = frozenset(
         *("software_id", "software_version", "application_type", "scope"),
     }
 )
-"""Members that decide nothing: where we have no use for what they hold, they count as absent (RFC 7591 §2)."""
+"""Members that decide nothing: if the value of one is not valid, the member counts as absent (RFC 7591 §2)."""
 _KEY_MEMBERS: Final = frozenset({"jwks", "jwks_uri", "token_endpoint_auth_signing_alg"})
 _EMPTY: Final[tuple[Any, ...]] = (None, "", [], {}, {"keys": []})
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is stored of a secret. Plain SHA-256: ours are random, 256 bit, and cannot be guessed."""
+    """Return the stored form of a secret. Plain SHA-256 is enough, as our secrets have 256 random bits."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ClientMetadata(BaseModel):
-    """What a client says of itself. Members that we do not know are ignored, as RFC 7591 §2 demands."""
+    """The metadata of a client. Unknown members are ignored (RFC 7591 §2)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -98,7 +98,7 @@ class ClientMetadata(BaseModel):
     @field_validator("grant_types")
     @classmethod
     def _keep_supported_grants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # What we cannot grant is left out, and the response says what was granted (RFC 7591 §2).
+        # Unsupported grant types are left out, and the response says which are registered (RFC 7591 §2).
         kept = tuple(grant for grant in GRANT_TYPES_SUPPORTED if grant in value)
         if "authorization_code" not in kept:
             raise ValueError("must contain authorization_code")
@@ -114,7 +114,7 @@ class ClientMetadata(BaseModel):
     @model_validator(mode="after")
     def _has_keys_once(self) -> ClientMetadata:
         if self.jwks is not None and self.jwks_uri is not None:
-            raise ValueError("jwks and jwks_uri must not both be there")
+            raise ValueError("jwks and jwks_uri exclude each other")
         if self.token_endpoint_auth_method == "private_key_jwt" and self.jwks is None and self.jwks_uri is None:  # noqa: S105
             raise ValueError("private_key_jwt needs the client's public keys in jwks")
         return self
@@ -130,7 +130,7 @@ class Client:
     registration_token_hash: str | None = None
     issued_at: int = 0
     other_auth_methods: tuple[str, ...] = ()
-    """What the client may authenticate with beside what it prefers; only a metadata document names any."""
+    """Further methods by which the client may authenticate, which only a client document can name."""
 
     def __post_init__(self) -> None:
         if (self.secret_hash is not None) != self.auth_method.startswith("client_secret_"):
@@ -138,18 +138,18 @@ class Client:
 
     @property
     def digest(self) -> str:
-        """What changes with anything that the client says of itself."""
+        """A digest of all metadata of the client."""
         members = [self.client_id, self.metadata.model_dump(mode="json"), sorted(self.other_auth_methods)]
         return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
     @property
     def auth_method(self) -> str:
-        """The way in which this client authenticates, or prefers to."""
+        """The method by which this client authenticates, or prefers to."""
         return self.metadata.token_endpoint_auth_method
 
     @property
     def name(self) -> str:
-        """What people are shown; the identifier where the client gave no name."""
+        """The name that pages show, or the identifier of a client without a name."""
         return self.metadata.client_name or self.client_id
 
     def get_client_id(self) -> str:
@@ -167,7 +167,7 @@ class Client:
         )
 
     def check_endpoint_auth_method(self, method: str, _endpoint: str) -> bool:
-        """Whether the client authenticates so, which is the same at every endpoint."""
+        """Whether the client may authenticate by this method, at any endpoint."""
         return method == self.auth_method or method in self.other_auth_methods
 
     def check_redirect_uri(self, requested: str) -> bool:
@@ -175,19 +175,19 @@ class Client:
         return any(redirect_uris.matches(uri, requested) for uri in self.metadata.redirect_uris)
 
     def get_default_redirect_uri(self) -> str | None:
-        """Return the redirect URI of a request that names none, which only a single one can be."""
+        """Return the redirect URI of a request that names none: the only one that is registered."""
         return self.metadata.redirect_uris[0] if len(self.metadata.redirect_uris) == 1 else None
 
     def check_response_type(self, response_type: str) -> bool:
-        """Whether the client may ask for this."""
+        """Whether the client may use this response type."""
         return response_type in self.metadata.response_types
 
     def check_grant_type(self, grant_type: str) -> bool:
-        """Whether the client may use this grant."""
+        """Whether the client may use this grant type."""
         return grant_type in self.metadata.grant_types
 
     def get_allowed_scope(self, scope: str | None) -> str:
-        """Return every scope: what a client may get is the resource's rule and the user's consent."""
+        """Return every scope: the resource and the user's consent decide what a client gets."""
         return scope or ""
 
 
@@ -198,11 +198,10 @@ def parse_metadata(
     keys_by_reference: bool = False,
     apps: Mapping[str, AppScheme] = redirect_uris.NO_APPS,
 ) -> ClientMetadata:
-    """Validate a registration request's body, or a metadata document. Optional members of no use are ignored.
+    """Validate the metadata of a registration or a client document. Optional members that are not valid are ignored.
 
-    `keys_by_reference` is for documents, which may give their keys as `jwks_uri`: it is fetched for nobody else.
-    Raises OAuthError: `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), naming the
-    member.
+    `keys_by_reference` is for client documents, which alone may have `jwks_uri`. Raises OAuthError
+    `invalid_redirect_uri` or `invalid_client_metadata` (RFC 7591 §3.2.2), which names the member.
     """
     if not isinstance(document, dict):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
@@ -218,7 +217,7 @@ def parse_metadata(
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
         raise OAuthError(code, f"{member + ': ' if member else ''}{_explain(first)}") from error
     if metadata.jwks_uri is not None and not keys_by_reference:
-        raise OAuthError("invalid_client_metadata", "jwks_uri: give the public keys themselves, in jwks")
+        raise OAuthError("invalid_client_metadata", "jwks_uri: registrations give the public keys in jwks")
     for uri in metadata.redirect_uris:
         redirect_uris.check(uri, apps)
     if metadata.token_endpoint_auth_method not in auth_methods:
@@ -227,9 +226,9 @@ def parse_metadata(
         )
     try:
         size = len(metadata.model_dump_json(exclude_none=True))
-    except ValueError as error:  # of a key set: nested without end, or half of a surrogate pair
+    except ValueError as error:  # a key set that is nested too deeply, or has half of a surrogate pair
         raise OAuthError("invalid_client_metadata", "jwks: cannot be written as JSON") from error
-    # Each member is bounded, all together are not yet: anyone can have this stored.
+    # The limits of the members add up to more than a stranger may store.
     if size > MAX_METADATA_BYTES:
         raise OAuthError("invalid_client_metadata", f"the metadata is larger than {MAX_METADATA_BYTES} bytes")
     return metadata
@@ -240,12 +239,12 @@ def _is_empty(value: Any) -> bool:
 
 
 def _names_keys(method: Any, listed: Any) -> bool:
-    """Whether the client authenticates with keys of its own, or says that it can."""
+    """Whether the client authenticates by its own keys, or lists that as a method."""
     return "private_key_jwt" in (method, *(listed if isinstance(listed, list) else ()))
 
 
 def _validate(present: dict[str, Any]) -> ClientMetadata:
-    """Return the metadata without descriptive members that are not valid. Raises ValidationError for any other."""
+    """Return the metadata without invalid descriptive members. Raises ValidationError for any other invalid member."""
     try:
         return ClientMetadata.model_validate(present)
     except ValidationError as error:
@@ -256,7 +255,7 @@ def _validate(present: dict[str, Any]) -> ClientMetadata:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """Return what is wrong with a member, as its client's author reads it."""
+    """Return what is wrong with a member, for the author of the client."""
     limit = error.get("ctx", {}).get("max_length")
     texts = {
         "missing": "is missing",
@@ -271,15 +270,13 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def with_known_scopes(metadata: ClientMetadata, *, supported: Collection[str]) -> ClientMetadata:
-    """Return the metadata that is registered, with those scopes only that there are."""
+    """Return the metadata with known scopes only, as it is registered."""
     known = scopes.registered(scopes.parse(metadata.scope), supported=supported)
     return metadata.model_copy(update={"scope": " ".join(known) or None})
 
 
 def information_response(client: Client, *, registration_uri: str) -> dict[str, Any]:
-    """Return the client information response (RFC 7591 §3.2.1) without the secrets, which only the caller
-    has.
-    """
+    """Return the client information response (RFC 7591 §3.2.1), to which the caller adds the secrets."""
     response: dict[str, Any] = client.metadata.model_dump(exclude_none=True)
     response["client_id"] = client.client_id
     response["client_id_issued_at"] = client.issued_at

@@ -1,23 +1,24 @@
-"""When a user who has approved something need not be asked about it again.
+"""When a remembered consent replaces the consent page.
 
 The consent page is skipped only if every one of these holds; in any doubt the user is asked:
 
-1. **The same.** User, client with all its metadata, redirect URI, server and scopes with what the page says of them are
-   those that were approved. An approval is found by a digest over all of them, so that none can change unnoticed.
-2. **This browser, this person.** The browser holds a live session of that user. After the identity provider has sent
-   the browser back, the same user must have logged in, else they are asked (and the one browser that began must be the
-   one that returns, as in every login: CVE-2026-27124).
-3. **No other site.** `Sec-Fetch-Site` is there and says `none` or `same-origin`, for a document in a tab of its own:
-   a site that sends the browser here makes the user look (GHSA-6x8h-498w-gv8c).
-4. **Nobody else can use the answer.** `none` proves little: it survives redirects, so that a hostile server which a
-   client takes for its authorization server can pass the browser on to this one, and any local program can open a
-   browser. So the client itself must be sure: it authenticates at the token endpoint, or it is registered here (its
-   identifier is no public URL) and its answer goes to an https address. All others, which means programs on the user's
-   own machine, are asked each time (RFC 8252 §8.6, OAuth 2.1 on client impersonation).
-5. **Not asked for.** The client did not send `prompt`.
+1. **The same request.** The user, the client with all its metadata, the redirect URI, the server, and the scopes with
+   their descriptions are those that the user allowed. A consent is found by a digest of all of them, so that a change
+   of any of them is noticed.
+2. **The same browser and user.** The browser has a live session of that user. The same user must then have logged in at
+   the identity provider; otherwise the page is shown. As in every login, the browser that returns must be the one that
+   began (CVE-2026-27124).
+3. **No other site.** `Sec-Fetch-Site` is `none` or `same-origin`, for a document in a tab: if another site sends the
+   browser here, the user sees the page (GHSA-6x8h-498w-gv8c).
+4. **No other client can use the answer.** `Sec-Fetch-Site: none` proves little. It survives redirects, so a hostile
+   server that a client takes for its authorization server can redirect the browser to this one; and any local program
+   can open a browser. So the client itself must be certain: it authenticates at the token endpoint, or it is registered
+   here (its identifier is no public URL) and its answer goes to an https address. For all other clients, which are
+   programs on the user's machine, the page is shown each time (RFC 8252 §8.6, OAuth 2.1 on client impersonation).
+5. **No prompt.** The client did not send `prompt`.
 
-Skipped is the page alone. The user still logs in at the identity provider, membership is checked, and the answer
-carries `iss` and is bound by PKCE as ever.
+Only the page is skipped. The user still logs in at the identity provider, memberships are checked, and the answer has
+`iss` and is bound by PKCE.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ REMEMBERED_SECONDS = 90 * 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """What a user is shown, and approves."""
+    """What the page shows, and what the user allows."""
 
     client: Client
     redirect_uri: str
     resource_url: str
     server: str
-    """What the server is called."""
+    """The title of the server."""
     scopes: Mapping[str, Scope]
 
     @property
@@ -54,9 +55,7 @@ class Approval:
 
     @property
     def recipient(self) -> str:
-        """What stays the same while one application asks again: as `digest`, whatever port it listens on, and without
-        what it asks for.
-        """
+        """What is the same in all requests of one application: the digest without the scopes and the loopback port."""
         return _digest([self.client.digest, redirect_uris.without_port(self.redirect_uri), self.resource_url])
 
 
@@ -65,7 +64,7 @@ def _digest(members: list[object]) -> str:
 
 
 def is_direct(headers: Mapping[str, str]) -> bool:
-    """Whether the browser says that no other site made it come here, and that this is a page in a tab (rule 3)."""
+    """Whether the browser says that no other site sent it here, and that it opens a page in a tab (rule 3)."""
     return (
         headers.get("Sec-Fetch-Site") in {"none", "same-origin"}
         and headers.get("Sec-Fetch-Mode") == "navigate"
@@ -74,7 +73,7 @@ def is_direct(headers: Mapping[str, str]) -> bool:
 
 
 def is_assured(client: Client, redirect_uri: str) -> bool:
-    """Whether nobody but the client can use an answer that goes to that address (rule 4)."""
+    """Whether only this client can use an answer that goes to that address (rule 4)."""
     if not client.check_endpoint_auth_method("none", "token"):
         return True
     return client.client_id.startswith(GENERATED_ID_PREFIX) and redirect_uri.startswith("https://")

@@ -1,4 +1,4 @@
-"""Names that strangers chose, made fit to be shown to people who decide by them."""
+"""Make a name that a stranger chose safe to show to users, who decide by it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import unicodedata
 from dataclasses import dataclass
 
 MAX_LENGTH = 64
-"""Characters that are shown of a name: a longer one would push what matters off the screen."""
+"""How many characters of a name are shown. A longer name would push other facts off the screen."""
 
 _MAX_MARKS = 3
-"""Combining marks in a row: real writing has no more, and a tower of them paints over its neighbours."""
+"""Combining marks in a row. No writing needs more, and a tower of them covers the text around it."""
 
-# Letters and spaces by their category, and yet nothing to see.
+# Letters and spaces by category that show nothing.
 _BLANK = frozenset("\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 _SPACES = re.compile(r"\s+")
 
-# Scripts whose letters are mistaken for one another's, and the letters of the others that look Latin.
+# Scripts with letters that look alike, and the letters of other scripts that look Latin.
 _CONFUSABLE_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
 _LATIN_TWINS = frozenset("аеорсухіјѕԁһӏԛԝьгпкмнтвАВЕЗКМНОРСТУХІЈЅԌοαεικνρτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧօոսցհղ")
 
 
 @dataclass(frozen=True)
 class DisplayName:
-    """A name as it may be shown, and what is suspicious about it."""
+    """A name that is safe to show, and what is suspicious about it."""
 
     text: str
     has_hidden_characters: bool = False
-    """Whether characters were left out that a reader would not have seen, or that reorder what is read."""
+    """Whether invisible or reordering characters were left out."""
     mixes_alphabets: bool = False
-    """Whether letters only look like those of the alphabet that the name seems to be written in."""
+    """Whether letters only look like those of the alphabet that the name seems to use."""
 
     @property
     def initial(self) -> str:
@@ -39,7 +39,7 @@ class DisplayName:
 
 
 def display_name(unverified_name: str) -> DisplayName:
-    """Return a name without what deceives the eye: invisible and reordering characters, towers of marks, bulk."""
+    """Return a name without invisible and reordering characters and towers of marks, and not too long."""
     normalized = unicodedata.normalize("NFC", unverified_name)
     spaced = _SPACES.sub(" ", normalized)
     visible = "".join(character for character in spaced if not _is_invisible(character))
@@ -73,7 +73,7 @@ def _without_towers(text: str) -> str:
 
 
 def _is_lookalike(word: str) -> bool:
-    """Whether a word mixes scripts that resemble each other, or is foreign letters that all look Latin."""
+    """Whether a word mixes scripts that look alike, or consists of other letters that all look Latin."""
     letters = [character for character in word if character.isalpha()]
     scripts = {unicodedata.name(letter, "").split(" ", 1)[0] for letter in letters} & _CONFUSABLE_SCRIPTS
     return len(scripts) > 1 or (len(letters) > 1 and all(letter in _LATIN_TWINS for letter in letters))

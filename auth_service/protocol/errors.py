@@ -1,4 +1,4 @@
-"""Every way in which a request can end other than well. One handler (`app/views/errors.py`) renders them all."""
+"""All errors that a request can end with. One handler (`app/views/errors.py`) renders them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NOT_DESCRIPTION_TEXT = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 
 
 def oauth_text(text: str) -> str:
-    """Return a text with those characters replaced that `error_description` must not have (RFC 6749 §5.2)."""
+    """Replace the characters that `error_description` must not have (RFC 6749 §5.2)."""
     return _NOT_DESCRIPTION_TEXT.sub("?", text)
 
 
@@ -17,7 +17,7 @@ class GatewayError(Exception):
 
 
 class ServiceUnavailable(GatewayError):
-    """Something this service depends on does not answer: nothing is granted, and the caller may retry."""
+    """A dependency does not answer: nothing is granted, and the caller may retry."""
 
     def __init__(self, dependency: str, *, retry_after: int = 5) -> None:
         super().__init__(f"{dependency} is unavailable")
@@ -31,22 +31,22 @@ class WritesRefused(ServiceUnavailable):
     def __init__(self, reason: str) -> None:
         super().__init__("Redis")
         self.reason = reason
-        """What Redis says."""
+        """The error of Redis."""
 
 
 class PartlyRefused(WritesRefused):
-    """Redis took no writes while a user or client was ended: the grants have ended, the rest has not."""
+    """Redis takes no writes: the grants of a user or client have ended, but other records of it are still there."""
 
     def __init__(self, reason: str, *, ended: int) -> None:
         super().__init__(reason)
         self.ended = ended
-        """How many grants."""
+        """How many grants have ended."""
 
 
 class ProviderRefusal(ServiceUnavailable):
-    """The identity provider refuses a login for a reason that the operator, or the user there, has to mend.
+    """The identity provider refuses a login for a reason that the operator, or the user at the provider, must mend.
 
-    It says nothing against the user: like silence of the provider, it grants nothing and ends nothing.
+    The user's rights are unchanged: as when the provider does not answer, nothing is granted and nothing ends.
     """
 
     def __init__(self, provider: str, *, code: str, title: str, explanation: str, operator: str | None) -> None:
@@ -55,7 +55,7 @@ class ProviderRefusal(ServiceUnavailable):
         self.title = title
         self.explanation = explanation
         self.operator = operator
-        """What the operator can do; None where the user can mend it."""
+        """What the operator can do; None if the user can mend it."""
 
 
 class TooManyRequests(GatewayError):
@@ -67,36 +67,36 @@ class TooManyRequests(GatewayError):
 
 
 class ClientDocumentError(GatewayError):
-    """A client's metadata document, or its key set, cannot be used. `reason` may be shown to anyone."""
+    """A client document, or its key set, cannot be used. `reason` may be shown to everyone."""
 
     def __init__(self, reason: str, *, is_transient: bool = False, status: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_transient = is_transient
-        """Whether the same may be fine in a moment."""
+        """Whether another try may succeed."""
         self.status = status
-        """The status of the host's answer; None where there was no answer."""
+        """The status of the host's answer; None without an answer."""
 
 
 class ClientDocumentsDisabled(ClientDocumentError):
-    """The operator has turned metadata documents off."""
+    """The operator has turned client documents off."""
 
     def __init__(self) -> None:
-        super().__init__("this gateway takes no client that is known by a URL: register instead")
+        super().__init__("this gateway accepts no client with a URL as its client_id: register instead")
 
 
 class ClientHostNotAllowed(ClientDocumentError):
-    """The operator has named the hosts where documents may be, and this is another."""
+    """The host is not one of those that the operator allows for client documents."""
 
     def __init__(self) -> None:
-        super().__init__("its host is not on this gateway's list")
+        super().__init__("its host is not on this gateway's list of allowed hosts")
 
 
 class OAuthError(GatewayError):
     """An error response of RFC 6749 §5.2, or of an RFC that extends its list of codes.
 
-    `description` may quote what a client sent: characters that RFC 6749 forbids in `error_description` are
-    replaced here, so that no input can make the error response itself malformed.
+    `description` may quote what a client sent. Characters that RFC 6749 forbids in `error_description` are replaced, so
+    that no input can make the error response malformed.
     """
 
     def __init__(self, error: str, description: str, *, status: int = 400) -> None:
@@ -107,7 +107,7 @@ class OAuthError(GatewayError):
 
 
 class AuthorizationRedirectError(OAuthError):
-    """An authorization error that goes back to the client, whose redirect URI has been validated."""
+    """An authorization error for the client, at a redirect URI that has been validated."""
 
     def __init__(self, cause: OAuthError, *, redirect_uri: str, state: str | None) -> None:
         super().__init__(cause.error, cause.description)
@@ -116,14 +116,14 @@ class AuthorizationRedirectError(OAuthError):
 
 
 class ConsentDeclined(AuthorizationRedirectError):
-    """The user said no."""
+    """The user has declined."""
 
     def __init__(self, *, redirect_uri: str, state: str | None) -> None:
         super().__init__(OAuthError("access_denied", "the user declined"), redirect_uri=redirect_uri, state=state)
 
 
 class PageError(GatewayError):
-    """An error that only the person in front of the browser can act on: a page, never a redirect."""
+    """An error that is shown to the user as a page, and never redirected."""
 
     def __init__(
         self,
@@ -141,14 +141,14 @@ class PageError(GatewayError):
         self.explanation = explanation
         self.status = status
         self.help_clients = help_clients
-        """Whether to show how to connect anew in each client."""
+        """Whether to show how to connect again in each client."""
         self.help_registration = help_registration
-        """Whether to show how a client that is known by a URL registers instead."""
+        """Whether to show how to make a client with a client document register instead."""
         self.operator = operator
         """What the gateway's operator can do about it."""
         self.links = links
-        """Where to go next, if the user likes: (text, URL)."""
+        """Links for the user: (text, URL)."""
 
 
 class LoginError(GatewayError):
-    """The identity provider refused a login or answered nonsense. The text is for the log only."""
+    """The identity provider refused a login, or its answer is not valid. The text is for the log only."""

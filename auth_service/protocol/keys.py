@@ -1,4 +1,4 @@
-"""Other parties' public keys, as JWK sets (RFC 7517), and the algorithms that we take signatures in."""
+"""Public keys of clients and identity providers, as JWK sets (RFC 7517), and the accepted signature algorithms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import AllowedPublicKeys, ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ALGORITHMS: Final = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
-"""Signatures by a private key only. What a key may be used for follows from the key, never from a token."""
+"""Signatures by a private key only. The key decides which of them it verifies, never the token."""
 MAX_KEYS: Final = 50
 MIN_RSA_BITS: Final = 2048
 
@@ -20,7 +20,7 @@ _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"
 
 
 class KeySetError(ValueError):
-    """A key set is unusable; the text says why and quotes nothing."""
+    """A key set cannot be used. The text says why, and quotes nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,10 @@ class VerificationKey:
 
 
 def parse(document: Any) -> tuple[VerificationKey, ...]:
-    """Return the keys that can verify a signature. Kinds that we do not know are left out (RFC 7517 §5).
+    """Return the keys that can verify a signature, without those of unknown types (RFC 7517 §5).
 
-    Raises KeySetError for what is no key set, for one with a private or symmetric key, and where none is left.
+    Raises KeySetError for a document that is no key set, that has a private or symmetric key, or that has no usable
+    key.
     """
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(isinstance(jwk, dict) for jwk in listed):
@@ -46,12 +47,12 @@ def parse(document: Any) -> tuple[VerificationKey, ...]:
         raise KeySetError("holds a private or symmetric key")
     keys = tuple(key for jwk in listed if (key := _find_key(jwk)) is not None)
     if not keys:
-        raise KeySetError("holds no key that can verify a signature of ours")
+        raise KeySetError("holds no key of an accepted algorithm")
     return keys
 
 
 def select(keys: tuple[VerificationKey, ...], *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
-    """Return the one key that a token's header means; None if there is none, or more than one it could be."""
+    """Return the key that a token's header names; None if no key or more than one matches."""
     fitting = [key for key in keys if algorithm in key.algorithms and (kid is None or key.kid == kid)]
     return fitting[0] if len(fitting) == 1 else None
 

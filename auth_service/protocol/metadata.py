@@ -1,6 +1,4 @@
-"""What the gateway says of itself: RFC 8414, OpenID Connect Discovery and RFC 9728 documents, and where they
-stand.
-"""
+"""The metadata documents of the gateway (RFC 8414, OpenID Connect Discovery, RFC 9728), and their paths."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION = "/.well-known/openid-configuration"
 PROTECTED_RESOURCE = "/.well-known/oauth-protected-resource"
 ENDPOINTS_AT_EVERY_HOST = ("/authorize", "/register", "/token", "/revoke")
-"""What clients look for at the root of the MCP server's own host, whatever the metadata says (MCP 2025-03-26)."""
+"""Paths that clients of MCP 2025-03-26 request at the MCP server's host, whatever the metadata says."""
 
 
 def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool) -> dict[str, Any]:
-    """Return the RFC 8414 document, which serves as OpenID discovery document too."""
+    """Return the RFC 8414 document, which is the OpenID discovery document too."""
     auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
     return {
         "issuer": issuer,
@@ -49,10 +47,10 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
 
 
 def authorization_server_paths(issuer: str) -> tuple[str, ...]:
-    """Return the paths on the issuer's host where that document stands.
+    """Return the paths of that document on the issuer's host.
 
-    Without a path in the issuer both forms coincide; with one, RFC 8414 §3.1 inserts the well-known segment
-    before it, OpenID Connect Discovery §4 appends it, and clients try the root as well.
+    If the issuer has a path, RFC 8414 §3.1 inserts the well-known segment before it, OpenID Connect Discovery §4
+    appends the segment to it, and clients also try the root.
     """
     path = urlsplit(issuer).path
     roots = (AUTHORIZATION_SERVER, OPENID_CONFIGURATION)
@@ -77,16 +75,16 @@ def protected_resource(url: str, *, issuer: str, title: str, scopes: list[str]) 
 
 
 def protected_resource_url(url: str) -> str:
-    """Return where the document of a resource stands: the path-inserted URI of RFC 9728 §3.1."""
+    """Return the URL of a resource's document, with the well-known segment before the path (RFC 9728 §3.1)."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{PROTECTED_RESOURCE}{parts.path}"
 
 
 def find_protected_resource(locations: Mapping[tuple[str, str], str], *, host: str, path: str) -> str | None:
-    """Return the resource whose document a request means, by its path and its Host header.
+    """Return the resource of the document that a request asks for, by its path and its Host header.
 
-    A port that is missing there or another's (of a proxy in front, or one that is forwarded) does not matter where the
-    name alone tells which is meant: routes go by names, too.
+    The port of the header is ignored if the name identifies the resource: a proxy or a port forwarding may have changed
+    it, and routes go by names too.
     """
     if (exact := locations.get((host.lower(), path))) is not None:
         return exact
@@ -103,10 +101,9 @@ def _name_of(netloc: str) -> str | None:
 
 
 def protected_resource_locations(urls: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Map (host with port, path) to the name of the resource whose document stands there; `urls` maps names
-    to URLs.
+    """Map (host with port, path) to the name of the resource whose document is there; `urls` maps names to URLs.
 
-    A host's root has one only if the host has one resource: which else would it be?
+    The root of a host has a document only if the host has exactly one resource.
     """
     locations: dict[tuple[str, str], str] = {}
     by_host: dict[str, list[str]] = {}

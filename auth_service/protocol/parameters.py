@@ -16,7 +16,7 @@ MAX_PARAMETERS = 64
 MAX_BODY_BYTES = 64 * 1024
 MAX_URL_BYTES = 32 * 1024
 MAX_HEADER_BYTES = 64 * 1024
-"""All of them together."""
+"""The limit of all headers together."""
 MAX_BYTES_KEPT = 1024 * 1024
 """Of the body of a request without a session id to a server with replicas: Traefik keeps it until one has taken it."""
 
@@ -24,9 +24,8 @@ MAX_BYTES_KEPT = 1024 * 1024
 def parse(pairs: Iterable[tuple[str, str]], *, max_length: int = MAX_VALUE_LENGTH) -> dict[str, str]:
     """Return each parameter once; one without a value counts as omitted.
 
-    Raises OAuthError `invalid_request` for a repeated or oversized one, `invalid_target` for a second
-    `resource`:
-    RFC 8707 allows several, but a token of ours is for one.
+    Raises OAuthError `invalid_request` for a repeated or oversized parameter, and `invalid_target` for a second
+    `resource`: RFC 8707 allows several, but each of our tokens is for one.
     """
     parameters: dict[str, str] = {}
     for name, value in pairs:
@@ -56,11 +55,11 @@ def parse_form(body: bytes) -> dict[str, str]:
 
 
 class _Members(list[tuple[str, Any]]):
-    """The members of a JSON object as they stand there: a dict would keep the last one of each name."""
+    """All members of a JSON object, in order. A dict would keep only the last one of each name."""
 
 
 def parse_json(body: bytes) -> dict[str, str]:
-    """Return the parameters that a JSON object of strings names. Raises OAuthError; null counts as omitted."""
+    """Return the members of a JSON object of strings as parameters; null counts as omitted. Raises OAuthError."""
     try:
         document = json.loads(body, object_pairs_hook=_Members)
     except (ValueError, RecursionError) as error:
@@ -74,7 +73,7 @@ def parse_json(body: bytes) -> dict[str, str]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written: JSON may hold half of a surrogate pair, which no form can."""
+    """Whether the value can be encoded. JSON may hold half of a surrogate pair, which no form can."""
     try:
         value.encode()
     except UnicodeEncodeError:

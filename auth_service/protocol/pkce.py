@@ -16,10 +16,10 @@ _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
 def parse_challenge(challenge: str | None, method: str | None) -> str:
-    """Return the S256 challenge of an authorization request.
+    """Return the S256 code challenge of an authorization request.
 
-    Raises OAuthError `invalid_request` for a missing challenge, and for a missing method too: RFC 7636 §4.3
-    lets that mean `plain`, which proves nothing to whoever saw the request.
+    Raises OAuthError `invalid_request` for a missing code challenge. A missing method is refused too: it means `plain`
+    (RFC 7636 §4.3), which an attacker who saw the request can satisfy.
     """
     if challenge is None:
         raise OAuthError("invalid_request", "code_challenge is missing: PKCE is required for every client")
@@ -31,9 +31,9 @@ def parse_challenge(challenge: str | None, method: str | None) -> str:
 
 
 def verify(verifier: str | None, challenge: str) -> None:
-    """Check a token request's verifier against the challenge that its code was issued for.
+    """Check the code verifier of a token request against the code challenge of the authorization request.
 
-    Raises OAuthError: `invalid_request` if it is missing, `invalid_grant` if it is another (RFC 7636 §4.6).
+    Raises OAuthError: `invalid_request` if it is missing, `invalid_grant` if it does not match (RFC 7636 §4.6).
     """
     if verifier is None:
         raise OAuthError("invalid_request", "code_verifier is missing")

@@ -17,19 +17,19 @@ from .errors import OAuthError
 
 MAX_LENGTH = 2048
 NO_APPS: Final[Mapping[str, AppScheme]] = MappingProxyType({})
-"""What is known of applications beside `_KNOWN_APPS` where the operator names none (`clients.redirect_schemes`)."""
+"""The operator's own list of applications (`clients.redirect_schemes`) if it is empty."""
 
-# What an application does at the other addresses of its scheme is no answer's business: `vscode://vscode.git/clone` has
-# it fetch a repository, `cursor://anysphere.cursor-deeplink/…` has it run a prompt. No segment is one of dots or holds
-# an escape, which an application may read in another way than we do.
+# An answer must not reach other addresses of an application: `vscode://vscode.git/clone` makes it fetch a repository,
+# `cursor://anysphere.cursor-deeplink/…` makes it run a prompt. No segment consists of dots or has an escape, which an
+# application may decode in another way than this service.
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9_~-]*(?:\.[A-Za-z0-9_~-]+)*"
 _ANY_CALLBACK = re.compile(
     rf"/{{1,3}}(?:{_SEGMENT}/)*(?:[A-Za-z0-9_-]*(?:callback|redirect)|o?auth2?)(?:/{_SEGMENT})?/?"
 )
-"""What is called a callback: `://oauth-callback`, `:/oauth2redirect`, `://NAME/oauth/callback/ID`."""
-# Visual Studio Code and its relatives hand an address to the extension that it names, and extensions are clients, too:
-# Cline is `vscode://saoudrizwan.claude-dev/mcp-auth/callback/…`, and what logs in for Cursor itself has two names.
-# Editors take an extension's name in any case.
+"""Usual names of callbacks: `://oauth-callback`, `:/oauth2redirect`, `://NAME/oauth/callback/ID`."""
+# Visual Studio Code and its derivatives pass an address to the extension that it names, and extensions are clients too:
+# Cline is `vscode://saoudrizwan.claude-dev/mcp-auth/callback/…`. Cursor's own login has two names. Editors accept the
+# name of an extension in upper and lower case.
 _EXTENSION_CALLBACK = re.compile(
     rf"//(?!(?i:vscode\.|[^/]*deeplink))[A-Za-z0-9-]+\.[A-Za-z0-9.-]+/"
     rf"(?:{_SEGMENT}/)*[A-Za-z0-9_-]*callback(?:/{_SEGMENT})?"
@@ -47,12 +47,12 @@ _KNOWN_APPS: Final = {
     "windsurf": ("Windsurf", _EXTENSION_CALLBACK),
     "zed": ("Zed", _ANY_CALLBACK),
 }
-"""Private-use schemes without a dot that MCP clients register although RFC 8252 §7.1 asks for a dot: the application's
-name, and where in it answers go. Where no callback of it is known yet, any address that is called one will do.
+"""Private-use schemes of MCP clients without the dot that RFC 8252 §7.1 asks for: the application's name, and its
+callbacks. If no callback of an application is known, every usual name of a callback is accepted.
 """
 _RESPONSE_PARAMETERS: Final = frozenset({"code", "state", "error", "error_description", "error_uri"})
 
-# RFC 3986's characters, minus those that browsers and URL parsers disagree on and the wildcard.
+# The characters of RFC 3986, without the wildcard and those on which browsers and URL parsers disagree.
 _URI = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -85,7 +85,7 @@ def _find_fault(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> str | None
     if "@" in parts.netloc:
         return "names a user"
     if any(name == "iss" for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        return "names an issuer, which the answer does (RFC 9207)"
+        return "has the parameter iss, which the answer adds (RFC 9207)"
     if parts.scheme == "https":
         host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc
         return None if uri.startswith("https://") and _is_host(host) else "has no valid lower-case host"
@@ -99,21 +99,21 @@ def _find_fault(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> str | None
 def _find_fault_of_app(scheme: str, uri: str, apps: Mapping[str, AppScheme]) -> str | None:
     address, _, query = uri.partition("?")
     if _RESPONSE_PARAMETERS & {name for name, _ in parse_qsl(query, keep_blank_values=True)}:
-        return "has a parameter that the answer has, too"
+        return "has a parameter that the answer adds"
     if scheme in apps and address in apps[scheme].callbacks:
         return None
     _, callback = _KNOWN_APPS.get(scheme, ("", _ANY_CALLBACK))
     if scheme not in {*_KNOWN_APPS, *apps} and not _APP_SCHEME.fullmatch(scheme):
         return "has a scheme that is neither https nor that of a known application nor a reversed domain name"
-    # The operator names every callback of a scheme that is neither known nor a reversed domain name.
+    # If a scheme is neither known nor a reversed domain name, the operator must name its callbacks.
     is_guessed = scheme in _KNOWN_APPS or _APP_SCHEME.fullmatch(scheme) is not None
     if not is_guessed or not callback.fullmatch(address.removeprefix(f"{scheme}:")):
-        return "is not where this application takes answers: of an application's scheme, only a callback will do"
+        return "is not the callback of this application: no other address of its scheme is accepted"
     return None
 
 
 def _is_host(host: str) -> bool:
-    """Whether a browser goes where the text says: it reads `2130706433` and `127.1` as addresses of its own making."""
+    """Whether browsers read this as the host name that it seems: `2130706433` and `127.1` are addresses to them."""
     if not _HOST.fullmatch(host):
         return False
     try:
@@ -127,14 +127,14 @@ def _is_host(host: str) -> bool:
 
 
 def matches(registered: str, requested: str) -> bool:
-    """Whether a request's URI is the registered one: the same string, but for the port of a loopback address.
+    """Whether a request's URI is the registered one: the same string, except for the port of a loopback address.
 
-    Native applications listen on whatever port is free (RFC 8252 §7.3).
+    Native applications listen on any free port (RFC 8252 §7.3).
     """
     return requested == registered or (
         is_loopback(requested)
         and without_port(requested) == without_port(registered)
-        and _find_fault(requested) is None  # such as a port that there is not
+        and _find_fault(requested) is None  # such as a port above 65535
     )
 
 
@@ -149,12 +149,12 @@ def _origin(uri: str) -> tuple[str, str | None, int | None]:
 
 
 def is_loopback(uri: str) -> bool:
-    """Whether the response goes to a program on the user's own machine, over http."""
+    """Whether the response goes over http to a program on the user's machine."""
     return _LOOPBACK.fullmatch(uri) is not None
 
 
 def without_port(uri: str) -> str:
-    """Return what stays the same from one login of an application to the next."""
+    """Return a redirect URI without a loopback port, as it is the same in all logins of an application."""
     loopback = _LOOPBACK.fullmatch(uri)
     return loopback[1] + loopback[2] if loopback else uri
 
@@ -169,16 +169,16 @@ class TargetKind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where the response goes, as people are told."""
+    """The recipient of the response, as the consent page shows it."""
 
     kind: TargetKind
     name: str
-    """A website's host, a local program's address, or the application that a scheme belongs to."""
+    """The website's host, the local program's address, or the name of the application that has the scheme."""
     address: str
 
 
 def describe_target(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> Target:
-    """Return what to tell people about where the response goes."""
+    """Return what the consent page shows about the recipient of the response."""
     parts = urlsplit(uri)
     if parts.scheme == "https":
         return Target(kind=TargetKind.WEBSITE, name=parts.netloc, address=parts.netloc)
@@ -195,18 +195,18 @@ def _app_name(scheme: str, apps: Mapping[str, AppScheme]) -> str:
 
 
 def form_action_source(uri: str) -> str:
-    """Return the CSP source expression that lets a form's redirect through to this URI."""
+    """Return the CSP source expression that lets a form redirect to this URI."""
     parts = urlsplit(uri)
-    # CSP has no way to write an IPv6 address: browsers drop a source that holds one.
+    # CSP cannot express an IPv6 address: browsers drop a source that has one.
     is_origin = parts.scheme in {"http", "https"} and "[" not in parts.netloc
     return f"{parts.scheme}://{parts.netloc}" if is_origin else f"{parts.scheme}:"
 
 
 def form_action_sources(uri: str, apps: Mapping[str, AppScheme] = NO_APPS) -> tuple[str, ...]:
-    """As `form_action_source`, and on from there: who gets the answer may pass the browser on.
+    """Return `form_action_source`, and the sources that the recipient of the answer may redirect to.
 
-    A program does so to its own website, a website to a program. Browsers hold that against `form-action`, too, and
-    would leave people in front of a form that they have sent.
+    A program may redirect to its website, and a website to its program. Browsers check these redirects against
+    `form-action` too; if one is blocked, the user stays on a form that is already sent.
     """
     source = form_action_source(uri)
     if not uri.startswith(("http:", "https:")):
@@ -225,7 +225,7 @@ _ONWARD_SOURCES: Final = (
 def with_parameters(uri: str, parameters: dict[str, str | None]) -> str:
     """Append parameters that have a value, keeping the query that is there (RFC 6749 §3.1.2).
 
-    The rest stays as it is, letter by letter: taken apart and put together, `app:///done` would be `app:/done`.
+    The rest is not parsed and joined again, which would turn `app:///done` into `app:/done`.
     """
     added = urlencode({name: value for name, value in parameters.items() if value is not None})
     if "?" not in uri:

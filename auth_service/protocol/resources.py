@@ -11,10 +11,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _canonical(uri: str) -> str | None:
-    """Return the form that URIs naming the same resource share; None for one that names none.
+    """Return the canonical form of a resource's URI; None for a URI that can name no resource.
 
-    People paste URLs: the case of scheme and host, a default port, trailing slashes and a query do not make another
-    resource. The router sends requests to the same server, whatever their query is.
+    Users paste URLs, so the case of scheme and host, a default port, trailing slashes and a query make no difference.
+    The router ignores the query too.
     """
     try:
         parts = urlsplit(uri)
@@ -31,12 +31,12 @@ def _canonical(uri: str) -> str | None:
 def parse_resource(requested: str | None, urls: Mapping[str, str], *, default: str | None) -> str:
     """Return the name of the resource that a request is for; `urls` maps the names to their URLs.
 
-    Raises OAuthError `invalid_target` (RFC 8707 §2) for an unknown one, and for none where no default is set:
-    there is no token for everything.
+    Raises OAuthError `invalid_target` (RFC 8707 §2) for an unknown resource, and for a request without one if there is
+    no default: no token is good for all resources.
     """
     if requested is None:
         if default is None:
-            raise OAuthError("invalid_target", "resource is missing: name the MCP server's URL")
+            raise OAuthError("invalid_target", "resource is missing: send the URL of the MCP server")
         return default
     canonical = _canonical(requested)
     for name, url in urls.items():

@@ -98,7 +98,7 @@ class TestSingleSignOn:
         assert f'href="{ACCESS}"' in page.text
         assert "evil" not in page.text
         assert "<script" not in page.text
-        assert "X-GitHub-SSO leads elsewhere" in caplog.text
+        assert "X-GitHub-SSO does not lead to" in caplog.text
 
     def test_a_header_without_a_link_leads_to_the_page_of_the_application(
         self, oauth: OAuthTestClient, path: str
@@ -143,9 +143,9 @@ def test_a_sign_on_before_github_names_the_user_fails_the_login(oauth: OAuthTest
 OPERATORS = [
     ("application_suspended", "has suspended this gateway&#39;s application", "register another application"),
     ("redirect_uri_mismatch", "does not know this gateway&#39;s address", f"{ISSUER}/callback"),
-    ("incorrect_client_credentials", "does not take this gateway&#39;s credentials", "client-secret"),
-    ("invalid_client", "does not take this gateway&#39;s credentials", "client-secret"),
-    ("invalid_scope", "does not know what this gateway asks for", "identityProvider.oidc.scopes"),
+    ("incorrect_client_credentials", "does not accept this gateway&#39;s credentials", "client-secret"),
+    ("invalid_client", "does not accept this gateway&#39;s credentials", "client-secret"),
+    ("invalid_scope", "does not know a scope that this gateway asks for", "identityProvider.oidc.scopes"),
     ("unauthorized_client", "does not let this gateway log anyone in", "authorization code grant"),
     ("unsupported_response_type", "does not let this gateway log anyone in", "response type"),
     ("invalid_request", "refuses this gateway&#39;s login", f"{ISSUER}/callback"),
