@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, MutableMapping
-from pathlib import Path
 from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
@@ -18,27 +17,22 @@ from a2wsgi import WSGIMiddleware
 from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.app.views.errors import REFUSAL
-from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.idp import provider_name
-from auth_service.keys.rotation import KeyRotation
-from auth_service.keys.tokens import SigningKeyError, SigningKeys
-from auth_service.oauth.document_probe import DocumentProbe
-from auth_service.oauth.safe_fetch import make_fetcher
+from auth_service.keys.tokens import SigningKeyError
 from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
-from auth_service.storage.denials import Denials
-from auth_service.storage.store import Store
 from auth_service.storage.subjects import Subjects
 
+from .composition import Parts
 from .flask_app import create_app
 from .responses import Message, Receive, Response, Send, json_response, plain_response
 from .traefik import dynamic_configuration
+from .views import client_address
 
-SIGNING_KEYS_DIRECTORY = "signing-keys"
 FLASK_THREADS = 24
 """More than may wait for the identity provider (`idp/bounded.py`) and documents (`oauth/client_lookup.py`) together."""
 BODY_SECONDS = 10
@@ -82,34 +76,23 @@ class Application:
         `has_routes` says whether every other worker has these settings, too.
         """
         self._has_routes = has_routes
-        keys = SigningKeys(Path(settings.state_directory) / SIGNING_KEYS_DIRECTORY, credentials)
-        self._notices = RevocationNotices(settings, credentials)
-        self._denials = Denials(Path(settings.state_directory))
-        self._denials.prepare()
-        store = Store(
-            settings.redis_url,
-            denials=self._denials,
-            grant_lifetime=settings.lifetimes.refresh_token,
-            unused_client_lifetime=settings.lifetimes.unused_client,
-            limits=settings.limits,
-            password=credentials.redis_password,
-            on_revoked=self._notices,
+        parts = Parts(
+            settings, lambda: credentials, redis_password=credentials.redis_password, requester=client_address
         )
-        self._keys = keys
-        self._rotation = KeyRotation(keys, store.connection, settings.lifetimes)
-        keys.on_sign = self._rotation.note_signature
+        parts.denials.prepare()
+        self._notices = parts.notices
+        self._keys = parts.signing_keys
+        self._rotation = parts.rotation
         self._keys_are_agreed = False
-        self._subjects = Subjects(store.connection)
+        self._subjects = Subjects(parts.store.redis)
         self._subjects_are_named = False
         self._provider_name = provider_name(settings.identity_provider)
-        self._keeper = DenialKeeper(self._denials, store)
-        self._watch = GrantWatch(settings.redis_url, self._denials, password=credentials.redis_password)
-        self._verify = Verifier(settings, credentials, keys, self._watch)
-        self._metrics = Metrics(metrics_directory(settings), slot, count_grants=store.count_grants)
-        # With a fetcher of its own, whose places no client's document takes.
-        fetcher = make_fetcher(settings.client_documents)
-        self._probe = DocumentProbe(settings, store.connection, store.ephemeral, fetcher=fetcher)
-        app = create_app(settings, credentials, store, keys, probe=self._probe)
+        self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
+        self._watch = GrantWatch(settings.redis_url, parts.denials, password=credentials.redis_password)
+        self._verify = Verifier(settings, credentials, parts.signing_keys, self._watch)
+        self._metrics = Metrics(metrics_directory(settings), slot, count_grants=parts.store.grants.count)
+        self._probe = parts.probe
+        app = create_app(parts)
         self._metrics.observe(app)
         self._flask = cast(
             "Callable[[MutableMapping[str, Any], Receive, Send], Any]",

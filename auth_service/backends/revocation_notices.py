@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from auth_service.settings import Credentials, Settings
-from auth_service.storage.store import Grant
+from auth_service.storage.grants import Grant
 
 from .assertions import BackendSigner, derive_identity_key
 

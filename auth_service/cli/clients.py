@@ -37,9 +37,9 @@ def list_(operator: Operator, *, as_json: bool) -> None:
     Those known by a metadata document are listed as long as they have a grant.
     """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
-    registered = oldest_first(operator.queries.clients(), lambda each: each.client.issued_at)
+    registered = oldest_first(operator.store.queries.clients(), lambda each: each.client.issued_at)
     found: Iterator[RegisteredClient | OtherClient]
-    found = itertools.chain(registered, operator.queries.other_clients())
+    found = itertools.chain(registered, operator.store.queries.other_clients())
     print_records(map(_describe, found), columns, as_json=as_json)
 
 
@@ -59,11 +59,11 @@ def show(operator: Operator, *, client: str, as_json: bool) -> None:
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
     """Remove CLIENT, and end every grant of it at once. It has to register anew."""
     _find(operator, client)
-    end_grants(operator, {"client": client}, lambda store: store.remove_client(client, by=BY), as_json=as_json)
+    end_grants(operator, {"client": client}, lambda access: access.remove_client(client, by=BY), as_json=as_json)
 
 
 def _find(operator: Operator, client_id: str) -> dict[str, Any]:
-    found = operator.queries.find_client(client_id)
+    found = operator.store.queries.find_client(client_id)
     if found is None:
         raise click.ClickException(f"{client_id}: no such client; `mcp-gatewayctl clients list` shows all")
     return _describe(found)

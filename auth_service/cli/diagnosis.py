@@ -18,7 +18,6 @@ from .operator import (
     Operator,
     as_json,
     master_key_option,
-    open_audit_log,
     print_json,
     print_record,
     settings_option,
@@ -37,9 +36,10 @@ def doctor(context: click.Context, operator: Operator, *, as_json: bool) -> None
 
     Makes one request to each server with a token that lives a minute. The exit status is 1 if there is a problem.
     """
-    open_audit_log(operator.settings.audit_socket)
     found: list[Finding] = []
-    for finding in Doctor(operator.settings, operator.credentials, operator.store, operator.signing_keys).examine():
+    parts = operator.parts
+    made = Doctor(parts.settings, parts.credentials, parts.store, operator.revocation, operator.signing_keys)
+    for finding in made.examine():
         found.append(finding)
         if not as_json:
             _print_finding(finding)
@@ -132,14 +132,14 @@ def stats(operator: Operator, *, as_json: bool) -> None:
     clients: set[str] = set()
     users: set[str] = set()
     used_today = 0
-    for each in operator.queries.grants():
+    for each in operator.store.queries.grants():
         per_server[operator.resource_name(each.grant.resource)] += 1
         clients.add(each.grant.client_id)
         users.add(each.grant.sub)
         used_today += (each.last_used or each.grant.created_at) > since
-    info = operator.reading_store.connection.info("memory")
+    info = operator.store.redis.info("memory")
     figures = {
-        "registered_clients": sum(1 for _ in operator.queries.clients()),
+        "registered_clients": sum(1 for _ in operator.store.queries.clients()),
         "clients_with_grants": len(clients),
         "users": len(users),
         "grants": per_server.total(),

@@ -22,11 +22,13 @@ from auth_service.backends import health
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.keys.tokens import SigningKeys, issue_access_token
 from auth_service.oauth import document_probe
+from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import make_fetcher
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.protocol.metadata import protected_resource_url
 from auth_service.settings import Credentials, GitHub, OpenIDConnect, Settings
-from auth_service.storage.store import Grant, Store, new_sid
+from auth_service.storage.grants import Grant, new_sid
+from auth_service.storage.store import Store
 
 TIMEOUT_SECONDS: Final = 10
 OLDEST_REDIS: Final = (6, 2)
@@ -70,11 +72,14 @@ class CheckFailed(Exception):
 class Doctor:
     """Examines a gateway. `examine` never raises for what it finds."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, store: Store, keys: SigningKeys) -> None:
+    def __init__(
+        self, settings: Settings, credentials: Credentials, store: Store, revocation: Revocation, keys: SigningKeys
+    ) -> None:
         """`store` is for a grant of a minute's life, with which one request is made to each server."""
         self._settings = settings
         self._credentials = credentials
         self._store = store
+        self._revocation = revocation
         self._keys = keys
         self._http = requests.Session()
         self._http.trust_env = False  # a proxy is not how clients come here, and would see a token
@@ -115,7 +120,7 @@ class Doctor:
     # Inside
 
     def _check_redis(self) -> str:
-        connection = self._store.connection
+        connection = self._store.redis
         try:
             info = connection.info()
         except redis.RedisError as error:
@@ -125,7 +130,7 @@ class Doctor:
                 "this user may use its socket.",
             ) from error
         try:
-            self._store.ephemeral.use_once(new_sid(), seconds=1)
+            self._store.identifiers.use_once(new_sid(), seconds=1)
         except WritesRefused as error:
             raise CheckFailed(
                 f"takes no writes: {error.reason}",
@@ -310,7 +315,7 @@ class Doctor:
             redirect="",
             created_at=now,
         )
-        self._store.add_grant(grant, lifetime=PROBE_SECONDS)
+        self._store.grants.add(grant, lifetime=PROBE_SECONDS)
         try:
             token = issue_access_token(
                 self._keys,
@@ -326,7 +331,7 @@ class Doctor:
             )
             return self._call(url, {**health.HEADERS, "Authorization": f"Bearer {token}"})
         finally:
-            self._store.revoke_grant(grant.sid, by="operator", reason="the examination is over")
+            self._revocation.revoke_grant(grant.sid, by="operator", reason="the examination is over")
 
     def _call(self, url: str, headers: dict[str, str]) -> str:
         # Status and headers say it all: the answer's body, which is the server's, is not waited for.

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from auth_service.storage.queries import StoredGrant
-from auth_service.storage.store import Grant, Store
+from auth_service.oauth.revocation import Revocation
+from auth_service.storage.grants import Grant, StoredGrant
 
 from .operator import (
     BY,
@@ -74,8 +74,8 @@ def show(operator: Operator, *, grant: str, as_json: bool) -> None:
 def revoke(operator: Operator, *, grant: str, as_json: bool) -> None:
     """End GRANT at once, with every token and open stream of it. Users can allow the client again."""
 
-    def end(store: Store) -> list[Grant]:
-        ended = store.revoke_grant(grant, by=BY, reason="revoked")
+    def end(revocation: Revocation) -> list[Grant]:
+        ended = revocation.revoke_grant(grant, by=BY, reason="revoked")
         if ended is None:
             raise _unknown(grant)
         return [ended]
@@ -103,14 +103,14 @@ def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
 def _candidates(operator: Operator, *, user: str | None, client: str | None) -> Iterator[StoredGrant]:
     """Find at least the grants of a user and client, through an index where there is one."""
     if user is not None and is_user_id(user):
-        return operator.queries.grants_of_user(user)
+        return operator.store.queries.grants_of_user(user)
     if client is not None:
-        return operator.queries.grants_of_client(client)
-    return operator.queries.grants()
+        return operator.store.queries.grants_of_client(client)
+    return operator.store.queries.grants()
 
 
 def _find(operator: Operator, sid: str) -> dict[str, Any]:
-    found = operator.queries.find_grant(sid)
+    found = operator.store.queries.find_grant(sid)
     if found is None:
         raise _unknown(sid)
     return describe(operator, found)

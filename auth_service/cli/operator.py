@@ -14,24 +14,22 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from auth_service.app.asgi import SIGNING_KEYS_DIRECTORY
-from auth_service.backends.revocation_notices import RevocationNotices
+from auth_service.app.composition import SIGNING_KEYS_DIRECTORY, Parts
 from auth_service.keys.rotation import KeyRotation
 from auth_service.keys.tokens import SigningKeys
+from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
 from auth_service.ops.logs import AuditHandler, LineFormatter, escape
 from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
-    Credentials,
     Settings,
     SettingsError,
     load_credentials,
     load_redis_password,
     load_settings,
 )
-from auth_service.storage.denials import Denials
-from auth_service.storage.queries import Queries
-from auth_service.storage.store import Grant, Store
+from auth_service.storage.grants import Grant
+from auth_service.storage.store import Store
 
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
 DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
@@ -63,37 +61,22 @@ class Operator:
         return load_settings(self._settings_file)
 
     @functools.cached_property
-    def credentials(self) -> Credentials:
-        """The credentials."""
-        return load_credentials(self._credentials_directory)
+    def parts(self) -> Parts:
+        """What the service is made of."""
+        directory = self._credentials_directory
+        return Parts(self.settings, lambda: load_credentials(directory), redis_password=load_redis_password(directory))
 
-    @functools.cached_property
-    def reading_store(self) -> Store:
-        """Redis, for commands that end nothing and so need no credentials."""
-        return self._make_store(lambda _grant: None)
-
-    @functools.cached_property
+    @property
     def store(self) -> Store:
-        """Redis, with the bridges told of every grant that ends."""
-        open_audit_log(self.settings.audit_socket)
-        notices = RevocationNotices(self.settings, self.credentials)
-        click.get_current_context().call_on_close(notices.close)
-        return self._make_store(notices)
-
-    def _make_store(self, on_revoked: Callable[[Any], None]) -> Store:
-        lifetimes = self.settings.lifetimes
-        return Store(
-            self.settings.redis_url,
-            grant_lifetime=lifetimes.refresh_token,
-            password=load_redis_password(self._credentials_directory),
-            denials=Denials(Path(self.settings.state_directory)),
-            on_revoked=on_revoked,
-        )
+        """Redis."""
+        return self.parts.store
 
     @functools.cached_property
-    def queries(self) -> Queries:
-        """What there is."""
-        return Queries(self.reading_store, grant_lifetime=self.settings.lifetimes.refresh_token)
+    def revocation(self) -> Revocation:
+        """What ends access: written to the audit log, and bridges are told."""
+        self.open_audit_log()
+        click.get_current_context().call_on_close(self.parts.notices.close)
+        return self.parts.revocation
 
     @functools.cached_property
     def signing_keys(self) -> SigningKeys:
@@ -103,13 +86,18 @@ class Operator:
             directory.stat()
         except OSError as error:  # made here, it would belong to the wrong user
             raise SettingsError(f"{directory}: {error.strerror}: has the service run here? Try as root.") from error
-        return SigningKeys(directory, self.credentials)
+        return self.parts.signing_keys
 
-    @functools.cached_property
+    @property
     def rotation(self) -> KeyRotation:
         """All hosts' keys."""
+        self.open_audit_log()
+        _ = self.signing_keys  # which are there
+        return self.parts.rotation
+
+    def open_audit_log(self) -> None:
+        """Write what the operator does to the audit log."""
         open_audit_log(self.settings.audit_socket)
-        return KeyRotation(self.signing_keys, self.reading_store.connection, self.settings.lifetimes)
 
     def resource_url(self, name_or_url: str) -> str:
         """Return the URL of the server of that name or URL. Raises click.UsageError."""
@@ -249,16 +237,16 @@ def is_user_id(text: str) -> bool:
 
 
 def end_grants(
-    operator: Operator, named: Mapping[str, Any], end: Callable[[Store], list[Grant]], *, as_json: bool
+    operator: Operator, named: Mapping[str, Any], end: Callable[[Revocation], list[Grant]], *, as_json: bool
 ) -> None:
     """End something that grants belong to, and print what came of it, also where Redis takes no writes."""
     refusal: PartlyRefused | None = None
     try:
-        ended = len(end(operator.store))
+        ended = len(end(operator.revocation))
     except PartlyRefused as error:
         refusal, ended = error, error.ended
     print_record({**named, "ended_grants": ended}, as_json=as_json)
-    if deferred := operator.store.deferred:
+    if deferred := operator.revocation.deferred:
         click.echo(
             f"Redis takes no writes now. No worker admits these {deferred} grants any more, also after a restart; they "
             "end in Redis once it writes again. `mcp-gatewayctl doctor` says what to do about Redis.",

@@ -10,7 +10,7 @@ import click
 from auth_service.keys.tokens import issue_access_token
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
-from auth_service.storage.store import Grant, new_sid
+from auth_service.storage.grants import Grant, new_sid
 
 from .operator import BY, Operator, as_json, print_json, timestamp, with_operator
 
@@ -75,10 +75,9 @@ def issue(
         redirect="",
         created_at=now,
     )
-    store, keys = operator.store, operator.signing_keys
-    keys.on_sign = operator.rotation.note_signature
+    operator.open_audit_log()
     access_token = issue_access_token(
-        keys,
+        operator.signing_keys,
         issuer=operator.settings.issuer,
         sub=grant.sub,
         name=grant.name,
@@ -89,7 +88,7 @@ def issue(
         lifetime=lifetime,
         now=now,
     )
-    store.add_grant(grant, lifetime=lifetime)
+    operator.store.grants.add(grant, lifetime=lifetime)
     audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope, by=BY, reason=label)
     if as_json:
         members = {"access_token": access_token, "grant": grant.sid, "resource": url, "scope": grant.scope}

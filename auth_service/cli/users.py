@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from auth_service.idp import provider_name
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
 from auth_service.protocol.access import fold
-from auth_service.storage.queries import StoredGrant
+from auth_service.storage.grants import StoredGrant
 
 from .operator import (
     BY,
@@ -35,7 +37,7 @@ def users() -> None:
 def list_(operator: Operator, *, as_json: bool) -> None:
     """List everyone who has a grant."""
     columns = {"user": "USER", "name": "NAME", "grants": "GRANTS", "servers": "SERVERS", "last_used": "LAST USED"}
-    found = oldest_first(operator.queries.users(), lambda own: own[0].grant.created_at)
+    found = oldest_first(operator.store.queries.users(), lambda own: own[0].grant.created_at)
     print_records((_describe(operator, own) for own in found), columns, as_json=as_json)
 
 
@@ -50,7 +52,7 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     and reload the service.
     """
     subject = user if is_user_id(user) else _find_by_name(operator, user)
-    end_grants(operator, {"user": subject}, lambda store: store.end_user(subject, by=BY), as_json=as_json)
+    end_grants(operator, {"user": subject}, lambda access: access.end_user(subject, by=BY), as_json=as_json)
 
 
 @users.command()
@@ -61,7 +63,7 @@ def pins(operator: Operator, *, as_json: bool) -> None:
 
     A name belongs to the user who first came in by it.
     """
-    pinned = operator.reading_store.find_pins(provider_name(operator.settings.identity_provider))
+    pinned = operator.store.pins.find(provider_name(operator.settings.identity_provider))
     records = [{"name": name, "user": subject} for name, subject in sorted(pinned.items())]
     print_records(records, {"name": "NAME", "user": "USER"}, as_json=as_json)
 
@@ -77,15 +79,17 @@ def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
     anew. What was allowed under it stays.
     """
     provider = provider_name(operator.settings.identity_provider)
-    subject = operator.store.unpin(provider, fold(name), by=BY)
+    operator.open_audit_log()
+    subject = operator.store.pins.unpin(provider, fold(name))
     if subject is None:
         raise click.ClickException(f"{name}: nobody has come in by that name")
+    audit.record(Event.NAME_UNPINNED, user=subject, name=fold(name), by=BY)
     print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
 def _find_by_name(operator: Operator, name: str) -> str:
     """Return the id of the user of that login name, or what can only be an id. Raises click errors."""
-    ids = {own[-1].grant.sub for own in operator.queries.users() if own[-1].grant.name == name}
+    ids = {own[-1].grant.sub for own in operator.store.queries.users() if own[-1].grant.name == name}
     if len(ids) > 1:
         raise click.UsageError(f"{name}: that is the login name of several: {', '.join(sorted(ids))}")
     if not ids and ":" not in name:

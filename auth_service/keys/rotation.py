@@ -22,7 +22,7 @@ import redis
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.settings import Lifetimes
-from auth_service.storage.ephemeral import denies_when_unavailable
+from auth_service.storage.redis_client import denies_when_unavailable
 
 from .tokens import CLOCK_SKEW_SECONDS, SigningKey, SigningKeys
 

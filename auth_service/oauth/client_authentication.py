@@ -15,9 +15,9 @@ from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
 from auth_service.protocol.keys import ALGORITHMS
-from auth_service.storage.ephemeral import Ephemeral
+from auth_service.storage.identifiers import Identifiers
 
-from .client_lookup import Clients
+from .client_lookup import ClientLookup
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_ASSERTION_SECONDS: Final = 3600
@@ -51,10 +51,10 @@ class Authenticated:
 class ClientAuthenticator:
     """Authenticates clients by the one method that they registered, or by one that their document lists."""
 
-    def __init__(self, clients: Clients, ephemeral: Ephemeral, *, issuer: str) -> None:
+    def __init__(self, clients: ClientLookup, identifiers: Identifiers, *, issuer: str) -> None:
         """`issuer` is ours: assertions must be meant for it or for its token endpoint."""
         self._clients = clients
-        self._ephemeral = ephemeral
+        self._identifiers = identifiers
         self._audiences = [issuer, f"{issuer}/token"]
 
     def authenticate(self, form: Mapping[str, str], *, authorization: str | None) -> Authenticated:
@@ -125,7 +125,7 @@ class ClientAuthenticator:
         # Last, when nothing else can refuse it: no one but the key's holder can use an identifier up.
         # Remembered until no host takes it any more, be its clock as far behind ours as clocks may be.
         seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
-        if not self._ephemeral.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
+        if not self._identifiers.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
             raise OAuthError("invalid_client", "the client assertion was used before", status=401)
         return Authenticated(client=client, method="private_key_jwt")
 

@@ -14,7 +14,7 @@ from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, ClientDocumentsDisabled, ClientHostNotAllowed
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import AppScheme, ClientDocuments
-from auth_service.storage.ephemeral import Document, Ephemeral
+from auth_service.storage.documents import Document
 from auth_service.storage.store import Store
 
 from .document_probe import DocumentProbe
@@ -39,7 +39,7 @@ KEY_SET_REFRESH_SECONDS: Final = 30
 T = TypeVar("T")
 
 
-class Clients:
+class ClientLookup:
     """Clients of either kind. Raises ClientDocumentError, ServiceUnavailable or TooManyRequests beside."""
 
     def __init__(
@@ -54,7 +54,6 @@ class Clients:
     ) -> None:
         """`probe` hears of what was fetched; `requester` returns the address that the current request comes from."""
         self._store = store
-        self._ephemeral: Ephemeral = store.ephemeral
         self._documents = documents
         self._apps = apps
         self._fetcher = fetcher
@@ -65,7 +64,7 @@ class Clients:
     def find(self, client_id: str) -> Client | None:
         """Return a client as it is now: a document is believed no longer than its headers allow."""
         if not client_documents.is_document_url(client_id):
-            return self._store.find_client(client_id)
+            return self._store.clients.find(client_id)
         if not self._documents.enabled:
             raise ClientDocumentsDisabled
         client_documents.check_url(client_id)
@@ -88,8 +87,8 @@ class Clients:
         if url is None:
             return None
         found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
-        if found is None and self._ephemeral.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
-            self._ephemeral.drop_document(url)
+        if found is None and self._store.identifiers.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
+            self._store.documents.drop(url)
             found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         return found
 
@@ -106,18 +105,18 @@ class Clients:
         hosts = self._documents.allowed_hosts
         if hosts is not None and client_documents.host_of(url) not in hosts:
             raise ClientHostNotAllowed
-        kept = self._ephemeral.find_document(url)
+        kept = self._store.documents.find(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))
         # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
         is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
-            self._store.has_logged_in(client_id)
+            self._store.clients.has_logged_in(client_id)
         )
         if not self._waiting[is_known].acquire(blocking=False):
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
         try:
-            with self._ephemeral.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
-                kept = self._ephemeral.find_document(url)  # someone else may just have fetched it
+            with self._store.locks.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
+                kept = self._store.documents.find(url)  # someone else may just have fetched it
                 if kept is not None and time.time() < kept.fresh_until:
                     return parse(json.loads(kept.body))
                 return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes)
@@ -127,7 +126,7 @@ class Clients:
     def _fetch(
         self, url: str, parse: Callable[[Any], T], kept: Document | None, *, is_known: bool, max_bytes: int
     ) -> T:
-        self._ephemeral.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
+        self._store.quotas.take("fetch-for", self._requester(), limit=FETCHES_PER_MINUTE, window=60)
         condition = {"If-None-Match": kept.etag} if kept is not None and kept.etag is not None else {}
         admit = partial(self._admit_known, url) if is_known else self._admit
         fetched = self._fetcher.fetch(url, headers=condition, max_bytes=max_bytes, admit=admit, is_known=is_known)
@@ -138,19 +137,19 @@ class Clients:
         lifetime = client_documents.lifetime(fetched.headers, now=now)
         etag = _etag(fetched.headers.get("etag", condition.get("If-None-Match") if fetched.status == 304 else None))
         if lifetime is None or (lifetime == 0 and etag is None):
-            self._ephemeral.drop_document(url)
+            self._store.documents.drop(url)
         else:
             document = Document(body=body, fresh_until=now + lifetime, etag=etag)
-            self._ephemeral.keep_document(url, document, lifetime=lifetime if etag is None else REVALIDATION_SECONDS)
+            self._store.documents.keep(url, document, lifetime=lifetime if etag is None else REVALIDATION_SECONDS)
         return parsed
 
     def _admit(self, host: str, addresses: Sequence[str]) -> None:
-        self._ephemeral.take("fetch-from-host", host, limit=FETCHES_PER_MINUTE, window=60)
+        self._store.quotas.take("fetch-from-host", host, limit=FETCHES_PER_MINUTE, window=60)
         for address in addresses:
-            self._ephemeral.take("fetch-from-address", address, limit=FETCHES_PER_MINUTE, window=60)
+            self._store.quotas.take("fetch-from-address", address, limit=FETCHES_PER_MINUTE, window=60)
 
     def _admit_known(self, url: str, _host: str, _addresses: Sequence[str]) -> None:
-        self._ephemeral.take("fetch-known", url, limit=KNOWN_FETCHES_PER_MINUTE, window=60)
+        self._store.quotas.take("fetch-known", url, limit=KNOWN_FETCHES_PER_MINUTE, window=60)
 
 
 def _parse_key_set(document: Any) -> tuple[VerificationKey, ...]:

@@ -33,7 +33,8 @@ import redis
 from auth_service.protocol.client_documents import MAX_DOCUMENT_BYTES
 from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
 from auth_service.settings import MAX_PROBE_URLS, ClientDocuments, Settings
-from auth_service.storage.ephemeral import Ephemeral, denies_when_unavailable
+from auth_service.storage.locks import Locks
+from auth_service.storage.redis_client import denies_when_unavailable
 
 from .safe_fetch import DEADLINE_SECONDS, SafeFetcher
 
@@ -88,14 +89,12 @@ def find_problems(fetcher: SafeFetcher, targets: Sequence[str]) -> tuple[str, ..
 class DocumentProbe:
     """Probes for one instance, and knows what all of them have found."""
 
-    def __init__(
-        self, settings: Settings, connection: redis.Redis, ephemeral: Ephemeral, *, fetcher: SafeFetcher
-    ) -> None:
+    def __init__(self, settings: Settings, connection: redis.Redis, locks: Locks, *, fetcher: SafeFetcher) -> None:
         """Share a connection pool that decodes responses. `fetcher` goes the way that documents come."""
         self._documents = settings.client_documents
         self._targets = targets_of(self._documents)
         self._redis = connection
-        self._ephemeral = ephemeral
+        self._locks = locks
         self._fetcher = fetcher
         # A restarted service goes on from what it knew.
         self._instance = _digest(socket.gethostname(), settings.listen, settings.state_directory)
@@ -122,7 +121,7 @@ class DocumentProbe:
         if not self._documents.enabled or not self._is_due(self._find_own()):
             return
         try:
-            with self._ephemeral.only_one(f"document-probe {self._instance}", seconds=3 * DEADLINE_SECONDS, wait=0):
+            with self._locks.only_one(f"document-probe {self._instance}", seconds=3 * DEADLINE_SECONDS, wait=0):
                 # Another worker may have been at it until now.
                 former = self._find_own()
                 if self._is_due(former):

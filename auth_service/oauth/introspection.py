@@ -14,7 +14,7 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.errors import OAuthError
 from auth_service.settings import Credentials, Settings
-from auth_service.storage.store import Grant
+from auth_service.storage.grants import Grant
 
 from .client_authentication import parse_basic
 from .server import AuthorizationServer
@@ -63,7 +63,7 @@ class Introspection:
             claims = verify_access_token(self._server.keys, unverified_token, issuer=self._issuer, resources=urls)
         except InvalidTokenError:
             return _INACTIVE if client_id is None else self._describe_refresh_token(unverified_token, client_id)
-        if client_id not in {None, claims.client_id} or self._server.store.find_grant(claims.sid) is None:
+        if client_id not in {None, claims.client_id} or self._server.store.grants.find(claims.sid) is None:
             return _INACTIVE
         return self._describe_access_token(claims)
 
@@ -99,10 +99,10 @@ class Introspection:
 
     def _describe_refresh_token(self, unverified_token: str, client_id: str) -> dict[str, Any]:
         parsed = self._server.parse_refresh_token(unverified_token)
-        grant: Grant | None = self._server.store.find_grant(parsed[0]) if parsed else None
+        grant: Grant | None = self._server.store.grants.find(parsed[0]) if parsed else None
         if parsed is None or grant is None or grant.client_id != client_id:
             return _INACTIVE
-        expires_at = self._server.store.find_refresh_expiry(grant.sid, generation=parsed[1])
+        expires_at = self._server.store.refresh_tokens.find_expiry(grant.sid, generation=parsed[1])
         if expires_at is None:
             return _INACTIVE
         return {

@@ -19,11 +19,10 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
-from authlib.oauth2.rfc6749 import grants as authlib_grants
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
 from auth_service.keys import tokens
@@ -35,14 +34,15 @@ from auth_service.protocol.clients import Client
 from auth_service.protocol.display import display_text
 from auth_service.protocol.errors import AuthorizationRedirectError, ClientDocumentError, OAuthError, PageError
 from auth_service.settings import Settings
-from auth_service.storage.store import Code, Grant, Redemption, Rotation, Store, new_sid
+from auth_service.storage.codes import Code
+from auth_service.storage.grants import Grant, new_sid
+from auth_service.storage.store import Store
 
 from .client_authentication import ClientAuthenticator
-from .client_lookup import Clients
+from .client_lookup import ClientLookup
 from .document_pages import explain_document_error
+from .revocation import Revocation
 from .user_access import UserAccess
-
-_NOT_LISTED: Final = "the user may no longer use this resource"
 
 _DESCRIPTIONS = {
     "invalid_grant": "the refresh token is unknown, expired, revoked or of another client: log in again",
@@ -115,8 +115,9 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         store: Store,
         keys: SigningKeys,
         user_access: UserAccess,
-        clients: Clients,
+        clients: ClientLookup,
         *,
+        revocation: Revocation,
         refresh_key: bytes,
     ) -> None:
         """`refresh_key` makes refresh tokens, which need not be stored that way."""
@@ -126,10 +127,9 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.keys = keys
         self.user_access = user_access
         self.clients = clients
-        self.authenticator = ClientAuthenticator(clients, store.ephemeral, issuer=settings.issuer)
+        self.revocation = revocation
+        self.authenticator = ClientAuthenticator(clients, store.identifiers, issuer=settings.issuer)
         self.refresh_key = refresh_key
-        self.register_grant(AuthorizationCodeGrant)
-        self.register_grant(RefreshTokenGrant)
 
     # What Authlib asks of a framework integration
 
@@ -292,7 +292,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             expires_at=now + self.settings.lifetimes.authorization_code,
         )
         code = secrets.token_urlsafe(32)
-        self.store.add_code(code, record, grant)
+        self.store.codes.add(code, record, grant)
         audit.record(Event.CODE_ISSUED, of=grant, scope=grant.scope, redirect=grant.redirect)
         return code
 
@@ -362,120 +362,3 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if not remaining:
             raise OAuthError("invalid_grant", "the resource no longer has any scope that was granted")
         return remaining
-
-
-class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # untyped
-    """Redeems codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
-
-    server: AuthorizationServer
-
-    def query_authorization_code(self, code: str, client: Client) -> Code | None:
-        """Return the record of a code if the request proves everything it is bound to; changes nothing.
-
-        Everything is checked before anything is consumed: neither a forged code nor another client, nor one
-        who saw the code but has no verifier, can spoil the login of the one it was issued to.
-        """
-        record = self.server.store.find_code(code)
-        if record is None or record.client_id != client.client_id:
-            raise OAuthError("invalid_grant", "the code is unknown, expired or not this client's")
-        sent_redirect_uri = self.request.payload.redirect_uri
-        if sent_redirect_uri not in {None, record.redirect_uri}:
-            raise OAuthError("invalid_grant", "redirect_uri is not that of the authorization request")
-        # Its name, its redirect URIs, its keys, how it authenticates: the user approved it as it was.
-        if not hmac.compare_digest(record.client_digest, client.digest):
-            raise OAuthError("invalid_grant", "the client has changed since its user approved it")
-        pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
-        self.server.check_resource(self.request.form.get("resource"), record.resource)
-        # One that was redeemed is a replay for longer than it was good.
-        if record.expires_at <= time.time() and not self.server.store.was_redeemed(code):
-            raise OAuthError("invalid_grant", "the code is expired")
-        return record
-
-    def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-        """Redeem the code, then issue: nobody gets a token for a code that someone else has redeemed."""
-        server, client = self.server, self.request.client
-        record: Code = self.request.authorization_code
-        with_refresh_token = client.check_grant_type("refresh_token")
-        lifetimes = server.settings.lifetimes
-        grant = server.store.find_grant(record.sid)
-        if grant is None:
-            raise OAuthError("invalid_grant", "the grant was revoked")
-        if not server.user_access.is_listed(grant):
-            server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
-            raise OAuthError("invalid_grant", _NOT_LISTED)
-        scope = " ".join(server.scopes_of(grant))
-        result = server.store.redeem_code(
-            self.request.form["code"],
-            record,
-            grant,
-            with_refresh_token=with_refresh_token,
-            grant_lifetime=lifetimes.refresh_token
-            if with_refresh_token
-            else lifetimes.access_token + ON_THE_WAY_SECONDS,
-        )
-        if result is Redemption.REPLAYED:
-            audit.record(Event.CODE_REPLAYED, of=grant)
-            server.store.revoke_grant(record.sid, by="gateway", reason="its code was replayed")
-            raise OAuthError("invalid_grant", "the code was used before: everything issued for it is revoked")
-        if result is Redemption.GRANT_GONE:
-            raise OAuthError("invalid_grant", "the grant was revoked")
-        audit.record(Event.CODE_REDEEMED, of=grant)
-        refresh_token = server.make_refresh_token(grant.sid, 0) if with_refresh_token else None
-        body = server.token_response(grant, scope=scope, refresh_token=refresh_token)
-        audit.record(Event.TOKEN_ISSUED, of=grant, scope=scope)
-        return 200, body, []
-
-
-class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]  # Authlib ships no types
-    """Rotates refresh tokens at each use (RFC 9700 §4.14); one whose answer was lost can be sent again."""
-
-    server: AuthorizationServer
-
-    def authenticate_refresh_token(self, refresh_token: str) -> _PresentedToken | None:
-        """Return the grant and generation that the token is for; changes nothing."""
-        parsed = self.server.parse_refresh_token(refresh_token)
-        grant = self.server.store.find_grant(parsed[0]) if parsed else None
-        return _PresentedToken(grant=grant, generation=parsed[1]) if parsed and grant else None
-
-    def _validate_token_scope(self, token: _PresentedToken) -> None:
-        """Leave it to `scopes.narrowed`: Authlib refuses a request that names one scope too many."""
-
-    def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-        """Check that the user may still come in, then rotate, then issue."""
-        server, form = self.server, self.request.form
-        presented: _PresentedToken = self.request.refresh_token
-        grant = presented.grant
-        # All that can be wrong with the request, before anything is used up.
-        server.check_resource(form.get("resource"), grant.resource)
-        if grant.needs_authentication and self.request.auth_method == "none":
-            raise OAuthError("invalid_grant", "the client authenticated when its user approved it, and has to go on so")
-        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=server.scopes_of(grant)))
-        if not server.user_access.recheck_access(grant):
-            server.store.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
-            raise OAuthError("invalid_grant", _NOT_LISTED)
-        rotation, successor = server.store.rotate(grant, generation=presented.generation)
-        if rotation is Rotation.REUSED:
-            audit.record(Event.TOKEN_REUSED, of=grant)
-            server.store.revoke_grant(grant.sid, by="gateway", reason="a refresh token of it was used again")
-            raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
-        if rotation is Rotation.GRANT_GONE:
-            raise OAuthError("invalid_grant", "the grant was revoked")
-        body = server.token_response(grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, successor))
-        audit.record(Event.TOKEN_REFRESHED, of=grant, scope=scope)
-        return 200, body, []
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PresentedToken:
-    """A refresh token that this service made, as Authlib's grant asks about it (`TokenMixin`)."""
-
-    grant: Grant
-    generation: int
-
-    def check_client(self, client: Client) -> bool:
-        """Whether it was issued to this client."""
-        return self.grant.client_id == client.client_id
-
-    def get_scope(self) -> str:
-        """Return what was granted."""
-        return self.grant.scope

@@ -17,7 +17,8 @@ from auth_service.protocol import access
 from auth_service.protocol.access import Identity, fold
 from auth_service.protocol.errors import LoginError
 from auth_service.settings import AllowList, Settings
-from auth_service.storage.store import Grant, Store
+from auth_service.storage.grants import Grant
+from auth_service.storage.store import Store
 
 _MEMBERSHIPS: Final = ("organizations", "teams", "groups")
 _IDENTIFY_SECONDS: Final = 2 * SESSION_SECONDS + 10
@@ -46,7 +47,7 @@ class UserAccess:
         identity = login.identity
         kept: dict[str, Any] = {"at": time.time(), "token": login.token}
         kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
-        self._store.keep_login(identity.subject, self._seal(kept))
+        self._store.last_logins.keep(identity.subject, self._seal(kept))
 
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
@@ -57,10 +58,10 @@ class UserAccess:
         A login on the list is pinned to the subject that first uses it.
         """
         allowed = self._allowed(resource)
-        pins = self._store.find_pins(self._provider.name) if allowed.users else {}
+        pins = self._store.pins.find(self._provider.name) if allowed.users else {}
         login = access.login_entry(identity, allowed, pins=pins)
         if login is not None and identity.subject == (
-            pins.get(login) or self._store.pin(self._provider.name, login, identity.subject)
+            pins.get(login) or self._store.pins.pin(self._provider.name, login, identity.subject)
         ):
             return True
         return access.is_member(identity, allowed)
@@ -74,7 +75,7 @@ class UserAccess:
     def is_listed(self, grant: Grant) -> bool:
         """Whether the list, as it is now, admits the user of a grant as the provider knew them at their last login."""
         name = self._settings.find_resource_name(grant.resource)
-        kept = self._open(self._store.find_login(grant.sub))
+        kept = self._open(self._store.last_logins.find(grant.sub))
         return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
 
     def recheck_access(self, grant: Grant) -> bool:
@@ -87,7 +88,7 @@ class UserAccess:
             return False
         if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
             return True
-        kept = self._open(self._store.find_login(grant.sub))
+        kept = self._open(self._store.last_logins.find(grant.sub))
         if kept is None:
             return False
         if kept["token"] is None:
@@ -99,17 +100,17 @@ class UserAccess:
 
     def _is_pinned(self, sub: str, resource: str) -> bool:
         """Whether a name on the list means this user already. What they were once called may be another's by now."""
-        pins = self._store.find_pins(self._provider.name)
+        pins = self._store.pins.find(self._provider.name)
         return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource).users)
 
     def _identify_again(self, sub: str) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
-        lock = self._store.ephemeral.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
+        lock = self._store.locks.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
         # Whoever waits for another request of the user waits for the provider, too, and is counted so.
         with self._provider.waiting(), lock:
             known: set[str] = set()
             # Again only where the user has just logged in anew, which may end the token that was asked with.
-            while (sealed := self._store.find_login(sub)) is not None:
+            while (sealed := self._store.last_logins.find(sub)) is not None:
                 kept = self._open(sealed)
                 if kept is None or kept["token"] is None or kept["token"] in known:
                     break
@@ -125,7 +126,7 @@ class UserAccess:
     def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
         """Keep the token that took the place of the kept one, whatever comes of asking."""
         known.add(token)
-        self._store.replace_login(sub, sealed, by=self._seal(kept | {"token": token}))
+        self._store.last_logins.replace(sub, sealed, by=self._seal(kept | {"token": token}))
 
     def _open(self, sealed: str | None) -> dict[str, Any] | None:
         """Return what was kept of a login; None if there is nothing that this master key has encrypted."""

@@ -6,8 +6,11 @@ import logging
 import time
 from typing import Final
 
+import redis
+
 from .denials import Denials
-from .store import BATCH, Store
+from .grants import Grants
+from .redis_client import BATCH, find_persistence
 
 KEEP_SECONDS: Final = 1.0
 SETTLED_SECONDS: Final = 10.0
@@ -21,9 +24,10 @@ log = logging.getLogger(__name__)
 class DenialKeeper:
     """Looks after the denied grants of one worker's host. Workers may do the same beside each other."""
 
-    def __init__(self, denials: Denials, store: Store) -> None:
+    def __init__(self, denials: Denials, connection: redis.Redis, grants: Grants) -> None:
         self._denials = denials
-        self._store = store
+        self._redis = connection
+        self._grants = grants
         self._run: str | None = None
         self._gone_since: dict[str, float] = {}
         """Denied grants that Redis has not known since then, by the monotonic clock, without having been restarted."""
@@ -38,14 +42,14 @@ class DenialKeeper:
         self._gone_since = {sid: since for sid, since in self._gone_since.items() if sid in self._denials}
         if not denied:
             return
-        persistence = self._store.find_persistence()
+        persistence = find_persistence(self._redis)
         if persistence.run != self._run:
             self._run = persistence.run
             self._gone_since.clear()
         now = time.monotonic()
         for start in range(0, len(denied), BATCH):
             batch = denied[start : start + BATCH]
-            again = self._store.delete_again(batch)
+            again = self._grants.end_again(batch)
             for sid in again:
                 log.info("revocation.repeated: Redis had grant %s still", sid)
                 self._gone_since.pop(sid, None)

@@ -7,58 +7,20 @@ beyond what is printed: of a whole scan only the names of what was found are kep
 from __future__ import annotations
 
 import itertools
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
+
+import redis
 
 from auth_service.protocol.clients import Client
 
-from .ephemeral import denial, denies_when_unavailable
-from .store import (
-    BATCH,
-    CLIENT_INDEX_PREFIX,
-    CLIENT_PREFIX,
-    GRANT_PREFIX,
-    REFRESH_PREFIX,
-    USER_INDEX_PREFIX,
-    Grant,
-    Store,
-    load_client,
-)
-
-# Of those that live, each with its time to live and that of its refresh token.
-# ARGV prefix of grants, prefix of refresh tokens, grant ids
-_READ_GRANTS: Final = """
-local found = {}
-for position = 3, #ARGV do
-  local document = redis.call('GET', ARGV[1] .. ARGV[position])
-  if document then
-    found[#found + 1] = document
-    found[#found + 1] = redis.call('TTL', ARGV[1] .. ARGV[position])
-    found[#found + 1] = redis.call('TTL', ARGV[2] .. ARGV[position])
-  end
-end
-return found
-"""
-
-# How many grants of each index live, -1 where there are too many to be counted at once.
-# KEYS indices · ARGV prefix of grants, most
-_COUNT_LIVE: Final = """
-local counts = {}
-for position, index in ipairs(KEYS) do
-  local count = -1
-  if redis.call('ZCARD', index) <= tonumber(ARGV[2]) then
-    count = 0
-    for _, sid in ipairs(redis.call('ZRANGE', index, 0, -1)) do
-      count = count + redis.call('EXISTS', ARGV[1] .. sid)
-    end
-  end
-  counts[position] = count
-end
-return counts
-"""
+from .clients import load_client
+from .grants import Grants, StoredGrant
+from .key_names import CLIENT_INDEX_PREFIX, CLIENT_PREFIX, GRANT_PREFIX, USER_INDEX_PREFIX
+from .redis_client import BATCH, denial, denies_when_unavailable
+from .scripts import COUNT_LIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +29,6 @@ class RegisteredClient:
 
     client: Client
     grants: int
-    expires_at: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredGrant:
-    """A grant, when a token was last issued for it as far as is known, and when it ends unless used."""
-
-    grant: Grant
-    last_used: int | None
     expires_at: int
 
 
@@ -90,23 +43,22 @@ class OtherClient:
 class Queries:
     """Reads what there is. Methods, and the iterators that they return, raise ServiceUnavailable without Redis."""
 
-    def __init__(self, store: Store, *, grant_lifetime: int) -> None:
-        """`grant_lifetime` is how many seconds a grant outlives its last use."""
-        self._redis = store.connection
-        self._grant_lifetime = grant_lifetime
-        self._read_grants = self._redis.register_script(_READ_GRANTS)
-        self._count_live = self._redis.register_script(_COUNT_LIVE)
+    def __init__(self, connection: redis.Redis, grants: Grants) -> None:
+        """Share a connection pool."""
+        self._redis = connection
+        self._grants = grants
+        self._count_live = connection.register_script(COUNT_LIVE)
 
     def grants(self) -> Iterator[StoredGrant]:
         """Find every grant, in no order."""
         with denial():
             for sids in self._scan(GRANT_PREFIX):
-                yield from self._read(sids)
+                yield from self._grants.read(sids)
 
     def find_grant(self, sid: str) -> StoredGrant | None:
         """Find one grant."""
         with denial():
-            return next(self._read([sid]), None)
+            return next(self._grants.read([sid]), None)
 
     def grants_of_user(self, sub: str) -> Iterator[StoredGrant]:
         """Find the grants of one user."""
@@ -125,7 +77,7 @@ class Queries:
                         pipeline.zrange(USER_INDEX_PREFIX + sub, 0, -1)
                     sids = cast("list[list[str]]", pipeline.execute())
                 own: dict[str, list[StoredGrant]] = {}
-                for found in self._read(itertools.chain.from_iterable(sids)):
+                for found in self._grants.read(itertools.chain.from_iterable(sids)):
                     own.setdefault(found.grant.sub, []).append(found)
                 for grants in own.values():
                     yield sorted(grants, key=lambda each: each.grant.created_at)
@@ -160,25 +112,13 @@ class Queries:
             yield [name for name in names if name not in seen]
             seen.update(names)
 
-    def _read(self, sids: Iterable[str]) -> Iterator[StoredGrant]:
-        """Read the grants that live among those."""
-        remaining = iter(sids)
-        while batch := list(itertools.islice(remaining, BATCH)):
-            now = int(time.time())
-            answers = cast("list[str | int]", self._read_grants(args=[GRANT_PREFIX, REFRESH_PREFIX, *batch]))
-            for document, left, left_of_refresh in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
-                # A refresh token is prolonged at each use: what is left of its life tells when that was.
-                used = now - self._grant_lifetime + int(left_of_refresh) if int(left_of_refresh) > 0 else None
-                grant = Grant(**json.loads(str(document)))
-                yield StoredGrant(grant=grant, last_used=used, expires_at=now + int(left))
-
     def _grants_of_index(self, index: str) -> Iterator[StoredGrant]:
         with denial():
             for start in itertools.count(0, BATCH):
                 sids = cast("list[str]", self._redis.zrevrange(index, start, start + BATCH - 1))
                 if not sids:
                     return
-                yield from self._read(sids)
+                yield from self._grants.read(sids)
 
     def _read_clients(self, client_ids: list[str]) -> Iterator[RegisteredClient]:
         now = int(time.time())

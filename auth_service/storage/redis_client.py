@@ -1,9 +1,13 @@
-"""Connecting to Redis: one server by its URL, or whichever one Redis Sentinel says is the master."""
+"""The connection to Redis: one server by its URL, or the master that Redis Sentinel names. Its failures deny."""
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -13,9 +17,37 @@ import redis.retry
 import redis.sentinel
 from redis.backoff import NoBackoff
 
+from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SENTINEL_URL
 
-SENTINEL_TIMEOUT_SECONDS = 0.5
+from .scripts import PROLONG
+
+BATCH: Final = 1000
+"""How many keys or commands go to Redis at once: enough to hide the round trip, too few to hold up others."""
+SENTINEL_TIMEOUT_SECONDS: Final = 0.5
+_SOCKET_TIMEOUT: Final = 3
+_REFUSAL: Final = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|READONLY)\b")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+def open_redis(url: str, *, password: str | None) -> redis.Redis:
+    """Return the connections that all parts of the storage share, made when they are first used."""
+    return connect(
+        url,
+        password=password,
+        decode_responses=True,
+        socket_timeout=_SOCKET_TIMEOUT,
+        socket_connect_timeout=_SOCKET_TIMEOUT,
+        retry=_retry_once(),
+    )
+
+
+def _retry_once() -> redis.retry.Retry:
+    """One immediate retry covers a connection that Redis' restart has cut; more would queue up requests."""
+    return redis.retry.Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
 def connect(url: str, *, password: str | None, **options: Any) -> redis.Redis:
@@ -25,8 +57,7 @@ def connect(url: str, *, password: str | None, **options: Any) -> redis.Redis:
         return redis.Redis.from_url(url, password=password, **options)
     make: Any = redis.sentinel.Sentinel
     connection = _TLSConnection if found["tls"] == "rediss" else _Connection
-    retry = redis.retry.Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    client = _master(make, found, retry, password=password, connection_class=connection, **options)
+    client = _master(make, found, _retry_once(), password=password, connection_class=connection, **options)
     return cast("redis.Redis", client)
 
 
@@ -83,3 +114,59 @@ def _master(make: Any, found: re.Match[str], sentinel_retry: object, **options: 
     addresses = [(host.strip("[]"), int(port)) for host, _, port in pairs]
     sentinel = make(addresses, sentinel_kwargs={**tls, **_SENTINEL_OPTIONS, "retry": sentinel_retry})
     return sentinel.master_for(found["service"], **tls, **options)
+
+
+@contextmanager
+def denial() -> Iterator[None]:
+    """Turn every failure of Redis into the one error that denies."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise (WritesRefused(str(error)) if is_refusal(error) else ServiceUnavailable("Redis")) from error
+
+
+def is_refusal(error: redis.RedisError) -> bool:
+    """Whether Redis answered that it takes no writes now."""
+    return isinstance(error, redis.ReadOnlyError | redis.OutOfMemoryError) or (
+        # Inside of scripts and pipelines something stands before the code.
+        isinstance(error, redis.ResponseError) and bool(_REFUSAL.search(str(error)))
+    )
+
+
+def denies_when_unavailable(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """As `denial`, for a whole method that returns its result at once."""
+
+    @functools.wraps(method)
+    def call(owner: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with denial():
+            return method(owner, *args, **kwargs)
+
+    return call
+
+
+def prolong(transaction: redis.client.Pipeline, key: str, *, lifetime: int) -> None:
+    """Let a key live for so many seconds from now at least; never shorter than it would."""
+    transaction.eval(PROLONG, 1, key, lifetime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persistence:
+    """How Redis keeps what it is told."""
+
+    run: str
+    """Which run of which server this is: another one may know less."""
+    appends: bool
+    """Whether it has an append-only file, rather than snapshots or nothing."""
+    is_writing: bool
+    """Whether its last write to the disk went well."""
+
+
+def find_persistence(connection: redis.Redis) -> Persistence:
+    """Ask Redis how it keeps what it is told. Raises ServiceUnavailable."""
+    with denial(), connection.pipeline(transaction=False) as pipeline:
+        pipeline.info("server")
+        pipeline.info("persistence")
+        server, persistence = pipeline.execute()
+    appends = bool(persistence["aof_enabled"])
+    status = persistence["aof_last_write_status" if appends else "rdb_last_bgsave_status"]
+    return Persistence(run=str(server["run_id"]), appends=appends, is_writing=status == "ok")

@@ -29,11 +29,11 @@ from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import make_server
 
 from auth_service.app.flask_app import create_app
-from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 from local import github
 from tests.conftest import RedisServer
+from tests.flows.conftest import make_parts
 from tests.internet import internet, respond_json
 
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
@@ -196,11 +196,10 @@ def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         stand_in = github.StandIn("app", "secret", f"{issuer}/callback", list(github.DEFAULT_USERS))
         credentials = Credentials(client_secret="secret", master_key=b"m" * 32)
         settings = Settings.model_validate(_settings(issuer, upstream_url, redis_server.url, folder))
-        store = Store(redis_server.url, grant_lifetime=settings.lifetimes.refresh_token)
+        store = Store(settings)
         stack.callback(store.close)
-        keys = SigningKeys(folder / "keys", credentials)
         site = Site(issuer, client, stand_in, store)
-        apps[0].wsgi_app = create_app(settings, credentials, store, keys, fetcher=net.fetcher())  # type: ignore[method-assign]
+        apps[0].wsgi_app = create_app(make_parts(settings, credentials, store, fetcher=net.fetcher()))  # type: ignore[method-assign]
         apps[1].wsgi_app = github.create_app(stand_in)  # type: ignore[method-assign]
         apps[2].wsgi_app = _foreign_app(site)  # type: ignore[method-assign]
         net.pages["/oauth/client.json"] = respond_json(

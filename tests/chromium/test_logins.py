@@ -175,7 +175,7 @@ def test_access_is_ended_on_the_account_page(chromium: Chromium, site: Site) -> 
     chromium.click("button[value=end]")
     chromium.wait_for_text("Access ended", within=".notice")
     assert "Unwanted" not in chromium.find("body").text
-    assert site.store.find_grants_of_user("github:583231") == []
+    assert site.store.grants.find_of_user("github:583231") == []
     chromium.click("button[value=sign-out]")
     chromium.wait_for_text("You are signed out", within=".notice")
 
@@ -187,7 +187,7 @@ def test_all_access_is_ended_on_the_account_page(chromium: Chromium, site: Site)
     chromium.click("summary")
     chromium.click("button[value=end-all]")
     chromium.wait_for_text("All access ended", within=".notice")
-    assert site.store.find_grants_of_user("github:583231") == []
+    assert site.store.grants.find_of_user("github:583231") == []
 
 
 @pytest.mark.parametrize("path", ["/account", "/authorize?client_id=x", "/callback"])
@@ -211,7 +211,7 @@ def test_a_form_of_another_site_is_refused(chromium: Chromium, site: Site, path:
     chromium.open(f"{site.client}/forge")
     chromium.click("button")
     chromium.wait_for_text("Another website tried to answer for you")
-    assert len(site.store.find_grants_of_user("github:583231")) == 1
+    assert len(site.store.grants.find_of_user("github:583231")) == 1
 
 
 def test_a_hostile_name_runs_nothing(chromium: Chromium, site: Site) -> None:

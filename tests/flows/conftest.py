@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -21,8 +21,11 @@ from flask.testing import FlaskClient
 from requests.adapters import BaseAdapter
 from werkzeug.test import TestResponse
 
+from auth_service.app.composition import Parts
 from auth_service.app.flask_app import create_app
-from auth_service.keys.tokens import SigningKeys
+from auth_service.app.views import client_address
+from auth_service.oauth.document_probe import DocumentProbe
+from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
@@ -97,6 +100,11 @@ class OAuthTestClient:
     def __post_init__(self) -> None:
         self.app = self.make_app(self.settings)
         self.browser = self.new_browser()
+
+    @property
+    def revocation(self) -> Revocation:
+        """What ends access in the service."""
+        return cast(Parts, self.app.extensions["gateway"]).revocation
 
     def new_browser(self) -> FlaskClient:
         """Return a browser with no cookies."""
@@ -228,6 +236,24 @@ def form_token_of(page: TestResponse) -> str:
     return unescape(match[1])
 
 
+def make_parts(
+    settings: Settings, credentials: Credentials, store: Store, *, fetcher: SafeFetcher | None = None
+) -> Parts:
+    """Return the service's parts, which share the state of others and tell no bridge of grants that have ended.
+
+    `fetcher` gets clients' documents; the real one does without it.
+    """
+    parts = Parts(settings, lambda: credentials, redis_password=None, requester=client_address)
+    parts.store = store
+    parts.revocation = Revocation(
+        store, grants_per_client=settings.limits.grants_per_client, notify=lambda _grant: None
+    )
+    if fetcher is not None:
+        parts.fetcher = fetcher
+        parts.probe = DocumentProbe(settings, store.redis, store.locks, fetcher=fetcher)
+    return parts
+
+
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
     """Two MCP servers; octocat may use both."""
@@ -262,16 +288,10 @@ def oauth(
     adapter = _InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
     credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
-    store = Store(
-        settings.redis_url,
-        grant_lifetime=settings.lifetimes.refresh_token,
-        unused_client_lifetime=settings.lifetimes.unused_client,
-        limits=settings.limits,
-    )
-    keys = SigningKeys(tmp_path / "keys", credentials)
+    store = Store(settings)
     yield OAuthTestClient(
         settings,
-        lambda settings: create_app(settings, credentials, store, keys, fetcher=fetcher),
+        lambda settings: create_app(make_parts(settings, credentials, store, fetcher=fetcher)),
         store,
         stand_in,
     )

@@ -323,12 +323,12 @@ class TestConfined:
         code = oauth.obtain_code(CLIENT)
         elsewhere = "keys.example.com"
         net.pages[PATH] = respond_json(KEYS_ONLY | {"jwks_uri": f"https://{elsewhere}{JWKS_PATH}"})
-        oauth.store.ephemeral.drop_document(CLIENT)
+        oauth.store.documents.drop(CLIENT)
         response = redeem(oauth, code, assertion())
         assert (response.status_code, response.get_json()["error"]) == (401, "invalid_client")
         assert elsewhere not in net.resolved
         net.pages[PATH] = respond_json(KEYS_ONLY)
-        oauth.store.ephemeral.drop_document(CLIENT)
+        oauth.store.documents.drop(CLIENT)
         assert redeem(oauth, code, assertion()).status_code == 200
 
 

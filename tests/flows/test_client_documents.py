@@ -319,7 +319,7 @@ def use_up_what_the_host_may_be_asked(oauth: OAuthTestClient) -> None:
 
 def test_no_stranger_uses_up_what_a_client_that_users_have_needs(oauth: OAuthTestClient) -> None:
     tokens = oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).get_json()
-    oauth.store.ephemeral.drop_document(CLIENT)
+    oauth.store.documents.drop(CLIENT)
     use_up_what_the_host_may_be_asked(oauth)
     refreshed = oauth.token(grant_type="refresh_token", client_id=CLIENT, refresh_token=tokens["refresh_token"])
     assert refreshed.status_code == 200
@@ -328,7 +328,7 @@ def test_no_stranger_uses_up_what_a_client_that_users_have_needs(oauth: OAuthTes
 
 def test_no_strangers_slow_server_holds_up_a_client_that_users_have(oauth: OAuthTestClient, net: Internet) -> None:
     tokens = oauth.redeem(CLIENT, oauth.obtain_code(CLIENT)).get_json()
-    oauth.store.ephemeral.drop_document(CLIENT)
+    oauth.store.documents.drop(CLIENT)
     net.pages["/slow"] = silence()
     with ThreadPoolExecutor(MAX_WAITING + 4) as pool:
         slow = [pool.submit(oauth.authorize, f"https://{HOST}/slow") for _ in range(MAX_WAITING + 4)]
@@ -349,14 +349,14 @@ def test_a_client_that_users_have_is_fetched_within_a_bound_too(
     monkeypatch.setattr("auth_service.oauth.client_lookup.KNOWN_FETCHES_PER_MINUTE", 3)
     oauth.redeem(CLIENT, oauth.obtain_code(CLIENT))
     net.pages[PATH] = respond_json(DOCUMENT, cache_control="no-store")
-    oauth.store.ephemeral.drop_document(CLIENT)
+    oauth.store.documents.drop(CLIENT)
     assert [oauth.authorize(CLIENT).status_code for _ in range(4)] == [200] * 3 + [429]
 
 
 def test_documents_do_not_pile_up(
     oauth: OAuthTestClient, net: Internet, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("auth_service.storage.ephemeral.MAX_DOCUMENTS", 5)
+    monkeypatch.setattr("auth_service.storage.documents.MAX_DOCUMENTS", 5)
     for number in range(12):
         url = f"https://{HOST}/{number}"
         net.pages[f"/{number}"] = respond_json(DOCUMENT | {"client_id": url})

@@ -29,7 +29,7 @@ def test_a_registered_client_gets_a_token_for_the_one_resource_it_asked_for(oaut
     assert response.headers["Cache-Control"] == "no-store"
     claims = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
     assert (claims["aud"], claims["sub"], claims["name"]) == (RESOURCE, "github:583231", "octocat")
-    assert oauth.store.find_grant(claims["sid"]) is not None
+    assert oauth.store.grants.find(claims["sid"]) is not None
 
 
 def test_a_code_yields_one_token_to_a_hundred_who_redeem_it_at_once(oauth: OAuthTestClient) -> None:
@@ -58,10 +58,10 @@ def test_a_replay_is_noticed_after_the_code_has_expired_and_an_expired_code_yiel
     sid = sid_of(oauth.redeem(client_id, stolen))
     with time_machine.travel(time.time() + 61):
         assert oauth.redeem(client_id, stolen, code_verifier="w" * 43).get_json()["error"] == "invalid_grant"
-        assert oauth.store.find_grant(sid) is not None
+        assert oauth.store.grants.find(sid) is not None
         for code in (unused, stolen):
             assert oauth.redeem(client_id, code).get_json()["error"] == "invalid_grant"
-    assert oauth.store.find_grant(sid) is None
+    assert oauth.store.grants.find(sid) is None
 
 
 def test_a_resource_with_a_query_is_the_one_that_the_url_reaches(oauth: OAuthTestClient) -> None:
@@ -168,11 +168,11 @@ def test_a_form_that_was_made_for_another_browser_leads_nowhere(oauth: OAuthTest
 
 def test_what_could_once_be_registered_and_is_no_callback_leads_nowhere(oauth: OAuthTestClient) -> None:
     registered = oauth.register()
-    client = oauth.store.find_client(registered["client_id"])
+    client = oauth.store.clients.find(registered["client_id"])
     assert client is not None
     deep_link = "vscode://vscode.git/clone"
     metadata = client.metadata.model_copy(update={"redirect_uris": (deep_link,)})
-    oauth.store.update_client(dataclasses.replace(client, metadata=metadata))
+    oauth.store.clients.update(dataclasses.replace(client, metadata=metadata))
     page = oauth.authorize(client.client_id, redirect_uri=deep_link)
     assert page.status_code == 400
     assert page.location is None

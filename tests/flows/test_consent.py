@@ -16,7 +16,8 @@ from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.protocol.parameters import MAX_URL_BYTES, MAX_VALUE_LENGTH
 from auth_service.settings import Settings
-from auth_service.storage.sessions import MAX_APPROVALS, MAX_SESSIONS
+from auth_service.storage.consents import MAX_APPROVALS
+from auth_service.storage.sessions import MAX_SESSIONS
 from local import github
 from tests.browser import Form
 from tests.conftest import RedisServer
@@ -232,7 +233,7 @@ def test_an_approval_and_a_session_are_not_kept_for_ever(
 
 def test_ending_access_forgets_the_approval(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
-    assert oauth.store.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    assert oauth.revocation.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
     assert is_asked(open_page(oauth, client_id))
 
 
@@ -241,7 +242,7 @@ def test_ending_access_while_the_user_logs_in_by_a_remembered_approval_asks_agai
 ) -> None:
     approve(oauth, client_id)
     callback = oauth.log_in(open_page(oauth, client_id))
-    oauth.store.revoke_access("github:583231", by="operator")
+    oauth.revocation.revoke_access("github:583231", by="operator")
     assert is_asked(oauth.follow(callback))
 
 
@@ -324,7 +325,7 @@ def test_remembered_and_withdrawn_consent_is_written_down(
 ) -> None:
     approve(oauth, client_id)
     open_page(oauth, client_id)
-    oauth.store.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    oauth.revocation.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
     asked = {"client": client_id, "resource": RESOURCE}
     (remembered,) = audit_log.of(Event.CONSENT_REMEMBERED)
     assert remembered.items() >= {**asked, "user": "github:583231", "scope": "mcp"}.items()
@@ -333,7 +334,7 @@ def test_remembered_and_withdrawn_consent_is_written_down(
 
 
 def test_what_is_remembered_of_a_user_is_bounded(oauth: OAuthTestClient, redis_server: RedisServer) -> None:
-    client = oauth.store.find_client(register(oauth))
+    client = oauth.store.clients.find(register(oauth))
     assert client is not None
     approvals = [
         Approval(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", server="x", scopes={})

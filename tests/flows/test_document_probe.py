@@ -52,7 +52,7 @@ def clock() -> Iterator[time_machine.Traveller]:
 def make_probe(settings: Settings, oauth: OAuthTestClient, fetcher: SafeFetcher) -> Any:
     def make(*, through: SafeFetcher = fetcher, **changes: Any) -> DocumentProbe:
         changed = Settings.model_validate({**settings.model_dump(), **changes})
-        return DocumentProbe(changed, oauth.store.connection, oauth.store.ephemeral, fetcher=through)
+        return DocumentProbe(changed, oauth.store.redis, oauth.store.locks, fetcher=through)
 
     return make
 

@@ -11,11 +11,10 @@ import pytest
 import requests
 
 from auth_service.app.flask_app import create_app
-from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
 from local import github
 
-from .conftest import OAuthTestClient
+from .conftest import OAuthTestClient, make_parts
 
 CREDENTIALS = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
 Reconfigure = Callable[..., None]
@@ -27,9 +26,8 @@ def reconfigure(oauth: OAuthTestClient, settings: Settings, tmp_path: Path) -> R
 
     def apply(**changes: Any) -> None:
         changed = Settings.model_validate({**settings.model_dump(), **changes})
-        keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
         browser = oauth.browser
-        oauth.app = create_app(changed, CREDENTIALS, oauth.store, keys)
+        oauth.app = create_app(make_parts(changed, CREDENTIALS, oauth.store))
         oauth.browser = oauth.new_browser()
         oauth.browser._cookies = browser._cookies
 

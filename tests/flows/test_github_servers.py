@@ -86,11 +86,11 @@ def test_what_an_earlier_version_holds_of_an_enterprise_servers_users_goes_on(
     ).get_json()
     claims = jwt.decode(refreshed["access_token"], options={"verify_signature": False})
     assert claims["sub"] == f"{NAMED}:583231"
-    assert oauth.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
-    assert oauth.store.find_pins("github") == {}
-    assert [live.grant.sid for live in oauth.store.find_grants_of_user(f"{NAMED}:583231")] == [claims["sid"]]
-    oauth.store.revoke_access(f"{NAMED}:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
-    assert oauth.store.count_grants() == 0
+    assert oauth.store.pins.find(NAMED) == {"octocat": f"{NAMED}:583231"}
+    assert oauth.store.pins.find("github") == {}
+    assert [live.grant.sid for live in oauth.store.grants.find_of_user(f"{NAMED}:583231")] == [claims["sid"]]
+    oauth.revocation.revoke_access(f"{NAMED}:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
+    assert oauth.store.grants.count() == 0
 
 
 @pytest.mark.parametrize("first", ["https://github.com", SERVER])
@@ -109,12 +109,12 @@ def test_going_over_to_another_server_mixes_nobody_up(
     assert Subjects(connection).name_servers(names[second]) == 0, "nobody is renamed a second time"
     oauth.browser = oauth.new_browser()
     oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
-    assert oauth.store.find_pins(names[first]) == {"octocat": f"{names[first]}:583231"}
-    assert oauth.store.find_pins(names[second]) == {"octocat": f"{names[second]}:583231"}
-    assert len(oauth.store.find_grants_of_user(f"{names[second]}:583231")) == 1
+    assert oauth.store.pins.find(names[first]) == {"octocat": f"{names[first]}:583231"}
+    assert oauth.store.pins.find(names[second]) == {"octocat": f"{names[second]}:583231"}
+    assert len(oauth.store.grants.find_of_user(f"{names[second]}:583231")) == 1
     refused = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
     assert refused.get_json()["error"] == "invalid_grant"
-    assert oauth.store.find_grants_of_user(f"{names[first]}:583231") == []
+    assert oauth.store.grants.find_of_user(f"{names[first]}:583231") == []
 
 
 def test_of_all_who_start_at_once_one_renames(
@@ -129,7 +129,7 @@ def test_of_all_who_start_at_once_one_renames(
 
     with ThreadPoolExecutor(12) as pool:
         assert sorted(pool.map(start, range(12))) == [0] * 11 + [4]
-    assert len(oauth.store.find_grants_of_user(f"{NAMED}:583231")) == 5
+    assert len(oauth.store.grants.find_of_user(f"{NAMED}:583231")) == 5
     assert not list(connection.scan_iter("*github:5*"))
 
 
@@ -143,10 +143,10 @@ def test_what_is_written_meanwhile_is_joined_and_a_name_stays_whose_it_was(
     oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     connection.hset(f"pins:{NAMED}", "octocat", f"{NAMED}:1")
     Subjects(connection).name_servers(NAMED)
-    assert len(oauth.store.find_grants_of_user(f"{NAMED}:583231")) == 2
+    assert len(oauth.store.grants.find_of_user(f"{NAMED}:583231")) == 2
     assert connection.zcard(f"sessions-of-user:{NAMED}:583231") == 2
     assert connection.hlen(f"approvals-of-user:{NAMED}:583231") == 2
-    assert oauth.store.find_pins(NAMED) == {"octocat": f"{NAMED}:583231"}
+    assert oauth.store.pins.find(NAMED) == {"octocat": f"{NAMED}:583231"}
 
 
 def test_nobody_of_github_com_or_openid_connect_is_renamed(oauth: OAuthTestClient, connection: redis.Redis) -> None:
@@ -162,5 +162,5 @@ def test_a_name_in_a_grant_is_no_subject(oauth: OAuthTestClient, connection: red
     name = '", "sub": "github:1'
     oauth.obtain_code(oauth.register(client_name=name)["client_id"])
     Subjects(connection).name_servers(NAMED)
-    (live,) = oauth.store.find_grants_of_user(f"{NAMED}:583231")
+    (live,) = oauth.store.grants.find_of_user(f"{NAMED}:583231")
     assert (live.grant.sub, live.grant.client_name) == (f"{NAMED}:583231", name)

@@ -15,13 +15,12 @@ import requests
 from werkzeug.test import TestResponse
 
 from auth_service.app.flask_app import create_app
-from auth_service.keys.tokens import SigningKeys
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 from tests.browser import Form
 from tests.peers import NODE, NPM_FOLDER
 
-from .conftest import CHALLENGE, REDIRECT, VERIFIER, form_token_of
+from .conftest import CHALLENGE, REDIRECT, VERIFIER, form_token_of, make_parts
 
 ISSUER = "http://localhost:8080"
 SECRET = "upstream secret+/:"
@@ -108,11 +107,9 @@ class Gateway:
         }
         settings = Settings.model_validate(usual | changes)
         credentials = Credentials(client_secret=SECRET, master_key=b"m" * 32)
-        self.store = Store(redis_url, grant_lifetime=3600)
+        self.store = Store(settings)
         self.peer = peer
-        self.browser = create_app(
-            settings, credentials, self.store, SigningKeys(directory / "keys", credentials)
-        ).test_client()
+        self.browser = create_app(make_parts(settings, credentials, self.store)).test_client()
         body = {
             "redirect_uris": [REDIRECT],
             "token_endpoint_auth_method": "none",
@@ -171,7 +168,7 @@ def gateway(redis_url: str, tmp_path: Path, peer: Peer) -> Iterator[Gateway]:
 def test_a_member_of_the_group_logs_in_and_refreshes_until_they_leave_it(gateway: Gateway, peer: Peer) -> None:
     peer.set_accounts(alice=ALICE)
     tokens = gateway.log_in("alice")
-    grant = gateway.store.find_grant(tokens["refresh_token"].partition(".")[0])
+    grant = gateway.store.grants.find(tokens["refresh_token"].partition(".")[0])
     assert grant is not None
     assert (grant.sub, grant.name) == (f"oidc:{peer.issuer}#alice", "alice")
     for _ in range(3):  # the provider replaces its refresh token each time

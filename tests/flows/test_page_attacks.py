@@ -151,7 +151,7 @@ def test_a_page_without_redis_is_as_harmless(oauth: OAuthTestClient, monkeypatch
     def fail(*_: object) -> None:
         raise ServiceUnavailable("Redis")
 
-    monkeypatch.setattr(oauth.store, "find_client", fail)
+    monkeypatch.setattr(oauth.store.clients, "find", fail)
     response = oauth.authorize("mcp_any")
     assert response.status_code == 503
     assert_is_harmless(response)
@@ -354,7 +354,7 @@ def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(oauth: 
 def test_the_upstream_state_is_new_each_time_and_made_only_after_approval(oauth: OAuthTestClient) -> None:
     page = consent(oauth)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(oauth.store.ephemeral, "add_login", lambda *_, **__: pytest.fail("nothing is approved yet"))
+        patch.setattr(oauth.store.pending_logins, "add", lambda *_, **__: pytest.fail("nothing is approved yet"))
         assert oauth.authorize(oauth.register()["client_id"]).status_code == 200
     states = {dict(parse_qsl(urlsplit(oauth.decide(page).location).query))["state"] for _ in range(3)}
     assert len(states) == 3

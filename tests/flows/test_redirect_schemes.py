@@ -112,10 +112,10 @@ class TestWithoutIt:
 
     def test_what_was_registered_before_leads_nowhere(self, oauth: OAuthTestClient) -> None:
         client = oauth.register(redirect_uris=["https://client.example.com/callback"])
-        stored = oauth.store.find_client(client["client_id"])
+        stored = oauth.store.clients.find(client["client_id"])
         assert stored is not None
         metadata = stored.metadata.model_copy(update={"redirect_uris": (CALLBACK,)})
-        oauth.store.update_client(type(stored)(**{**vars(stored), "metadata": metadata}))
+        oauth.store.clients.update(type(stored)(**{**vars(stored), "metadata": metadata}))
         page = oauth.authorize(client["client_id"], redirect_uri=CALLBACK)
         assert page.status_code == 400
         assert CALLBACK not in page.headers.get("Location", "")

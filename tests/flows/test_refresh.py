@@ -13,7 +13,7 @@ import time_machine
 from werkzeug.test import TestResponse
 
 from auth_service.ops.audit import Event
-from auth_service.storage.store import LOST_ANSWER_SECONDS, ROTATION_GRACE
+from auth_service.storage.refresh_tokens import LOST_ANSWER_SECONDS, ROTATION_GRACE
 from tests.conftest import RedisServer
 
 from .conftest import AuditLog, OAuthTestClient
@@ -133,7 +133,7 @@ def test_a_thief_who_comes_before_the_client_is_noticed_by_the_one_who_comes_too
         assert _refresh(oauth, client_id, theirs).status_code == 200
         clock.shift(ROTATION_GRACE + 1)
         assert _refresh(oauth, client_id, thiefs).get_json()["error"] == "invalid_grant"
-        assert oauth.store.count_grants() == 0
+        assert oauth.store.grants.count() == 0
 
 
 @pytest.mark.parametrize("processes", [5, 24])

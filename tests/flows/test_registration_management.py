@@ -38,14 +38,14 @@ def test_without_the_token_nothing_is_said_or_done(
     answer = oauth.browser.open(path_of(registered), method=method, headers=headers, json={})
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert oauth.store.find_client(registered["client_id"]) is not None
+    assert oauth.store.clients.find(registered["client_id"]) is not None
 
 
 def test_another_clients_token_is_no_token(oauth: OAuthTestClient, registered: dict[str, Any]) -> None:
     other = oauth.register()
     answer = oauth.browser.delete(path_of(registered), headers=bearer(other["registration_access_token"]))
     assert answer.status_code == 401
-    assert oauth.store.find_client(registered["client_id"]) is not None
+    assert oauth.store.clients.find(registered["client_id"]) is not None
 
 
 def test_an_update_follows_the_rules_of_registration(oauth: OAuthTestClient, registered: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def test_an_update_follows_the_rules_of_registration(oauth: OAuthTestClient, reg
         refused = oauth.browser.put(path_of(registered), headers=headers, json={**body, **changes})
         assert refused.status_code == 400
         assert refused.get_json()["error"] == error
-    stored = oauth.store.find_client(registered["client_id"])
+    stored = oauth.store.clients.find(registered["client_id"])
     assert stored is not None
     assert stored.name == "Renamed"
 
@@ -81,4 +81,4 @@ def test_removing_a_client_ends_its_grants(oauth: OAuthTestClient, registered: d
     assert oauth.browser.get(path_of(registered), headers=headers).status_code == 401
     refused = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=tokens["refresh_token"])
     assert (refused.status_code, refused.get_json()["error"]) == (401, "invalid_client")
-    assert oauth.store.find_grant(tokens["refresh_token"].partition(".")[0]) is None
+    assert oauth.store.grants.find(tokens["refresh_token"].partition(".")[0]) is None

@@ -42,7 +42,7 @@ def test_a_json_object_of_strings_is_read_as_a_form_is(oauth: OAuthTestClient, c
     assert post(oauth, body, content_type).status_code == 200
     body = json.dumps({"token": tokens["access_token"], "client_id": client_id})
     assert post(oauth, body, content_type, "/revoke").status_code == 200
-    assert oauth.store.find_grant(tokens["refresh_token"].partition(".")[0]) is None
+    assert oauth.store.grants.find(tokens["refresh_token"].partition(".")[0]) is None
 
 
 def test_a_form_that_names_no_type_is_read(oauth: OAuthTestClient) -> None:

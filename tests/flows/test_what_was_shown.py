@@ -148,7 +148,7 @@ def assert_nothing_was_approved(oauth: OAuthTestClient, answer: TestResponse) ->
     """Check that the browser goes nowhere, and that the client holds nothing."""
     assert answer.location is None
     assert answer.status_code in {200, 400}
-    assert oauth.store.count_grants() == 0
+    assert oauth.store.grants.count() == 0
 
 
 @pytest.mark.parametrize("decision", ["approve", "deny"])
@@ -339,7 +339,7 @@ def test_a_page_that_names_a_user_gets_no_code_by_another_ones_login(two_users: 
     asked = oauth.follow(oauth.log_in(submit(oauth, open_page(oauth, client)), "hubot"))
     assert asked.location is None
     assert "You are now signed in as <bdi>hubot</bdi>" in asked.text
-    assert not oauth.store.find_grants_of_user("github:480938", client_id=client.id)
+    assert not oauth.store.grants.find_of_user("github:480938", client_id=client.id)
     still = oauth.follow(oauth.log_in(submit(oauth, asked), "octocat"))
     assert still.location is None, "that page was for hubot"
     assert "code" in parameters_of(oauth.follow(oauth.log_in(submit(oauth, still), "octocat")))
@@ -437,7 +437,7 @@ def test_a_request_for_a_scope_that_is_gone_is_refused(oauth: OAuthTestClient) -
     oauth.reload(resources={"time": {"scopes": SCOPE_CHANGES["others in their place"]}})
     refused = parameters_of(submit(oauth, page))
     assert (refused["error"], "new" in refused["error_description"]) == ("invalid_scope", True)
-    assert oauth.store.count_grants() == 0
+    assert oauth.store.grants.count() == 0
 
 
 def test_a_request_for_one_scope_is_good_after_the_server_has_got_another(oauth: OAuthTestClient) -> None:

@@ -19,8 +19,11 @@ import requests
 from auth_service import cli
 from auth_service.cli import operator
 from auth_service.ops import audit
-from auth_service.storage.store import Grant, Store
+from auth_service.settings import Settings
+from auth_service.storage.grants import Grant
+from auth_service.storage.store import Store
 from tests.auth_service.backends.test_revocation_notices import Server as RevocationListener
+from tests.auth_service.test_settings import MINIMAL
 from tests.browser import Browser
 from tests.e2e.flow import log_in, refresh
 
@@ -228,7 +231,8 @@ def test_stats_count_what_there_is(service: Service, run: Run) -> None:
 
 
 def test_what_a_client_calls_itself_moves_no_terminal(run: Run, behind_its_back: redis.Redis) -> None:
-    store = Store(f"unix://{behind_its_back.connection_pool.connection_kwargs['path']}", grant_lifetime=100)
+    path = behind_its_back.connection_pool.connection_kwargs["path"]
+    store = Store(Settings.model_validate(MINIMAL | {"redis_url": f"unix://{path}"}))
     hostile = "\x1b[2Jx\n\u202e\x9b"
     grant = Grant(
         sid="s",
@@ -241,7 +245,7 @@ def test_what_a_client_calls_itself_moves_no_terminal(run: Run, behind_its_back:
         redirect="",
         created_at=1,
     )
-    store.add_grant(grant, lifetime=100)
+    store.grants.add(grant, lifetime=100)
     store.close()
     for table in ("grants", "clients", "users"):
         printed = run(table, "list", plain=True)

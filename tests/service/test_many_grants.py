@@ -16,7 +16,7 @@ from redis.connection import AbstractConnection
 from auth_service import cli
 from auth_service.cli import operator
 from auth_service.settings import Lifetimes
-from auth_service.storage.store import Grant
+from auth_service.storage.grants import Grant
 
 USERS = 700
 GRANTS = 4 * USERS

@@ -30,8 +30,9 @@ from redis.exceptions import RedisError
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.storage.denials import CHANNEL, Denials
+from auth_service.storage.grants import REVOCATION_SECONDS
+from auth_service.storage.key_names import GRANT_PREFIX
 from auth_service.storage.redis_client import connect_async
-from auth_service.storage.store import GRANT_PREFIX, REVOCATION_SECONDS
 
 HEARTBEAT_SECONDS: Final = 0.04
 ANSWER_TIMEOUT_SECONDS: Final = 1.0

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import cast
-from urllib.parse import urlsplit
 
 from flask import Response, current_app, g, request
 
-from auth_service.idp import IdentityProvider
-from auth_service.keys.tokens import SigningKeys
-from auth_service.oauth.document_probe import DocumentProbe
-from auth_service.oauth.introspection import Introspection
-from auth_service.oauth.server import AuthorizationServer
-from auth_service.oauth.user_access import UserAccess
+from auth_service.app.composition import Parts
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol import addresses, parameters
 from auth_service.protocol.errors import OAuthError
-from auth_service.settings import Settings
-from auth_service.storage.store import Store
 
 # A client's generated identifier or document's URL, or a server's name; a URL without a query.
 _FORMS = {
@@ -29,30 +20,9 @@ _FORMS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gateway:
-    """All parts that the views use."""
-
-    settings: Settings
-    store: Store
-    keys: SigningKeys
-    provider: IdentityProvider
-    probe: DocumentProbe
-    user_access: UserAccess
-    server: AuthorizationServer
-    introspection: Introspection
-    form_token_key: bytes = field(repr=False)
-    upstream_key: bytes = field(repr=False)
-
-    @property
-    def host(self) -> str:
-        """The name of this service on its pages."""
-        return urlsplit(self.settings.issuer).netloc
-
-
-def gateway() -> Gateway:
+def gateway() -> Parts:
     """Return the parts of the current application."""
-    return cast(Gateway, current_app.extensions["gateway"])
+    return cast(Parts, current_app.extensions["gateway"])
 
 
 def note(**values: str | None) -> None:

@@ -11,8 +11,8 @@ from auth_service.ops.audit import Event
 from auth_service.protocol import client_documents
 from auth_service.protocol.display import DisplayName, display_name, display_text
 from auth_service.protocol.errors import LoginError, PageError, ProviderRefusal, ServiceUnavailable
+from auth_service.storage.grants import StoredGrant
 from auth_service.storage.sessions import Session
-from auth_service.storage.store import LiveGrant
 
 from . import form_parameters, gateway, record, upstream
 from .browser import (
@@ -120,13 +120,13 @@ def _again() -> tuple[tuple[str, str], ...]:
 
 
 def _change(session: Session, form: dict[str, str]) -> Response:
-    store = gateway().store
+    revocation = gateway().revocation
     match form.get("action"):
         case "end" if "client_id" in form and "resource" in form:
-            store.revoke_access(session.sub, by="user", client_id=form["client_id"], resource_url=form["resource"])
+            revocation.revoke_access(session.sub, by="user", client_id=form["client_id"], resource_url=form["resource"])
             return _back("ended")
         case "end-all":
-            store.revoke_access(session.sub, by="user")
+            revocation.revoke_access(session.sub, by="user")
             return _back("all-ended")
         case "sign-out":
             record(Event.SESSION_ENDED, user=session.sub, name=session.name)
@@ -165,14 +165,14 @@ def _render(notice: str) -> Response:
 def _accesses(session: Session) -> tuple[Access, ...]:
     settings = gateway().settings
     titles = {each.url: each.title or name for name, each in settings.resources.items()}
-    held: dict[tuple[str, str], list[LiveGrant]] = {}
-    for live in gateway().store.find_grants_of_user(session.sub):
+    held: dict[tuple[str, str], list[StoredGrant]] = {}
+    for live in gateway().store.grants.find_of_user(session.sub):
         held.setdefault((live.grant.client_id, live.grant.resource), []).append(live)
     accesses = [_merge(grants, title=titles.get(resource, resource)) for (_, resource), grants in held.items()]
     return tuple(sorted(accesses, key=lambda access: access.since, reverse=True))
 
 
-def _merge(held: list[LiveGrant], *, title: str) -> Access:
+def _merge(held: list[StoredGrant], *, title: str) -> Access:
     newest = max((live.grant for live in held), key=lambda grant: grant.created_at)
     uses = [live.last_used for live in held if live.last_used is not None]
     return Access(

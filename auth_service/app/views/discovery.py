@@ -41,7 +41,7 @@ def make_blueprint(settings: Settings) -> Blueprint:
         return _cacheable(jsonify(document))
 
     def jwks() -> Response:
-        return _cacheable(jsonify(gateway().keys.jwks()))
+        return _cacheable(jsonify(gateway().signing_keys.jwks()))
 
     for path in metadata.authorization_server_paths(settings.issuer):
         blueprint.add_url_rule(path, view_func=authorization_server)

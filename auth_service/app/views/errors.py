@@ -133,7 +133,7 @@ def _render_too_many(error: TooManyRequests) -> Response:
     # Traefik cannot tell this 429 from one of its own, and replaces it by what `refusals` answers.
     with contextlib.suppress(ServiceUnavailable):
         group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
-        gateway().store.ephemeral.note_wait(f"{group} {client_address()}", error.retry_after)
+        gateway().store.quotas.note_wait(f"{group} {client_address()}", error.retry_after)
     return statuses.respond(429, retry_after=error.retry_after)
 
 

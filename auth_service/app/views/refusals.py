@@ -50,6 +50,6 @@ def _wait(group: str) -> int:
     rate = getattr(gateway().settings.limits.rates, _RATES.get(group, group), None)
     seconds = math.ceil(rate.period / rate.average) if isinstance(rate, RateLimit) else 1
     try:
-        return max(seconds, gateway().store.ephemeral.find_wait(f"{group} {client_address()}"))
+        return max(seconds, gateway().store.quotas.find_wait(f"{group} {client_address()}"))
     except ServiceUnavailable:
         return seconds

@@ -27,7 +27,7 @@ blueprint.after_request(allow_any_origin)
 def register() -> Response:
     """Register a client (RFC 7591 §3). Raises TooManyRequests if its address has used up its quota."""
     metadata = _parse_metadata(_parse_body())
-    gateway().store.ephemeral.take(
+    gateway().store.quotas.take(
         "registrations",
         client_address(),
         limit=gateway().settings.limits.registrations_per_hour,
@@ -43,7 +43,7 @@ def register() -> Response:
         registration_token_hash=clients.hash_secret(registration_token),
         issued_at=int(time.time()),
     )
-    gateway().store.add_client(client)
+    gateway().store.clients.add(client)
     record(Event.CLIENT_REGISTERED, client=client.client_id, name=client.name)
     return _respond(client, registration_token=registration_token, secret=secret, status=201)
 
@@ -73,7 +73,7 @@ def update(client_id: str) -> Response:
     if metadata.token_endpoint_auth_method != client.auth_method:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method cannot be changed: register again")
     updated = dataclasses.replace(client, metadata=metadata)
-    gateway().store.update_client(updated)
+    gateway().store.clients.update(updated)
     record(Event.CLIENT_UPDATED, name=updated.name)
     return _respond(updated, registration_token=registration_token)
 
@@ -82,7 +82,7 @@ def update(client_id: str) -> Response:
 def delete(client_id: str) -> Response:
     """Remove a client and end all its grants (RFC 7592 §2.3)."""
     client, _ = _authenticate(client_id)
-    gateway().store.remove_client(client.client_id, by="client")
+    gateway().revocation.remove_client(client.client_id, by="client")
     return make_response("", 204)
 
 
@@ -113,7 +113,7 @@ def _authenticate(client_id: str) -> tuple[Client, str]:
     # Werkzeug fails on HTTP Basic that is not ASCII.
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     unverified_token = token.strip() if scheme.lower() == "bearer" else None
-    client = gateway().store.find_client(client_id)
+    client = gateway().store.clients.find(client_id)
     if unverified_token is None or client is None or not client.check_registration_token(unverified_token):
         raise OAuthError("invalid_token", "the registration access token is not this client's", status=401)
     return client, unverified_token

@@ -47,9 +47,9 @@ def revoke() -> Response:
     if unverified_token is None:
         raise OAuthError("invalid_request", "token is missing")
     sid = _find_sid(unverified_token)
-    grant = gateway().store.find_grant(sid) if sid else None
+    grant = gateway().store.grants.find(sid) if sid else None
     if grant is not None and grant.client_id == client.client_id:
-        gateway().store.revoke_grant(grant.sid, by="client", reason="the client revoked one of its tokens")
+        gateway().revocation.revoke_grant(grant.sid, by="client", reason="the client revoked one of its tokens")
     return jsonify({})
 
 
@@ -79,7 +79,7 @@ def _count(form: FormRequest) -> None:
     """Count the request against the quota of this client at this address. Raises TooManyRequests."""
     holder = f"{client_address()} {_claimed_client(form.form)}"
     limit = gateway().settings.limits.token_requests_per_minute
-    gateway().store.ephemeral.take("token", holder, limit=limit, window=60)
+    gateway().store.quotas.take("token", holder, limit=limit, window=60)
 
 
 def _find_sid(unverified_token: str) -> str | None:
@@ -89,7 +89,7 @@ def _find_sid(unverified_token: str) -> str | None:
     settings = gateway().settings
     try:
         claims = verify_access_token(
-            gateway().keys,
+            gateway().signing_keys,
             unverified_token,
             issuer=settings.issuer,
             resources=[resource.url for resource in settings.resources.values()],

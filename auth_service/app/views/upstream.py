@@ -34,7 +34,7 @@ class Attempt:
 def send(attempt: Attempt, *, other_account: bool = False) -> Response:
     """Send this browser to the identity provider; the login can only end in this browser."""
     state = secrets.token_urlsafe(32)
-    gateway().store.ephemeral.add_login(
+    gateway().store.pending_logins.add(
         state,
         {"browser": browser_fingerprint(), "attempt": dataclasses.asdict(attempt)},
         lifetime=gateway().settings.lifetimes.login,
@@ -48,7 +48,7 @@ def send(attempt: Attempt, *, other_account: bool = False) -> Response:
 
 def consume(state: str) -> Attempt:
     """Return why this browser was sent away, once. Raises PageError if it was another browser, or too long ago."""
-    login = gateway().store.ephemeral.consume_login(state, browser=browser_fingerprint()) if state else None
+    login = gateway().store.pending_logins.consume(state, browser=browser_fingerprint()) if state else None
     if login is None and not sends_cookies():
         raise PageError(
             "This browser sent no cookie",

@@ -19,7 +19,7 @@ import uvloop
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.storage.denials import Denials
-from auth_service.storage.store import GRANT_PREFIX
+from auth_service.storage.key_names import GRANT_PREFIX
 from tests.conftest import RedisServer
 
 WAIT_SECONDS = 10

@@ -21,7 +21,7 @@ from auth_service.backends.assertions import derive_identity_key
 from auth_service.keys.tokens import SigningKeys, create_key_file, issue_access_token
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.denials import Denials
-from auth_service.storage.store import GRANT_PREFIX
+from auth_service.storage.key_names import GRANT_PREFIX
 from stdio_bridge.http.identity import AssertionVerifier
 from stdio_bridge.protocol.errors import HttpError
 from tests.auth_service.test_settings import MINIMAL

@@ -18,7 +18,7 @@ from auth_service.backends import revocation_notices
 from auth_service.backends.assertions import REVOCATION_SALT, BackendSigner, derive_identity_key
 from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.settings import Credentials, Settings
-from auth_service.storage.store import Grant
+from auth_service.storage.grants import Grant
 from stdio_bridge.http.identity import AssertionVerifier
 from tests.auth_service.test_settings import MINIMAL
 

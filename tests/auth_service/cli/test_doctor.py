@@ -23,6 +23,7 @@ from werkzeug.wrappers import Request, Response
 
 from auth_service.cli.doctor import CheckFailed, Doctor, Finding, Status, check_certificate
 from auth_service.keys.tokens import SigningKeys
+from auth_service.oauth.revocation import Revocation
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 from tests.internet import Internet, internet, key_usage_of_authority
@@ -116,8 +117,10 @@ def examine(
     )
     keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
     outside.jwks = keys.jwks()
-    store = Store(redis_url, grant_lifetime=1000)
-    yield lambda: {finding.check: finding for finding in Doctor(settings, CREDENTIALS, store, keys).examine()}
+    store = Store(settings)
+    revocation = Revocation(store, grants_per_client=1, notify=lambda _grant: None)
+    doctor = Doctor(settings, CREDENTIALS, store, revocation, keys)
+    yield lambda: {finding.check: finding for finding in doctor.examine()}
     store.close()
 
 

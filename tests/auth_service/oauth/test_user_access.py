@@ -14,11 +14,14 @@ import time_machine
 
 from auth_service.idp import Login, bounded
 from auth_service.idp.bounded import BoundedProvider
+from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.user_access import UserAccess
 from auth_service.protocol.access import Identity
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import Settings
-from auth_service.storage.store import Code, Grant, Redemption, Store
+from auth_service.storage.codes import Code, Redemption
+from auth_service.storage.grants import Grant
+from auth_service.storage.store import Store
 
 URL = "https://time.example.com/mcp"
 ALICE = Identity(subject="oidc:https://idp.example.com#1", login="alice")
@@ -55,23 +58,31 @@ class Provider:
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
-    made = Store(redis_url, grant_lifetime=3600)
+    made = Store(make_settings(redis_url))
     yield made
     made.close()
 
 
-def make_users(store: Store, provider: Provider, **allowed: list[str]) -> UserAccess:
-    settings = Settings.model_validate(
+def revoke(store: Store, sid: str) -> None:
+    Revocation(store, grants_per_client=1, notify=lambda _grant: None).revoke_grant(sid, by="test", reason="test")
+
+
+def make_settings(redis_url: str, **allowed: list[str]) -> Settings:
+    return Settings.model_validate(
         {
             "issuer": "https://auth.example.com",
             "identity_provider": {"type": "oidc", "issuer": "https://idp.example.com", "client_id": "x"},
             "allowed": allowed,
-            "redis_url": "redis://unused",
+            "redis_url": redis_url,
             "state_directory": "/unused",
             "router": {"entry_points": ["web"]},
             "resources": {"time": {"url": URL, "backends": ["http://127.0.0.1:9001/mcp"]}},
         }
     )
+
+
+def make_users(store: Store, provider: Provider, **allowed: list[str]) -> UserAccess:
+    settings = make_settings("redis://unused", **allowed)
     return UserAccess(settings, store, BoundedProvider(provider), token_key=b"0" * 64)
 
 
@@ -91,9 +102,9 @@ def add_grant(store: Store, users: UserAccess, login: Login, **changes: Any) -> 
     code = Code(
         sid=grant.sid, client_id="c", redirect_uri="r", code_challenge="x", resource=URL, expires_at=2_000_000_000
     )
-    store.add_code(f"code-{grant.sid}", code, grant)
+    store.codes.add(f"code-{grant.sid}", code, grant)
     users.remember(login)
-    done = store.redeem_code(f"code-{grant.sid}", code, grant, with_refresh_token=True, grant_lifetime=3600)
+    done = store.codes.redeem(f"code-{grant.sid}", code, grant, with_refresh_token=True, grant_lifetime=3600)
     assert done is Redemption.DONE
     return grant
 
@@ -101,7 +112,7 @@ def add_grant(store: Store, users: UserAccess, login: Login, **changes: Any) -> 
 def test_what_is_kept_shows_nothing(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     add_grant(store, users, Login(identity=MEMBER, token="upstream-token"))
-    kept = store.find_login(MEMBER.subject)
+    kept = store.last_logins.find(MEMBER.subject)
     assert kept is not None
     assert "upstream-token" not in kept
     assert "staff" not in kept
@@ -160,7 +171,7 @@ def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> N
     provider.answer = fail
     with pytest.raises(ServiceUnavailable):
         users.recheck_access(grant)
-    assert store.find_grant(grant.sid) == grant
+    assert store.grants.find(grant.sid) == grant
 
 
 def test_without_anything_to_ask_with_the_last_login_counts_for_a_day(store: Store) -> None:
@@ -281,7 +292,7 @@ def grant_that_ends_while_the_provider_is_asked(store: Store) -> Grant:
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
 
     def revoke_meanwhile(token: str) -> Login:
-        store.revoke_grant(grant.sid, by="test", reason="test")
+        revoke(store, grant.sid)
         return Login(identity=MEMBER, token=token + "+")
 
     provider.answer = revoke_meanwhile
@@ -291,7 +302,7 @@ def grant_that_ends_while_the_provider_is_asked(store: Store) -> Grant:
 
 def test_nothing_is_kept_of_a_login_whose_grant_ended_while_its_token_was_replaced(store: Store) -> None:
     grant_that_ends_while_the_provider_is_asked(store)
-    assert store.find_login(MEMBER.subject) is None
+    assert store.last_logins.find(MEMBER.subject) is None
 
 
 @pytest.mark.parametrize("moment", range(5))
@@ -309,21 +320,21 @@ def test_a_login_that_finishes_while_the_users_last_grant_ends_is_kept(
         return execute(connection, *arguments, **options)
 
     monkeypatch.setattr(redis.Redis, "execute_command", log_in_between)
-    store.revoke_grant("one", by="test", reason="test")
+    revoke(store, "one")
     monkeypatch.undo()
-    assert (store.find_grant("two") is None) or (store.find_login(MEMBER.subject) is not None)
+    assert (store.grants.find("two") is None) or (store.last_logins.find(MEMBER.subject) is not None)
 
 
 def test_a_grant_that_ended_meanwhile_is_not_brought_back(store: Store) -> None:
     grant = grant_that_ends_while_the_provider_is_asked(store)
-    assert store.find_grant(grant.sid) is None
+    assert store.grants.find(grant.sid) is None
 
 
 @pytest.mark.parametrize("sealed", ["", "nonsense"])
 def test_what_this_master_key_has_not_sealed_proves_nothing(store: Store, sealed: str) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-    store.keep_login(MEMBER.subject, sealed)
+    store.last_logins.keep(MEMBER.subject, sealed)
     assert not users.recheck_access(grant)
 
 
@@ -361,10 +372,10 @@ def test_what_is_kept_of_a_login_goes_with_the_users_last_grant(store: Store) ->
     users = make_users(store, Provider(), groups=["staff"])
     for sid in ("one", "two"):
         add_grant(store, users, Login(identity=MEMBER, token="t"), sid=sid)
-    store.revoke_grant("one", by="test", reason="test")
-    assert store.find_login(MEMBER.subject) is not None
-    store.revoke_grant("two", by="test", reason="test")
-    assert store.find_login(MEMBER.subject) is None
+    revoke(store, "one")
+    assert store.last_logins.find(MEMBER.subject) is not None
+    revoke(store, "two")
+    assert store.last_logins.find(MEMBER.subject) is None
 
 
 def test_a_resource_that_is_gone_ends_it(store: Store) -> None:

@@ -1,0 +1,193 @@
+"""How the parts of the service are made from its settings: one way, for workers and for `mcp-gatewayctl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from auth_service.backends.revocation_notices import RevocationNotices
+from auth_service.idp import IdentityProvider
+from auth_service.idp.bounded import BoundedProvider
+from auth_service.idp.github import GitHubProvider
+from auth_service.idp.oidc import OidcProvider
+from auth_service.keys.rotation import KeyRotation
+from auth_service.keys.tokens import SigningKeys
+from auth_service.oauth.client_lookup import ClientLookup
+from auth_service.oauth.document_probe import DocumentProbe
+from auth_service.oauth.introspection import Introspection
+from auth_service.oauth.revocation import Revocation
+from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
+from auth_service.oauth.server import AuthorizationServer
+from auth_service.oauth.token_grants import TOKEN_GRANTS
+from auth_service.oauth.user_access import UserAccess
+from auth_service.settings import Credentials, OpenIDConnect, Settings
+from auth_service.storage.denials import Denials
+from auth_service.storage.store import Store
+
+SIGNING_KEYS_DIRECTORY: Final = "signing-keys"
+
+
+class Parts:
+    """The parts, each made when it is first asked for and then the same for all who ask."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        load_credentials: Callable[[], Credentials],
+        *,
+        redis_password: str | None,
+        requester: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Some parts need no credentials: those are loaded when one does.
+
+        `requester` returns the address that the current request comes from, for counting it.
+        """
+        self.settings = settings
+        self._load_credentials = load_credentials
+        self._redis_password = redis_password
+        self._requester = requester
+
+    @property
+    def host(self) -> str:
+        """What people know this service by."""
+        return urlsplit(self.settings.issuer).netloc
+
+    @cached_property
+    def credentials(self) -> Credentials:
+        """The credentials. Raises SettingsError."""
+        return self._load_credentials()
+
+    @cached_property
+    def form_token_key(self) -> bytes:
+        """What forms are signed with."""
+        return self.credentials.derive_key("ticket")
+
+    @cached_property
+    def upstream_key(self) -> bytes:
+        """What the verifiers of logins at the identity provider are derived from."""
+        return self.credentials.derive_key("upstream-verifier")
+
+    # State
+
+    @cached_property
+    def denials(self) -> Denials:
+        """The denied grants of this host."""
+        return Denials(Path(self.settings.state_directory))
+
+    @cached_property
+    def store(self) -> Store:
+        """Redis."""
+        return Store(self.settings, password=self._redis_password, denials=self.denials)
+
+    @cached_property
+    def signing_keys(self) -> SigningKeys:
+        """This host's keys. What they sign is noted for all hosts, so that none is retired early.
+
+        Raises SigningKeyError.
+        """
+        keys = SigningKeys(Path(self.settings.state_directory) / SIGNING_KEYS_DIRECTORY, self.credentials)
+        keys.on_sign = self._note_signature
+        return keys
+
+    def _note_signature(self, kid: str, until: int) -> None:
+        self.rotation.note_signature(kid, until)
+
+    @cached_property
+    def rotation(self) -> KeyRotation:
+        """All hosts' keys."""
+        return KeyRotation(self.signing_keys, self.store.redis, self.settings.lifetimes)
+
+    # Servers behind the gateway
+
+    @cached_property
+    def notices(self) -> RevocationNotices:
+        """What bridges are told of grants that have ended; to be closed."""
+        return RevocationNotices(self.settings, self.credentials)
+
+    @cached_property
+    def revocation(self) -> Revocation:
+        """What ends access."""
+        return Revocation(self.store, grants_per_client=self.settings.limits.grants_per_client, notify=self.notices)
+
+    # Users
+
+    @cached_property
+    def provider(self) -> BoundedProvider:
+        """The identity provider."""
+        return BoundedProvider(_make_provider(self.settings, self.credentials))
+
+    @cached_property
+    def user_access(self) -> UserAccess:
+        """Which users may use which server."""
+        token_key = self.credentials.derive_key("upstream-token")
+        return UserAccess(self.settings, self.store, self.provider, token_key=token_key)
+
+    # Clients
+
+    @cached_property
+    def fetcher(self) -> SafeFetcher:
+        """What gets clients' documents."""
+        return make_fetcher(self.settings.client_documents)
+
+    @cached_property
+    def probe(self) -> DocumentProbe:
+        """What knows whether they can be had; with a fetcher of its own, whose places no client's document takes."""
+        fetcher = make_fetcher(self.settings.client_documents)
+        return DocumentProbe(self.settings, self.store.redis, self.store.locks, fetcher=fetcher)
+
+    @cached_property
+    def clients(self) -> ClientLookup:
+        """Clients of either kind."""
+        return ClientLookup(
+            self.store,
+            documents=self.settings.client_documents,
+            apps=self.settings.clients.redirect_schemes,
+            fetcher=self.fetcher,
+            probe=self.probe,
+            requester=self._requester,
+        )
+
+    # The authorization server
+
+    @cached_property
+    def server(self) -> AuthorizationServer:
+        """What issues codes and tokens."""
+        server = AuthorizationServer(
+            self.settings,
+            self.store,
+            self.signing_keys,
+            self.user_access,
+            self.clients,
+            revocation=self.revocation,
+            refresh_key=self.credentials.derive_key("refresh-token"),
+        )
+        for grant in TOKEN_GRANTS:
+            server.register_grant(grant)
+        return server
+
+    @cached_property
+    def introspection(self) -> Introspection:
+        """What describes tokens."""
+        return Introspection(self.settings, self.credentials, self.server)
+
+
+def _make_provider(settings: Settings, credentials: Credentials) -> IdentityProvider:
+    lists = [settings.allowed, *(each.allowed for each in settings.resources.values() if each.allowed)]
+    callback_url = f"{settings.issuer}/callback"
+    if isinstance(settings.identity_provider, OpenIDConnect):
+        return OidcProvider(
+            settings.identity_provider,
+            client_secret=credentials.client_secret,
+            callback_url=callback_url,
+            groups=frozenset(name for each in lists for name in each.groups),
+        )
+    return GitHubProvider(
+        settings.identity_provider,
+        client_secret=credentials.client_secret,
+        callback_url=callback_url,
+        organizations=frozenset(name.lower() for each in lists for name in each.organizations),
+        teams=frozenset(name.lower() for each in lists for name in each.teams),
+    )

@@ -1,0 +1,119 @@
+"""Ending access: grants with every token and code of them, what was approved, and where users are signed in."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.protocol.errors import PartlyRefused, WritesRefused
+from auth_service.storage.grants import REVOCATION_SECONDS, Grant
+from auth_service.storage.redis_client import BATCH
+from auth_service.storage.store import Store
+
+
+class Revocation:
+    """Ends access of each kind, and tells of it. Every method raises ServiceUnavailable when Redis does not answer.
+
+    `by` and `reason` are for the audit log: see `audit.record`.
+    """
+
+    def __init__(self, store: Store, *, grants_per_client: int, notify: Callable[[Grant], None]) -> None:
+        """`notify` tells the bridges of each grant that has ended.
+
+        A user has at most `grants_per_client` grants for one client.
+        """
+        self._store = store
+        self._grants_per_client = grants_per_client
+        self._notify = notify
+        self.deferred = 0
+        """How many grants this has ended while Redis took no writes: denied until Redis forgets them."""
+
+    def revoke_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
+        """As `revoke_grants`, for one; return it if it lived."""
+        return next(iter(self.revoke_grants([sid], by=by, reason=reason)), None)
+
+    def revoke_grants(self, sids: Iterable[str], *, by: str, reason: str) -> list[Grant]:
+        """End grants and every token and code of them, everywhere; return those that lived.
+
+        All revoking goes through here. When this returns, no worker admits a token of them any more, not even one that
+        has just lost Redis.
+        """
+        ended: list[Grant] = []
+        remaining = iter(sids)
+        while batch := list(itertools.islice(remaining, BATCH)):
+            ending = self._store.grants.end(batch)
+            if ending.is_deferred:
+                self.deferred += len(ending.grants)
+            for grant in ending.grants:
+                audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
+                self._notify(grant)
+            ended += ending.grants
+        if ended:
+            time.sleep(REVOCATION_SECONDS)
+        return ended
+
+    def revoke_surplus(self, newest: Grant) -> None:
+        """End the grants used least recently of a user who has too many for one client, but not this one."""
+        own = self._store.grants.find_of_user(newest.sub, client_id=newest.client_id)
+        own.sort(key=lambda each: (each.grant.sid == newest.sid, each.last_used or each.grant.created_at))
+        surplus = [each.grant.sid for each in own[: max(len(own) - self._grants_per_client, 0)]]
+        self.revoke_grants(surplus, by="gateway", reason="the user has newer ones for this client")
+
+    def remove_client(self, client_id: str, *, by: str) -> list[Grant]:
+        """Remove a registration, and end every grant of it; return those that lived.
+
+        Raises PartlyRefused if Redis keeps the registration because it takes no writes.
+        """
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals):
+            if self._store.clients.remove(client_id):
+                audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
+        sids = self._store.grants.find_ids_of_client(client_id)
+        return _unless_refused(self.revoke_grants(sids, by=by, reason="the client was deleted"), refusals)
+
+    def revoke_access(
+        self, sub: str, *, by: str, client_id: str | None = None, resource_url: str | None = None
+    ) -> list[Grant]:
+        """End what a user has granted, to all or to one client, on all or on one resource; return what lived.
+
+        What the user approved of it is forgotten: it will be asked for again. Raises PartlyRefused if Redis keeps the
+        approvals because it takes no writes.
+        """
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals):
+            if self._store.approvals.forget(sub, client_id=client_id, resource_url=resource_url):
+                audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
+        sids = [
+            found.grant.sid
+            for found in self._store.grants.find_of_user(sub, client_id=client_id)
+            if resource_url in {None, found.grant.resource}
+        ]
+        return _unless_refused(self.revoke_grants(sids, by=by, reason="the user's access was ended"), refusals)
+
+    def end_user(self, sub: str, *, by: str) -> list[Grant]:
+        """As `revoke_access`, and sign the user out of every browser. Raises PartlyRefused as well."""
+        refusals: list[WritesRefused] = []
+        with _going_on(refusals):
+            self._store.sessions.end_all(sub)
+            audit.record(Event.SESSION_ENDED, user=sub, by=by, reason="the user's access was ended")
+        return _unless_refused(self.revoke_access(sub, by=by), refusals)
+
+
+@contextmanager
+def _going_on(refusals: list[WritesRefused]) -> Iterator[None]:
+    """Note that Redis takes no writes, and go on: what can end nonetheless has to."""
+    try:
+        yield
+    except WritesRefused as refusal:
+        refusals.append(refusal)
+
+
+def _unless_refused(ended: list[Grant], refusals: list[WritesRefused]) -> list[Grant]:
+    """Return what has ended. Raises PartlyRefused if something else has not."""
+    if refusals:
+        raise PartlyRefused(refusals[0].reason, ended=len(ended))
+    return ended

@@ -1,0 +1,25 @@
+"""Identifiers that are good for one use."""
+
+from __future__ import annotations
+
+import secrets
+
+import redis
+
+from .key_names import hashed
+from .redis_client import denies_when_unavailable
+from .scripts import USE
+
+
+class Identifiers:
+    """The used ones. Every method raises ServiceUnavailable when Redis does not answer."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        """Share a connection pool."""
+        self._use = connection.register_script(USE)
+
+    @denies_when_unavailable
+    def use_once(self, identifier: str, *, seconds: int) -> bool:
+        """Whether this is the identifier's first use; remembered for so long, whatever time Redis' clock shows."""
+        # A command that is sent again because its connection broke is not a second use.
+        return bool(self._use(keys=[f"used:{hashed(identifier)}"], args=[secrets.token_urlsafe(8), seconds]))
