@@ -17,15 +17,16 @@ from pydantic import TypeAdapter, ValidationError
 from auth_service.app.traefik import AUTHORIZATION_PATHS
 from auth_service.settings import (
     OWN_PATHS,
+    AllowList,
     Credentials,
     OpenIDConnect,
-    PublicUrl,
     Settings,
     SettingsError,
     is_loopback_host,
     load_credentials,
     load_settings,
 )
+from auth_service.settings.values import PublicUrl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def test_an_application_is_known_by_its_scheme_and_its_callbacks(tmp_path: Path)
 def test_minimal_settings_are_enough(tmp_path: Path) -> None:
     settings = load(tmp_path, MINIMAL)
     assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
-    assert settings.allowed.is_empty
+    assert settings.allowed == AllowList()
     assert settings.default_resource is None
 
 

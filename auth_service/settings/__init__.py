@@ -1,0 +1,40 @@
+"""The one contract between deployment and service: settings.json, plus secrets as credential files.
+
+The NixOS module, the local launcher and the tests all write this file; nothing else configures the service.
+Secrets never stand in it: each is a file in the credentials directory (systemd's `LoadCredential`).
+"""
+
+from __future__ import annotations
+
+from .access import AllowList, GitHub, OpenIDConnect
+from .clients import DEFAULT_PROBE_URLS, MAX_PROBE_URLS, AppScheme, ClientDocuments
+from .credentials import Credentials, load_credentials, load_identity_key, load_master_key, load_redis_password
+from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
+from .limits import Lifetimes, RateLimit
+from .resources import Resource, Scope
+from .values import SettingsError, is_loopback_host
+
+__all__ = [
+    "DEFAULT_PROBE_URLS",
+    "MAX_PROBE_URLS",
+    "OWN_PATHS",
+    "SENTINEL_URL",
+    "AllowList",
+    "AppScheme",
+    "ClientDocuments",
+    "Credentials",
+    "GitHub",
+    "Lifetimes",
+    "OpenIDConnect",
+    "RateLimit",
+    "Resource",
+    "Scope",
+    "Settings",
+    "SettingsError",
+    "is_loopback_host",
+    "load_credentials",
+    "load_identity_key",
+    "load_master_key",
+    "load_redis_password",
+    "load_settings",
+]

@@ -1,0 +1,75 @@
+"""The secrets, each a file in the credentials directory (systemd's `LoadCredential`)."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+from typing import Final
+
+from .values import SettingsError
+
+MASTER_KEY_MIN_BYTES: Final = 32
+
+
+class Credentials:
+    """The secrets, read once from the credentials directory. Its `repr` shows none of them."""
+
+    def __init__(self, *, client_secret: str, master_key: bytes, redis_password: str | None = None) -> None:
+        self.client_secret = client_secret
+        self.redis_password = redis_password
+        self._master_key = master_key
+
+    def __repr__(self) -> str:
+        return "Credentials(<redacted>)"
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Return the 64 hex digits of HMAC-SHA256(master key, purpose): one independent key per purpose.
+
+        `identity-key:NAME` is the key that resource NAME's identity assertions are signed with, and the only
+        one that leaves this service: its bridge holds it too.
+        """
+        return hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256").hexdigest().encode()
+
+
+def load_credentials(directory: Path) -> Credentials:
+    """Read the secrets `client-secret`, `master-key` and, if there, `redis-password` from the credentials directory.
+
+    Raises SettingsError with one line that names the file that is missing or unusable.
+    """
+    master_key = load_master_key(directory / "master-key")
+    try:
+        client_secret = _read_credential(directory / "client-secret").decode("ascii")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
+    return Credentials(
+        client_secret=client_secret, master_key=master_key, redis_password=load_redis_password(directory)
+    )
+
+
+def load_redis_password(directory: Path) -> str | None:
+    """Read Redis' password, if there is one. Raises SettingsError with one line that names the file."""
+    path = directory / "redis-password"
+    return _read_credential(path).decode() if path.exists() else None
+
+
+def load_master_key(path: Path) -> bytes:
+    """Read the master key. Raises SettingsError with one line that names the file."""
+    master_key = _read_credential(path)
+    if len(master_key) < MASTER_KEY_MIN_BYTES:
+        raise SettingsError(f"{path}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
+    return master_key
+
+
+def load_identity_key(path: Path) -> bytes:
+    """Read the identity key of one resource. Raises SettingsError with one line that names the file."""
+    return _read_credential(path)
+
+
+def _read_credential(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"{path}: the credential cannot be read: {error.strerror}") from error
+    if not secret:
+        raise SettingsError(f"{path}: the credential is empty")
+    return secret

@@ -1,0 +1,182 @@
+"""settings.json as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from .access import AllowList, GitHub, OpenIDConnect
+from .clients import ClientDocuments, ClientRules
+from .limits import Lifetimes, Limits
+from .resources import Resource
+from .values import BaseUrl, Model, Network, PublicUrl, ResourceName, SettingsError, is_loopback_host
+
+OWN_PATHS = frozenset(
+    {
+        *("/register", "/authorize", "/consent", "/callback", "/account", "/token", "/revoke", "/introspect"),
+        *("/jwks", "/style.css"),
+    }
+)
+"""What the gateway answers itself at its issuer, beside `/register/ID` and well-known documents."""
+
+SENTINEL_URL = re.compile(
+    r"(?P<tls>rediss?)\+sentinel://(?P<hosts>[^\s/@,]+:\d{1,5}(?:,[^\s/@,]+:\d{1,5})*)/(?P<service>[\w.-]+)"
+)
+"""`redis+sentinel://HOST:PORT,HOST:PORT,…/SERVICE`, or `rediss+sentinel:` for TLS to Redis and the Sentinels."""
+
+_TAG = re.compile(r"^identity_provider\.(?:github|oidc)(?=\.|$)")
+"""Where Pydantic names the chosen type as if it were a key."""
+
+
+def _parse_redis_url(value: str) -> str:
+    if not re.match(r"(unix|rediss?)://", value) and not SENTINEL_URL.fullmatch(value):
+        raise ValueError("must begin with unix://, redis:// or rediss://, or be redis+sentinel://HOST:PORT,…/SERVICE")
+    if urlsplit(value).password is not None:
+        raise ValueError("must hold no password: that is the credential redis-password")
+    return value
+
+
+class Router(Model):
+    """What the routes handed to Traefik need to know of its static configuration."""
+
+    entry_points: tuple[str, ...] = Field(min_length=1, strict=False)
+    tls: bool = False
+    certificate_resolver: str | None = None
+    hsts_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=365 * 24 * 3600, description="How long browsers use https alone for our hosts (RFC 6797); 0: not told."
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Addresses or networks of the proxies in front of Traefik, as in the `forwardedHeaders.trustedIPs` "
+        "of its entry points: a client's address is then the last one that they saw.",
+    )
+
+
+class Settings(Model):
+    """settings.json, validated. Field names are the file's keys."""
+
+    issuer: PublicUrl = Field(description="The authorization server's public URL: RFC 8414 `issuer`.")
+    identity_provider: Annotated[GitHub | OpenIDConnect, Field(discriminator="type")]
+    allowed: AllowList = AllowList()
+    redis_url: Annotated[str, AfterValidator(_parse_redis_url)] = Field(
+        description="`unix://PATH`, `redis://HOST:PORT` (`rediss:` for TLS), or for Redis Sentinel "
+        "`redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`. A password is the credential `redis-password`."
+    )
+    state_directory: Annotated[str, Field(pattern=r"^/")] = Field(description="Holds the token-signing keys.")
+    listen: Annotated[str, Field(pattern=r"^\S+:\d+$")] = Field(default="127.0.0.1:9000")
+    internal_url: BaseUrl = Field(
+        default="http://127.0.0.1:9000", description="Where Traefik reaches this service; never public."
+    )
+    instances: tuple[BaseUrl, ...] = Field(
+        default=(),
+        strict=False,
+        description="Where Traefik reaches each instance of this service, if there are several; internal_url is then "
+        "an address that always leads to a live one.",
+    )
+    workers: Annotated[int, Field(ge=1)] = 1
+    log_level: Literal["debug", "info", "warning"] = Field(
+        default="info", description="The least that is logged; audit events are `info`. No secret is at any level."
+    )
+    audit_socket: Annotated[str, Field(pattern=r"^/")] | None = Field(
+        default=None,
+        description="A datagram socket that speaks syslog's protocol, as each journal has one. Audit events go there, "
+        "whatever `log_level` is, instead of to standard error, and to the latter only while nothing listens there.",
+    )
+    router: Router
+    lifetimes: Lifetimes = Lifetimes()
+    limits: Limits = Limits()
+    clients: ClientRules = ClientRules()
+    client_documents: ClientDocuments = ClientDocuments()
+    default_resource: ResourceName | None = Field(
+        default=None,
+        description="The resource of clients that name none (MCP 2025-03-26); refused where absent.",
+    )
+    resources: dict[ResourceName, Resource] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Settings:
+        owners: dict[str, str] = {}
+        for name, resource in self.resources.items():
+            if (other := owners.setdefault(resource.url, name)) != name:
+                raise ValueError(f"resources.{name}.url is already the URL of resources.{other}")
+        for url, name in owners.items():
+            if self._is_page(url):
+                raise ValueError(
+                    f"resources.{name}.url is the URL of one of the gateway's own pages: choose another path"
+                )
+            for above, other in owners.items():
+                if url.startswith(f"{above}/"):
+                    raise ValueError(f"resources.{name}.url lies below that of resources.{other}, which answers there")
+        if self.default_resource is not None and self.default_resource not in self.resources:
+            raise ValueError(f"default_resource names no resource: {self.default_resource}")
+        provider = self.identity_provider
+        key, url = ("url", provider.url) if isinstance(provider, GitHub) else ("issuer", provider.issuer)
+        if is_loopback_host(urlsplit(url).hostname or "") and not self.is_loopback:
+            raise ValueError(
+                f"identity_provider.{key} is a loopback stand-in, which only a loopback issuer may use: "
+                "name the real provider"
+            )
+        self._check_lists({"allowed": self.allowed})
+        self._check_lists({f"resources.{name}.allowed": each.allowed for name, each in self.resources.items()})
+        return self
+
+    def _is_page(self, url: str) -> bool:
+        """Whether the gateway answers there itself, whatever the port: no request would reach a server."""
+        issuer, parts = urlsplit(self.issuer), urlsplit(url)
+        if f"{parts.path}/".startswith("/.well-known/"):
+            return True
+        path = parts.path.removeprefix(issuer.path)
+        is_own = parts.hostname == issuer.hostname and parts.path == issuer.path + path
+        return is_own and (path in OWN_PATHS or re.fullmatch(r"/register/[^/]+|/\.well-known(/.*)?", path) is not None)
+
+    def _check_lists(self, lists: Mapping[str, AllowList | None]) -> None:
+        """Refuse entries that the identity provider has no notion of: they would admit nobody, silently."""
+        foreign = ("groups",) if isinstance(self.identity_provider, GitHub) else ("organizations", "teams")
+        for key, allowed in lists.items():
+            for kind in foreign:
+                if allowed is not None and getattr(allowed, kind):
+                    raise ValueError(f"{key}.{kind}: identity provider {self.identity_provider.type} has none")
+
+    def find_resource_name(self, url: str) -> str | None:
+        """Return the name of the resource that has this URL, of which tokens and grants know nothing else."""
+        return next((name for name, resource in self.resources.items() if resource.url == url), None)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the gateway is for this machine only, which is where plain http is tolerated."""
+        return is_loopback_host(urlsplit(self.issuer).hostname or "")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and validate settings.json.
+
+    Raises SettingsError with one line that names the file and the offending key.
+    """
+    try:
+        document = json.loads(path.read_bytes(), object_pairs_hook=_refuse_duplicate_keys)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: is not valid JSON: {error}") from error
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = _TAG.sub("identity_provider", ".".join(str(part) for part in first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{path}: {key + ': ' if key else ''}{message}") from error
+
+
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"key {repeated!r} stands twice in one object")
+    return document

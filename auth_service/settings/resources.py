@@ -1,0 +1,51 @@
+"""The MCP servers behind the gateway."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from .access import AllowList
+from .values import BaseUrl, Model, PublicUrl, ReplicaName, ScopeName
+
+
+class Scope(Model):
+    """One scope of a resource."""
+
+    description: str = Field(description="Shown on the consent page.")
+    required: bool = Field(default=True, description="Whether every request needs it.")
+
+
+class Resource(Model):
+    """One MCP server. It is its URL: routes, metadata, audience and challenges all follow from that."""
+
+    url: PublicUrl
+    backends: tuple[BaseUrl, ...] = Field(
+        default=(), strict=False, description="MCP endpoints that serve it, each as good as another for any request."
+    )
+    replicas: dict[ReplicaName, BaseUrl] = Field(
+        default={}, description="Instead of backends: bridges that were each told their name (`--replica NAME`)."
+    )
+    title: str | None = Field(default=None, description="What people see; the name where absent.")
+    scopes: dict[ScopeName, Scope] = Field(
+        default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
+    )
+    allowed: AllowList | None = Field(default=None, description="Who may use it; the gateway's list where absent.")
+
+    @model_validator(mode="after")
+    def _is_routable(self) -> Resource:
+        if not urlsplit(self.url).path:
+            raise ValueError("url must have a path, for example https://time.example.com/mcp")
+        if bool(self.backends) == bool(self.replicas):
+            raise ValueError("must have either backends or replicas")
+        if len({urlsplit(endpoint).path for endpoint in self.endpoints}) > 1:
+            raise ValueError("backends and replicas must all have the same path")
+        if "offline_access" in self.scopes:
+            raise ValueError("scopes must not contain offline_access, which no server has: it asks for a refresh token")
+        return self
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The URL of every backend or replica."""
+        return self.backends or tuple(self.replicas.values())
