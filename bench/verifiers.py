@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from auth_service.app.traefik import dynamic_configuration
-from auth_service.keys.tokens import SigningKeys, issue_access_token
+from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import load_credentials, load_settings
 from local.options import require_program
 from local.stack import find_redis

@@ -18,7 +18,7 @@ from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.app.views.errors import REFUSAL
 from auth_service.idp import provider_name
-from auth_service.keys.tokens import SigningKeyError
+from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused

@@ -14,7 +14,7 @@ from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.github import GitHubProvider
 from auth_service.idp.oidc import OidcProvider
 from auth_service.keys.rotation import KeyRotation
-from auth_service.keys.tokens import SigningKeys
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.client_lookup import ClientLookup
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection

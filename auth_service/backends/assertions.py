@@ -9,7 +9,7 @@ import hashlib
 
 from itsdangerous import URLSafeTimedSerializer
 
-from auth_service.keys.tokens import VerifiedClaims
+from auth_service.keys.access_tokens import VerifiedClaims
 from auth_service.settings import Credentials
 
 IDENTITY_SALT = "mcp-oauth-gateway.identity"

@@ -14,7 +14,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from auth_service.idp.http import Session
-from auth_service.keys.tokens import VerifiedClaims
+from auth_service.keys.access_tokens import VerifiedClaims
 from auth_service.settings import Resource, Settings
 
 from .assertions import BackendSigner

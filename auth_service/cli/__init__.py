@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from auth_service.keys.tokens import SigningKeyError
+from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
 

@@ -20,7 +20,8 @@ import requests
 
 from auth_service.backends import health
 from auth_service.backends.assertions import derive_identity_key
-from auth_service.keys.tokens import SigningKeys, issue_access_token
+from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth import document_probe
 from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import make_fetcher

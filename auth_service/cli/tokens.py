@@ -7,7 +7,7 @@ import time
 
 import click
 
-from auth_service.keys.tokens import issue_access_token
+from auth_service.keys.access_tokens import issue_access_token
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.storage.grants import Grant, new_sid

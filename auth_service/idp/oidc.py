@@ -17,6 +17,7 @@ import jwt
 from auth_service.protocol import keys, redirect_uris
 from auth_service.protocol.access import Identity
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
+from auth_service.protocol.jwt_checks import checking_all
 from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
 
@@ -28,16 +29,7 @@ KEY_SET_REFRESH_SECONDS: Final = 30
 """How long after a fetch an unknown `kid` leads to no other fetch of the key set."""
 CLOCK_SKEW_SECONDS: Final = 30
 
-_OPTIONS: Final[Any] = {
-    "require": ["iss", "sub", "aud", "exp", "iat"],
-    "verify_signature": True,
-    "verify_iss": True,
-    "verify_sub": True,
-    "verify_aud": True,
-    "verify_exp": True,
-    "verify_iat": True,
-    "verify_nbf": True,
-}
+_CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "iat"))
 _MAX_TEXT: Final = 255
 _ABOUT_THE_USER: Final = (
     *("invalid_grant", "access_denied"),
@@ -254,7 +246,7 @@ class OidcProvider:
                 issuer=self._settings.issuer,
                 audience=self._settings.client_id,
                 leeway=CLOCK_SKEW_SECONDS,
-                options=_OPTIONS,
+                options=_CHECKS,
             )
         except jwt.PyJWTError as error:
             raise LoginError(f"the ID token is not valid: {type(error).__name__}") from error

@@ -1,7 +1,7 @@
 """Which signing keys there are, agreed upon by all workers and hosts, and when keys come and go.
 
-Keys are derived from the master key and the time from which they sign (`tokens`), so hosts need to agree on those times
-only. Redis holds them, and which of them are retired; each host's files follow within a second. New keys come by
+Keys are derived from the master key and the time from which they sign (`signing_keys`), so hosts need to agree on those
+times only. Redis holds them, and which of them are retired; each host's files follow within a second. New keys come by
 themselves: the one that signs next is always published a whole interval ahead, at a time that every host computes
 alike. Old ones go once the last token that they signed has ended.
 
@@ -24,7 +24,7 @@ from auth_service.ops.audit import Event
 from auth_service.settings import Lifetimes
 from auth_service.storage.redis_client import denies_when_unavailable
 
-from .tokens import CLOCK_SKEW_SECONDS, SigningKey, SigningKeys
+from .signing_keys import CLOCK_SKEW_SECONDS, SigningKey, SigningKeys
 
 PUBLICATION_SECONDS: Final = 600
 """How long a key is in the JWKS before it signs: twice as long as anyone may cache the old set."""

@@ -11,9 +11,10 @@ from urllib.parse import unquote_plus
 
 import jwt
 
-from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
+from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
+from auth_service.protocol.jwt_checks import checking_all
 from auth_service.protocol.keys import ALGORITHMS
 from auth_service.storage.identifiers import Identifiers
 
@@ -27,17 +28,8 @@ CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
 MAX_JTI_LENGTH: Final = 256
 
 _TYPES: Final = (None, "JWT", "client-authentication+jwt")
-_OPTIONS: Final[Any] = {
-    "require": ["iss", "sub", "aud", "exp", "jti"],
-    "verify_signature": True,
-    "verify_iss": True,
-    "verify_sub": True,
-    "verify_aud": True,
-    "verify_jti": True,
-    "verify_exp": True,
-    "verify_iat": False,  # with more leeway than the end has: _verify
-    "verify_nbf": False,
-}
+# Those left out are checked in `_verify`, with more leeway than the end has.
+_CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "jti"), but=("iat", "nbf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +140,7 @@ class ClientAuthenticator:
             subject=client.client_id,
             audience=self._audiences,
             leeway=CLOCK_SKEW_SECONDS,
-            options=_OPTIONS,
+            options=_CHECKS,
         )
         # One for another server as well could be used here by that server.
         if isinstance(claims["aud"], list) and len(claims["aud"]) != 1:

@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
-from auth_service.keys.tokens import InvalidTokenError, VerifiedClaims, verify_access_token
+from auth_service.keys.access_tokens import InvalidTokenError, VerifiedClaims, verify_access_token
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.errors import OAuthError

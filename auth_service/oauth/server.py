@@ -25,8 +25,8 @@ from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
-from auth_service.keys import tokens
-from auth_service.keys.tokens import SigningKeys
+from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol import client_documents, pkce, redirect_uris, resources, scopes
@@ -302,7 +302,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         """Return a token response (RFC 6749 §5.1) with a new access token of that grant."""
         lifetime = self.settings.lifetimes.access_token
         response: dict[str, Any] = {
-            "access_token": tokens.issue_access_token(
+            "access_token": issue_access_token(
                 self.keys,
                 issuer=self.settings.issuer,
                 sub=grant.sub,

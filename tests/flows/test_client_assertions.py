@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from auth_service.keys.tokens import CLOCK_SKEW_SECONDS
+from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.oauth.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
 from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.app.verify.endpoint import Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
-from auth_service.keys.tokens import SigningKeys
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.denials import Denials
 from tests.schemas import check

@@ -18,13 +18,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from auth_service.app.responses import Header, Receive, Response, Send, empty_response, json_response, json_rpc_response
 from auth_service.backends.assertions import BackendSigner, derive_identity_key
-from auth_service.keys.tokens import (
-    ForgedTokenError,
-    InvalidTokenError,
-    SigningKeys,
-    VerifiedClaims,
-    verify_access_token,
-)
+from auth_service.keys.access_tokens import ForgedTokenError, InvalidTokenError, VerifiedClaims, verify_access_token
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.errors import ServiceUnavailable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, jsonify, request
 
-from auth_service.keys.tokens import InvalidTokenError, verify_access_token
+from auth_service.keys.access_tokens import InvalidTokenError, verify_access_token
 from auth_service.oauth.client_authentication import parse_basic
 from auth_service.oauth.server import FormRequest
 from auth_service.protocol.errors import OAuthError

@@ -18,7 +18,8 @@ from auth_service.app.verify import endpoint
 from auth_service.app.verify.endpoint import MAX_TOKEN_BYTES, MAX_URI_BYTES, REFRESH_SECONDS, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.backends.assertions import derive_identity_key
-from auth_service.keys.tokens import SigningKeys, create_key_file, issue_access_token
+from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.signing_keys import SigningKeys, create_key_file
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.denials import Denials
 from auth_service.storage.key_names import GRANT_PREFIX

@@ -22,7 +22,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from auth_service.cli.doctor import CheckFailed, Doctor, Finding, Status, check_certificate
-from auth_service.keys.tokens import SigningKeys
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store

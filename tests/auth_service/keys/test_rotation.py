@@ -9,8 +9,9 @@ import pytest
 import redis
 import time_machine
 
+from auth_service.keys.access_tokens import issue_access_token
 from auth_service.keys.rotation import PUBLICATION_SECONDS, KeyInUseError, KeyRotation
-from auth_service.keys.tokens import SigningKeys, issue_access_token
+from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import Credentials, Lifetimes
 
 CREDENTIALS = Credentials(client_secret="", master_key=b"k" * 32)

@@ -1,4 +1,4 @@
-"""Signing keys on disk, and the access tokens made with them (RFC 9068 profile, ES256 only).
+"""Signing keys on disk (ES256 only).
 
 A key is a file `<activation time>.pem` in one directory: published in the JWKS as soon as it is there,
 signing from that time until a newer one does, and gone (with every token it signed) once deleted. The
@@ -15,11 +15,8 @@ import hashlib
 import json
 import logging
 import os
-import re
-import secrets
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +31,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from jwt.utils import base64url_decode
 
 from auth_service.settings import Credentials
 
@@ -46,25 +42,11 @@ CLOCK_SKEW_SECONDS = 10
 # SEC 2, section 2.4.2: the number of points, n.
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _NAME_FORMAT = "%Y%m%dT%H%M%SZ"
-_REQUIRED_CLAIMS = ["iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid", "name"]
-
-# Of 64 bytes, in the one way that RFC 4648 §3.5 has: decoders take many more, each of which would be another token to
-# remember.
-_SIGNATURE = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]")
-
 log = logging.getLogger(__name__)
 
 
 class SigningKeyError(Exception):
     """The key directory or a key file is unusable; the text is one line for the operator."""
-
-
-class InvalidTokenError(Exception):
-    """An access token was refused. The text is a name for the reason, one of a few; it never quotes the token."""
-
-
-class ForgedTokenError(InvalidTokenError):
-    """What stands behind the header is malformed or not signed by the key that it names, and so never will be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +64,6 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"SigningKey(path={self.path!r}, kid={self.kid!r})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedClaims:
-    """What a verified access token proves. Whether its grant still lives is not checked here."""
-
-    subject: str
-    name: str
-    client_id: str
-    scope: str
-    audience: str
-    sid: str
-    token_id: str
-    issued_at: int
-    expires_at: int
-
-    @property
-    def scopes(self) -> frozenset[str]:
-        """The granted scope tokens."""
-        return frozenset(self.scope.split())
 
 
 class SigningKeys:
@@ -216,129 +178,6 @@ def _derive_key(credentials: Credentials, activation: int) -> ec.EllipticCurvePr
     # Twice the bits that the curve needs, so that the remainder favours no key (FIPS 186-5, appendix A.2.1).
     digits = b"".join(credentials.derive_key(f"signing-key:{activation}:{half}") for half in (0, 1))
     return ec.derive_private_key(int(digits, 16) % (_P256_ORDER - 1) + 1, ec.SECP256R1())
-
-
-def issue_access_token(
-    keys: SigningKeys,
-    *,
-    issuer: str,
-    sub: str,
-    name: str,
-    client_id: str,
-    scope: str,
-    resource: str,
-    sid: str,
-    lifetime: int,
-    now: int,
-) -> str:
-    """Sign an access token (RFC 9068 §2.2) for exactly one resource.
-
-    `scope` is space-separated (RFC 6749 §3.3), `sid` names the grant, `lifetime` and `now` are in seconds.
-    """
-    key = keys.signing_key(now=now)
-    keys.on_sign(key.kid, now + lifetime)
-    claims = {
-        "iss": issuer,
-        "sub": sub,
-        "aud": resource,
-        "exp": now + lifetime,
-        "iat": now,
-        "jti": secrets.token_urlsafe(16),
-        "client_id": client_id,
-        "scope": scope,
-        "sid": sid,
-        "name": name,
-    }
-    return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid})
-
-
-def verify_access_token(
-    keys: SigningKeys, unverified_token: str, *, issuer: str, resources: Collection[str]
-) -> VerifiedClaims:
-    """Verify a token's header, signature, issuer, audience and times against the system clock.
-
-    `resources` are the URLs of which its audience must be one. Raises InvalidTokenError. Not checked: that
-    the grant lives, and whether the scope suffices.
-    """
-    key = _find_verification_key(keys, unverified_token)
-    _refuse_hopeless(unverified_token, issuer=issuer, resources=resources)
-    if not _SIGNATURE.fullmatch(unverified_token.rpartition(".")[2]):
-        raise ForgedTokenError("malformed_token")
-    try:
-        claims = jwt.decode(
-            unverified_token,
-            key.public_key,
-            algorithms=[ALGORITHM],
-            issuer=issuer,
-            audience=list(resources),
-            leeway=CLOCK_SKEW_SECONDS,
-            options={
-                "require": _REQUIRED_CLAIMS,
-                "verify_signature": True,
-                "verify_iss": True,
-                "verify_aud": True,
-                "verify_sub": True,
-                "verify_jti": True,
-                "verify_exp": True,
-                "verify_iat": True,
-                "verify_nbf": True,
-            },
-        )
-    except jwt.InvalidSignatureError as error:
-        raise ForgedTokenError("forged") from error
-    except jwt.DecodeError as error:
-        raise ForgedTokenError("malformed_token") from error
-    except jwt.ImmatureSignatureError as error:
-        raise InvalidTokenError("not_yet_valid") from error
-    except jwt.InvalidTokenError as error:
-        raise InvalidTokenError("malformed_token") from error
-    # The leeway is for a token from a host whose clock is ahead; no token outlives its own expiry.
-    if claims["exp"] <= time.time():
-        raise InvalidTokenError("expired")
-    # PyJWT accepts a list that contains the audience; ours name exactly one.
-    texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidTokenError("malformed_token")
-    return VerifiedClaims(
-        subject=claims["sub"],
-        name=claims["name"],
-        client_id=claims["client_id"],
-        scope=claims["scope"],
-        audience=claims["aud"],
-        sid=claims["sid"],
-        token_id=claims["jti"],
-        issued_at=int(claims["iat"]),
-        expires_at=int(claims["exp"]),
-    )
-
-
-def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningKey:
-    """Return the key that the header names, if the header is byte for byte what `issue_access_token` writes.
-
-    No header of anyone else's is ever parsed. That closes `alg`, `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and
-    whatever JOSE adds next.
-    """
-    key = keys.find_key(unverified_token.partition(".")[0])
-    if key is None:
-        raise InvalidTokenError("unknown_key")
-    return key
-
-
-def _refuse_hopeless(unverified_token: str, *, issuer: str, resources: Collection[str]) -> None:
-    """Refuse what its own claims rule out, at a tenth of what checking the signature costs; proves nothing else.
-
-    Raises InvalidTokenError.
-    """
-    try:
-        claims = json.loads(base64url_decode(unverified_token.split(".", 2)[1]))
-        if claims["iss"] != issuer:
-            raise InvalidTokenError("other_issuer")
-        if claims["aud"] not in resources:
-            raise InvalidTokenError("other_resource")
-        if claims["exp"] <= time.time():
-            raise InvalidTokenError("expired")
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise InvalidTokenError("malformed_token") from error
 
 
 def _list_names(directory: Path) -> list[str]:

@@ -24,16 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from auth_service.keys.tokens import (
-    CLOCK_SKEW_SECONDS,
-    InvalidTokenError,
-    SigningKeyError,
-    SigningKeys,
-    VerifiedClaims,
-    create_key_file,
-    issue_access_token,
-    verify_access_token,
-)
+from auth_service.keys.access_tokens import InvalidTokenError, VerifiedClaims, issue_access_token, verify_access_token
+from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS, SigningKeyError, SigningKeys, create_key_file
 from auth_service.settings import Credentials
 
 ISSUER = "https://auth.example.com"
