@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -80,6 +81,7 @@ class GitHubProvider:
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url
+        self._explain = partial(refusals.explain, provider=self.title, callback=callback_url)
         self._organizations = organizations
         self._teams = teams
 
@@ -117,15 +119,6 @@ class GitHubProvider:
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
         """Return the error for GitHub's answer at the callback."""
         return self._explain(parameters, is_vouched=False)
-
-    def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
-        return refusals.explain(
-            answer.get("error"),
-            answer.get("error_description"),
-            provider=self.title,
-            callback=self._callback_url,
-            is_vouched=is_vouched,
-        )
 
     def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
         """Ask GitHub again for name and memberships. Raises LoginError if the token is revoked."""

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, TypeGuard, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
@@ -83,6 +84,7 @@ class OidcProvider:
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url
+        self._explain = partial(refusals.explain, provider=self.title, callback=callback_url)
         self._groups = groups
         self._metadata = _Remembered(self._fetch_metadata)
         self._keys = _Remembered(self._fetch_keys)
@@ -176,15 +178,6 @@ class OidcProvider:
     def explain_refusal(self, parameters: Mapping[str, str]) -> LoginError | ServiceUnavailable:
         """Return the error for the provider's answer at the callback (Core §3.1.2.6)."""
         return self._explain(parameters, is_vouched=False)
-
-    def _explain(self, answer: Mapping[str, Any], *, is_vouched: bool) -> LoginError | ServiceUnavailable:
-        return refusals.explain(
-            answer.get("error"),
-            answer.get("error_description"),
-            provider=self.title,
-            callback=self._callback_url,
-            is_vouched=is_vouched,
-        )
 
     def _ask_who(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())

@@ -7,8 +7,9 @@ authorization request errors", "Troubleshooting OAuth app access token request e
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
 
@@ -81,13 +82,14 @@ _OTHER = _Meaning(
 
 
 def explain(
-    code: object, description: object, *, provider: str, callback: str, is_vouched: bool
+    answer: Mapping[str, Any], *, provider: str, callback: str, is_vouched: bool
 ) -> LoginError | ServiceUnavailable:
     """Return the exception for an OAuth error at a login: LoginError, ServiceUnavailable, or its kind ProviderRefusal.
 
     `is_vouched` says whether the provider itself sent the error. If a browser brought it, an attacker may have written
     it, so that the log has it as a warning only.
     """
+    code, description = answer.get("error"), answer.get("error_description")
     name = code if isinstance(code, str) else ""
     if not name and is_vouched:
         log.error("%s answered a login without tokens and without an error", provider)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 _NOT_DESCRIPTION_TEXT = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 
@@ -12,6 +13,10 @@ def oauth_text(text: str) -> str:
     return _NOT_DESCRIPTION_TEXT.sub("?", text)
 
 
+RETRY_SECONDS: Final = 5
+"""When to try again after an error that may pass by itself."""
+
+
 class GatewayError(Exception):
     """Base of all errors that this service raises on purpose."""
 
@@ -19,7 +24,7 @@ class GatewayError(Exception):
 class ServiceUnavailable(GatewayError):
     """A dependency does not answer: nothing is granted, and the caller may retry."""
 
-    def __init__(self, dependency: str, *, retry_after: int = 5) -> None:
+    def __init__(self, dependency: str, *, retry_after: int = RETRY_SECONDS) -> None:
         super().__init__(f"{dependency} is unavailable")
         self.dependency = dependency
         self.retry_after = retry_after

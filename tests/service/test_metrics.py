@@ -61,7 +61,7 @@ def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: P
 
 def test_a_worker_without_redis_says_so(place: Place) -> None:
     service = place.start(workers=1)
-    assert read(service)[("mcp_gateway_redis_up", "0")] == 1
+    eventually(lambda: read(service)[("mcp_gateway_redis_up", "0")] == 1)
     place.redis.stop()
     eventually(lambda: read(service)[("mcp_gateway_redis_up", "0")] == 0)
     assert ("mcp_gateway_log_messages_total", "warning") in read(service)

@@ -87,6 +87,12 @@ def client_address() -> str:
         return request.remote_addr or ""
 
 
+def forbid_storing(response: Response) -> Response:
+    """Let nobody keep an answer that is for one client, or about one moment."""
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
 def allow_any_origin(response: Response) -> Response:
     """Let web pages of any origin call an endpoint that uses no cookie."""
     response.headers["Access-Control-Allow-Origin"] = "*"

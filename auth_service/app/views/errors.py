@@ -23,7 +23,7 @@ from auth_service.protocol.errors import (
 )
 from auth_service.protocol.redirect_uris import TargetKind
 
-from . import allow_any_origin, client_address, gateway, record, statuses
+from . import allow_any_origin, client_address, forbid_storing, gateway, record, statuses
 from .pages import protect, render_page, wants_page
 from .shown import has_decided
 
@@ -95,8 +95,8 @@ def _render_oauth_error(error: OAuthError) -> Response:
     _record_refusal(error)
     if wants_page():
         return _show(_invalid_request(error))
-    response = make_response(jsonify(error=error.error, error_description=error.description), error.status)
-    response.headers["Cache-Control"] = "no-store"
+    body = jsonify(error=error.error, error_description=error.description)
+    response = forbid_storing(make_response(body, error.status))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer" if error.error == "invalid_token" else 'Basic realm="token"'
     return response

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.errors import ServiceUnavailable
 
-from . import gateway
+from . import forbid_storing, gateway
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -71,7 +71,7 @@ def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cache-Control"] = "no-store"
+    forbid_storing(response)
 
 
 def provider_targets() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from auth_service.protocol import clients
 from auth_service.protocol.clients import Client, ClientMetadata
 from auth_service.protocol.errors import OAuthError
 
-from . import allow_any_origin, client_address, gateway, note, record
+from . import allow_any_origin, client_address, forbid_storing, gateway, note, record
 
 QUOTA_SECONDS = 3600
 
@@ -125,6 +125,4 @@ def _respond(client: Client, *, registration_token: str, secret: str | None = No
     body["registration_access_token"] = registration_token
     if secret is not None:
         body["client_secret"] = secret
-    response = make_response(jsonify(body), status)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return forbid_storing(make_response(jsonify(body), status))

@@ -12,14 +12,11 @@ from urllib.parse import urlsplit
 from flask import Response, jsonify, make_response, request
 
 from auth_service.app.responses import json_rpc_error
-from auth_service.protocol.errors import PageError
+from auth_service.protocol.errors import RETRY_SECONDS, PageError
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 
-from . import allow_any_origin, gateway
+from . import allow_any_origin, forbid_storing, gateway
 from .pages import render_page, wants_page
-
-RETRY_SECONDS = 5
-"""When to try again after an error that may pass by itself."""
 
 
 class Form(Enum):
@@ -55,8 +52,7 @@ def respond(
     else:
         response = make_response(jsonify(error=_code(status), error_description=text), status)
     if form is not Form.PAGE:
-        response.headers["Cache-Control"] = "no-store"
-        allow_any_origin(response)
+        allow_any_origin(forbid_storing(response))
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     if allowed:

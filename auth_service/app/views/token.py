@@ -11,7 +11,7 @@ from auth_service.oauth.client_authentication import parse_basic
 from auth_service.oauth.server import FormRequest
 from auth_service.protocol.errors import OAuthError
 
-from . import allow_any_origin, body_parameters, client_address, gateway, note
+from . import allow_any_origin, body_parameters, client_address, forbid_storing, gateway, note
 
 blueprint = Blueprint("token", __name__)
 blueprint.after_request(allow_any_origin)
@@ -19,9 +19,8 @@ blueprint.after_request(allow_any_origin)
 
 @blueprint.after_request
 def _forbid_storing(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
     response.headers["Pragma"] = "no-cache"
-    return response
+    return forbid_storing(response)
 
 
 @blueprint.post("/token")
