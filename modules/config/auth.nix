@@ -12,20 +12,12 @@ let
   provider = gatewayLib.identityProvider.chosen;
   settingsFile = "mcp-oauth-gateway/settings.json";
   service = lib.getExe' cfg.package "mcp-auth-service";
-  runsHere = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
-  # What the service would refuse fails the build: on a reload it would go on with its old settings.
-  settings =
-    pkgs.runCommand "settings.json"
-      {
-        text = builtins.toJSON cfg.settings;
-        passAsFile = [ "text" ];
-      }
-      ''
-        ${lib.optionalString (
-          topology.has "auth" && runsHere
-        ) "${service} --check --settings \"$textPath\""}
-        cp "$textPath" "$out"
-      '';
+  # On a reload the service would go on with its old settings.
+  settings = gatewayLib.checkedJson {
+    name = "settings.json";
+    value = cfg.settings;
+    check = if topology.has "auth" then "${service} --check --settings" else null;
+  };
   ownRedis = cfg.redis.url == null;
 in
 {

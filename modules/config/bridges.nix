@@ -3,7 +3,6 @@
   config,
   gatewayLib,
   lib,
-  utils,
   ...
 }:
 let
@@ -39,35 +38,14 @@ let
     );
   };
 
-  optionsOf =
-    server: replica:
-    [
-      "--isolation=${server.isolation}"
-      "--warm-spares=${toString server.warmSpares}"
-      "--server-era=${server.era}"
-      "--log-level=${server.logLevel}"
-      "--call-timeout=${toString server.timeouts.call}"
-      "--call-timeout-total=${toString server.timeouts.callTotal}"
-      "--input-timeout=${toString server.timeouts.input}"
-      "--idle-timeout=${toString server.timeouts.idle}"
-      "--stop-timeout=${toString server.timeouts.stop}"
-      "--drain-timeout=${toString server.timeouts.drain}"
-      "--max-message-bytes=${toString server.limits.messageBytes}"
-      "--max-sessions=${toString server.limits.sessions}"
-      "--max-sessions-per-user=${toString server.limits.sessionsPerUser}"
-      "--max-shared-sessions=${toString server.limits.sharedSessions}"
-      "--max-shared-sessions-per-user=${toString server.limits.sharedSessionsPerUser}"
-      "--max-calls=${toString server.limits.calls}"
-      "--max-connections=${toString server.limits.connections}"
-    ]
-    ++ map (version: "--protocol-version=${version}") (
-      if server.protocolVersions == null then [ ] else server.protocolVersions
-    )
-    ++ lib.optional (
-      server.serverProtocolVersion != null
-    ) "--server-protocol-version=${server.serverProtocolVersion}"
-    ++ lib.optional (server.startsAtOnce != null) "--starts-at-once=${toString server.startsAtOnce}"
-    ++ lib.optional (lib.length (topology.replicasOf server) > 1) "--replica=${replica.name}";
+  bridge = lib.getExe' cfg.package "mcp-stdio-bridge";
+  configurationFile =
+    name: server:
+    gatewayLib.checkedJson {
+      name = "bridge-${name}.json";
+      value = lib.filterAttrs (_: value: value != null) server.settings;
+      check = "${bridge} --check --config";
+    };
 
   nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
   socketOf =
@@ -102,9 +80,19 @@ let
         server.serviceConfig
         (asDefaults hardening.restart)
         (asDefaults {
-          # The unit's environment is the one that the operator wrote for this server: all of it is passed on.
           Type = "notify";
-          ExecStart = "${lib.getExe' cfg.package "mcp-stdio-bridge"} --require-identity fd:identity-key --pass-env=* ${lib.concatStringsSep " " (optionsOf server replica)} -- ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
+          ExecStart = toString (
+            [
+              bridge
+              "--config"
+              # Not its name in /etc, which the sandbox hides.
+              (configurationFile name server)
+            ]
+            ++ lib.optionals (lib.length (topology.replicasOf server) > 1) [
+              "--replica"
+              replica.name
+            ]
+          );
           WatchdogSec = 60;
           # The bridge alone is told to stop: running calls still need their servers.
           KillMode = "mixed";
@@ -151,6 +139,12 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
+    # To be read; a bridge is started with the file itself, and anew where that changes.
+    environment.etc = lib.mapAttrs' (
+      name: server:
+      lib.nameValuePair "mcp-oauth-gateway/bridge-${name}.json" { source = configurationFile name server; }
+    ) topology.bridgedHere;
+
     systemd.tmpfiles.settings.mcp-oauth-gateway = {
       "/run/mcp-oauth-gateway".d = {
         mode = "0700";

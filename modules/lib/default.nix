@@ -1,11 +1,17 @@
 # What options/ and config/ share, computed once: the argument `gatewayLib` of every module here.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   cfg = config.services.mcp-oauth-gateway;
   hardening = import ./hardening.nix { inherit lib cfg; };
 in
 {
   _module.args.gatewayLib = {
+    checkedJson = import ./checked-json.nix { inherit lib pkgs; };
     checks = import ./checks.nix { inherit lib cfg; };
     inherit hardening;
     identityProvider = import ./identity-provider.nix { inherit cfg; };

@@ -30,6 +30,7 @@ class Configuration:
     users: dict[str, str]
     hosts: dict[str, list[str]]
     builds: dict[str, str]
+    stored: dict[str, str]
     programs: list[str]
     ports: list[int]
     warnings: list[str]
@@ -73,6 +74,8 @@ def write_files(configuration: Configuration, root: Path) -> None:
     """Write units and files below `root`."""
     for name, text in configuration.files.items():
         _write(root / "etc" / name, text)
+    for name, path in configuration.stored.items():
+        _write(root / path.removeprefix("/"), configuration.files[name])
     for name, lines in configuration.units.items():
         _write(root / UNITS / name, "\n".join(lines) + "\n")
     rules = [*configuration.tmpfiles, f"L /run/current-system - - - - /{SYSTEM}"]

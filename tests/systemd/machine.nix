@@ -137,6 +137,10 @@ in
   builds = lib.mapAttrs (_: file: file.source.buildCommand) (
     lib.filterAttrs (_: file: file.source ? buildCommand) config.environment.etc
   );
+  # Where they are in the store, from where units may have them.
+  stored = lib.mapAttrs (_: file: toString file.source) (
+    lib.filterAttrs (_: file: file.source ? buildCommand) config.environment.etc
+  );
   programs = map toString config.environment.systemPackages;
   users = lib.mapAttrs (_: user: user.group) config.users.users;
   ports = config.networking.firewall.allowedTCPPorts;

@@ -15,7 +15,7 @@ import pytest
 from auth_service.ops.audit import Event
 from auth_service.protocol.addresses import is_public
 from auth_service.settings import Settings
-from stdio_bridge.options import parse_options
+from stdio_bridge.options import Isolation, Options, parse_options
 from tests.systemd import evaluation
 from tests.systemd.deployment import Configuration, load, load_machines
 from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
@@ -146,25 +146,56 @@ def test_the_auth_service_accepts_the_settings_of_every_case(name: str) -> None:
             settings_of(configuration)
 
 
-def test_settings_that_the_auth_service_would_refuse_fail_the_build(gateway: Configuration) -> None:
-    build = gateway.builds["mcp-oauth-gateway/settings.json"].split("\n")
-    checked, copied = (line.strip() for line in build if line)
-    assert checked.endswith('/bin/mcp-auth-service --check --settings "$textPath"')
-    assert copied == 'cp "$textPath" "$out"', "what was checked is what is used"
-    # Where it does not run there is nothing to check.
+def test_settings_are_not_checked_where_the_auth_service_does_not_run() -> None:
     assert "--check" not in load(evaluated("hosts")).builds["mcp-oauth-gateway/settings.json"]
 
 
+def options_of(configuration: Configuration, unit: str, folder: Path) -> Options:
+    """Return what a bridge reads from its command line and its file; a program that is there stands for the server."""
+    (command,) = (line for line in configuration.units[unit] if line.startswith("ExecStart="))
+    _, config, path, *arguments = command.split()
+    assert config == "--config"
+    (name,) = (name for name, stored in configuration.stored.items() if stored == path)
+    file = folder / "bridge.json"
+    file.write_text(configuration.files[name])
+    return parse_options(["--config", str(file), *arguments, "--", "/bin/true"], {})
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_the_bridge_accepts_the_command_line_of_every_case(name: str) -> None:
-    units = [unit for configuration in load_machines(evaluated(name)).values() for unit in configuration.units.items()]
-    for unit, lines in units:
-        if unit.startswith("mcp-bridge-") and unit.endswith(".service"):
-            (command,) = (line for line in lines if line.startswith("ExecStart="))
-            own, _, server = command.partition(" -- ")
-            assert server
-            arguments = [part.replace("%d", "/run/credentials") for part in own.split()[1:]]
-            assert parse_options([*arguments, "--", "/bin/true"], {}).identity_key is not None
+def test_the_bridge_accepts_the_command_line_and_the_file_of_every_case(name: str, tmp_path: Path) -> None:
+    for configuration in load_machines(evaluated(name)).values():
+        for unit in configuration.units:
+            if unit.startswith("mcp-bridge-") and unit.endswith(".service"):
+                options = options_of(configuration, unit, tmp_path)
+                assert options.identity_key == "identity-key"
+                assert options.listen is None
+
+
+def test_a_bridges_file_has_what_its_options_say_and_what_the_operator_adds(tmp_path: Path) -> None:
+    configuration = load(evaluated("github"))
+    options = options_of(configuration, "mcp-bridge-notes@2.service", tmp_path)
+    assert (options.isolation, options.warm_spares, options.call_timeout) == (Isolation.PER_USER, 1, 60)
+    assert options.replica == "2"
+    assert options.keep_alive == 30, "what only `settings` has"
+    assert options.max_calls == 500, "`settings` wins over `limits.calls`"
+    assert options.versions.server is None, "null leaves out what `serverProtocolVersion` says"
+    document = json.loads(configuration.files["mcp-oauth-gateway/bridge-notes.json"])
+    assert document["command"][1:] == ["/srv/documents"]
+    assert set(document["protocol-version"]) == {"2025-06-18", "2025-11-25"}
+
+
+@pytest.mark.parametrize(
+    ("file", "program"),
+    [
+        ("settings.json", "mcp-auth-service --check --settings"),
+        ("bridge-time.json", "mcp-stdio-bridge --check --config"),
+    ],
+)
+def test_a_file_that_its_program_would_refuse_fails_the_build(gateway: Configuration, file: str, program: str) -> None:
+    build = gateway.builds[f"mcp-oauth-gateway/{file}"].split("\n")
+    checked, copied = (line.strip() for line in build if line)
+    assert checked.endswith(f'/bin/{program} "$textPath"')
+    assert copied == 'cp "$textPath" "$out"', "what was checked is what is used"
 
 
 def test_a_bridge_listens_where_its_route_leads() -> None:
@@ -221,7 +252,7 @@ def test_a_host_runs_its_own_part_only() -> None:
     assert "mcp-bridge-git.service" not in units
     assert "ListenStream=10.0.0.3:22456" in units["mcp-bridge-time-10.0.0.3:22456.socket"]
     (command,) = (line for line in units["mcp-bridge-fetch@2.service"] if line.startswith("ExecStart="))
-    assert " --replica=tools-1-2 " in command
+    assert command.endswith(" --replica tools-1-2")
 
 
 def test_relaxations_of_a_sandbox_do_not_undo_each_other() -> None:

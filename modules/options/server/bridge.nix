@@ -1,5 +1,11 @@
-# How many processes, how long, how much: the bridge's own options, and the unit's limits.
-{ lib, ... }:
+# How many processes, how long, how much: the bridge's own options, what they are in its configuration file, and the
+# unit's limits.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   inherit (lib) mkOption types;
   seconds =
@@ -146,5 +152,51 @@ in
 
       tasks = count 1024 256 "Processes and threads together.";
     };
+
+    settings = mkOption {
+      type = types.submodule { freeformType = (pkgs.formats.json { }).type; };
+      default = { };
+      example = {
+        keep-alive = 30;
+      };
+      description = ''
+        The bridge's configuration file, {file}`bridge-NAME.json`, for what no option here models: any option of
+        `mcp-stdio-bridge`, without the dashes in front. A value here takes the place of the one that an option gives,
+        and null leaves a member out. The world can read the file. A member that the bridge does not know fails the
+        build.
+      '';
+    };
+  };
+
+  # A new option of the bridge is a line here, beside its own above.
+  config.settings = lib.mapAttrs (_: lib.mkDefault) {
+    command = config.command ++ config.arguments;
+    # Handed over as an open file: the server has the bridge's user, and must not be able to read it.
+    require-identity = "fd:identity-key";
+    # The unit's environment is the one that the operator wrote for this server.
+    pass-env = [ "*" ];
+
+    inherit (config) isolation;
+    server-era = config.era;
+    protocol-version = config.protocolVersions;
+    server-protocol-version = config.serverProtocolVersion;
+    log-level = config.logLevel;
+    warm-spares = config.warmSpares;
+    starts-at-once = config.startsAtOnce;
+
+    call-timeout = config.timeouts.call;
+    call-timeout-total = config.timeouts.callTotal;
+    input-timeout = config.timeouts.input;
+    idle-timeout = config.timeouts.idle;
+    stop-timeout = config.timeouts.stop;
+    drain-timeout = config.timeouts.drain;
+
+    max-message-bytes = config.limits.messageBytes;
+    max-sessions = config.limits.sessions;
+    max-sessions-per-user = config.limits.sessionsPerUser;
+    max-shared-sessions = config.limits.sharedSessions;
+    max-shared-sessions-per-user = config.limits.sharedSessionsPerUser;
+    max-calls = config.limits.calls;
+    max-connections = config.limits.connections;
   };
 }

@@ -146,6 +146,11 @@
           memory = "512M";
           tasks = 64;
         };
+        settings = {
+          keep-alive = 30;
+          max-calls = 500;
+          server-protocol-version = null;
+        };
         sandbox = {
           network = "internet";
           relaxations = [
