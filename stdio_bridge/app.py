@@ -19,7 +19,7 @@ from .options import Options
 from .protocol import jsonrpc
 from .protocol.errors import HttpError, not_allowed, unavailable
 from .servers.handshake import EraCache, ServerEra
-from .servers.modern_leases import Hosts
+from .servers.leases import Leases
 from .servers.pool import Servers
 from .servers.readiness import Readiness
 from .servers.suspended_calls import SuspendedCalls
@@ -47,11 +47,12 @@ class Bridge:
         era_cache = EraCache(
             era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
         )
-        self._legacy = LegacyEra(self._servers, era_cache, self._registry)
         suspended_calls = SuspendedCalls(
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
-        self._modern = ModernEra(Hosts(self._servers, era_cache, suspended_calls))
+        self._leases = Leases(self._servers, era_cache, suspended_calls)
+        self._legacy = LegacyEra(self._leases, self._registry)
+        self._modern = ModernEra(self._leases)
         self._eras = (self._legacy, self._modern)
         self._registry.gauge(
             "mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(suspended_calls)
@@ -146,8 +147,9 @@ class Bridge:
         self._loop.call_later(_TICK_SECONDS, self._tick)
         now, seconds = self._loop.clock(), time.time()
         self._servers.tick(now)
+        self._legacy.tick(now)
+        self._leases.tick(now)
         for era in self._eras:
-            era.tick(now)
             era.end_streams(lambda identity: identity.expires is not None and identity.expires <= seconds)
 
     def _keep_alive(self) -> None:
@@ -161,7 +163,7 @@ class Bridge:
             return
         self._draining = True
         log.info("stopping: %d calls are running", self._servers.in_flight)
-        self._modern.close()
+        self._leases.close()
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
     def _finish_by(self, deadline: float) -> None:

@@ -11,8 +11,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request, not_allowed
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.request_metadata import unsupported
-from stdio_bridge.servers.handshake import EraCache
-from stdio_bridge.servers.pool import Servers
+from stdio_bridge.servers.leases import Leases
 
 from .request_body import Body, accepts
 from .sessions import Answer, InitializeAnswer, Sessions
@@ -23,9 +22,9 @@ _BATCH_VERSION = "2025-03-26"
 class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
-    def __init__(self, servers: Servers, era_cache: EraCache, registry: Registry) -> None:
-        self._versions = era_cache.versions
-        self.sessions = Sessions(servers, era_cache, registry)
+    def __init__(self, leases: Leases, registry: Registry) -> None:
+        self._versions = leases.servers.options.versions
+        self.sessions = Sessions(leases, registry)
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
         """Take messages for a session, or open one. Raises HttpError."""
@@ -43,7 +42,7 @@ class LegacyEra:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         # The answer is there before anything is sent: a server may answer at once.
         answer = None
-        session.home.check_room(len(body.requests))
+        session.lease.check_room(len(body.requests))
         if body.requests:
             answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
         for message in body.messages:
@@ -51,15 +50,15 @@ class LegacyEra:
             if kind is Kind.REQUEST and answer is not None:
                 session.request(message, answer)
             elif kind is Kind.NOTIFICATION:
-                session.home.notify(session, message)
+                session.lease.notify(session, message)
             else:
-                session.backend.respond(session, message)
+                session.lease.backend.respond(session, message)
         if answer is None:
             response.reply("202 Accepted", [])
 
     def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
         session = self.sessions.open(identity, message)
-        session.home.initialize(session, message, InitializeAnswer(session, response, identity))
+        session.lease.initialize(session, message, InitializeAnswer(session, response, identity))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises HttpError."""

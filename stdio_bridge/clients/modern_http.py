@@ -12,7 +12,7 @@ from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
 from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_metadata
-from stdio_bridge.servers.modern_leases import Hosts
+from stdio_bridge.servers.leases import Leases
 
 from .modern_call import ModernCall
 from .request_body import Body
@@ -21,9 +21,9 @@ from .request_body import Body
 class ModernEra:
     """Serves clients whose every request says all about itself. Nothing is remembered between two of them."""
 
-    def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-        self._versions = hosts.servers.options.versions
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._versions = leases.servers.options.versions
         self._open = OpenResponses()
 
     def claims(self, request: Request, body: Body | None) -> bool:
@@ -49,7 +49,7 @@ class ModernEra:
             request, response, identity=identity, message=message, metadata=metadata, held_by=self._open
         )
         try:
-            self._hosts.serve(modern_call)
+            self._leases.serve(modern_call)
         except HttpError as error:
             modern_call.refuse(error)
 
@@ -71,17 +71,9 @@ class ModernEra:
         """End every event stream whose token has ended."""
         self._open.end_streams(ended)
 
-    def tick(self, now: float) -> None:
-        """End what nobody uses."""
-        self._hosts.tick(now)
-
     def keep_alive(self) -> None:
         """Write a comment on every open stream, and begin those that have had nothing to say since the last time."""
         self._open.keep_alive()
-
-    def close(self) -> None:
-        """End what would last: subscriptions, and calls that wait for their client."""
-        self._hosts.close()
 
     def _check_notification(self, request: Request, message: Message) -> None:
         version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP_PROTOCOL_VERSION"))

@@ -22,9 +22,8 @@ from stdio_bridge.protocol.mcp import without_task_tools
 from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.servers.backend import Reply
 from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
-from stdio_bridge.servers.handshake import EraCache
-from stdio_bridge.servers.pool import EVICTED, Servers
-from stdio_bridge.servers.session_leases import Homes
+from stdio_bridge.servers.leases import Leases
+from stdio_bridge.servers.pool import EVICTED
 
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
@@ -56,28 +55,27 @@ class Session:
         self.version: str | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
-        self.home = sessions.homes.home_for(user, initialize)
-        self.backend = self.home.backend
+        self.lease = sessions.leases.of_session(user, initialize)
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}
         self._next_stream = _STANDALONE
-        self._add_stream(_MAX_STREAM_BYTES if self.home.exclusive else _MAX_SHARED_STANDALONE_BYTES)
+        self._add_stream(_MAX_STREAM_BYTES if self.lease.exclusive else _MAX_SHARED_STANDALONE_BYTES)
         self._ended: collections.deque[EventStream] = collections.deque()
         self.ended_bytes = 0
-        self.home.join(self, user=user, initialize=initialize)
+        self.lease.join(self, user=user, initialize=initialize)
 
     def request(self, message: Message, answer: Answer) -> None:
         """Pass a request of its client on."""
         reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
-        self.backend.request(self, message, reply)
+        self.lease.backend.request(self, message, reply)
 
     def stop(self, reason: str) -> None:
         """End the session, which is unknown from now on, and its server if no other session can use it."""
         self._sessions.forget(self)
-        self.home.leave(self, reason)
+        self.lease.leave(self, reason)
         self._end()
 
-    def home_ended(self) -> None:
+    def lease_ended(self) -> None:
         """The server is gone, and with it the session."""
         self._sessions.forget(self)
         self._end()
@@ -120,7 +118,7 @@ class Session:
         return stream
 
     def _lost(self, request: Message) -> None:
-        self.backend.unheard(self, request, "the client has no open stream to be asked on")
+        self.lease.backend.unheard(self, request, "the client has no open stream to be asked on")
 
     def deliver(self, stream: EventStream, message: Message) -> None:
         """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
@@ -166,7 +164,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether it is still beginning, or a call of its client is not over."""
-        return self.version is None or self.backend.has_calls_of(self)
+        return self.version is None or self.lease.backend.has_calls_of(self)
 
     @property
     def idle_since(self) -> float | None:
@@ -177,7 +175,7 @@ class Session:
         """
         # A response that was finished by the server's answer needs no holding.
         self.open.sweep()
-        is_abandoned = self.version is not None and self.backend.waits_for(self)
+        is_abandoned = self.version is not None and self.lease.backend.waits_for(self)
         return None if self.open or (self.busy and not is_abandoned) else self.last_used
 
     @property
@@ -214,7 +212,7 @@ class Answer:
     def _gone(self) -> None:
         # It cancels nothing.
         if self._stream is None:
-            self._session.backend.lose(self._session, self)
+            self._session.lease.backend.lose(self._session, self)
 
     def _begin(self) -> EventStream:
         if self._stream is None:
@@ -291,9 +289,9 @@ class InitializeAnswer(Answer):
 class Sessions:
     """All sessions of one bridge."""
 
-    def __init__(self, servers: Servers, era_cache: EraCache, registry: Registry) -> None:
-        self.servers = servers
-        self.homes = Homes(servers, era_cache)
+    def __init__(self, leases: Leases, registry: Registry) -> None:
+        self.leases = leases
+        self.servers = leases.servers
         self._sessions: dict[str, Session] = {}
         self.ended_bytes = 0
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
@@ -338,7 +336,6 @@ class Sessions:
         """End what nobody uses."""
         for session in self.all():
             session.tick(now)
-        self.homes.tick(now)
 
     def forget(self, session: Session) -> None:
         """Take an ended session out; its id is unknown from now on."""

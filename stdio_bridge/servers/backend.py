@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.request_metadata import RequestMetadata
+
+from .eviction import Occupant
 
 
 class Reply(Protocol):
@@ -30,14 +32,23 @@ class Client(Protocol):
         """Take a message of the server that belongs to no call."""
 
 
-class ModernCaller(Protocol):
-    """A modern client's call that waits for its answer. `on_gone` is called when its client leaves."""
+class SessionClient(Client, Occupant, Protocol):
+    """A session of a legacy client."""
+
+    def lease_ended(self) -> None:
+        """The server is gone, and with it the session."""
+
+
+class ModernCaller(Reply, Protocol):
+    """A modern client's call, which stands alone: it is its own client. `on_gone` is called when that leaves."""
 
     identity: Identity
     message: Message
     metadata: RequestMetadata
     parameter_headers: dict[str, str]
     on_gone: Callable[[], None]
+
+    def __hash__(self) -> int: ...
 
     @property
     def id(self) -> RequestId:
@@ -49,12 +60,6 @@ class ModernCaller(Protocol):
 
     def wants(self, message: Message) -> bool:
         """Whether something said before the answer belongs on this call's response."""
-
-    def send(self, message: Message) -> None:
-        """Say something before the answer, if it belongs here."""
-
-    def finish(self, message: Message) -> None:
-        """Answer. Does nothing when the client is gone."""
 
     def succeed(self, result: Message) -> None:
         """Answer with a result."""
@@ -69,18 +74,59 @@ class ModernCaller(Protocol):
         """Answer with a refusal, or what is left of it once the response is a stream."""
 
 
-class Backend(Protocol):
-    """How modern requests are put to one server."""
+ClientT_contra = TypeVar("ClientT_contra", contravariant=True)
 
-    def request(self, modern_call: ModernCaller) -> None:
-        """Have a call answered. Raises HttpError."""
+
+class Backend(Protocol[ClientT_contra]):
+    """One server as clients of one era know it, whatever era it speaks itself.
+
+    There are three: `passthrough`, where both speak the same, `legacy_for_modern` and `modern_for_legacy`.
+    """
+
+    def request(self, client: ClientT_contra, message: Message, reply: Reply) -> None:
+        """Have a request answered. Raises HttpError."""
+
+    def leave(self, client: ClientT_contra) -> None:
+        """Forget a client: what it asked for is cancelled."""
+
+
+class SessionBackend(Backend[SessionClient], Protocol):
+    """A backend of sessions, whose clients also notify and answer the server."""
+
+    def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
+        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+
+    def notify(self, client: SessionClient, message: Message) -> None:
+        """Pass a client's notification on."""
+
+    def respond(self, client: SessionClient, message: Message) -> None:
+        """Pass a client's answer on."""
+
+    def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
+        """Answer a request of the server that did not reach the client, or end what needs the answer."""
+
+    def lose(self, client: SessionClient, reply: Reply) -> None:
+        """Note that nobody hears that reply any more."""
+
+    def has_calls_of(self, client: SessionClient) -> bool:
+        """Whether a call of this client is in flight."""
+
+    def waits_for(self, client: SessionClient) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+
+    def fail(self, reason: str) -> None:
+        """The server is gone. The connection fails the calls in flight, and this what waits for clients."""
+
+
+class CallBackend(Backend[ModernCaller], Protocol):
+    """A backend of calls that stand alone, subscriptions among them."""
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
 
     @property
     def idle(self) -> bool:
-        """Whether no client hears it, so far as the connection cannot tell."""
+        """Whether no client has a subscription open."""
 
     def close(self) -> None:
         """End every subscription, as "Graceful Closure" has it."""

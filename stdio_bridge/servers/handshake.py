@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import Purpose
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     CLIENT_CAPABILITIES,
@@ -47,16 +49,22 @@ class EraCache:
         """Whether it serves modern requests; None while that is not known."""
         return None if self.era is None else self.era is not ServerEra.LEGACY
 
-    def learn(self, *, modern: bool) -> None:
-        """Note what a probe has shown. A server that serves modern requests is taken to serve legacy ones as well."""
-        if self.era is None:
+    def learn(self, *, modern: bool, only: bool = False) -> None:
+        """Note what a handshake has shown.
+
+        A server that serves modern requests is taken to serve legacy ones as well, until it has shown that it serves
+        modern ones `only`.
+        """
+        if only:
+            self.era = ServerEra.MODERN
+        elif self.era is None:
             self.era = ServerEra.DUAL if modern else ServerEra.LEGACY
             log.info("the MCP server speaks %s", "2026-07-28" if modern else "legacy versions only")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Modern:
-    """The server serves modern requests. `discovered` is its own account, where it had to be asked for it."""
+    """The server serves modern requests. `discovered` is its own account, where it was asked for it."""
 
     discovered: Message | None
 
@@ -80,16 +88,113 @@ class Gone:
     """The server ended over `server/discover`. Another process is to be initialized at once."""
 
 
-Opened = Modern | Initialized | Failed | Gone
+Outcome = Modern | Initialized | Failed | Gone
+
+
+class State(enum.Enum):
+    """What the server has been asked and has not answered, and the four ends."""
+
+    NEW = enum.auto()
+    DISCOVERING = enum.auto()
+    """It is asked for its account of itself; `initialize` may follow."""
+    DISCOVERING_STILL = enum.auto()
+    """It has not answered that in time, and is asked to initialize as well."""
+    REFUSED_EARLY = enum.auto()
+    """It refused to initialize, and has not answered the first question yet."""
+    INITIALIZING = enum.auto()
+    """It is asked to initialize: a refusal may show that it is modern."""
+    INITIALIZING_FIRST = enum.auto()
+    """It is asked to initialize; the question for its account of itself may follow."""
+    INITIALIZING_ONLY = enum.auto()
+    """It is asked to initialize, and nothing else comes into question."""
+    DISCOVERING_LAST = enum.auto()
+    """It is asked for its account of itself, and nothing follows."""
+    MODERN = enum.auto()
+    INITIALIZED = enum.auto()
+    FAILED = enum.auto()
+    GONE = enum.auto()
+
+
+class Input(enum.Enum):
+    """What the server answers, or that it does not."""
+
+    DISCOVERED = enum.auto()
+    """`server/discover`: it is modern."""
+    NOT_DISCOVERED = enum.auto()
+    """`server/discover`: anything else."""
+    ENDED = enum.auto()
+    """`server/discover`: its process has ended."""
+    SLOW = enum.auto()
+    """`server/discover`: nothing, for long."""
+    ACCEPTED = enum.auto()
+    """`initialize`: a result."""
+    NAMED_MODERN = enum.auto()
+    """`initialize`: an UnsupportedProtocolVersionError that names a modern revision."""
+    REFUSED = enum.auto()
+    """`initialize`: another error."""
+
+
+# An input that a state does not name changes nothing: it comes too late.
+TRANSITIONS: dict[State, dict[Input, State]] = {
+    State.DISCOVERING: {
+        Input.DISCOVERED: State.MODERN,
+        Input.NOT_DISCOVERED: State.INITIALIZING,
+        Input.ENDED: State.GONE,
+        Input.SLOW: State.DISCOVERING_STILL,
+    },
+    State.DISCOVERING_STILL: {
+        Input.DISCOVERED: State.MODERN,
+        Input.NOT_DISCOVERED: State.INITIALIZING,
+        Input.ENDED: State.INITIALIZING,
+        Input.ACCEPTED: State.INITIALIZED,
+        Input.NAMED_MODERN: State.MODERN,
+        Input.REFUSED: State.REFUSED_EARLY,
+    },
+    State.REFUSED_EARLY: {
+        Input.DISCOVERED: State.MODERN,
+        Input.NOT_DISCOVERED: State.FAILED,
+        Input.ENDED: State.FAILED,
+    },
+    State.INITIALIZING: {
+        Input.ACCEPTED: State.INITIALIZED,
+        Input.NAMED_MODERN: State.MODERN,
+        Input.REFUSED: State.FAILED,
+    },
+    State.INITIALIZING_FIRST: {
+        Input.ACCEPTED: State.INITIALIZED,
+        Input.NAMED_MODERN: State.DISCOVERING_LAST,
+        Input.REFUSED: State.DISCOVERING_LAST,
+    },
+    State.INITIALIZING_ONLY: {
+        Input.ACCEPTED: State.INITIALIZED,
+        Input.NAMED_MODERN: State.FAILED,
+        Input.REFUSED: State.FAILED,
+    },
+    State.DISCOVERING_LAST: {
+        Input.DISCOVERED: State.MODERN,
+        Input.NOT_DISCOVERED: State.FAILED,
+        Input.ENDED: State.FAILED,
+    },
+}
+_ASKS_TO_DISCOVER = frozenset({State.DISCOVERING, State.DISCOVERING_LAST})
+_ASKS_TO_INITIALIZE = frozenset(
+    {State.DISCOVERING_STILL, State.INITIALIZING, State.INITIALIZING_FIRST, State.INITIALIZING_ONLY}
+)
+# Where `initialize` is the bridge's own, in the stead of a modern client.
+_OWN = frozenset({State.DISCOVERING_STILL, State.INITIALIZING})
 
 
 class Handshake:
-    """Begins to speak with a new server: asks for its era if that is unknown, initializes it if that is legacy.
+    """Begins to speak with a server that has just been started. There is no other place where one is initialized.
 
-    A server that does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28,
-    "stdio", "Backward Compatibility"). A modern one may only be slow to start; so an answer that comes after the
-    time-out still counts, and so does -32022 in answer to `initialize`. There are also legacy ones that end at any
-    first request but `initialize`.
+    For a modern client it is asked for its era if that is unknown, and initialized if that is legacy. A server that
+    does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28, "stdio", "Backward
+    Compatibility"). A modern one may only be slow to start; so an answer that comes after the time-out still counts,
+    and so does -32022 in answer to `initialize`. There are also legacy ones that end at any first request but
+    `initialize`.
+
+    For a legacy client it is initialized with what that client sends. One that refuses and answers `server/discover` is
+    modern only, which is remembered for all that follow.
     """
 
     def __init__(
@@ -97,73 +202,116 @@ class Handshake:
         dispatcher: Dispatcher,
         loop: Loop,
         era_cache: EraCache,
-        metadata: RequestMetadata | None,
-        done: Callable[[Opened], None],
+        initialize: Message,
+        done: Callable[[Outcome], None],
+        *,
+        before: Callable[[Message], None] | None = None,
     ) -> None:
+        """`initialize` is the request to send; `before` hears what the server says before it answers that.
+
+        Without it the request is the bridge's own, and nothing that the server says is about it.
+        """
         self._dispatcher = dispatcher
         self._loop = loop
         self._era_cache = era_cache
-        self._metadata = metadata
-        self._done: Callable[[Opened], None] | None = done
-        self._probing = False
-        self._initializing = False
-        self._refusal: Message | None = None
+        self._initialize = initialize
+        self._done = done
+        self._before = before
+        self._state = State.NEW
+        self._discovery: Message = {}
+        self._initialized: Message = {}
 
-    def begin(self) -> None:
-        """Start; `done` may be called at once."""
+    def begin_for_modern(self) -> None:
+        """Find out what a modern client's requests can be put to."""
         if self._era_cache.modern is None:
-            self.discover()
-        elif self._era_cache.modern:
-            self._finish(Modern(discovered=None))
+            self._enter(State.DISCOVERING)
+            self._loop.call_later(_PROBE_SECONDS, lambda: self._take(Input.SLOW))
         else:
-            self.initialize()
+            self._enter(State.MODERN if self._era_cache.modern else State.INITIALIZING)
 
-    def discover(self) -> None:
-        """Ask for the server's own account of itself, whatever is known."""
-        self._probing = True
-        self._dispatcher.ask("server/discover", {"_meta": own_meta()}, self._discovered)
-        self._loop.call_later(_PROBE_SECONDS, self.initialize)
+    def begin_again(self) -> None:
+        """Initialize a second process, after the first ended over `server/discover`."""
+        self._enter(State.INITIALIZING)
 
-    def _discovered(self, answer: Message) -> None:
-        self._probing = False
-        result = answer.get("result")
-        if is_modern_discovery(answer):
-            self._era_cache.learn(modern=True)
-            self._finish(Modern(discovered=result if isinstance(result, dict) else None))
-        elif self._refusal is not None:
-            self._finish(Failed(message=self._refusal))
-        elif self._dispatcher.ended and not self._initializing:
-            self._finish(Gone())
+    def begin_for_legacy(self) -> None:
+        """Initialize the server for a session, or find out that it cannot be."""
+        if self._era_cache.era is ServerEra.MODERN:
+            self._enter(State.DISCOVERING_LAST)
         else:
-            self.initialize()
+            is_legacy = self._era_cache.era is ServerEra.LEGACY
+            self._enter(State.INITIALIZING_ONLY if is_legacy else State.INITIALIZING_FIRST)
 
-    def initialize(self) -> None:
-        """Initialize it, whatever is known."""
-        if self._initializing or self._done is None:
-            return
-        self._initializing = True
-        params = initialize_params(self._metadata, self._era_cache.versions.of_own_initialize)
-        self._dispatcher.ask("initialize", params, self._initialized)
+    def begin_only(self) -> None:
+        """Initialize it, to see whether it answers. Nothing is learnt of its era."""
+        self._enter(State.INITIALIZING_ONLY)
 
-    def _initialized(self, answer: Message) -> None:
-        result = answer.get("result")
-        if isinstance(result, dict):
-            self._era_cache.learn(modern=False)
-            if self._done is not None:
+    # What the server answers
+
+    def receive(self, message: Message) -> None:
+        """Take no notice of what the server says before it is initialized to no one in particular."""
+
+    def send(self, message: Message) -> None:
+        """Pass on what comes before the answer to `initialize`."""
+        if self._before is not None:
+            self._before(message)
+
+    def finish(self, message: Message) -> None:
+        """Take the answer to `initialize`."""
+        self._initialized = message
+        if isinstance(message.get("result"), dict):
+            self._take(Input.ACCEPTED)
+        else:
+            self._take(Input.NAMED_MODERN if _is_modern_refusal(message) else Input.REFUSED)
+
+    def _take_discovery(self, answer: Message) -> None:
+        self._discovery = answer
+        # A session needs the server's account of itself: -32022, enough for requests that stand alone, is none.
+        is_enough = isinstance(answer.get("result"), dict) or self._state is not State.DISCOVERING_LAST
+        if is_enough and is_modern_discovery(answer):
+            self._take(Input.DISCOVERED)
+        else:
+            self._take(Input.ENDED if self._dispatcher.ended else Input.NOT_DISCOVERED)
+
+    def _take(self, what: Input) -> None:
+        following = TRANSITIONS.get(self._state, {}).get(what)
+        if following is not None:
+            self._enter(following)
+
+    def _enter(self, state: State) -> None:
+        previous, self._state = self._state, state
+        if state in _ASKS_TO_DISCOVER:
+            self._dispatcher.ask("server/discover", {"_meta": own_meta()}, self._take_discovery)
+        elif state in _ASKS_TO_INITIALIZE and previous not in _ASKS_TO_INITIALIZE:
+            purpose = Purpose.INTERNAL if self._before is None else Purpose.CALL
+            self._dispatcher.request(self, self._initialize, self, purpose)
+        elif state not in TRANSITIONS:
+            self._finish(previous)
+
+    def _finish(self, previous: State) -> None:
+        if self._state is State.GONE:
+            self._done(Gone())
+        elif self._state is State.FAILED:
+            # Of two refusals the one of `initialize` tells more.
+            refusal = self._initialized or self._discovery
+            if "error" not in refusal:
+                text = "the MCP server serves no version of MCP that the bridge knows"
+                refusal = jsonrpc.error(0, jsonrpc.INTERNAL_ERROR, text)
+            self._done(Failed(message=refusal))
+        elif self._state is State.INITIALIZED:
+            if previous in _OWN:
+                self._era_cache.learn(modern=False)
                 self._dispatcher.tell("notifications/initialized")
-            self._finish(Initialized(result=result))
-        elif _is_modern_refusal(answer):
-            self._era_cache.learn(modern=True)
-            self._finish(Modern(discovered=None))
-        elif self._probing:
-            self._refusal = answer
+            self._done(Initialized(result=self._initialized["result"]))
         else:
-            self._finish(Failed(message=answer))
+            self._era_cache.learn(modern=True, only=previous is State.DISCOVERING_LAST)
+            result = self._discovery.get("result")
+            self._done(Modern(discovered=result if isinstance(result, dict) else None))
 
-    def _finish(self, opened: Opened) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(opened)
+
+def own_initialize(metadata: RequestMetadata | None, versions: Versions) -> Message:
+    """The bridge's own `initialize`, in the name of a modern request's client or in that of none."""
+    params = initialize_params(metadata, versions.of_own_initialize)
+    return {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
 
 
 def own_meta() -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from stdio_bridge.protocol.request_state import refused
 from stdio_bridge.protocol.to_legacy import answer_from, discovery, input_request, request_for
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
-from .backend import ModernCaller
+from .backend import ModernCaller, Reply
 from .dispatcher import Dispatcher
 from .subscriptions import Subscriptions
 from .suspended_calls import SuspendedCalls
@@ -47,34 +48,50 @@ class LegacyForModern:
         self._capabilities: Message = self._discovery["capabilities"]
         self._subscriptions = Subscriptions(dispatcher, self._capabilities, tools)
         self._log_level: str | None = None
-        self._user_clients: dict[str, UserClient] = {}
+        self._users: dict[str, _User] = {}
+        self._calls: dict[ModernCaller, LegacyCall] = {}
 
-    def request(self, modern_call: ModernCaller) -> None:
-        """Have a call answered."""
-        params = jsonrpc.params_of(modern_call.message)
-        if modern_call.method == "server/discover":
-            answer = jsonrpc.result(modern_call.id, self._discovery)
-            modern_call.finish(answer_from(answer, modern_call.method, self.server_info))
-        elif modern_call.method == LISTEN:
-            self._subscriptions.open(modern_call)
+    def request(self, client: ModernCaller, message: Message, reply: Reply) -> None:
+        """Have a call answered. Raises HttpError on a retry that is none."""
+        params = jsonrpc.params_of(message)
+        if client.method == "server/discover":
+            answer = jsonrpc.result(client.id, self._discovery)
+            reply.finish(answer_from(answer, client.method, self.server_info))
+        elif client.method == LISTEN:
+            self._subscriptions.open(client)
         elif "requestState" in params:
-            self._resume(modern_call, params)
+            self._resume(client, params)
         else:
-            self._call(modern_call)
+            self._call(client)
 
-    def _resume(self, modern_call: ModernCaller, params: Message) -> None:
+    def leave(self, client: ModernCaller) -> None:
+        """The client has left, which cancels its call or ends its subscription."""
+        call = self._calls.get(client)
+        if call is not None:
+            call.leave()
+        else:
+            self._subscriptions.leave(client)
+
+    def waits(self, client: ModernCaller, call: LegacyCall) -> None:
+        """Note which call answers this client."""
+        self._calls[client] = call
+
+    def waits_no_more(self, client: ModernCaller) -> None:
+        """Forget a client that has its answer, or has left."""
+        self._calls.pop(client, None)
+
+    def _resume(self, client: ModernCaller, params: Message) -> None:
         responses = params.get("inputResponses", {})
         if not isinstance(responses, dict) or not all(isinstance(value, dict) for value in responses.values()):
             raise refused("inputResponses must be an object of results")
-        self.suspended_calls.consume(params["requestState"], modern_call).resume(modern_call, responses)
+        self.suspended_calls.consume(params["requestState"], client).resume(client, responses)
 
-    def _call(self, modern_call: ModernCaller) -> None:
-        user_client = self._user_clients.setdefault(modern_call.identity.user, UserClient(self.dispatcher))
-        call = LegacyCall(self, user_client, modern_call)
-        level = modern_call.metadata.log_level
+    def _call(self, client: ModernCaller) -> None:
+        user = self._users.setdefault(client.identity.user, _User(self.dispatcher))
+        call = LegacyCall(self, user, client)
+        level = client.metadata.log_level
         if level is not None and "logging" in self._capabilities and self._is_news(level):
             self._log_level = level
-            modern_call.on_gone = call.leave
             self.dispatcher.ask("logging/setLevel", {"level": level}, lambda _: call.begin())
         else:
             call.begin()
@@ -101,7 +118,7 @@ class LegacyForModern:
         self._subscriptions.fail(f"the MCP server {reason}")
 
 
-class UserClient:
+class _User:
     """One user, as the connection's client: finds the call that a message of the server's is about, among several."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -127,105 +144,153 @@ class UserClient:
                 self._dispatcher.drop(message, f"it names no call, and {len(wanting)} calls want such")
 
 
-class LegacyCall:
-    """A call of a legacy server, suspended while its client is asked: it may outlast the request that began it."""
+class State(enum.Enum):
+    """Where a call is."""
 
-    def __init__(self, backend: LegacyForModern, user_client: UserClient, modern_call: ModernCaller) -> None:
+    NEW = enum.auto()
+    """The server has not been asked yet."""
+    AT_SERVER = enum.auto()
+    """The server works on it, and its client waits."""
+    SUSPENDED = enum.auto()
+    """The server waits for answers of the client, which has been told to retry with them."""
+    ANSWERED = enum.auto()
+    """The server has answered all the same: the answer waits for the retry."""
+    OVER = enum.auto()
+
+
+class Input(enum.Enum):
+    """What happens to a call."""
+
+    BEGIN = enum.auto()
+    ASK = enum.auto()
+    """The client is told what the server asks it."""
+    RETRY = enum.auto()
+    """The client comes back."""
+    ANSWER = enum.auto()
+    """The server has answered."""
+    GIVE_UP = enum.auto()
+    """The client has left, comes back no more, or cannot answer."""
+
+
+# An input that a state does not name changes nothing: it comes too late.
+TRANSITIONS: dict[State, dict[Input, State]] = {
+    State.NEW: {Input.BEGIN: State.AT_SERVER, Input.GIVE_UP: State.OVER},
+    State.AT_SERVER: {Input.ASK: State.SUSPENDED, Input.ANSWER: State.OVER, Input.GIVE_UP: State.OVER},
+    State.SUSPENDED: {Input.RETRY: State.AT_SERVER, Input.ANSWER: State.ANSWERED, Input.GIVE_UP: State.OVER},
+    State.ANSWERED: {Input.RETRY: State.OVER, Input.GIVE_UP: State.OVER},
+    State.OVER: {},
+}
+
+
+class LegacyCall:
+    """A call of a legacy server, suspended while its client is asked: it may outlast the request that began it.
+
+    A client waits while it is NEW or AT_SERVER, and no other time.
+    """
+
+    def __init__(self, backend: LegacyForModern, user: _User, client: ModernCaller) -> None:
         self._backend = backend
-        self._user_client = user_client
-        self._request = modern_call.message
-        self._modern_call: ModernCaller | None = modern_call
+        self._user = user
+        self._request = client.message
+        self._state = State.NEW
+        self._client: ModernCaller | None = None
         self._call: Call | None = None
         self._asked: dict[str, Message] = {}
-        self._answer: Message | None = None
-        self._left = False
+        self._answer: Message = {}
+        self._serve(client)
+
+    def _take(self, what: Input) -> State | None:
+        """Change the state. Returns the previous one, or None where the input comes too late."""
+        previous, following = self._state, TRANSITIONS[self._state].get(what)
+        if following is None:
+            return None
+        self._state = following
+        return previous
+
+    def _serve(self, client: ModernCaller) -> None:
+        self._client = client
+        self._backend.waits(client, self)
+
+    def _release(self) -> ModernCaller | None:
+        """Return the client that has waited, which waits no more."""
+        client, self._client = self._client, None
+        if client is not None:
+            self._backend.waits_no_more(client)
+        return client
 
     def begin(self) -> None:
         """Pass the request on, unless its client has left already."""
-        modern_call = self._modern_call
-        if self._left or modern_call is None:
-            return
-        modern_call.on_gone = self.leave
-        self._user_client.calls.append(self)
-        dispatcher = self._backend.dispatcher
-        self._call = dispatcher.request(self._user_client, request_for(self._request), self)
+        if self._take(Input.BEGIN) is not None:
+            self._user.calls.append(self)
+            self._call = self._backend.dispatcher.request(self._user, request_for(self._request), self)
 
     # What the server says
 
     def wants(self, message: Message) -> bool:
         """Whether there is someone to hear this."""
-        return self._modern_call is not None and self._modern_call.wants(message)
+        return self._client is not None and self._client.wants(message)
 
     def may_be_asked(self, request: Message) -> bool:
         """Whether the client has declared that it can answer this."""
-        return self._modern_call is not None and not missing_capabilities(
-            request, self._modern_call.metadata.capabilities
-        )
+        return self._client is not None and not missing_capabilities(request, self._client.metadata.capabilities)
 
     def send(self, message: Message) -> None:
         """Take what comes before the answer."""
         if "id" in message:
             self._ask(message)
         elif message["method"] == "notifications/cancelled":
-            self._user_client.receive(message)
-        elif self._modern_call is not None and (told := self._for_modern_call(message, self._modern_call)) is not None:
-            self._modern_call.send(told)
-
-    def _for_modern_call(self, message: Message, modern_call: ModernCaller) -> Message | None:
-        """Progress names the token of the request that waits now, which may be a retry."""
-        if message["method"] != "notifications/progress":
-            return message
-        token = jsonrpc.meta_of(modern_call.message).get("progressToken")
-        if token is None:
-            return None
-        return {**message, "params": {**jsonrpc.params_of(message), "progressToken": token}}
+            self._user.receive(message)
+        elif self._client is not None and (told := _for_client(message, self._client)) is not None:
+            self._client.send(told)
 
     def finish(self, message: Message) -> None:
-        """Take the answer; without a request that waits it is kept for the retry."""
-        self._user_client.calls.remove(self)
+        """Take the answer; without a client that waits it is kept for the retry."""
+        self._user.calls.remove(self)
         self._call = None
         self._refuse_questions("the call is over")
-        modern_call, self._modern_call = self._modern_call, None
-        if modern_call is None:
+        self._take(Input.ANSWER)
+        client = self._release()
+        if client is None:
             self._answer = message
         else:
-            self._deliver(message, modern_call)
+            self._deliver(message, client)
 
-    def _deliver(self, message: Message, modern_call: ModernCaller) -> None:
-        if modern_call.method == "tools/list":
+    def _deliver(self, message: Message, client: ModernCaller) -> None:
+        if client.method == "tools/list":
             self._backend.tools.learn(message.get("result"))
             message = without_task_tools(message)
-        modern_call.finish(answer_from(message, modern_call.method, self._backend.server_info))
+        client.finish(answer_from(message, client.method, self._backend.server_info))
 
     # What the server asks
 
     def _ask(self, request: Message) -> None:
-        dispatcher, modern_call = self._backend.dispatcher, self._modern_call
+        dispatcher, client = self._backend.dispatcher, self._client
         if self._request["method"] not in MAY_NEED_INPUT:
-            dispatcher.refuse(self._user_client, request, "the client cannot be asked during this request")
-        elif modern_call is None:
+            dispatcher.refuse(self._user, request, "the client cannot be asked during this request")
+        elif client is None:
             self._asked[request["id"]] = request
-        elif missing := missing_capabilities(request, modern_call.metadata.capabilities):
-            dispatcher.refuse(self._user_client, request, "the client does not support this")
+        elif missing := missing_capabilities(request, client.metadata.capabilities):
+            dispatcher.refuse(self._user, request, "the client does not support this")
             self._give_up("the client lacks a capability")
             text = f"the server needs a capability that the client has not declared: {', '.join(missing)}"
-            modern_call.fail(MISSING_CAPABILITY, text, {"requiredCapabilities": missing})
-        elif not self._backend.suspended_calls.has_room_for(modern_call.identity):
-            dispatcher.refuse(self._user_client, request, "too many calls wait for their client's answer")
+            client.fail(MISSING_CAPABILITY, text, {"requiredCapabilities": missing})
+        elif not self._backend.suspended_calls.has_room_for(client.identity):
+            dispatcher.refuse(self._user, request, "too many calls wait for their client's answer")
         else:
             self._asked[request["id"]] = request
-            self._suspend(modern_call)
+            self._suspend(client)
 
-    def _suspend(self, modern_call: ModernCaller) -> None:
+    def _suspend(self, client: ModernCaller) -> None:
         """Hand the questions to the client, and wait for its retry."""
-        self._modern_call = None
+        self._take(Input.ASK)
+        self._release()
         if self._call is not None:
             self._backend.dispatcher.wait_until(self._call, math.inf)
-        modern_call.succeed(
+        client.succeed(
             {
                 "resultType": "input_required",
                 "inputRequests": {key: input_request(request) for key, request in self._asked.items()},
-                "requestState": self._backend.suspended_calls.suspend(self, modern_call),
+                "requestState": self._backend.suspended_calls.suspend(self, client),
             }
         )
 
@@ -234,27 +299,24 @@ class LegacyCall:
         if isinstance(key, str):
             self._asked.pop(key, None)
 
-    def resume(self, modern_call: ModernCaller, responses: Message) -> None:
+    def resume(self, client: ModernCaller, responses: Message) -> None:
         """Go on with the client's answers; what is still unanswered is asked again."""
-        if self._answer is not None:
-            self._deliver({**self._answer, "id": modern_call.id}, modern_call)
+        if self._take(Input.RETRY) is State.ANSWERED:
+            self._deliver({**self._answer, "id": client.id}, client)
             return
-        self._modern_call = modern_call
-        modern_call.on_gone = self.leave
+        self._serve(client)
         if self._call is not None:
             self._backend.dispatcher.go_on(self._call)
         for key in [key for key in self._asked if key in responses]:
             del self._asked[key]
-            self._backend.dispatcher.respond(self._user_client, jsonrpc.result(key, responses[key]))
+            self._backend.dispatcher.respond(self._user, jsonrpc.result(key, responses[key]))
         if self._asked:
-            self._suspend(modern_call)
+            self._suspend(client)
 
     # When nobody waits any more
 
     def leave(self) -> None:
         """The client has disconnected, which cancels its request."""
-        self._left = True
-        self._modern_call = None
         self._give_up("the client disconnected")
 
     def abandon(self) -> None:
@@ -262,11 +324,12 @@ class LegacyCall:
         self._give_up("the client did not answer in time")
 
     def _give_up(self, reason: str) -> None:
-        self._modern_call = None
+        self._take(Input.GIVE_UP)
+        self._release()
         call, self._call = self._call, None
         if call is None:
             return
-        self._user_client.calls.remove(self)
+        self._user.calls.remove(self)
         self._refuse_questions(reason)
         self._backend.dispatcher.cancel(call, reason)
 
@@ -274,4 +337,14 @@ class LegacyCall:
         """Leave nothing open that nobody will answer."""
         asked, self._asked = self._asked, {}
         for request in asked.values():
-            self._backend.dispatcher.refuse(self._user_client, request, f"no answer: {reason}")
+            self._backend.dispatcher.refuse(self._user, request, f"no answer: {reason}")
+
+
+def _for_client(message: Message, client: ModernCaller) -> Message | None:
+    """Progress names the token of the request that waits now, which may be a retry."""
+    if message["method"] != "notifications/progress":
+        return message
+    token = jsonrpc.meta_of(client.message).get("progressToken")
+    if token is None:
+        return None
+    return {**message, "params": {**jsonrpc.params_of(message), "progressToken": token}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import Call, Purpose
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
-from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, size_of
+from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, declared_by, size_of
 from stdio_bridge.protocol.request_metadata import missing_capabilities
 from stdio_bridge.protocol.to_modern import (
     answer_from,
@@ -18,10 +20,82 @@ from stdio_bridge.protocol.to_modern import (
     server_request,
 )
 
-from .backend import Client, Reply
+from .backend import Client, Reply, SessionClient
 from .dispatcher import Dispatcher
 
 _MAX_ROUNDS = 50
+
+
+class ModernForLegacy:
+    """Legacy sessions at a modern server: for each client a session is emulated in front of it."""
+
+    def __init__(self, dispatcher: Dispatcher, loop: Loop, discovered: Message, *, input_seconds: float) -> None:
+        self._dispatcher = dispatcher
+        self._loop = loop
+        self._discovered = discovered
+        self._input_seconds = input_seconds
+        self._sessions: dict[SessionClient, EmulatedSession] = {}
+
+    def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
+        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
+        self.take_over(client, initialize)
+
+    def take_over(self, client: SessionClient, initialize: Message) -> None:
+        """Serve a client that has joined the server before it was known to be modern."""
+        session = self._sessions[client] = EmulatedSession(
+            client,
+            self._dispatcher,
+            self._loop,
+            initialize=initialize,
+            discovered=self._discovered,
+            input_seconds=self._input_seconds,
+        )
+        session.subscribe()
+
+    def leave(self, client: SessionClient) -> None:
+        """Forget a client: its calls are cancelled."""
+        session = self._sessions.pop(client, None)
+        if session is not None:
+            session.end()
+        self._dispatcher.leave(client)
+
+    def request(self, client: SessionClient, message: Message, reply: Reply) -> None:
+        """Answer a request, or have the server answer it."""
+        self._sessions[client].request(message, reply)
+
+    def notify(self, client: SessionClient, message: Message) -> None:
+        """Take a client's notification."""
+        self._sessions[client].notify(message)
+
+    def respond(self, client: SessionClient, message: Message) -> None:
+        """Take a client's answer."""
+        self._sessions[client].respond(message)
+
+    def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
+        """End what needs the answer to a request that did not reach the client."""
+        if (session := self._sessions.get(client)) is not None:
+            session.unheard(request["id"], reason)
+
+    def lose(self, client: SessionClient, reply: Reply) -> None:
+        """Note that nobody hears that reply any more."""
+        if (session := self._sessions.get(client)) is not None:
+            session.lose(reply)
+
+    def has_calls_of(self, client: SessionClient) -> bool:
+        """Whether a call of this client is in flight."""
+        session = self._sessions.get(client)
+        return self._dispatcher.has_calls_of(client) or (session is not None and session.is_asking)
+
+    def waits_for(self, client: SessionClient) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+        session = self._sessions.get(client)
+        return self._dispatcher.waits_for(client) or (session is not None and session.is_asking)
+
+    def fail(self, reason: str) -> None:
+        """The server is gone. The connection fails the calls in flight, and this those that wait for their client."""
+        for session in list(self._sessions.values()):
+            session.fail(f"the MCP server {reason}")
 
 
 class EmulatedSession:
@@ -42,7 +116,7 @@ class EmulatedSession:
         self.loop = loop
         self.input_seconds = input_seconds
         self.asked: dict[str, InputRequiredLoop] = {}
-        self.input_loops: dict[InputRequiredLoop, None] = {}
+        self.loops: dict[InputRequiredLoop, None] = {}
         self._discovered = discovered
         self._meta = client_meta(initialize)
         self._subscriptions: dict[str, Call] = {}
@@ -81,7 +155,7 @@ class EmulatedSession:
             case "resources/subscribe" | "resources/unsubscribe":
                 self._watch(message, reply)
             case _:
-                InputRequiredLoop(self, message, reply).begin(self._meta)
+                self.loops[InputRequiredLoop(self, message, reply, self._meta)] = None
 
     def _set_level(self, message: Message, reply: Reply) -> None:
         level = jsonrpc.params_of(message).get("level")
@@ -128,9 +202,13 @@ class EmulatedSession:
         if input_loop is not None:
             input_loop.answered(str(request_id), message)
 
+    def forget(self, ended: InputRequiredLoop) -> None:
+        """Forget a request that is over."""
+        self.loops.pop(ended, None)
+
     def lose(self, reply: Reply) -> None:
         """Note that nobody hears that reply any more."""
-        for input_loop in self.input_loops:
+        for input_loop in self.loops:
             input_loop.lose(reply)
 
     def unheard(self, request_id: str, reason: str) -> None:
@@ -163,21 +241,54 @@ class EmulatedSession:
         """The server keeps a subscription no longer, or never did."""
 
 
+class State(enum.Enum):
+    """Where a request is."""
+
+    AT_SERVER = enum.auto()
+    ASKING = enum.auto()
+    """The client is being asked what the server wants to know; it may answer before it has been asked all of it."""
+    WAITING = enum.auto()
+    """The client is to answer."""
+    OVER = enum.auto()
+
+
+class Input(enum.Enum):
+    """What happens to a request."""
+
+    INPUT_REQUIRED = enum.auto()
+    """The server wants to know something first."""
+    ASKED = enum.auto()
+    """The client has been asked all of it."""
+    GIVEN = enum.auto()
+    """The client has answered all of it."""
+    END = enum.auto()
+    """There is an answer, or there will be none."""
+
+
+TRANSITIONS: dict[State, dict[Input, State]] = {
+    State.AT_SERVER: {Input.INPUT_REQUIRED: State.ASKING, Input.END: State.OVER},
+    State.ASKING: {Input.ASKED: State.WAITING, Input.END: State.OVER},
+    State.WAITING: {Input.GIVEN: State.AT_SERVER, Input.END: State.OVER},
+    State.OVER: {},
+}
+
+
 class InputRequiredLoop:
     """A request of a legacy client, put to the server again for each InputRequiredResult."""
 
-    def __init__(self, session: EmulatedSession, message: Message, reply: Reply) -> None:
+    def __init__(self, session: EmulatedSession, message: Message, reply: Reply, meta: Message) -> None:
+        """Put the request to the server."""
         self._session = session
-        self._message = message
+        self._message = jsonrpc.with_meta(message, **meta)
         self._reply = reply
+        self._state = State.AT_SERVER
         self._rounds = 0
         self._wanted: dict[str, tuple[str, Message]] = {}
         self._given: Message = {}
-        self._state: object = None
+        self._request_state: object = None
         self._timer: Timer | None = None
-        self._asking = False
-        self._over = False
-        self._lost = False
+        self._is_lost = False
+        self._put({})
 
     @property
     def request_id(self) -> RequestId:
@@ -185,15 +296,16 @@ class InputRequiredLoop:
         request_id: RequestId = self._message["id"]
         return request_id
 
-    def begin(self, meta: Message) -> None:
-        """Put the request to the server."""
-        self._message = jsonrpc.with_meta(self._message, **meta)
-        self._session.input_loops[self] = None
-        self._put({})
+    def _take(self, what: Input) -> bool:
+        """Change the state. Returns whether the input comes in time."""
+        following = TRANSITIONS[self._state].get(what)
+        if following is not None:
+            self._state = following
+        return following is not None
 
     def lose(self, reply: Reply) -> None:
         """Note that nobody hears that reply any more: if it is this one's, the request is put no second time for it."""
-        self._lost = self._lost or reply is self._reply
+        self._is_lost = self._is_lost or reply is self._reply
 
     def _put(self, more: Message) -> None:
         message = {**self._message, "params": {**jsonrpc.params_of(self._message), **more}}
@@ -215,32 +327,32 @@ class InputRequiredLoop:
             self._end(answer_from(message))
 
     def _end(self, answer: Message) -> None:
-        self._over = True
-        self._session.input_loops.pop(self, None)
-        self._reply.finish(answer)
+        if self._take(Input.END):
+            self._session.forget(self)
+            self._reply.finish(answer)
 
     def _ask(self, result: Message) -> None:
         self._rounds += 1
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or not all(_is_request(asked) for asked in wanted.values()):
             self.fail("the MCP server asked for input in a way that is not MCP")
-        elif self._lost and not wanted:
+        elif self._is_lost and not wanted:
             self.fail("the client has gone")
         elif self._rounds > _MAX_ROUNDS:
             self.fail("the MCP server asks for input without end")
         elif missing := [name for asked in wanted.values() for name in self._session.lacks(asked)]:
             self.fail(f"the MCP server needs what this client has not declared: {', '.join(missing)}")
         else:
-            self._state = result.get("requestState")
+            self._take(Input.INPUT_REQUIRED)
+            self._request_state = result.get("requestState")
             self._given = {}
             self._wanted = {self._session.new_id(): (key, asked) for key, asked in wanted.items()}
             self._session.asked.update(dict.fromkeys(self._wanted, self))
             self._timer = self._session.loop.call_later(self._session.input_seconds, self._expire)
-            self._asking = True  # one may be answered at once, in its client's stead
             for request_id, (_, asked) in list(self._wanted.items()):
                 if request_id in self._wanted:
                     self._reply.send(server_request(request_id, asked))
-            self._asking = False
+            self._take(Input.ASKED)
             self._go_on()
 
     def answered(self, request_id: str, answer: Message) -> None:
@@ -254,11 +366,10 @@ class InputRequiredLoop:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._wanted or self._asking or self._over:
-            return
-        self._stop_timer()
-        state = {} if self._state is None else {"requestState": self._state}
-        self._put({"inputResponses": self._given, **state} if self._given else state)
+        if not self._wanted and self._take(Input.GIVEN):
+            self._stop_timer()
+            state = {} if self._request_state is None else {"requestState": self._request_state}
+            self._put({"inputResponses": self._given, **state} if self._given else state)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -269,8 +380,6 @@ class InputRequiredLoop:
 
     def fail(self, reason: str) -> None:
         """Give up waiting for the client."""
-        if self._over:
-            return
         self._stop_timer()
         for request_id in self._wanted:
             self._session.asked.pop(request_id, None)

@@ -1,43 +1,102 @@
-"""Modern requests for a modern server: passed on as they are."""
+"""Requests for a server of their client's own era: passed on as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Purpose
+from stdio_bridge.protocol.calls import Call, Purpose
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN, Versions
+from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
-from .backend import ModernCaller
+from .backend import ModernCaller, Reply, SessionClient
 from .dispatcher import Dispatcher
 from .handshake import own_meta
 
 
-class Passthrough:
-    """Speaks with a modern server. The dispatcher keeps apart what belongs to which request."""
+class SessionPassthrough:
+    """Legacy sessions at a legacy server. The connection keeps apart what belongs to whom."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
+        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
+
+    def request(self, client: SessionClient, message: Message, reply: Reply) -> None:
+        """Pass a request on."""
+        self._dispatcher.request(client, message, reply)
+
+    def leave(self, client: SessionClient) -> None:
+        """Forget a client: its calls are cancelled."""
+        self._dispatcher.leave(client)
+
+    def notify(self, client: SessionClient, message: Message) -> None:
+        """Pass a client's notification on."""
+        self._dispatcher.notify(client, message)
+
+    def respond(self, client: SessionClient, message: Message) -> None:
+        """Pass a client's answer on."""
+        self._dispatcher.respond(client, message)
+
+    def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
+        """Answer a request that did not reach the client."""
+        self._dispatcher.refuse(client, request, reason)
+
+    def lose(self, client: SessionClient, reply: Reply) -> None:
+        """The server's answer is of no use to anyone then, and comes all the same."""
+
+    def has_calls_of(self, client: SessionClient) -> bool:
+        """Whether a call of this client is in flight."""
+        return self._dispatcher.has_calls_of(client)
+
+    def waits_for(self, client: SessionClient) -> bool:
+        """Whether the server has asked this client something, and waits for its answer."""
+        return self._dispatcher.waits_for(client)
+
+    def fail(self, reason: str) -> None:
+        """All calls are in flight until they are answered: nothing else waits."""
+
+
+class CallPassthrough:
+    """Modern calls at a modern server."""
 
     def __init__(self, dispatcher: Dispatcher, tools: ToolCatalog, *, versions: Versions) -> None:
         self._dispatcher = dispatcher
         self._versions = versions
         self._tools = tools
         self._watching_tools = False
-        self._user_clients: dict[str, _UserClient] = {}
+        self._users: dict[str, _User] = {}
+        self._calls: dict[ModernCaller, tuple[_User, Call]] = {}
 
-    def request(self, modern_call: ModernCaller) -> None:
-        """Pass a request on; when its client leaves, the server is told."""
-        user_client = self._user_clients.setdefault(modern_call.identity.user, _UserClient(self._dispatcher))
-        user_client.modern_calls.append(modern_call)
-        reply = _Reply(self._dispatcher, user_client, modern_call, self._tools, self._versions)
-        purpose = Purpose.STREAM if modern_call.method == LISTEN else Purpose.CALL
-        call = self._dispatcher.request(user_client, modern_call.message, reply, purpose)
+    def request(self, client: ModernCaller, message: Message, reply: Reply) -> None:
+        """Pass a request on."""
+        user = self._users.setdefault(client.identity.user, _User(self._dispatcher))
+        user.callers.append(client)
+        purpose = Purpose.STREAM if client.method == LISTEN else Purpose.CALL
+        call = self._dispatcher.request(user, message, _Answer(self, user, client, reply), purpose)
+        self._calls[client] = user, call
 
-        def gone() -> None:
-            user_client.modern_calls.remove(modern_call)
-            self._dispatcher.cancel(call, "the client disconnected")
+    def leave(self, client: ModernCaller) -> None:
+        """The client has left: the server is told."""
+        user, call = self._calls.pop(client)
+        user.callers.remove(client)
+        self._dispatcher.cancel(call, "the client disconnected")
 
-        modern_call.on_gone = gone
+    def answered(self, client: ModernCaller, message: Message) -> Message:
+        """Forget a call that is over. Returns the answer as its client is to have it."""
+        user, _ = self._calls.pop(client)
+        user.callers.remove(client)
+        result = message.get("result")
+        if isinstance(result, dict) and client.method == "tools/list":
+            self._tools.learn(result)
+        elif isinstance(result, dict) and client.method == "server/discover":
+            # What the bridge serves, natively or not, is what a client in front of it can use.
+            return jsonrpc.result(client.id, {**result, "supportedVersions": list(self._versions.offered)})
+        return message
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
@@ -51,77 +110,57 @@ class Passthrough:
 
     @property
     def idle(self) -> bool:
-        """The bridge's own subscription hears of changes only; the dispatcher counts the rest."""
-        return not any(user_client.modern_calls for user_client in self._user_clients.values())
+        """The bridge's own subscription hears of changes only; the connection counts the rest."""
+        return not self._calls
 
     def close(self) -> None:
         """End every subscription, as "Graceful Closure" has it."""
-        for user_client in self._user_clients.values():
-            for modern_call in [
-                modern_call for modern_call in user_client.modern_calls if modern_call.method == LISTEN
-            ]:
-                modern_call.on_gone()
-                modern_call.end_subscription()
+        for client in [client for client in self._calls if client.method == LISTEN]:
+            self.leave(client)
+            client.end_subscription()
 
     def fail(self, reason: str) -> None:
-        """The dispatcher has seen to it: here a subscription is a call, too."""
+        """The connection has seen to it: here a subscription is a call, too."""
 
 
-class _UserClient:
-    """One user, as the connection's client: takes what cannot be told to belong to one of several requests."""
+class _User:
+    """One user, as the connection's client: takes what cannot be told to belong to one of several calls."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self.modern_calls: list[ModernCaller] = []
+        self.callers: list[ModernCaller] = []
 
     def receive(self, message: Message) -> None:
-        """Give a log message to the one request that asked for such; there may be no other than that."""
+        """Give a log message to the one call that asked for such; there may be no other than that."""
         if "id" in message:
             self._dispatcher.refuse(self, message, "2026-07-28 has no requests from the server")
             return
-        wanting = [modern_call for modern_call in self.modern_calls if modern_call.wants(message)]
+        wanting = [client for client in self.callers if client.wants(message)]
         if len(wanting) == 1:
             wanting[0].send(message)
         else:
             self._dispatcher.drop(message, f"it names no request, and {len(wanting)} requests want such")
 
 
-class _Reply:
+class _Answer:
     """Brings a modern server's answer to a call."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        user_client: _UserClient,
-        modern_call: ModernCaller,
-        tools: ToolCatalog,
-        versions: Versions,
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._user_client = user_client
-        self._modern_call = modern_call
-        self._tools = tools
-        self._versions = versions
+    def __init__(self, backend: CallPassthrough, user: _User, client: ModernCaller, reply: Reply) -> None:
+        self._backend = backend
+        self._user = user
+        self._client = client
+        self._reply = reply
 
     def send(self, message: Message) -> None:
         """Pass on what comes before the answer."""
         if "id" in message:
-            self._user_client.receive(message)
+            self._user.receive(message)
         else:
-            self._modern_call.send(message)
+            self._reply.send(message)
 
     def finish(self, message: Message) -> None:
         """Pass the answer on."""
-        self._user_client.modern_calls.remove(self._modern_call)
-        result = message.get("result")
-        if isinstance(result, dict) and self._modern_call.method == "tools/list":
-            self._tools.learn(result)
-        elif isinstance(result, dict) and self._modern_call.method == "server/discover":
-            # What the bridge serves, natively or not, is what a client in front of it can use.
-            message = jsonrpc.result(
-                self._modern_call.id, {**result, "supportedVersions": list(self._versions.offered)}
-            )
-        self._modern_call.finish(message)
+        self._reply.finish(self._backend.answered(self._client, message))
 
 
 class _ToolsWatch:

@@ -13,6 +13,7 @@ from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 
 from .dispatcher import Dispatcher
+from .handshake import EraCache, Failed, Handshake, Outcome, own_initialize
 from .pool import Server, Servers
 
 _RETRY_SECONDS = 5
@@ -93,11 +94,11 @@ class Readiness:
         def ended(_: str) -> None:
             """The question hears of it as of an error."""
 
-        def answered(answer: Message) -> None:
+        def answered(outcome: Outcome) -> None:
             self._starting = None
             alive = server.running
             server.stop("the readiness probe is done")
-            self._done(ready=alive and _shows_life(answer))
+            self._done(ready=alive and _shows_life(outcome))
 
         try:
             server = self._servers.start_probe(ended)
@@ -105,13 +106,9 @@ class Readiness:
             self._done(ready=False)
             return
         self._starting = server
-        client = {"name": "mcp-stdio-bridge", "version": "1"}
-        params: Message = {
-            "protocolVersion": self._servers.options.versions.of_own_initialize,
-            "capabilities": {},
-            "clientInfo": client,
-        }
-        server.dispatcher.ask("initialize", params, answered)
+        era_cache = EraCache(versions=self._servers.options.versions)  # of which nothing is to be learnt
+        initialize = own_initialize(None, era_cache.versions)
+        Handshake(server.dispatcher, self._loop, era_cache, initialize, answered).begin_only()
         self._loop.call_later(_PROBE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -161,6 +158,7 @@ class _Question:
             answered(answer)
 
 
-def _shows_life(answer: Message) -> bool:
-    error = answer.get("error")
-    return "result" in answer or (isinstance(error, dict) and error.get("code") in _MODERN_ONLY)
+def _shows_life(outcome: Outcome) -> bool:
+    if isinstance(outcome, Failed):
+        return outcome.message["error"].get("code") in _MODERN_ONLY
+    return True

@@ -29,28 +29,26 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, modern_call: ModernCaller) -> None:
+    def open(self, client: ModernCaller) -> None:
         """Begin a subscription: the acknowledgement is the first that it brings."""
-        wanted = jsonrpc.params_of(modern_call.message).get("notifications")
+        wanted = jsonrpc.params_of(client.message).get("notifications")
         if not isinstance(wanted, dict):
-            modern_call.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
+            client.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
             return
         kept = honoured(wanted, self._capabilities)
         if sum(map(size_of, kept.get("resourceSubscriptions", ()))) > MAX_URI_BYTES:
-            modern_call.fail(jsonrpc.INVALID_PARAMS, "params.notifications.resourceSubscriptions are too many")
+            client.fail(jsonrpc.INVALID_PARAMS, "params.notifications.resourceSubscriptions are too many")
             return
-        self._open[modern_call] = kept
-        modern_call.on_gone = lambda: self._close(modern_call)
+        self._open[client] = kept
         for uri in kept.get("resourceSubscriptions", ()):
             self._watched[uri] += 1
             if self._watched[uri] == 1:
                 self._tell("resources/subscribe", uri)
-        self._send(
-            modern_call, jsonrpc.notification("notifications/subscriptions/acknowledged", {"notifications": kept})
-        )
+        self._send(client, jsonrpc.notification("notifications/subscriptions/acknowledged", {"notifications": kept}))
 
-    def _close(self, modern_call: ModernCaller) -> None:
-        kept = self._open.pop(modern_call, {})
+    def leave(self, client: ModernCaller) -> None:
+        """The client has left: it hears of nothing more."""
+        kept = self._open.pop(client, {})
         for uri in kept.get("resourceSubscriptions", ()):
             self._watched[uri] -= 1
             if not self._watched[uri]:
@@ -59,15 +57,15 @@ class Subscriptions:
 
     def close(self) -> None:
         """End them all."""
-        for modern_call in list(self._open):
-            self._close(modern_call)
-            modern_call.end_subscription()
+        for client in list(self._open):
+            self.leave(client)
+            client.end_subscription()
 
     def fail(self, text: str) -> None:
         """End them all with an error, so that their clients do not take it for the end of all changes."""
         opened, self._open = self._open, {}
-        for modern_call in opened:
-            modern_call.fail(jsonrpc.INTERNAL_ERROR, text)
+        for client in opened:
+            client.fail(jsonrpc.INTERNAL_ERROR, text)
 
     def _tell(self, method: str, uri: str) -> None:
         self._dispatcher.ask(method, {"uri": uri}, lambda _: None)
@@ -79,9 +77,9 @@ class Subscriptions:
             return
         if message["method"] == "notifications/tools/list_changed":
             self._tools.forget()
-        for modern_call, kept in list(self._open.items()):
+        for client, kept in list(self._open.items()):
             if concerns(message, kept):
-                self._send(modern_call, message)
+                self._send(client, message)
 
-    def _send(self, modern_call: ModernCaller, message: Message) -> None:
-        modern_call.send(jsonrpc.with_meta(message, **{SUBSCRIPTION_ID: modern_call.id}))
+    def _send(self, client: ModernCaller, message: Message) -> None:
+        client.send(jsonrpc.with_meta(message, **{SUBSCRIPTION_ID: client.id}))

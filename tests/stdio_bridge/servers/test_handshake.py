@@ -10,7 +10,19 @@ import pytest
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol.calls import CallTimeouts
 from stdio_bridge.servers.dispatcher import Dispatcher
-from stdio_bridge.servers.handshake import EraCache, Failed, Gone, Handshake, Initialized, Modern, Opened, ServerEra
+from stdio_bridge.servers.handshake import (
+    TRANSITIONS,
+    EraCache,
+    Failed,
+    Gone,
+    Handshake,
+    Initialized,
+    Modern,
+    Outcome,
+    ServerEra,
+    State,
+    own_initialize,
+)
 
 Message = dict[str, Any]
 
@@ -24,7 +36,7 @@ class Start:
     def __init__(self, era: ServerEra | None = None) -> None:
         self.sent: list[Message] = []
         self.timers: list[Callable[[], None]] = []
-        self.opened: list[Opened] = []
+        self.opened: list[Outcome] = []
         self.era_cache = EraCache(era=era)
         self.dispatcher = Dispatcher(
             self.sent.append,
@@ -33,7 +45,17 @@ class Start:
             note_dropped=lambda _: None,
             closed=lambda _: None,
         )
-        Handshake(self.dispatcher, cast("Loop", self), self.era_cache, None, self.opened.append).begin()
+        self.begin()
+
+    def begin(self) -> None:
+        self.handshake = Handshake(
+            self.dispatcher,
+            cast("Loop", self),
+            self.era_cache,
+            own_initialize(None, self.era_cache.versions),
+            self.opened.append,
+        )
+        self.handshake.begin_for_modern()
 
     def clock(self) -> float:
         return 0.0
@@ -170,3 +192,67 @@ def test_what_was_learned_first_stays() -> None:
     era_cache.learn(modern=False)
     era_cache.learn(modern=True)
     assert era_cache.era is ServerEra.LEGACY
+
+
+class SessionStart(Start):
+    """A server that has just been started for a session, which hears what comes before the answer."""
+
+    def begin(self) -> None:
+        initialize = {"jsonrpc": "2.0", "id": "mine", "method": "initialize", "params": {}}
+        self.before: list[Message] = []
+        self.handshake = Handshake(
+            self.dispatcher,
+            cast("Loop", self),
+            self.era_cache,
+            initialize,
+            self.opened.append,
+            before=self.before.append,
+        )
+        self.handshake.begin_for_legacy()
+
+
+def test_a_session_initializes_the_server_itself_and_nothing_is_learned() -> None:
+    start = SessionStart()
+    start.dispatcher.receive({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "starting"}})
+    start.answer("initialize", result=INITIALIZED)
+    assert start.opened == [Initialized(result=INITIALIZED)]
+    assert [message["params"]["data"] for message in start.before] == ["starting"]
+    assert start.methods == ["initialize"]
+    assert start.era_cache.era is None
+
+
+def test_a_server_that_refuses_a_session_and_tells_of_itself_is_modern_only() -> None:
+    start = SessionStart()
+    start.answer("initialize", error=error(-32601))
+    start.answer("server/discover", result=DISCOVERED)
+    assert start.opened == [Modern(discovered=DISCOVERED)]
+    assert start.era_cache.era is ServerEra.MODERN
+
+
+@pytest.mark.parametrize("answer", [{"error": {"code": -32022, "data": {"supported": ["2026-07-28"]}}}, {"result": {}}])
+def test_a_session_needs_the_servers_account_of_itself(answer: Message) -> None:
+    start = SessionStart()
+    start.answer("initialize", error=error(-32602))
+    start.answer("server/discover", **answer)
+    (opened,) = start.opened
+    assert isinstance(opened, Failed)
+    assert (opened.message["id"], opened.message["error"]["code"]) == ("mine", -32602)
+    assert start.era_cache.era is None
+
+
+def test_a_session_asks_a_server_that_is_known_in_one_way_only() -> None:
+    modern = SessionStart(ServerEra.MODERN)
+    assert modern.methods == ["server/discover"]
+    modern.answer("server/discover", error=error(-32601))
+    legacy = SessionStart(ServerEra.LEGACY)
+    legacy.answer("initialize", error=error(-32022, {"supported": ["2026-07-28"]}))
+    assert legacy.methods == ["initialize"]
+    for start in (modern, legacy):
+        assert [type(opened) for opened in start.opened] == [Failed]
+
+
+def test_every_state_of_a_handshake_can_be_reached_and_left() -> None:
+    begun = {State.DISCOVERING, State.INITIALIZING, State.INITIALIZING_FIRST, State.INITIALIZING_ONLY}
+    reached = begun | {following for row in TRANSITIONS.values() for following in row.values()}
+    assert reached == set(State) - {State.NEW}
+    assert set(TRANSITIONS) == set(State) - {State.NEW, State.MODERN, State.INITIALIZED, State.FAILED, State.GONE}
