@@ -112,19 +112,24 @@ class Session:
         return stream
 
     def _add_stream(self, max_bytes: int) -> EventStream:
-        stream = EventStream(number=self._next_stream, max_bytes=max_bytes, lost=self._lost)
+        stream = EventStream(number=self._next_stream, max_bytes=max_bytes)
         self._streams[self._next_stream] = stream
         self._next_stream += 1
         return stream
 
-    def _lost(self, request: Message) -> None:
-        self.lease.backend.unheard(self, request, "the client has no open stream to be asked on")
-
     def deliver(self, stream: EventStream, message: Message) -> None:
         """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
-        stream.add(message)
+        for request in stream.add(message):
+            self._refuse(request)
         if stream.wire is None and "id" in message and "method" in message:
-            self._sessions.servers.loop.call_later(_UNHEARD_SECONDS, lambda: stream.give_up(message))
+            self._sessions.servers.loop.call_later(_UNHEARD_SECONDS, lambda: self._give_up(stream, message))
+
+    def _give_up(self, stream: EventStream, request: Message) -> None:
+        if stream.give_up(request):
+            self._refuse(request)
+
+    def _refuse(self, request: Message) -> None:
+        self.lease.backend.unheard(self, request, "the client has no open stream to be asked on")
 
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""
@@ -238,7 +243,7 @@ class Answer:
         if self._is_lost:
             return
         if self._batch or self._stream is not None:
-            self._begin().add(message)
+            self._session.deliver(self._begin(), message)
             if self._missing == 0 and self._stream is not None:
                 self._session.end_stream(self._stream)
                 self._session.open.release(self._response)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,13 +21,12 @@ class Wire(Protocol):
 class EventStream:
     """Events with ids, kept until delivered and then for resuming, the oldest dropped beyond the bound of bytes.
 
-    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session. `lost` is told of a request
-    that is dropped before anybody was connected to hear it: who asked would wait for ever.
+    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session. What adds an event returns the
+    requests that are dropped for it before anybody was connected to hear them: who asked would wait for ever.
     """
 
     number: int
     max_bytes: int
-    lost: Callable[[Message], None]
     wire: Wire | None = None
     ended: bool = False
     # A deque takes 760 bytes before it holds anything, of each of thousands of streams.
@@ -42,19 +40,19 @@ class EventStream:
         """How many bytes are kept."""
         return self._size
 
-    def add(self, message: Message) -> None:
+    def add(self, message: Message) -> list[Message]:
         """Append a message, and send it if someone is connected."""
         asks = message if "method" in message and "id" in message else None
-        self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
+        return self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
 
-    def give_up(self, request: Message) -> None:
-        """Take a request back that nobody was connected to hear."""
+    def give_up(self, request: Message) -> bool:
+        """Take a request back. Returns False where somebody was connected to hear it."""
         for position, (number, data, asks) in enumerate(self._events):
             if asks is request and number > self._sent:
                 del self._events[position]
                 self._size -= len(data)
-                self.lost(request)
-                return
+                return True
+        return False
 
     def prime(self) -> None:
         """Append an event without data, so that the client has an id to resume from."""
@@ -85,7 +83,7 @@ class EventStream:
         if self.wire is wire:
             self.wire = None
 
-    def _append(self, data: bytes, asks: Message | None) -> None:
+    def _append(self, data: bytes, asks: Message | None) -> list[Message]:
         self._events.append((self._next, data, asks))
         self._size += len(data)
         surplus = 0
@@ -98,9 +96,7 @@ class EventStream:
             self._sent = self._next
             self.wire.write(data)
         self._next += 1
-        for number, _, asked in dropped:
-            if asked is not None and number > unheard:
-                self.lost(asked)
+        return [asked for number, _, asked in dropped if asked is not None and number > unheard]
 
     def _event_id(self, number: int) -> str:
         return f"{self.number}-{number}"

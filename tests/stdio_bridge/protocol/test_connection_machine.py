@@ -261,10 +261,6 @@ class Wire:
         return events
 
 
-def unheard(_: Message) -> None:
-    """Nobody is asked anything here."""
-
-
 @given(
     st.lists(st.sampled_from(["add", "lose", "resume", "take over"]), max_size=60),
     st.integers(100, 2000),
@@ -272,7 +268,7 @@ def unheard(_: Message) -> None:
 def test_a_client_that_resumes_misses_only_what_the_bound_dropped_and_gets_nothing_twice(
     doings: list[str], max_bytes: int
 ) -> None:
-    stream = EventStream(number=1, max_bytes=max_bytes, lost=unheard)
+    stream = EventStream(number=1, max_bytes=max_bytes)
     wires = [Wire()]
     stream.attach(wires[0])
     added = 0
@@ -299,7 +295,7 @@ def test_a_client_that_resumes_misses_only_what_the_bound_dropped_and_gets_nothi
 
 @pytest.mark.parametrize("lost_before_end", [True, False])
 def test_a_stream_that_has_ended_can_be_read_to_its_end_once_more(lost_before_end: bool) -> None:
-    stream, first, again = EventStream(number=1, max_bytes=1000, lost=unheard), Wire(), Wire()
+    stream, first, again = EventStream(number=1, max_bytes=1000), Wire(), Wire()
     stream.attach(first)
     stream.add({"n": 0})
     if lost_before_end:
