@@ -194,13 +194,13 @@ class SessionLease(ServerLease):
         sent = {**message, "params": params}
 
         def done(outcome: Outcome) -> None:
-            self._shaken(sent, message, reply, outcome)
+            self._handshake_done(sent, message, reply, outcome)
 
         loop, era_cache = self.leases.servers.loop, self.leases.era_cache
         self._handshake = Handshake(self.dispatcher, loop, era_cache, sent, done, before=reply.send)
         self._handshake.begin_for_legacy()
 
-    def _shaken(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
+    def _handshake_done(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
             # A client of both eras would take a code of the modern one for a modern server's.
             self._refused(message, reply, answer_from({**outcome.message, "id": message["id"]}))
@@ -269,7 +269,7 @@ class CallLease(ServerLease):
 
     def _make_handshake(self) -> Handshake:
         leases = self.leases
-        return Handshake(self.dispatcher, leases.servers.loop, leases.era_cache, self._initialize, self._shaken)
+        return Handshake(self.dispatcher, leases.servers.loop, leases.era_cache, self._initialize, self._handshake_done)
 
     def serve(self, client: ModernCaller) -> None:
         """Answer a call, as soon as the server can be spoken to."""
@@ -295,7 +295,7 @@ class CallLease(ServerLease):
         elif not self._lookup.leave(client):
             self._backend.leave(client)
 
-    def _shaken(self, outcome: Outcome) -> None:
+    def _handshake_done(self, outcome: Outcome) -> None:
         if isinstance(outcome, Gone):
             self._is_to_start_again = True
             return

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from stdio_bridge.http.open_responses import JSON_HEADERS
 from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Purpose
 from stdio_bridge.protocol.errors import HttpError, unavailable
-from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import UNSUPPORTED_VERSION
 
-from .dispatcher import Dispatcher
 from .handshake import EraCache, Failed, Handshake, Outcome, own_initialize
 from .pool import Server, Servers
 
@@ -23,7 +19,7 @@ _PING_SECONDS = 5.0
 _FIRST_BELIEF_SECONDS = 30.0
 _LAST_BELIEF_SECONDS = 600.0
 # How a server that only speaks the modern era says so. It answers, which is all that is asked.
-_MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, -32022})
+_MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, UNSUPPORTED_VERSION})
 
 
 class Readiness:
@@ -34,6 +30,7 @@ class Readiness:
         self._servers = servers
         self._waiting: list[Response] = []
         self._starting: Server | None = None
+        self._ping_timer: Timer | None = None
         self._belief = _FIRST_BELIEF_SECONDS
         self._answered_at = -float("inf")
 
@@ -79,14 +76,19 @@ class Readiness:
 
     def _ping(self, server: Server) -> None:
         """Ask a running server, and another one if it is too busy to say anything."""
-        question = _Question(server.dispatcher, self._loop, self._asked_running)
-        question.ask("ping", {}, _PING_SECONDS)
+        timer = self._ping_timer = self._loop.call_later(_PING_SECONDS, self._give_up_ping)
+        server.dispatcher.ask("ping", {}, lambda _: self._pinged(timer))
 
-    def _asked_running(self, answer: Message | None) -> None:
-        if answer is not None:
+    def _pinged(self, timer: Timer) -> None:
+        # Any answer will do, but the answer to an earlier ping comes too late.
+        if self._ping_timer is timer:
+            self._ping_timer = None
+            timer.cancel()
             self._done(ready=True)
-        else:
-            self._probe()
+
+    def _give_up_ping(self) -> None:
+        self._ping_timer = None
+        self._probe()
 
     def _probe(self) -> None:
         """Start a server to ask it. One that takes longer than the question waits is still what the next one is of."""
@@ -126,36 +128,6 @@ class Readiness:
                 response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
             else:
                 response.reply("503 Service Unavailable", JSON_HEADERS, b'{"status":"the MCP server does not answer"}')
-
-
-class _Question:
-    """One request of the bridge's own, whose answer, or None after some time, goes to a function."""
-
-    def __init__(self, dispatcher: Dispatcher, loop: Loop, answered: Callable[[Message | None], None]) -> None:
-        self._dispatcher = dispatcher
-        self._loop = loop
-        self._answered: Callable[[Message | None], None] | None = answered
-        self._timer: Timer | None = None
-
-    def ask(self, method: str, params: Message, seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, lambda: self._tell(None))
-        message = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
-        self._dispatcher.request(self, message, self, Purpose.INTERNAL)
-
-    def receive(self, message: Message) -> None:
-        """Nothing but the answer is of interest."""
-
-    send = receive
-
-    def finish(self, message: Message) -> None:
-        self._tell(message)
-
-    def _tell(self, answer: Message | None) -> None:
-        answered, self._answered = self._answered, None
-        if self._timer is not None:
-            self._timer.cancel()
-        if answered is not None:
-            answered(answer)
 
 
 def _shows_life(outcome: Outcome) -> bool:
