@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .app import Bridge
+from .app import Bridge, render_error
 from .http.body_budget import BodyBudget
 from .http.identity import Verifier, load_verifier
 from .http.listener import make_room, open_listener
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_unsent_bytes_in_all=_MAX_UNSENT_IN_ALL_FACTOR * options.max_message_bytes,
         body_budget=_make_body_budget(options, verifier),
         max_connections=make_room(options),
+        render_error=render_error,
     )
     bridge.flushed = lambda: server.flushed
     notifier = Notifier(os.environ)

@@ -91,7 +91,7 @@ class Bridge:
     def _mcp(self, request: Request, response: Response) -> None:
         self._requests.add()
         response.headers = self._origin_check.check(request)
-        identity = self._verifier.identify(request.header("X_GATEWAY_IDENTITY"))
+        identity = self._verifier.identify(request.header("X-Gateway-Identity"))
         if request.method == "POST":
             self._post(request, response, identity)
         elif (allowed := self._origin_check.preflight(request)) is not None:
@@ -180,3 +180,9 @@ class Bridge:
             self._loop.call_later(0.02, lambda: self._leave_by(deadline))
         else:
             self._loop.stop()
+
+
+def render_error(status: int, text: str) -> bytes:
+    """Make the JSON-RPC error for what the HTTP server refuses by itself."""
+    codes = {500: jsonrpc.INTERNAL_ERROR, 503: jsonrpc.SERVER_ERROR}
+    return jsonrpc.encode(jsonrpc.error(None, codes.get(status, jsonrpc.INVALID_REQUEST), text))

@@ -39,7 +39,7 @@ class ModernCall:
         self.identity = identity
         self.message = message
         self.metadata = metadata
-        self.parameter_headers = request.headers_with_prefix("MCP_PARAM_")
+        self.parameter_headers = request.headers_with_prefix("Mcp-Param-")
         self.on_gone: Callable[[], None] = _nothing
         self._response = response
         self._held_by = held_by

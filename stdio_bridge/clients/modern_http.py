@@ -28,7 +28,7 @@ class ModernEra:
 
     def claims(self, request: Request, body: Body | None) -> bool:
         """Whether a request is of this era."""
-        return is_modern(request.header("MCP_PROTOCOL_VERSION"), body.messages if body is not None else ())
+        return is_modern(request.header("MCP-Protocol-Version"), body.messages if body is not None else ())
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
         """Take one message. Raises HttpError."""
@@ -76,7 +76,7 @@ class ModernEra:
         self._open.keep_alive()
 
     def _check_notification(self, request: Request, message: Message) -> None:
-        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP_PROTOCOL_VERSION"))
+        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP-Protocol-Version"))
         if not isinstance(version, str):
             raise bad_request(jsonrpc.INVALID_PARAMS, f"{PROTOCOL_VERSION} must be a string")
         check_version(version, self._versions)

@@ -9,6 +9,7 @@ server sockets and the header writer are used as they are. tests/stdio_bridge/ht
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import socket
@@ -22,7 +23,6 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.task import ErrorTask, Task
 
 from stdio_bridge.io.event_loop import Loop
-from stdio_bridge.protocol import jsonrpc
 
 from .body_budget import SMALL_BYTES, BodyBudget
 from .parser import Busy, HttpParser
@@ -45,6 +45,12 @@ _HOLD_SECONDS = 0.005
 _MAX_ROUNDS_FOR_A_REQUEST = 4
 
 
+@functools.cache
+def _name_in_waitress(name: str) -> str:
+    """A header's name as waitress has it: `MCP_METHOD`. Only names that stand in this code are asked for."""
+    return name.upper().replace("-", "_")
+
+
 class Request:
     """One HTTP request, whole."""
 
@@ -56,16 +62,21 @@ class Request:
         self.path: str = parsed.path
 
     def header(self, name: str) -> str | None:
-        """Return a header's value, repeated ones joined by commas. `name` is in waitress' form: `MCP_METHOD`.
+        """Return a header's value, repeated ones joined by commas.
 
         Names with an underscore on the wire are dropped by the parser, so they cannot stand in for another.
         """
-        value: str | None = self._parsed.headers.get(name)
+        value: str | None = self._parsed.headers.get(_name_in_waitress(name))
         return value
 
     def headers_with_prefix(self, prefix: str) -> dict[str, str]:
-        """Return the headers whose names start so, keyed by the rest of the name."""
-        return {name[len(prefix) :]: value for name, value in self._parsed.headers.items() if name.startswith(prefix)}
+        """Return the headers whose names start so, keyed by the rest of the name in lower case."""
+        start = _name_in_waitress(prefix)
+        return {
+            name[len(start) :].lower().replace("_", "-"): value
+            for name, value in self._parsed.headers.items()
+            if name.startswith(start)
+        }
 
     def body(self) -> bytes:
         """Read the body, once: it is not kept while the request is answered. The server's limit bounds its size."""
@@ -133,6 +144,8 @@ class Response:
 
 
 Application = Callable[[Request, Response], None]
+ErrorRenderer = Callable[[int, str], bytes]
+"""Makes JSON of an HTTP status and a text, for what the application never gets to see."""
 
 
 class _Task(Task):  # type: ignore[misc] # waitress is untyped
@@ -163,7 +176,7 @@ class _Task(Task):  # type: ignore[misc] # waitress is untyped
 
 
 class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
-    """What the parser refuses (too large, malformed) is answered in JSON-RPC too."""
+    """What the parser refuses (too large, malformed) is answered as the application answers its own errors."""
 
     def __init__(self, channel: _Channel, parsed: Any) -> None:
         super().__init__(channel, parsed)
@@ -173,11 +186,9 @@ class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
     def execute(self) -> None:
         refused = self.request.error
         self.status = f"{refused.code} {refused.reason}"
-        busy = isinstance(refused, Busy)
-        code = jsonrpc.SERVER_ERROR if busy else jsonrpc.INVALID_REQUEST
-        body = jsonrpc.encode(jsonrpc.error(None, code, f"{refused.reason}: {refused.body}"))
+        body: bytes = self.channel.server.render_error(refused.code, f"{refused.reason}: {refused.body}")
         self.response_headers.append(("Content-Type", "application/json"))
-        if busy:
+        if isinstance(refused, Busy):
             self.response_headers.append(("Retry-After", _RETRY_SECONDS))
         self.set_close_on_finish()
         self.content_length = len(body)
@@ -258,7 +269,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         if response.started:
             self.drop()
             return
-        body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.INTERNAL_ERROR, "internal error"))
+        body = self.server.render_error(500, "internal error")
         response.reply("500 Internal Server Error", [("Content-Type", "application/json")], body)
 
     def finish_response(self, task: _Task) -> None:
@@ -356,6 +367,7 @@ class HttpServer:
         max_unsent_bytes_in_all: int,
         body_budget: BodyBudget,
         max_connections: int,
+        render_error: ErrorRenderer,
     ) -> None:
         self._loop = loop
         self._server = waitress.server.create_server(
@@ -381,6 +393,7 @@ class HttpServer:
         self._server.adj.body_budget = body_budget
         self._server.max_unsent_bytes = max_unsent_bytes
         self._server.drop_slowest = self._drop_slowest
+        self._server.render_error = render_error
         self._max_unsent_bytes_in_all = max_unsent_bytes_in_all
         self._server.fileno = self._server._fileno
         self._server.next_channel_cleanup = math.inf

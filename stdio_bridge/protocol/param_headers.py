@@ -36,8 +36,8 @@ class Mirrored:
 
     @property
     def key(self) -> str:
-        """The part of the header's name after `Mcp-Param-`, in waitress' form."""
-        return self.name.upper().replace("-", "_")
+        """The part of the header's name after `Mcp-Param-`, in lower case."""
+        return self.name.lower()
 
 
 def find_mirrored(input_schema: object) -> tuple[Mirrored, ...]:

@@ -58,7 +58,7 @@ def is_modern(version_header: str | None, messages: Iterable[Message]) -> bool:
 
 
 def parse_metadata(message: Message, header: HeaderReader, versions: Versions) -> RequestMetadata:
-    """Read and check a request's metadata. `header` takes names in waitress' form. Raises HttpError, 400."""
+    """Read and check a request's metadata. `header` finds a header by its name. Raises HttpError, 400."""
     meta = jsonrpc.meta_of(message)
     for key, kind in ((PROTOCOL_VERSION, str), (CLIENT_CAPABILITIES, dict)):
         if not isinstance(meta.get(key), kind):
@@ -94,9 +94,9 @@ def unsupported(requested: object, versions: Versions) -> HttpError:
 
 
 def _check_headers(message: Message, version: str, header: HeaderReader) -> None:
-    if header("MCP_PROTOCOL_VERSION") != version:
+    if header("MCP-Protocol-Version") != version:
         raise mismatch("MCP-Protocol-Version", "params._meta")
-    if header("MCP_METHOD") != message["method"]:
+    if header("Mcp-Method") != message["method"]:
         raise mismatch("Mcp-Method", "method")
     parameter = NAMED_BY.get(message["method"])
     if parameter is None:
@@ -104,7 +104,7 @@ def _check_headers(message: Message, version: str, header: HeaderReader) -> None
     name = jsonrpc.params_of(message).get(parameter)
     if not isinstance(name, str):
         raise bad_request(jsonrpc.INVALID_PARAMS, f"params.{parameter} must be a string")
-    if find_header_text(header("MCP_NAME")) != name:
+    if find_header_text(header("Mcp-Name")) != name:
         raise mismatch("Mcp-Name", f"params.{parameter}")
 
 

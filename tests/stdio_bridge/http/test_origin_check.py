@@ -25,7 +25,7 @@ def allowed(*options: str, origin: str | None = None, host: str = "localhost:900
     who = () if "--require-identity" in options else ("--no-identity",)
     parsed = parse_options(["--listen", "127.0.0.1:0", *who, *options, "--", "true"], {"PATH": "/usr/bin:/bin"})
     access = OriginCheck(parsed)
-    headers = {"HOST": host} if origin is None else {"HOST": host, "ORIGIN": origin}
+    headers = {"Host": host} if origin is None else {"Host": host, "Origin": origin}
     statuses = []
     for _ in range(2):  # the second one is remembered
         try:
@@ -172,8 +172,8 @@ def test_what_could_never_match_is_refused_and_named_with_its_option(option: str
 @pytest.mark.parametrize(
     ("option", "headers"),
     [
-        ("--allow-host", {"HOST": "evil.example"}),
-        ("--allow-origin", {"HOST": "localhost", "ORIGIN": "http://evil.example"}),
+        ("--allow-host", {"Host": "evil.example"}),
+        ("--allow-origin", {"Host": "localhost", "Origin": "http://evil.example"}),
     ],
 )
 def test_a_refusal_names_the_option_and_is_logged(

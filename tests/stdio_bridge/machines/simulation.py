@@ -171,10 +171,11 @@ class Incoming:
     sent: dict[str, str]
 
     def header(self, name: str) -> str | None:
-        return self.sent.get(name)
+        return self.sent.get(name.upper().replace("-", "_"))
 
     def headers_with_prefix(self, prefix: str) -> dict[str, str]:
-        return {name[len(prefix) :]: value for name, value in self.sent.items() if name.startswith(prefix)}
+        start = prefix.upper().replace("-", "_")
+        return {name[len(start) :].lower(): value for name, value in self.sent.items() if name.startswith(start)}
 
     def body(self) -> bytes:
         return self.content
