@@ -1,4 +1,4 @@
-"""`mcp-gatewayctl`: what an operator asks of the gateway. docs/gatewayctl.md says what each command prints as JSON."""
+"""`mcp-gatewayctl`: the operator's commands. docs/gatewayctl.md says what each prints as JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PROGRAM = "mcp-gatewayctl"
 def gatewayctl() -> None:
     """Operate the MCP OAuth Gateway.
 
-    Needs the gateway's settings, and for most commands its credentials: run it as root on the gateway's host, where
-    both are found by themselves.
+    It needs the gateway's settings, and for most commands its credentials. As root on the gateway's host it finds both
+    without options.
     """
 
 
@@ -41,7 +41,7 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 1 where something is wrong or not there, 2 for unusable input."""
+    """Run one command and return the exit status: 1 if something is wrong or missing, 2 for unusable input."""
     try:
         status = gatewayctl.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except ServiceUnavailable as error:
-        click.echo(f"{PROGRAM}: {error}: is it running, and may this user reach it? Try as root.", err=True)
+        click.echo(f"{PROGRAM}: {error}: see that it runs and that this user may reach it, or try as root.", err=True)
         return 1
     return status if isinstance(status, int) else 0
 

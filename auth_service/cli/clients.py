@@ -34,7 +34,7 @@ def clients() -> None:
 def list_(operator: Operator, *, as_json: bool) -> None:
     """List all clients.
 
-    Those known by a metadata document are listed as long as they have a grant.
+    A client with a client document is listed as long as it has a grant.
     """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
     registered = oldest_first(operator.store.queries.clients(), lambda each: each.client.issued_at)
@@ -48,7 +48,7 @@ def list_(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def show(operator: Operator, *, client: str, as_json: bool) -> None:
-    """Show what CLIENT said of itself, and how many grants it has."""
+    """Show the metadata of CLIENT, and how many grants it has."""
     print_record(_find(operator, client), as_json=as_json)
 
 
@@ -57,7 +57,7 @@ def show(operator: Operator, *, client: str, as_json: bool) -> None:
 @with_operator
 @as_json
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
-    """Remove CLIENT, and end every grant of it at once. It has to register anew."""
+    """Remove CLIENT, and end all its grants at once. It has to register again."""
     _find(operator, client)
     end_grants(operator, {"client": client}, lambda access: access.remove_client(client, by=BY), as_json=as_json)
 
@@ -86,7 +86,7 @@ def _describe(each: RegisteredClient | OtherClient) -> dict[str, Any]:
 
 
 def _describe_other(each: OtherClient) -> dict[str, Any]:
-    """Describe a client whose metadata is elsewhere, or that was made by `token issue`."""
+    """Describe a client that has a client document, or that `token issue` has made."""
     grant = each.newest.grant
     return {
         "client": grant.client_id,

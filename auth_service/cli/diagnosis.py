@@ -27,14 +27,15 @@ from .operator import (
 _COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
 
 
-@click.command(short_help="Look for what keeps clients out.")
+@click.command(short_help="Find what keeps clients out.")
 @with_operator
 @as_json
 @click.pass_context
 def doctor(context: click.Context, operator: Operator, *, as_json: bool) -> None:
-    """Look for what keeps clients out, inside and from outside, and say what to do.
+    """Find what keeps clients out, and say what to do.
 
-    Makes one request to each server with a token that lives a minute. The exit status is 1 if there is a problem.
+    It checks the gateway on this host and as clients reach it, and makes one request to each server with a token that
+    lives a minute. The exit status is 1 if there is a problem.
     """
     found: list[Finding] = []
     parts = operator.parts
@@ -55,22 +56,22 @@ def _print_finding(finding: Finding) -> None:
         click.echo(f"         → {finding.advice}")
 
 
-@click.command(short_help="Open each server as a client would.")
+@click.command(short_help="Check each server as a client would.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
-    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results for Prometheus, too."
+    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE", help="Also write the results for Prometheus."
 )
 @click.option(
     "--identity-keys",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where each server's key is, as identity-NAME, instead of the master key.",
+    help="The directory with each server's key as identity-NAME, instead of the master key.",
 )
 @click.option(
     "--max-age",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Believe what a bridge knows of its server for so long, and start none meanwhile.",
+    help="Accept what a bridge knows of its server if it is not older, instead of opening a session.",
 )
 @settings_option
 @master_key_option
@@ -87,7 +88,7 @@ def health(
     metrics_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Open each server, or those of these names, as a client would, and say whether it answers."""
+    """Open a session at each server, or at the named ones, as a client would, and say whether it answers."""
     loaded = load_settings(settings_file)
     for name in names:
         if name not in loaded.resources:

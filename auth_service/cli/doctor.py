@@ -1,4 +1,4 @@
-"""Looking for what keeps clients out: every dependency of the gateway, and the gateway as the internet sees it."""
+"""Find what keeps clients out: check each dependency of the gateway, and the gateway from outside."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TIMEOUT_SECONDS: Final = 10
 OLDEST_REDIS: Final = (6, 2)
 CERTIFICATE_WARNING_DAYS: Final = 14
 PROBE_SECONDS: Final = 60
-# Parts log to a journal of their own; what systemd says of them is in the system's.
+# The parts have a journal of their own; systemd's messages about them are in the system's journal.
 LOG_COMMAND: Final = "journalctl --namespace='*'"
 
 _DAY: Final = 86400
@@ -52,7 +52,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     status: Status
@@ -62,7 +62,7 @@ class Finding:
 
 
 class CheckFailed(Exception):
-    """What is wrong, and what to do about it."""
+    """A check has found a problem; `advice` says what to do."""
 
     def __init__(self, text: str, advice: str, *, status: Status = Status.PROBLEM) -> None:
         super().__init__(text)
@@ -71,23 +71,23 @@ class CheckFailed(Exception):
 
 
 class Doctor:
-    """Examines a gateway. `examine` never raises for what it finds."""
+    """Examine a gateway. `examine` raises nothing for what it finds."""
 
     def __init__(
         self, settings: Settings, credentials: Credentials, store: Store, revocation: Revocation, keys: SigningKeys
     ) -> None:
-        """`store` is for a grant of a minute's life, with which one request is made to each server."""
+        """`store` keeps a grant for a minute, for one request to each server."""
         self._settings = settings
         self._credentials = credentials
         self._store = store
         self._revocation = revocation
         self._keys = keys
         self._http = requests.Session()
-        self._http.trust_env = False  # a proxy is not how clients come here, and would see a token
+        self._http.trust_env = False  # clients use no proxy of this host, and it would see a token
         self._http.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
 
     def examine(self) -> Iterator[Finding]:
-        """Look at everything, from the inside out."""
+        """Run all checks, first those on this host, then those from outside."""
         yield self._run("redis", self._check_redis)
         yield self._run("identity provider", self._check_identity_provider)
         yield self._run("service", self._check_service)
@@ -113,7 +113,10 @@ class Doctor:
             return Finding(check=check, status=failure.status, text=str(failure), advice=failure.advice)
         except ServiceUnavailable as error:
             return Finding(
-                check=check, status=Status.PROBLEM, text=str(error), advice="See the finding of redis above."
+                check=check,
+                status=Status.PROBLEM,
+                text=str(error),
+                advice="See the result of the check of redis above.",
             )
         except (requests.RequestException, OSError) as error:
             return Finding(check=check, status=Status.PROBLEM, text=_explain(error), advice=_advise(error))
@@ -127,7 +130,7 @@ class Doctor:
         except redis.RedisError as error:
             raise CheckFailed(
                 f"{self._settings.redis_url}: {error}",
-                "Nothing is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
+                "No access is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
                 "this user may use its socket.",
             ) from error
         try:
@@ -135,9 +138,9 @@ class Doctor:
         except WritesRefused as error:
             raise CheckFailed(
                 f"takes no writes: {error.reason}",
-                "Nobody can log in or refresh a token; requests with a token pass, and `users revoke` and `grants "
-                "revoke` still put someone out. Free space on the disk, or memory, that Redis uses; it writes again by "
-                "itself a moment later.",
+                "No user can log in and no token can be refreshed. Requests with a token pass, and `users revoke` and "
+                "`grants revoke` still end access. Free space on the disk, or memory, that Redis uses; it takes writes "
+                "again a moment later.",
             ) from error
         version = str(info["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
@@ -145,13 +148,13 @@ class Doctor:
         if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
             raise CheckFailed(
                 f"drops keys when its memory is full ({info['maxmemory_policy']})",
-                "Set maxmemory-policy to noeviction: an evicted grant is a user who has to log in again.",
+                "Set maxmemory-policy to noeviction: the user of an evicted grant has to log in again.",
                 status=Status.WARNING,
             )
         if not info.get("aof_enabled"):
             raise CheckFailed(
                 "forgets everything when it stops",
-                "Set appendonly to yes, or every client has to register anew after a restart.",
+                "Set appendonly to yes. Without it every client has to register again after a restart.",
                 status=Status.WARNING,
             )
         return f"version {version}, {info['used_memory_human']} used, appendonly"
@@ -177,15 +180,15 @@ class Doctor:
             )
         if answer.status_code >= 500:
             raise CheckFailed(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
-        return f"{provider.api_url} answers, and takes the client's secret"
+        return f"{provider.api_url} answers, and accepts the client's secret"
 
     def _check_openid(self, provider: OpenIDConnect) -> str:
         url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
         document = self._get_json(url)
         if document.get("issuer") != provider.issuer:
             raise CheckFailed(
-                f"{url} is of issuer {document.get('issuer')}",
-                "Write identity_provider.issuer exactly as the provider does, its trailing slash included.",
+                f"{url} names the issuer {document.get('issuer')}",
+                "Write identity_provider.issuer exactly as the provider does, including a slash at the end.",
             )
         return f"{provider.issuer} is found"
 
@@ -196,7 +199,7 @@ class Doctor:
             raise CheckFailed(
                 f"{url} answers {answer.status_code}", f"See its log: {LOG_COMMAND} --unit=mcp-auth-service"
             )
-        return "answers, and hears from Redis"
+        return "answers, and reaches Redis"
 
     # Outside
 
@@ -207,9 +210,9 @@ class Doctor:
         if found != issuer:
             raise CheckFailed(
                 f"{url} names the issuer {found}",
-                f"Something else answers there, or the service runs with other settings: clients insist on {issuer}.",
+                f"Another program answers there, or the service runs with other settings. Clients require {issuer}.",
             )
-        return f"{issuer} answers with its own name"
+        return f"{issuer} names itself as the issuer"
 
     def _metadata_url(self) -> str:
         parts = urlsplit(self._settings.issuer)
@@ -220,7 +223,7 @@ class Doctor:
         if missing := {key.kid for key in self._keys.all()} - published:
             raise CheckFailed(
                 f"{', '.join(sorted(missing))} is not published",
-                "Another instance answers, with another master key or Redis: all need the same.",
+                "An instance with another master key or Redis answers: all instances need the same.",
             )
         return f"{len(published)} published"
 
@@ -231,8 +234,8 @@ class Doctor:
             status = self._http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False).status_code
             if status not in {403, 404}:
                 raise CheckFailed(
-                    f"{url} answers {status}: it is open to everyone",
-                    "Route only what GET /routes of the service says, and nothing else, to it.",
+                    f"{url} answers {status}: it is reachable from outside",
+                    "Route to the service only the paths that its GET /routes names.",
                 )
         return "are not reachable from outside"
 
@@ -244,19 +247,19 @@ class Doctor:
         if problems := document_probe.find_problems(fetcher, document_probe.targets_of(documents)):
             raise CheckFailed(
                 "; ".join(problems),
-                "Until they can be fetched, metadata does not offer them and clients register instead. This host needs "
-                "name resolution and outgoing https, or client_documents.proxy (clientDocuments.proxy).",
+                "Until they can be fetched, metadata does not offer them, and clients register instead. This host "
+                "needs name resolution and outgoing https, or client_documents.proxy (clientDocuments.proxy).",
                 status=Status.WARNING,
             )
         if not self._get_json(self._metadata_url()).get("client_id_metadata_document_supported"):
             raise CheckFailed(
-                "can be fetched from here, and the service does not offer them",
-                f"It tries again within {document_probe.MAX_RETRY_SECONDS // 60} minutes. If that does not help, it "
-                f"lacks what this user has: see its log: {LOG_COMMAND} --unit=mcp-auth-service",
+                "can be fetched from here, but the service does not offer them",
+                f"It tries again within {document_probe.MAX_RETRY_SECONDS // 60} minutes. If that does not help, the "
+                f"service cannot reach what this user can. See its log: {LOG_COMMAND} --unit=mcp-auth-service",
                 status=Status.WARNING,
             )
         by = f" through {documents.proxy}" if documents.proxy is not None else ""
-        who = ", which resolves names and so alone refuses internal addresses" if documents.proxy_resolves_names else ""
+        who = ", which alone resolves names and can refuse internal addresses" if documents.proxy_resolves_names else ""
         return f"can be fetched{by}{who}"
 
     def _tls_hosts(self) -> set[tuple[str, int]]:
@@ -265,7 +268,7 @@ class Doctor:
         return {(part.hostname or "", part.port or 443) for part in parts if part.scheme == "https"}
 
     def _check_challenge(self, url: str) -> str:
-        """Look at what a client without a token is told, also where it appends a slash."""
+        """Check the challenge for a client without a token, also with a slash at the end of the URL."""
         for asked in (url, url + "/"):
             answer = self._http.post(
                 asked, json=health.INITIALIZE, headers=health.HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
@@ -273,12 +276,12 @@ class Doctor:
             if answer.is_redirect:
                 raise CheckFailed(
                     f"{asked} redirects to {answer.headers['Location']}",
-                    "Clients do not follow it. Let a proxy in front of the gateway pass the URL on as it is.",
+                    "Clients do not follow it. A proxy in front of the gateway must pass the URL on unchanged.",
                 )
             if answer.status_code != 401:
                 raise CheckFailed(
                     f"{asked} answers {answer.status_code}, not 401",
-                    "404: the router has no route for it, so see that it polls /routes, and that the host leads to it. "
+                    "404: the router has no route for it. See that it polls /routes and the host name leads to it. "
                     "200: the server is open to everyone. 5xx: see the router's log.",
                 )
             challenge = answer.headers.get("WWW-Authenticate", "")
@@ -286,7 +289,7 @@ class Doctor:
             if found is None or found[1] != protected_resource_url(url):
                 raise CheckFailed(
                     f"{asked} challenges with {challenge or 'nothing'}",
-                    "Something between the gateway and the internet changes WWW-Authenticate, or answers in its place.",
+                    "A proxy between the gateway and the internet changes WWW-Authenticate, or answers instead of it.",
                 )
         return "names its metadata, with and without a slash at the end"
 
@@ -298,12 +301,12 @@ class Doctor:
             if document.get(member) != value:
                 raise CheckFailed(
                     f"{where}: {member} is {document.get(member)}, not {value}",
-                    "Something else answers there, or the service runs with other settings.",
+                    "Another program answers there, or the service runs with other settings.",
                 )
         return f"{where} is right"
 
     def _check_request(self, name: str, url: str) -> str:
-        """Go all the way, as an authorized client would, with a token that lives a minute."""
+        """Make one request as an authorized client would, with a token that lives a minute."""
         now = int(time.time())
         grant = Grant(
             sid=new_sid(),
@@ -335,7 +338,7 @@ class Doctor:
             self._revocation.revoke_grant(grant.sid, by="operator", reason="the examination is over")
 
     def _call(self, url: str, headers: dict[str, str]) -> str:
-        # Status and headers say it all: the answer's body, which is the server's, is not waited for.
+        # Status and headers are enough. The body is the server's, and is not read.
         with self._http.post(
             url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False, stream=True
         ) as answer:
@@ -352,7 +355,7 @@ class Doctor:
         if answer.status_code != 200:
             raise CheckFailed(
                 f"the server answers {answer.status_code}",
-                f"The token is accepted; the server behind it is the failure: systemctl status 'mcp-bridge-*', {url}.",
+                f"The gateway accepts the token, but the server fails: systemctl status 'mcp-bridge-*', {url}.",
             )
         return "an authorized request is answered"
 
@@ -361,7 +364,7 @@ class Doctor:
         if answer.status_code != 200:
             raise CheckFailed(
                 f"{url} answers {answer.status_code}",
-                "The router has no route for it, or something else listens there: see that the host's name leads to "
+                "The router has no route for it, or another program listens there. See that the host name leads to "
                 "this gateway, and that Traefik polls /routes.",
             )
         try:
@@ -383,7 +386,7 @@ def _check_bridge(result: health.Result) -> str:
 
 
 def check_certificate(host: str, port: int) -> str:
-    """Say how long a host's certificate is good for. Raises CheckFailed if that is not long."""
+    """Return until when a host's certificate is valid. Raises CheckFailed if it expires soon."""
     context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE"))
     with (
         socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as connection,
@@ -394,7 +397,7 @@ def check_certificate(host: str, port: int) -> str:
     if days < CERTIFICATE_WARNING_DAYS:
         raise CheckFailed(
             f"ends in {days} days",
-            "It should have been renewed by now: see Traefik's log for ACME errors.",
+            "It should be renewed already: see Traefik's log for ACME errors.",
             status=Status.WARNING,
         )
     return f"good for {days} days"
@@ -410,5 +413,5 @@ def _explain(error: Exception) -> str:
 
 def _advise(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
-        return "Clients will not connect either. See Traefik's log for ACME errors, and the system's clock."
+        return "Clients cannot connect either. See Traefik's log for ACME errors, and check the system's clock."
     return "See that the name resolves, the firewall lets it through, and Traefik runs: systemctl status traefik."

@@ -26,7 +26,7 @@ from .operator import (
 
 @click.group(short_help="What users allow clients.")
 def grants() -> None:
-    """What users allow clients: one user, one client, one server."""
+    """Grants: what one user allows one client at one server."""
 
 
 @grants.command("list")
@@ -63,7 +63,7 @@ def list_(operator: Operator, *, user: str | None, client: str | None, server: s
 @with_operator
 @as_json
 def show(operator: Operator, *, grant: str, as_json: bool) -> None:
-    """Show all about GRANT."""
+    """Show all members of GRANT."""
     print_record(_find(operator, grant), as_json=as_json)
 
 
@@ -72,7 +72,7 @@ def show(operator: Operator, *, grant: str, as_json: bool) -> None:
 @with_operator
 @as_json
 def revoke(operator: Operator, *, grant: str, as_json: bool) -> None:
-    """End GRANT at once, with every token and open stream of it. Users can allow the client again."""
+    """End GRANT at once, with all its tokens and open streams. The user can allow the client again."""
 
     def end(revocation: Revocation) -> list[Grant]:
         ended = revocation.revoke_grant(grant, by=BY, reason="revoked")
@@ -84,7 +84,7 @@ def revoke(operator: Operator, *, grant: str, as_json: bool) -> None:
 
 
 def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
-    """Return a grant as it is printed."""
+    """Return the members of a grant that are printed."""
     return {
         "grant": each.grant.sid,
         "user": each.grant.sub,
@@ -101,7 +101,7 @@ def describe(operator: Operator, each: StoredGrant) -> dict[str, Any]:
 
 
 def _candidates(operator: Operator, *, user: str | None, client: str | None) -> Iterator[StoredGrant]:
-    """Find at least the grants of a user and client, through an index where there is one."""
+    """Yield the grants of a user or client, from an index if there is one, and maybe others."""
     if user is not None and is_user_id(user):
         return operator.store.queries.grants_of_user(user)
     if client is not None:

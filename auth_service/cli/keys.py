@@ -20,9 +20,9 @@ from .operator import Operator, as_json, master_key_option, print_record, print_
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-@click.group(short_help="Keys that sign tokens, and servers' keys.")
+@click.group(short_help="Signing keys, and keys of servers.")
 def keys() -> None:
-    """Keys that sign tokens, and keys that servers share with the gateway."""
+    """Signing keys, and keys that servers share with the gateway."""
 
 
 @keys.command("list")
@@ -43,12 +43,12 @@ def list_(operator: Operator, *, as_json: bool) -> None:
     default=PUBLICATION_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="When it begins to sign. Those who read the JWKS should have seen it by then.",
+    help="When the key begins to sign. Programs that read the JWKS should have seen it by then.",
 )
 @with_operator
 @as_json
 def rotate(operator: Operator, *, delay: int, as_json: bool) -> None:
-    """Publish a new key, which signs from a little later on. No token is refused by it."""
+    """Publish a new key, which begins to sign after the delay. All tokens stay valid."""
     added = operator.rotation.rotate(delay=delay)
     now = time.time()
     state = next(each for each in operator.rotation.states() if each.key.kid == added.kid)
@@ -57,11 +57,13 @@ def rotate(operator: Operator, *, delay: int, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key")
-@click.option("--force", is_flag=True, help="Also if tokens that it signed are still good: they are refused at once.")
+@click.option(
+    "--force", is_flag=True, help="Also while tokens that the key has signed are valid: they are refused at once."
+)
 @with_operator
 @as_json
 def retire(operator: Operator, *, key: str, force: bool, as_json: bool) -> None:
-    """Remove KEY. Old keys go by themselves: this is for one that someone else may have."""
+    """Remove KEY, if an attacker may have it. Old keys are removed without this command."""
     try:
         operator.rotation.retire(key, force=force)
     except KeyInUseError as error:
@@ -77,7 +79,7 @@ def retire(operator: Operator, *, key: str, force: bool, as_json: bool) -> None:
 def identity(*, name: str, master_key: Path) -> None:
     """Print the identity key of server NAME.
 
-    Its bridge checks with it who a request comes from.
+    The server's bridge verifies identity assertions with it.
     """
     _print_derived(name, master_key, derive_identity_key)
 
@@ -88,14 +90,14 @@ def identity(*, name: str, master_key: Path) -> None:
 def introspection(*, name: str, master_key: Path) -> None:
     """Print the introspection key of server NAME.
 
-    It is the password with which that server asks the gateway about tokens.
+    The server authenticates with it when it asks the gateway about tokens.
     """
     _print_derived(name, master_key, derive_introspection_key)
 
 
 def _print_derived(name: str, master_key: Path, derive: Callable[[Credentials, str], bytes]) -> None:
     if not _RESOURCE_NAME.fullmatch(name):
-        raise SettingsError(f"{name}: is no server name: lower-case letters, digits and inner hyphens")
+        raise SettingsError(f"{name}: is no server name: use lower-case letters, digits and inner hyphens")
     credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
     click.echo(derive(credentials, name).decode())
 

@@ -1,4 +1,4 @@
-"""What commands share: the gateway's parts as its settings describe them, and how results are printed."""
+"""What all commands use: the parts of the gateway, and how results are printed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from auth_service.storage.store import Store
 
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
 DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
-"""Where systemd keeps them for the running service."""
+"""The directory where systemd keeps them for the running service."""
 SYSLOG: Final = Path("/dev/log")
 BY: Final = "operator"
 MAX_SORTED: Final = 10_000
-"""How many records are sorted; what is more is printed in the order in which Redis finds it."""
+"""How many records are sorted. More are printed in the order in which Redis finds them."""
 _PAGE: Final = 1000
 _ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:")
 
@@ -46,9 +46,9 @@ T = TypeVar("T")
 
 
 class Operator:
-    """The gateway's parts, each made when a command first asks for it.
+    """The gateway's parts, each made when a command first needs it.
 
-    They raise SettingsError and SigningKeyError for what cannot be read.
+    They raise SettingsError and SigningKeyError for files that cannot be read.
     """
 
     def __init__(self, settings_file: Path, credentials_directory: Path) -> None:
@@ -62,7 +62,7 @@ class Operator:
 
     @functools.cached_property
     def parts(self) -> Parts:
-        """What the service is made of."""
+        """The parts of the service."""
         directory = self._credentials_directory
         return Parts(self.settings, lambda: load_credentials(directory), redis_password=load_redis_password(directory))
 
@@ -73,7 +73,7 @@ class Operator:
 
     @functools.cached_property
     def revocation(self) -> Revocation:
-        """What ends access: written to the audit log, and bridges are told."""
+        """The part that ends access, with audit events and revocation notices."""
         self.open_audit_log()
         click.get_current_context().call_on_close(self.parts.notices.close)
         return self.parts.revocation
@@ -84,8 +84,10 @@ class Operator:
         directory = Path(self.settings.state_directory) / SIGNING_KEYS_DIRECTORY
         try:
             directory.stat()
-        except OSError as error:  # made here, it would belong to the wrong user
-            raise SettingsError(f"{directory}: {error.strerror}: has the service run here? Try as root.") from error
+        except OSError as error:  # made by this command, it would belong to the wrong user
+            raise SettingsError(
+                f"{directory}: {error.strerror}: see that the service has run here, or try as root."
+            ) from error
         return self.parts.signing_keys
 
     @property
@@ -96,20 +98,20 @@ class Operator:
         return self.parts.rotation
 
     def open_audit_log(self) -> None:
-        """Write what the operator does to the audit log."""
+        """Write the events of this command to the audit log."""
         open_audit_log(self.settings.audit_socket)
 
     def resource_url(self, name_or_url: str) -> str:
-        """Return the URL of the server of that name or URL. Raises click.UsageError."""
+        """Return the URL of the server with that name or URL. Raises click.UsageError."""
         if name_or_url in self.settings.resources:
             return self.settings.resources[name_or_url].url
         if any(name_or_url == resource.url for resource in self.settings.resources.values()):
             return name_or_url
         known = ", ".join(self.settings.resources)
-        raise click.UsageError(f"{name_or_url}: no server of that name or URL; there are: {known}")
+        raise click.UsageError(f"{name_or_url}: no server has that name or URL; known servers: {known}")
 
     def resource_name(self, url: str) -> str:
-        """Return the name of the server of that URL, the URL if it is none any more."""
+        """Return the name of the server with that URL, or the URL if no server has it any more."""
         return self._resource_names.get(url, url)
 
     @functools.cached_property
@@ -127,20 +129,20 @@ settings_option = click.option(
     metavar="FILE",
     help="The gateway's settings.json.",
 )
-# For commands that need no other credential, and so can run where the service does not.
+# For commands that need no other credential, so that they also run on hosts without the service.
 master_key_option = click.option(
     "--master-key",
     type=click.Path(path_type=Path),
     default=lambda: Path(os.environ.get("CREDENTIALS_DIRECTORY", DEFAULT_CREDENTIALS)) / "master-key",
     metavar="FILE",
-    help="The key that every other is derived from; the running service's where absent.",
+    help="The key from which all others are derived; by default the one of the running service.",
 )
 
 
 def with_operator(
     command: Callable[Concatenate[Operator, P], T],
 ) -> Callable[..., T]:
-    """Give a command the options that say where the gateway's settings and credentials are."""
+    """Add the options for the settings and credentials of the gateway to a command."""
 
     @settings_option
     @click.option(
@@ -151,7 +153,7 @@ def with_operator(
         default=DEFAULT_CREDENTIALS,
         show_default=True,
         metavar="DIR",
-        help="Where client-secret and master-key are.",
+        help="The directory with client-secret and master-key.",
     )
     @functools.wraps(command)
     def run(settings_file: Path, credentials_directory: Path, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -164,7 +166,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 
 def open_audit_log(audit_socket: str | None) -> None:
-    """Write what the operator does to the audit log's journal, else to the system's, else to standard error."""
+    """Write the audit events of commands to the audit journal, else to the system's, else to standard error."""
     if audit.log.handlers:
         return
     found = next((path for path in (audit_socket, SYSLOG) if path is not None and Path(path).is_socket()), None)
@@ -177,12 +179,12 @@ def open_audit_log(audit_socket: str | None) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print a document for programs."""
+    """Print a document as JSON."""
     click.echo(json.dumps(document, indent=2))
 
 
 def oldest_first(found: Iterator[T], age: Callable[[T], int]) -> Iterator[T]:
-    """Sort what was found, unless it is too much to be held in memory: then return it as it comes."""
+    """Sort the records, unless there are too many for memory: then yield them in the order found."""
     held = list(itertools.islice(found, MAX_SORTED + 1))
     if len(held) <= MAX_SORTED:
         held.sort(key=age)
@@ -190,7 +192,7 @@ def oldest_first(found: Iterator[T], age: Callable[[T], int]) -> Iterator[T]:
 
 
 def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print what was found as it comes, as JSON or as a table of some columns: member → heading."""
+    """Print records one by one as JSON, or as a table; `columns` maps members to headings."""
     remaining = iter(records)
     pages = iter(lambda: list(itertools.islice(remaining, _PAGE)), [])
     if as_json:
@@ -208,7 +210,7 @@ def _print_list(pages: Iterable[list[Mapping[str, Any]]]) -> None:
 
 
 def _print_table(pages: Iterable[list[Mapping[str, Any]]], columns: Mapping[str, str]) -> None:
-    """Print pages below each other: a column is as wide as the widest cell so far, for what is to come is unknown."""
+    """Print the pages of a table. A column is as wide as its widest cell so far: later cells are not known yet."""
     headings = [list(columns.values())]
     widths = [0] * len(columns)
     for page in pages:
@@ -222,7 +224,7 @@ def _print_table(pages: Iterable[list[Mapping[str, Any]]], columns: Mapping[str,
 
 
 def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print one thing with all its members."""
+    """Print one record with all its members."""
     if as_json:
         print_json(record)
         return
@@ -232,14 +234,14 @@ def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def is_user_id(text: str) -> bool:
-    """Whether a text is a user's id and no login name, which an OpenID Connect provider may give a colon, too."""
+    """Whether a text is a user's id. A colon alone is not enough: OpenID Connect login names may have one too."""
     return text.startswith(_ID_PREFIXES)
 
 
 def end_grants(
     operator: Operator, named: Mapping[str, Any], end: Callable[[Revocation], list[Grant]], *, as_json: bool
 ) -> None:
-    """End something that grants belong to, and print what came of it, also where Redis takes no writes."""
+    """End the grants of a user or client, and print the result, also if Redis takes no writes."""
     refusal: PartlyRefused | None = None
     try:
         ended = len(end(operator.revocation))
@@ -248,8 +250,8 @@ def end_grants(
     print_record({**named, "ended_grants": ended}, as_json=as_json)
     if deferred := operator.revocation.deferred:
         click.echo(
-            f"Redis takes no writes now. No worker admits these {deferred} grants any more, also after a restart; they "
-            "end in Redis once it writes again. `mcp-gatewayctl doctor` says what to do about Redis.",
+            f"Redis takes no writes now. No worker accepts these {deferred} grants any more, also after a restart. "
+            "They are removed from Redis once it takes writes again. `mcp-gatewayctl doctor` says what to do.",
             err=True,
         )
     if refusal is not None:
@@ -260,12 +262,12 @@ def end_grants(
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """Return a time as documents hold it: UTC, ISO 8601, to the second."""
+    """Return a time as ISO 8601, in UTC, to the second."""
     return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
 def _cell(value: Any) -> str:
-    """Return a value for people; what clients and users chose cannot move a terminal's cursor."""
+    """Return a value as the text of a cell, without control characters that a client or user may have chosen."""
     if value is None:
         return "-"
     if isinstance(value, bool):

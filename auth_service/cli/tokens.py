@@ -23,20 +23,22 @@ def _parse_duration(_context: click.Context, _parameter: click.Parameter, value:
     """Return seconds. Raises click.BadParameter."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd]?)", value)
     if match is None:
-        raise click.BadParameter(f"{value}: is no duration such as 3600, 90m, 12h or 30d")
+        raise click.BadParameter(f"{value}: is no duration; write it as 3600, 90m, 12h or 30d")
     return int(match[1]) * _UNITS[match[2] or "s"]
 
 
 @click.group()
 def token() -> None:
-    """Tokens for programs that nobody can log in for."""
+    """Tokens for programs that cannot log in."""
 
 
 @token.command()
-@click.option("--user", required=True, help="Whom it acts for: a user's id (github:583231), or headless:NAME.")
-@click.option("--name", help="What people see of the user; the id where absent.")
-@click.option("--server", required=True, help="The one server that it is good for, by name or URL.")
-@click.option("--scope", "scopes", multiple=True, help="A scope of that server; repeatable. All where absent.")
+@click.option(
+    "--user", required=True, help="The user that the program acts for, by id (github:583231), or headless:NAME."
+)
+@click.option("--name", help="The user's name in lists and logs; by default the id.")
+@click.option("--server", required=True, help="The server that the token is for, by name or URL.")
+@click.option("--scope", "scopes", multiple=True, help="A scope of that server; repeatable. By default all.")
 @click.option("--lifetime", callback=_parse_duration, default="1d", show_default=True, help="3600, 90m, 12h, 30d.")
 @click.option("--label", default="issued by the operator", show_default=True, help="What it is for.")
 @with_operator
@@ -54,15 +56,15 @@ def issue(
 ) -> None:
     """Print a new access token.
 
-    It is a grant like any other: `grants list` shows it, `grants revoke` ends it, the audit log tells of it.
-    Allow-lists are not asked. It cannot be refreshed.
+    It has a grant like any other: `grants list` shows it, `grants revoke` ends it, and the audit log has its events.
+    Allow-lists do not apply. It cannot be refreshed.
     """
     if not _SUBJECT.fullmatch(user):
-        raise click.UsageError(f"{user}: is no user id: PROVIDER:ID, such as github:583231, or headless:NAME")
+        raise click.UsageError(f"{user}: is no user id: write PROVIDER:ID, such as github:583231, or headless:NAME")
     url = operator.resource_url(server)
     supported = operator.settings.resources[operator.resource_name(url)].scopes
     if unknown := [scope for scope in scopes if scope not in supported]:
-        raise click.UsageError(f"{unknown[0]}: no scope of that server; there are: {', '.join(supported)}")
+        raise click.UsageError(f"{unknown[0]}: no scope of that server; its scopes: {', '.join(supported)}")
     now = int(time.time())
     grant = Grant(
         sid=new_sid(),

@@ -28,14 +28,14 @@ from .operator import (
 
 @click.group()
 def users() -> None:
-    """People, by what they allow clients now."""
+    """Users who have grants."""
 
 
 @users.command("list")
 @with_operator
 @as_json
 def list_(operator: Operator, *, as_json: bool) -> None:
-    """List everyone who has a grant."""
+    """List all users who have a grant."""
     columns = {"user": "USER", "name": "NAME", "grants": "GRANTS", "servers": "SERVERS", "last_used": "LAST USED"}
     found = oldest_first(operator.store.queries.users(), lambda own: own[0].grant.created_at)
     print_records((_describe(operator, own) for own in found), columns, as_json=as_json)
@@ -46,10 +46,10 @@ def list_(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
-    """End at once what USER allows and is signed in to.
+    """End all grants, remembered consents and browser sessions of USER at once.
 
-    USER is an id (github:583231) or a login name. Who is still on the allow-lists can come back: take them off first,
-    and reload the service.
+    USER is an id (github:583231) or a login name. A user who is still on an allow-list can log in again: remove the
+    user from the lists first, and reload the service.
     """
     subject = user if is_user_id(user) else _find_by_name(operator, user)
     end_grants(operator, {"user": subject}, lambda access: access.end_user(subject, by=BY), as_json=as_json)
@@ -59,9 +59,9 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
 @with_operator
 @as_json
 def pins(operator: Operator, *, as_json: bool) -> None:
-    """List names on allow-lists, and whose they are.
+    """List the names on allow-lists, and the user that each is pinned to.
 
-    A name belongs to the user who first came in by it.
+    A name is pinned to the user who first logged in by it.
     """
     pinned = operator.store.pins.find(provider_name(operator.settings.identity_provider))
     records = [{"name": name, "user": subject} for name, subject in sorted(pinned.items())]
@@ -73,32 +73,34 @@ def pins(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
-    """Let NAME belong to whoever comes in by it next.
+    """Remove the pin of NAME, so that it is pinned to the next user who logs in by it.
 
-    For a name on an allow-list that the identity provider has given to someone else, or an account that was made
-    anew. What was allowed under it stays.
+    Use it if the identity provider has given the name to another user, or the user has a new account. Grants of the
+    former user stay.
     """
     provider = provider_name(operator.settings.identity_provider)
     operator.open_audit_log()
     subject = operator.store.pins.unpin(provider, fold(name))
     if subject is None:
-        raise click.ClickException(f"{name}: nobody has come in by that name")
+        raise click.ClickException(f"{name}: no user has logged in by that name")
     audit.record(Event.NAME_UNPINNED, user=subject, name=fold(name), by=BY)
     print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
 def _find_by_name(operator: Operator, name: str) -> str:
-    """Return the id of the user of that login name, or what can only be an id. Raises click errors."""
+    """Return the id of the user with that login name, or the text itself if it is an id. Raises click errors."""
     ids = {own[-1].grant.sub for own in operator.store.queries.users() if own[-1].grant.name == name}
     if len(ids) > 1:
-        raise click.UsageError(f"{name}: that is the login name of several: {', '.join(sorted(ids))}")
+        raise click.UsageError(f"{name}: several users have that login name: {', '.join(sorted(ids))}")
     if not ids and ":" not in name:
-        raise click.ClickException(f"{name}: no grant of a user of that name; one without grants is named by id")
+        raise click.ClickException(
+            f"{name}: no user with that login name has a grant; name a user without grants by id"
+        )
     return next(iter(ids), name)
 
 
 def _describe(operator: Operator, own: list[StoredGrant]) -> dict[str, Any]:
-    """Return a user as printed; `own` are the user's grants, the oldest first."""
+    """Return the members of a user that are printed; `own` are the user's grants, the oldest first."""
     return {
         "user": own[-1].grant.sub,
         "name": own[-1].grant.name,

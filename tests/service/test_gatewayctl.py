@@ -106,7 +106,7 @@ def test_grants_are_listed_filtered_shown_and_revoked(service: Service, run: Run
     assert [connection.verify(each.access_token) for each in (tokens, others)] == [401, 200]
     connection.close()
     assert "no such grant" in run("grants", "revoke", own["grant"], status=1)
-    assert "there are: time" in run("grants", "list", "--server", "nothing", status=2)
+    assert "known servers: time" in run("grants", "list", "--server", "nothing", status=2)
 
 
 def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: Run) -> None:
@@ -120,7 +120,7 @@ def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: 
     for connection in connections:
         connection.close()
     assert run("users", "list") == []
-    assert "named by id" in run("users", "revoke", "octocat", status=1)
+    assert "without grants by id" in run("users", "revoke", "octocat", status=1)
     assert run("users", "revoke", "github:583231")["ended_grants"] == 0
 
 
@@ -132,7 +132,7 @@ def test_a_name_can_be_given_to_whoever_comes_next(service: Service, run: Run, a
         ("name.unpinned", "octocat", "operator")
     ]
     assert run("users", "pins") == []
-    assert "nobody has come in" in run("users", "unpin", "octocat", status=1)
+    assert "no user has logged in" in run("users", "unpin", "octocat", status=1)
     service.log_in()
     assert run("users", "pins") == [{"name": "octocat", "user": "github:583231"}]
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_read_is_one_clear_line(
     document = json.loads((service.log.parent / "settings.json").read_text())
     elsewhere = tmp_path / "settings.json"
     elsewhere.write_text(json.dumps({**document, "redis_url": f"unix://{tmp_path}/none.sock"}))
-    assert "Redis is unavailable: is it running" in run("grants", "list", "--settings", str(elsewhere), status=1)
+    assert "Redis is unavailable: see that it runs" in run("grants", "list", "--settings", str(elsewhere), status=1)
 
 
 def test_the_doctor_says_what_to_do_where_no_router_leads_to_the_servers(

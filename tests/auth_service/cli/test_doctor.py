@@ -157,7 +157,7 @@ def test_a_service_that_does_not_offer_what_can_be_fetched_is_named(
     found = examine()["client documents"]
     assert (found.status, found.text) == (
         Status.WARNING,
-        "can be fetched from here, and the service does not offer them",
+        "can be fetched from here, but the service does not offer them",
     )
 
 
@@ -168,7 +168,7 @@ def test_a_service_that_does_not_offer_what_can_be_fetched_is_named(
         ({"proxy": "http://10.0.0.1:3128"}, "can be fetched through http://10.0.0.1:3128"),
         (
             {"proxy": "http://10.0.0.1:3128", "proxy_resolves_names": True},
-            "can be fetched through http://10.0.0.1:3128, which resolves names and so alone refuses internal addresses",
+            "can be fetched through http://10.0.0.1:3128, which alone resolves names and can refuse internal addresses",
         ),
     ],
 )
@@ -203,8 +203,8 @@ WRONG_CHALLENGE = {"WWW-Authenticate": "Bearer"}
         (SERVER_DOCUMENT, (200, "<html>", {}), ("router", "is not JSON")),
         (SERVER_DOCUMENT, (200, [], {}), ("router", "no JSON object")),
         (("GET", "/jwks"), (200, {"keys": []}, {}), ("signing keys", "is not published")),
-        (("GET", "/metrics"), (200, "", {}), ("internal endpoints", "it is open to everyone")),
-        (("GET", "/verify/time"), (401, "", {}), ("internal endpoints", "it is open to everyone")),
+        (("GET", "/metrics"), (200, "", {}), ("internal endpoints", "it is reachable from outside")),
+        (("GET", "/verify/time"), (401, "", {}), ("internal endpoints", "it is reachable from outside")),
         (("GET", "/internal/readyz"), (503, "", {}), ("service", "answers 503")),
         (("POST", "/applications/app/token"), (401, "", {}), ("identity provider", "does not know this client id")),
         (("POST", "/applications/app/token"), (502, "", {}), ("identity provider", "answers 502")),
