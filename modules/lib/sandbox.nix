@@ -14,12 +14,12 @@ rec {
   # let through besides.
   relaxations = {
     jit = {
-      reason = "Compiles at run time (Node.js, a JVM, LuaJIT): needs memory that is written, then executed.";
+      reason = "The server compiles code at run time (Node.js, a JVM, LuaJIT), and needs memory that is written and then executed.";
       serviceConfig.MemoryDenyWriteExecute = false;
     };
 
     namespaces = {
-      reason = "Builds sandboxes of its own (browsers, bubblewrap): needs user namespaces and mounts in them.";
+      reason = "The server builds sandboxes of its own (browsers, bubblewrap), and needs user namespaces and mounts in them.";
       serviceConfig = {
         RestrictNamespaces = false;
         PrivateUsers = false;
@@ -34,22 +34,22 @@ rec {
     };
 
     proc = {
-      reason = "Reads about the machine in /proc, such as its memory and processors (browsers, JVMs).";
+      reason = "The server reads information about the machine in /proc, such as memory and processors (browsers, JVMs).";
       serviceConfig.ProcSubset = "all";
     };
 
     resources = {
-      reason = "Sets its own priority, processor affinity or limits.";
+      reason = "The server sets its own priority, processor affinity or limits.";
       serviceConfig.SystemCallFilter = [ "@resources" ];
     };
 
     capabilities = {
-      reason = "Ends if it cannot give up capabilities, of which it has none (browsers).";
+      reason = "The server exits if it cannot drop capabilities, although it has none (browsers).";
       serviceConfig.SystemCallFilter = [ "capset" ];
     };
 
     devices = {
-      reason = "Uses devices of the machine, such as a graphics card; name them in serviceConfig.DeviceAllow.";
+      reason = "The server uses devices of the machine, such as a graphics card. Name them in `serviceConfig.DeviceAllow`.";
       serviceConfig = {
         PrivateDevices = false;
         # Where NixOS has the drivers of graphics cards.

@@ -1,4 +1,4 @@
-# How the auth service listens, how long things live in it, and how much of them there may be.
+# The auth service: where it listens, its lifetimes, limits and rate limits.
 { lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -12,9 +12,9 @@ let
   day = 24 * 3600;
 
   rate = average: burst: what: {
-    average = number average 10 "${what}: requests of one address (one /64 in IPv6) per period, for as long as it likes.";
-    period = number 1 60 "${what}: the period, in seconds.";
-    burst = number burst 50 "${what}: requests at once.";
+    average = number average 10 "${what}: how many requests each address (each /64 in IPv6) may send per period.";
+    period = number 1 60 "${what}: the length of a period, in seconds.";
+    burst = number burst 50 "${what}: how many requests each address may send at once.";
   };
 in
 {
@@ -23,10 +23,10 @@ in
       type = types.port;
       default = 9000;
       example = 9010;
-      description = "Port of the auth service, for Traefik and for nobody else: on loopback, or with several hosts on {option}`hosts.<name>.address`.";
+      description = "Port of the auth service, to which only Traefik connects. It is on loopback, or with several hosts on {option}`hosts.<name>.address`.";
     };
 
-    workers = number 1 2 "Processes of the auth service. One answers thousands of requests a second.";
+    workers = number 1 2 "Number of worker processes of the auth service. One process answers thousands of requests per second.";
 
     logLevel = mkOption {
       type = types.enum [
@@ -36,43 +36,43 @@ in
       ];
       default = "info";
       example = "debug";
-      description = "The least that the auth service logs. What it decided is `info`. No secret is at any level.";
+      description = "The lowest level of messages that the auth service logs. Audit events are `info`. No level logs secrets.";
     };
 
     defaultServer = mkOption {
       type = types.nullOr types.str;
       default = null;
       example = "time";
-      description = "The server that clients mean who name none, as those of MCP 2025-03-26; they are refused where null.";
+      description = "The server for clients that do not name one, such as clients of MCP 2025-03-26. If null, these clients are refused.";
     };
 
     lifetimes = {
-      accessToken = seconds 3600 "How long an access token is good.";
-      refreshToken = seconds (30 * day) "How long a login lasts after its last use.";
-      login = seconds 600 "How long a login at the identity provider may take, at most 600.";
-      session = seconds (7 * day) "How long a browser stays signed in to the account page, at most.";
-      unusedClient = seconds (7 * day) "How long a registration waits for a first login, and outlives its last one.";
+      accessToken = seconds 3600 "How long an access token is valid.";
+      refreshToken = seconds (30 * day) "How long a refresh token is valid after its last use.";
+      login = seconds 600 "How long a user may take to log in at the identity provider. At most 600.";
+      session = seconds (7 * day) "How long a browser stays signed in.";
+      unusedClient = seconds (7 * day) "How long a client registration is kept without a login.";
       signingKey = mkOption {
         type = types.nullOr (types.ints.between 3600 (10 * 365 * day));
         default = 90 * day;
         example = 30 * day;
-        description = "How long a key signs tokens before the next one does, in seconds; where null, until told otherwise.";
+        description = "How long a signing key is used before the next one replaces it, in seconds. If null, keys are replaced only by `mcp-gatewayctl keys rotate`.";
       };
-      unconfirmedUser = seconds day "How long after a login tokens can be refreshed where the provider gave nothing to ask again with.";
+      unconfirmedUser = seconds day "How long after a login tokens can be refreshed if the identity provider gave no token with which the service could check the user again.";
     };
 
     limits = {
-      registrationsPerHour = number 60 20 "New client registrations from one address (one /64 in IPv6).";
-      unusedClients = number 10000 1000 "Client registrations without a login, in all; the oldest go first.";
-      grantsPerClient = number 50 10 "Logins of one user with one client; the least recently used go first.";
-      tokenRequestsPerMinute = number 120 60 "Token requests in the name of one client from one address.";
+      registrationsPerHour = number 60 20 "Client registrations per hour from one address (one /64 in IPv6).";
+      unusedClients = number 10000 1000 "Client registrations that have no login yet. A further registration removes the oldest one.";
+      grantsPerClient = number 50 10 "Logins of one user with one client. A further login ends the least recently used one.";
+      tokenRequestsPerMinute = number 120 60 "Token requests per minute for one client from one address.";
     };
 
     rateLimits = {
-      registration = rate 1 30 "Registration of clients";
-      authorization = rate 5 100 "The pages of a login, which is three requests or more";
-      token = rate 50 200 "Tokens, revocation and introspection";
-      metadata = rate 50 200 "Discovery documents and keys";
+      registration = rate 1 30 "Client registration";
+      authorization = rate 5 100 "Pages of a login (a login needs at least three requests)";
+      token = rate 50 200 "Token, revocation and introspection endpoints";
+      metadata = rate 50 200 "Metadata documents and the key set";
     };
   };
 }

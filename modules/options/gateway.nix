@@ -1,4 +1,4 @@
-# What the gateway as a whole is.
+# The gateway as a whole.
 { lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;
@@ -19,8 +19,8 @@ in
       type = types.str;
       example = "mcp.example.com";
       description = ''
-        Domain of the gateway. With subdomain routing both it and `*.DOMAIN` must point at the host with the router.
-        It is part of the issuer: changing it makes every client register and every user log in anew.
+        Domain of the gateway. With subdomain routing, DNS must point both it and `*.DOMAIN` at the host with the router.
+        It is part of the issuer: after a change, every client must register and every user must log in again.
       '';
     };
 
@@ -31,7 +31,7 @@ in
       ];
       default = "subdomain";
       example = "path";
-      description = "Where clients find a server that does not say it itself: `https://NAME.DOMAIN/mcp` or `https://DOMAIN/NAME/mcp`.";
+      description = "The form of a server's public URL: `https://NAME.DOMAIN/mcp` (subdomain) or `https://DOMAIN/NAME/mcp` (path). {option}`servers.<name>.routing` overrides it.";
     };
 
     masterKeyFile = mkOption {
@@ -39,8 +39,8 @@ in
       default = null;
       example = "/run/secrets/mcp-gateway-master-key";
       description = ''
-        File with at least 32 random bytes as text, from which every other key is derived.
-        Where null, one is made at first start and kept in {file}`/var/lib/mcp-oauth-gateway`.
+        File with at least 32 random characters, from which all other keys are derived. If null, a key is generated at the
+        first start and kept in {file}`/var/lib/mcp-oauth-gateway`.
       '';
     };
 
@@ -51,8 +51,8 @@ in
         lifetimes.authorization_code = 30;
       };
       description = ''
-        The auth service's {file}`settings.json`, for what no option here models. The world can read it.
-        A key that the service does not know fails the build.
+        Members of the auth service's {file}`settings.json`, for settings that have no option of their own. The file is world-readable.
+        A member that the service does not know fails the build.
       '';
     };
   };

@@ -1,4 +1,4 @@
-# How the servers are asked whether they answer.
+# The health check of the servers.
 { lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -10,8 +10,8 @@ in
       default = true;
       example = false;
       description = ''
-        Whether each server is opened as a client would, on the host with the auth service. Results are in the journal of
-        `mcp-gateway-health` and, for node exporter's textfile collector, in
+        Whether a timer on the host with the auth service opens a session with each server, as a client does. Results are in the
+        journal of the unit `mcp-gateway-health` and, for node exporter's textfile collector, in
         {file}`/var/lib/mcp-gateway-health/mcp-gateway.prom`. The unit fails while a server does not answer.
       '';
     };
@@ -20,14 +20,14 @@ in
       type = types.str;
       default = "5min";
       example = "1h";
-      description = "How often, as {manpage}`systemd.time(7)` writes it. A server that nobody uses is started for it once an hour at most: otherwise its bridge says when it last answered.";
+      description = "Time between two checks, in the format of {manpage}`systemd.time(7)`. A server that is not in use is started at most once an hour for a check; in between, its bridge reports when it last answered.";
     };
 
     onFailure = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "alert@mcp-gateway-health.service" ];
-      description = "Units to start when a server does not answer.";
+      description = "Units to start if a server does not answer.";
     };
   };
 }

@@ -13,8 +13,8 @@ in
               type = types.str;
               example = "10.0.0.2";
               description = ''
-                IP address at which the other hosts reach this one. What crosses is signed, but neither it nor the
-                answers are encrypted: use a network of your own, such as WireGuard, and open the ports in it alone.
+                IP address at which the other hosts reach this one. Requests between hosts are signed but not encrypted:
+                use a private network, such as WireGuard, and open the ports only there.
               '';
             };
 
@@ -27,7 +27,7 @@ in
                 ]
               );
               example = [ "bridges" ];
-              description = "What it runs: Traefik, the auth service, the servers' bridges.";
+              description = "What this host runs: Traefik (`router`), the auth service (`auth`), the servers' bridges (`bridges`).";
             };
           };
         }
@@ -39,7 +39,7 @@ in
           tools-1 = { address = "10.0.0.2"; roles = [ "bridges" ]; };
         }
       '';
-      description = "The hosts of the gateway, by {option}`hostName`, the same on each. Where empty, this host does everything.";
+      description = "The hosts of the gateway, by {option}`hostName`. Use the same value on each host. If empty, this host runs everything.";
     };
 
     hostName = mkOption {
@@ -47,7 +47,7 @@ in
       default = config.networking.hostName;
       defaultText = lib.literalExpression "config.networking.hostName";
       example = "tools-1";
-      description = "Which of {option}`hosts` this one is.";
+      description = "Name of this host in {option}`hosts`.";
     };
   };
 }

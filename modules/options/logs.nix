@@ -10,8 +10,8 @@ in
       default = null;
       example = "mcp-gateway";
       description = ''
-        A journal of its own for all units of the gateway, Redis and Traefik among them, which servers that log much
-        cannot push others' entries out of: `journalctl --namespace=mcp-gateway` shows the whole. Where null, they log
+        Journal namespace for all units of the gateway, including Redis and Traefik. Servers that log a lot then do not
+        displace entries of the system's journal. `journalctl --namespace=mcp-gateway` shows it. If null, the units log
         to the system's journal.
       '';
     };
@@ -20,7 +20,7 @@ in
       type = types.str;
       default = "1G";
       example = "200M";
-      description = "How large that journal may become. It counts from the next start of `systemd-journald@NAMESPACE` on.";
+      description = "Maximum size of the journal of {option}`journalNamespace`. A change takes effect when `systemd-journald@NAMESPACE` is started again.";
     };
 
     auditSize = mkOption {
@@ -28,20 +28,20 @@ in
       default = "1G";
       example = "10G";
       description = ''
-        How large the audit log may become, whose journal is always its own, so that nothing else makes room for itself
-        in it: `journalctl --namespace=mcp-gateway-audit`. It counts from the next start of
-        `systemd-journald@mcp-gateway-audit` on.
+        Maximum size of the audit log. It always has a journal of its own, so that no other entries displace it:
+        `journalctl --namespace=mcp-gateway-audit`. A change takes effect when `systemd-journald@mcp-gateway-audit` is
+        started again.
       '';
     };
 
     logFiles = {
-      enable = lib.mkEnableOption "writing {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log` as well";
+      enable = lib.mkEnableOption "copying the journal of {option}`journalNamespace` to {file}`/var/log/mcp-oauth-gateway/gateway.log`";
 
       keepDays = mkOption {
         type = types.ints.positive;
         default = 14;
         example = 30;
-        description = "How many days of it to keep. A new file begins each day.";
+        description = "How many days of log files to keep. There is one file for each day.";
       };
     };
   };

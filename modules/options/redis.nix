@@ -10,9 +10,9 @@ in
       default = null;
       example = "rediss+sentinel://10.0.0.11:26379,10.0.0.12:26379,10.0.0.13:26379/gateway";
       description = ''
-        A Redis (6.2 or newer) elsewhere, shared by every host that runs the auth service: `redis://HOST:PORT`,
+        URL of a Redis (6.2 or newer) that all hosts with the auth service share: `redis://HOST:PORT`,
         `rediss://HOST:PORT` with TLS, or for Redis Sentinel `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`.
-        Where null, this host runs one of its own, with an append-only file, reachable by the auth service alone.
+        If null, this host runs a Redis with an append-only file, to which only the auth service can connect.
       '';
     };
 
@@ -20,7 +20,7 @@ in
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/redis-password";
-      description = "File with the password of the Redis at {option}`redis.url`, read by systemd as root.";
+      description = "File with the password of the Redis at {option}`redis.url`. systemd reads it as root.";
     };
   };
 }

@@ -35,6 +35,6 @@ in
         wiki.url = "http://10.0.0.5:3000/mcp";
       }
     '';
-    description = "The MCP servers. The name is part of the public URL, and of the unit's: `mcp-bridge-NAME`.";
+    description = "The MCP servers, by name. The name is part of the public URL and of the unit, `mcp-bridge-NAME`.";
   };
 }

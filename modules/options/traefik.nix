@@ -1,4 +1,4 @@
-# Certificates and what Traefik tells of itself.
+# The router: ports, certificates, access log and metrics of Traefik.
 { lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -17,8 +17,8 @@ in
       default = 365 * 24 * 3600;
       example = 0;
       description = ''
-        How long browsers that were here once use https alone for the gateway's hosts, in seconds. They are not told at all
-        where it is 0. Plain http is sent to https either way.
+        How many seconds a browser uses only https for the gateway's hosts after its last visit (HSTS). With 0 the header is
+        not sent. Requests over http are redirected to https in any case.
       '';
     };
 
@@ -27,8 +27,8 @@ in
       default = [ ];
       example = [ "192.0.2.0/24" ];
       description = ''
-        Addresses or networks of the proxies in front of this host, whose word is taken for the address of a client.
-        Rate limits count by that address.
+        Addresses or networks of the proxies in front of this host. They are trusted to say which address a client has;
+        rate limits count by that address.
       '';
     };
 
@@ -37,7 +37,7 @@ in
         type = types.nullOr types.str;
         default = null;
         example = "ops@example.com";
-        description = "Address for the certificate authority. Setting it makes Traefik obtain certificates by ACME.";
+        description = "Mail address for the certificate authority. If it is set, Traefik obtains certificates by ACME.";
       };
 
       challenge = mkOption {
@@ -49,8 +49,9 @@ in
         default = "http-01";
         example = "dns-01";
         description = ''
-          How the authority is shown that the domain is ours. It connects to port 80 for `http-01`, to port 443 for
-          `tls-alpn-01`; `dns-01` needs {option}`acme.dnsProvider` and works for hosts that the internet cannot reach.
+          How the gateway proves to the certificate authority that it controls the domain. For `http-01` the authority
+          connects to port 80, for `tls-alpn-01` to port 443. `dns-01` needs {option}`acme.dnsProvider`, and works for hosts
+          that the internet cannot reach.
         '';
       };
 
@@ -58,28 +59,28 @@ in
         type = types.nullOr types.str;
         default = null;
         example = "hetzner";
-        description = "Traefik's name of the DNS provider for `dns-01`; its credentials go into {option}`acme.environmentFile`.";
+        description = "Traefik's name for the DNS provider of `dns-01`. The provider's credentials belong in {option}`acme.environmentFile`.";
       };
 
       environmentFile = mkOption {
         type = types.nullOr types.externalPath;
         default = null;
         example = "/run/secrets/dns.env";
-        description = "File with `NAME=value` lines for Traefik, such as the DNS provider's token, read by systemd as root.";
+        description = "File with `NAME=value` lines for Traefik, such as the token of the DNS provider. systemd reads it as root.";
       };
 
       server = mkOption {
         type = types.nullOr types.str;
         default = null;
         example = "https://acme-staging-v02.api.letsencrypt.org/directory";
-        description = "Directory of the certificate authority; Let's Encrypt's where null.";
+        description = "URL of the certificate authority's ACME directory. The default is Let's Encrypt.";
       };
 
       caCertificates = mkOption {
         type = types.listOf types.path;
         default = [ ];
         example = [ "/etc/ssl/certs/internal-ca.pem" ];
-        description = "Certificates that an authority of your own is trusted by.";
+        description = "CA certificates that Traefik trusts when it connects to {option}`acme.server`.";
       };
     };
 
@@ -88,14 +89,14 @@ in
         type = types.nullOr types.externalPath;
         default = null;
         example = "/var/lib/acme/mcp.example.com/fullchain.pem";
-        description = "Certificate chain of your own, for {option}`domain` and its subdomains, instead of ACME.";
+        description = "File with a certificate chain for {option}`domain` and its subdomains, to use instead of ACME.";
       };
 
       keyFile = mkOption {
         type = types.nullOr types.externalPath;
         default = null;
         example = "/var/lib/acme/mcp.example.com/key.pem";
-        description = "Private key of {option}`certificate.certFile`, read by systemd as root.";
+        description = "File with the private key of {option}`certificate.certFile`. systemd reads it as root.";
       };
     };
 
@@ -104,19 +105,19 @@ in
       default = true;
       example = false;
       description = ''
-        Whether Traefik writes a line of JSON per request to the journal. It has no header and no query, in which
-        tokens, codes and cookies travel.
+        Whether Traefik writes one line of JSON for each request to the journal. The line contains no headers and no query
+        parameters, because these contain tokens, codes and cookies.
       '';
     };
 
     metrics = {
-      enable = lib.mkEnableOption "metrics of Traefik for Prometheus, which the auth service and the bridges always have";
+      enable = lib.mkEnableOption "Prometheus metrics of Traefik. The auth service and the bridges always have theirs";
 
       port = mkOption {
         type = types.port;
         default = 9099;
         example = 9110;
-        description = "Loopback port of Traefik's `/metrics`.";
+        description = "Port of Traefik's `/metrics` on loopback.";
       };
 
       targets = mkOption {
@@ -124,7 +125,8 @@ in
         readOnly = true;
         defaultText = lib.literalMD "every part of the gateway on this host";
         example = [ "127.0.0.1:9000" ];
-        description = "Where this host's parts have `/metrics`, for {option}`services.prometheus.scrapeConfigs`.";
+        description = "The addresses at which the gateway's programs on this host serve `/metrics`, for
+        {option}`services.prometheus.scrapeConfigs`.";
       };
     };
   };

@@ -1,4 +1,4 @@
-# Mistakes in what the gateway as a whole is told, which would otherwise show at run time only, or let nobody in.
+# Mistakes in the options of the gateway as a whole.
 {
   config,
   gatewayLib,
@@ -38,7 +38,7 @@ in
       }
       {
         assertion = provider.clientId != null && (topology.has "auth" -> provider.clientSecretFile != null);
-        message = "${providerOption}: set `clientId` and `clientSecretFile`, or nobody could log in.";
+        message = "${providerOption}: set `clientId` and `clientSecretFile`; nobody can log in without them.";
       }
       {
         assertion = isOidc -> checks.isUrl (lib.removeSuffix "/" oidc.issuer);
@@ -46,11 +46,11 @@ in
       }
       {
         assertion = cfg.defaultServer != null -> topology.enabled ? ${cfg.defaultServer};
-        message = "${option}.defaultServer: \"${toString cfg.defaultServer}\" is none of the servers.";
+        message = "${option}.defaultServer: \"${toString cfg.defaultServer}\" is not the name of a server in `servers`.";
       }
       {
         assertion = cfg.lifetimes.login <= 600;
-        message = "${option}.lifetimes.login: at most 600 seconds.";
+        message = "${option}.lifetimes.login: must be at most 600 seconds.";
       }
       {
         assertion = cfg.redis.url != null -> checks.isRedisUrl cfg.redis.url;
@@ -58,25 +58,25 @@ in
       }
       {
         assertion = cfg.redis.url != null -> !lib.hasInfix "@" cfg.redis.url;
-        message = "${option}.redis.url: has a password, which would be in the store for all to read; see `redis.passwordFile`.";
+        message = "${option}.redis.url: must not contain a password, because the Nix store is world-readable; use `redis.passwordFile`.";
       }
       {
         assertion = cfg.redis.passwordFile != null -> cfg.redis.url != null;
-        message = "${option}.redis.passwordFile: is of no use without `redis.url`; the gateway's own Redis has none.";
+        message = "${option}.redis.passwordFile: needs `redis.url`; the gateway's own Redis has no password.";
       }
       {
         assertion = cfg.clientDocuments.proxyResolvesNames -> cfg.clientDocuments.proxy != null;
-        message = "${option}.clientDocuments.proxyResolvesNames: is of no use without `clientDocuments.proxy`.";
+        message = "${option}.clientDocuments.proxyResolvesNames: needs `clientDocuments.proxy`.";
       }
       {
         assertion = cfg.logFiles.enable -> cfg.journalNamespace != null;
-        message = "${option}.logFiles.enable: needs a `journalNamespace`, which it writes to files.";
+        message = "${option}.logFiles.enable: needs `journalNamespace`, whose entries it writes to files.";
       }
     ];
 
     warnings = lib.optional (lib.all admitsNobody ([ provider ] ++ lib.attrValues topology.enabled)) ''
       ${option}: every allow-list is empty, so nobody can log in.
-      Name someone in `identityProvider.${gatewayLib.identityProvider.name}.allowedUsers` or another of its lists.
+      Add users to `identityProvider.${gatewayLib.identityProvider.name}.allowedUsers`, or fill another list.
     '';
   };
 }

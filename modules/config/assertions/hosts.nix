@@ -1,4 +1,4 @@
-# Mistakes in `hosts`, where there are several.
+# Mistakes in `hosts`, if there are several.
 {
   config,
   gatewayLib,
@@ -22,7 +22,7 @@ let
     }
     {
       assertion = checks.isAddress host.address;
-      message = "${option}.hosts.${name}.address: \"${host.address}\" is not an IP address at which others reach this host.";
+      message = "${option}.hosts.${name}.address: \"${host.address}\" is not an IP address at which the other hosts can reach this host.";
     }
   ];
 
@@ -38,29 +38,29 @@ in
     assertions = [
       {
         assertion = topology.here != null;
-        message = "${option}.hosts: this host, ${cfg.hostName}, is not among them; see `hostName`.";
+        message = "${option}.hosts: does not contain this host, ${cfg.hostName}; see `hostName`.";
       }
       {
         assertion = haveRole "router" && haveRole "auth";
-        message = "${option}.hosts: one of them must have the role `router`, and one the role `auth`.";
+        message = "${option}.hosts: needs a host with the role `router` and one with the role `auth`.";
       }
       {
         assertion = lib.length topology.instances > 1 -> cfg.redis.url != null;
-        message = "${option}.redis.url: several hosts with the role `auth` need one Redis that all of them reach.";
+        message = "${option}.redis.url: must be set, because there are several hosts with the role `auth`; they need one Redis that all of them can reach.";
       }
       {
         assertion = cfg.masterKeyFile == null -> bridgesHaveKeys;
-        message = "${option}.masterKeyFile: several hosts need the same one; a host with bridges alone may have `servers.<name>.identityKeyFile` instead.";
+        message = "${option}.masterKeyFile: must be set, the same on all hosts. A host that runs only bridges may set `servers.<name>.identityKeyFile` instead.";
       }
       {
         assertion = topology.has "auth" -> cfg.masterKeyFile != null;
-        message = "${option}.masterKeyFile: several hosts need the same one.";
+        message = "${option}.masterKeyFile: must be set, the same on all hosts.";
       }
     ]
     ++ lib.concatLists (lib.mapAttrsToList perHost cfg.hosts)
     ++ lib.mapAttrsToList (address: names: {
       assertion = false;
-      message = "${names}: the same address, ${address}.";
+      message = "${names}: have the same address, ${address}.";
     }) clashes;
   };
 }

@@ -1,4 +1,4 @@
-# Mistakes in what the host with the router is told, and releases of Traefik that are not fit for it.
+# Mistakes in the options of the router, and releases of Traefik that are not safe.
 {
   config,
   gatewayLib,
@@ -23,14 +23,14 @@ in
       }
       {
         assertion = (cfg.acme.challenge == "dns-01") == (cfg.acme.dnsProvider != null);
-        message = "${option}.acme.dnsProvider: goes with `acme.challenge = \"dns-01\"`, and that with it.";
+        message = "${option}.acme.dnsProvider: must be set if, and only if, `acme.challenge` is \"dns-01\".";
       }
       {
-        # Older ones also refuse all routes, which ask to read a request to its end, or lose what they have read.
+        # Older releases also refuse the routes, which ask Traefik to read requests completely, or lose what they have read.
         assertion = lib.versionAtLeast version "3.7.6";
         message = ''
-          services.traefik.package: Traefik ${version} cannot drop header names that alias another, so that clients
-          could forge who they are (GHSA-x677-9fxg-v5c5), and cuts answers of servers. Use 3.7.6 or newer.
+          services.traefik.package: Traefik ${version} cannot drop header names that alias another one, so that
+          clients could forge their identity (GHSA-x677-9fxg-v5c5), and it truncates responses. Use 3.7.6 or newer.
         '';
       }
     ];
@@ -38,15 +38,15 @@ in
     warnings = lib.optional (lib.versionOlder version "3.7.13") (
       lib.concatStringsSep "\n" (
         [
-          "services.traefik.package: Traefik ${version} has known flaws, which 3.7.13 mends: GHSA-qqjf-53cj-pwvv,"
+          "services.traefik.package: Traefik ${version} has known vulnerabilities, which 3.7.13 fixes: GHSA-qqjf-53cj-pwvv,"
           "GHSA-f52w-8j3h-j724, GHSA-v67p-phpq-fc8x, GHSA-w4v4-9rw7-5326, GHSA-8fcf-v89g-xpg6."
         ]
         ++ lib.optionals (!knowsAliases) [
-          "It lets names such as X.User.Id through, which servers that read X-User-Id may take for it"
-          "(GHSA-rf44-j88r-hh8c, CVE-2026-88011); bridges believe a signature alone."
+          "It lets names such as X.User.Id through, which servers may take for X-User-Id"
+          "(GHSA-rf44-j88r-hh8c, CVE-2026-88011); bridges are not affected, because they verify a signature."
         ]
         ++ [
-          "Update nixpkgs. Where your release has no newer Traefik, take it from nixos-unstable, as a flake input:"
+          "Update nixpkgs. If your release has no newer Traefik, take it from nixos-unstable, as a flake input:"
           "services.traefik.package = inputs.nixos-unstable.legacyPackages.\${pkgs.stdenv.hostPlatform.system}.traefik;"
         ]
       )

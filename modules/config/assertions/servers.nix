@@ -10,7 +10,7 @@ let
   inherit (gatewayLib) checks topology;
   option = "services.mcp-oauth-gateway";
 
-  # The lists that only the other identity provider has a notion of.
+  # The lists that the chosen identity provider does not support.
   foreign =
     server:
     if gatewayLib.identityProvider.isOidc then
@@ -18,7 +18,7 @@ let
     else
       { inherit (server) allowedGroups; };
 
-  # Hosts that are to run a server's bridges and never will.
+  # Hosts that a server names, and that do not run bridges.
   strangers =
     server:
     lib.optionals (server.hosts != null) (
@@ -57,16 +57,16 @@ let
       }
       {
         assertion = server.url == null -> replicas != [ ];
-        message = "${option}.servers.${name}.hosts: none of them is in `hosts` with the role `bridges`.";
+        message = "${option}.servers.${name}.hosts: contains no host with the role `bridges`.";
       }
       {
         assertion = replicas != [ ] -> strangers server == [ ];
-        message = "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts` with the role `bridges`.";
+        message = "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts`, or does not have the role `bridges`.";
       }
     ]
     ++ lib.mapAttrsToList (list: entries: {
       assertion = entries == [ ];
-      message = "${option}.servers.${name}.${list}: the chosen identity provider knows none, so this would admit nobody.";
+      message = "${option}.servers.${name}.${list}: the identity provider does not support this list, so it would let nobody in.";
     }) (foreign server);
 
   sharedUrls = checks.clashes (
@@ -107,15 +107,15 @@ in
       }) sharedUrls
       ++ lib.mapAttrsToList (port: names: {
         assertion = false;
-        message = "${names}: the same port, ${port}; set one of them to another.";
+        message = "${names}: have the same port, ${port}; change one of them.";
       }) sharedPorts;
 
     warnings = lib.concatLists (
       lib.mapAttrsToList (
         name: server:
         lib.optional (lib.any checks.looksSecret (lib.attrNames server.environment)) ''
-          ${option}.servers.${name}.environment: looks like a secret, and the world can read it.
-          Put it into a file, and its path into `servers.${name}.environmentFile`.
+          ${option}.servers.${name}.environment: a variable has the name of a secret, and its value is world-readable.
+          Put it into a file, and set `servers.${name}.environmentFile` to the path of that file.
         ''
       ) topology.enabled
     );

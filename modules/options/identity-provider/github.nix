@@ -16,14 +16,14 @@ in
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/client-secret";
-      description = "File with the client secret of that application, read by systemd as root.";
+      description = "File with the client secret of that application. systemd reads it as root.";
     };
 
     url = mkOption {
       type = types.str;
       default = "https://github.com";
       example = "https://github.example.com";
-      description = "Where users log in; GitHub Enterprise Server by its own URL.";
+      description = "URL at which users log in: of GitHub, or of a GitHub Enterprise Server.";
     };
 
     apiUrl = mkOption {
@@ -37,21 +37,21 @@ in
       type = types.listOf types.str;
       default = [ ];
       example = [ "octocat" ];
-      description = "Who may log in. Nobody where all lists, here and at the servers, are empty. Login names at the identity provider; each is pinned to its account's id at its first login.";
+      description = "GitHub users who may log in, by login name. At the first login the name is bound to the id of its account. If all allow-lists are empty, here and in {option}`servers`, nobody can log in.";
     };
 
     allowedOrganizations = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "acme" ];
-      description = "Who may log in. Nobody where all lists, here and at the servers, are empty. Members of these GitHub organizations.";
+      description = "GitHub organizations whose members may log in.";
     };
 
     allowedTeams = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "acme/platform" ];
-      description = "Who may log in. Nobody where all lists, here and at the servers, are empty. Members of these GitHub teams, as `organization/team-slug`.";
+      description = "GitHub teams whose members may log in, as `organization/team-slug`.";
     };
   };
 }

@@ -16,21 +16,21 @@ in
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/client-secret";
-      description = "File with the client secret of that application, read by systemd as root.";
+      description = "File with the client secret of that application. systemd reads it as root.";
     };
 
     issuer = mkOption {
       type = types.nullOr types.str;
       default = null;
       example = "https://login.example.com/realms/acme";
-      description = "The provider's issuer, exactly as its discovery document writes it. Setting it chooses this provider.";
+      description = "The provider's issuer, exactly as in its discovery document. If it is set, this provider is used instead of GitHub.";
     };
 
     title = mkOption {
       type = types.nullOr types.str;
       default = null;
       example = "Acme login";
-      description = "What people are shown: Continue with TITLE.";
+      description = "Name of the provider on its button: Continue with TITLE.";
     };
 
     scopes = mkOption {
@@ -44,21 +44,21 @@ in
         "openid"
         "groups"
       ];
-      description = "Scopes asked for at each login. `offline_access` is added where the provider offers it.";
+      description = "Scopes that the gateway requests at each login. It adds `offline_access` if the provider supports that.";
     };
 
     usernameClaim = mkOption {
       type = types.str;
       default = "preferred_username";
       example = "email";
-      description = "Claim that is matched against `allowedUsers`. `email` counts only while `email_verified` is true.";
+      description = "Claim that is compared with `allowedUsers`. `email` is used only if `email_verified` is true.";
     };
 
     groupsClaim = mkOption {
       type = types.str;
       default = "groups";
       example = "roles";
-      description = "Claim, a list of strings, that is matched against `allowedGroups`.";
+      description = "Claim with a list of strings that is compared with `allowedGroups`.";
     };
 
     authorizationParameters = mkOption {
@@ -67,21 +67,21 @@ in
       example = {
         prompt = "consent";
       };
-      description = "Parameters added to each authorization request at the provider.";
+      description = "Additional parameters of each authorization request to the provider.";
     };
 
     allowedUsers = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "octocat" ];
-      description = "Who may log in. Nobody where all lists, here and at the servers, are empty. Login names at the identity provider; each is pinned to its account's id at its first login.";
+      description = "Users who may log in, as in {option}`identityProvider.oidc.usernameClaim`. At the first login the name is bound to the id of its account. If all allow-lists are empty, here and in {option}`servers`, nobody can log in.";
     };
 
     allowedGroups = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "engineering" ];
-      description = "Who may log in. Nobody where all lists, here and at the servers, are empty. Members of these groups of the OpenID Connect provider.";
+      description = "Groups of the provider whose members may log in, as in {option}`identityProvider.oidc.groupsClaim`.";
     };
   };
 }

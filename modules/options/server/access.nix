@@ -12,14 +12,14 @@ in
             description = mkOption {
               type = types.str;
               example = "Read the wiki";
-              description = "What it allows, as the consent page says it.";
+              description = "What the scope allows, as the consent page shows it.";
             };
 
             required = mkOption {
               type = types.bool;
               default = true;
               example = false;
-              description = "Whether every request needs it.";
+              description = "Whether every request needs the scope.";
             };
           };
         }
@@ -32,35 +32,35 @@ in
           required = false;
         };
       };
-      description = "OAuth scopes of this server. Where none is named there is one, `mcp`, for all of it.";
+      description = "OAuth scopes of this server. If empty, there is one scope, `mcp`, which covers the whole server.";
     };
 
     allowedUsers = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "octocat" ];
-      description = "Who may use this server. The gateway's lists hold where all are empty. Login names at the identity provider; each is pinned to its account's id at its first login.";
+      description = "Users who may use this server, by their login name at the identity provider. At the first login the name is bound to the id of its account. If all allow-lists of a server are empty, the lists of {option}`identityProvider` apply.";
     };
 
     allowedOrganizations = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "acme" ];
-      description = "Who may use this server. The gateway's lists hold where all are empty. Members of these GitHub organizations.";
+      description = "GitHub organizations whose members may use this server.";
     };
 
     allowedTeams = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "acme/platform" ];
-      description = "Who may use this server. The gateway's lists hold where all are empty. Members of these GitHub teams, as `organization/team-slug`.";
+      description = "GitHub teams whose members may use this server, as `organization/team-slug`.";
     };
 
     allowedGroups = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "engineering" ];
-      description = "Who may use this server. The gateway's lists hold where all are empty. Members of these groups of the OpenID Connect provider.";
+      description = "Groups of the OpenID Connect provider whose members may use this server.";
     };
   };
 }

@@ -1,4 +1,4 @@
-# Where clients find one server, and where its bridges listen.
+# The URL of one server, and where its bridges listen.
 {
   config,
   gateway,
@@ -17,8 +17,8 @@ in
       default = true;
       example = true;
       description = ''
-        Whether to serve this one. A server of the catalogue needs nothing else: `servers.fetch.enable = true`.
-        See {option}`preset` for what the catalogue has.
+        Whether to serve this server. A server of the catalogue needs nothing else: `servers.fetch.enable = true`.
+        {option}`preset` lists the catalogue.
       '';
     };
 
@@ -26,7 +26,7 @@ in
       type = types.nullOr types.str;
       default = null;
       example = "Company wiki";
-      description = "What people see on the consent page; the server's name where null.";
+      description = "Title of the server on the consent page. If null, its name.";
     };
 
     routing = mkOption {
@@ -37,7 +37,7 @@ in
       default = gateway.routing;
       defaultText = lib.literalExpression "config.services.mcp-oauth-gateway.routing";
       example = "path";
-      description = "Whether clients find it at `https://NAME.DOMAIN/mcp` or at `https://DOMAIN/NAME/mcp`.";
+      description = "The form of this server's public URL: `https://NAME.DOMAIN/mcp` or `https://DOMAIN/NAME/mcp`.";
     };
 
     publicUrl = mkOption {
@@ -50,8 +50,8 @@ in
       defaultText = lib.literalMD "from {option}`routing`";
       example = "https://wiki.example.com/mcp";
       description = ''
-        The URL to enter in a client. It is also the audience of this server's tokens: changing it makes its users
-        log in anew.
+        The URL to enter in a client. It is also the audience of this server's tokens: after a change, its users must log
+        in again.
       '';
     };
 
@@ -61,8 +61,8 @@ in
       defaultText = lib.literalMD "derived from the name, between 20000 and 29999";
       example = 20001;
       description = ''
-        Port of the bridge; replicas have the ones that follow.
-        Only a request that the auth service has signed is answered there.
+        Port of the bridge; further replicas use the ports after it. The bridge answers only requests that the auth service
+        has signed.
       '';
     };
 
@@ -70,7 +70,7 @@ in
       type = types.nullOr (types.listOf types.str);
       default = null;
       example = [ "tools-1" ];
-      description = "Names of the hosts that run its bridges; all with the role `bridges` where null.";
+      description = "The {option}`hosts` that run bridges of this server. If null, all hosts with the role `bridges`.";
     };
 
     identityKeyFile = mkOption {
@@ -78,8 +78,8 @@ in
       default = null;
       example = "/run/secrets/identity-wiki";
       description = ''
-        File with the key that the bridge checks identities with, as `mcp-gatewayctl keys identity NAME` prints it.
-        For a host that must not hold the master key. Where null, it is derived from that at each start.
+        File with the key with which the bridge verifies identities, as `mcp-gatewayctl keys identity NAME` prints it. For a
+        host that must not have the master key. If null, the key is derived from the master key at each start.
       '';
     };
   };

@@ -34,8 +34,8 @@ in
       default = "per-session";
       example = "shared";
       description = ''
-        Which sessions share a process of the server: none, those of one user, or all. `shared` is for servers that keep
-        nothing from one caller to the next.
+        Which sessions share a process of the server: none (`per-session`), those of one user (`per-user`), or all
+        (`shared`). Use `shared` only for servers that keep no state between calls.
       '';
     };
 
@@ -43,14 +43,14 @@ in
       type = types.ints.unsigned;
       default = 0;
       example = 1;
-      description = "Processes kept started ahead of need, so that a session does not wait for one.";
+      description = "Number of processes that are started in advance, so that a new session does not wait.";
     };
 
     startsAtOnce = mkOption {
       type = types.nullOr types.ints.positive;
       default = null;
       example = 2;
-      description = "How many processes start side by side; one per core where null.";
+      description = "How many processes may start at the same time. If null, one per core.";
     };
 
     era = mkOption {
@@ -63,8 +63,8 @@ in
       default = "auto";
       example = "legacy";
       description = ''
-        Which MCP the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `dual` both. `auto` asks it
-        once. Clients of either are served whatever it is.
+        Which revisions of MCP the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `dual` both. With
+        `auto` the bridge asks the server once. Clients of both eras can use the server in any case.
       '';
     };
 
@@ -86,8 +86,8 @@ in
         "2025-11-25"
       ];
       description = ''
-        The revisions of MCP that clients are offered, whatever the server speaks; all of them where null. A client that
-        asks for another is told which there are.
+        The revisions of MCP that the bridge offers to clients, whatever the server speaks. If null, all of them. A client
+        that asks for another revision is told which ones there are.
       '';
     };
 
@@ -103,8 +103,8 @@ in
       default = null;
       example = "2024-11-05";
       description = ''
-        The revision that the server is initialized with, for one that fails with others; the one that its client asks
-        for where null. A server whose `era` is `modern` is not initialized.
+        The revision with which the bridge initializes the server, for servers that fail with other revisions. If null, the
+        revision that the client asks for. A server whose `era` is `modern` is not initialized.
       '';
     };
 
@@ -117,29 +117,29 @@ in
       ];
       default = "info";
       example = "debug";
-      description = "What the bridge writes to the journal. What the server writes to standard error counts as `info`.";
+      description = "The lowest level of messages that the bridge logs. Lines that the server writes to standard error are `info`.";
     };
 
     replicas = count 1 2 ''
-      Bridges on each host that runs it. A session stays on its bridge; all else is spread over those that live.
-      Only for servers that can run more than once beside each other.
+      Number of bridges on each host that runs the server. A session stays on its bridge; other requests are distributed
+      over all of them. Use it only for servers that can run more than once at the same time.
     '';
 
     timeouts = {
-      call = seconds 300 "A call that neither ends nor makes progress fails after this.";
-      callTotal = seconds 3600 "A call fails after this even if it makes progress.";
-      input = seconds 600 "A call that asked its user for something waits for the answer so long.";
-      idle = seconds 1800 "A session without call or open stream ends after this.";
-      stop = seconds 6 "From closing the server's input until it is killed, with SIGTERM in between.";
-      drain = seconds 10 "When the unit stops, running calls may finish within this.";
+      call = seconds 300 "A call fails if it neither ends nor makes progress within this time.";
+      callTotal = seconds 3600 "A call fails after this time even if it makes progress.";
+      input = seconds 600 "A call that has asked the user for input waits this long for the answer.";
+      idle = seconds 1800 "A session ends after this time without a call or an open stream.";
+      stop = seconds 6 "Time from closing the server's standard input until SIGKILL, with SIGTERM in between.";
+      drain = seconds 10 "Running calls may finish within this time after the unit is stopped.";
     };
 
     limits = {
-      messageBytes = count (16 * 1024 * 1024) (1024 * 1024) "Largest message in either direction.";
-      sessions = count 100 500 "Processes in all, and so sessions that have one of their own. At a bound what is not in use makes room.";
-      sessionsPerUser = count 20 5 "Processes of one user.";
-      sharedSessions = count 1000 5000 "Sessions in all where they share a process (`per-user` and `shared`).";
-      sharedSessionsPerUser = count 100 20 "Such sessions of one user.";
+      messageBytes = count (16 * 1024 * 1024) (1024 * 1024) "Size of the largest message in either direction, in bytes.";
+      sessions = count 100 500 "Processes of the server, and so sessions that have a process of their own. At the limit, a session that is not in use is ended.";
+      sessionsPerUser = count 20 5 "Processes of the server for one user.";
+      sharedSessions = count 1000 5000 "Sessions that share a process (`per-user` and `shared`).";
+      sharedSessionsPerUser = count 100 20 "Sessions of one user that share a process.";
       calls = count 10000 1000 "Unanswered calls of one process.";
       connections = count 4096 1024 "Open connections.";
 
@@ -160,10 +160,9 @@ in
         keep-alive = 30;
       };
       description = ''
-        The bridge's configuration file, {file}`bridge-NAME.json`, for what no option here models: any option of
-        `mcp-stdio-bridge`, without the dashes in front. A value here takes the place of the one that an option gives,
-        and null leaves a member out. The world can read the file. A member that the bridge does not know fails the
-        build.
+        Members of the bridge's configuration file, {file}`bridge-NAME.json`, for options of `mcp-stdio-bridge` that have no
+        option of their own here. A value here replaces the value of another option, and null leaves the member out. The
+        file is world-readable. A member that the bridge does not know fails the build.
       '';
     };
   };

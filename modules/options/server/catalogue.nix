@@ -96,7 +96,7 @@ in
     defaultText = lib.literalMD "the server's name, if the catalogue has that";
     example = "filesystem";
     description = ''
-      Entry of the catalogue that command, environment and sandbox come from; each can still be set.
+      Entry of the catalogue that sets command, environment and sandbox. You can override each of them.
 
       ${lib.concatStringsSep "\n" (lib.mapAttrsToList (entry: { summary, ... }: "- `${entry}`: ${summary}") catalogue)}
     '';

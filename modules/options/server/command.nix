@@ -1,4 +1,4 @@
-# What one server is: a command and what it is run with, or the URL where it is served already.
+# What one server is: a command with its environment, or the URL of a server that speaks HTTP.
 { lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -10,8 +10,8 @@ in
       default = [ ];
       example = lib.literalExpression "[ (lib.getExe pkgs.mcp-server-time) \"--local-timezone=UTC\" ]";
       description = ''
-        Program and arguments of a stdio MCP server. No shell reads them.
-        Exactly one of {option}`command` and {option}`url` must be set.
+        Program and arguments of a stdio MCP server. They are not passed through a shell. Set exactly one of
+        {option}`command` and {option}`url`.
       '';
     };
 
@@ -19,14 +19,14 @@ in
       type = types.listOf types.str;
       default = [ ];
       example = [ "/srv/documents" ];
-      description = "More arguments, after those of {option}`command`, which may come from the catalogue.";
+      description = "Further arguments, after those of {option}`command`. Use it with a server of the catalogue.";
     };
 
     url = mkOption {
       type = types.nullOr types.str;
       default = null;
       example = "http://10.0.0.5:3000/mcp";
-      description = "MCP endpoint of a server that speaks Streamable HTTP already: it gets the login in front, and no unit.";
+      description = "MCP endpoint of a server that speaks Streamable HTTP. The gateway puts its login in front and starts no unit.";
     };
 
     environment = mkOption {
@@ -35,21 +35,21 @@ in
       example = {
         LOG_LEVEL = "info";
       };
-      description = "Environment variables of the server. The world can read them: secrets belong in {option}`environmentFile`.";
+      description = "Environment variables of the server. They are world-readable: secrets belong in {option}`environmentFile`.";
     };
 
     environmentFile = mkOption {
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/wiki.env";
-      description = "File with `NAME=value` lines of secret environment variables, read by systemd as root.";
+      description = "File with `NAME=value` lines of secret environment variables. systemd reads it as root.";
     };
 
     path = mkOption {
       type = types.listOf types.package;
       default = [ ];
       example = lib.literalExpression "[ pkgs.git ]";
-      description = "Packages whose programs the server may call by name.";
+      description = "Packages to put into the `PATH` of the server.";
     };
 
     stateDirectory = mkOption {
@@ -57,8 +57,8 @@ in
       default = false;
       example = true;
       description = ''
-        Whether it keeps files: it may write to {file}`/var/lib/mcp-bridge-NAME`, which is then its home and
-        working directory. Without, nothing that it writes outlives it.
+        Whether the server keeps files. It may then write to {file}`/var/lib/mcp-bridge-NAME`, which is its home and working
+        directory. Without it, everything that the server writes is removed when the server ends.
       '';
     };
 
@@ -66,7 +66,7 @@ in
       type = types.nullOr types.str;
       default = null;
       example = "/srv/documents";
-      description = "Directory that it is started in.";
+      description = "Directory in which the server is started.";
     };
   };
 }

@@ -1,4 +1,4 @@
-# What one server may see of the machine and the network: servers.<name>.sandbox.
+# What one server may see of the host and the network.
 {
   config,
   gatewayLib,
@@ -27,11 +27,12 @@ in
       default = "none";
       example = "internet";
       description = ''
-        What the server may reach.
+        What the server may connect to.
 
         - `none`: nothing, not even loopback.
-        - `internet`: public addresses and the resolver; not this host, and no private, link-local or metadata addresses.
-        - `full`: whatever the host reaches.
+        - `internet`: public addresses and the name resolver, but not this host and no private, link-local or metadata
+          addresses.
+        - `full`: everything that the host can connect to.
       '';
     };
 
@@ -40,9 +41,9 @@ in
       default = [ ];
       example = [ "192.0.2.0/24" ];
       description = ''
-        Addresses and networks that it may not reach besides, as {manpage}`systemd.resource-control(5)` writes them in
-        `IPAddressDeny`. With `network = "internet"`, name what has a public address and yet is internal: neighbours on
-        the host's own link, and hosts that trust this one by its address.
+        Further addresses and networks that the server may not connect to, in the format of `IPAddressDeny` in
+        {manpage}`systemd.resource-control(5)`. With `network = "internet"`, list internal hosts that have public
+        addresses: neighbours on the host's own link, and hosts that trust this host because of its address.
       '';
     };
 
@@ -54,12 +55,12 @@ in
       default = "host";
       example = "store";
       description = ''
-        What it sees of the host's files.
+        Which of the host's files the server sees.
 
-        - `host`: those that every user of the host may read, but for {file}`/home`, {file}`/root`, {file}`/run` and
-          {file}`/etc/mcp-oauth-gateway`.
-        - `store`: the Nix store, the shell, names, time zones and certificate authorities in {file}`/etc`, and the paths
-          named below; nothing else.
+        - `host`: the files that every user of the host may read, except those in {file}`/home`, {file}`/root`, {file}`/run`
+          and {file}`/etc/mcp-oauth-gateway`.
+        - `store`: the Nix store, the shell, the files in {file}`/etc` for names, time zones and certificate authorities, and
+          the paths in {option}`readOnlyPaths` and {option}`readWritePaths`.
       '';
     };
 
@@ -68,23 +69,23 @@ in
       default = [ ];
       example = [ "jit" ];
       description = ''
-        Parts of the sandbox that this server does not work with.
+        Parts of the sandbox to switch off, because the server does not work with them.
 
         ${lib.concatStringsSep "\n" (lib.mapAttrsToList (name: { reason, ... }: "- `${name}`: ${reason}") relaxations)}
       '';
     };
 
-    readOnlyPaths = paths [ "/home/octocat/notes" ] "Files and directories that it otherwise cannot see, to read: below {file}`/home`, {file}`/root` or {file}`/run/user`, or with `root = \"store\"` anywhere.";
+    readOnlyPaths = paths [ "/home/octocat/notes" ] "Files and directories that the server may read although they are hidden: below {file}`/home`, {file}`/root` or {file}`/run/user`, or anywhere with `root = \"store\"`.";
 
-    readWritePaths = paths [ "/srv/documents" ] "Files and directories that it may change, as far as their permissions let it.";
+    readWritePaths = paths [ "/srv/documents" ] "Files and directories that the server may change, if their permissions allow it.";
 
     groups = mkOption {
       type = types.listOf types.str;
       default = [ ];
       example = [ "documents" ];
       description = ''
-        Groups that it belongs to, for files that these may read or write. What it makes in a directory that hands on its
-        group (mode 2770) they may read and write, too.
+        Supplementary groups of the server, for files that these groups may read or write. The groups may also read and write
+        the files that the server creates in a directory with the setgid bit (mode 2770).
       '';
     };
   };
@@ -97,8 +98,8 @@ in
       BindReadOnlyPaths = [ "/run/postgresql" ];
     };
     description = ''
-      Settings of the `[Service]` section of the unit, see {manpage}`systemd.exec(5)`. A list adds to what the sandbox
-      has, another value takes the place of the sandbox's; `lib.mkForce` replaces a list.
+      Settings of the unit's `[Service]` section, see {manpage}`systemd.exec(5)`. A list is added to the list of the sandbox;
+      any other value replaces the value of the sandbox. `lib.mkForce` replaces a list.
     '';
   };
 
