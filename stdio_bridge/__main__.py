@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from .app import Bridge, render_error
+from .app import Bridge
 from .http.body_budget import BodyBudget
-from .http.identity import Verifier, load_verifier
+from .http.identity import IDENTITY_HEADER, Verifier, load_verifier
+from .http.json_errors import render_error
 from .http.listener import make_room, open_listener
 from .http.server import HttpServer
 from .io.event_loop import Loop
@@ -89,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_body_budget(options: Options, verifier: Verifier) -> BodyBudget:
-    def owner_of(unverified_assertion: str | None) -> str | None:
+    def owner_of(headers: Mapping[str, str]) -> str | None:
         try:
-            return verifier.identify(unverified_assertion).user
+            return verifier.identify(headers.get(IDENTITY_HEADER)).user
         except HttpError:
             return None  # it is refused once it is read: all of these are one user's
 

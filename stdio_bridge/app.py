@@ -9,15 +9,15 @@ from collections.abc import Callable
 from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
 from .clients.request_body import parse_body
-from .http.identity import Identity, Verifier
-from .http.open_responses import JSON_HEADERS
+from .http.identity import IDENTITY_HEADER, Identity, Verifier
+from .http.json_errors import JSON_HEADERS, reply_error
 from .http.origin_check import OriginCheck
 from .http.server import Request, Response
 from .io.event_loop import Loop
 from .io.metrics import CONTENT_TYPE, Registry
 from .options import Options
 from .protocol import jsonrpc
-from .protocol.errors import HttpError, not_allowed, unavailable
+from .protocol.errors import HttpError, not_allowed, stopping
 from .servers.handshake import EraCache, ServerEra
 from .servers.leases import Leases
 from .servers.pool import Servers
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0
 # Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
 _LAST_SECONDS = 2.0
-_RETRY_SECONDS = 5
 
 
 class Bridge:
@@ -84,14 +83,14 @@ class Bridge:
             route(request, response)
         except HttpError as error:
             self._refused.add()
-            response.reply(error.status, [*JSON_HEADERS, *error.headers], jsonrpc.encode(error.message))
+            reply_error(response, error)
 
     # The MCP endpoint
 
     def _mcp(self, request: Request, response: Response) -> None:
         self._requests.add()
         response.headers = self._origin_check.check(request)
-        identity = self._verifier.identify(request.header("X-Gateway-Identity"))
+        identity = self._verifier.identify(request.headers.get(IDENTITY_HEADER))
         if request.method == "POST":
             self._post(request, response, identity)
         elif (allowed := self._origin_check.preflight(request)) is not None:
@@ -110,7 +109,7 @@ class Bridge:
         try:
             # A running call may need its client's answers and notifications to finish.
             if self._draining and body.requests:
-                raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+                raise stopping()
             era = self._modern if self._modern.claims(request, body) else self._legacy
             era.post(request, response, identity, body)
         except HttpError as error:
@@ -135,7 +134,7 @@ class Bridge:
 
     def _readiness(self, request: Request, response: Response) -> None:
         if self._draining:
-            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+            raise stopping()
         self._ready.answer(response)
 
     def _status(self, request: Request, response: Response) -> None:
@@ -180,9 +179,3 @@ class Bridge:
             self._loop.call_later(0.02, lambda: self._leave_by(deadline))
         else:
             self._loop.stop()
-
-
-def render_error(status: int, text: str) -> bytes:
-    """Make the JSON-RPC error for what the HTTP server refuses by itself."""
-    codes = {500: jsonrpc.INTERNAL_ERROR, 503: jsonrpc.SERVER_ERROR}
-    return jsonrpc.encode(jsonrpc.error(None, codes.get(status, jsonrpc.INVALID_REQUEST), text))

@@ -30,14 +30,14 @@ class LegacyEra:
         """Take messages for a session, or open one. Raises HttpError."""
         if not self._versions.legacy:
             asked = (jsonrpc.params_of(message).get("protocolVersion") for message in body.requests)
-            raise unsupported(next(asked, None) or request.header("MCP-Protocol-Version"), self._versions)
+            raise unsupported(next(asked, None) or request.headers.get("mcp-protocol-version"), self._versions)
         self._check_version(request)
         if any(message["method"] == "initialize" for message in body.requests):
             if body.batch:
                 raise bad_request(jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch")
             self._initialize(body.messages[0], response, identity)
             return
-        session = self.sessions.find(request.header("Mcp-Session-Id"), identity)
+        session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
         if body.batch and session.version != _BATCH_VERSION:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         # The answer is there before anything is sent: a server may answer at once.
@@ -65,13 +65,13 @@ class LegacyEra:
         if not accepts(request, "text/event-stream"):
             raise HttpError("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
         self._check_version(request)
-        session = self.sessions.find(request.header("Mcp-Session-Id"), identity)
-        session.open_stream(response, identity, request.header("Last-Event-ID"))
+        session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
+        session.open_stream(response, identity, request.headers.get("last-event-id"))
 
     def delete(self, request: Request, response: Response, identity: Identity) -> None:
         """End a session. Raises HttpError."""
         self._check_version(request)
-        self.sessions.find(request.header("Mcp-Session-Id"), identity).stop("the client ended the session")
+        self.sessions.find(request.headers.get("mcp-session-id"), identity).stop("the client ended the session")
         response.reply("204 No Content", [])
 
     @property
@@ -104,7 +104,7 @@ class LegacyEra:
     def _check_version(self, request: Request) -> None:
         # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,
         # and not fall back.
-        version = request.header("MCP-Protocol-Version")
+        version = request.headers.get("mcp-protocol-version")
         if not self._versions.legacy:
             raise not_allowed("POST")
         if version is not None and version not in self._versions.legacy:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
+from stdio_bridge.http.json_errors import JSON_HEADERS, reply_error
+from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
 from stdio_bridge.http.server import Request, Response
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_OPEN, sse_event
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import HEADER_MISMATCH, MISSING_CAPABILITY, SUBSCRIPTION_ID, UNSUPPORTED_VERSION
+from stdio_bridge.protocol.param_headers import parameter_headers
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import completed, reaches
 
@@ -39,7 +41,7 @@ class ModernCall:
         self.identity = identity
         self.message = message
         self.metadata = metadata
-        self.parameter_headers = request.headers_with_prefix("Mcp-Param-")
+        self.parameter_headers = parameter_headers(request.headers)
         self.on_gone: Callable[[], None] = _nothing
         self._response = response
         self._held_by = held_by
@@ -110,8 +112,7 @@ class ModernCall:
             self.finish(error.message)
             return
         self._held_by.release(self._response)
-        body = jsonrpc.encode({**error.message, "id": self.id})
-        self._response.reply(error.status, [*JSON_HEADERS, *error.headers], body)
+        reply_error(self._response, error, self.id)
 
 
 def _nothing() -> None: ...

@@ -28,7 +28,7 @@ class ModernEra:
 
     def claims(self, request: Request, body: Body | None) -> bool:
         """Whether a request is of this era."""
-        return is_modern(request.header("MCP-Protocol-Version"), body.messages if body is not None else ())
+        return is_modern(request.headers.get("mcp-protocol-version"), body.messages if body is not None else ())
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
         """Take one message. Raises HttpError."""
@@ -41,7 +41,7 @@ class ModernEra:
             # There is none that a client sends over HTTP: it cancels by closing the response.
             response.reply("202 Accepted", [])
             return
-        metadata = parse_metadata(message, request.header, self._versions)
+        metadata = parse_metadata(message, request.headers, self._versions)
         if message["method"] in REMOVED:
             text = f"2026-07-28 has no method {message['method']}"
             raise HttpError("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
@@ -76,7 +76,7 @@ class ModernEra:
         self._open.keep_alive()
 
     def _check_notification(self, request: Request, message: Message) -> None:
-        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.header("MCP-Protocol-Version"))
+        version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.headers.get("mcp-protocol-version"))
         if not isinstance(version, str):
             raise bad_request(jsonrpc.INVALID_PARAMS, f"{PROTOCOL_VERSION} must be a string")
         check_version(version, self._versions)

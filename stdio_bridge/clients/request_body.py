@@ -26,7 +26,7 @@ class Body:
 
 def parse_body(request: Request) -> Body:
     """Read a POST. Raises HttpError: 415, 406, or 400 on what is not JSON-RPC."""
-    content_type = (request.header("Content-Type") or "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HttpError("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
     if not accepts(request, "application/json", "text/event-stream"):
@@ -54,7 +54,7 @@ def parse_body(request: Request) -> Body:
 
 def accepts(request: Request, *media_types: str) -> bool:
     """Whether the client takes answers of all these types."""
-    ranges = {part.partition(";")[0].strip().lower() for part in (request.header("Accept") or "").split(",")}
+    ranges = {part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
     return "*/*" in ranges or all(
         media_type in ranges or f"{media_type.partition('/')[0]}/*" in ranges for media_type in media_types
     )

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.open_responses import JSON_HEADERS, SSE_HEADERS, OpenResponses
+from stdio_bridge.http.json_errors import JSON_HEADERS
+from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
 from stdio_bridge.http.server import Headers, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Isolation

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 
 # Not counted: nearly every request is smaller, and the limit on connections bounds these.
 SMALL_BYTES = 64 * 1024
 
 
 class BodyBudget:
-    """Room for the bodies of requests that are being read, or answered. `owner_of` tells whose an assertion is."""
+    """Room for the bodies of requests that are being read or answered. `owner_of` finds a request's user by headers."""
 
-    def __init__(self, *, max_bytes: int, max_bytes_of_one: int, owner_of: Callable[[str | None], Hashable]) -> None:
+    def __init__(
+        self, *, max_bytes: int, max_bytes_of_one: int, owner_of: Callable[[Mapping[str, str]], Hashable]
+    ) -> None:
         self.owner_of = owner_of
         self._max_bytes = max_bytes
         self._max_bytes_of_one = max_bytes_of_one

@@ -17,6 +17,8 @@ from stdio_bridge.options import DescriptorName
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, UsageError
 
+# Where the gateway puts the assertion; what a client sends of that name does not get past it.
+IDENTITY_HEADER = "x-gateway-identity"
 _KEY_MIN_BYTES = 32
 _MAX_AGE_SECONDS = 60
 _MAX_CLOCK_SKEW_SECONDS = 10

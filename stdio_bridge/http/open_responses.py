@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_COMMENT
 
 from .identity import Identity
+from .json_errors import reply_error
 from .server import Headers, Response
 
-JSON_HEADERS: Headers = [("Content-Type", "application/json")]
 SSE_HEADERS: Headers = [
     ("Content-Type", "text/event-stream"),
     ("Cache-Control", "no-cache, no-transform"),
     ("X-Accel-Buffering", "no"),
 ]
-_ENDED = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, "the session was ended"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,7 @@ class OpenResponses:
             if response.started:
                 response.finish()
             else:
-                body = jsonrpc.encode(jsonrpc.error(None, jsonrpc.SERVER_ERROR, reason))
-                response.reply("403 Forbidden", JSON_HEADERS, body)
+                reply_error(response, HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, reason))
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has ended.
@@ -122,7 +121,7 @@ class OpenResponses:
             if response.started:
                 response.finish()
             else:
-                response.reply("404 Not Found", JSON_HEADERS, _ENDED)
+                reply_error(response, HttpError("404 Not Found", jsonrpc.SERVER_ERROR, "the session was ended"))
         self._held.clear()
 
 

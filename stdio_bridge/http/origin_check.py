@@ -59,10 +59,10 @@ class OriginCheck:
 
         Raises HttpError, 403, on an Origin or a Host that is not allowed.
         """
-        origin = request.header("Origin")
+        origin = request.headers.get("origin")
         if origin is not None and not (len(origin) <= _LONGEST and self._origin_allowed(origin)):
             raise self._refuse("Origin", origin, "--allow-origin")
-        host = request.header("Host") or ""
+        host = request.headers.get("host", "")
         if not (len(host) <= _LONGEST and self._host_allowed(host)):
             raise self._refuse("Host", host, "--allow-host")
         if origin is None or self._behind_gateway:
@@ -80,7 +80,7 @@ class OriginCheck:
 
     def preflight(self, request: Request) -> Headers | None:
         """Return what a page may send, if it is a browser that asks; behind the gateway nobody does."""
-        if self._behind_gateway or request.method != "OPTIONS" or request.header("Origin") is None:
+        if self._behind_gateway or request.method != "OPTIONS" or request.headers.get("origin") is None:
             return None
         return _PREFLIGHT
 

@@ -5,8 +5,9 @@ It also refuses what the head alone shows to be too much, or to have two meaning
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from waitress.buffers import OverflowableBuffer
@@ -26,6 +27,19 @@ _LEARNT = (
     "first_line", "command", "request_uri", "version", "proxy_scheme", "proxy_netloc", "path", "query", "fragment",
     "url_scheme", "connection_close",
 )  # fmt: skip
+
+
+@functools.lru_cache(256)
+def _normal_name(name: str) -> str:
+    return name.replace("_", "-").lower()
+
+
+def normal_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers with names in lower case, as `mcp-method`, from waitress' form of them, `MCP_METHOD`.
+
+    The parser drops names with an underscore on the wire, so they cannot stand in for another.
+    """
+    return {_normal_name(name): value for name, value in headers.items()}
 
 
 class Busy(Error):  # type: ignore[misc] # waitress is untyped
@@ -96,7 +110,7 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
         """Take room for a body of that size; it is given back when the request is answered."""
         body_budget = self.adj.body_budget
         if not self._room:
-            self._owner = body_budget.owner_of(self.headers.get("X_GATEWAY_IDENTITY"))
+            self._owner = body_budget.owner_of(normal_headers(self.headers))
         if not body_budget.take(self._owner, size - self._room):
             return False
         self._room = size

@@ -9,13 +9,12 @@ server sockets and the header writer are used as they are. tests/stdio_bridge/ht
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import waitress.server
@@ -25,7 +24,7 @@ from waitress.task import ErrorTask, Task
 from stdio_bridge.io.event_loop import Loop
 
 from .body_budget import SMALL_BYTES, BodyBudget
-from .parser import Busy, HttpParser
+from .parser import HttpParser, normal_headers
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ Headers = list[tuple[str, str]]
 _MAINTENANCE_SECONDS = 30.0
 _LINGER_SECONDS = 30.0
 _NO_ROOM_SECONDS = 0.5
-_RETRY_SECONDS = "5"
 # So much more of what a client leaves unread makes us look at what all of them do; of two to the power of this.
 _LOOK_EVERY_BITS = 16
 _UNLIMITED = 1 << 40
@@ -45,38 +43,16 @@ _HOLD_SECONDS = 0.005
 _MAX_ROUNDS_FOR_A_REQUEST = 4
 
 
-@functools.cache
-def _name_in_waitress(name: str) -> str:
-    """A header's name as waitress has it: `MCP_METHOD`. Only names that stand in this code are asked for."""
-    return name.upper().replace("-", "_")
-
-
 class Request:
-    """One HTTP request, whole."""
+    """One HTTP request, whole. Names of headers are in lower case; values of repeated ones are joined by commas."""
 
-    __slots__ = ("_parsed", "method", "path")
+    __slots__ = ("_parsed", "headers", "method", "path")
 
     def __init__(self, parsed: Any) -> None:
         self._parsed = parsed
         self.method: str = parsed.command
         self.path: str = parsed.path
-
-    def header(self, name: str) -> str | None:
-        """Return a header's value, repeated ones joined by commas.
-
-        Names with an underscore on the wire are dropped by the parser, so they cannot stand in for another.
-        """
-        value: str | None = self._parsed.headers.get(_name_in_waitress(name))
-        return value
-
-    def headers_with_prefix(self, prefix: str) -> dict[str, str]:
-        """Return the headers whose names start so, keyed by the rest of the name in lower case."""
-        start = _name_in_waitress(prefix)
-        return {
-            name[len(start) :].lower().replace("_", "-"): value
-            for name, value in self._parsed.headers.items()
-            if name.startswith(start)
-        }
+        self.headers: Mapping[str, str] = normal_headers(parsed.headers)
 
     def body(self) -> bytes:
         """Read the body, once: it is not kept while the request is answered. The server's limit bounds its size."""
@@ -144,8 +120,7 @@ class Response:
 
 
 Application = Callable[[Request, Response], None]
-ErrorRenderer = Callable[[int, str], bytes]
-"""Makes JSON of an HTTP status and a text, for what the application never gets to see."""
+RenderError = Callable[[str, str], tuple[Headers, bytes]]
 
 
 class _Task(Task):  # type: ignore[misc] # waitress is untyped
@@ -176,7 +151,7 @@ class _Task(Task):  # type: ignore[misc] # waitress is untyped
 
 
 class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
-    """What the parser refuses (too large, malformed) is answered as the application answers its own errors."""
+    """What the parser refuses (too large, malformed) is answered in the application's form."""
 
     def __init__(self, channel: _Channel, parsed: Any) -> None:
         super().__init__(channel, parsed)
@@ -186,10 +161,8 @@ class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
     def execute(self) -> None:
         refused = self.request.error
         self.status = f"{refused.code} {refused.reason}"
-        body: bytes = self.channel.server.render_error(refused.code, f"{refused.reason}: {refused.body}")
-        self.response_headers.append(("Content-Type", "application/json"))
-        if isinstance(refused, Busy):
-            self.response_headers.append(("Retry-After", _RETRY_SECONDS))
+        headers, body = self.channel.server.render_error(self.status, f"{refused.reason}: {refused.body}")
+        self.response_headers.extend(headers)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -269,8 +242,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         if response.started:
             self.drop()
             return
-        body = self.server.render_error(500, "internal error")
-        response.reply("500 Internal Server Error", [("Content-Type", "application/json")], body)
+        status = "500 Internal Server Error"
+        response.reply(status, *self.server.render_error(status, "internal error"))
 
     def finish_response(self, task: _Task) -> None:
         """Go on to the connection's next request, or close it."""
@@ -354,7 +327,10 @@ class _InlineDispatcher:
 
 
 class HttpServer:
-    """Serves an application on sockets that already listen or are bound."""
+    """Serves an application on sockets that already listen or are bound.
+
+    `render_error` makes the headers and the body of what never reaches the application, from a status and a text.
+    """
 
     def __init__(
         self,
@@ -367,7 +343,7 @@ class HttpServer:
         max_unsent_bytes_in_all: int,
         body_budget: BodyBudget,
         max_connections: int,
-        render_error: ErrorRenderer,
+        render_error: RenderError,
     ) -> None:
         self._loop = loop
         self._server = waitress.server.create_server(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from . import jsonrpc
 
+# After how long a client should try again where nothing says when that will help.
+_RETRY_SECONDS = 5
+
 
 class UsageError(Exception):
     """The command line, a file it names or the environment is unusable; the text is one line for the operator."""
@@ -39,8 +42,13 @@ def not_allowed(methods: str) -> HttpError:
     )
 
 
-def unavailable(text: str, *, retry_seconds: int) -> HttpError:
+def unavailable(text: str, *, retry_seconds: int = _RETRY_SECONDS) -> HttpError:
     """503: not now, but soon."""
     return HttpError(
         "503 Service Unavailable", jsonrpc.SERVER_ERROR, text, headers=(("Retry-After", str(retry_seconds)),)
     )
+
+
+def stopping() -> HttpError:
+    """503: the bridge takes no new calls any more."""
+    return unavailable("the bridge is stopping")

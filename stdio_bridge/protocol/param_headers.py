@@ -12,6 +12,7 @@ from typing import Any
 
 from .request_metadata import find_header_text, mismatch
 
+_PREFIX = "mcp-param-"
 _ANNOTATION = "x-mcp-header"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DECIMAL = re.compile(r"-?[0-9]{1,40}(\.0+)?")
@@ -35,9 +36,14 @@ class Mirrored:
     name: str
 
     @property
-    def key(self) -> str:
-        """The part of the header's name after `Mcp-Param-`, in lower case."""
-        return self.name.lower()
+    def header(self) -> str:
+        """The header's name in lower case."""
+        return f"{_PREFIX}{self.name.lower()}"
+
+
+def parameter_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Pick the headers that mirror parameters."""
+    return {name: value for name, value in headers.items() if name.startswith(_PREFIX)}
 
 
 def find_mirrored(input_schema: object) -> tuple[Mirrored, ...]:
@@ -79,10 +85,10 @@ def _positions(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str,
 
 
 def check_mirrored(parameters: tuple[Mirrored, ...], arguments: object, headers: Mapping[str, str]) -> None:
-    """Hold headers, keyed by `Mirrored.key`, against the arguments. Raises HttpError, 400 -32020."""
+    """Hold headers, with names in lower case, against the arguments. Raises HttpError, 400 -32020."""
     for parameter in parameters:
         value = _value_at(arguments, parameter.path)
-        header = headers.get(parameter.key)
+        header = headers.get(parameter.header)
         if header is None and not isinstance(value, str | int | float):
             continue
         if not _equal(value, find_header_text(header)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,6 @@ from .mcp import (
     UNSUPPORTED_VERSION,
     Versions,
 )
-
-HeaderReader = Callable[[str], str | None]
 
 _DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _PLAIN = re.compile(r"[\t\x20-\x7e]*")
@@ -57,14 +55,14 @@ def is_modern(version_header: str | None, messages: Iterable[Message]) -> bool:
     )
 
 
-def parse_metadata(message: Message, header: HeaderReader, versions: Versions) -> RequestMetadata:
-    """Read and check a request's metadata. `header` finds a header by its name. Raises HttpError, 400."""
+def parse_metadata(message: Message, headers: Mapping[str, str], versions: Versions) -> RequestMetadata:
+    """Read and check a request's metadata. Names of `headers` are in lower case. Raises HttpError, 400."""
     meta = jsonrpc.meta_of(message)
     for key, kind in ((PROTOCOL_VERSION, str), (CLIENT_CAPABILITIES, dict)):
         if not isinstance(meta.get(key), kind):
             raise bad_request(jsonrpc.INVALID_PARAMS, f"params._meta must hold {key}, {_KIND_NAMES[kind]}")
     version: str = meta[PROTOCOL_VERSION]
-    _check_headers(message, version, header)
+    _check_headers(message, version, headers)
     check_version(version, versions)
     log_level = meta.get(LOG_LEVEL)
     if log_level is not None and log_level not in LOG_LEVELS:
@@ -93,10 +91,10 @@ def unsupported(requested: object, versions: Versions) -> HttpError:
     return bad_request(UNSUPPORTED_VERSION, "Unsupported protocol version", data)
 
 
-def _check_headers(message: Message, version: str, header: HeaderReader) -> None:
-    if header("MCP-Protocol-Version") != version:
+def _check_headers(message: Message, version: str, headers: Mapping[str, str]) -> None:
+    if headers.get("mcp-protocol-version") != version:
         raise mismatch("MCP-Protocol-Version", "params._meta")
-    if header("Mcp-Method") != message["method"]:
+    if headers.get("mcp-method") != message["method"]:
         raise mismatch("Mcp-Method", "method")
     parameter = NAMED_BY.get(message["method"])
     if parameter is None:
@@ -104,7 +102,7 @@ def _check_headers(message: Message, version: str, header: HeaderReader) -> None
     name = jsonrpc.params_of(message).get(parameter)
     if not isinstance(name, str):
         raise bad_request(jsonrpc.INVALID_PARAMS, f"params.{parameter} must be a string")
-    if find_header_text(header("Mcp-Name")) != name:
+    if find_header_text(headers.get("mcp-name")) != name:
         raise mismatch("Mcp-Name", f"params.{parameter}")
 
 

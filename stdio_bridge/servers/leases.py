@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import HttpError, unavailable
+from stdio_bridge.protocol.errors import HttpError, stopping
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN
 from stdio_bridge.protocol.to_legacy import capabilities_of
@@ -29,7 +29,6 @@ from .tool_lookup import ToolLookup
 
 _EVERYONE = ""
 _INITIALIZED = "notifications/initialized"
-_RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +375,7 @@ class CallLease(ServerLease):
         """End the subscriptions that it brings, or would bring once its server can be spoken to."""
         for client in [client for client in self._waiting if client.method == LISTEN]:
             self._waiting.remove(client)
-            client.refuse(unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS))
+            client.refuse(stopping())
         if self._backend is not None:
             self._backend.close()
 

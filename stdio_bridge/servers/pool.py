@@ -15,7 +15,7 @@ from stdio_bridge.io.unit_child import UnitChild
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc, malformed
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.errors import unavailable
+from stdio_bridge.protocol.errors import stopping, unavailable
 from stdio_bridge.protocol.jsonrpc import InvalidMessage, Message
 
 from .dispatcher import Dispatcher
@@ -26,7 +26,6 @@ from .warm_pool import WarmPool
 log = logging.getLogger(__name__)
 
 _UNSENT_FACTOR = 4
-_RETRY_SECONDS = 5
 # Of all processes together: more than a server needs to say what it does, and too little to push others' lines out.
 _LOGGED_BYTES_PER_SECOND = 4 * 1024
 _LOGGED_BYTES_AT_ONCE = 256 * 1024
@@ -101,7 +100,7 @@ class Server:
             self.dispatcher.unanswered + calls > options.max_calls
             or unread > _UNSENT_FACTOR * options.max_message_bytes // 2
         ):
-            raise unavailable("the MCP server is behind with its calls", retry_seconds=_RETRY_SECONDS)
+            raise unavailable("the MCP server is behind with its calls")
 
     def stop(self, reason: str) -> None:
         """End the process; what is still in flight fails when it is gone."""
@@ -340,7 +339,7 @@ class Servers:
 
     def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
         if self.closed:
-            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+            raise stopping()
         server = self._warm_pool.take() or Server(self, on_end)
         self._servers[server] = None
         server.adopt(user, on_end, occupant)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from stdio_bridge.http.open_responses import JSON_HEADERS
+from stdio_bridge.http.json_errors import JSON_HEADERS
 from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import HttpError, unavailable
+from stdio_bridge.protocol.errors import HttpError, stopping
 from stdio_bridge.protocol.mcp import UNSUPPORTED_VERSION
 
 from .handshake import EraCache, Failed, Handshake, Outcome, own_initialize
 from .pool import Server, Servers
 
-_RETRY_SECONDS = 5
 _PROBE_SECONDS = 30.0
 _PING_SECONDS = 5.0
 # How long one answer is believed. Longer with each in a row: a probe of an idle bridge costs a process.
@@ -37,7 +36,7 @@ class Readiness:
     def answer(self, response: Response) -> None:
         """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops."""
         if self._servers.closed:
-            raise unavailable("the bridge is stopping", retry_seconds=_RETRY_SECONDS)
+            raise stopping()
         if self._believes():
             response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
             return

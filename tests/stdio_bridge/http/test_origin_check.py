@@ -15,10 +15,7 @@ class Headers:
     """As much of a request as is looked at here."""
 
     def __init__(self, **values: str) -> None:
-        self._values = values
-
-    def header(self, name: str) -> str | None:
-        return self._values.get(name)
+        self.headers = {name.lower(): value for name, value in values.items()}
 
 
 def allowed(*options: str, origin: str | None = None, host: str = "localhost:9001") -> bool:

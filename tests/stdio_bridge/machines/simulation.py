@@ -168,14 +168,7 @@ class Incoming:
     method: str
     path: str
     content: bytes
-    sent: dict[str, str]
-
-    def header(self, name: str) -> str | None:
-        return self.sent.get(name.upper().replace("-", "_"))
-
-    def headers_with_prefix(self, prefix: str) -> dict[str, str]:
-        start = prefix.upper().replace("-", "_")
-        return {name[len(start) :].lower(): value for name, value in self.sent.items() if name.startswith(start)}
+    headers: dict[str, str]
 
     def body(self) -> bytes:
         return self.content
@@ -248,7 +241,7 @@ class Process:
 
     @property
     def unread_by_bridge(self) -> bool:
-        if not self.alive:
+        if not self.alive or self.stdout.closed:
             return False
         size = array.array("i", [0])
         fcntl.ioctl(self.stdout.fileno(), termios.FIONREAD, size)
@@ -340,7 +333,7 @@ class Simulation:
             "Content_Type": "application/json",
             "X_Gateway_Identity": user,
         }
-        sent = {name.upper(): value for name, value in (common | headers).items()}
+        sent = {name.replace("_", "-").lower(): value for name, value in (common | headers).items()}
         return self._send(user, "/mcp", json.dumps(message).encode(), method, sent)
 
     def send_modern(

@@ -59,16 +59,16 @@ def test_a_body_that_names_a_version_is_modern_whatever_the_header_says() -> Non
 
 
 def test_metadata_holds_what_the_client_declares() -> None:
-    headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"}
-    metadata = parse_metadata(request(), headers.get, Versions())
+    headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/list"}
+    metadata = parse_metadata(request(), headers, Versions())
     assert (metadata.version, metadata.capabilities, metadata.log_level) == ("2026-07-28", {"roots": {}}, None)
 
 
 @pytest.mark.parametrize("message", [request("tools/call"), request("tools/call", name=5), request("resources/read")])
 def test_a_request_that_names_nothing_is_refused(message: dict[str, Any]) -> None:
-    headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": message["method"], "Mcp-Name": "5"}
+    headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": message["method"], "mcp-name": "5"}
     with pytest.raises(HttpError, match="must be a string"):
-        parse_metadata(message, headers.get, Versions())
+        parse_metadata(message, headers, Versions())
 
 
 @given(st.text())
@@ -136,7 +136,10 @@ def test_annotations_are_found_along_properties() -> None:
     found = find_mirrored(
         schema(a=mirrored("One"), b={"type": "object", "properties": {"c": mirrored("Two", "integer")}})
     )
-    assert {(parameter.path, parameter.key) for parameter in found} == {(("a",), "one"), (("b", "c"), "two")}
+    assert {(parameter.path, parameter.header) for parameter in found} == {
+        (("a",), "mcp-param-one"),
+        (("b", "c"), "mcp-param-two"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ PARAMETER = find_mirrored(schema(a=mirrored("A")))
      (42, "42.0"), (-7, "-7"), (2**53 - 1, "9007199254740991"), (None, None), ([1], None), ({"b": 1}, None)],
 )  # fmt: skip
 def test_a_value_and_its_header_agree(value: object, header: str | None) -> None:
-    check_mirrored(PARAMETER, {"a": value}, {} if header is None else {"a": header})
+    check_mirrored(PARAMETER, {"a": value}, {} if header is None else {"mcp-param-a": header})
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_a_value_and_its_header_agree(value: object, header: str | None) -> None
 )  # fmt: skip
 def test_a_value_and_its_header_disagree(value: object, header: str | None) -> None:
     with pytest.raises(HttpError) as refused:
-        check_mirrored(PARAMETER, {"a": value}, {} if header is None else {"a": header})
+        check_mirrored(PARAMETER, {"a": value}, {} if header is None else {"mcp-param-a": header})
     assert refused.value.message["error"]["code"] == -32020
 
 
@@ -203,4 +206,4 @@ def test_a_value_and_its_header_disagree(value: object, header: str | None) -> N
 def test_a_header_without_its_argument_disagrees(arguments: object) -> None:
     check_mirrored(PARAMETER, arguments, {})
     with pytest.raises(HttpError):
-        check_mirrored(PARAMETER, arguments, {"a": "x"})
+        check_mirrored(PARAMETER, arguments, {"mcp-param-a": "x"})
