@@ -25,6 +25,7 @@ Message = dict[str, Any]
 
 USERS = ("ada", "bob")
 DECLARED: tuple[Message, ...] = ({}, ALL)
+PROBE = "server/discover"
 PROBE_SECONDS = 10
 SUPPORTED = {"supported": [VERSION], "requested": VERSION}
 DISCOVERED = {"supportedVersions": [VERSION], "capabilities": {"tools": {"listChanged": True}}}
@@ -44,7 +45,7 @@ TO_INITIALIZE: dict[str, tuple[Message, str]] = {
     "refused": ({"error": {"code": -32000, "message": "<error>"}}, ""),
     "no object": ({"result": []}, ""),
 }
-ANSWERS = {"server/discover": TO_DISCOVER, "initialize": TO_INITIALIZE}
+ANSWERS = {PROBE: TO_DISCOVER, "initialize": TO_INITIALIZE}
 
 
 @dataclass(eq=False)
@@ -127,11 +128,22 @@ class HandshakeMachine(SimulationMachine):
 
     # What clients do
 
-    @rule(user=st.sampled_from(USERS), declared=st.sampled_from(DECLARED))
-    def call(self, user: str, declared: Message) -> None:
+    @rule(
+        data=st.data(),
+        user=st.sampled_from(USERS),
+        declared=st.sampled_from(DECLARED),
+        then=st.lists(st.sampled_from(["wait", "answer", "answer"]), max_size=4),
+    )
+    def call(self, data: st.DataObject, user: str, declared: Message, then: list[str]) -> None:
         number = next(self.counter)
         params = {"name": "n", "number": number}
         self.calls.append(self.simulation.send_modern(user, number, "tools/call", params, declared))
+        for step in then:
+            if step == "wait":
+                self.simulation.wait(PROBE_SECONDS + 1)
+            elif self.asked():
+                self.answer_one(data)
+                self.simulation.settle()
 
     @rule(user=st.sampled_from(USERS), version=st.sampled_from(["2025-11-25", "2024-11-05"]))
     def begin_session(self, user: str, version: str) -> None:
@@ -174,12 +186,15 @@ class HandshakeMachine(SimulationMachine):
     @precondition(lambda self: self.asked())
     @rule(data=st.data(), at_once=st.booleans())
     def answer(self, data: st.DataObject, at_once: bool) -> None:
+        self.answer_one(data)
+        if at_once:
+            self.simulation.settle()
+
+    def answer_one(self, data: st.DataObject) -> None:
         asked = self.asked()
         unanswered = [(process, wire_id) for process, wire_id in asked if wire_id in self.states[process].open()]
         process, wire_id = data.draw(st.sampled_from(unanswered or asked))
         self.say(data, process, wire_id)
-        if at_once:
-            self.simulation.settle()
 
     @precondition(lambda self: self.asked())
     @rule(data=st.data())
@@ -197,7 +212,18 @@ class HandshakeMachine(SimulationMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.alive())).die(3)
+        self.simulation.settle()
+        if not self.alive():
+            return
+        process = data.draw(st.sampled_from(self.alive()))
+        waiting = [answer for answer in self.calls if not answer.finished]
+        probed = len(self.alive()) == 1 and not process.told_to_end and bool(waiting)
+        state = self.states.get(process, State())
+        probed = probed and [state.asked[wire_id] for wire_id in state.open()] == [*state.asked.values()] == [PROBE]
+        started = len(self.simulation.processes)
+        process.die(3)
+        self.simulation.settle()
+        assert not probed or len(self.simulation.processes) == started + 1, "it may have ended over the question"
 
     @rule(seconds=st.sampled_from([0, 1, PROBE_SECONDS + 1, 31, 75]))
     def wait(self, seconds: float) -> None:

@@ -546,6 +546,7 @@ class ModernForLegacyMachine(SimulationMachine):
             for wire_id in list(self.states[process].own):
                 self.answer_own(process, wire_id)
         self.simulation.settle()
+        self.note_parked()
         match self.ending:
             case "clients leave":
                 self.leave_all()
