@@ -41,24 +41,24 @@ class Introspection:
 
         Raises OAuthError `invalid_client` with status 401 for a caller who proves nothing, a public client included.
         """
-        resource = self._find_resource(authorization)
-        client_id = None if resource is not None else self._authenticate_client(form, authorization)
-        description = self._describe(form, resource, client_id)
+        resource_url = self._find_resource_url(authorization)
+        client_id = None if resource_url is not None else self._authenticate_client(form, authorization)
+        description = self._describe(form, resource_url, client_id)
         audit.record(
             Event.TOKEN_INTROSPECTED,
             user=description.get("sub"),
             name=description.get("username"),
             client=client_id or description.get("client_id"),
-            resource=resource or description.get("aud"),
+            resource=resource_url or description.get("aud"),
             by="server" if client_id is None else "client",
             reason=None if description["active"] else "not active",
         )
         return description
 
-    def _describe(self, form: Mapping[str, str], resource: str | None, client_id: str | None) -> dict[str, Any]:
+    def _describe(self, form: Mapping[str, str], resource_url: str | None, client_id: str | None) -> dict[str, Any]:
         if (unverified_token := form.get("token")) is None:
             raise OAuthError("invalid_request", "token is missing")
-        urls = list(self._urls.values()) if resource is None else [resource]
+        urls = list(self._urls.values()) if resource_url is None else [resource_url]
         try:
             claims = verify_access_token(self._server.keys, unverified_token, issuer=self._issuer, resources=urls)
         except InvalidTokenError:
@@ -67,7 +67,7 @@ class Introspection:
             return _INACTIVE
         return self._describe_access_token(claims)
 
-    def _find_resource(self, authorization: str | None) -> str | None:
+    def _find_resource_url(self, authorization: str | None) -> str | None:
         """Return the URL of the resource whose server asks; None if it is a client. Raises OAuthError."""
         name, unverified_key = parse_basic(authorization) or ("", "")
         if name not in self._keys:

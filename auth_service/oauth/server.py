@@ -1,11 +1,13 @@
-"""The authorization server: Authlib's grants, made stricter where its defaults are not OAuth 2.1.
+"""The authorization server: Authlib at the token endpoint, and what OAuth 2.1 wants stricter.
 
-What differs from Authlib, each for a reason that a test holds on to:
+Authlib chooses the grant that a token request names, has its client authenticated, checks that the client registered
+that grant type, that the request has a code or refresh token which is known and the client's own, and raises the errors
+of RFC 6749 §5.2. All else is done here and in `token_grants`, each for a reason that a test holds on to:
 - parameters are read from where RFC 6749 puts them (query at /authorize, body at /token), each once;
 - PKCE S256 is required of every client, at /authorize already;
 - a client authenticates with exactly the one method it registered;
 - a code is redeemed by one atomic operation before any token is made, and its replay by someone
-  who proves client and verifier revokes the grant;
+  who proves client and verifier revokes the grant; so Authlib makes and stores no token;
 - scopes that mean nothing here are ignored, at refresh too, and the answer says what was granted;
 - no error text quotes what a client sent, where Authlib would raise ValueError on it.
 """
@@ -70,8 +72,7 @@ class AuthorizationRequest:
     redirect_uri: str
     state: str | None
     code_challenge: str
-    resource: str
-    """The resource's name in the settings."""
+    resource_name: str
     scopes: tuple[str, ...]
     names_scopes: bool = True
     """Whether the client asked for these; the resource's own choice stands in for a request that named none."""
@@ -151,10 +152,6 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Authlib's signals have no listener."""
-
-    def save_token(self, token: dict[str, Any], request: OAuth2Request) -> None:
-        """Issuing is the grants' own work: only they know what makes it atomic."""
-        raise NotImplementedError
 
     def authenticate_client(
         self,
@@ -257,7 +254,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             redirect_uri=redirect_uri,
             state=parameters.get("state"),
             code_challenge=challenge,
-            resource=name,
+            resource_name=name,
             scopes=chosen,
             names_scopes=not set(chosen).isdisjoint(requested),
         )
@@ -269,7 +266,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         nothing.
         """
         now = int(time.time())
-        resource = self.settings.resources[request.resource]
+        resource = self.settings.resources[request.resource_name]
         grant = Grant(
             sid=new_sid(),
             sub=sub,

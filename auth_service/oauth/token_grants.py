@@ -136,9 +136,5 @@ class _PresentedToken:
         """Whether it was issued to this client."""
         return self.grant.client_id == client.client_id
 
-    def get_scope(self) -> str:
-        """Return what was granted."""
-        return self.grant.scope
-
 
 TOKEN_GRANTS: Final = (AuthorizationCodeGrant, RefreshTokenGrant)

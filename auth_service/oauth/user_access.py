@@ -52,12 +52,12 @@ class UserAccess:
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
-    def may_use(self, identity: Identity, resource: str) -> bool:
+    def may_use(self, identity: Identity, resource_name: str) -> bool:
         """Whether a user who has just logged in may use the resource of that name.
 
         A login on the list is pinned to the subject that first uses it.
         """
-        allowed = self._allowed(resource)
+        allowed = self._allowed(resource_name)
         pins = self._store.pins.find(self._provider.name) if allowed.users else {}
         login = access.login_entry(identity, allowed, pins=pins)
         if login is not None and identity.subject == (
@@ -66,9 +66,9 @@ class UserAccess:
             return True
         return access.is_member(identity, allowed)
 
-    def find_sign_ons(self, login: Login, resource: str) -> tuple[SignOn, ...]:
+    def find_sign_ons(self, login: Login, resource_name: str) -> tuple[SignOn, ...]:
         """Return which organizations of the resource's list would have to be signed in to, to know of a membership."""
-        allowed = self._allowed(resource)
+        allowed = self._allowed(resource_name)
         named = {fold(name.partition("/")[0]) for name in (*allowed.organizations, *allowed.teams)}
         return tuple(each for each in login.sign_ons if fold(each.organization) in named)
 
@@ -98,10 +98,10 @@ class UserAccess:
         identity = self._identify_again(grant.sub)
         return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
 
-    def _is_pinned(self, sub: str, resource: str) -> bool:
+    def _is_pinned(self, sub: str, resource_name: str) -> bool:
         """Whether a name on the list means this user already. What they were once called may be another's by now."""
         pins = self._store.pins.find(self._provider.name)
-        return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource).users)
+        return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource_name).users)
 
     def _identify_again(self, sub: str) -> Identity | None:
         """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
@@ -136,8 +136,8 @@ class UserAccess:
             return None
         return kept
 
-    def _allowed(self, resource: str) -> AllowList:
-        own = self._settings.resources[resource].allowed
+    def _allowed(self, resource_name: str) -> AllowList:
+        own = self._settings.resources[resource_name].allowed
         return self._settings.allowed if own is None else own
 
 

@@ -122,7 +122,7 @@ class ClientMetadata(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A client as stored. Its methods are those that Authlib's grants call (`ClientMixin`)."""
+    """A client as stored."""
 
     client_id: str
     metadata: ClientMetadata
@@ -152,10 +152,6 @@ class Client:
         """The name that pages show, or the identifier of a client without a name."""
         return self.metadata.client_name or self.client_id
 
-    def get_client_id(self) -> str:
-        """Return the identifier."""
-        return self.client_id
-
     def check_client_secret(self, unverified_secret: str) -> bool:
         """Whether this is the client's secret."""
         return self.secret_hash is not None and hmac.compare_digest(hash_secret(unverified_secret), self.secret_hash)
@@ -178,17 +174,9 @@ class Client:
         """Return the redirect URI of a request that names none: the only one that is registered."""
         return self.metadata.redirect_uris[0] if len(self.metadata.redirect_uris) == 1 else None
 
-    def check_response_type(self, response_type: str) -> bool:
-        """Whether the client may use this response type."""
-        return response_type in self.metadata.response_types
-
     def check_grant_type(self, grant_type: str) -> bool:
         """Whether the client may use this grant type."""
         return grant_type in self.metadata.grant_types
-
-    def get_allowed_scope(self, scope: str | None) -> str:
-        """Return every scope: the resource and the user's consent decide what a client gets."""
-        return scope or ""
 
 
 def parse_metadata(

@@ -97,5 +97,5 @@ def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool =
 
 def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
     """Return the requested scopes that are required, and those that the user left ticked."""
-    scopes = gateway().settings.resources[authorization.resource].scopes
+    scopes = gateway().settings.resources[authorization.resource_name].scopes
     return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)

@@ -60,8 +60,8 @@ def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -
         # The user who has just logged in is another one, and has allowed nothing.
         forget_session()
         return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
-    if not gateway().user_access.may_use(login.identity, authorization.resource):
-        if sign_ons := gateway().user_access.find_sign_ons(login, authorization.resource):
+    if not gateway().user_access.may_use(login.identity, authorization.resource_name):
+        if sign_ons := gateway().user_access.find_sign_ons(login, authorization.resource_name):
             return sign_on_required(shown, authorization, sign_ons)
         return not_allowed(shown, authorization, name)
     record(Event.LOGIN_ACCEPTED)

@@ -38,7 +38,7 @@ class Notice(Enum):
 
 def note_request(authorization: AuthorizationRequest) -> None:
     """Note the client and the resource of this request for the audit log."""
-    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource].url)
+    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource_name].url)
 
 
 def ask(
@@ -48,7 +48,7 @@ def ask(
     logged_in: Identity | None = None,
 ) -> Response:
     """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
-    resource = gateway().settings.resources[authorization.resource]
+    resource = gateway().settings.resources[authorization.resource_name]
     session = find_session()
     approval = approval_of(authorization)
     known = gateway().store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
@@ -124,9 +124,9 @@ def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Seq
 
 def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
     """Tell a user who is not on the allow-list so, and offer another account."""
-    resource = gateway().settings.resources[approved.resource]
+    resource = gateway().settings.resources[approved.resource_name]
     record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
-    user, server = display_text(name), display_text(resource.title or approved.resource)
+    user, server = display_text(name), display_text(resource.title or approved.resource_name)
     error = PageError(
         f"{user} may not use this server",
         f"{capitalized(gateway().provider.title)} signed you in as {user}, but that account is not on the list of "

@@ -54,7 +54,7 @@ def show(
         "redirect_uri": authorization.redirect_uri,
         "code_challenge": authorization.code_challenge,
         "code_challenge_method": "S256",
-        "resource": gateway().settings.resources[authorization.resource].url,
+        "resource": gateway().settings.resources[authorization.resource_name].url,
     }
     if authorization.names_scopes:
         read["scope"] = " ".join(authorization.scopes)
@@ -70,12 +70,12 @@ def show(
 
 def approval_of(authorization: AuthorizationRequest) -> Approval:
     """Return the consent that a user gives by allowing the request."""
-    resource = gateway().settings.resources[authorization.resource]
+    resource = gateway().settings.resources[authorization.resource_name]
     return Approval(
         client=authorization.client,
         redirect_uri=authorization.redirect_uri,
         resource_url=resource.url,
-        server=resource.title or authorization.resource,
+        server=resource.title or authorization.resource_name,
         scopes={scope: resource.scopes[scope] for scope in authorization.scopes},
     )
 
