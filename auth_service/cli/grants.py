@@ -12,6 +12,7 @@ from auth_service.storage.grants import Grant, StoredGrant
 
 from .operator import (
     BY,
+    IdCommand,
     Operator,
     as_json,
     end_grants,
@@ -58,7 +59,7 @@ def list_(operator: Operator, *, user: str | None, client: str | None, server: s
     print_records(records, columns, as_json=as_json)
 
 
-@grants.command()
+@grants.command(cls=IdCommand)
 @click.argument("grant")
 @with_operator
 @as_json
@@ -67,7 +68,7 @@ def show(operator: Operator, *, grant: str, as_json: bool) -> None:
     print_record(_find(operator, grant), as_json=as_json)
 
 
-@grants.command()
+@grants.command(cls=IdCommand)
 @click.argument("grant")
 @with_operator
 @as_json

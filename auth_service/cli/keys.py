@@ -15,7 +15,16 @@ from auth_service.keys.rotation import PUBLICATION_SECONDS, KeyInUseError, KeySt
 from auth_service.oauth.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError, load_master_key
 
-from .operator import Operator, as_json, master_key_option, print_record, print_records, timestamp, with_operator
+from .operator import (
+    IdCommand,
+    Operator,
+    as_json,
+    master_key_option,
+    print_record,
+    print_records,
+    timestamp,
+    with_operator,
+)
 
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -55,7 +64,7 @@ def rotate(operator: Operator, *, delay: int, as_json: bool) -> None:
     print_record(_describe(state, now), as_json=as_json)
 
 
-@keys.command()
+@keys.command(cls=IdCommand)
 @click.argument("key")
 @click.option(
     "--force", is_flag=True, help="Also while tokens that the key has signed are valid: they are refused at once."

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,9 @@ MAX_SORTED: Final = 10_000
 """How many records are sorted. More are printed in the order in which Redis finds them."""
 _PAGE: Final = 1000
 _ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:")
+
+_HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
+"""An id of a grant or key that begins with a hyphen; longer than any option."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -163,6 +167,15 @@ def with_operator(
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+class IdCommand(click.Command):
+    """A command that takes the id of a grant or key, also one that begins with a hyphen."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set ids apart from options, as `--` does."""
+        ids = [each for each in args if _HYPHENATED_ID.fullmatch(each)]
+        return super().parse_args(ctx, [*(each for each in args if each not in ids), "--", *ids] if ids else args)
 
 
 def open_audit_log(audit_socket: str | None) -> None:

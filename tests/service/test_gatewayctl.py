@@ -160,6 +160,17 @@ def test_bridges_have_been_told_of_a_revocation_when_the_command_returns(
     assert bridge.told.qsize() == 1
 
 
+def test_an_id_may_begin_with_a_hyphen(run: Run, behind_its_back: redis.Redis) -> None:
+    sid = "-hMqkhDMYVLnxx5uieA2nPWo"
+    grant: dict[str, Any] = {"sid": sid, "sub": "headless:x", "name": "x", "client_id": "c", "client_name": "C"}
+    grant |= {"resource": "r", "scope": "mcp", "redirect": "", "created_at": 1}
+    behind_its_back.set(f"grant:{sid}", json.dumps(grant), ex=60)
+    assert run("grants", "show", sid)["grant"] == sid
+    assert run("grants", "revoke", sid)["ended_grants"] == 1
+    assert "no such key" in run("keys", "retire", sid, status=1)
+    run("grants", "show", "--unknown", status=2)
+
+
 def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
     service: Service, run: Run, audit_log: list[dict[str, str]]
 ) -> None:
