@@ -16,13 +16,13 @@
 }:
 let
   source = callPackage ./source.nix { };
-  # What is tested, by which files: the same on Debian (tests/systemd/test_python.py).
+  # The tests and the files that they need; tests/systemd/test_python.py runs the same ones on Debian.
   suite = lib.importJSON ./tests.json;
   checkout = source (map (path: ../. + "/${path}") suite.sources);
 
   withPackages = extra: package.python.withPackages (ps: package.dependencies ++ extra ps);
 
-  # Written for version 2 of the MCP package, which a stable nixpkgs may not have yet.
+  # These tests need version 2 of the MCP package, which a stable nixpkgs may not have.
   leftOut = map (path: "--ignore=${path}") (
     lib.optionals (lib.versionOlder package.python.pkgs.mcp.version "2.3") suite.needMcp2
   );
@@ -68,7 +68,7 @@ let
     touch $out
   '';
 
-  # As where no nixpkgs is at hand: with its library, and names for packages.
+  # As `make evaluate` does it, with nixpkgs' library and the names of packages only.
   options = runCommand "options-page" { nativeBuildInputs = [ python3 ]; } ''
     cd ${checkout}
     python -c 'import json, sys; from tests.systemd.evaluation import render_options
@@ -122,10 +122,10 @@ let
         exec ${lib.getExe python} -m ${module} "$@"
       '';
     };
-  # A VM test's machines take their packages as they are: their own `nixpkgs.overlays` would be refused.
+  # The machines of a VM test must not set `nixpkgs.overlays`, so the test's packages already have what they need.
   testPackages = pkgs.extend (_: _: {
     mcp-oauth-gateway = package;
-    # The same under another name, to upgrade to.
+    # The same package under another name, for the test of an upgrade.
     mcp-oauth-gateway-next = symlinkJoin {
       name = "mcp-oauth-gateway-next";
       paths = [ package ];
@@ -149,7 +149,7 @@ let
     };
   };
 
-  # A scenario is a machine, or has several in `nodes`.
+  # A scenario is one machine, or has several in `nodes`.
   nodesOf =
     path:
     let
@@ -168,20 +168,20 @@ let
       }) (nodesOf (scenarios + "/${scenario}.nix"));
       testScript = builtins.readFile (scenarios + "/${script}.py");
     };
-  # Each scenario has a script of its name; other scripts are for the first one.
+  # Each scenario has a script with its name; two more scripts use the scenario full_flow.
   vmTests = lib.mapAttrs (name: _: mkTest name name) (cases scenarios) // {
     hardening = mkTest "hardening" "full_flow";
     operating = mkTest "operating" "full_flow";
   };
 
-  # Whole hosts, as a newcomer has them: what the README shows, and what `nix flake init` writes.
+  # Complete hosts: the example of the README, and the template of `nix flake init`.
   hosts =
     let
       configurations = {
         readme = ./readme-host.nix;
         template = {
           imports = [ ../templates/host/gateway.nix ];
-          # What sops-nix has; it would need a secret.
+          # Stands for sops-nix, which would need a secret.
           options.sops = {
             defaultSopsFile = lib.mkOption { type = lib.types.path; };
             secrets = lib.mkOption {
@@ -203,7 +203,7 @@ let
           };
         };
       };
-      # What every host has, and nixos-generate-config writes.
+      # What nixos-generate-config writes for a host.
       hardware = {
         nixpkgs.hostPlatform = lib.mkForce stdenv.hostPlatform.system;
         boot.loader.grub.enable = false;

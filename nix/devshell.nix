@@ -1,5 +1,5 @@
-# What `make` needs from a machine. Python's packages come from pyproject.toml, in a virtual environment; programs that
-# come as wheels would find no loader on NixOS, so that these are nixpkgs'.
+# What `make` needs. Python packages come from pyproject.toml, in a virtual environment. Programs in wheels do not run
+# on NixOS, so these come from nixpkgs.
 {
   lib,
   mkShellNoCC,
@@ -21,7 +21,7 @@ mkShellNoCC {
     traefik
   ];
 
-  # What modules in wheels link to.
+  # The library that modules in wheels are linked with.
   LD_LIBRARY_PATH = lib.makeLibraryPath [ stdenv.cc.cc.lib ];
   RUFF = lib.getExe ruff;
 }

@@ -5,7 +5,7 @@ let
     (lib.evalModules {
       modules = [
         ../modules
-        # Nothing here is about a host: its own options need not exist.
+        # The options of NixOS that the module sets are not declared here.
         { _module.check = false; }
       ];
       specialArgs = {
@@ -16,7 +16,7 @@ let
     options
     ;
 
-  # Code, unless it says that it is prose.
+  # A value is code unless it is marked as Markdown.
   text = value: {
     isCode = value._type or null != "literalMD";
     text = if value ? _type then value.text else lib.generators.toPretty { } value;

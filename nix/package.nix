@@ -8,9 +8,10 @@
 let
   pythonPackages = python3.pkgs;
 
-  # For this application alone: an override of the package set would rebuild and test again every package that tests with Gunicorn.
+  # For this application only: an override of the package set would rebuild every package that uses Gunicorn.
   gunicorn =
-    # The worker that /verify runs on is subclassed: releases that the tests have seen. nixos-26.05 has an older one.
+    # The worker of /verify is a subclass of Gunicorn's, so use a release that the tests have seen; nixos-26.05 has an
+    # older one.
     if lib.versionAtLeast pythonPackages.gunicorn.version "27" then
       pythonPackages.gunicorn
     else
@@ -82,7 +83,7 @@ pythonPackages.buildPythonApplication {
   ];
 
   passthru = {
-    # For other environments of the same Python.
+    # For other environments with the same Python.
     inherit dependencies;
     python = python3;
   };

@@ -1,4 +1,4 @@
-# The README's example, word for word, as a host that can be built.
+# The README's example as a host that can be built; a test compares the two.
 { lib, pkgs, ... }:
 {
   services.mcp-oauth-gateway = {

@@ -12,7 +12,7 @@ let
   provider = gatewayLib.identityProvider.chosen;
   settingsFile = "mcp-oauth-gateway/settings.json";
   service = lib.getExe' cfg.package "mcp-auth-service";
-  # On a reload the service would go on with its old settings.
+  # Checked in the build: after a reload with bad settings the service would keep its old ones.
   settings = gatewayLib.checkedJson {
     name = "settings.json";
     value = cfg.settings;
@@ -22,7 +22,7 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    # A stable path: a changed set of servers reloads the service and never restarts it.
+    # The path never changes, so that a new server reloads the service and does not restart it.
     environment.etc.${settingsFile}.source = settings;
     environment.systemPackages = [ cfg.package ];
 
@@ -40,7 +40,7 @@ in
             StateDirectoryMode = "0700";
           }
         );
-        # The rename makes a half-written key impossible.
+        # The key is renamed into place, so that it is never there half-written.
         script = ''
           od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n' > "$STATE_DIRECTORY/master-key.new"
           mv "$STATE_DIRECTORY/master-key.new" "$STATE_DIRECTORY/master-key"
@@ -65,7 +65,7 @@ in
         startLimitIntervalSec = 0;
         # Requests wait in the socket meanwhile.
         stopIfChanged = false;
-        # The host's certificate authorities, for an identity provider with one of its own.
+        # The host's certificate authorities, for an identity provider with a private one.
         environment.REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
         serviceConfig = hardening.asDefaults (
           hardening.unit
@@ -73,10 +73,10 @@ in
           // hardening.restart
           // {
             Type = "notify";
-            # A worker tells of readiness, since only a worker knows.
+            # The workers report readiness, not the main process.
             NotifyAccess = "all";
             WatchdogSec = 60;
-            # Gunicorn ends its workers by itself, each after what it is doing.
+            # Gunicorn ends its workers itself, after their running requests.
             KillMode = "mixed";
             ExecStart = "${service} --settings /etc/${settingsFile}";
             ExecReload = "${lib.getExe' pkgs.coreutils "kill"} -HUP $MAINPID";
@@ -88,7 +88,7 @@ in
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";
-            # In memory: what the workers count there is shared by memory-mapped files.
+            # The workers share their metrics here, in memory-mapped files.
             RuntimeDirectory = "mcp-auth-service";
             RuntimeDirectoryMode = "0700";
             SupplementaryGroups = lib.optional ownRedis config.services.redis.servers.mcp-oauth-gateway.group;

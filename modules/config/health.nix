@@ -1,4 +1,4 @@
-# Asks every server, as a client would, whether it answers.
+# The health check: opens a session with every server, as a client does.
 {
   config,
   gatewayLib,
@@ -41,9 +41,9 @@ in
         // {
           Type = "oneshot";
           ExecStart = "${lib.getExe' cfg.package "mcp-gatewayctl"} health --settings /etc/mcp-oauth-gateway/settings.json --identity-keys %d --max-age 3600 --metrics-file %S/mcp-gateway-health/mcp-gateway.prom";
-          # It talks to servers: what it holds is of no use at any other than the one it is for.
+          # It talks to servers, so it gets one key for each of them, and not the master key.
           LoadCredential = map (name: "identity-${name}:${keys.identityKeyFile name}") servers;
-          # A user of its own, since nobody else could enter a dynamic one's directory: node exporter reads it.
+          # Not a dynamic user, whose directory node exporter could not enter.
           User = "mcp-gateway-health";
           Group = "mcp-gateway-health";
           StateDirectory = "mcp-gateway-health";

@@ -1,4 +1,4 @@
-# Where the gateway's logs are: the system's journal, or one of their own, and plain files for those who want them.
+# The journal namespaces of the gateway and of its audit log, and log files.
 {
   config,
   gatewayLib,
@@ -24,7 +24,7 @@ in
         '';
       })
       (lib.mkIf (topology.has "auth") {
-        # No event is dropped for coming too fast, and none goes because others fill the disk.
+        # No event is dropped because of its rate, or because other files fill the disk.
         "systemd/journald@${auditNamespace}.conf".text = ''
           [Journal]
           Storage=persistent
@@ -44,19 +44,19 @@ in
     systemd.services.mcp-gateway-logs = lib.mkIf cfg.logFiles.enable {
       description = "Log files of the MCP OAuth gateway";
       wantedBy = [ "multi-user.target" ];
-      # journalctl finds no journal that begins after it.
+      # journalctl does not find a journal that is created after it has started.
       wants = [ "systemd-journald@${toString namespace}.service" ];
       after = [ "systemd-journald@${toString namespace}.service" ];
       startLimitIntervalSec = 0;
       serviceConfig = hardening.asDefaults (
-        # What it says itself must not come back to it.
+        # Its own messages must not come back to it.
         removeAttrs hardening.unit [ "LogNamespace" ]
-        # journalctl wants to know of which boot an entry is.
+        # journalctl reads the boot id in /proc.
         // gatewayLib.sandbox.relaxations.proc.serviceConfig
         // hardening.restart
         // {
-          # Each line names its unit, which no program can choose, as it can the identifier that it logs by.
-          # The cursor makes it go on where it stopped.
+          # `with-unit` names the unit in each line: unlike the syslog identifier, a program cannot choose it.
+          # With the cursor, journalctl continues where it stopped.
           ExecStart = "${lib.getExe' pkgs.systemd "journalctl"} --namespace=${toString namespace} --follow --lines=all --output=with-unit --cursor-file=%S/mcp-gateway-logs/cursor";
           StandardError = "journal";
           StandardOutput = "append:/var/log/mcp-oauth-gateway/gateway.log";
@@ -68,7 +68,7 @@ in
       );
     };
 
-    # Who may read the journal may read the files.
+    # Users who may read the journal may read the files.
     systemd.tmpfiles.settings.mcp-oauth-gateway."/var/log/mcp-oauth-gateway".d = lib.mkIf cfg.logFiles.enable {
       mode = "2750";
       user = "root";
@@ -80,7 +80,7 @@ in
       frequency = "daily";
       rotate = cfg.logFiles.keepDays;
       compress = true;
-      # It is open for appending, and stays so.
+      # journalctl keeps the file open for appending.
       copytruncate = true;
       missingok = true;
     };

@@ -1,4 +1,4 @@
-# State: a Redis of the gateway's own on a unix socket only, unless one elsewhere is named.
+# The gateway's own Redis, on a unix socket only, unless `redis.url` names another one.
 {
   config,
   gatewayLib,
@@ -20,7 +20,7 @@ in
     };
 
     systemd.services.redis-mcp-oauth-gateway = lib.mkIf (cfg.redis.url == null) {
-      # nixpkgs leaves a Redis that died as it is.
+      # nixpkgs does not restart a Redis that has died.
       startLimitIntervalSec = lib.mkDefault 0;
       serviceConfig = lib.mkMerge [
         (hardening.asDefaults hardening.restart)

@@ -13,7 +13,7 @@ let
 
   mkDefaults = lib.mapAttrs (_: lib.mkDefault);
 
-  # Left to the service where it is not set.
+  # A setting without a value keeps the service's default.
   mkUnlessNull = value: lib.mkIf (value != null) (lib.mkDefault value);
 
   allowed =
@@ -79,7 +79,7 @@ in
       allowed = mkDefaults (allowed provider);
       state_directory = "/var/lib/mcp-auth-service";
       listen = topology.authority topology.listenAddress cfg.port;
-      # Traefik's own loopback address, which leads to the one instance or to any that is ready.
+      # An address of Traefik on loopback, which leads to the only instance or to any that is ready.
       internal_url = "http://127.0.0.1:${toString cfg.port}";
       workers = lib.mkDefault cfg.workers;
       log_level = lib.mkDefault cfg.logLevel;

@@ -1,4 +1,4 @@
-# The router's static configuration. Routes come from the auth service, so this changes with no server.
+# Traefik's configuration. The routes come from the auth service, so a new server changes nothing here.
 {
   config,
   gatewayLib,
@@ -40,7 +40,7 @@ let
           address = lib.mkDefault ":443";
           http = {
             ${if gatewayLib.traefik.knowsAliases then "aliasHeadersStrategy" else "underscoreHeadersStrategy"} = "delete";
-            # Each stands for a character that a backend may read as another path than the one verified.
+            # A backend may decode these characters, and serve another path than the one that was verified.
             encodedCharacters = {
               allowEncodedSlash = false;
               allowEncodedBackSlash = false;
@@ -56,7 +56,7 @@ let
 
       providers.http = {
         endpoint = "http://${loopback cfg.port}/routes";
-        # Of what a reload changes, clients see it as late as this.
+        # After a reload of the auth service, clients see the change within this time.
         pollInterval = lib.mkDefault "500ms";
         pollTimeout = lib.mkDefault "5s";
       };
@@ -96,7 +96,7 @@ let
         challenges.${cfg.acme.challenge}
         (lib.mkIf (cfg.acme.server != null) { caServer = cfg.acme.server; })
         (lib.mkIf (cfg.acme.caCertificates != [ ]) {
-          # Interpolated, a file beside the configuration comes along to the host.
+          # Interpolation copies a file of the configuration to the store.
           caCertificates = map (file: "${file}") cfg.acme.caCertificates;
         })
       ];
@@ -126,7 +126,7 @@ let
           rule = "PathPrefix(`/`)";
           priority = 1000000;
           entryPoints = [ internal ];
-          # Only what Traefik itself asks: in the log it would stand beside every request of a client.
+          # Only Traefik's own requests: they would add a line to every request of a client.
           observability.accessLogs = false;
           service = internal;
           middlewares = [ internal ];
@@ -134,7 +134,7 @@ let
         middlewares.${internal}.retry = {
           attempts = 3;
           initialInterval = "20ms";
-          # Of a host that has gone silent, too: what is asked here changes nothing.
+          # Also if a host stops answering: these requests change nothing, so they can be repeated.
           status = [
             "502"
             "504"
@@ -193,16 +193,16 @@ in
         };
 
         systemd.services.traefik = {
-          # Without routes Traefik answers 404; with this a boot does not even show that.
+          # Traefik answers 404 until it has routes. This order avoids that during boot.
           after = lib.optional (topology.has "auth") "mcp-auth-service.service";
-          # nixpkgs gives up for a day after five failures, as while a certificate's file is not there yet. An operator's
-          # mkForce wins over this.
+          # nixpkgs gives up for a day after five failures, for example if a certificate's file is not there yet. This
+          # wins over its value, and an operator's mkForce over this.
           startLimitIntervalSec = lib.mkOverride 90 0;
           serviceConfig = lib.mkMerge [
             (hardening.asDefaults (removeAttrs hardening.restart [ "Restart" ]))
             hardening.journal
             (lib.mkIf (cfg.acme.environmentFile != null) { EnvironmentFile = [ cfg.acme.environmentFile ]; })
-            # As credentials they need not be readable by Traefik's user where they lie.
+            # As credentials, the files need not be readable by Traefik's user.
             (lib.mkIf ownCertificate {
               LoadCredential = [
                 "mcp-oauth-gateway.crt:${cfg.certificate.certFile}"

@@ -1,9 +1,9 @@
-# A JSON file that its program has checked: what it would refuse at its start fails the build.
+# A JSON file that its program checks: a mistake fails the build, not the start of the program.
 { lib, pkgs }:
 {
   name,
   value,
-  # A command that takes the file as its last argument; null where the file is for another host.
+  # A command that takes the file as its last argument; null if the program does not run on this host.
   check,
 }:
 let

@@ -5,7 +5,7 @@ let
   matches = pattern: text: builtins.match pattern text != null;
 in
 {
-  # Part of a host name.
+  # One part of a host name.
   isLabel = matches label;
   isDomain = matches "(${label}\\.)+${label}";
 
@@ -14,7 +14,7 @@ in
     matches "(unix:///|rediss?://).+" url
     || matches "rediss?\\+sentinel://[^/@]+:[0-9]+/[A-Za-z0-9_.-]+" url;
 
-  # Of one host, and not of all of its own.
+  # Not 0.0.0.0 or ::, which stand for every address of a host.
   isAddress =
     text:
     matches "[0-9]{1,3}(\\.[0-9]{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*" text
@@ -23,13 +23,13 @@ in
 
   isUrl = url: matches "https?://[^/@?# ]+(/[^@?# ]*)?" url && !lib.hasSuffix "/" url;
 
-  # Clients and the router read the same in it.
+  # No character or segment that clients and the router could read differently.
   isPublicUrl =
     url:
     matches "https://[][A-Za-z0-9._:-]+(/[A-Za-z0-9._~!$&*+,;=:-]+)+" url
     && !matches ".*/[.][.]?(/.*)?" url;
 
-  # What the gateway answers itself: nothing would reach a server there.
+  # The gateway answers these URLs itself, so that no request would reach a server.
   isOwnPage =
     url:
     matches "https://${lib.escapeRegex cfg.domain}(:[0-9]+)?/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
@@ -44,7 +44,7 @@ in
       "TOKEN"
     ];
 
-  # From `{ name, value }`, the names that share a value, by that value.
+  # Takes pairs of `name` and `value`, and returns the names that have the same value, by value.
   clashes =
     pairs:
     lib.mapAttrs (_: group: lib.concatMapStringsSep " and " (pair: pair.name) group) (

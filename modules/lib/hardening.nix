@@ -1,12 +1,11 @@
 # The sandbox that every unit of the gateway starts from, and how its units restart and log.
 { lib, cfg }:
 let
-  # System calls that no unit needs. io_uring makes and connects sockets of every family, whatever
-  # RestrictAddressFamilies says; the others reach into other processes or helped exploits of the kernel.
+  # System calls that no unit needs. io_uring can create and connect sockets of every family, in spite of
+  # RestrictAddressFamilies; the others access other processes, or were used in exploits of the kernel.
   notNeeded = "~@keyring io_uring_enter io_uring_register io_uring_setup kcmp name_to_handle_at process_madvise process_vm_readv process_vm_writev remap_file_pages userfaultfd vmsplice";
 
-  # Mounts of a unit's own in place of what all units share. Memory, not the host's disk: systemd bounds each to a tenth
-  # of it, and what is in them counts to MemoryMax.
+  # Each unit gets its own, in memory. systemd limits it to a tenth of the memory, and its contents count to MemoryMax.
   sharedMemory = "/dev/shm:rw,nosuid,nodev,mode=1777";
 in
 rec {
@@ -49,7 +48,7 @@ rec {
     UMask = "0077";
   };
 
-  # What every unit of the gateway starts from.
+  # The settings of every unit of the gateway.
   unit =
     base
     // {
@@ -57,10 +56,10 @@ rec {
     }
     // journal;
 
-  # Where a unit logs, of nixpkgs' too.
+  # Also for the units of Redis and Traefik, which nixpkgs defines.
   journal = lib.optionalAttrs (cfg.journalNamespace != null) { LogNamespace = cfg.journalNamespace; };
 
-  # For ever, first at once and then ever more slowly.
+  # Restarts never stop; the first comes at once, later ones after longer and longer pauses.
   restart = {
     Restart = "always";
     RestartSec = "100ms";
@@ -74,7 +73,7 @@ rec {
   };
 
   relax = {
-    # Talks to other hosts: a namespace of its own has no route.
+    # For units that talk to other hosts: a private network namespace has no route.
     network = {
       PrivateNetwork = false;
       RestrictAddressFamilies = [
@@ -87,6 +86,6 @@ rec {
 
   inherit notNeeded;
 
-  # Lists add up with the operator's; any other value of the operator's takes the place of these.
+  # An operator's list is added to a list here; any other value of an operator replaces the value here.
   asDefaults = lib.mapAttrs (_: value: if lib.isList value then value else lib.mkDefault value);
 }

@@ -1,4 +1,4 @@
-# The one identity provider that is chosen.
+# The identity provider that the operator has chosen.
 { cfg }:
 rec {
   isOidc = cfg.identityProvider.oidc.issuer != null;

@@ -4,7 +4,7 @@ rec {
   isMasterKeyGenerated = cfg.masterKeyFile == null;
   masterKeyFile =
     if isMasterKeyGenerated then "/var/lib/mcp-oauth-gateway/master-key" else cfg.masterKeyFile;
-  # What a unit that reads the master key requires.
+  # The units that a unit which reads the master key requires.
   masterKeyUnits = lib.optional isMasterKeyGenerated "mcp-oauth-gateway-master-key.service";
 
   identityKeyFile = name: "/run/mcp-oauth-gateway/identity-${name}";

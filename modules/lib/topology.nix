@@ -1,15 +1,16 @@
-# Which host runs what, and where the others reach it. Pure: from the options to addresses.
+# Which host runs what, and at which addresses.
 { lib, cfg }:
 rec {
   isSingle = cfg.hosts == { };
   here = cfg.hosts.${cfg.hostName} or null;
   has = role: if isSingle then true else here != null && lib.elem role here.roles;
 
-  # Loopback is for this host alone: only where there are others does anything listen on an address.
+  # With a single host everything listens on loopback.
   listenAddress = if isSingle || here == null then "127.0.0.1" else here.address;
   authority = address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
 
-  # NixOS leaves a socket as it is when its address changes, but starts one of a new name and stops the old one.
+  # NixOS does not restart a socket whose address changes. With the address in its name, it stops the old socket and
+  # starts the new one.
   socketOf =
     unit: usualPort: address: port:
     if address == "127.0.0.1" && port == usualPort then
@@ -18,11 +19,11 @@ rec {
       "${unit}-${lib.replaceStrings [ "[" "]" ] [ "" "" ] (authority address port)}";
   authSocket = socketOf "mcp-auth-service" 9000 listenAddress cfg.port;
 
-  # The address of a network may come up after its sockets.
+  # A socket may start before its network address exists.
   socketConfig = lib.optionalAttrs (!isSingle) { FreeBind = true; };
 
   hostsWith = role: lib.filterAttrs (_: host: lib.elem role host.roles) cfg.hosts;
-  # Where each auth service is. Empty where there is but one, on the router's own host.
+  # The URL of each auth service; empty with a single host.
   instances = lib.optionals (!isSingle) (
     lib.mapAttrsToList (_: host: "http://${authority host.address cfg.port}") (hostsWith "auth")
   );
@@ -51,7 +52,7 @@ rec {
           name = nameOf host (offset + 1);
           inherit host address offset;
           port = server.port + offset;
-          # The first has the server's own name, so that a second one changes nothing about it.
+          # The first replica has no number, so that a second one does not rename it.
           instance = if offset == 0 then "" else "@${toString (offset + 1)}";
         }) server.replicas;
     in
@@ -60,7 +61,7 @@ rec {
   replicasHere =
     server: lib.filter (replica: isSingle || replica.host == cfg.hostName) (replicasOf server);
 
-  # Servers of which this host runs a bridge.
+  # The servers whose bridges this host runs.
   bridgedHere = lib.optionalAttrs (has "bridges") (
     lib.filterAttrs (_: server: replicasHere server != [ ]) bridged
   );

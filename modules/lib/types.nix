@@ -1,6 +1,7 @@
 { lib }:
 {
-  # One setting in a section of a unit: lists add up, as systemd's own repeated keys do; other values agree.
+  # One setting in a section of a unit. Lists are concatenated, as systemd does with repeated keys; other values must be
+  # equal.
   unitSetting = lib.mkOptionType {
     name = "unitSetting";
     description = "systemd setting";

@@ -1,4 +1,4 @@
-# Several hosts, one gateway: the same configuration on each, which takes from it what it is there for.
+# A gateway on several hosts, which all have the same configuration.
 { config, lib, ... }:
 let
   inherit (lib) mkOption types;

@@ -1,4 +1,4 @@
-# Where the gateway's state is.
+# The Redis that has the gateway's state.
 { lib, ... }:
 let
   inherit (lib) mkOption types;

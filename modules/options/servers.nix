@@ -1,4 +1,4 @@
-# The MCP servers; each file in server/ has the options of one part of a server.
+# The MCP servers. Each file in server/ has some of the options of one server.
 {
   config,
   gatewayLib,

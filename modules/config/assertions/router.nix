@@ -26,7 +26,7 @@ in
         message = "${option}.acme.dnsProvider: must be set if, and only if, `acme.challenge` is \"dns-01\".";
       }
       {
-        # Older releases also refuse the routes, which ask Traefik to read requests completely, or lose what they have read.
+        # Older releases also refuse the routes, which ask Traefik to read whole requests, or lose what they have read.
         assertion = lib.versionAtLeast version "3.7.6";
         message = ''
           services.traefik.package: Traefik ${version} cannot drop header names that alias another one, so that

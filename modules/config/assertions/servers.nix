@@ -76,7 +76,7 @@ let
     }) topology.enabled
   );
 
-  # Among all that listen on this host.
+  # Of everything that listens on this host.
   sharedPorts = checks.clashes (
     lib.optional (topology.has "auth" || topology.has "router") {
       name = "${option}.port";

@@ -1,4 +1,4 @@
-# Well-known MCP servers, each with the sandbox it works in. Packages are nixpkgs' where it has them.
+# Well-known MCP servers, each with the sandbox that it needs. The packages are those of nixpkgs, if it has them.
 {
   config,
   lib,
@@ -30,7 +30,7 @@ let
       summary = "reads and changes Git repositories; name one with `arguments = [ \"--repository\" \"/srv/repository\" ]`.";
       command = exe pkgs.mcp-server-git;
       path = lib.mkDefault [ pkgs.git ];
-      # Git refuses a repository of another user's otherwise, and here each is one.
+      # Git refuses repositories of other users, and here every repository belongs to another user.
       environment = {
         GIT_CONFIG_COUNT = lib.mkDefault "1";
         GIT_CONFIG_KEY_0 = lib.mkDefault "safe.directory";
@@ -62,7 +62,7 @@ let
 
     playwright = {
       summary = "a browser, which reaches public addresses only.";
-      # Its own sandbox would need what ours takes away; ours holds all of it.
+      # The browser's own sandbox does not work inside of this one, which holds the whole browser.
       command = exe pkgs.playwright-mcp ++ [
         "--headless"
         "--isolated"

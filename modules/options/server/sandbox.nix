@@ -103,6 +103,6 @@ in
     '';
   };
 
-  # What the operator's own settings are merged with.
+  # The operator's own settings are merged with these.
   config.serviceConfig = gatewayLib.sandbox.serviceConfig config.sandbox;
 }
