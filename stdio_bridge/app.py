@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
+from .clients.policy import find_policy
 from .clients.request_body import parse_body
 from .http.identity import IDENTITY_HEADER, Identity, Verifier
 from .http.json_errors import JSON_HEADERS, reply_error
@@ -50,8 +51,9 @@ class Bridge:
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
         self._leases = Leases(self._servers, era_cache, suspended_calls)
-        self._legacy = LegacyEra(self._leases, self._registry)
-        self._modern = ModernEra(self._leases)
+        policy = find_policy(options)
+        self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
+        self._modern = ModernEra(self._leases, policy=policy)
         self._eras = (self._legacy, self._modern)
         self._registry.gauge(
             "mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(suspended_calls)

@@ -6,6 +6,7 @@ Both are itsdangerous tokens under the backend's own key; docs/contracts.md is t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from itsdangerous import URLSafeTimedSerializer
 
@@ -28,8 +29,11 @@ class BackendSigner:
         self._identity = _serializer(identity_key, IDENTITY_SALT)
         self._revocation = _serializer(identity_key, REVOCATION_SALT)
 
-    def sign_identity(self, claims: VerifiedClaims) -> str:
-        """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now."""
+    def sign_identity(self, claims: VerifiedClaims, *, grantable: Iterable[str] = ()) -> str:
+        """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now.
+
+        `grantable` are scopes that the user does not hold and can still be granted.
+        """
         return _text(
             self._identity.dumps(
                 {
@@ -37,6 +41,7 @@ class BackendSigner:
                     "name": claims.name,
                     "client_id": claims.client_id,
                     "scope": claims.scope,
+                    "grantable_scope": " ".join(grantable),
                     "aud": claims.audience,
                     "sid": claims.sid,
                     "exp": claims.expires_at,

@@ -13,8 +13,9 @@ from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.request_metadata import unsupported
 from stdio_bridge.servers.leases import Leases
 
+from .policy import Policy
 from .request_body import Body, accepts
-from .sessions import Answer, InitializeAnswer, Sessions
+from .sessions import Answer, InitializeAnswer, Session, Sessions
 
 _BATCH_VERSION = "2025-03-26"
 
@@ -22,8 +23,9 @@ _BATCH_VERSION = "2025-03-26"
 class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
-    def __init__(self, leases: Leases, registry: Registry) -> None:
+    def __init__(self, leases: Leases, registry: Registry, *, policy: Policy | None = None) -> None:
         self._versions = leases.servers.options.versions
+        self._policy = policy
         self.sessions = Sessions(leases, registry)
 
     def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
@@ -37,17 +39,20 @@ class LegacyEra:
                 raise bad_request(jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch")
             self._initialize(body.messages[0], response, identity)
             return
-        session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
+        session = self._find_session(request, identity)
         if body.batch and session.version != _BATCH_VERSION:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
+        refusals = session.access.check(body.messages) if session.access is not None else {}
         # The answer is there before anything is sent: a server may answer at once.
         answer = None
         session.lease.check_room(len(body.requests))
         if body.requests:
             answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
-        for message in body.messages:
+        for position, message in enumerate(body.messages):
             kind = jsonrpc.kind_of(message)
-            if kind is Kind.REQUEST and answer is not None:
+            if answer is not None and position in refusals:
+                answer.finish(refusals[position])
+            elif kind is Kind.REQUEST and answer is not None:
                 session.request(message, answer)
             elif kind is Kind.NOTIFICATION:
                 session.lease.notify(session, message)
@@ -65,7 +70,7 @@ class LegacyEra:
         if not accepts(request, "text/event-stream"):
             raise HttpError("406 Not Acceptable", jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
         self._check_version(request)
-        session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
+        session = self._find_session(request, identity)
         session.open_stream(response, identity, request.headers.get("last-event-id"))
 
     def delete(self, request: Request, response: Response, identity: Identity) -> None:
@@ -100,6 +105,12 @@ class LegacyEra:
         """Write a comment on every open stream."""
         for session in self.sessions.all():
             session.open.keep_alive()
+
+    def _find_session(self, request: Request, identity: Identity) -> Session:
+        session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
+        if self._policy is not None:
+            session.access = self._policy.access_of(identity)
+        return session
 
     def _check_version(self, request: Request) -> None:
         # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,

@@ -17,6 +17,8 @@ from stdio_bridge.protocol.param_headers import parameter_headers
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import completed, reaches
 
+from .policy import Access
+
 _STATUS = {
     jsonrpc.METHOD_NOT_FOUND: "404 Not Found",
     HEADER_MISMATCH: "400 Bad Request",
@@ -34,11 +36,13 @@ class ModernCall:
         response: Response,
         *,
         identity: Identity,
+        access: Access | None = None,
         message: Message,
         metadata: RequestMetadata,
         held_by: OpenResponses,
     ) -> None:
         self.identity = identity
+        self._access = access
         self.message = message
         self.metadata = metadata
         self.parameter_headers = parameter_headers(request.headers)
@@ -76,7 +80,7 @@ class ModernCall:
 
     def send(self, message: Message) -> None:
         """Say something before the answer, if it belongs here."""
-        if self.wants(message):
+        if self.wants(message) and (self._access is None or self._access.shows(message)):
             self._begin()
             self._response.write(sse_event(jsonrpc.encode(message)))
 
@@ -86,6 +90,8 @@ class ModernCall:
         result = message.get("result")
         if isinstance(result, dict):
             message = {**message, "result": completed(result, self.method)}
+            if self._access is not None:
+                message = self._access.answered(self.message, message)
         data = jsonrpc.encode({**message, "id": self.id})
         if self._response.started:
             self._response.write(sse_event(data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
@@ -12,17 +12,20 @@ from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
 from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_metadata
+from stdio_bridge.protocol.to_legacy import answer_from
 from stdio_bridge.servers.leases import Leases
 
 from .modern_call import ModernCall
+from .policy import Policy
 from .request_body import Body
 
 
 class ModernEra:
     """Serves clients whose every request says all about itself. Nothing is remembered between two of them."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(self, leases: Leases, *, policy: Policy | None = None) -> None:
         self._leases = leases
+        self._policy = policy
         self._versions = leases.servers.options.versions
         self._open = OpenResponses()
 
@@ -45,9 +48,17 @@ class ModernEra:
         if message["method"] in REMOVED:
             text = f"2026-07-28 has no method {message['method']}"
             raise HttpError("404 Not Found", jsonrpc.METHOD_NOT_FOUND, text)
+        access = None if self._policy is None else self._policy.access_of(identity)
+        refusals: Mapping[int, Message] = {}
+        if access is not None:
+            refusals = access.check([message])
+            message = message if refusals else access.narrowed(message)
         modern_call = ModernCall(
-            request, response, identity=identity, message=message, metadata=metadata, held_by=self._open
+            request, response, identity=identity, access=access, message=message, metadata=metadata, held_by=self._open
         )
+        if refusals:
+            modern_call.finish(answer_from(refusals[0], modern_call.method, None))
+            return
         try:
             self._leases.serve(modern_call)
         except HttpError as error:

@@ -26,6 +26,8 @@ from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
 from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import EVICTED
 
+from .policy import Access
+
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
 _MAX_ENDED_STREAMS = 16
@@ -54,6 +56,8 @@ class Session:
         self.grant = identity.grant
         self._knows_tasks = "tasks" in declared_by(initialize)
         self.version: str | None = None
+        # By the newest token that its client has shown; None where there are no rules.
+        self.access: Access | None = None
         self.last_used = servers.loop.clock()
         self.open = OpenResponses()
         self.lease = sessions.leases.of_session(user, initialize)
@@ -67,7 +71,11 @@ class Session:
 
     def request(self, message: Message, answer: Answer) -> None:
         """Pass a request of its client on."""
-        reply: Reply = answer if self._knows_tasks or message["method"] != "tools/list" else _CallableTools(answer)
+        reply: Reply = answer
+        if not self._knows_tasks and message["method"] == "tools/list":
+            reply = _ChangedAnswer(reply, without_task_tools)
+        if self.access is not None and self.access.changes_answer_to(message):
+            reply = _ChangedAnswer(reply, functools.partial(self.access.answered, message))
         self.lease.backend.request(self, message, reply)
 
     def stop(self, reason: str) -> None:
@@ -120,6 +128,8 @@ class Session:
 
     def deliver(self, stream: EventStream, message: Message) -> None:
         """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
+        if self.access is not None and not self.access.shows(message):
+            return
         for request in stream.add(message):
             self._refuse(request)
         if stream.wire is None and "id" in message and "method" in message:
@@ -253,17 +263,18 @@ class Answer:
         self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], jsonrpc.encode(message))
 
 
-class _CallableTools:
-    """The answer to `tools/list` without the tools that its client cannot call."""
+class _ChangedAnswer:
+    """An answer without what its client cannot use, or may not."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, reply: Reply, change: Callable[[Message], Message]) -> None:
+        self._reply = reply
+        self._change = change
 
     def send(self, message: Message) -> None:
-        self._answer.send(message)
+        self._reply.send(message)
 
     def finish(self, message: Message) -> None:
-        self._answer.finish(without_task_tools(message))
+        self._reply.finish(self._change(message))
 
 
 class InitializeAnswer(Answer):

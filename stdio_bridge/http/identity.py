@@ -27,12 +27,17 @@ _CACHED_ASSERTIONS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A verified user. `expires` is in seconds since 1970; None means never."""
+    """A verified user. `expires` is in seconds since 1970; None means never.
+
+    `scopes` are those that were granted, `grantable` others that the user can still be granted.
+    """
 
     user: str
     grant: str | None = None
     resource: str | None = None
     expires: float | None = None
+    scopes: frozenset[str] = frozenset()
+    grantable: frozenset[str] = frozenset()
 
 
 ANYONE = Identity(user="")
@@ -116,6 +121,8 @@ class AssertionVerifier:
                 grant=grant,
                 resource=resource if isinstance(resource, str) else None,
                 expires=float(expires),
+                scopes=_scopes_in(claims.get("scope")),
+                grantable=_scopes_in(claims.get("grantable_scope")),
             ),
         )
         self._cache[assertion] = verified
@@ -148,6 +155,11 @@ def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, An
     if not isinstance(claims, dict):
         raise _forbidden("the signed value is not an object")
     return claims, signed_at.timestamp()
+
+
+def _scopes_in(value: object) -> frozenset[str]:
+    """Read scopes as an assertion lists them; an older gateway leaves some out, which allows less."""
+    return frozenset(value.split(" ")) - {""} if isinstance(value, str) else frozenset()
 
 
 def _forbidden(text: str) -> HttpError:

@@ -30,8 +30,9 @@ _EPILOG = """\
 configuration file:
   A JSON object whose members are the options without the dashes: {"isolation": "shared", "max-calls": 100}. An option
   that can be repeated is a list there, "env" an object, "no-identity" true; "command" is the list of the program and
-  its arguments. What stands on the command line replaces the member of that name, a list as a whole, and either of
-  --require-identity and --no-identity replaces both members.
+  its arguments. "tools", "prompts" and "resources" are rules who may use which, and stand in the file alone. What
+  stands on the command line replaces the member of that name, a list as a whole, and either of --require-identity and
+  --no-identity replaces both members.
 
 isolation:
   per-session  Each session of a client has a process of its own. The default, and right for any server.

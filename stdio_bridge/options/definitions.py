@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stdio_bridge.protocol.mcp import ALL_VERSIONS, Versions
+from stdio_bridge.protocol.policy import ResourceRules, Rules
 
 from . import kinds
 from .kinds import DescriptorName, Kind
+from .rules import RESOURCE_RULES, RULES
 
 SERVING = "serving"
 ACCESS = "access (one of the first two is required)"
@@ -138,6 +140,25 @@ class Options:
             "(loopback names are taken always; with --require-identity any, unless some are named)",
         ),
     ] = ()
+
+    tools: Annotated[
+        Rules | None,
+        Definition(
+            "tools",
+            RULES,
+            None,
+            "who may use which tool: a default for all, and rules by exact name or by a pattern, in which * matches "
+            "any characters; a rule lists the scopes that a user needs, or denies",
+        ),
+    ] = None
+    prompts: Annotated[
+        Rules | None,
+        Definition("prompts", RULES, None, "who may use which prompt, as tools says it"),
+    ] = None
+    resources: Annotated[
+        ResourceRules | None,
+        Definition("resources", RESOURCE_RULES, None, "who may use which resource, by URI, as tools says it"),
+    ] = None
 
     isolation: Annotated[
         Isolation,

@@ -161,8 +161,8 @@ def rpc(method: str, params: dict[str, Any], request_id: int = 1) -> dict[str, A
     return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
 
 
-def assertion(user: str, grant: str = "g", *, seconds: int = 60) -> str:
-    return signed("identity", {"sub": user, "sid": grant, "exp": time.time() + seconds})
+def assertion(user: str, grant: str = "g", *, seconds: int = 60, **more: Any) -> str:
+    return signed("identity", {"sub": user, "sid": grant, "exp": time.time() + seconds, **more})
 
 
 def signed(purpose: str, claims: object) -> str:

@@ -163,7 +163,7 @@ class _ProtectedResource:
     def admit(self, claims: VerifiedClaims) -> Response:
         """Return the answer that lets a request pass, freshly signed."""
         values = {
-            b"x-gateway-identity": self._signer.sign_identity(claims),
+            b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(self._scopes - claims.scopes)),
             b"x-user-id": header_text(claims.subject),
             b"x-user-name": header_text(claims.name),
             b"x-client-id": header_text(claims.client_id),

@@ -120,6 +120,25 @@ def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(forward_
     assert "authorization" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("scope", "held", "grantable"),
+    [
+        ("mcp", {"mcp"}, {"write"}),
+        ("mcp write", {"mcp", "write"}, set()),
+        # Of a scope that the operator has taken away, or of another server, nothing follows.
+        ("mcp gone", {"mcp", "gone"}, {"write"}),
+    ],
+)
+def test_the_bridge_is_told_which_scopes_the_user_has_and_can_still_be_granted(
+    forward_auth: VerifyClient, scope: str, held: set[str], grantable: set[str]
+) -> None:
+    answer = forward_auth.verify(f"Bearer {forward_auth.token(scope=scope)}")
+    identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time).identify(
+        answer.headers["x-gateway-identity"]
+    )
+    assert (set(identity.scopes), set(identity.grantable)) == (held, grantable)
+
+
 def test_another_servers_bridge_does_not_believe_it(forward_auth: VerifyClient) -> None:
     answer = forward_auth.verify(f"Bearer {forward_auth.token()}")
     wiki = AssertionVerifier(derive_identity_key(CREDENTIALS, "wiki"), now=time.time)

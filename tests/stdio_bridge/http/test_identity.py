@@ -31,6 +31,24 @@ def test_a_fresh_assertion_tells_the_user_and_the_grant() -> None:
     assert (identity.user, identity.grant, identity.expires) == ("github:1", "g1", NOW + 600)
 
 
+@pytest.mark.parametrize(
+    ("claims", "scopes", "grantable"),
+    [
+        ({"scope": "read write", "grantable_scope": "admin"}, {"read", "write"}, {"admin"}),
+        ({"scope": " read  read ", "grantable_scope": ""}, {"read"}, set()),
+        ({}, set(), set()),
+        ({"scope": ["admin"], "grantable_scope": {"admin": 1}}, set(), set()),
+        ({"scope": None, "grantable_scope": True}, set(), set()),
+        ({"scope": "a\tb,c"}, {"a\tb,c"}, set()),
+    ],
+)
+def test_an_assertion_tells_the_scopes_and_what_is_not_read_as_such_is_none(
+    claims: dict[str, object], scopes: set[str], grantable: set[str]
+) -> None:
+    identity = verifier().identify(sign({**CLAIMS, **claims}))
+    assert (set(identity.scopes), set(identity.grantable)) == (scopes, grantable)
+
+
 @pytest.mark.parametrize("signed_at", [NOW - 60, NOW + 10])
 def test_an_assertion_is_good_up_to_its_age_and_to_what_clocks_may_differ(signed_at: int) -> None:
     assert verifier().identify(sign(CLAIMS, at=signed_at)).user == "github:1"

@@ -50,6 +50,7 @@ SAMPLES: dict[str, tuple[Any, list[str]]] = {
 }
 WHO = {"require-identity", "no-identity"}
 WHAT = {"command", "server-socket"}
+RULES = {"tools", "prompts", "resources"}  # see test_rules
 WRONG: list[tuple[str, object]] = [
     ("allow-host", "a.example"),
     ("allow-host", [1]),
@@ -95,7 +96,7 @@ def refused(config: Path, members: object, *arguments: str) -> str:
 
 
 def test_there_is_a_sample_of_every_option() -> None:
-    assert SAMPLES.keys() | WHO | WHAT == options_by_name().keys()
+    assert SAMPLES.keys() | WHO | WHAT | RULES == options_by_name().keys()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

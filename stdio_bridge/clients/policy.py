@@ -1,0 +1,303 @@
+"""Which tools, prompts and resources a request's user may see and use: nothing else reaches the server.
+
+What is decided is what is passed on: messages as they were read, whose duplicate members and escapes are gone. A method
+of these parts of MCP that is not known here is refused, as it could name a tool in a way that nothing here looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.options import Options
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import HttpError, bad_request
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import LEGACY_RESOURCE_NOT_FOUND, LISTEN
+from stdio_bridge.protocol.policy import Decision, Primitive, ResourceRules, Rule, Rules, decide
+
+# Requests that use one thing, and the parameter that names it.
+_USES = {
+    "tools/call": (Primitive.TOOLS, "name"),
+    "prompts/get": (Primitive.PROMPTS, "name"),
+    "resources/read": (Primitive.RESOURCES, "uri"),
+    "resources/subscribe": (Primitive.RESOURCES, "uri"),
+    "resources/unsubscribe": (Primitive.RESOURCES, "uri"),
+}
+# Requests for lists, the member of the result that is the list, and the member that names each of its elements.
+_LISTS = {
+    "tools/list": (Primitive.TOOLS, "tools", "name"),
+    "prompts/list": (Primitive.PROMPTS, "prompts", "name"),
+    "resources/list": (Primitive.RESOURCES, "resources", "uri"),
+    "resources/templates/list": (Primitive.RESOURCES, "resourceTemplates", "uriTemplate"),
+}
+# Requests whose answers concern us, by what they tell of.
+_ANSWERED = {
+    **{method: primitive for method, (primitive, _, _) in _LISTS.items()},
+    "resources/read": Primitive.RESOURCES,
+    "tools/call": Primitive.TOOLS,
+    "tasks/list": Primitive.TOOLS,
+}
+_ABOUT_ONE_TASK = frozenset({"tasks/get", "tasks/result", "tasks/cancel", "tasks/update"})
+_COMPLETE = "completion/complete"
+_KNOWN = frozenset({*_LISTS, "tasks/list"})
+# Where the methods are that can name something, by what it is.
+_NAMESPACES = {
+    Primitive.TOOLS: frozenset({"tools", "tasks"}),
+    Primitive.PROMPTS: frozenset({"prompts", "completion"}),
+    Primitive.RESOURCES: frozenset({"resources", "completion", "subscriptions"}),
+}
+_ALLOWED = Decision(exists=True)
+_MAX_TASKS_PER_USER = 1000
+
+
+class _Refused(Exception):
+    """The server is not asked, and this is the answer."""
+
+    def __init__(self, code: int, text: str, data: object = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.data = data
+
+
+class Policy:
+    """The rules of one bridge, and which tool each task of a user is a call of."""
+
+    def __init__(self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None) -> None:
+        self.tools = tools
+        self.prompts = prompts
+        self.resources = resources
+        self._tasks: dict[str, dict[str, str]] = {}
+        given = {Primitive.TOOLS: tools, Primitive.PROMPTS: prompts, Primitive.RESOURCES: resources}
+        self.rules: Mapping[Primitive, Rules] = {each: rules for each, rules in given.items() if rules is not None}
+        self.namespaces = frozenset[str]().union(*(_NAMESPACES[each] for each in self.rules))
+
+    def access_of(self, identity: Identity) -> Access:
+        """Return what a request's user may do."""
+        return Access(self, identity)
+
+    def learn_task(self, user: str, result: Message, tool: str) -> None:
+        """Note which tool a task is a call of, if the result of the call is one."""
+        task = result.get("task", result)
+        task_id = task.get("taskId") if isinstance(task, dict) else None
+        if isinstance(task_id, str):
+            tasks = self._tasks.setdefault(user, {})
+            tasks[task_id] = tool
+            if len(tasks) > _MAX_TASKS_PER_USER:
+                del tasks[next(iter(tasks))]
+
+    def find_tool(self, user: str, task_id: object) -> str | None:
+        """Return the tool that one of the user's tasks is a call of."""
+        return self._tasks.get(user, {}).get(task_id) if isinstance(task_id, str) else None
+
+
+def find_policy(options: Options) -> Policy | None:
+    """Return the policy, or None where there are no rules and so nothing is to be done."""
+    policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources)
+    return policy if policy.rules else None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one request's user may do."""
+
+    policy: Policy
+    identity: Identity
+
+    # Requests
+
+    def check(self, messages: Sequence[Message]) -> Mapping[int, Message]:
+        """Return the answers to those of the messages that must not reach the server, by their positions.
+
+        Raises HttpError, and then none must: 403 where the user can still be granted the scopes that are missing, 400
+        for a request without an id.
+        """
+        refusals: dict[int, Message] = {}
+        needed: frozenset[str] = frozenset()
+        for position, message in enumerate(messages):
+            if "method" not in message:
+                continue
+            if "id" not in message:
+                if not message["method"].startswith("notifications/"):
+                    raise bad_request(jsonrpc.INVALID_REQUEST, "a request must have an id")
+                continue
+            try:
+                decision = self._decide(message["method"], jsonrpc.params_of(message))
+            except _Refused as refused:
+                refusals[position] = jsonrpc.error(message["id"], refused.code, str(refused), refused.data)
+            else:
+                if decision.missing:
+                    needed |= decision.needed
+        if needed:
+            raise self._insufficient_scope(needed)
+        return refusals
+
+    def narrowed(self, message: Message) -> Message:
+        """Return a subscription without the resources that do not exist for the user."""
+        if message["method"] != LISTEN or self.policy.resources is None:
+            return message
+        params = jsonrpc.params_of(message)
+        wanted = params.get("notifications")
+        if not isinstance(wanted, dict) or "resourceSubscriptions" not in wanted:
+            return message
+        kept = [uri for uri in wanted["resourceSubscriptions"] if self._of(Primitive.RESOURCES, uri).exists]
+        return {**message, "params": {**params, "notifications": {**wanted, "resourceSubscriptions": kept}}}
+
+    def _decide(self, method: str, params: Message) -> Decision:
+        """Decide about a request. Raises _Refused."""
+        if method in _USES:
+            primitive, member = _USES[method]
+            if primitive not in self.policy.rules:
+                return _ALLOWED
+            decision = self._use(primitive, _string(params, member, f"params.{member}"))
+            # To hear less needs no scope.
+            return decision if method != "resources/unsubscribe" else _ALLOWED
+        if method in _KNOWN or method.strip().lower().partition("/")[0] not in self.policy.namespaces:
+            return _ALLOWED
+        return self._decide_by_parts(method, params)
+
+    def _decide_by_parts(self, method: str, params: Message) -> Decision:
+        if method == _COMPLETE:
+            return self._complete(params)
+        if method == LISTEN:
+            return self._listen(params)
+        if method in _ABOUT_ONE_TASK:
+            return self._continue_task(params)
+        raise _Refused(jsonrpc.METHOD_NOT_FOUND, "Method not found")
+
+    def _use(self, primitive: Primitive, name: str) -> Decision:
+        decision = self._of(primitive, name)
+        if not decision.exists:
+            raise _unknown(primitive, name)
+        return decision
+
+    def _complete(self, params: Message) -> Decision:
+        """Decide about a completion, which tells of what it is for: all of what it can be for must be allowed."""
+        ref = params.get("ref")
+        if not isinstance(ref, dict):
+            raise _Refused(jsonrpc.INVALID_PARAMS, "params.ref must be an object")
+        rules: list[Rule] = []
+        # Whatever its type says: a server may look at the other member alone.
+        if self.policy.prompts is not None and "name" in ref:
+            rules += self.policy.prompts.find(_string(ref, "name", "params.ref.name"))
+        if self.policy.resources is not None and "uri" in ref:
+            uri = _string(ref, "uri", "params.ref.uri")
+            rules += self.policy.resources.find_all_of_template(uri)
+            rules += self.policy.resources.find(uri) if "{" not in uri else ()
+        decision = self._by(rules)
+        if not decision.exists:
+            raise _Refused(jsonrpc.INVALID_PARAMS, "Unknown reference")
+        return decision
+
+    def _listen(self, params: Message) -> Decision:
+        wanted = params.get("notifications")
+        uris = wanted.get("resourceSubscriptions", []) if isinstance(wanted, dict) else []
+        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
+            text = "params.notifications.resourceSubscriptions must be a list of strings"
+            raise _Refused(jsonrpc.INVALID_PARAMS, text)
+        decisions = [decision for uri in uris if (decision := self._of(Primitive.RESOURCES, uri)).exists]
+        return Decision(
+            exists=True,
+            needed=frozenset[str]().union(*(decision.needed for decision in decisions)),
+            missing=frozenset[str]().union(*(decision.missing for decision in decisions)),
+        )
+
+    def _continue_task(self, params: Message) -> Decision:
+        tool = self.policy.find_tool(self.identity.user, params.get("taskId"))
+        decision = None if tool is None else self._of(Primitive.TOOLS, tool)
+        if decision is None or not decision.exists:
+            raise _Refused(jsonrpc.INVALID_PARAMS, "Task not found")
+        return decision
+
+    def _of(self, primitive: Primitive, name: str) -> Decision:
+        rules = self.policy.rules.get(primitive)
+        return _ALLOWED if rules is None else self._by(rules.find(name))
+
+    def _by(self, rules: Iterable[Rule]) -> Decision:
+        return decide(rules, held=self.identity.scopes, grantable=self.identity.grantable)
+
+    def _insufficient_scope(self, needed: frozenset[str]) -> HttpError:
+        """403 that names every scope the next token should have: clients ask for those of the challenge alone."""
+        text = "the access token lacks a scope that this needs"
+        challenge = {
+            "error": "insufficient_scope",
+            "error_description": text,
+            **({} if self.identity.resource is None else {"resource_metadata": _metadata_url(self.identity.resource)}),
+            "scope": " ".join(sorted(needed | self.identity.scopes)),
+        }
+        header = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in challenge.items())
+        return HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, text, headers=(("WWW-Authenticate", header),))
+
+    # Answers
+
+    def changes_answer_to(self, request: Message) -> bool:
+        """Whether a legacy client's request has an answer that `answered` may change, or learn from."""
+        method = request["method"]
+        is_task = method == "tools/call" and "task" in jsonrpc.params_of(request)
+        return is_task or method in _LISTS or method == "tasks/list"
+
+    def answered(self, request: Message, answer: Message) -> Message:
+        """Return the answer to a request without what does not exist for the user, and as this user's alone."""
+        result, method = answer.get("result"), request["method"]
+        if not isinstance(result, dict) or _ANSWERED.get(method) not in self.policy.rules:
+            return answer
+        if method == "tools/call":
+            self.policy.learn_task(self.identity.user, result, jsonrpc.params_of(request)["name"])
+            return answer
+        if method in _LISTS:
+            primitive, member, name = _LISTS[method]
+            result = {
+                **result,
+                member: [each for each in _objects(result, member) if self._lists(primitive, each, name)],
+            }
+        elif method == "tasks/list":
+            result = {**result, "tasks": [task for task in _objects(result, "tasks") if self._lists_task(task)]}
+        if "cacheScope" in result:
+            result = {**result, "cacheScope": "private"}
+        return {**answer, "result": result}
+
+    def shows(self, message: Message) -> bool:
+        """Whether a message of the server may reach the user: not what says that a resource has changed."""
+        if self.policy.resources is None or message.get("method") != "notifications/resources/updated":
+            return True
+        uri = jsonrpc.params_of(message).get("uri")
+        return isinstance(uri, str) and self._of(Primitive.RESOURCES, uri).is_allowed
+
+    def _lists(self, primitive: Primitive, element: Message, member: str) -> bool:
+        name = element.get(member)
+        if not isinstance(name, str):
+            return False
+        if member == "uriTemplate" and self.policy.resources is not None:
+            return any(self._by([rule]).exists for rule in self.policy.resources.find_all_of_template(name))
+        return self._of(primitive, name).exists
+
+    def _lists_task(self, task: Message) -> bool:
+        tool = self.policy.find_tool(self.identity.user, task.get("taskId"))
+        return tool is not None and self._of(Primitive.TOOLS, tool).is_allowed
+
+
+def _string(params: Message, member: str, path: str) -> str:
+    value = params.get(member)
+    if not isinstance(value, str):
+        raise _Refused(jsonrpc.INVALID_PARAMS, f"{path} must be a string")
+    return value
+
+
+def _objects(result: Message, member: str) -> list[Message]:
+    elements = result.get(member)
+    return [each for each in elements if isinstance(each, dict)] if isinstance(elements, list) else []
+
+
+def _unknown(primitive: Primitive, name: str) -> _Refused:
+    """What the specification's servers say of something that they do not have."""
+    if primitive is Primitive.RESOURCES:
+        return _Refused(LEGACY_RESOURCE_NOT_FOUND, "Resource not found", {"uri": name})
+    return _Refused(jsonrpc.INVALID_PARAMS, f"Unknown {primitive.value.removesuffix('s')}: {name}")
+
+
+def _metadata_url(resource: str) -> str:
+    """Return where the document of a resource stands (RFC 9728 §3.1)."""
+    parts = urlsplit(resource)
+    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path}"

@@ -1,0 +1,184 @@
+"""Who may use which tool, prompt and resource: rules, and what they decide. No I/O.
+
+The exact name's rule decides; without one the rule of the pattern that matches and has the longest text before its
+first `*`, which stands for any characters; without one the default. Names are compared code point by code point.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from .resource_uris import AmbiguousUriError, normalize_pattern, normalize_uri
+
+
+class Primitive(enum.Enum):
+    """What a server offers, as MCP calls it. The value is the option that holds its rules."""
+
+    TOOLS = "tools"
+    PROMPTS = "prompts"
+    RESOURCES = "resources"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What one use needs: all of these scopes; `deny` means that nobody may use it."""
+
+    scopes: frozenset[str] = frozenset()
+    deny: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a user may do. What does not exist for the user can be neither seen nor used.
+
+    `missing` are scopes that the user can still be granted, out of all those that are `needed`.
+    """
+
+    exists: bool
+    needed: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether it may be used now."""
+        return self.exists and not self.missing
+
+
+HIDDEN = Decision(exists=False)
+_DENIED = Rule(deny=True)
+
+
+class InvalidRulesError(Exception):
+    """Rules contradict each other, or one of them can never match; the text names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pattern:
+    pieces: tuple[str, ...]
+    rule: Rule
+
+    def matches(self, name: str) -> bool:
+        """Whether the pieces stand in the name in their order, without going over any part of it twice."""
+        first, *middle, last = self.pieces
+        position, end = len(first), len(name) - len(last)
+        if end < position or not name.startswith(first) or not name.endswith(last):
+            return False
+        for piece in middle:
+            position = name.find(piece, position, end)
+            if position < 0:
+                return False
+            position += len(piece)
+        return True
+
+    def may_tie_with(self, other: _Pattern) -> bool:
+        """Whether one name might match both, and neither goes before the other."""
+        ends = self.pieces[-1], other.pieces[-1]
+        return self.pieces[0] == other.pieces[0] and (ends[0].endswith(ends[1]) or ends[1].endswith(ends[0]))
+
+
+class _RuleSet:
+    """Rules by name in one form of the names."""
+
+    def __init__(
+        self,
+        default: Rule,
+        rules: Mapping[str, Rule],
+        *,
+        pieces_of: Callable[[str], tuple[str, ...]],
+        key_of: Callable[[str], str],
+    ) -> None:
+        self._default = default
+        self._key_of = key_of
+        self._exact: dict[str, Rule] = {}
+        self._patterns: list[_Pattern] = []
+        named: dict[str, str] = {}
+        for name, rule in rules.items():
+            pieces = pieces_of(name)
+            if len(pieces) == 1:
+                key = key_of(pieces[0])
+                if key in named:
+                    raise InvalidRulesError(f"{named[key]} and {name} name the same")
+                self._exact[key] = rule
+                named[key] = name
+                continue
+            pattern = _Pattern(pieces=pieces, rule=rule)
+            for other in self._patterns:
+                if pattern.may_tie_with(other):
+                    raise InvalidRulesError(
+                        f"{'*'.join(other.pieces)} and {'*'.join(pieces)} can match the same name, and neither is "
+                        "longer before its *"
+                    )
+            self._patterns.append(pattern)
+        # The first one that matches is the one that decides.
+        self._patterns.sort(key=lambda pattern: -len(pattern.pieces[0]))
+
+    def find(self, name: str) -> Rule:
+        """Return the rule that decides about a name."""
+        exact = self._exact.get(self._key_of(name))
+        if exact is not None:
+            return exact
+        return next((pattern.rule for pattern in self._patterns if pattern.matches(name)), self._default)
+
+    def find_all_below(self, prefix: str) -> list[Rule]:
+        """Return every rule that may decide about a name that begins so."""
+        found = [rule for name, rule in self._exact.items() if name.startswith(prefix)]
+        for pattern in self._patterns:
+            before = pattern.pieces[0]
+            if before.startswith(prefix) or prefix.startswith(before):
+                found.append(pattern.rule)
+            if prefix.startswith(before) and pattern.pieces[1:] == ("",):
+                return found  # it matches all of them: nothing behind it decides
+        return [*found, self._default]
+
+
+class Rules:
+    """The rules for tools or for prompts, by their names."""
+
+    def __init__(self, *, default: Rule, rules: Mapping[str, Rule]) -> None:
+        """Raises InvalidRulesError."""
+        self._rules = _RuleSet(default, rules, pieces_of=lambda name: tuple(name.split("*")), key_of=str)
+
+    def find(self, name: str) -> tuple[Rule, ...]:
+        """Return the rules that a use must satisfy."""
+        return (self._rules.find(name),)
+
+
+class ResourceRules(Rules):
+    """The rules for resources, by their URIs.
+
+    A URI must satisfy the rule for it as it is written and the rule for its normal form, in which the rules are
+    compared, too: a server that takes two spellings for one resource does not get round a rule. One that servers read
+    in different ways does not exist.
+    """
+
+    def __init__(self, *, default: Rule, rules: Mapping[str, Rule]) -> None:
+        """Raises InvalidRulesError."""
+        super().__init__(default=default, rules=rules)
+        try:
+            self._normal = _RuleSet(default, rules, pieces_of=normalize_pattern, key_of=lambda uri: uri.rstrip("/"))
+        except AmbiguousUriError as error:
+            raise InvalidRulesError(str(error)) from error
+
+    def find(self, name: str) -> tuple[Rule, ...]:
+        """Return the rules that a use must satisfy."""
+        try:
+            return self._rules.find(name), self._normal.find(normalize_uri(name))
+        except AmbiguousUriError:
+            return (_DENIED,)
+
+    def find_all_of_template(self, template: str) -> list[Rule]:
+        """Return every rule that may decide about a URI that the template stands for."""
+        return self._rules.find_all_below(template.partition("{")[0])
+
+
+def decide(rules: Iterable[Rule], *, held: frozenset[str], grantable: frozenset[str]) -> Decision:
+    """Decide about a use that must satisfy all of these, for a user who holds scopes and can be granted others."""
+    needed: frozenset[str] = frozenset()
+    for rule in rules:
+        if rule.deny:
+            return HIDDEN
+        needed |= rule.scopes
+    missing = needed - held
+    return Decision(exists=True, needed=needed, missing=missing) if missing <= grantable else HIDDEN
