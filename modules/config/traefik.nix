@@ -63,9 +63,10 @@ let
     }
 
     (lib.mkIf (cfg.trustedProxies != [ ]) {
-      entryPoints = lib.genAttrs [ "web" "websecure" ] (_: {
-        forwardedHeaders.trustedIPs = cfg.trustedProxies;
-      });
+      entryPoints = lib.genAttrs [
+        "web"
+        "websecure"
+      ] (_: { forwardedHeaders.trustedIPs = cfg.trustedProxies; });
     })
 
     (lib.mkIf (topology.instances != [ ]) {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ class Headers:
 
 def allowed(*options: str, origin: str | None = None, host: str = "localhost:9001") -> bool:
     who = () if "--require-identity" in options else ("--no-identity",)
-    parsed = parse_options(["--listen", "127.0.0.1:0", *who, *options, "--", "true"], {"PATH": "/usr/bin:/bin"})
+    parsed = parse_options(["--listen", "127.0.0.1:0", *who, *options, "--", "true"], {"PATH": os.environ["PATH"]})
     access = OriginCheck(parsed)
     headers = {"Host": host} if origin is None else {"Host": host, "Origin": origin}
     statuses = []
@@ -176,7 +177,7 @@ def test_what_could_never_match_is_refused_and_named_with_its_option(option: str
 def test_a_refusal_names_the_option_and_is_logged(
     caplog: pytest.LogCaptureFixture, option: str, headers: dict[str, str]
 ) -> None:
-    parsed = parse_options(["--listen", "127.0.0.1:0", "--no-identity", "--", "true"], {"PATH": "/usr/bin:/bin"})
+    parsed = parse_options(["--listen", "127.0.0.1:0", "--no-identity", "--", "true"], {"PATH": os.environ["PATH"]})
     with pytest.raises(HttpError, match=option):
         OriginCheck(parsed).check(cast("Request", Headers(**headers)))
     (record,) = caplog.records

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from stdio_bridge.options import DEFAULT_ENVIRONMENT, Isolation, Options, parse_options
 from stdio_bridge.protocol.errors import UsageError
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LISTEN_PID": "1", "SECRET": "s", "LC_ALL": "C"}
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/home/a", "LISTEN_PID": "1", "SECRET": "s", "LC_ALL": "C"}
 
 
 def parse(*arguments: str) -> Options:
@@ -77,7 +78,7 @@ def test_a_value_that_makes_no_sense_is_named_with_its_option(arguments: tuple[s
 
 
 def test_the_server_gets_what_programs_need_and_what_is_passed_on_and_nothing_of_the_bridges_own() -> None:
-    assert parse().environment == {"PATH": "/usr/bin:/bin", "HOME": "/home/a", "LC_ALL": "C"}
+    assert parse().environment == {"PATH": ENVIRONMENT["PATH"], "HOME": "/home/a", "LC_ALL": "C"}
     passed = parse("--pass-env", "*", "--env", "NEW=a=b").environment
     assert passed == {**parse().environment, "SECRET": "s", "NEW": "a=b"}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from stdio_bridge.options.config_file import make_schema
 from stdio_bridge.options.definitions import options_by_name
 from stdio_bridge.protocol.errors import UsageError
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "SECRET": "s"}
+ENVIRONMENT = {"PATH": os.environ["PATH"], "SECRET": "s"}
 COMMITTED = Path(__file__).parents[3] / "docs/bridge.schema.json"
 
 # Every option but those that say who may call, and what serves: in the file, and as said on the command line.
