@@ -1,4 +1,4 @@
-"""How a client proves at an endpoint which one it is (RFC 6749 §2.3; RFC 7523 §2.2 and §3; RFC 9700 §2.5)."""
+"""Client authentication (RFC 6749 §2.3; RFC 7523 §2.2 and §3; RFC 9700 §2.5)."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from .client_lookup import ClientLookup
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_ASSERTION_SECONDS: Final = 3600
-"""How far ahead an assertion may end, and how old it may be."""
+"""How far in the future an assertion may expire, and how old it may be."""
 CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
-"""How far a client's clock may be ahead: the user's machine, which nobody keeps exact. The end stays strict."""
+"""How far the clock of a client may be ahead, as users' machines are not exact. The expiry is checked exactly."""
 MAX_JTI_LENGTH: Final = 256
 
 _TYPES: Final = (None, "JWT", "client-authentication+jwt")
-# Those left out are checked in `_verify`, with more leeway than the end has.
+# `_verify` checks the others, with more leeway than the expiry has.
 _CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "jti"), but=("iat", "nbf"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Authenticated:
-    """A client, and how it proved itself: not at all with `none`."""
+    """A client, and the method by which it authenticated; with `none` it has proved nothing."""
 
     client: Client
     method: str
 
 
 class ClientAuthenticator:
-    """Authenticates clients by the one method that they registered, or by one that their document lists."""
+    """Authenticate clients by the method that they registered, or by one that their document lists."""
 
     def __init__(self, clients: ClientLookup, identifiers: Identifiers, *, issuer: str) -> None:
-        """`issuer` is ours: assertions must be meant for it or for its token endpoint."""
+        """`issuer` is that of this service: it, or its token endpoint, must be the audience of assertions."""
         self._clients = clients
         self._identifiers = identifiers
         self._audiences = [issuer, f"{issuer}/token"]
 
     def authenticate(self, form: Mapping[str, str], *, authorization: str | None) -> Authenticated:
-        """Return the client that a request proves; `authorization` is its header of that name.
+        """Return the authenticated client of a request; `authorization` is its header of that name.
 
-        Raises OAuthError `invalid_client` with status 401 for an unknown client and for a failed proof alike: that
-        is what makes clients whose registration is gone register anew.
+        Raises OAuthError `invalid_client` with status 401 for an unknown client and for failed authentication alike, so
+        that clients whose registration has expired register again.
         """
         basic = parse_basic(authorization)
         secret = form.get("client_secret")
@@ -90,7 +90,7 @@ class ClientAuthenticator:
             raise OAuthError("invalid_client", "unknown client: register again", status=401)
         if not client.check_endpoint_auth_method(method, "token"):
             own = " or ".join((client.auth_method, *client.other_auth_methods))
-            text = f"this client authenticates with {own}, and the request does with {method}"
+            text = f"this client authenticates with {own}, but the request does with {method}"
             raise OAuthError("invalid_client", text, status=401)
         return client
 
@@ -114,8 +114,8 @@ class ClientAuthenticator:
             if error.is_transient:
                 raise ServiceUnavailable("a client's key set") from error
             raise OAuthError("invalid_client", f"the client's keys: {error}", status=401) from error
-        # Last, when nothing else can refuse it: no one but the key's holder can use an identifier up.
-        # Remembered until no host takes it any more, be its clock as far behind ours as clocks may be.
+        # Last, after all other checks, so that only the holder of the key can use up an identifier.
+        # Remembered until no host accepts it any more, even if the clock of the host is late.
         seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
         if not self._identifiers.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
             raise OAuthError("invalid_client", "the client assertion was used before", status=401)
@@ -129,7 +129,7 @@ class ClientAuthenticator:
             raise jwt.InvalidAlgorithmError
         if not (kid is None or isinstance(kid, str)):
             raise jwt.InvalidKeyError
-        # From the client's own metadata, whatever `jwk`, `jku` or `x5u` the header may name.
+        # From the client's own metadata. `jwk`, `jku` and `x5u` in the header are ignored.
         if (key := self._clients.find_key(client, kid=kid, algorithm=algorithm)) is None:
             raise jwt.InvalidKeyError
         claims: dict[str, Any] = jwt.decode(
@@ -142,16 +142,16 @@ class ClientAuthenticator:
             leeway=CLOCK_SKEW_SECONDS,
             options=_CHECKS,
         )
-        # One for another server as well could be used here by that server.
+        # An assertion for several audiences could be replayed here by one of the others.
         if isinstance(claims["aud"], list) and len(claims["aud"]) != 1:
             raise jwt.InvalidAudienceError
-        # PyJWT takes texts that read as numbers.
+        # PyJWT accepts strings that look like numbers.
         if not all(isinstance(claims.get(name, 0), int | float) for name in ("exp", "iat", "nbf")):
             raise jwt.InvalidTokenError
         now = time.time()
         if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLIENT_CLOCK_SECONDS:
             raise jwt.ExpiredSignatureError
-        # So written that NaN, which Python reads in JSON, is refused.
+        # Written so that NaN, which Python accepts in JSON, is refused.
         if not now - MAX_ASSERTION_SECONDS <= claims.get("iat", now) <= now + CLIENT_CLOCK_SECONDS:
             raise jwt.InvalidIssuedAtError
         if not claims.get("nbf", now) <= now + CLIENT_CLOCK_SECONDS:
@@ -168,7 +168,7 @@ def _failed() -> OAuthError:
 
 
 def parse_basic(header: str | None) -> tuple[str, str] | None:
-    """Return identifier and secret of HTTP Basic authentication, None if the request does not use it.
+    """Return the identifier and secret of HTTP Basic, None if the request does not use it.
 
     Raises OAuthError `invalid_client` if it is malformed. Both parts are form-encoded (RFC 6749 §2.3.1).
     """

@@ -1,4 +1,4 @@
-"""Finding clients: those registered here, and those that an https URL describes."""
+"""Find clients, by their registration here or by their client document."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from .document_probe import DocumentProbe
 from .safe_fetch import DEADLINE_SECONDS, SafeFetcher
 
 FETCHES_PER_MINUTE: Final = 30
-"""From one host, to one address, and at the wish of one address: what we may be made to do to anyone."""
+"""Fetches from one host, to one address, and for one client address: attackers can cause no more of them."""
 KNOWN_FETCHES_PER_MINUTE: Final = 300
-"""Of a document of a client that users have logged in with, which is not to wait for what strangers have us ask its
-host.
+"""The same for documents of clients in use. They have quotas of their own, so that requests by strangers do not use
+these up.
 """
 MAX_WAITING: Final = 8
-"""Requests of a worker that wait for a document, fetched by themselves or by another: never all its threads.
+"""How many requests of a worker may wait for a document, which must never be all its threads.
 
-Half of them for documents of clients that users have logged in with: strangers' slow servers can hold the other half.
+Half of them are for documents of clients in use. Slow servers of strangers can occupy only the other half.
 """
 REVALIDATION_SECONDS: Final = 24 * 3600
-"""How long a document with an ETag is kept to be asked about again."""
+"""How long a document with an ETag is kept for conditional requests."""
 KEY_SET_REFRESH_SECONDS: Final = 30
-"""How often an unknown `kid` may have a key set fetched again that is still fresh."""
+"""How many seconds must pass before an unknown `kid` leads to another fetch of a fresh key set."""
 
 T = TypeVar("T")
 
 
 class ClientLookup:
-    """Clients of either kind. Raises ClientDocumentError, ServiceUnavailable or TooManyRequests beside."""
+    """All clients. Methods may raise ClientDocumentError, ServiceUnavailable or TooManyRequests."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ClientLookup:
         probe: DocumentProbe,
         requester: Callable[[], str],
     ) -> None:
-        """`probe` hears of what was fetched; `requester` returns the address that the current request comes from."""
+        """`probe` is told of each fetched document; `requester` returns the address of the current request."""
         self._store = store
         self._documents = documents
         self._apps = apps
@@ -62,7 +62,7 @@ class ClientLookup:
         self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
 
     def find(self, client_id: str) -> Client | None:
-        """Return a client as it is now: a document is believed no longer than its headers allow."""
+        """Return a client as it is now. A document is used no longer than its headers allow."""
         if not client_documents.is_document_url(client_id):
             return self._store.clients.find(client_id)
         if not self._documents.enabled:
@@ -76,9 +76,9 @@ class ClientLookup:
         )
 
     def find_key(self, client: Client, *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
-        """Return the client's key that an assertion's header means.
+        """Return the client's key that the header of an assertion names.
 
-        Keys rotate: for a `kid` that is not there a key set is fetched anew, though not at every attempt.
+        Keys rotate, so an unknown `kid` leads to another fetch of the key set, though not each time.
         """
         metadata = client.metadata
         if metadata.jwks is not None:
@@ -98,9 +98,9 @@ class ClientLookup:
         )
 
     def _find_document(self, url: str, parse: Callable[[Any], T], *, client_id: str, max_bytes: int) -> T:
-        """Return a client's document as `parse` takes it, from the cache while it is fresh.
+        """Return the parsed document of a client, from the cache while it is fresh.
 
-        What is refused is not kept.
+        A document that is refused is not kept.
         """
         hosts = self._documents.allowed_hosts
         if hosts is not None and client_documents.host_of(url) not in hosts:
@@ -108,7 +108,7 @@ class ClientLookup:
         kept = self._store.documents.find(url)
         if kept is not None and time.time() < kept.fresh_until:
             return parse(json.loads(kept.body))
-        # Only at the client's own host: a key set may be anywhere, and so at a host that has nothing to do with it.
+        # Only at the client's own host: its key set may be at a host that has nothing to do with the client.
         is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
             self._store.clients.has_logged_in(client_id)
         )
@@ -116,7 +116,7 @@ class ClientLookup:
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
         try:
             with self._store.locks.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
-                kept = self._store.documents.find(url)  # someone else may just have fetched it
+                kept = self._store.documents.find(url)  # another request may just have fetched it
                 if kept is not None and time.time() < kept.fresh_until:
                     return parse(json.loads(kept.body))
                 return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes)
@@ -185,6 +185,6 @@ def _refuse_constant(_name: str) -> Any:
 
 
 def _etag(value: str | None) -> str | None:
-    """Return an entity tag that may be sent back as it is (RFC 9110 §8.8.3)."""
+    """Return an entity tag if it is valid, so that it can be sent back (RFC 9110 §8.8.3)."""
     usable = value is not None and len(value) <= 256 and value.isascii() and value.isprintable()
     return value if usable else None

@@ -1,4 +1,4 @@
-"""What a person reads whose application is known by a URL that cannot be used here."""
+"""The pages for users whose application has a client document that cannot be used here."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _LIST: Final = "{host} is not in clientDocuments.allowedHosts."
 
 
 def explain_document_error(client_id: str, error: ClientDocumentError) -> PageError:
-    """Return the page: what is wrong, and what the user and the operator can do about it."""
+    """Return the page that says what is wrong, and what the user and the operator can do."""
     url = display_text(client_id)
     if isinstance(error, ClientDocumentsDisabled):
         return PageError(
-            "This gateway takes no application by its address",
-            f"The application calls itself {url}. The operator has turned that off: applications register here "
+            "This gateway does not accept client documents",
+            f"The application identifies itself by {url}. The operator allows no such applications: they register here "
             "instead. Nothing has expired.",
             help_registration=True,
             operator=_SWITCH,
         )
-    what, operator = "Only its publisher can mend that.", None
+    what, operator = "Only its publisher can mend this.", None
     if isinstance(error, ClientHostNotAllowed):
-        what, operator = "The operator decides about that.", _LIST
+        what, operator = "The operator decides which hosts are allowed.", _LIST
     elif error.is_transient:
         what, operator = "Try again in a moment.", _WAY_OUT
     return PageError(
-        "This application cannot be recognised",
+        "This application cannot be identified",
         f"It is described at {url}, but {error.reason}. {what}",
         help_registration=True,
         operator=operator.format(host=display_text(client_documents.host_of(client_id) or "")) if operator else None,

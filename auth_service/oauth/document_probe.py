@@ -1,12 +1,12 @@
-"""Whether clients' metadata documents can be fetched from here, found out before a client relies on it.
+"""Find out whether client documents can be fetched from this host, before a client relies on it.
 
-A client that reads `client_id_metadata_document_supported` takes our word for it, and does not register where its
-document then cannot be fetched: its user is locked out. So this service fetches a few documents of widespread clients
-by the same code, at start and every ten minutes, and says that documents are supported while each of them can be
-fetched. They are named in the settings and by no client. A single probe that fails changes nothing; three in a row do.
+A client that reads `client_id_metadata_document_supported` does not register if its document cannot be fetched, and its
+user is locked out. So this service fetches a few documents of widespread clients by the same code, at start and every
+ten minutes, and says that documents are supported while all of them can be fetched. The settings name them; no client
+can. One failed probe changes nothing; three in a row do.
 
-A target whose host has just given a document to a client's login is not asked again. One instance is a host's service
-with all its workers; all instances behind one name give one answer, which is no while one of them cannot fetch.
+A target is not fetched if a login has just needed a document of the same host. An instance is the service of one host
+with all its workers. All instances behind one name give the same answer: false while one of them cannot fetch.
 
 | key | value | lives |
 |---|---|---|
@@ -40,11 +40,11 @@ from .safe_fetch import DEADLINE_SECONDS, SafeFetcher
 
 INTERVAL_SECONDS: Final = 600
 RETRY_SECONDS: Final = 20
-"""From a probe that failed to the next, until failures are believed; twice as long each time after that."""
+"""The time between failed probes until there are three; after that it doubles each time."""
 MAX_RETRY_SECONDS: Final = 300
 FAILURES_TO_BELIEVE: Final = 3
 EXPIRY_INTERVALS: Final = 3
-"""How many probes an instance may miss before the others no longer wait for it: it is gone."""
+"""How many probes an instance may miss before the others take it for ended."""
 
 _KEY: Final = "document-probes"
 _DAY: Final = 86400
@@ -55,21 +55,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Finding:
-    """What an instance's last probe found. Times are in seconds since 1970."""
+    """The result of an instance's last probe. Times are in seconds since 1970."""
 
     works: bool
     failures: int
-    """How many probes have failed since the last that did not."""
+    """How many probes in a row have failed."""
     next_at: float
     expires_at: float
     settings: str
-    """A digest of the settings by which it was made."""
+    """The digest of the settings of the probe."""
 
 
 def targets_of(documents: ClientDocuments) -> tuple[str, ...]:
-    """Return what is to be fetched.
+    """Return the URLs to fetch.
 
-    Where the operator's list of hosts leaves out every document, the hosts themselves: any answer will do of them.
+    If the operator's list of hosts excludes every document, they are the hosts themselves, for which any answer is
+    enough.
     """
     allowed = documents.allowed_hosts
     if allowed is None:
@@ -79,7 +80,7 @@ def targets_of(documents: ClientDocuments) -> tuple[str, ...]:
 
 
 def find_problems(fetcher: SafeFetcher, targets: Sequence[str]) -> tuple[str, ...]:
-    """Fetch all of these at once; return a text for the operator on each that cannot be fetched."""
+    """Fetch all of these at once; return a text for the operator about each that cannot be fetched."""
     if not targets:
         return ()
     with ThreadPoolExecutor(len(targets), thread_name_prefix="probe-client-document") as pool:
@@ -87,47 +88,47 @@ def find_problems(fetcher: SafeFetcher, targets: Sequence[str]) -> tuple[str, ..
 
 
 class DocumentProbe:
-    """Probes for one instance, and knows what all of them have found."""
+    """Probe for one instance, and know the results of all instances."""
 
     def __init__(self, settings: Settings, connection: redis.Redis, locks: Locks, *, fetcher: SafeFetcher) -> None:
-        """Share a connection pool that decodes responses. `fetcher` goes the way that documents come."""
+        """Share a connection pool that decodes responses. `fetcher` must be like that of client documents."""
         self._documents = settings.client_documents
         self._targets = targets_of(self._documents)
         self._redis = connection
         self._locks = locks
         self._fetcher = fetcher
-        # A restarted service goes on from what it knew.
+        # A restarted service continues with the stored result.
         self._instance = _digest(socket.gethostname(), settings.listen, settings.state_directory)
         self._settings = _digest(self._documents.model_dump_json())
         self._is_new = True
         self.works = False
-        """Whether metadata may say that documents are supported, as of the last `refresh`."""
+        """Whether metadata says that documents are supported, as of the last `refresh`."""
 
     @denies_when_unavailable
     def note_fetched(self, url: str) -> None:
-        """Take a document that a login has just needed as a proof for its host."""
+        """Count a document that a login has just needed as a probe of its host."""
         host = _host_of(url)
         if any(_host_of(target) == host for target in self._targets):
             self._redis.set(self._proof(host), "1", ex=INTERVAL_SECONDS)
 
     @denies_when_unavailable
     def refresh(self) -> None:
-        """Learn what all instances have found."""
+        """Read the results of all instances."""
         self._refresh()
 
     @denies_when_unavailable
     def probe_if_due(self) -> None:
-        """Probe if it is time to, and no other worker of this instance is at it."""
+        """Probe if it is due and no other worker of this instance does so."""
         if not self._documents.enabled or not self._is_due(self._find_own()):
             return
         try:
             with self._locks.only_one(f"document-probe {self._instance}", seconds=3 * DEADLINE_SECONDS, wait=0):
-                # Another worker may have been at it until now.
+                # Another worker may just have probed.
                 former = self._find_own()
                 if self._is_due(former):
                     self._probe(former)
         except ServiceUnavailable:
-            return  # another worker is at it
+            return  # another worker probes
         self._is_new = False
         self._refresh()
 
@@ -137,7 +138,7 @@ class DocumentProbe:
         text = "; ".join(problems)
         if former is None or former.works != found.works:
             if found.works:
-                log.info("client_documents: documents can be fetched; metadata says so")
+                log.info("client_documents: documents can be fetched, and metadata offers them")
             else:
                 log.warning(
                     "client_documents: documents cannot be fetched, so metadata does not offer them and clients "
@@ -169,7 +170,7 @@ class DocumentProbe:
     def _is_due(self, own: _Finding | None) -> bool:
         if own is None or (self._is_new and (not own.works or own.settings != self._settings)):
             return True
-        # Never longer than a whole interval, whatever a clock that was set back makes of it.
+        # At most one interval, also after a clock was set back.
         return not time.time() < own.next_at <= time.time() + INTERVAL_SECONDS
 
     def _is_proven(self, url: str) -> bool:
@@ -192,7 +193,7 @@ class DocumentProbe:
 def _parse(value: str) -> _Finding | None:
     try:
         return _Finding(**json.loads(value))
-    except TypeError:  # another version of this service wrote it
+    except TypeError:  # written by another version of this service
         return None
 
 
@@ -200,7 +201,7 @@ def _find_problem(fetcher: SafeFetcher, url: str) -> str | None:
     try:
         fetcher.fetch(url, headers={}, max_bytes=MAX_DOCUMENT_BYTES, admit=lambda _host, _addresses: None)
     except ClientDocumentError as error:
-        # A document that has moved says nothing against its host; a refusal (403, 429) would meet clients' as well.
+        # A document that is gone proves the way to its host; a refusal (403, 429) would affect clients' documents too.
         is_host_alone = urlsplit(url).path == "/"
         if error.status is not None and (is_host_alone or error.status in _GONE):
             return None

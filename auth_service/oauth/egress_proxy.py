@@ -1,4 +1,4 @@
-"""Connecting through an HTTP proxy, for hosts whose only way out is one (RFC 9110 §9.3.6, CONNECT)."""
+"""Connect through an HTTP proxy, for hosts that reach the internet only through one (RFC 9110 §9.3.6, CONNECT)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_LOOKUPS: Final = 4
 
 
 class EgressProxy:
-    """One proxy, as the operator names it. Nothing is asked of it in the name of a user."""
+    """A proxy that the operator has named. It receives no data of users."""
 
     def __init__(self, url: str) -> None:
         """`url` is `http://HOST:PORT`."""
@@ -27,7 +27,7 @@ class EgressProxy:
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
         """Return a connection to an address, or to a name that the proxy looks up.
 
-        `timeout`, in seconds, is for everything together. Raises OSError, whose text is for the operator.
+        `timeout`, in seconds, is for all steps together. Raises OSError, whose text is for the operator.
         """
         until = time.monotonic() + timeout
         connection = self._connect(until)
@@ -76,7 +76,7 @@ def _open_tunnel(connection: socket.socket, target: str, until: float) -> None:
             raise ConnectionError("the proxy closed the connection")
     if not 200 <= event.status_code < 300:
         raise ConnectionError(f"the proxy refused with status {event.status_code}")
-    if state.trailing_data[0]:  # the other side of a tunnel waits for TLS to begin
+    if state.trailing_data[0]:  # behind a tunnel, the TLS client speaks first
         raise ConnectionError("the proxy sent more than its answer")
 
 

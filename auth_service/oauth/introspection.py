@@ -1,6 +1,6 @@
-"""Telling those whom a token concerns what it is good for (RFC 7662): its client, and its resource's server.
+"""Introspection (RFC 7662): tell a client about its own tokens, and a server about tokens of its resource.
 
-A server that wants to ask authenticates with HTTP Basic: its name in the settings, and its introspection key.
+A server authenticates with HTTP Basic: its name in the settings, and its introspection key.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _INACTIVE: Final[dict[str, Any]] = {"active": False}
 
 
 def derive_introspection_key(credentials: Credentials, resource_name: str) -> bytes:
-    """Return the key that one resource's server asks with."""
+    """Return the introspection key of a resource's server."""
     return credentials.derive_key(f"introspection-key:{resource_name}")
 
 
 class Introspection:
-    """Answers `POST /introspect`."""
+    """Answer `POST /introspect`."""
 
     def __init__(self, settings: Settings, credentials: Credentials, server: AuthorizationServer) -> None:
         self._issuer = settings.issuer
@@ -37,9 +37,10 @@ class Introspection:
         self._server = server
 
     def answer(self, form: Mapping[str, str], *, authorization: str | None) -> dict[str, Any]:
-        """Return the response to a request, `{"active": false}` for every token that is none of the caller's.
+        """Return the response to a request: `{"active": false}` for a token that does not concern the caller.
 
-        Raises OAuthError `invalid_client` with status 401 for a caller who proves nothing, a public client included.
+        Raises OAuthError `invalid_client` with status 401 for a caller that does not authenticate, or is a public
+        client.
         """
         resource_url = self._find_resource_url(authorization)
         client_id = None if resource_url is not None else self._authenticate_client(form, authorization)
@@ -68,7 +69,7 @@ class Introspection:
         return self._describe_access_token(claims)
 
     def _find_resource_url(self, authorization: str | None) -> str | None:
-        """Return the URL of the resource whose server asks; None if it is a client. Raises OAuthError."""
+        """Return the resource's URL if its server asks, None if a client does. Raises OAuthError."""
         name, unverified_key = parse_basic(authorization) or ("", "")
         if name not in self._keys:
             return None
@@ -79,7 +80,9 @@ class Introspection:
     def _authenticate_client(self, form: Mapping[str, str], authorization: str | None) -> str:
         authenticated = self._server.authenticator.authenticate(form, authorization=authorization)
         if authenticated.method == "none":
-            raise OAuthError("invalid_client", "a public client cannot prove that it may ask", status=401)
+            raise OAuthError(
+                "invalid_client", "a public client cannot authenticate, so it may not introspect tokens", status=401
+            )
         return authenticated.client.client_id
 
     def _describe_access_token(self, claims: VerifiedClaims) -> dict[str, Any]:

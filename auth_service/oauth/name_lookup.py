@@ -1,4 +1,4 @@
-"""Looking up names within a time: getaddrinfo takes no deadline, so it runs where it can be left behind."""
+"""Look up names with a deadline. getaddrinfo has none, so it runs in a thread that can be abandoned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class NameLookups(Generic[T]):
-    """Runs at most so many look-ups at a time, each in a thread that keeps no process from ending."""
+    """Run a limited number of look-ups at a time, each in a daemon thread."""
 
     def __init__(self, limit: int) -> None:
         self._free = threading.BoundedSemaphore(limit)
@@ -19,7 +19,7 @@ class NameLookups(Generic[T]):
     def run(self, look_up: Callable[[], T], *, timeout: float) -> T:
         """Return what `look_up` returns. Raises what it raises, and TimeoutError after `timeout` seconds.
 
-        One that is left behind goes on, and takes its place until it ends.
+        An abandoned look-up goes on, and counts until it ends.
         """
         if not self._free.acquire(timeout=timeout):
             raise TimeoutError("too many names are being looked up")

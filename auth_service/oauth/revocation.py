@@ -1,4 +1,4 @@
-"""Ending access: grants with every token and code of them, what was approved, and where users are signed in."""
+"""End access: grants with all their tokens and codes, remembered consents, and browser sessions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auth_service.storage.store import Store
 
 
 class Revocation:
-    """Ends access of each kind, and tells of it. Every method raises ServiceUnavailable when Redis does not answer.
+    """End access, and report it. Every method raises ServiceUnavailable when Redis does not answer.
 
     `by` and `reason` are for the audit log: see `audit.record`.
     """
@@ -30,14 +30,14 @@ class Revocation:
         self._grants_per_client = grants_per_client
         self._notify = notify
         self.deferred = 0
-        """How many grants this has ended while Redis took no writes: denied until Redis forgets them."""
+        """How many grants it has ended while Redis took no writes. They are denied until Redis has removed them."""
 
     def revoke_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
-        """As `revoke_grants`, for one; return it if it lived."""
+        """End one grant as `revoke_grants` does; return it if it was live."""
         return next(iter(self.revoke_grants([sid], by=by, reason=reason)), None)
 
     def revoke_grants(self, sids: Iterable[str], *, by: str, reason: str) -> list[Grant]:
-        """End grants and every token and code of them, everywhere; return those that lived.
+        """End grants with all their tokens and codes, at all workers; return those that were live.
 
         All revoking goes through here. When this returns, no worker admits a token of them any more, not even one that
         has just lost Redis.
@@ -57,14 +57,14 @@ class Revocation:
         return ended
 
     def revoke_surplus(self, newest: Grant) -> None:
-        """End the grants used least recently of a user who has too many for one client, but not this one."""
+        """End the least recently used grants of a user who has too many for one client, but not this one."""
         own = self._store.grants.find_of_user(newest.sub, client_id=newest.client_id)
         own.sort(key=lambda each: (each.grant.sid == newest.sid, each.last_used or each.grant.created_at))
         surplus = [each.grant.sid for each in own[: max(len(own) - self._grants_per_client, 0)]]
-        self.revoke_grants(surplus, by="gateway", reason="the user has newer ones for this client")
+        self.revoke_grants(surplus, by="gateway", reason="the user has newer grants for this client")
 
     def remove_client(self, client_id: str, *, by: str) -> list[Grant]:
-        """Remove a registration, and end every grant of it; return those that lived.
+        """Remove a registration, and end all its grants; return those that were live.
 
         Raises PartlyRefused if Redis keeps the registration because it takes no writes.
         """
@@ -78,10 +78,10 @@ class Revocation:
     def revoke_access(
         self, sub: str, *, by: str, client_id: str | None = None, resource_url: str | None = None
     ) -> list[Grant]:
-        """End what a user has granted, to all or to one client, on all or on one resource; return what lived.
+        """End the grants of a user, of one client or all, at one resource or all; return those that were live.
 
-        What the user approved of it is forgotten: it will be asked for again. Raises PartlyRefused if Redis keeps the
-        approvals because it takes no writes.
+        The user's remembered consents for them end too. Raises PartlyRefused if Redis keeps these because it takes no
+        writes.
         """
         refusals: list[WritesRefused] = []
         with _going_on(refusals):
@@ -95,7 +95,7 @@ class Revocation:
         return _unless_refused(self.revoke_grants(sids, by=by, reason="the user's access was ended"), refusals)
 
     def end_user(self, sub: str, *, by: str) -> list[Grant]:
-        """As `revoke_access`, and sign the user out of every browser. Raises PartlyRefused as well."""
+        """End access as `revoke_access` does, and all browser sessions of the user. Raises PartlyRefused too."""
         refusals: list[WritesRefused] = []
         with _going_on(refusals):
             self._store.sessions.end_all(sub)
@@ -105,7 +105,7 @@ class Revocation:
 
 @contextmanager
 def _going_on(refusals: list[WritesRefused]) -> Iterator[None]:
-    """Note that Redis takes no writes, and go on: what can end nonetheless has to."""
+    """Note that Redis takes no writes, and go on, as grants can be ended all the same."""
     try:
         yield
     except WritesRefused as refusal:
@@ -113,7 +113,7 @@ def _going_on(refusals: list[WritesRefused]) -> Iterator[None]:
 
 
 def _unless_refused(ended: list[Grant], refusals: list[WritesRefused]) -> list[Grant]:
-    """Return what has ended. Raises PartlyRefused if something else has not."""
+    """Return the ended grants. Raises PartlyRefused if other records are still there."""
     if refusals:
         raise PartlyRefused(refusals[0].reason, ended=len(ended))
     return ended

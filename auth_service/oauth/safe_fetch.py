@@ -1,9 +1,9 @@
-"""Fetching from the public internet what a stranger's URL names, without becoming the stranger's tool.
+"""Fetch a URL that a stranger has chosen, from the public internet only.
 
-Every address that the host resolves to must be public, the connection goes to one of those and to nothing else, TLS
-is verified against the host name, and one deadline bounds resolving, connecting and reading together. Nothing is
-followed, nothing is decompressed, no proxy of the environment is used. All of this holds through a proxy of the
-settings too, which is told the address and never the name, unless it is to look the names up (`make_fetcher`).
+All addresses of the host must be public, and the connection goes to one of them. TLS is verified against the host name.
+One deadline bounds resolving, connecting and reading together. Redirects are not followed, no body is decompressed, and
+no proxy of the environment is used. All of this also holds through a proxy of the settings, which receives the address
+and never the name, unless the proxy is to look up names (`make_fetcher`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .name_lookup import NameLookups
 
 DEADLINE_SECONDS: Final = 5.0
 MAX_CONCURRENT: Final = 4
-"""Per worker, and as many again for hosts that are known: strangers' slow servers must hold neither all threads that
-answer requests, nor what those need.
+"""Per worker, and the same number again for known hosts, so that slow servers of strangers occupy neither all threads
+nor the places for known hosts.
 """
 MAX_ADDRESSES: Final = 3
 """How many of a host's addresses are tried."""
@@ -37,9 +37,9 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 HTTPS_PORT: Final = 443
 
 Resolve = Callable[[str], Sequence[str]]
-"""Host name to the texts of all its addresses; raises OSError."""
+"""From a host name to all its addresses; raises OSError."""
 Connect = Callable[[str, int, float], socket.socket]
-"""Address (a name, if it is not resolved here), port and timeout in seconds to a connected socket; raises OSError."""
+"""From an address (or an unresolved name), port and timeout in seconds to a connected socket; raises OSError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +52,21 @@ class Fetched:
 
 
 def resolve_host(host: str) -> Sequence[str]:
-    """Ask the system's resolver."""
+    """Look up all addresses of a host with the system's resolver."""
     found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def connect_tcp(address: str, port: int, timeout: float) -> socket.socket:
-    """Connect to an address, which is no name: nothing is resolved here."""
+    """Connect to an address, without any name lookup."""
     return socket.create_connection((address, port), timeout=timeout)
 
 
 def make_fetcher(documents: ClientDocuments) -> SafeFetcher:
-    """Return what fetches by the settings.
+    """Return a fetcher that follows the settings.
 
-    Where the proxy resolves names, it alone can keep a stranger's name from meaning an internal address: what still
-    holds here is that the name is one of the public form, that the port is 443, and that nothing is asked before the
-    other side has proved the name by its certificate.
+    If the proxy resolves names, it alone can refuse names with internal addresses. Here, the name must have a public
+    form, the port is 443, and no request is sent before the server has proved the name by its certificate.
     """
     if documents.proxy is None:
         return SafeFetcher()
@@ -78,7 +77,7 @@ def make_fetcher(documents: ClientDocuments) -> SafeFetcher:
 
 
 class SafeFetcher:
-    """Makes one GET request at a time per caller, of which only a few may be under way."""
+    """Make GET requests, of which a limited number run at a time."""
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class SafeFetcher:
         tls: ssl.SSLContext | None = None,
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        """`deadline`, in seconds, is for everything together. Without `resolve`, `connect` is given the name."""
+        """`deadline`, in seconds, is for all steps together. Without `resolve`, `connect` receives the name."""
         self._resolve = resolve
         self._connect = connect
         self._tls = tls if tls is not None else ssl.create_default_context()
@@ -108,9 +107,9 @@ class SafeFetcher:
     ) -> Fetched:
         """GET an https URL whose form has been checked.
 
-        What `is_known` waits for nothing that is not. `admit` gets the host and the addresses that may be tried (none
-        where a proxy looks them up) before anything is sent there, and may raise. Raises ClientDocumentError, whose
-        reason tells nothing of what the host resolved to or answered; its cause may, and is for the operator.
+        `is_known` takes one of the places for known hosts. `admit` is called with the host and the addresses that may
+        be tried (none if a proxy looks them up) before the connection, and may raise. Raises ClientDocumentError, whose
+        reason does not say what the host resolved to or answered; its cause may, and is for the operator.
         """
         if not self._slots[is_known].acquire(blocking=False):
             raise ClientDocumentError("too many documents are being fetched", is_transient=True)
@@ -147,9 +146,9 @@ class SafeFetcher:
             addresses = self._lookups[is_known].run(lambda: resolve(host), timeout=_left(until))
         except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
             raise _not_found() from error
-        # All of them: a host that is half private may answer with either half the next time.
+        # All of them: of a host with public and private addresses, the next look-up may return the private ones.
         if not addresses or not all(is_public(address) for address in addresses):
-            # As for a name that nobody has: anyone may ask, and would learn which names an internal network knows.
+            # As for an unknown name, or an attacker could find out which names the internal network has.
             raise _not_found() from OSError("it has an address that is not public")
         return addresses[:MAX_ADDRESSES]
 
@@ -183,7 +182,7 @@ def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int
     while True:
         event = state.next_event()
         if event is h11.NEED_DATA:
-            # Python's TLS takes the timeout for the whole call, however few bytes trickle in.
+            # Python applies the timeout to the whole TLS call, however slowly the bytes arrive.
             connection.settimeout(_left(until))
             data = connection.recv(4096)
             received += len(data)
@@ -205,7 +204,7 @@ def _exchange(connection: ssl.SSLSocket, request: h11.Request, *, max_bytes: int
 
 
 def _combine(lines: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return each header once: a `no-store` counts on whichever of several lines it stands (RFC 9110 §5.3)."""
+    """Join the lines of each header, so that `no-store` counts in any of them (RFC 9110 §5.3)."""
     headers: dict[str, str] = {}
     for name, value in lines:
         former = headers.get(name.decode("ascii"))
@@ -219,13 +218,13 @@ def _check_head(status: int, headers: Mapping[str, str], *, is_conditional: bool
         return
     if status != 200:
         raise ClientDocumentError(
-            "it is not there: the answer's status is not 200", is_transient=status >= 500, status=status
+            "it cannot be fetched: the answer's status is not 200", is_transient=status >= 500, status=status
         )
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ClientDocumentError("its content type is not application/json", status=status)
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise ClientDocumentError("it is compressed, which was not asked for", status=status)
+        raise ClientDocumentError("it is compressed, although the request does not accept that", status=status)
 
 
 def _left(until: float) -> float:

@@ -1,15 +1,15 @@
-"""The authorization server: Authlib at the token endpoint, and what OAuth 2.1 wants stricter.
+"""The authorization server: Authlib at the token endpoint, and the stricter rules of OAuth 2.1.
 
-Authlib chooses the grant that a token request names, has its client authenticated, checks that the client registered
-that grant type, that the request has a code or refresh token which is known and the client's own, and raises the errors
-of RFC 6749 §5.2. All else is done here and in `token_grants`, each for a reason that a test holds on to:
+Authlib chooses the grant type that a token request names, has the client authenticated, and checks that the client has
+registered that grant type and that the request has a known code or refresh token of this client. It raises the errors
+of RFC 6749 §5.2. This module and `token_grants` do the rest, each with a test:
 - parameters are read from where RFC 6749 puts them (query at /authorize, body at /token), each once;
-- PKCE S256 is required of every client, at /authorize already;
+- PKCE S256 is required of every client, already at /authorize;
 - a client authenticates with exactly the one method it registered;
-- a code is redeemed by one atomic operation before any token is made, and its replay by someone
-  who proves client and verifier revokes the grant; so Authlib makes and stores no token;
-- scopes that mean nothing here are ignored, at refresh too, and the answer says what was granted;
-- no error text quotes what a client sent, where Authlib would raise ValueError on it.
+- a code is redeemed by one atomic operation before any token is made, and its replay with the right client and code
+  verifier revokes the grant; so Authlib makes and stores no token;
+- unknown scopes are ignored, at refresh too, and the answer says which scopes are granted;
+- error texts do not quote what a client sent if Authlib would raise ValueError for it.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _DESCRIPTIONS = {
     "unsupported_grant_type": "grant_type must be one of authorization_code, refresh_token",
     "unauthorized_client": "the client has not registered this grant type: register it in grant_types",
 }
-"""What to say of errors that Authlib describes by the client's own words, or not at all."""
+"""Descriptions of errors which Authlib describes with the client's own words, or not at all."""
 
 # Authlib writes whole tokens into its DEBUG lines.
 logging.getLogger("authlib").setLevel(logging.INFO)
 
 ON_THE_WAY_SECONDS = 5
-"""How much longer an access token is good than `expires_in` says.
+"""For how many seconds an access token is valid after `expires_in`.
 
-A client counts from when it reads the answer, and a request takes its time to arrive. Some clients take a 401 on a
-token that they believe in for the end of the login, and send their user to log in again instead of refreshing.
+A client counts from the time when it reads the answer, and a request takes time to arrive. If a token is refused that a
+client takes for valid, some clients make the user log in again instead of refreshing the token.
 """
 
 
@@ -75,7 +75,7 @@ class AuthorizationRequest:
     resource_name: str
     scopes: tuple[str, ...]
     names_scopes: bool = True
-    """Whether the client asked for these; the resource's own choice stands in for a request that named none."""
+    """Whether the client has named any of these; if not, they are the resource's default."""
 
     @property
     def client_id(self) -> str:
@@ -84,17 +84,17 @@ class AuthorizationRequest:
 
     @property
     def client_name(self) -> str:
-        """What the client calls itself."""
+        """The name that the client has given itself."""
         return self.client.name
 
     @property
     def client_host(self) -> str | None:
-        """The host that vouches for the client's name; None for a registered client, for which nobody does."""
+        """The host that vouches for the client's name; None for a registered client, which no host vouches for."""
         return client_documents.host_of(self.client.client_id)
 
 
 class FormRequest(OAuth2Request):  # type: ignore[misc]  # Authlib ships no types
-    """A request as Authlib wants it, from parameters that were already read from the right place."""
+    """A request in Authlib's form, with parameters that are already read from the right place."""
 
     def __init__(self, uri: str, parameters: Mapping[str, str], *, authorization: str | None = None) -> None:
         headers = {} if authorization is None else {"Authorization": authorization}
@@ -108,7 +108,7 @@ class FormRequest(OAuth2Request):  # type: ignore[misc]  # Authlib ships no type
 
 
 class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships no types
-    """Validates authorization and token requests, and issues codes and tokens."""
+    """Validate authorization and token requests, and issue codes and tokens."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         revocation: Revocation,
         refresh_key: bytes,
     ) -> None:
-        """`refresh_key` makes refresh tokens, which need not be stored that way."""
+        """Refresh tokens are derived from `refresh_key`, so that they need not be stored."""
         super().__init__()
         self.settings = settings
         self.store = store
@@ -135,19 +135,19 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     # What Authlib asks of a framework integration
 
     def query_client(self, client_id: str) -> Client | None:
-        """Return the client of that identifier."""
+        """Return the client with this identifier."""
         return self.clients.find(client_id)
 
     def create_oauth2_request(self, request: FormRequest) -> FormRequest:
-        """Take the request as it is."""
+        """Return the request unchanged."""
         return request
 
     def handle_response(self, _status: int, body: dict[str, Any], _headers: Any) -> dict[str, Any]:
-        """Return the body; the views know the rest."""
+        """Return the body; the views add the rest."""
         return body
 
     def handle_error_response(self, _request: OAuth2Request, error: OAuth2Error) -> NoReturn:
-        """Raise Authlib's error as ours, which one handler renders."""
+        """Raise Authlib's error as an OAuthError, which one handler renders."""
         raise OAuthError(error.error, _DESCRIPTIONS.get(error.error) or error.description) from error
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -159,7 +159,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         methods: list[str],
         endpoint: str = "token",
     ) -> Client:
-        """Return the client that the request proves (`client_authentication`)."""
+        """Return the authenticated client of the request (`client_authentication`)."""
         authenticated = self.authenticator.authenticate(
             request.form, authorization=request.headers.get("Authorization")
         )
@@ -169,7 +169,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     # Authorization endpoint
 
     def parse_authorization_request(self, parameters: Mapping[str, str]) -> AuthorizationRequest:
-        """Validate an authorization request; has no side effect.
+        """Validate an authorization request, without side effects.
 
         Raises PageError while the redirect URI is not known to be the client's (RFC 6749 §4.1.2.1),
         AuthorizationRedirectError after that.
@@ -184,8 +184,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     def _parse_client(self, client_id: str | None) -> Client:
         if client_id is None:
             raise PageError(
-                "This link does not say which application asks",
-                "Its client_id is missing. Nothing was granted: start again from the application that you want to "
+                "This link does not name an application",
+                "Its client_id is missing. Nothing was allowed. Start again from the application that you want to "
                 "connect.",
             )
         try:
@@ -195,36 +195,36 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if client is None:
             raise PageError(
                 "This application is not known here",
-                "Its registration has expired or was removed. The application must register anew.",
+                "Its registration has expired or was removed. The application must register again.",
                 help_clients=True,
             )
         return client
 
     def _parse_redirect_uri(self, client: Client, requested: str | None) -> str:
-        """Return where a client's answer may go. Raises PageError."""
+        """Return the redirect URI for the answer. Raises PageError."""
         redirect_uri = requested if requested is not None else client.get_default_redirect_uri()
         if redirect_uri is None or not client.check_redirect_uri(redirect_uri):
             raise PageError(
-                "This application asked for an answer at an address it has not registered",
-                "Nothing was sent there. If you started this yourself, remove the connection "
-                "in the application and add it again.",
+                "This application asked for an answer at an address that it has not registered",
+                "Nothing was sent there. If you started this yourself, remove the connection in the application "
+                "and add it again.",
                 help_clients=True,
             )
         try:
-            # The rules may have been others when it was registered.
+            # The rules may have changed since the registration.
             redirect_uris.check(redirect_uri, self.settings.clients.redirect_schemes)
         except OAuthError as error:
             raise PageError(
-                "This application asked for an answer at an address where none may go",
+                "This application asked for an answer at an address that is not allowed",
                 f"Nothing was sent there: {display_text(error.description)}. The application must register another.",
                 help_clients=True,
             ) from error
-        # An answer that leads back here would be a request of this gateway's own making, which browsers vouch for
-        # (protocol/consent.py, rule 3): it could ask for what the user has approved for another client.
+        # A redirect to this gateway would be a same-origin request (protocol/consent.py, rule 3). It could use the
+        # remembered consent for another client.
         if redirect_uris.has_origin_of(redirect_uri, self.settings.issuer):
             raise PageError(
                 "This application asked for an answer at this gateway itself",
-                "No honest application does. Nothing was sent there.",
+                "No honest application does that. Nothing was sent there.",
             )
         return redirect_uri
 
@@ -260,10 +260,9 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         )
 
     def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> str:
-        """Issue the code for an approved request of a user who is allowed in; the caller has seen to both.
+        """Issue the code for a request. Not checked here: that the user has allowed it, and may use the resource.
 
-        It is good for the client as the request has it: one that has changed by the time it redeems the code gets
-        nothing.
+        The code is bound to the client's present metadata: a client that has changed since cannot redeem it.
         """
         now = int(time.time())
         resource = self.settings.resources[request.resource_name]
@@ -322,8 +321,8 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     def make_refresh_token(self, sid: str, generation: int) -> str:
         """Return the refresh token of one generation of a grant.
 
-        Made, not stored: the same generation always yields the same token, which lets a repeated request
-        have the same successor although nothing that could be stolen from Redis would yield it.
+        It is derived and not stored. The same generation has always the same token, so that a repeated request gets the
+        same answer, and nobody who reads Redis gets a token.
         """
         message = f"{sid}.{generation}"
         mac = hmac.new(self.refresh_key, message.encode(), "sha256").digest()
@@ -340,7 +339,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         return sid, int(generation)
 
     def check_resource(self, requested: str | None, granted: str) -> None:
-        """Check the `resource` of a token request, which may be left out but not be another (RFC 8707)."""
+        """Check that the `resource` of a token request, if it has one, is that of the grant (RFC 8707)."""
         if requested is None:
             return
         urls = {name: resource.url for name, resource in self.settings.resources.items()}
@@ -348,9 +347,9 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             raise OAuthError("invalid_target", "the grant is for another resource")
 
     def scopes_of(self, grant: Grant) -> tuple[str, ...]:
-        """Return what was granted, without the scopes that the operator has taken from the resource since.
+        """Return the granted scopes, without those that the operator has removed from the resource since.
 
-        Raises OAuthError if nothing remains. Not checked: that the resource is still there.
+        Raises OAuthError if none is left. Not checked: that the resource still exists.
         """
         granted = scopes.parse(grant.scope)
         if (name := self.settings.find_resource_name(grant.resource)) is None:

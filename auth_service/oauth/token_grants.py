@@ -1,4 +1,4 @@
-"""What a token request is granted for: an authorization code, or a refresh token."""
+"""The grant types of token requests: authorization code and refresh token."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _NOT_LISTED: Final = "the user may no longer use this resource"
 
 
 class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # untyped
-    """Redeems codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
+    """Redeem codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
 
     server: AuthorizationServer
 
     def query_authorization_code(self, code: str, client: Client) -> Code | None:
-        """Return the record of a code if the request proves everything it is bound to; changes nothing.
+        """Return the record of a code if the request proves all that the code is bound to; changes nothing.
 
-        Everything is checked before anything is consumed: neither a forged code nor another client, nor one
-        who saw the code but has no verifier, can spoil the login of the one it was issued to.
+        All checks come before the code is consumed. So an attacker with a forged code, another client, or no code
+        verifier cannot spoil the login of the client that the code was issued to.
         """
         record = self.server.store.codes.find(code)
         if record is None or record.client_id != client.client_id:
@@ -40,18 +40,18 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         sent_redirect_uri = self.request.payload.redirect_uri
         if sent_redirect_uri not in {None, record.redirect_uri}:
             raise OAuthError("invalid_grant", "redirect_uri is not that of the authorization request")
-        # Its name, its redirect URIs, its keys, how it authenticates: the user approved it as it was.
+        # The user has allowed the client with its former name, redirect URIs, keys and client authentication.
         if not hmac.compare_digest(record.client_digest, client.digest):
-            raise OAuthError("invalid_grant", "the client has changed since its user approved it")
+            raise OAuthError("invalid_grant", "the client has changed since the user allowed it")
         pkce.verify(self.request.form.get("code_verifier"), record.code_challenge)
         self.server.check_resource(self.request.form.get("resource"), record.resource)
-        # One that was redeemed is a replay for longer than it was good.
+        # A redeemed code is noticed as a replay also after it has expired.
         if record.expires_at <= time.time() and not self.server.store.codes.was_redeemed(code):
             raise OAuthError("invalid_grant", "the code is expired")
         return record
 
     def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-        """Redeem the code, then issue: nobody gets a token for a code that someone else has redeemed."""
+        """Redeem the code, then issue tokens, so that each code yields tokens once."""
         server, client = self.server, self.request.client
         record: Code = self.request.authorization_code
         with_refresh_token = client.check_grant_type("refresh_token")
@@ -87,7 +87,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
 
 
 class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]  # Authlib ships no types
-    """Rotates refresh tokens at each use (RFC 9700 §4.14); one whose answer was lost can be sent again."""
+    """Rotate refresh tokens at each use (RFC 9700 §4.14). After a lost answer the same token can be sent again."""
 
     server: AuthorizationServer
 
@@ -98,17 +98,17 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         return _PresentedToken(grant=grant, generation=parsed[1]) if parsed and grant else None
 
     def _validate_token_scope(self, token: _PresentedToken) -> None:
-        """Leave it to `scopes.narrowed`: Authlib refuses a request that names one scope too many."""
+        """Do nothing: `scopes.narrowed` decides, while Authlib refuses a request with a scope that is not granted."""
 
     def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-        """Check that the user may still come in, then rotate, then issue."""
+        """Check that the user may still use the resource, then rotate, then issue tokens."""
         server, form = self.server, self.request.form
         presented: _PresentedToken = self.request.refresh_token
         grant = presented.grant
-        # All that can be wrong with the request, before anything is used up.
+        # All checks of the request come before the token is used.
         server.check_resource(form.get("resource"), grant.resource)
         if grant.needs_authentication and self.request.auth_method == "none":
-            raise OAuthError("invalid_grant", "the client authenticated when its user approved it, and has to go on so")
+            raise OAuthError("invalid_grant", "the client must authenticate, as it did when the user allowed it")
         scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=server.scopes_of(grant)))
         if not server.user_access.recheck_access(grant):
             server.revocation.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
@@ -116,7 +116,7 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         rotation, successor = server.store.refresh_tokens.rotate(grant, generation=presented.generation)
         if rotation is Rotation.REUSED:
             audit.record(Event.TOKEN_REUSED, of=grant)
-            server.revocation.revoke_grant(grant.sid, by="gateway", reason="a refresh token of it was used again")
+            server.revocation.revoke_grant(grant.sid, by="gateway", reason="one of its refresh tokens was used again")
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
@@ -127,13 +127,13 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class _PresentedToken:
-    """A refresh token that this service made, as Authlib's grant asks about it (`TokenMixin`)."""
+    """A refresh token that this service made, with Authlib's interface (`TokenMixin`)."""
 
     grant: Grant
     generation: int
 
     def check_client(self, client: Client) -> bool:
-        """Whether it was issued to this client."""
+        """Whether the token was issued to this client."""
         return self.grant.client_id == client.client_id
 
 

@@ -1,4 +1,4 @@
-"""Which users may use which resource, when they log in and each time a token is refreshed."""
+"""Decide which users may use which resource, at the login and at each refresh of a token."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from auth_service.storage.store import Store
 
 _MEMBERSHIPS: Final = ("organizations", "teams", "groups")
 _IDENTIFY_SECONDS: Final = 2 * SESSION_SECONDS + 10
-"""Longer than asking can take, waiting for others' discovery included: a token that is replaced at each use must not be
+"""Longer than asking the provider can take, with the wait for its metadata: a token that it replaces must not be
 used twice.
 """
 _WAIT_SECONDS: Final = 5
 
 
 class UserAccess:
-    """Applies the allow-lists."""
+    """Apply the allow-lists."""
 
     def __init__(self, settings: Settings, store: Store, provider: BoundedProvider, *, token_key: bytes) -> None:
         """`token_key`, 64 hexadecimal digits, encrypts the identity provider's tokens at rest."""
@@ -39,10 +39,10 @@ class UserAccess:
         self._fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(token_key.decode())))
 
     def remember(self, login: Login) -> None:
-        """Keep what asks about the user later, encrypted: one login per user, the last.
+        """Keep the provider's token of the user's last login, encrypted.
 
-        Providers bound how many tokens a user's logins may hold (GitHub: ten) and end the oldest, which must not
-        end the grants that began with them.
+        Only the last one is kept: providers limit the tokens of a user (GitHub: ten) and revoke the oldest, which must
+        not end the grants of that login.
         """
         identity = login.identity
         kept: dict[str, Any] = {"at": time.time(), "token": login.token}
@@ -53,9 +53,9 @@ class UserAccess:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
     def may_use(self, identity: Identity, resource_name: str) -> bool:
-        """Whether a user who has just logged in may use the resource of that name.
+        """Whether a user who has just logged in may use the resource with this name.
 
-        A login on the list is pinned to the subject that first uses it.
+        A login name on the allow-list is pinned to the subject that first uses it.
         """
         allowed = self._allowed(resource_name)
         pins = self._store.pins.find(self._provider.name) if allowed.users else {}
@@ -67,19 +67,19 @@ class UserAccess:
         return access.is_member(identity, allowed)
 
     def find_sign_ons(self, login: Login, resource_name: str) -> tuple[SignOn, ...]:
-        """Return which organizations of the resource's list would have to be signed in to, to know of a membership."""
+        """Return the single sign-ons without which memberships for this resource are not known."""
         allowed = self._allowed(resource_name)
         named = {fold(name.partition("/")[0]) for name in (*allowed.organizations, *allowed.teams)}
         return tuple(each for each in login.sign_ons if fold(each.organization) in named)
 
     def is_listed(self, grant: Grant) -> bool:
-        """Whether the list, as it is now, admits the user of a grant as the provider knew them at their last login."""
+        """Whether the present allow-list admits the user of a grant, by the profile of the user's last login."""
         name = self._settings.find_resource_name(grant.resource)
         kept = self._open(self._store.last_logins.find(grant.sub))
         return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
 
     def recheck_access(self, grant: Grant) -> bool:
-        """Whether the user of a grant is still on the list, as the identity provider knows them now.
+        """Whether the user of a grant is still on the allow-list, by what the identity provider says now.
 
         Raises ServiceUnavailable if the provider cannot say.
         """
@@ -92,24 +92,24 @@ class UserAccess:
         if kept is None:
             return False
         if kept["token"] is None:
-            # The provider gave nothing to ask with: what it said at the login counts, for a while.
+            # Without a token of the provider, what it said at the login counts for a while.
             is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
             return is_recent and self.may_use(_as_remembered(grant, kept), name)
         identity = self._identify_again(grant.sub)
         return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
 
     def _is_pinned(self, sub: str, resource_name: str) -> bool:
-        """Whether a name on the list means this user already. What they were once called may be another's by now."""
+        """Whether a login name on the list is pinned to this user, whose former login name may be another's."""
         pins = self._store.pins.find(self._provider.name)
         return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource_name).users)
 
     def _identify_again(self, sub: str) -> Identity | None:
-        """Ask the provider; None if it refuses. One at a time, for tokens that it replaces at each use."""
+        """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token."""
         lock = self._store.locks.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
-        # Whoever waits for another request of the user waits for the provider, too, and is counted so.
+        # A request that waits for another one of the user counts as waiting for the provider.
         with self._provider.waiting(), lock:
             known: set[str] = set()
-            # Again only where the user has just logged in anew, which may end the token that was asked with.
+            # Again only if the user has just logged in again, which may have ended the former token.
             while (sealed := self._store.last_logins.find(sub)) is not None:
                 kept = self._open(sealed)
                 if kept is None or kept["token"] is None or kept["token"] in known:
@@ -124,12 +124,12 @@ class UserAccess:
             return None
 
     def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
-        """Keep the token that took the place of the kept one, whatever comes of asking."""
+        """Keep the token that replaces the former one, even if the request fails later."""
         known.add(token)
         self._store.last_logins.replace(sub, sealed, by=self._seal(kept | {"token": token}))
 
     def _open(self, sealed: str | None) -> dict[str, Any] | None:
-        """Return what was kept of a login; None if there is nothing that this master key has encrypted."""
+        """Return the kept data of a login; None without data that this master key has encrypted."""
         try:
             kept: dict[str, Any] = json.loads(self._fernet.decrypt((sealed or "").encode()))
         except (InvalidToken, ValueError):
@@ -142,6 +142,6 @@ class UserAccess:
 
 
 def _as_remembered(grant: Grant, kept: dict[str, Any]) -> Identity:
-    """Return the user of a grant as the provider knew them at their last login."""
+    """Return the user of a grant with the profile of the last login."""
     memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
     return Identity(subject=grant.sub, login=grant.name, **memberships)

@@ -176,7 +176,7 @@ def test_what_could_once_be_registered_and_is_no_callback_leads_nowhere(oauth: O
     page = oauth.authorize(client.client_id, redirect_uri=deep_link)
     assert page.status_code == 400
     assert page.location is None
-    assert "where none may go" in page.text
+    assert "that is not allowed" in page.text
     assert f'href="{deep_link}' not in page.text
 
 

@@ -372,7 +372,7 @@ class TestDisabled:
     ) -> None:
         page = oauth.authorize(CLIENT)
         assert page.status_code == 400
-        assert "This gateway takes no application by its address" in page.text
+        assert "This gateway does not accept client documents" in page.text
         assert "registration has expired" not in page.text
         assert "claude mcp logout NAME" in page.text
         assert "codex mcp login NAME --oauth-client-registration dcr" in page.text

@@ -120,7 +120,7 @@ def test_a_client_is_told_how_it_authenticates(oauth: OAuthTestClient, registere
         form["client_secret"] = secret
     answer = oauth.app.test_client().post("/token", data=form, headers=headers, base_url=ISSUER)
     assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
-    text = f"this client authenticates with {registered}, and the request does with {sent}"
+    text = f"this client authenticates with {registered}, but the request does with {sent}"
     assert answer.get_json()["error_description"] == text
 
 
