@@ -56,7 +56,7 @@ class Bridge:
         self._modern = ModernEra(self._leases, policy=policy)
         self._eras = (self._legacy, self._modern)
         self._registry.gauge(
-            "mcp_bridge_parked_calls", "Calls that wait for their client", lambda: len(suspended_calls)
+            "mcp_bridge_parked_calls", "Calls that wait for an answer of their client", lambda: len(suspended_calls)
         )
         self._registry.gauge(
             "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)

@@ -337,7 +337,7 @@ class Sessions:
                 raise HttpError("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
             raise bad_request(jsonrpc.INVALID_REQUEST, text)
         if session is None or session.user != identity.user or session.version is None:
-            raise HttpError("404 Not Found", jsonrpc.SERVER_ERROR, "no such session: initialize anew")
+            raise HttpError("404 Not Found", jsonrpc.SERVER_ERROR, "there is no such session: initialize a new one")
         session.last_used = self.servers.loop.clock()
         return session
 

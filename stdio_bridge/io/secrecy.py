@@ -19,4 +19,4 @@ def hide_memory() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        raise UsageError(f"--require-identity: the key cannot be kept from the server, for want of prctl: {reason}")
+        raise UsageError(f"--require-identity: the key cannot be protected from the server: prctl: {reason}")

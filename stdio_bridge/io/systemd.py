@@ -29,7 +29,7 @@ class HandedOver:
         if environment.get("LISTEN_PID") != str(os.getpid()):
             return
         if not self._count.isdecimal():
-            raise UsageError(f"LISTEN_FDS={self._count}: is no number")
+            raise UsageError(f"LISTEN_FDS={self._count}: is not a number")
         count = int(self._count)
         # Counted from the end, where files are: a socket is named after its unit, which may have colons in its name.
         names = [""] * count + environment.get("LISTEN_FDNAMES", "").split(":")
@@ -84,6 +84,6 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
                 notify.sendto(state.encode(), self._address)
         except OSError as error:
-            log.warning("NOTIFY_SOCKET=%s: %s cannot be told: %s", self._address, state, error.strerror or error)
+            log.warning("NOTIFY_SOCKET=%s: %s cannot be sent: %s", self._address, state, error.strerror or error)
             if state == "READY=1":
                 self._address = ""

@@ -43,7 +43,7 @@ class UnitChild:
                     self._connection, [server_init.pack(environment)], [end.fileno() for end in server_ends]
                 )
             except OSError as error:
-                raise SpawnError(f"{path}: the server's unit cannot be asked for: {error.strerror}") from error
+                raise SpawnError(f"{path}: no unit of the server can be started: {error.strerror}") from error
             undo.pop_all()
         for end in server_ends:
             end.close()

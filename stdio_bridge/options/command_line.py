@@ -30,28 +30,29 @@ _EPILOG = """\
 configuration file:
   A JSON object whose members are the options without the dashes: {"isolation": "shared", "max-calls": 100}. An option
   that can be repeated is a list there, "env" an object, "no-identity" true; "command" is the list of the program and
-  its arguments. "tools", "prompts" and "resources" are rules who may use which, and stand in the file alone. What
-  stands on the command line replaces the member of that name, a list as a whole, and either of --require-identity and
-  --no-identity replaces both members.
+  its arguments. "tools", "prompts" and "resources" hold the rules that say who may use which, and exist in the file
+  only. An option on the command line replaces the member of the same name (a list as a whole), and each of
+  --require-identity and --no-identity replaces both members.
 
 isolation:
   per-session  Each session of a client has a process of its own. The default, and right for any server.
   per-user     One process for all sessions of a verified user. Saves memory; nothing is shared between users.
-  shared       One process for everyone. For servers that keep nothing of their users: whatever the server tells
-               without saying to whom (background log lines, say) may be about anyone's call.
+  shared       One process for everyone. For servers that keep nothing about their users: a message that names no
+               call (a log message, say) may be about the call of any user.
 
 bounds of sessions:
-  At a user's bound the user's least recently used session without a running call or an open stream is ended; at the
-  bound of all, one of the user who holds most. Its client is told 404, and opens a new one. Only where all are in use
-  a new session is refused: 503 with Retry-After. A process that is being ended takes no place.
+  A session is in use while it has a running call or an open stream. When a user has reached a bound, the bridge ends
+  that user's least recently used session that is not in use; at the bound of all users, one of the user with the most
+  sessions. The client of an ended session gets 404 and opens a new one. The bridge refuses a new session (503 with
+  Retry-After) only if all are in use. Processes that are ending do not count.
 
 endpoints:
   /mcp          the MCP endpoint (POST, GET, DELETE)
   /healthz      200 while the bridge runs
-  /readyz       200 while the server answers; a process is started to ask only if no running one can be asked
-  /statusz      how many seconds ago a server answered, was needed, and ended before it answered; starts nothing
+  /readyz       200 while the server answers; starts a process to ask only if there is no running one to ask
+  /statusz      seconds since a server last answered, was needed, and ended without an answer; starts no process
   /metrics      counters and gauges, Prometheus text format, described in the output itself
-  /revocations  where the gateway tells of revoked grants (POST, signed)
+  /revocations  where the gateway reports revoked grants (POST, signed)
 
 examples:
   Try a server on this machine:

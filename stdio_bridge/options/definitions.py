@@ -75,7 +75,7 @@ class Options:
             "listen",
             kinds.ADDRESS,
             SERVING,
-            "HOST:PORT, [HOST]:PORT or unix:/PATH; leave it out where systemd hands over a socket",
+            "listen here: HOST:PORT, [HOST]:PORT or unix:/PATH; leave it out where systemd hands over a socket",
         ),
     ] = None
     offered_versions: Annotated[
@@ -84,7 +84,7 @@ class Options:
             "protocol-version",
             kinds.several(kinds.choice("VERSION", *ALL_VERSIONS)),
             SERVING,
-            f"offer this revision of MCP to clients, and no other that is not named; repeatable, of "
+            f"offer clients this revision of MCP, and only the revisions that are named so; repeatable, of "
             f"{', '.join(ALL_VERSIONS)} (default: all)",
         ),
     ] = ()
@@ -103,7 +103,7 @@ class Options:
             "log-level",
             kinds.choice("LEVEL", "debug", "info", "warning", "error"),
             SERVING,
-            "debug, info, warning or error, on stderr; the server's own stderr is logged at info",
+            "what to log on stderr: debug, info, warning or error; the server's own stderr is logged at info",
         ),
     ] = "info"
 
@@ -113,21 +113,21 @@ class Options:
             "require-identity",
             kinds.KEY_FILE,
             ACCESS,
-            "take only requests with the gateway's identity assertion, signed with this key; fd:NAME is a file that "
-            "systemd hands over (OpenFile=PATH:NAME), which the server's user need not be able to read",
+            "accept only requests with the gateway's identity assertion, signed with this key; fd:NAME is a file that "
+            "systemd hands over (OpenFile=PATH:NAME), so that the server's user needs no permission to read it",
         ),
     ] = None
-    no_identity: Annotated[bool, Definition("no-identity", kinds.FLAG, ACCESS, "take every request, as one user's")] = (
-        False
-    )
+    no_identity: Annotated[
+        bool, Definition("no-identity", kinds.FLAG, ACCESS, "accept every request; all are of one user")
+    ] = False
     allowed_origins: Annotated[
         tuple[str, ...],
         Definition(
             "allow-origin",
             kinds.several(kinds.ORIGIN),
             ACCESS,
-            "let browsers at this origin in, such as https://app.example.com; repeatable, * matches any characters "
-            "(default: loopback origins; with --require-identity any)",
+            "accept requests of web pages at this origin, such as https://app.example.com; repeatable, * matches any "
+            "characters (default: loopback origins; with --require-identity any)",
         ),
     ] = ()
     allowed_hosts: Annotated[
@@ -136,8 +136,8 @@ class Options:
             "allow-host",
             kinds.several(kinds.HOST),
             ACCESS,
-            "take requests for this Host, whatever the port; repeatable, * matches any characters "
-            "(loopback names are taken always; with --require-identity any, unless some are named)",
+            "accept requests with this Host, whatever the port; repeatable, * matches any characters (loopback names "
+            "are always accepted; with --require-identity every name is, unless this option is given)",
         ),
     ] = ()
 
@@ -175,7 +175,7 @@ class Options:
             "warm-spares",
             kinds.COUNT_OR_NONE,
             PROCESSES,
-            "keep this many processes started ahead of need; they count to no limit",
+            "keep this many processes started ahead of need; no limit counts them",
         ),
     ] = 0
     starts_at_once: Annotated[
@@ -184,7 +184,7 @@ class Options:
             "starts-at-once",
             kinds.COUNT,
             PROCESSES,
-            "start this many processes side by side, others wait their turn (default: one per core)",
+            "start at most this many processes at the same time; the others wait (default: one per core)",
         ),
     ] = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     server_socket: Annotated[
@@ -193,7 +193,7 @@ class Options:
             "server-socket",
             kinds.PATH,
             PROCESSES,
-            "start no process, but connect to this socket for each: systemd starts a unit for every connection "
+            "instead of starting a process, connect to this socket: systemd starts a unit for each connection "
             "(Accept=yes, ListenSequentialPacket=), whose ExecStart= is python3 -I -S "
             ".../stdio_bridge/io/server_init.py COMMAND",
         ),
@@ -208,7 +208,7 @@ class Options:
             "pass-env",
             kinds.several(kinds.ANY_TEXT),
             PROCESSES,
-            "pass a variable of the bridge's on; repeatable, * matches any characters "
+            "pass this variable of the bridge's environment to the server; repeatable, * matches any characters "
             f"(always passed: {', '.join(DEFAULT_ENVIRONMENT)})",
         ),
     ] = ()
@@ -221,8 +221,8 @@ class Options:
             "server-era",
             kinds.choice("ERA", "auto", "legacy", "modern", "dual"),
             PROCESSES,
-            "which MCP it speaks: legacy (initialize, up to 2025-11-25), modern (2026-07-28), or dual, which is both; "
-            "auto asks it once",
+            "which era of MCP the server speaks: legacy (initialize, up to 2025-11-25), modern (2026-07-28) or dual "
+            "(both); auto asks the server once",
         ),
     ] = "auto"
     server_version: Annotated[
@@ -231,7 +231,7 @@ class Options:
             "server-protocol-version",
             kinds.choice("VERSION", *ALL_VERSIONS),
             PROCESSES,
-            "the revision that the server is initialized with (default: the one its client asks for)",
+            "initialize the server with this revision (default: the one that its client asks for)",
         ),
     ] = None
     stop_timeout: Annotated[
@@ -240,7 +240,7 @@ class Options:
             "stop-timeout",
             kinds.SECONDS,
             PROCESSES,
-            "the time from closing its stdin until SIGKILL, with SIGTERM in between",
+            "how to end a process: close its stdin, send SIGTERM after a third of this time, SIGKILL after two thirds",
         ),
     ] = 6.0
 
@@ -262,7 +262,8 @@ class Options:
             "input-timeout",
             kinds.SECONDS,
             LIMITS,
-            "how long a call of a 2026-07-28 client waits for what the server asked that client, between its requests",
+            "how long a call waits for the client's answer to what the server asked, where one of the two speaks "
+            "2026-07-28",
         ),
     ] = 600.0
     idle_timeout: Annotated[
@@ -271,7 +272,7 @@ class Options:
             "idle-timeout",
             kinds.SECONDS,
             LIMITS,
-            "end a session without call or open stream, and a process without users, after this time",
+            "end a session that has had no call and no open stream, and a process without sessions, after this time",
         ),
     ] = 1800.0
     keep_alive: Annotated[
@@ -280,7 +281,7 @@ class Options:
             "keep-alive",
             kinds.SECONDS,
             LIMITS,
-            "write a comment on open streams this often, and turn an answer that takes longer into a stream",
+            "write a comment to open streams this often, and turn an answer that takes longer into a stream",
         ),
     ] = 15.0
     drain_timeout: Annotated[
@@ -292,15 +293,20 @@ class Options:
     ] = 16 * 1024 * 1024
     max_sessions: Annotated[
         int,
-        Definition("max-sessions", kinds.COUNT, LIMITS, "processes in all, and so sessions that have one of their own"),
+        Definition(
+            "max-sessions", kinds.COUNT, LIMITS, "server processes in all; with per-session isolation also sessions"
+        ),
     ] = 100
     max_sessions_per_user: Annotated[
-        int, Definition("max-sessions-per-user", kinds.COUNT, LIMITS, "processes of one verified user")
+        int, Definition("max-sessions-per-user", kinds.COUNT, LIMITS, "server processes of one verified user")
     ] = 20
     max_shared_sessions: Annotated[
         int,
         Definition(
-            "max-shared-sessions", kinds.COUNT, LIMITS, "sessions that share a process (per-user and shared), in all"
+            "max-shared-sessions",
+            kinds.COUNT,
+            LIMITS,
+            "sessions in all that share processes (isolation per-user and shared)",
         ),
     ] = 1000
     max_shared_sessions_per_user: Annotated[
@@ -308,10 +314,10 @@ class Options:
     ] = 100
     max_calls: Annotated[
         int,
-        Definition("max-calls", kinds.COUNT, LIMITS, "unanswered calls of one process; beyond it 503 with Retry-After"),
+        Definition("max-calls", kinds.COUNT, LIMITS, "unanswered calls of one process; more get 503 with Retry-After"),
     ] = 10_000
     max_connections: Annotated[
-        int, Definition("max-connections", kinds.COUNT, LIMITS, "open connections; beyond it new ones wait")
+        int, Definition("max-connections", kinds.COUNT, LIMITS, "open connections; more have to wait")
     ] = 4096
 
     @property

@@ -50,7 +50,7 @@ def choice(metavar: str, *words: str) -> Kind[str]:
 
     def parse(word: str) -> str:
         if word not in words:
-            raise InvalidValueError(f"{word!r} is none of {', '.join(words)}")
+            raise InvalidValueError(f"{word!r} is not one of {', '.join(words)}")
         return word
 
     return replace(text(metavar, parse), schema={"enum": list(words)})
@@ -140,7 +140,7 @@ def _address(value: str) -> tuple[str, int] | Path:
 
 def _path(value: str) -> Path:
     if not value.startswith("/"):
-        raise InvalidValueError(f"{value!r} is no absolute path")
+        raise InvalidValueError(f"{value!r} is not an absolute path")
     return Path(value)
 
 
@@ -150,9 +150,9 @@ def _origin(value: str) -> str:
         return value
     found = re.fullmatch(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]+))?/?", value.lower())
     if found is None or (found[3] and found[3].isdecimal() and int(found[3]) > 65535):
-        raise InvalidValueError(f"{value!r} is no origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
+        raise InvalidValueError(f"{value!r} is not an origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
     if not value.isascii():
-        raise InvalidValueError(f"{value!r} is not as browsers send it: write the name with xn--")
+        raise InvalidValueError(f"{value!r} is not what browsers send: write the name in its xn-- form")
     scheme, host, port = found.groups()
     if host.startswith("["):
         host = f"[{_shortest(host[1:-1], value)}]"
@@ -166,7 +166,7 @@ def _host(value: str) -> str:
         return _shortest(found[1] or found[2], value)
     if found := re.fullmatch(r"([a-z0-9_.*-]+)(?::[0-9*]+)?", lower):
         return found[1]
-    raise InvalidValueError(f"{value!r} is no host: give a name or an address, such as mcp.example.com or [::1]")
+    raise InvalidValueError(f"{value!r} is not a host: give a name or an address, such as mcp.example.com or [::1]")
 
 
 def _shortest(address: str, value: str) -> str:
@@ -176,7 +176,7 @@ def _shortest(address: str, value: str) -> str:
     try:
         return str(ipaddress.IPv6Address(address))
     except ValueError as error:
-        raise InvalidValueError(f"{value!r} holds no IPv6 address: {error}") from error
+        raise InvalidValueError(f"{value!r} contains no valid IPv6 address: {error}") from error
 
 
 def _key_file(value: str) -> Path | DescriptorName:
@@ -189,7 +189,7 @@ def _key_file(value: str) -> Path | DescriptorName:
 
 def _replica(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]{1,63}", value):
-        raise InvalidValueError(f"{value!r} is not a name of up to 63 of a-z, 0-9 and -")
+        raise InvalidValueError(f"{value!r} is not a name of 1 to 63 characters out of a-z, 0-9 and -")
     return value
 
 
@@ -205,7 +205,7 @@ def _variables_from_json(value: object) -> dict[str, str]:
         raise InvalidValueError(f"{value!r} is not an object of names and values")
     for name in value:
         if not name or "=" in name:
-            raise InvalidValueError(f"{name!r} is no name of a variable")
+            raise InvalidValueError(f"{name!r} is not the name of a variable")
     return {name: _string(each) for name, each in value.items()}
 
 

@@ -62,14 +62,16 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
 def _check(options: Options) -> None:
     if options.server_socket is not None:
         if options.command or options.directory is not None or options.passed_variables:
-            raise UsageError("--server-socket: command, --cwd and --pass-env are for the server's unit to say")
+            raise UsageError(
+                "--server-socket: the server's unit sets its command, --cwd and --pass-env: leave them out"
+            )
     elif not options.command:
         raise UsageError("no server command: give it after --, or as the member command of the configuration file")
     if (options.identity_key is None) == (not options.no_identity):
         raise UsageError("give either --require-identity KEYFILE or --no-identity")
     if options.server_version in MODERN_VERSIONS:
         raise UsageError(
-            f"--server-protocol-version {options.server_version}: it has no initialize: use --server-era modern"
+            f"--server-protocol-version {options.server_version} has no initialize: use --server-era modern"
         )
     if options.server_version is not None and options.server_era == "modern":
         raise UsageError(
@@ -84,7 +86,9 @@ def _find_program(name: str, environment: Mapping[str, str], directory: str | No
         name = str(Path(directory) / name)
     found = shutil.which(name, path=environment.get("PATH", os.defpath))
     if found is None:
-        raise UsageError(f"{name}: no such program, or not executable: install it, or give its full path after --")
+        raise UsageError(
+            f"{name}: there is no such program, or it is not executable: install it, or give its full path"
+        )
     return str(Path(found).absolute())
 
 

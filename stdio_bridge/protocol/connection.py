@@ -154,7 +154,7 @@ class Connection:
                 events.append(Answer(call, error))
             return events
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
-            return [dropped(message, "the client was not asked for what it reports progress of")]
+            return [dropped(message, "it reports progress of no request that this client was sent")]
         self._recipients.spoke(client)
         return [ToServer(message)]
 
@@ -163,7 +163,7 @@ class Connection:
         wire_id = message.get("id")
         asked = self._asked.get(wire_id) if isinstance(wire_id, str) else None
         if asked is None or asked.client is not client:
-            return [dropped(message, "it answers nothing that this client was asked")]
+            return [dropped(message, "it answers no request that this client was sent")]
         del self._asked[str(wire_id)]
         return [ToServer({**message, "id": asked.server_id})]
 
@@ -241,7 +241,7 @@ class Connection:
             return [ToServer(jsonrpc.result(message["id"], {}))]
         client = self._recipients.for_request(message, self._calling())
         if client is None:
-            text = "the server asked for input, and no connected client that it can be for declared support for it"
+            text = "the server asked for input, and no connected client that it may ask declared support for it"
             return [_refusal(message["id"], text)]
         if self._is_asked_too_much(client):
             return [_refusal(message["id"], "too many requests are unanswered")]
@@ -277,7 +277,7 @@ class Connection:
         else:
             clients = self._recipients.for_news(self._calling())
         if not clients:
-            return [dropped(message, "it names no call, and no client can be told to be meant")]
+            return [dropped(message, "it names no call, and it is not clear which client it is for")]
         return [Notification(client, self._only_call_of(client), message) for client in clients]
 
     def _receive_progress(self, message: Message, token: object, now: float) -> Event:
@@ -304,7 +304,7 @@ class Connection:
                 return [Notification(asked.client, self._only_call_of(asked.client), {**message, "params": params})]
         call = self._find(server_id)
         if call is None:
-            return [dropped(message, "it names nothing that is not answered")]
+            return [dropped(message, "it names no unanswered request")]
         if call.purpose is Purpose.STREAM:
             # "A server MUST send this when it tears down that subscription stream."
             self._take(call.wire_id)

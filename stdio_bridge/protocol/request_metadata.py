@@ -108,7 +108,9 @@ def _check_headers(message: Message, version: str, headers: Mapping[str, str]) -
 
 def mismatch(header_name: str, source: str) -> HttpError:
     """400: a header is missing, malformed, or says something else than the body."""
-    return bad_request(HEADER_MISMATCH, f"Header mismatch: {header_name} must be sent and equal {source} of the body")
+    return bad_request(
+        HEADER_MISMATCH, f"Header mismatch: {header_name} must be sent, and be equal to {source} of the body"
+    )
 
 
 def find_header_text(value: str | None) -> str | None:

@@ -53,14 +53,14 @@ class RequestStates:
             payload = self._serializer.loads(unverified_state)
             call, expires, binding = payload
         except (BadData, TypeError, ValueError) as error:
-            raise refused("requestState is not one that this server gave out") from error
+            raise refused("this server has not issued this requestState") from error
         # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
         if self._serializer.dumps(payload) != unverified_state:
-            raise refused("requestState is not one that this server gave out")
+            raise refused("this server has not issued this requestState")
         if not isinstance(call, str) or binding != _binding(user, resource, request):
             raise refused("requestState belongs to another request")
         if not isinstance(expires, int | float) or expires <= now:
-            raise refused("requestState has expired: call anew without it")
+            raise refused("requestState has expired: send the request again without it")
         return call
 
 

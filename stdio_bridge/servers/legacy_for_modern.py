@@ -135,13 +135,13 @@ class _User:
             if asked is not None:
                 asked.send(message)
             else:
-                self._dispatcher.refuse(self, message, "no call is there that its client could be asked for")
+                self._dispatcher.refuse(self, message, "there is no call whose client could be asked")
         else:
             wanting = [call for call in self.calls if call.wants(message)]
             if len(wanting) == 1:
                 wanting[0].send(message)
             else:
-                self._dispatcher.drop(message, f"it names no call, and {len(wanting)} calls want such")
+                self._dispatcher.drop(message, f"it names no call, and {len(wanting)} calls could be meant")
 
 
 class State(enum.Enum):

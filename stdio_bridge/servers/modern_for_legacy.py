@@ -314,7 +314,7 @@ class InputRequiredLoop:
     def send(self, message: Message) -> None:
         """Pass on what comes before the answer; a modern server asks nothing this way."""
         if "id" in message:
-            self._session.dispatcher.refuse(self._session.client, message, "2026-07-28 has no requests from the server")
+            self._session.dispatcher.refuse(self._session.client, message, "servers send no requests in 2026-07-28")
         else:
             self._reply.send(message)
 
@@ -335,13 +335,13 @@ class InputRequiredLoop:
         self._rounds += 1
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or not all(_is_request(asked) for asked in wanted.values()):
-            self.fail("the MCP server asked for input in a way that is not MCP")
+            self.fail("the MCP server asked for input, and its inputRequests are not valid")
         elif self._is_lost and not wanted:
             self.fail("the client has gone")
         elif self._rounds > _MAX_ROUNDS:
-            self.fail("the MCP server asks for input without end")
+            self.fail("the MCP server asked for input too many times")
         elif missing := [name for asked in wanted.values() for name in self._session.lacks(asked)]:
-            self.fail(f"the MCP server needs what this client has not declared: {', '.join(missing)}")
+            self.fail(f"the MCP server needs a capability that the client has not declared, for: {', '.join(missing)}")
         else:
             self._take(Input.INPUT_REQUIRED)
             self._request_state = result.get("requestState")

@@ -133,13 +133,13 @@ class _User:
     def receive(self, message: Message) -> None:
         """Give a log message to the one call that asked for such; there may be no other than that."""
         if "id" in message:
-            self._dispatcher.refuse(self, message, "2026-07-28 has no requests from the server")
+            self._dispatcher.refuse(self, message, "servers send no requests in 2026-07-28")
             return
         wanting = [client for client in self.callers if client.wants(message)]
         if len(wanting) == 1:
             wanting[0].send(message)
         else:
-            self._dispatcher.drop(message, f"it names no request, and {len(wanting)} requests want such")
+            self._dispatcher.drop(message, f"it names no request, and {len(wanting)} requests could be meant")
 
 
 class _Answer:

@@ -100,7 +100,7 @@ class Server:
             self.dispatcher.unanswered + calls > options.max_calls
             or unread > _UNSENT_FACTOR * options.max_message_bytes // 2
         ):
-            raise unavailable("the MCP server is behind with its calls")
+            raise unavailable("the MCP server has too many unanswered calls, or too much unread input")
 
     def stop(self, reason: str) -> None:
         """End the process; what is still in flight fails when it is gone."""
@@ -274,13 +274,15 @@ class Servers:
         self.closed = False
         counter, gauge = registry.counter, registry.gauge
         self.spawns = counter("mcp_bridge_spawns_total", "Server processes started")
-        self.crashes = counter(
-            "mcp_bridge_crashes_total", "Server processes that ended unasked or could not be started"
+        self.crashes = counter("mcp_bridge_crashes_total", "Server processes that crashed or could not be started")
+        self._evicted = counter(
+            "mcp_bridge_evicted_total", "Sessions and processes that the bridge ended to make room for others"
         )
-        self._evicted = counter("mcp_bridge_evicted_total", "Sessions and processes that ended unused to make room")
         self._refusals = LimitedLog(log, loop.clock, per_second=_LOGGED_REFUSALS_PER_SECOND)
-        self.non_json_lines = counter("mcp_bridge_skipped_lines_total", "Lines of stdout that were no message")
-        self._dropped = counter("mcp_bridge_dropped_messages_total", "Messages that nobody waits for")
+        self.non_json_lines = counter("mcp_bridge_skipped_lines_total", "Lines on stdout that were not a message")
+        self._dropped = counter(
+            "mcp_bridge_dropped_messages_total", "Messages that were dropped because nothing waited for them"
+        )
         self._timeouts = counter("mcp_bridge_call_timeouts_total", "Calls that were not answered in time")
         self.traffic = Traffic(
             to_server=counter("mcp_bridge_to_server_bytes_total", "Bytes written to the servers' stdin"),
@@ -289,11 +291,9 @@ class Servers:
         self._starts = registry.histogram(
             "mcp_bridge_start_seconds", "From asking for a server until it first answered", _START_BOUNDS
         )
-        gauge("mcp_bridge_processes", "Running server processes, spares aside", self._count_running)
+        gauge("mcp_bridge_processes", "Running server processes, without the spare ones", self._count_running)
         gauge("mcp_bridge_spare_processes", "Processes started ahead of need", lambda: len(self._warm_pool))
-        gauge(
-            "mcp_bridge_start_queue", "Servers that wait until they may be started", lambda: self.start_limiter.waiting
-        )
+        gauge("mcp_bridge_start_queue", "Server processes that wait to be started", lambda: self.start_limiter.waiting)
         gauge("mcp_bridge_calls_in_flight", "Calls not answered yet", lambda: self.in_flight)
 
     def __len__(self) -> int:
@@ -351,13 +351,15 @@ class Servers:
             victim = find_victim(occupants, user, bounds)
         except Full as full:
             bound, option = (bounds.of_user, f"{option}-per-user") if full.of_user else (bounds.in_all, option)
-            text = "refused a session of %r: all of the %d that %s allows have a running call or an open stream"
+            text = "refused a session of %r: each of the %d that %s allows has a running call or an open stream"
             self._refusals.log(logging.WARNING, text, user, bound, option)
-            text = f"too many sessions are open: all {bound} that may be have a running call or an open stream"
+            text = (
+                f"too many sessions are open: each of the {bound} that are allowed has a running call or an open stream"
+            )
             raise unavailable(text, retry_seconds=full.retry_seconds) from full
         if victim is not None:
             self._evicted.add()
-            log.debug("ended what %r has used least recently, to make room for %r", victim.user, user)
+            log.debug("ended the least recently used session of %r to make room for %r", victim.user, user)
             victim.evict()
 
     def find_heard(self) -> Server | None:

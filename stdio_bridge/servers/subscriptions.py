@@ -73,7 +73,7 @@ class Subscriptions:
     def receive(self, message: Message) -> None:
         """Take a change, or what else has no call."""
         if "id" in message:
-            self._dispatcher.refuse(self, message, "no call is there that its client could be asked for")
+            self._dispatcher.refuse(self, message, "there is no call whose client could be asked")
             return
         if message["method"] == "notifications/tools/list_changed":
             self._tools.forget()

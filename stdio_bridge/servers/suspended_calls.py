@@ -60,7 +60,7 @@ class SuspendedCalls:
         key = self._states.verify(unverified_state, user=user, resource=resource, request=modern_call.message, now=now)
         found = self._suspended.pop(key, None)
         if found is None:
-            raise refused("requestState was used already, or its call has ended: call anew without it")
+            raise refused("requestState was used already, or its call has ended: send the request again without it")
         return found[2]
 
     def tick(self, now: float) -> None:

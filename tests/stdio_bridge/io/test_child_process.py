@@ -310,7 +310,7 @@ def test_where_no_unit_can_be_asked_for_the_socket_is_named_and_nothing_left_ope
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as closed:
         closed.bind(str(tmp_path / "closed"))
     for name, reason in (("none", "No such file or directory"), ("closed", "Connection refused")):
-        with pytest.raises(SpawnError, match=f"{name}: the server's unit cannot be asked for: {reason}"):
+        with pytest.raises(SpawnError, match=f"{name}: no unit of the server can be started: {reason}"):
             UnitChild(tmp_path / name, environment={})
     assert psutil.Process().num_fds() == before
 

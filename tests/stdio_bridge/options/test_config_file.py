@@ -196,8 +196,8 @@ def test_a_variable_has_a_name_that_can_be_assigned(config: Path, name: str) -> 
     [
         ("{", "not valid JSON"),
         ("[]", "not a JSON object"),
-        ('{"max-calls": 1, "max-calls": 2}', "'max-calls' stands twice"),
-        ('{"call-timeout": NaN}', "NaN is no number"),
+        ('{"max-calls": 1, "max-calls": 2}', "'max-calls' occurs twice"),
+        ('{"call-timeout": NaN}', "NaN is not a number"),
     ],
 )
 def test_a_file_that_is_no_object_of_options_is_refused_by_name(config: Path, text: str, reason: str) -> None:

@@ -120,7 +120,7 @@ def test_a_session_with_a_call_or_a_stream_never_makes_room_and_a_new_one_is_tol
         eventually(lambda: metric(running, "mcp_bridge_calls_in_flight") == 1)
         status, headers, content = begin(running, ONE)
         assert (status, headers["retry-after"]) == (503, "5")
-        assert "all 2 that may be have a running call or an open stream" in error_of(content)
+        assert "each of the 2 that are allowed has a running call or an open stream" in error_of(content)
         assert json.loads(content)["id"] == 1
         running.wait_for_line("WARNING refused a session of 'github:1': .* 2 that --max-sessions-per-user allows")
         assert begin(running, OTHER)[0] == 200

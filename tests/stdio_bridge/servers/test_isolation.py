@@ -214,7 +214,7 @@ def test_a_question_that_the_client_has_not_declared_to_answer_is_refused_to_the
             message = rpc("tools/call", {"name": "run", "arguments": {"steps": steps}})
             content = User(running, ONE, "2025-11-25", **declared).post(message)[2]
             (brought,) = json.loads(json.loads(content)["result"]["content"][0]["text"])
-            assert "no connected client that it can be for declared support for it" in brought["error"]["message"]
+            assert "no connected client that it may ask declared support for it" in brought["error"]["message"]
 
 
 @pytest.mark.parametrize("mode", ["per-session", "shared"])
