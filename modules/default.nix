@@ -20,6 +20,7 @@
     ./config/assertions/gateway.nix
     ./config/assertions/hosts.nix
     ./config/assertions/router.nix
+    ./config/assertions/rules.nix
     ./config/assertions/servers.nix
     ./config/auth.nix
     ./config/bridges.nix

@@ -18,6 +18,7 @@ in
         ./server/bridge.nix
         ./server/catalogue.nix
         ./server/command.nix
+        ./server/rules.nix
         ./server/sandbox.nix
         {
           _module.args = {

@@ -16,6 +16,7 @@ from auth_service.ops.audit import Event
 from auth_service.protocol.addresses import is_public
 from auth_service.settings import Settings
 from stdio_bridge.options import Isolation, Options, parse_options
+from stdio_bridge.protocol.policy import Rule
 from tests.systemd import evaluation
 from tests.systemd.deployment import Configuration, load, load_machines
 from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
@@ -182,6 +183,23 @@ def test_a_bridges_file_has_what_its_options_say_and_what_the_operator_adds(tmp_
     document = json.loads(configuration.files["mcp-oauth-gateway/bridge-notes.json"])
     assert document["command"][1:] == ["/srv/documents"]
     assert set(document["protocol-version"]) == {"2025-06-18", "2025-11-25"}
+
+
+def test_a_bridge_is_told_who_may_use_what_where_that_is_not_everyone(tmp_path: Path) -> None:
+    configuration = load(evaluated("github"))
+    options = options_of(configuration, "mcp-bridge-notes.service", tmp_path)
+    assert options.tools is not None
+    assert options.prompts is not None
+    assert options.resources is not None
+    assert options.tools.find("read_file") == (Rule(),)
+    assert options.tools.find("read_multiple_files") == (Rule(deny=True),)
+    assert options.tools.find("write_file") == (Rule(scopes=frozenset({"notes:write"})),)
+    assert options.tools.find("move_file") == (Rule(deny=True),)
+    assert options.prompts.find("summary") == (Rule(scopes=frozenset({"notes:read"})),)
+    assert set(options.resources.find("file:///srv/documents/private/a")) == {Rule(deny=True)}
+    assert set(options.resources.find("file:///srv/documents/a")) == {Rule()}
+    others = json.loads(configuration.files["mcp-oauth-gateway/bridge-local.json"])
+    assert others.keys().isdisjoint({"tools", "prompts", "resources"})
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,31 @@
             required = false;
           };
         };
+        tools = {
+          default = "deny";
+          rules = {
+            "read_*" = { };
+            "write_*".scopes = [ "notes:write" ];
+            read_multiple_files.deny = true;
+          };
+        };
+        prompts = {
+          default = "deny";
+          rules = {
+            summary.scopes = [ "notes:read" ];
+            "internal-*".deny = true;
+          };
+        };
+        resources = {
+          default = "allow";
+          rules = {
+            "file:///srv/documents/private/*".deny = true;
+            "file:///srv/documents/drafts/*".scopes = [
+              "notes:read"
+              "notes:write"
+            ];
+          };
+        };
         environment.PERCENT = "100%";
         environmentFile = "/run/secrets/notes.env";
         path = [ pkgs.git ];

@@ -129,6 +129,41 @@ in
       allowedUsers = [ "octocat" ];
     };
   };
+  rules-without-a-bridge = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      prompts.default = "deny";
+    };
+  };
+  unknown-scope = servers {
+    time = {
+      scopes.read.description = "Read";
+      tools.rules."create_*".scopes = [
+        "read"
+        "wirte"
+      ];
+    };
+  };
+  unknown-scope-beside-the-usual-one = servers {
+    time.prompts.rules.review.scopes = [
+      "mcp"
+      "write"
+    ];
+  };
+  rules-that-tie = servers {
+    time.resources.rules = {
+      "memo://*" = { };
+      "memo://*/private".deny = true;
+      "memo://a*/private".deny = true;
+      "memo://*/public" = { };
+    };
+  };
+  denied-with-scopes = servers {
+    time.tools.rules.drop = {
+      scopes = [ "mcp" ];
+      deny = true;
+    };
+  };
   no-certificate = gateway { acme.email = null; };
   two-certificates = gateway {
     certificate = {

@@ -1,0 +1,72 @@
+# Mistakes in the rules of `servers`.
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  inherit (gatewayLib) topology;
+  option = "services.mcp-oauth-gateway";
+
+  scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
+
+  # Pairs of patterns that can match the same name while neither is longer before its first *.
+  tiesAmong =
+    patterns:
+    let
+      pieces = lib.splitString "*";
+      endsWith = one: other: lib.hasSuffix (lib.last (pieces other)) one;
+      mayTie =
+        one: other:
+        lib.head (pieces one) == lib.head (pieces other) && (endsWith one other || endsWith other one);
+      pairs = lib.cartesianProduct {
+        one = patterns;
+        other = patterns;
+      };
+    in
+    lib.filter ({ one, other }: one < other && mayTie one other) pairs;
+
+  perKind =
+    name: server: kind:
+    let
+      inherit (server.${kind}) default rules;
+      inherit (server) url;
+    in
+    lib.singleton {
+      assertion = url != null -> default == "allow" && rules == { };
+      message = "${option}.servers.${name}.${kind}: rules need a bridge, and a server with a `url` has none.";
+    }
+    ++ map ({ one, other }: {
+      assertion = false;
+      message = "${option}.servers.${name}.${kind}.rules: \"${one}\" and \"${other}\" can match the same name, and neither is longer before its first `*`.";
+    }) (tiesAmong (lib.filter (lib.hasInfix "*") (lib.attrNames rules)))
+    ++ lib.concatLists (
+      lib.mapAttrsToList (
+        pattern: rule:
+        lib.singleton {
+          assertion = rule.deny -> rule.scopes == [ ];
+          message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\": `deny` leaves nothing for `scopes` to allow.";
+        }
+        ++ map (scope: {
+          assertion = false;
+          message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\".scopes: the server has no scope \"${scope}\".";
+        }) (lib.subtractLists (scopesOf server) rule.scopes)
+      ) rules
+    );
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = lib.concatLists (
+      lib.mapAttrsToList (
+        name: server:
+        lib.concatMap (perKind name server) [
+          "tools"
+          "prompts"
+          "resources"
+        ]
+      ) topology.enabled
+    );
+  };
+}
