@@ -19,7 +19,7 @@ class Clients:
     """The registrations. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis, *, unused_lifetime: int, most_unused: int) -> None:
-        """Share a connection pool. A registration without a login goes after so many seconds, or as the oldest."""
+        """Share a connection pool. A registration without a login ends after this time, or if there are too many."""
         self._redis = connection
         self._unused_lifetime = unused_lifetime
         self._most_unused = most_unused
@@ -27,7 +27,7 @@ class Clients:
 
     @denies_when_unavailable
     def add(self, client: Client) -> None:
-        """Store a new registration, which goes away unless it is used."""
+        """Store a new registration, which ends unless it is used."""
         self._keep_newest(
             keys=[UNUSED_CLIENTS, client_key(client.client_id)],
             args=[
@@ -49,17 +49,17 @@ class Clients:
 
     @denies_when_unavailable
     def has_logged_in(self, client_id: str) -> bool:
-        """Whether a user who is allowed in has logged in with a client, no longer ago than a grant lives unused."""
+        """Whether an allowed user has logged in with a client within the lifetime of an unused grant."""
         return bool(self._redis.exists(client_index(client_id)))
 
     @denies_when_unavailable
     def update(self, client: Client) -> None:
-        """Replace a registration that still exists; how long it lives does not change."""
+        """Replace a registration that still exists. Its lifetime does not change."""
         self._redis.set(client_key(client.client_id), dump_client(client), xx=True, keepttl=True)
 
     @denies_when_unavailable
     def remove(self, client_id: str) -> bool:
-        """Remove a registration; whether it was there."""
+        """Remove a registration; return whether it was there."""
         with self._redis.pipeline() as transaction:
             transaction.delete(client_key(client_id))
             transaction.zrem(UNUSED_CLIENTS, client_id)
@@ -67,7 +67,7 @@ class Clients:
 
 
 def dump_client(client: Client) -> str:
-    """Return a client's stored form."""
+    """Return the stored form of a client."""
     return json.dumps(
         {
             "client_id": client.client_id,

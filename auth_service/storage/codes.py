@@ -1,4 +1,4 @@
-"""Authorization codes: redeemed once."""
+"""Authorization codes, each of which is redeemed once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .redis_client import denies_when_unavailable
 from .scripts import REDEEM
 
 CODE_MEMORY: Final = 600
-"""Seconds for which a code's replay revokes its grant; the code itself is good for less."""
+"""For how many seconds a replay of the code revokes its grant. The code itself expires earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """What an authorization code stands for."""
+    """The record of an authorization code."""
 
     sid: str
     client_id: str
@@ -33,7 +33,7 @@ class Code:
     resource: str
     expires_at: int
     client_digest: str = ""
-    """Of the client as the user approved it."""
+    """The digest of the client's metadata when the user allowed it."""
 
     def get_redirect_uri(self) -> None:
         """Tell Authlib that the token request need not repeat the redirect URI (OAuth 2.1 §10.2)."""
@@ -60,7 +60,7 @@ class Codes:
 
     @denies_when_unavailable
     def add(self, code: str, record: Code, grant: Grant) -> None:
-        """Store a code together with the grant it will yield, which dies with the code unless redeemed."""
+        """Store a code and its grant, which ends with the code unless the code is redeemed."""
         with self._redis.pipeline() as transaction:
             transaction.set(f"code:{hash_secret(code)}", json.dumps(dataclasses.asdict(record)), ex=CODE_MEMORY)
             self._grants.put(transaction, grant, lifetime=CODE_MEMORY)
@@ -68,20 +68,20 @@ class Codes:
 
     @denies_when_unavailable
     def find(self, code: str) -> Code | None:
-        """Return what a code stands for, also once it is expired or redeemed. Changes nothing."""
+        """Return the record of a code, also after it has expired or was redeemed. Changes nothing."""
         document = cast("str | None", self._redis.get(f"code:{hash_secret(code)}"))
         return Code(**json.loads(document)) if document is not None else None
 
     @denies_when_unavailable
     def was_redeemed(self, code: str) -> bool:
-        """Whether anyone has turned the code into a grant; remembered for longer than what it stands for."""
+        """Whether the code was redeemed, which is remembered for longer than its record."""
         return bool(self._redis.exists(f"redeemed:{hash_secret(code)}"))
 
     @denies_when_unavailable
     def redeem(
         self, code: str, record: Code, grant: Grant, *, with_refresh_token: bool, grant_lifetime: int
     ) -> Redemption:
-        """Turn a code into a living grant: of all that try, one gets DONE."""
+        """Redeem a code: one of all attempts gets DONE."""
         result = self._redeem(
             keys=[
                 f"redeemed:{hash_secret(code)}",
@@ -96,7 +96,7 @@ class Codes:
                 grant_lifetime,
                 int(with_refresh_token),
                 self._client_lifetime,
-                # A command that is sent again because its connection broke is not a replay.
+                # A command that is sent again after its connection broke is not a replay.
                 secrets.token_urlsafe(8),
                 record.client_id,
                 record.sid,

@@ -1,4 +1,4 @@
-"""What users have approved, so that they need not be asked again (`protocol/consent.py`)."""
+"""Remembered consents (`protocol/consent.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
 from .redis_client import denies_when_unavailable
 
 MAX_APPROVALS: Final = 200
-"""Of one user; the oldest go first."""
+"""The limit for one user; the oldest end first."""
 
 
 class Approvals:
@@ -50,7 +50,7 @@ class Approvals:
 
     @denies_when_unavailable
     def find_scopes(self, sub: str, approval: Approval) -> frozenset[str]:
-        """Return the scopes that the user has approved for the same client, as it is now, at the same address."""
+        """Return the scopes that the user has allowed this client, with its present metadata and at this address."""
         return frozenset(
             scope
             for entry in self._entries(sub).values()

@@ -1,4 +1,4 @@
-"""Keeping grants denied until Redis has forgotten them for certain, whatever happens to it meanwhile."""
+"""Keep ended grants denied until Redis has certainly removed them, also if it fails meanwhile."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .redis_client import BATCH, find_persistence
 
 KEEP_SECONDS: Final = 1.0
 SETTLED_SECONDS: Final = 10.0
-"""After which Redis has surely written what it did to its append-only file: it does so every second, at most two."""
+"""After this time Redis has written a change to its append-only file, as it does so every one or two seconds."""
 SNAPSHOT_SECONDS: Final = 7200.0
-"""The same where it takes snapshots instead: by default once an hour."""
+"""The same for a Redis that takes snapshots instead, by default once an hour."""
 
 log = logging.getLogger(__name__)
 
 
 class DenialKeeper:
-    """Looks after the denied grants of one worker's host. Workers may do the same beside each other."""
+    """Keep the denied grants of this host. Several workers may do so at the same time."""
 
     def __init__(self, denials: Denials, connection: redis.Redis, grants: Grants) -> None:
         self._denials = denials
@@ -30,12 +30,12 @@ class DenialKeeper:
         self._grants = grants
         self._run: str | None = None
         self._gone_since: dict[str, float] = {}
-        """Denied grants that Redis has not known since then, by the monotonic clock, without having been restarted."""
+        """Since when, by the monotonic clock, the same run of Redis has not had a denied grant."""
 
     def keep(self) -> None:
-        """End what Redis still has or has again, and forget what it will not have again.
+        """End denied grants that Redis still has or has again, and forget those that it cannot have again.
 
-        Raises ServiceUnavailable, for instance while Redis takes no writes; all hosts are told again then.
+        Raises ServiceUnavailable, for instance while Redis takes no writes. All hosts are told again then.
         """
         self._denials.refresh()
         denied = list(self._denials)
@@ -51,7 +51,7 @@ class DenialKeeper:
             batch = denied[start : start + BATCH]
             again = self._grants.end_again(batch)
             for sid in again:
-                log.info("revocation.repeated: Redis had grant %s still", sid)
+                log.info("revocation.repeated: Redis still had the ended grant %s", sid)
                 self._gone_since.pop(sid, None)
             if persistence.is_writing:
                 for sid in batch:

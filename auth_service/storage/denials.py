@@ -1,11 +1,12 @@
-"""Grants that have ended although Redis may not know it, or may forget it: refused whatever Redis says.
+"""Denied grants: they have ended, and are refused even if Redis does not know it yet or forgets it.
 
-Redis acknowledges a write up to two seconds before it is on its disk, hands it to replicas later still, and refuses
-writes while its disk is full. So the end of a grant is written to a file of this host first, which is on the disk
-before anyone is told. All workers of the host read it, and they learn of grants that other hosts end from Redis (a
-message passes where a write does not). An entry goes once Redis has kept the end for certain (`denial_keeper`).
+Redis acknowledges a write up to two seconds before it is on its disk, sends it to replicas even later, and refuses
+writes while its disk is full. So the end of a grant is first written to a file of this host, and is on the disk before
+the revocation is answered. All workers of the host read the file. Grants that other hosts end come as messages through
+Redis, which sends these even while it takes no writes. An entry is removed once Redis has certainly kept the end of the
+grant (`denial_keeper`).
 
-The file has its size from the beginning and is written in place: a full disk keeps no one from ending a grant.
+The file has its full size from the beginning and is written in place, so that a grant can be ended on a full disk.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import Final
 
 CHANNEL: Final = "denied-grants"
-"""Where hosts tell each other of grants that end; a message holds their ids with spaces between them."""
+"""The channel on which hosts tell each other of ended grants. A message has their ids, separated by spaces."""
 FILE_NAME: Final = "denied-grants"
 RECORD_BYTES: Final = 64
 RECORDS: Final = 4096
-"""How many the file has room for from the beginning; it grows where the disk lets it."""
+"""For how many grants the file has space from the beginning. It grows if the disk has space."""
 
 _GENERATION: Final = struct.Struct("<Q")
 _FREE: Final = bytes(RECORD_BYTES)
@@ -39,34 +40,34 @@ class Denials:
     """The denied grants of one host, as one process knows them. Threads may share it."""
 
     def __init__(self, directory: Path) -> None:
-        """Of the host whose state is in that directory; `prepare` makes the file."""
+        """The file is in this directory; `prepare` makes it."""
         self._path = directory / FILE_NAME
         self._lock = threading.Lock()
         self._generation: int | None = None
         self._in_file: frozenset[str] = frozenset()
         self._heard: frozenset[str] = frozenset()
         self.on_new: Callable[[Iterable[str]], None] = lambda _sids: None
-        """Called with the grants that were not denied before."""
+        """Called with the newly denied grants."""
 
     def __contains__(self, sid: str) -> bool:
         """Whether a grant is denied, as far as is known since the last `refresh`."""
         return sid in self._in_file or sid in self._heard
 
     def prepare(self) -> None:
-        """Make the file with room for what is to come. Without it, grants are denied in memory only."""
+        """Make the file at its full size. Without it, grants are denied in memory only."""
         try:
             with self._opened(os.O_CREAT) as file:
                 size = os.fstat(file).st_size
                 whole = (1 + RECORDS) * RECORD_BYTES
                 if size < whole:
-                    # Written, not just reserved: what has been written once can be written again without new space.
+                    # Written, not only reserved: a written block can be overwritten without new space.
                     _write(file, bytes(whole - size), size)
                     os.fsync(file)
         except OSError as error:
-            log.warning("denials.unprepared: %s: %s; a revocation may be lost with Redis", self._path, error)
+            log.warning("denials.unprepared: %s: %s; a revocation may be lost if Redis fails", self._path, error)
 
     def refresh(self) -> None:
-        """Learn what other processes of this host have denied: one short read unless something has."""
+        """Read what other processes of this host have denied. It is one short read if there is nothing new."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -76,7 +77,7 @@ class Denials:
             if len(head) < _GENERATION.size or _GENERATION.unpack(head)[0] == self._generation:
                 return
             with self._lock:
-                # The number is written after what it counts: what is read now is at least that new.
+                # The number is written after the records: those that are read now are at least that new.
                 found = frozenset(record.decode() for record in _records(_read(file)) if record)
                 new = found - self._in_file - self._heard
                 self._generation, self._in_file = _GENERATION.unpack(head)[0], found
@@ -89,7 +90,7 @@ class Denials:
             self.on_new(new)
 
     def hear(self, sids: Iterable[str]) -> None:
-        """Deny grants at once in this process; `add` makes it last."""
+        """Deny grants in this process at once; only `add` writes them to the file."""
         known = frozenset(sid for sid in sids if _SID.fullmatch(sid.encode()))
         with self._lock:
             new = known - self._in_file - self._heard
@@ -98,9 +99,9 @@ class Denials:
             self.on_new(new)
 
     def add(self, sids: Iterable[str]) -> None:
-        """Deny grants at every worker of this host, for good: they are on the disk when this returns.
+        """Deny grants at every worker of this host. They are on the disk when this returns.
 
-        Raises OSError where that cannot be.
+        Raises OSError if they cannot be written.
         """
         with self._opened() as file:
             content = bytearray(_read(file))
@@ -123,7 +124,7 @@ class Denials:
                 os.fdatasync(file)
 
     def remove(self, sids: Iterable[str]) -> None:
-        """Forget grants that Redis has forgotten for certain. Raises OSError."""
+        """Remove grants that Redis has certainly removed. Raises OSError."""
         gone = {sid.encode() for sid in sids}
         with self._opened() as file:
             content = bytearray(_read(file))
@@ -136,7 +137,7 @@ class Denials:
             self._heard -= {sid.decode() for sid in gone}
 
     def __iter__(self) -> Iterator[str]:
-        """Return what is denied, in no order."""
+        """Return the denied grants, in no order."""
         return iter(self._in_file | self._heard)
 
     @staticmethod
@@ -148,7 +149,7 @@ class Denials:
 
     @contextmanager
     def _opened(self, flags: int = 0) -> Iterator[int]:
-        """Open the file, for this process alone to write. Raises OSError."""
+        """Open the file with an exclusive lock. Raises OSError."""
         file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -163,7 +164,7 @@ def _read(file: int) -> bytes:
 
 
 def _records(content: bytes | bytearray) -> Iterator[bytes]:
-    """Return what each record holds, nothing for a free one or one that was not written to its end."""
+    """Return the content of each record; an empty one if it is free or incomplete."""
     for start in range(RECORD_BYTES, len(content), RECORD_BYTES):
         sid, _, rest = bytes(content[start : start + RECORD_BYTES]).partition(b"\n")
         yield sid if _SID.fullmatch(sid) and not rest.strip(b"\0") else b""
@@ -175,7 +176,7 @@ def _put(content: bytearray, number: int, sid: bytes) -> None:
 
 
 def _write(file: int, data: bytes, offset: int) -> None:
-    """Write all of it. Raises OSError."""
+    """Write all data. Raises OSError."""
     while data:
         written = os.pwrite(file, data, offset)
         data, offset = data[written:], offset + written

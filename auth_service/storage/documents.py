@@ -1,4 +1,4 @@
-"""Clients' metadata documents and key sets, as they were fetched."""
+"""Fetched client documents and key sets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .scripts import KEEP_NEWEST
 
 MAX_DOCUMENTS: Final = 1000
 INDEX_SECONDS: Final = 86400
-"""No document is kept for longer."""
+"""The longest time for which a document is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """What was fetched from a URL. Times are in seconds since 1970."""
+    """A fetched document. Times are in seconds since 1970."""
 
     body: str
     fresh_until: float
@@ -37,7 +37,7 @@ class Documents:
 
     @denies_when_unavailable
     def find(self, url: str) -> Document | None:
-        """Return what was kept of a URL, fresh or not."""
+        """Return the kept document of a URL, fresh or stale."""
         stored = cast("str | None", self._redis.get(f"document:{hashed(url)}"))
         return None if stored is None else Document(**json.loads(stored))
 

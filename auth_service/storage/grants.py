@@ -28,7 +28,7 @@ from .redis_client import BATCH, denial, denies_when_unavailable, is_refusal, pr
 from .scripts import DROP_LOGIN, READ_GRANTS
 
 REVOCATION_SECONDS: Final = 0.1
-"""How long a worker may go on believing that a grant lives, which a revocation therefore waits for."""
+"""How long a worker may use its knowledge of a live grant. A revocation waits for so long."""
 _REPLICATION_MILLISECONDS: Final = 500
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,15 @@ class Grant:
     resource: str
     scope: str
     redirect: str
-    """The redirect URI without a loopback port: tells one application of a client from another."""
+    """The redirect URI without a loopback port, which tells the applications of one client apart."""
     created_at: int
     needs_authentication: bool = False
-    """Whether the client had to authenticate when the user approved it, and so has to ever after."""
+    """Whether the client had to authenticate when the user allowed it. Then it always has to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredGrant:
-    """A grant, when a token was last issued for it as far as is known, and when it ends unless used."""
+    """A grant, the time of its last token if known, and when it ends unless it is used."""
 
     grant: Grant
     last_used: int | None
@@ -63,7 +63,7 @@ class StoredGrant:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Which of the grants to be ended lived, and whether Redis has them still because it takes no writes."""
+    """Which of the ended grants were live, and whether Redis still has them because it takes no writes."""
 
     grants: list[Grant]
     is_deferred: bool
@@ -82,7 +82,8 @@ class Grants:
     ) -> None:
         """Share a connection pool. `lifetime` is how many seconds a grant outlives its last use.
 
-        Without `denials` no grant ends that Redis cannot forget, and a power cut may bring back one that has ended.
+        Without `denials`, a grant cannot end while Redis takes no writes, and a power cut may bring back an ended
+        grant.
         """
         self._redis = connection
         self._denials = denials
@@ -98,24 +99,25 @@ class Grants:
             transaction.execute()
 
     def put(self, transaction: redis.client.Pipeline, grant: Grant, *, lifetime: int) -> None:
-        """As `add`, beside what else is stored in one transaction."""
+        """Store a grant as `add` does, within a transaction."""
         transaction.set(grant_key(grant.sid), json.dumps(dataclasses.asdict(grant)), ex=lifetime)
         for index in indices(grant):
             transaction.zremrangebyscore(index, "-inf", int(time.time()) - self._lifetime)
             transaction.zadd(index, {grant.sid: self.rank(lifetime)})
-            # Never shortened: what is in no index cannot be found when the user's access is to end.
+            # Never shortened: a grant that is in no index would not be found when the user's access is ended.
             prolong(transaction, index, lifetime=max(lifetime, self._lifetime))
 
     def rank(self, lifetime: int) -> int:
-        """Return where a grant stands in the indices that ends so many seconds from now unless used.
+        """Return the rank in the indices of a grant that ends after these seconds unless it is used.
 
-        They order by last use, and forget what was not used for a grant's usual lifetime.
+        The indices are ordered by last use. A grant that was not used for a grant's usual lifetime is removed from
+        them.
         """
         return int(time.time()) + lifetime - self._lifetime
 
     @denies_when_unavailable
     def find(self, sid: str) -> Grant | None:
-        """Return a grant if it lives; its existence is what makes its access tokens good."""
+        """Return a grant if it is live: its access tokens are valid while it exists."""
         if self._is_denied(sid):
             return None
         document = cast("str | None", self._redis.get(grant_key(sid)))
@@ -123,18 +125,18 @@ class Grants:
 
     @denies_when_unavailable
     def count(self) -> int:
-        """Count the grants that live, by looking at every key."""
+        """Count the live grants, by a scan of all keys."""
         return sum(1 for _ in self._redis.scan_iter(match=GRANT_PREFIX + "*", count=BATCH))
 
     def read(self, sids: Iterable[str]) -> Iterator[StoredGrant]:
-        """Yield those of some grants that live, read in batches. Raises ServiceUnavailable."""
+        """Yield those of these grants that are live, read in batches. Raises ServiceUnavailable."""
         remaining = iter(sids)
         while batch := list(itertools.islice(remaining, BATCH)):
             now = int(time.time())
             with denial():
                 answers = cast("list[str | int]", self._read(args=[GRANT_PREFIX, REFRESH_PREFIX, *batch]))
             for document, left, left_of_refresh in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
-                # A refresh token is prolonged at each use: what is left of its life tells when that was.
+                # Each use of a refresh token renews its lifetime, so the rest of it tells when the last use was.
                 used = now - self._lifetime + int(left_of_refresh) if int(left_of_refresh) > 0 else None
                 yield StoredGrant(grant=_load(str(document)), last_used=used, expires_at=now + int(left))
 
@@ -152,9 +154,9 @@ class Grants:
 
     @denies_when_unavailable
     def end(self, sids: list[str]) -> Ending:
-        """End grants, on this host's disk and in Redis, of which all workers hear (`verify/grant_liveness.py`).
+        """End grants on this host's disk and in Redis, which tells all workers (`verify/grant_liveness.py`).
 
-        Takes as many round trips for many grants as for one.
+        The number of round trips does not depend on the number of grants.
         """
         ended = self._find_alive(sids)
         is_durable = self._deny(ended)
@@ -163,13 +165,13 @@ class Grants:
         except redis.RedisError as error:
             if not is_refusal(error) or not is_durable:
                 raise
-            log.warning("revocation.deferred: %d grants are denied until Redis forgets them: %s", len(ended), error)
+            log.warning("revocation.deferred: %d grants are denied until Redis can remove them: %s", len(ended), error)
             return Ending(grants=ended, is_deferred=True)
         return Ending(grants=ended, is_deferred=False)
 
     @denies_when_unavailable
     def end_again(self, sids: list[str]) -> list[str]:
-        """End grants that have been ended before, where Redis has them still, and tell all hosts; return those."""
+        """End ended grants that Redis still has, tell all hosts, and return them."""
         alive = self._find_alive(sids)
         if alive:
             self._delete([grant.sid for grant in alive], alive)
@@ -180,18 +182,18 @@ class Grants:
         return [_load(document) for document in documents if document is not None]
 
     def _deny(self, grants: list[Grant]) -> bool:
-        """Write grants where no failure of Redis brings them back; whether that could be done."""
+        """Write grants to the file of denied grants; return whether that worked."""
         if self._denials is None or not grants:
             return self._denials is not None
         try:
             self._denials.add(grant.sid for grant in grants)
         except OSError as error:
-            log.warning("revocation.undurable: Redis may forget it when it fails: %s", error)
+            log.warning("revocation.undurable: it may be lost if Redis fails: %s", error)
             return False
         return True
 
     def _delete(self, sids: list[str], alive: list[Grant]) -> None:
-        """Delete grants, and tell all workers of those that lived, which Redis does even while it takes no writes."""
+        """Delete grants, and tell all workers of the live ones, which Redis does even while it takes no writes."""
         entries: dict[str, list[str]] = {}
         for grant in alive:
             for index in indices(grant):
@@ -210,7 +212,8 @@ class Grants:
         if self._is_replicated and answers[-1] == 0:
             unreplicated = ", ".join(sids)
             log.warning(
-                "revocation.unreplicated: a replica that takes over now would not know of it: grant %s", unreplicated
+                "revocation.unreplicated: no replica has the end of this grant yet, which a failover would lose: %s",
+                unreplicated,
             )
 
     def _is_denied(self, sid: str) -> bool:
@@ -226,7 +229,7 @@ def new_sid() -> str:
 
 
 def indices(grant: Grant) -> tuple[str, str]:
-    """Return where the grants of its user and of its client are."""
+    """Return the keys of the indices of a grant's user and client."""
     return user_index(grant.sub), client_index(grant.client_id)
 
 

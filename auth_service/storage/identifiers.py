@@ -1,4 +1,4 @@
-"""Identifiers that are good for one use."""
+"""Identifiers that may be used once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scripts import USE
 
 
 class Identifiers:
-    """The used ones. Every method raises ServiceUnavailable when Redis does not answer."""
+    """The used identifiers. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
@@ -20,6 +20,6 @@ class Identifiers:
 
     @denies_when_unavailable
     def use_once(self, identifier: str, *, seconds: int) -> bool:
-        """Whether this is the identifier's first use; remembered for so long, whatever time Redis' clock shows."""
-        # A command that is sent again because its connection broke is not a second use.
+        """Return whether this is the first use of an identifier, and remember it for so many seconds."""
+        # A command that is sent again after its connection broke is not a second use.
         return bool(self._use(keys=[f"used:{hashed(identifier)}"], args=[secrets.token_urlsafe(8), seconds]))

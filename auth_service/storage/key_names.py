@@ -1,4 +1,4 @@
-"""What keys are called that more than one part of storage uses."""
+"""Names of keys that several parts of the storage use."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ UNUSED_CLIENTS: Final = "unused-clients"
 
 
 def client_key(client_id: str) -> str:
-    """Return where a registration is."""
+    """Return the key of a registration."""
     return CLIENT_PREFIX + client_id
 
 
 def grant_key(sid: str) -> str:
-    """Return where a grant is."""
+    """Return the key of a grant."""
     return GRANT_PREFIX + sid
 
 
 def refresh_key(sid: str) -> str:
-    """Return where a grant's refresh token is."""
+    """Return the key of a grant's refresh token."""
     return REFRESH_PREFIX + sid
 
 
 def user_index(sub: str) -> str:
-    """Return where the ids of a user's grants are."""
+    """Return the key of the index of a user's grants."""
     return USER_INDEX_PREFIX + sub
 
 
 def client_index(client_id: str) -> str:
-    """Return where the ids of a client's grants are."""
+    """Return the key of the index of a client's grants."""
     return CLIENT_INDEX_PREFIX + client_id
 
 
 def login_key(sub: str) -> str:
-    """Return where what is kept of a user's last login is."""
+    """Return the key of a user's last login."""
     return f"login-of-user:{sub}"
 
 
 def hashed(text: str) -> str:
-    """Return what stands in a key for a text that is secret, long, or chosen by someone else."""
+    """Return the hash that replaces a secret, long or foreign text in a key."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

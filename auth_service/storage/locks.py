@@ -23,7 +23,7 @@ class Locks:
 
     @contextmanager
     def only_one(self, name: str, *, seconds: float, wait: float) -> Iterator[None]:
-        """Hold a lock that ends by itself after `seconds`, having waited at most `wait` for another holder.
+        """Hold a lock for at most `seconds`, after waiting at most `wait` seconds for another holder.
 
         Raises ServiceUnavailable if it does not become free.
         """
@@ -33,13 +33,13 @@ class Locks:
         except redis.RedisError as error:
             raise ServiceUnavailable("Redis") from error
         if not is_held:
-            raise ServiceUnavailable("another request for the same thing")
+            raise ServiceUnavailable("another request that holds the lock")
         try:
             yield
         finally:
             try:
                 lock.release()
             except LockError:
-                pass  # it had ended by itself
+                pass  # the lock has expired
             except redis.RedisError as error:
                 raise ServiceUnavailable("Redis") from error

@@ -1,4 +1,4 @@
-"""Logins at the identity provider: those under way, and what is kept of each user's last one."""
+"""Logins at the identity provider: those under way, and the last one of each user."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from .redis_client import denies_when_unavailable
 from .scripts import KEEP_NEWEST, REPLACE_LOGIN
 
 MAX_LOGINS: Final = 10_000
-"""Of a KiB as a rule, and of a few more by a long `state`. Anyone can approve requests of their own, and never come
-back.
-"""
+"""Each has about a KiB, more with a long `state`. An attacker can begin any number of logins and finish none."""
 INDEX_SECONDS: Final = 86400
 
 
@@ -30,7 +28,7 @@ class PendingLogins:
 
     @denies_when_unavailable
     def add(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
-        """Keep what the callback needs, under the hash of the upstream `state`."""
+        """Keep the data for the callback under the hash of the provider's `state`."""
         name = hashed(state)
         self._keep_newest(
             keys=["logins", f"login:{name}"],
@@ -39,7 +37,7 @@ class PendingLogins:
 
     @denies_when_unavailable
     def consume(self, state: str, *, browser: str) -> dict[str, Any] | None:
-        """Return a login of that browser once: a second request finds nothing, and another browser uses nothing up."""
+        """Return a login once, to its own browser. A request of another browser does not use it up."""
         key = f"login:{hashed(state)}"
         login: dict[str, Any] | None = None
         for read in (self._redis.get, self._redis.getdel):
@@ -51,7 +49,7 @@ class PendingLogins:
 
 
 class LastLogins:
-    """What is kept of each user's last login. Every method raises ServiceUnavailable when Redis does not answer."""
+    """The last login of each user. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis, *, grant_lifetime: int) -> None:
         """Share a connection pool. `grant_lifetime` is how many seconds a grant outlives its last use."""
@@ -61,15 +59,15 @@ class LastLogins:
 
     @denies_when_unavailable
     def keep(self, sub: str, sealed: str) -> None:
-        """Keep what asks the identity provider about a user again, as long as the user has a grant."""
+        """Keep the provider's token of a user as long as the user has a grant."""
         self._redis.set(login_key(sub), sealed, ex=self._grant_lifetime)
 
     @denies_when_unavailable
     def replace(self, sub: str, sealed: str, *, by: str) -> None:
-        """Keep something else of the same login, unless the user has logged in anew or has no grant any more."""
+        """Replace the kept data of the same login, unless the user has logged in again or has no grant."""
         self._replace(keys=[login_key(sub)], args=[sealed, by])
 
     @denies_when_unavailable
     def find(self, sub: str) -> str | None:
-        """Return what was kept of a user's last login."""
+        """Return the kept data of a user's last login."""
         return cast("str | None", self._redis.get(login_key(sub)))

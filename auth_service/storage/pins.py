@@ -1,4 +1,4 @@
-"""Which user of the identity provider a login on an allow-list means: the first that came in by it."""
+"""Pins: a login name on an allow-list means the user who first logged in by it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .redis_client import denies_when_unavailable
 
 
 class Pins:
-    """The pinned logins. Every method raises ServiceUnavailable when Redis does not answer."""
+    """The pins. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
@@ -18,12 +18,12 @@ class Pins:
 
     @denies_when_unavailable
     def find(self, provider: str) -> dict[str, str]:
-        """Return the subjects that the logins of a provider are pinned to."""
+        """Return the pins of a provider: from login names to subjects."""
         return cast("dict[str, str]", self._redis.hgetall(f"pins:{provider}"))
 
     @denies_when_unavailable
     def pin(self, provider: str, login: str, subject: str) -> str:
-        """Pin a login to the subject unless it is pinned already, and return whom it is pinned to."""
+        """Pin a login name to the subject unless it is pinned already; return the subject that it is pinned to."""
         with self._redis.pipeline() as transaction:
             transaction.hsetnx(f"pins:{provider}", login, subject)
             transaction.hget(f"pins:{provider}", login)
@@ -31,7 +31,7 @@ class Pins:
 
     @denies_when_unavailable
     def unpin(self, provider: str, login: str) -> str | None:
-        """Forget whom a login is pinned to, and return it: whoever comes in by that name next has it."""
+        """Remove the pin of a login name, and return its subject."""
         key = f"pins:{provider}"
         subject = cast("str | None", self._redis.hget(key, login))
         return subject if subject is not None and self._redis.hdel(key, login) else None

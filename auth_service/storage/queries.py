@@ -1,7 +1,7 @@
-"""Looking through everything that there is: for operators, never for a request of a client.
+"""Queries over all records, for operators and never for a request of a client.
 
-What is found is yielded as it comes, in batches that cost one round trip each, so that neither time nor memory grow
-beyond what is printed: of a whole scan only the names of what was found are kept, since Redis may find a key twice.
+Records are yielded as they are found, in batches of one round trip each, so that memory does not grow with their
+number. Only the names of found keys are kept during a scan, since Redis may return a key twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .scripts import COUNT_LIVE
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredClient:
-    """A registration, how many grants it has, and when it goes unless used, in seconds since 1970."""
+    """A registration, the number of its grants, and when it ends unless used, in seconds since 1970."""
 
     client: Client
     grants: int
@@ -34,14 +34,14 @@ class RegisteredClient:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherClient:
-    """A client that only its grants tell of: its newest grant, and how many there are."""
+    """A client that is known only from its grants: the newest grant, and the number of grants."""
 
     newest: StoredGrant
     grants: int
 
 
 class Queries:
-    """Reads what there is. Methods, and the iterators that they return, raise ServiceUnavailable without Redis."""
+    """All queries. Methods, and the iterators that they return, raise ServiceUnavailable without Redis."""
 
     def __init__(self, connection: redis.Redis, grants: Grants) -> None:
         """Share a connection pool."""
@@ -65,11 +65,11 @@ class Queries:
         return self._grants_of_index(USER_INDEX_PREFIX + sub)
 
     def grants_of_client(self, client_id: str) -> Iterator[StoredGrant]:
-        """Find the grants of one client, those used last first."""
+        """Find the grants of one client, the most recently used first."""
         return self._grants_of_index(CLIENT_INDEX_PREFIX + client_id)
 
     def users(self) -> Iterator[list[StoredGrant]]:
-        """Find everyone who has grants: those of each user, the oldest first."""
+        """Find all users who have grants: the grants of each user, the oldest first."""
         with denial():
             for subs in self._scan(USER_INDEX_PREFIX):
                 with self._redis.pipeline(transaction=False) as pipeline:
@@ -104,7 +104,7 @@ class Queries:
                         yield other
 
     def _scan(self, prefix: str) -> Iterator[list[str]]:
-        """Find every key of a prefix once, and yield batches of what stands behind it."""
+        """Find every key with a prefix once, and yield batches of the rest of their names."""
         seen: set[str] = set()
         keys = self._redis.scan_iter(match=prefix + "*", count=BATCH)
         while batch := list(itertools.islice(keys, BATCH)):

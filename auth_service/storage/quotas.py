@@ -1,4 +1,4 @@
-"""How often something may be done in a while, and how long someone was told to wait."""
+"""Quotas: how often something may be done in a window of time, and how long a holder has to wait."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Quotas:
 
     @denies_when_unavailable
     def note_wait(self, holder: str, seconds: int) -> None:
-        """Keep for a moment how long a holder was told to wait."""
+        """Keep for a moment how long a holder has been told to wait."""
         self._redis.set(f"wait:{hashed(holder)}", seconds, ex=WAIT_IS_NOTED_SECONDS)
 
     @denies_when_unavailable
     def find_wait(self, holder: str) -> int:
-        """Return how long a holder was told to wait a moment ago, 0 if it was not."""
+        """Return how long a holder has just been told to wait; 0 if it was not told so."""
         return int(cast("str | None", self._redis.get(f"wait:{hashed(holder)}")) or 0)

@@ -1,4 +1,4 @@
-"""The connection to Redis: one server by its URL, or the master that Redis Sentinel names. Its failures deny."""
+"""The connection to Redis, or to the master that Redis Sentinel names. Every failure raises ServiceUnavailable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from auth_service.settings import SENTINEL_URL
 from .scripts import PROLONG
 
 BATCH: Final = 1000
-"""How many keys or commands go to Redis at once: enough to hide the round trip, too few to hold up others."""
+"""How many keys or commands go to Redis in one batch: it must not delay other requests."""
 SENTINEL_TIMEOUT_SECONDS: Final = 0.5
 _SOCKET_TIMEOUT: Final = 3
 _REFUSAL: Final = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|READONLY)\b")
@@ -46,7 +46,7 @@ def open_redis(url: str, *, password: str | None) -> redis.Redis:
 
 
 def _retry_once() -> redis.retry.Retry:
-    """One immediate retry covers a connection that Redis' restart has cut; more would queue up requests."""
+    """Retry once at once, for connections that a restart of Redis has cut. More retries would queue up requests."""
     return redis.retry.Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
@@ -72,7 +72,7 @@ def connect_async(url: str, *, password: str | None, **options: Any) -> redis.as
 
 
 def is_replicated(url: str) -> bool:
-    """Whether what is written may be lost when a replica takes over."""
+    """Whether a write may be lost in a failover to a replica."""
     return SENTINEL_URL.fullmatch(url) is not None
 
 
@@ -84,10 +84,10 @@ _SENTINEL_OPTIONS = {
 
 
 class _HangsUp:
-    """Closes a connection that did not answer in time.
+    """Close a connection that did not answer in time.
 
-    redis-py keeps those that Sentinel manages: they would go on leading to a master that hangs, and its late reply
-    would be taken for that to the next command.
+    redis-py keeps connections that Sentinel manages. They would stay with a master that hangs, and its late reply would
+    be taken for the reply to the next command.
     """
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
@@ -107,7 +107,7 @@ class _TLSConnection(_HangsUp, redis.sentinel.SentinelManagedSSLConnection):
 def _master(make: Any, found: re.Match[str], sentinel_retry: object, **options: Any) -> object:
     """Return a client of the master, of the kind that `make` belongs to: redis-py's Sentinel is untyped.
 
-    `sentinel_retry` is for the Sentinels: by default redis-py asks one that is silent many times before the next one.
+    `sentinel_retry` is for the Sentinels: by default redis-py asks a silent one many times before the next one.
     """
     tls = {"ssl": True} if found["tls"] == "rediss" else {}
     pairs = (address.rpartition(":") for address in found["hosts"].split(","))
@@ -118,7 +118,7 @@ def _master(make: Any, found: re.Match[str], sentinel_retry: object, **options: 
 
 @contextmanager
 def denial() -> Iterator[None]:
-    """Turn every failure of Redis into the one error that denies."""
+    """Turn every failure of Redis into ServiceUnavailable."""
     try:
         yield
     except redis.RedisError as error:
@@ -126,9 +126,9 @@ def denial() -> Iterator[None]:
 
 
 def is_refusal(error: redis.RedisError) -> bool:
-    """Whether Redis answered that it takes no writes now."""
+    """Whether Redis has answered that it takes no writes now."""
     return isinstance(error, redis.ReadOnlyError | redis.OutOfMemoryError) or (
-        # Inside of scripts and pipelines something stands before the code.
+        # In scripts and pipelines there is text before the code.
         isinstance(error, redis.ResponseError) and bool(_REFUSAL.search(str(error)))
     )
 
