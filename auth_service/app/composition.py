@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -39,7 +39,7 @@ class Parts:
         load_credentials: Callable[[], Credentials],
         *,
         redis_password: str | None,
-        requester: Callable[[], str] = lambda: "",
+        requester: Callable[[Parts], str] = lambda _parts: "",
     ) -> None:
         """Some parts need no credentials: those are loaded when one does.
 
@@ -147,7 +147,7 @@ class Parts:
             apps=self.settings.clients.redirect_schemes,
             fetcher=self.fetcher,
             probe=self.probe,
-            requester=self._requester,
+            requester=partial(self._requester, self),
         )
 
     # The authorization server

@@ -21,7 +21,7 @@ def create_app(parts: Parts) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.extensions["gateway"] = parts
     path = urlsplit(parts.settings.issuer).path
-    app.register_blueprint(discovery.make_blueprint(parts.settings))
+    app.register_blueprint(discovery.make_blueprint(parts))
     app.register_blueprint(refusals.blueprint)
     for blueprint in (
         account.blueprint,
@@ -31,6 +31,6 @@ def create_app(parts: Parts) -> Flask:
         token.blueprint,
     ):
         app.register_blueprint(blueprint, url_prefix=path)
-    hosts.serve_at_root(app)
-    errors.register(app)
+    hosts.serve_at_root(app, path)
+    errors.register(app, parts)
     return app

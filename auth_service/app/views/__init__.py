@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
-from flask import Response, current_app, g, request
+from flask import Blueprint, Response, current_app, g, request
+from flask.typing import ResponseReturnValue
 
 from auth_service.app.composition import Parts
 from auth_service.ops import audit
@@ -20,9 +23,28 @@ _FORMS = {
 }
 
 
-def gateway() -> Parts:
-    """Return the parts of the current application."""
-    return cast(Parts, current_app.extensions["gateway"])
+class Endpoints(Blueprint):
+    """A group of endpoints, whose functions are given the parts of the application that serves them."""
+
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Callable[..., Any] | None = None,
+        provide_automatic_options: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """As Flask's, which gives a function nothing but what is in the path."""
+        given = None if view_func is None else _give_parts(view_func)
+        super().add_url_rule(rule, endpoint, given, provide_automatic_options, **options)
+
+
+def _give_parts(view: Callable[..., ResponseReturnValue]) -> Callable[..., ResponseReturnValue]:
+    @functools.wraps(view)
+    def call(**from_path: str) -> ResponseReturnValue:
+        return view(cast(Parts, current_app.extensions["gateway"]), **from_path)
+
+    return call
 
 
 def note(**values: str | None) -> None:
@@ -72,14 +94,14 @@ def body_parameters() -> dict[str, str]:
             )
 
 
-def client_address() -> str:
+def client_address(parts: Parts) -> str:
     """Return the network address by which the request is counted.
 
     Traefik sets `X-Real-Ip` from the connection, and removes a header of that name from the client. If the settings
     name proxies in front of Traefik, the address is the last one that these saw. If the value is not one address,
     nothing that we trust has set it: then the peer is counted, and all such requests share one count.
     """
-    proxies = gateway().settings.router.trusted_proxies
+    proxies = parts.settings.router.trusted_proxies
     forwarded = request.headers.get("X-Forwarded-For", "") if proxies else ""
     try:
         return addresses.quota_key(addresses.last_outside(forwarded, proxies) or request.headers.get("X-Real-Ip", ""))

@@ -11,91 +11,92 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Response, request, send_from_directory
 
+from auth_service.app.composition import Parts
 from auth_service.oauth.server import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import consent, redirect_uris
 from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
 
-from . import form_parameters, gateway, hosts, note, query_parameters, record, upstream
+from . import Endpoints, form_parameters, hosts, note, query_parameters, record, upstream
 from .browser import FORM_TOKEN_FIELD, find_session, parse_form_token, sends_cookies
 from .consent_pages import FORM_PURPOSE, SCOPE_FIELD, Notice, ask, no_login, note_request
 from .shown import Shown, approval_of, note_decision, show
 
-blueprint = Blueprint("authorize", __name__)
+blueprint = Endpoints("authorize", __name__)
 
 
 @blueprint.get("/style.css")
-def style() -> Response:
+def style(_parts: Parts) -> Response:
     """Serve the stylesheet of all pages."""
     return send_from_directory("views/static", "style.css", max_age=3600)
 
 
 @blueprint.get("/authorize")
-def authorize() -> Response:
+def authorize(parts: Parts) -> Response:
     """Validate the request, then ask the user or find a remembered consent. It changes nothing, as clients probe it."""
-    if (elsewhere := hosts.find_page_of_issuer("/authorize")) is not None:
+    if (elsewhere := hosts.find_page_of_issuer(parts, "/authorize")) is not None:
         return elsewhere
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
-    authorization = gateway().server.parse_authorization_request(parameters)
-    approval = approval_of(authorization)
+    authorization = parts.server.parse_authorization_request(parameters)
+    approval = approval_of(parts, authorization)
     if consent.may_be_remembered(approval, parameters, dict(request.headers)):
-        session = find_session()
-        if session is not None and gateway().store.approvals.is_remembered(session.sub, approval):
-            note_request(authorization)
+        session = find_session(parts)
+        if session is not None and parts.store.approvals.is_remembered(session.sub, approval):
+            note_request(parts, authorization)
             record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
-            return _send(show(authorization, approved_by=session.sub), authorization)
-    return ask(authorization)
+            return _send(parts, show(parts, authorization, approved_by=session.sub), authorization)
+    return ask(parts, authorization)
 
 
 @blueprint.post("/consent")
-def decide() -> Response:
+def decide(parts: Parts) -> Response:
     """Take the user's decision. If the user allows the client, send this browser to the identity provider."""
     form = form_parameters()
-    form_token = parse_form_token(FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
+    form_token = parse_form_token(parts, FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
     shown = Shown(**form_token.content)
     if form_token.is_good:
         note_decision()
     note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
-    authorization = gateway().server.parse_authorization_request(shown.parameters)
-    note_request(authorization)
+    authorization = parts.server.parse_authorization_request(shown.parameters)
+    note_request(parts, authorization)
     if not form_token.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")
-        return ask(authorization, notice=Notice.STALE if sends_cookies() else Notice.NO_COOKIES)
-    if not shown.is_what(authorization):
+        return ask(parts, authorization, notice=Notice.STALE if sends_cookies(parts) else Notice.NO_COOKIES)
+    if not shown.is_what(parts, authorization):
         record(Event.CONSENT_REFUSED, reason="what the page showed has changed since")
-        return ask(authorization, notice=Notice.CHANGED)
+        return ask(parts, authorization, notice=Notice.CHANGED)
     if form.get("decision") != "approve":
         raise ConsentDeclined(redirect_uri=authorization.redirect_uri, state=authorization.state)
-    session = find_session()
+    session = find_session(parts)
     if session is not None and not shown.is_for(session.sub):
         record(Event.CONSENT_REFUSED, reason="the page was made for another user")
-        return ask(authorization, notice=Notice.CHANGED)
+        return ask(parts, authorization, notice=Notice.CHANGED)
     other_account = form.get("account") == "other"
     if shown.approved_by is not None and other_account:
-        return ask(authorization)  # the remembered consent of one user is not that of another
-    chosen = _chosen_scopes(authorization, form)
+        return ask(parts, authorization)  # the remembered consent of one user is not that of another
+    chosen = _chosen_scopes(parts, authorization, form)
     if not chosen:
-        return ask(authorization, notice=Notice.NOTHING_CHOSEN)
+        return ask(parts, authorization, notice=Notice.NOTHING_CHOSEN)
     approved = dataclasses.replace(authorization, scopes=chosen)
     if shown.approved_by is None:
         record(
             Event.CONSENT_GIVEN, scope=" ".join(chosen), redirect=redirect_uris.without_port(authorization.redirect_uri)
         )
-    return _send(shown, approved, other_account=other_account)
+    return _send(parts, shown, approved, other_account=other_account)
 
 
-def _send(shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
+def _send(parts: Parts, shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
     """Send the browser to the identity provider, and keep what was shown and which scopes were allowed."""
     try:
-        return upstream.send(upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
+        return upstream.send(parts, upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
     except ServiceUnavailable as error:
-        return no_login(shown, approved, error)
+        return no_login(parts, shown, approved, error)
 
 
-def _chosen_scopes(authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
+def _chosen_scopes(parts: Parts, authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
     """Return the requested scopes that are required, and those that the user left ticked."""
-    scopes = gateway().settings.resources[authorization.resource_name].scopes
+    scopes = parts.settings.resources[authorization.resource_name].scopes
     return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)

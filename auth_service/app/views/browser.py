@@ -21,10 +21,9 @@ from typing import Any
 from flask import Response, g, request
 from itsdangerous import BadData, BadTimeSignature, SignatureExpired, URLSafeTimedSerializer
 
+from auth_service.app.composition import Parts
 from auth_service.protocol.errors import PageError
 from auth_service.storage.sessions import Session
-
-from . import gateway
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 """What `secrets.token_urlsafe(32)` makes; anything else in a cookie is not ours."""
@@ -32,86 +31,90 @@ FORM_TOKEN_FIELD = "ticket"  # noqa: S105 - a name
 """This name, the salt and the key's name are those of pages that were open before an update."""
 
 
-def browser_id() -> str:
+def browser_id(parts: Parts) -> str:
     """Return this browser's identifier, or a new one that `keep_browser` then sets."""
     if "browser" not in g:
-        g.browser = _find_cookie("browser") or secrets.token_urlsafe(32)
+        g.browser = _find_cookie(parts, "browser") or secrets.token_urlsafe(32)
     return str(g.browser)
 
 
-def browser_fingerprint() -> str:
+def browser_fingerprint(parts: Parts) -> str:
     """Return the hash of the browser's identifier, the form in which it is stored and signed."""
-    return hashlib.sha256(browser_id().encode()).hexdigest()
+    return hashlib.sha256(browser_id(parts).encode()).hexdigest()
 
 
-def keep_browser(response: Response) -> None:
+def keep_browser(parts: Parts, response: Response) -> None:
     """Set the cookie with the browser's identifier."""
-    _set_cookie(response, "browser", browser_id())
+    _set_cookie(parts, response, "browser", browser_id(parts))
 
 
-def sends_cookies() -> bool:
+def sends_cookies(parts: Parts) -> bool:
     """Whether the browser sent the cookie that every page sets. One that blocks cookies does not."""
-    return _find_cookie("browser") is not None
+    return _find_cookie(parts, "browser") is not None
 
 
-def find_session() -> Session | None:
+def find_session(parts: Parts) -> Session | None:
     """Return the session of this browser, if a user is signed in."""
     if "session" not in g:
-        secret = _session_secret()
-        g.session = gateway().store.sessions.find(secret) if secret else None
+        secret = _session_secret(parts)
+        g.session = parts.store.sessions.find(secret) if secret else None
     found: Session | None = g.session
     return found
 
 
-def start_session(response: Response, *, sub: str, name: str) -> None:
+def start_session(parts: Parts, response: Response, *, sub: str, name: str) -> None:
     """Sign this browser in, and end the session that it had."""
-    sessions = gateway().store.sessions
-    if (former := _session_secret()) is not None:
+    sessions = parts.store.sessions
+    if (former := _session_secret(parts)) is not None:
         sessions.end(former)
-    secret = sessions.start(sub=sub, name=name, lifetime=gateway().settings.lifetimes.session)
-    _set_cookie(response, "session", secret)
+    secret = sessions.start(sub=sub, name=name, lifetime=parts.settings.lifetimes.session)
+    _set_cookie(parts, response, "session", secret)
 
 
-def forget_session() -> None:
+def forget_session(parts: Parts) -> None:
     """Sign this browser out. Its cookie stays and is worth nothing."""
-    if (secret := _session_secret()) is not None:
-        gateway().store.sessions.end(secret)
+    if (secret := _session_secret(parts)) is not None:
+        parts.store.sessions.end(secret)
     g.session = None
 
 
-def end_session(response: Response) -> None:
+def end_session(parts: Parts, response: Response) -> None:
     """Sign this browser out, and remove its cookie."""
-    forget_session()
-    response.delete_cookie(_cookie_name("session"), path="/", secure=_is_secure(), httponly=True, samesite="Lax")
+    forget_session(parts)
+    response.delete_cookie(
+        _cookie_name(parts, "session"), path="/", secure=_is_secure(parts), httponly=True, samesite="Lax"
+    )
 
 
-def _session_secret() -> str | None:
-    return _find_cookie("session")
+def _session_secret(parts: Parts) -> str | None:
+    return _find_cookie(parts, "session")
 
 
-def _find_cookie(which: str) -> str | None:
+def _find_cookie(parts: Parts, which: str) -> str | None:
     """Return a cookie's value; None if it is not there exactly once, or has another form than ours.
 
     The name must have exactly these bytes. Werkzeug 3.1.3 strips all of Unicode's spaces, so it takes `\u2000__Host-x`,
     which any subdomain can set, for `__Host-x`.
     """
-    name = _cookie_name(which)
+    name = _cookie_name(parts, which)
     pairs = (pair.strip(" ").partition("=") for pair in request.headers.get("Cookie", "").split(";"))
     values = [value for found, _, value in pairs if found == name]
     return values[0] if len(values) == 1 and _SECRET.fullmatch(values[0]) else None
 
 
-def _is_secure() -> bool:
+def _is_secure(parts: Parts) -> bool:
     # The prefix needs Secure, which plain http rules out; settings allow that for a loopback issuer only.
-    return gateway().settings.issuer.startswith("https:")
+    return parts.settings.issuer.startswith("https:")
 
 
-def _cookie_name(which: str) -> str:
-    return f"{'__Host-' if _is_secure() else ''}mcp-gateway-{which}"
+def _cookie_name(parts: Parts, which: str) -> str:
+    return f"{'__Host-' if _is_secure(parts) else ''}mcp-gateway-{which}"
 
 
-def _set_cookie(response: Response, which: str, value: str) -> None:
-    response.set_cookie(_cookie_name(which), value, secure=_is_secure(), httponly=True, samesite="Lax", path="/")
+def _set_cookie(parts: Parts, response: Response, which: str, value: str) -> None:
+    response.set_cookie(
+        _cookie_name(parts, which), value, secure=_is_secure(parts), httponly=True, samesite="Lax", path="/"
+    )
 
 
 # Form tokens
@@ -126,13 +129,13 @@ class FormToken:
     """Whether it is recent and of this browser. If not, the form is not the user's decision."""
 
 
-def make_form_token(purpose: str, content: dict[str, Any]) -> str:
+def make_form_token(parts: Parts, purpose: str, content: dict[str, Any]) -> str:
     """Return a form's hidden field: what the form is about, bound to this browser."""
-    members = {"browser": browser_fingerprint(), "nonce": secrets.token_urlsafe(8), "content": content}
-    return str(_serializer(purpose).dumps(members))
+    members = {"browser": browser_fingerprint(parts), "nonce": secrets.token_urlsafe(8), "content": content}
+    return str(_serializer(parts, purpose).dumps(members))
 
 
-def parse_form_token(purpose: str, unverified_token: str) -> FormToken:
+def parse_form_token(parts: Parts, purpose: str, unverified_token: str) -> FormToken:
     """Return what the form token of a submitted form says.
 
     Raises PageError if another site sent the form, or if this service did not sign the token.
@@ -142,10 +145,10 @@ def parse_form_token(purpose: str, unverified_token: str) -> FormToken:
             "Another website tried to answer for you",
             "The request was refused, and nothing was changed. Close that website if you do not know it.",
         )
-    serializer = _serializer(purpose)
+    serializer = _serializer(parts, purpose)
     is_recent = True
     try:
-        members = serializer.loads(unverified_token, max_age=gateway().settings.lifetimes.login)
+        members = serializer.loads(unverified_token, max_age=parts.settings.lifetimes.login)
     except SignatureExpired:
         members, is_recent = serializer.loads(unverified_token), False
     except (BadTimeSignature, BadData) as error:
@@ -153,13 +156,13 @@ def parse_form_token(purpose: str, unverified_token: str) -> FormToken:
             "This form was not made here",
             "Nothing was changed. Go back, reload the page, and try again.",
         ) from error
-    is_same_browser = hmac.compare_digest(members["browser"], browser_fingerprint())
+    is_same_browser = hmac.compare_digest(members["browser"], browser_fingerprint(parts))
     return FormToken(content=members["content"], is_good=is_recent and is_same_browser)
 
 
-def _serializer(purpose: str) -> URLSafeTimedSerializer:
+def _serializer(parts: Parts, purpose: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(
-        gateway().form_token_key,
+        parts.form_token_key,
         salt=f"mcp-oauth-gateway.ticket.{purpose}",
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

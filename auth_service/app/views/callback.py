@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from flask import Blueprint, Response, make_response, redirect, request
+from flask import Response, make_response, redirect, request
 
+from auth_service.app.composition import Parts
 from auth_service.idp import Login
 from auth_service.oauth.server import AuthorizationRequest
 from auth_service.ops.audit import Event
@@ -13,85 +14,85 @@ from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import Approval
 from auth_service.protocol.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
 
-from . import account, gateway, note, query_parameters, record, upstream
+from . import Endpoints, account, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
 from .consent_pages import Notice, ask, no_login, not_allowed, note_request, sign_on_required
 from .pages import protect
 from .shown import Shown, approval_of, note_decision
 
-blueprint = Blueprint("callback", __name__)
+blueprint = Endpoints("callback", __name__)
 
 
 @blueprint.get("/callback")
-def callback() -> Response:
+def callback(parts: Parts) -> Response:
     """Finish the login at the identity provider, and send the browser to the client or to the account page."""
     parameters = query_parameters()
     if request.method == "HEAD":  # the answer shows nothing, so it must end no login
         response = make_response("")
         protect(response)
         return response
-    attempt = upstream.consume(parameters.get("state", ""))
+    attempt = upstream.consume(parts, parameters.get("state", ""))
     if (shown := attempt.shown) is None:
-        return account.finish_sign_in(parameters)
+        return account.finish_sign_in(parts, parameters)
     note_decision()
-    requested = gateway().server.parse_authorization_request(shown.parameters)
-    note_request(requested)
+    requested = parts.server.parse_authorization_request(shown.parameters)
+    note_request(parts, requested)
     try:
-        login = _log_in(parameters, requested)
+        login = _log_in(parts, parameters, requested)
     except ServiceUnavailable as error:
-        return no_login(shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
+        return no_login(parts, shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
     note(user=login.identity.subject, name=login.identity.login)
-    return _finish_authorization(shown, attempt.scopes, login)
+    return _finish_authorization(parts, shown, attempt.scopes, login)
 
 
-def _finish_authorization(shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
+def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
     """Send the client its code, if the request as read now is still what the page showed."""
     sub, name = login.identity.subject, login.identity.login
-    requested = gateway().server.parse_authorization_request(shown.parameters)
-    if not shown.is_what(requested):
+    requested = parts.server.parse_authorization_request(shown.parameters)
+    if not shown.is_what(parts, requested):
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
-        return ask(requested, notice=Notice.CHANGED)
+        return ask(parts, requested, notice=Notice.CHANGED)
     authorization = dataclasses.replace(requested, scopes=scopes)
-    approval = approval_of(authorization)
-    if _is_withdrawn(shown.approved_by, approval):
-        return ask(requested)
+    approval = approval_of(parts, authorization)
+    if _is_withdrawn(parts, shown.approved_by, approval):
+        return ask(parts, requested)
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
         # The user who has just logged in is another one, and has allowed nothing.
-        forget_session()
-        return ask(requested, notice=Notice.OTHER_USER, logged_in=login.identity)
-    if not gateway().user_access.may_use(login.identity, authorization.resource_name):
-        if sign_ons := gateway().user_access.find_sign_ons(login, authorization.resource_name):
-            return sign_on_required(shown, authorization, sign_ons)
-        return not_allowed(shown, authorization, name)
+        forget_session(parts)
+        return ask(parts, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
+    if not parts.user_access.may_use(login.identity, authorization.resource_name):
+        if sign_ons := parts.user_access.find_sign_ons(login, authorization.resource_name):
+            return sign_on_required(parts, shown, authorization, sign_ons)
+        return not_allowed(parts, shown, authorization, name)
     record(Event.LOGIN_ACCEPTED)
-    code = gateway().server.issue_code(authorization, sub=sub, name=name)
-    gateway().user_access.remember(login)
+    code = parts.server.issue_code(authorization, sub=sub, name=name)
+    parts.user_access.remember(login)
     if shown.approved_by is None:
-        gateway().store.approvals.remember(sub, approval)
+        parts.store.approvals.remember(sub, approval)
     location = redirect_uris.with_parameters(
         authorization.redirect_uri,
-        {"code": code, "state": authorization.state, "iss": gateway().settings.issuer},
+        {"code": code, "state": authorization.state, "iss": parts.settings.issuer},
     )
     response = make_response(redirect(location, code=303))
     protect(response)
-    start_session(response, sub=sub, name=name)
+    start_session(parts, response, sub=sub, name=name)
     return response
 
 
-def _is_withdrawn(approved_by: str | None, approval: Approval) -> bool:
+def _is_withdrawn(parts: Parts, approved_by: str | None, approval: Approval) -> bool:
     """Whether the remembered consent, without which there was no page, has ended during the login."""
-    return approved_by is not None and not gateway().store.approvals.is_remembered(approved_by, approval)
+    return approved_by is not None and not parts.store.approvals.is_remembered(approved_by, approval)
 
 
-def _log_in(parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
+def _log_in(parts: Parts, parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:
     """Return the login. Raises AuthorizationRedirectError if the provider refuses it, ServiceUnavailable."""
-    provider = gateway().provider.title
+    provider = parts.provider.title
     try:
         try:
             if "code" not in parameters:
-                raise gateway().provider.explain_refusal(parameters)
-            return upstream.finish(parameters)
+                raise parts.provider.explain_refusal(parameters)
+            return upstream.finish(parts, parameters)
         except LoginError as error:
             was = f"the login at {provider} failed" if "code" in parameters else f"{provider} did not log the user in"
             raise OAuthError("access_denied", was) from error

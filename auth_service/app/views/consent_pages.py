@@ -9,6 +9,7 @@ from typing import Final
 
 from flask import Response
 
+from auth_service.app.composition import Parts
 from auth_service.idp import SignOn
 from auth_service.oauth.server import AuthorizationRequest
 from auth_service.ops.audit import Event
@@ -17,7 +18,7 @@ from auth_service.protocol.access import Identity
 from auth_service.protocol.display import display_name, display_text
 from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnavailable
 
-from . import gateway, note, record
+from . import note, record
 from .browser import FORM_TOKEN_FIELD, find_session, keep_browser, make_form_token
 from .pages import capitalized, provider_targets, render_page
 from .shown import Shown, approval_of, show
@@ -36,54 +37,56 @@ class Notice(Enum):
     OTHER_USER = "other-user"
 
 
-def note_request(authorization: AuthorizationRequest) -> None:
+def note_request(parts: Parts, authorization: AuthorizationRequest) -> None:
     """Note the client and the resource of this request for the audit log."""
-    note(client=authorization.client_id, resource=gateway().settings.resources[authorization.resource_name].url)
+    note(client=authorization.client_id, resource=parts.settings.resources[authorization.resource_name].url)
 
 
 def ask(
+    parts: Parts,
     authorization: AuthorizationRequest,
     *,
     notice: Notice | None = None,
     logged_in: Identity | None = None,
 ) -> Response:
     """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
-    resource = gateway().settings.resources[authorization.resource_name]
-    session = find_session()
-    approval = approval_of(authorization)
-    known = gateway().store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
+    resource = parts.settings.resources[authorization.resource_name]
+    session = find_session(parts)
+    approval = approval_of(parts, authorization)
+    known = parts.store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
     named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
     response = render_page(
+        parts,
         "consent.html",
         status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
-        form_targets=_form_targets(authorization),
-        action=f"{gateway().settings.issuer}/consent",
-        form_token=_make_form_token(show(authorization, user=named)),
+        form_targets=_form_targets(parts, authorization),
+        action=f"{parts.settings.issuer}/consent",
+        form_token=_make_form_token(parts, show(parts, authorization, user=named)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
-        target=redirect_uris.describe_target(authorization.redirect_uri, gateway().settings.clients.redirect_schemes),
+        target=redirect_uris.describe_target(authorization.redirect_uri, parts.settings.clients.redirect_schemes),
         server=display_name(approval.server),
         resource_url=resource.url,
         scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
         scope_field=SCOPE_FIELD,
         signed_in=display_text(session.name) if session is not None else None,
         is_repeated=known.issuperset(authorization.scopes),
-        provider=gateway().provider.title,
+        provider=parts.provider.title,
         notice=notice.value if notice is not None else None,
         user=display_text(logged_in.login) if logged_in is not None else "",
     )
-    keep_browser(response)
+    keep_browser(parts, response)
     return response
 
 
-def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
+def no_login(parts: Parts, shown: Shown, approved: AuthorizationRequest, error: ServiceUnavailable) -> Response:
     """Offer another try after an error of the identity provider. Raises the error if another part caused it."""
-    provider = gateway().provider.title
+    provider = parts.provider.title
     if error.dependency != provider:
         raise error
     if isinstance(error, ProviderRefusal):
         record(Event.LOGIN_REFUSED, reason=f"{provider} refused: {error.code}")
-        return _render_with_choice("retry.html", page_of_refusal(error), shown, approved)
+        return _render_with_choice(parts, "retry.html", page_of_refusal(error), shown, approved)
     record(Event.LOGIN_REFUSED, reason=f"{provider} does not answer")
     page = PageError(
         f"{capitalized(provider)} does not answer",
@@ -91,7 +94,7 @@ def no_login(shown: Shown, approved: AuthorizationRequest, error: ServiceUnavail
         "Nobody has access yet. Please try again in a moment.",
         status=503,
     )
-    response = _render_with_choice("retry.html", page, shown, approved)
+    response = _render_with_choice(parts, "retry.html", page, shown, approved)
     response.headers["Retry-After"] = str(error.retry_after)
     return response
 
@@ -106,9 +109,11 @@ def page_of_refusal(error: ProviderRefusal) -> PageError:
     )
 
 
-def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Sequence[SignOn]) -> Response:
+def sign_on_required(
+    parts: Parts, shown: Shown, approved: AuthorizationRequest, sign_ons: Sequence[SignOn]
+) -> Response:
     """Link to the single sign-on of the user's organization at the provider, and offer another try."""
-    provider = capitalized(gateway().provider.title)
+    provider = capitalized(parts.provider.title)
     names = ", ".join(each.organization for each in sign_ons)
     record(Event.LOGIN_REFUSED, reason=f"{provider} requires single sign-on for {names}")
     error = PageError(
@@ -119,24 +124,25 @@ def sign_on_required(shown: Shown, approved: AuthorizationRequest, sign_ons: Seq
         status=403,
         links=tuple((f"Sign in to {each.organization} at {provider}", each.url) for each in sign_ons),
     )
-    return _render_with_choice("retry.html", error, shown, approved)
+    return _render_with_choice(parts, "retry.html", error, shown, approved)
 
 
-def not_allowed(shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
+def not_allowed(parts: Parts, shown: Shown, approved: AuthorizationRequest, name: str) -> Response:
     """Tell a user who is not on the allow-list so, and offer another account."""
-    resource = gateway().settings.resources[approved.resource_name]
+    resource = parts.settings.resources[approved.resource_name]
     record(Event.LOGIN_REFUSED, reason=f"{name} may not use this server")
     user, server = display_text(name), display_text(resource.title or approved.resource_name)
     error = PageError(
         f"{user} may not use this server",
-        f"{capitalized(gateway().provider.title)} signed you in as {user}, but that account is not on the list of "
-        f"{server}. Ask the operator of {gateway().host} to add it, or use another account. Nothing was allowed.",
+        f"{capitalized(parts.provider.title)} signed you in as {user}, but that account is not on the list of "
+        f"{server}. Ask the operator of {parts.host} to add it, or use another account. Nothing was allowed.",
         status=403,
     )
-    return _render_with_choice("not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
+    return _render_with_choice(parts, "not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
 
 
 def _render_with_choice(
+    parts: Parts,
     template: str,
     error: PageError,
     shown: Shown,
@@ -144,28 +150,29 @@ def _render_with_choice(
 ) -> Response:
     """Render an error after which the user may try again with the same consent, or go back to the client."""
     response = render_page(
+        parts,
         template,
         status=error.status,
-        form_targets=_form_targets(approved),
+        form_targets=_form_targets(parts, approved),
         error=error,
-        action=f"{gateway().settings.issuer}/consent",
+        action=f"{parts.settings.issuer}/consent",
         fields={
-            FORM_TOKEN_FIELD: _make_form_token(shown),
+            FORM_TOKEN_FIELD: _make_form_token(parts, shown),
             **{f"{SCOPE_FIELD}{scope}": "on" for scope in approved.scopes},
         },
         client=display_name(approved.client_name),
-        provider=gateway().provider.title,
+        provider=parts.provider.title,
     )
-    keep_browser(response)
+    keep_browser(parts, response)
     return response
 
 
-def _make_form_token(shown: Shown) -> str:
-    return make_form_token(FORM_PURPOSE, dataclasses.asdict(shown))
+def _make_form_token(parts: Parts, shown: Shown) -> str:
+    return make_form_token(parts, FORM_PURPOSE, dataclasses.asdict(shown))
 
 
-def _form_targets(authorization: AuthorizationRequest) -> tuple[str, ...]:
+def _form_targets(parts: Parts, authorization: AuthorizationRequest) -> tuple[str, ...]:
     """Return the CSP sources that the answer to a decision may redirect to."""
-    apps = gateway().settings.clients.redirect_schemes
+    apps = parts.settings.clients.redirect_schemes
     answer = redirect_uris.form_action_sources(authorization.redirect_uri, apps)
-    return tuple(dict.fromkeys((*provider_targets(), *answer)))
+    return tuple(dict.fromkeys((*provider_targets(parts), *answer)))

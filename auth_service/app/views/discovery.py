@@ -6,18 +6,19 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, jsonify, request
 
+from auth_service.app.composition import Parts
 from auth_service.protocol import metadata
-from auth_service.settings import Settings
 
-from . import allow_any_origin, gateway
+from . import allow_any_origin
 
 
-def make_blueprint(settings: Settings) -> Blueprint:
+def make_blueprint(parts: Parts) -> Blueprint:
     """Make the routes of all documents, whose paths follow from the settings.
 
     Every host serves the authorization server's metadata: clients of MCP 2025-03-26 look for it at the root of the MCP
     server's host.
     """
+    settings = parts.settings
     blueprint = Blueprint("discovery", __name__)
     blueprint.after_request(allow_any_origin)
     scopes = list(dict.fromkeys(scope for resource in settings.resources.values() for scope in resource.scopes))
@@ -26,7 +27,7 @@ def make_blueprint(settings: Settings) -> Blueprint:
     )
 
     def authorization_server() -> Response:
-        document = metadata.authorization_server(settings.issuer, scopes=scopes, client_documents=gateway().probe.works)
+        document = metadata.authorization_server(settings.issuer, scopes=scopes, client_documents=parts.probe.works)
         # Whether client documents work may change.
         return _cacheable(jsonify(document), seconds=60)
 
@@ -41,7 +42,7 @@ def make_blueprint(settings: Settings) -> Blueprint:
         return _cacheable(jsonify(document))
 
     def jwks() -> Response:
-        return _cacheable(jsonify(gateway().signing_keys.jwks()))
+        return _cacheable(jsonify(parts.signing_keys.jwks()))
 
     for path in metadata.authorization_server_paths(settings.issuer):
         blueprint.add_url_rule(path, view_func=authorization_server)

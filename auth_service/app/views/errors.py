@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 
 from flask import Flask, Response, abort, jsonify, make_response, redirect, request
 from werkzeug.exceptions import HTTPException
 
+from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.display import display_text
@@ -23,7 +25,7 @@ from auth_service.protocol.errors import (
 )
 from auth_service.protocol.redirect_uris import TargetKind
 
-from . import allow_any_origin, client_address, forbid_storing, gateway, record, statuses
+from . import allow_any_origin, client_address, forbid_storing, record, statuses
 from .pages import protect, render_page, wants_page
 from .shown import has_decided
 
@@ -48,19 +50,19 @@ _REFUSALS = {
 """The audit event for an error of each endpoint."""
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, parts: Parts) -> None:
     """Install the handlers."""
-    app.register_error_handler(AuthorizationRedirectError, _redirect_error)
-    app.register_error_handler(OAuthError, _render_oauth_error)
-    app.register_error_handler(PageError, _render_page_error)
-    app.register_error_handler(ServiceUnavailable, _render_unavailable)
-    app.register_error_handler(TooManyRequests, _render_too_many)
-    app.register_error_handler(HTTPException, _render_http_error)
-    app.register_error_handler(Exception, _render_unexpected)
+    app.register_error_handler(AuthorizationRedirectError, partial(_redirect_error, parts))
+    app.register_error_handler(OAuthError, partial(_render_oauth_error, parts))
+    app.register_error_handler(PageError, partial(_render_page_error, parts))
+    app.register_error_handler(ServiceUnavailable, partial(_render_unavailable, parts))
+    app.register_error_handler(TooManyRequests, partial(_render_too_many, parts))
+    app.register_error_handler(HTTPException, partial(_render_http_error, parts))
+    app.register_error_handler(Exception, partial(_render_unexpected, parts))
     app.before_request(_refuse_unread)
 
 
-def _redirect_error(error: AuthorizationRedirectError) -> Response:
+def _redirect_error(parts: Parts, error: AuthorizationRedirectError) -> Response:
     """Answer RFC 6749 §4.1.2.1, with `iss` as in every authorization response (RFC 9207)."""
     if isinstance(error, ConsentDeclined):
         record(Event.CONSENT_DECLINED)
@@ -72,29 +74,29 @@ def _redirect_error(error: AuthorizationRedirectError) -> Response:
             "error": error.error,
             "error_description": error.description,
             "state": error.state,
-            "iss": gateway().settings.issuer,
+            "iss": parts.settings.issuer,
         },
     )
     # Anyone may register any website, local server or application's callback. Before the user has decided in this
     # browser, a link to this gateway must not redirect there (RFC 9700 §4.11.2).
     if not has_decided():
-        return _show(_invalid_request(error, links=((_way_back(error.redirect_uri), location),)))
+        return _show(parts, _invalid_request(error, links=((_way_back(parts, error.redirect_uri), location),)))
     response = make_response(redirect(location, code=303))
     protect(response)
     return response
 
 
-def _way_back(redirect_uri: str) -> str:
-    target = redirect_uris.describe_target(redirect_uri, gateway().settings.clients.redirect_schemes)
+def _way_back(parts: Parts, redirect_uri: str) -> str:
+    target = redirect_uris.describe_target(redirect_uri, parts.settings.clients.redirect_schemes)
     if target.kind is TargetKind.LOCAL_PROGRAM:
         return f"Go back to the program at {target.name} on this computer"
     return f"Go back to {target.name}"
 
 
-def _render_oauth_error(error: OAuthError) -> Response:
+def _render_oauth_error(parts: Parts, error: OAuthError) -> Response:
     _record_refusal(error)
     if wants_page():
-        return _show(_invalid_request(error))
+        return _show(parts, _invalid_request(error))
     body = jsonify(error=error.error, error_description=error.description)
     response = forbid_storing(make_response(body, error.status))
     if error.status == 401:
@@ -112,42 +114,42 @@ def _invalid_request(error: OAuthError, *, links: tuple[tuple[str, str], ...] = 
     )
 
 
-def _render_page_error(error: PageError) -> Response:
+def _render_page_error(parts: Parts, error: PageError) -> Response:
     _record_refusal(error)
-    return _show(error)
+    return _show(parts, error)
 
 
-def _show(error: PageError) -> Response:
-    return render_page("error.html", status=error.status, error=error)
+def _show(parts: Parts, error: PageError) -> Response:
+    return render_page(parts, "error.html", status=error.status, error=error)
 
 
-def _render_unavailable(error: ServiceUnavailable) -> Response:
+def _render_unavailable(parts: Parts, error: ServiceUnavailable) -> Response:
     log.error("%s", error)
     _record_refusal(error)
-    return statuses.respond(503, retry_after=error.retry_after)
+    return statuses.respond(parts, 503, retry_after=error.retry_after)
 
 
-def _render_too_many(error: TooManyRequests) -> Response:
+def _render_too_many(parts: Parts, error: TooManyRequests) -> Response:
     """Answer RFC 6585 §4."""
     _record_refusal(error)
     # Traefik cannot tell this 429 from one of its own, and replaces it by what `refusals` answers.
     with contextlib.suppress(ServiceUnavailable):
         group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
-        gateway().store.quotas.note_wait(f"{group} {client_address()}", error.retry_after)
-    return statuses.respond(429, retry_after=error.retry_after)
+        parts.store.quotas.note_wait(f"{group} {client_address(parts)}", error.retry_after)
+    return statuses.respond(parts, 429, retry_after=error.retry_after)
 
 
-def _render_http_error(error: HTTPException) -> Response:
+def _render_http_error(parts: Parts, error: HTTPException) -> Response:
     status = error.code or 500
     # If this preflight fails, a client in a browser does not go on to look for its documents elsewhere.
     if status == 404 and request.method == "OPTIONS" and request.path.startswith("/.well-known/"):
         return allow_any_origin(make_response("", 204))
-    return statuses.respond(status, allowed=tuple(sorted(getattr(error, "valid_methods", None) or ())))
+    return statuses.respond(parts, status, allowed=tuple(sorted(getattr(error, "valid_methods", None) or ())))
 
 
-def _render_unexpected(error: Exception) -> Response:
+def _render_unexpected(parts: Parts, error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    return statuses.respond(500)
+    return statuses.respond(parts, 500)
 
 
 def _refuse_unread() -> None:

@@ -6,16 +6,15 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, make_response, redirect, request
 
+from auth_service.app.composition import Parts
 from auth_service.protocol import metadata
 
-from . import gateway
 from .pages import protect
 
 
-def serve_at_root(app: Flask) -> None:
-    """Serve these endpoints at the root of every host, also if the issuer has them below a path."""
+def serve_at_root(app: Flask, prefix: str) -> None:
+    """Serve these endpoints at the root of every host, also if the issuer has them below a path, the prefix."""
     rules = {rule.rule: rule for rule in app.url_map.iter_rules()}
-    prefix = urlsplit(app.extensions["gateway"].settings.issuer).path
     for path in metadata.ENDPOINTS_AT_EVERY_HOST:
         if path not in rules:
             own = rules[prefix + path]
@@ -24,14 +23,14 @@ def serve_at_root(app: Flask) -> None:
             app.add_url_rule(path, endpoint=own.endpoint, view_func=app.view_functions[own.endpoint], methods=methods)
 
 
-def find_page_of_issuer(path: str) -> Response | None:
+def find_page_of_issuer(parts: Parts, path: str) -> Response | None:
     """Return the redirect to the issuer's page, where the cookies are, if the request came to another host or path.
 
     The port is not compared: a proxy in front of the router may have changed it.
     """
-    issuer = gateway().settings.issuer
-    parts = urlsplit(issuer)
-    if request.path == parts.path + path and _requested_name() == parts.hostname:
+    issuer = parts.settings.issuer
+    url = urlsplit(issuer)
+    if request.path == url.path + path and _requested_name() == url.hostname:
         return None
     query = request.query_string.decode("ascii")
     response = make_response(redirect(f"{issuer}{path}?{query}" if query else f"{issuer}{path}", code=303))

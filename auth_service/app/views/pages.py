@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, make_response, render_template, request
 from werkzeug.datastructures import Headers
 
+from auth_service.app.composition import Parts
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.errors import ServiceUnavailable
 
-from . import forbid_storing, gateway
+from . import forbid_storing
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -45,15 +46,17 @@ def accepts_page() -> bool:
     return "text/html" in request.headers.get("Accept", "")
 
 
-def render_page(template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any) -> Response:
+def render_page(
+    parts: Parts, template: str, *, status: int = 200, form_targets: tuple[str, ...] = (), **context: Any
+) -> Response:
     """Render a page. `form_targets` are further CSP sources that the answer to its form may redirect to."""
-    issuer = gateway().settings.issuer
+    issuer = parts.settings.issuer
     response = make_response(
         render_template(
             template,
             stylesheet=f"{issuer}/style.css?{_stylesheet_version()}",
             account=f"{issuer}/account",
-            host=gateway().host,
+            host=parts.host,
             **context,
         ),
         status,
@@ -74,14 +77,14 @@ def protect(response: Response, *, form_targets: tuple[str, ...] = ()) -> None:
     forbid_storing(response)
 
 
-def provider_targets() -> tuple[str, ...]:
+def provider_targets(parts: Parts) -> tuple[str, ...]:
     """Return the CSP sources that a login may lead through before it ends.
 
     Browsers check each redirect that follows a form against `form-action`. GitHub redirects to itself only. Other
     providers may redirect to hosts that are not known here, such as a company's own login: any https host may follow.
     """
     try:
-        url = gateway().provider.authorization_url(state="", code_challenge="")
+        url = parts.provider.authorization_url(state="", code_challenge="")
     except ServiceUnavailable:  # it may answer again when the form is sent
         return ("https:",)
     source = redirect_uris.form_action_source(url)

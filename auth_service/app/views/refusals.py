@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import re
 
-from flask import Blueprint, Response, make_response, request
+from flask import Response, make_response, request
 
+from auth_service.app.composition import Parts
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.protocol.parameters import MAX_BYTES_KEPT
 from auth_service.settings import RateLimit
 
-from . import allow_any_origin, client_address, gateway
+from . import Endpoints, allow_any_origin, client_address
 from .pages import accepts_page
 from .statuses import Form, respond
 
-blueprint = Blueprint("refusals", __name__)
+blueprint = Endpoints("refusals", __name__)
 
 _FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC, "by-grant": Form.JSON_RPC}
 """The forms of groups (routes.py); the others have OAuth's."""
@@ -35,21 +36,21 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @blueprint.route("/refusals/<group>/<status>", methods=_METHODS)
-def refuse(group: str, status: str) -> Response:
+def refuse(parts: Parts, group: str, status: str) -> Response:
     """Answer for a group of endpoints (routes.py)."""
     if request.method == "OPTIONS":  # web pages may read the answer, whatever was refused
         return allow_any_origin(make_response("", 204, {"Allow": ", ".join(_METHODS)}))
     code = int(status) if _STATUS.fullmatch(status) else 404
     form = Form.PAGE if group in _BROWSED and accepts_page() else _FORMS.get(group, Form.OAUTH)
     text = _KEPT_TEXT if group == "by-grant" and code == 413 else None
-    return respond(code, form=form, retry_after=_wait(group) if code == 429 else None, text=text)
+    return respond(parts, code, form=form, retry_after=_wait(parts, group) if code == 429 else None, text=text)
 
 
-def _wait(group: str) -> int:
+def _wait(parts: Parts, group: str) -> int:
     """Return the seconds until Traefik takes another request, or those that this service itself has named, if more."""
-    rate = getattr(gateway().settings.limits.rates, _RATES.get(group, group), None)
+    rate = getattr(parts.settings.limits.rates, _RATES.get(group, group), None)
     seconds = math.ceil(rate.period / rate.average) if isinstance(rate, RateLimit) else 1
     try:
-        return max(seconds, gateway().store.quotas.find_wait(f"{group} {client_address()}"))
+        return max(seconds, parts.store.quotas.find_wait(f"{group} {client_address(parts)}"))
     except ServiceUnavailable:
         return seconds

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from flask import g
 
+from auth_service.app.composition import Parts
 from auth_service.oauth.server import AuthorizationRequest
 from auth_service.protocol.consent import Approval
-
-from . import gateway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +31,9 @@ class Shown:
     approved_by: str | None = None
     """The subject whose remembered consent this is; None if the user decides on the page."""
 
-    def is_what(self, authorization: AuthorizationRequest) -> bool:
+    def is_what(self, parts: Parts, authorization: AuthorizationRequest) -> bool:
         """Whether the request, as read now, is the one that the page showed."""
-        return hmac.compare_digest(self.digest, approval_of(authorization).digest)
+        return hmac.compare_digest(self.digest, approval_of(parts, authorization).digest)
 
     def is_for(self, subject: str) -> bool:
         """Whether this user may go on: only the named one, or any user if none was named."""
@@ -42,6 +41,7 @@ class Shown:
 
 
 def show(
+    parts: Parts,
     authorization: AuthorizationRequest,
     *,
     user: str | None = None,
@@ -54,7 +54,7 @@ def show(
         "redirect_uri": authorization.redirect_uri,
         "code_challenge": authorization.code_challenge,
         "code_challenge_method": "S256",
-        "resource": gateway().settings.resources[authorization.resource_name].url,
+        "resource": parts.settings.resources[authorization.resource_name].url,
     }
     if authorization.names_scopes:
         read["scope"] = " ".join(authorization.scopes)
@@ -62,15 +62,15 @@ def show(
         read["state"] = authorization.state
     return Shown(
         parameters=read,
-        digest=approval_of(authorization).digest,
+        digest=approval_of(parts, authorization).digest,
         user=user,
         approved_by=approved_by,
     )
 
 
-def approval_of(authorization: AuthorizationRequest) -> Approval:
+def approval_of(parts: Parts, authorization: AuthorizationRequest) -> Approval:
     """Return the consent that a user gives by allowing the request."""
-    resource = gateway().settings.resources[authorization.resource_name]
+    resource = parts.settings.resources[authorization.resource_name]
     return Approval(
         client=authorization.client,
         redirect_uri=authorization.redirect_uri,

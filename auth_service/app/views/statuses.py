@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 from flask import Response, jsonify, make_response, request
 
+from auth_service.app.composition import Parts
 from auth_service.app.responses import json_rpc_error
 from auth_service.protocol.errors import RETRY_SECONDS, PageError
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 
-from . import allow_any_origin, forbid_storing, gateway
+from . import allow_any_origin, forbid_storing
 from .pages import render_page, wants_page
 
 
@@ -28,6 +29,7 @@ class Form(Enum):
 
 
 def respond(
+    parts: Parts,
     status: int,
     *,
     form: Form | None = None,
@@ -43,10 +45,10 @@ def respond(
         form = Form.PAGE if wants_page() else Form.OAUTH
     if retry_after is None and status in _PASSING:
         retry_after = RETRY_SECONDS
-    text = text or _explain(status, retry_after=retry_after, allowed=allowed)
+    text = text or _explain(parts, status, retry_after=retry_after, allowed=allowed)
     if form is Form.PAGE:
         error = PageError(_TITLES.get(status, "This request was refused"), f"{text[:1].upper()}{text[1:]}.")
-        response = render_page("error.html", status=status, error=error)
+        response = render_page(parts, "error.html", status=status, error=error)
     elif form is Form.JSON_RPC:
         response = make_response(json_rpc_error(status, text), status, {"Content-Type": "application/json"})
     else:
@@ -86,10 +88,10 @@ def _code(status: int) -> str:
     return "invalid_request" if status < 500 else "server_error"
 
 
-def _explain(status: int, *, retry_after: int | None, allowed: tuple[str, ...]) -> str:
+def _explain(parts: Parts, status: int, *, retry_after: int | None, allowed: tuple[str, ...]) -> str:
     """Return what is wrong and what to do, in the characters that `error_description` allows."""
     methods = " or ".join(method for method in allowed if method != "OPTIONS")
-    issuer = urlsplit(gateway().settings.issuer)
+    issuer = urlsplit(parts.settings.issuer)
     metadata = f"{issuer.geturl()}/.well-known/oauth-authorization-server"
     again = f"try again in {retry_after} second{'' if retry_after == 1 else 's'}"
     texts = {

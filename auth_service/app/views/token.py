@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 
+from auth_service.app.composition import Parts
 from auth_service.keys.access_tokens import InvalidTokenError, verify_access_token
 from auth_service.oauth.client_authentication import parse_basic
 from auth_service.oauth.server import FormRequest
 from auth_service.protocol.errors import OAuthError
 
-from . import allow_any_origin, body_parameters, client_address, forbid_storing, gateway, note
+from . import Endpoints, allow_any_origin, body_parameters, client_address, forbid_storing, note
 
-blueprint = Blueprint("token", __name__)
+blueprint = Endpoints("token", __name__)
 blueprint.after_request(allow_any_origin)
 
 
@@ -24,47 +25,47 @@ def _forbid_storing(response: Response) -> Response:
 
 
 @blueprint.post("/token")
-def token() -> Response:
+def token(parts: Parts) -> Response:
     """Redeem a code or a refresh token (RFC 6749 §3.2)."""
-    form = _parse_form()
-    _count(form)
+    form = _parse_form(parts)
+    _count(parts, form)
     if "grant_type" not in form.form:
         raise OAuthError(
             "invalid_request",
             "grant_type is missing: send the parameters in the body, as application/x-www-form-urlencoded",
         )
-    return jsonify(gateway().server.create_token_response(form))
+    return jsonify(parts.server.create_token_response(form))
 
 
 @blueprint.post("/revoke")
-def revoke() -> Response:
+def revoke(parts: Parts) -> Response:
     """End the grant of a token of this client (RFC 7009). The answer for any other token is the same."""
-    form = _parse_form()
-    server = gateway().server
+    form = _parse_form(parts)
+    server = parts.server
     client = server.authenticate_client(form, [])
     unverified_token = form.form.get("token")
     if unverified_token is None:
         raise OAuthError("invalid_request", "token is missing")
-    sid = _find_sid(unverified_token)
-    grant = gateway().store.grants.find(sid) if sid else None
+    sid = _find_sid(parts, unverified_token)
+    grant = parts.store.grants.find(sid) if sid else None
     if grant is not None and grant.client_id == client.client_id:
-        gateway().revocation.revoke_grant(grant.sid, by="client", reason="the client revoked one of its tokens")
+        parts.revocation.revoke_grant(grant.sid, by="client", reason="the client revoked one of its tokens")
     return jsonify({})
 
 
 @blueprint.post("/introspect")
-def introspect() -> Response:
+def introspect(parts: Parts) -> Response:
     """Describe a token to its confidential client or its resource's server (RFC 7662)."""
-    form = _parse_form()
-    return jsonify(gateway().introspection.answer(form.form, authorization=request.headers.get("Authorization")))
+    form = _parse_form(parts)
+    return jsonify(parts.introspection.answer(form.form, authorization=request.headers.get("Authorization")))
 
 
-def _parse_form() -> FormRequest:
+def _parse_form(parts: Parts) -> FormRequest:
     form = body_parameters()
     note(client=form.get("client_id"), resource=form.get("resource"))
     note(client=_claimed_client(form))
     return FormRequest(
-        f"{gateway().settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
+        f"{parts.settings.issuer}{request.path}", form, authorization=request.headers.get("Authorization")
     )
 
 
@@ -74,21 +75,21 @@ def _claimed_client(form: Mapping[str, str]) -> str | None:
     return form.get("client_id", basic[0] if basic is not None else None)
 
 
-def _count(form: FormRequest) -> None:
+def _count(parts: Parts, form: FormRequest) -> None:
     """Count the request against the quota of this client at this address. Raises TooManyRequests."""
-    holder = f"{client_address()} {_claimed_client(form.form)}"
-    limit = gateway().settings.limits.token_requests_per_minute
-    gateway().store.quotas.take("token", holder, limit=limit, window=60)
+    holder = f"{client_address(parts)} {_claimed_client(form.form)}"
+    limit = parts.settings.limits.token_requests_per_minute
+    parts.store.quotas.take("token", holder, limit=limit, window=60)
 
 
-def _find_sid(unverified_token: str) -> str | None:
+def _find_sid(parts: Parts, unverified_token: str) -> str | None:
     """Return the grant id of an access token or refresh token that this service issued."""
-    if (parsed := gateway().server.parse_refresh_token(unverified_token)) is not None:
+    if (parsed := parts.server.parse_refresh_token(unverified_token)) is not None:
         return parsed[0]
-    settings = gateway().settings
+    settings = parts.settings
     try:
         claims = verify_access_token(
-            gateway().signing_keys,
+            parts.signing_keys,
             unverified_token,
             issuer=settings.issuer,
             resources=[resource.url for resource in settings.resources.values()],

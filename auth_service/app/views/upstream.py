@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from flask import Response, make_response, redirect
 
+from auth_service.app.composition import Parts
 from auth_service.idp import Login
 from auth_service.protocol.errors import PageError
 
-from . import gateway
 from .browser import browser_fingerprint, keep_browser, sends_cookies
 from .pages import protect
 from .shown import Shown
@@ -31,29 +31,29 @@ class Attempt:
     """The scopes that the user allowed."""
 
 
-def send(attempt: Attempt, *, other_account: bool = False) -> Response:
+def send(parts: Parts, attempt: Attempt, *, other_account: bool = False) -> Response:
     """Send this browser to the identity provider; the login can only end in this browser."""
     state = secrets.token_urlsafe(32)
-    gateway().store.pending_logins.add(
+    parts.store.pending_logins.add(
         state,
-        {"browser": browser_fingerprint(), "attempt": dataclasses.asdict(attempt)},
-        lifetime=gateway().settings.lifetimes.login,
+        {"browser": browser_fingerprint(parts), "attempt": dataclasses.asdict(attempt)},
+        lifetime=parts.settings.lifetimes.login,
     )
-    url = gateway().provider.authorization_url(state=state, code_challenge=_challenge(_verifier(state)))
+    url = parts.provider.authorization_url(state=state, code_challenge=_challenge(_verifier(parts, state)))
     response = make_response(redirect(_selecting_account(url) if other_account else url, code=303))
     protect(response)
-    keep_browser(response)
+    keep_browser(parts, response)
     return response
 
 
-def consume(state: str) -> Attempt:
+def consume(parts: Parts, state: str) -> Attempt:
     """Return why this browser was sent away, once. Raises PageError if it was another browser, or too long ago."""
-    login = gateway().store.pending_logins.consume(state, browser=browser_fingerprint()) if state else None
-    if login is None and not sends_cookies():
+    login = parts.store.pending_logins.consume(state, browser=browser_fingerprint(parts)) if state else None
+    if login is None and not sends_cookies(parts):
         raise PageError(
             "This browser sent no cookie",
             "A sign-in must end in the browser in which it began, which a cookie tells. Nothing was allowed. Allow "
-            f"cookies for {gateway().host}, then start again from the application that you want to connect.",
+            f"cookies for {parts.host}, then start again from the application that you want to connect.",
             help_clients=True,
         )
     if login is None or "shown" not in login["attempt"]:  # from an earlier version, before the update
@@ -67,14 +67,14 @@ def consume(state: str) -> Attempt:
     return Attempt(shown=Shown(**shown) if shown is not None else None, scopes=tuple(login["attempt"]["scopes"]))
 
 
-def finish(parameters: dict[str, str]) -> Login:
+def finish(parts: Parts, parameters: dict[str, str]) -> Login:
     """Redeem the code that the browser has brought back. Raises LoginError, or ServiceUnavailable."""
-    return gateway().provider.finish_login(code=parameters["code"], code_verifier=_verifier(parameters["state"]))
+    return parts.provider.finish_login(code=parameters["code"], code_verifier=_verifier(parts, parameters["state"]))
 
 
-def _verifier(state: str) -> str:
+def _verifier(parts: Parts, state: str) -> str:
     """Return the code verifier of a login at the provider, derived from its state, so that nothing stores it."""
-    return hmac.new(gateway().upstream_key, state.encode(), "sha256").hexdigest()
+    return hmac.new(parts.upstream_key, state.encode(), "sha256").hexdigest()
 
 
 def _challenge(verifier: str) -> str:
