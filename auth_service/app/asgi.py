@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
@@ -17,20 +16,15 @@ from a2wsgi import WSGIMiddleware
 from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.app.views.errors import REFUSAL
-from auth_service.idp import provider_name
-from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
-from auth_service.ops.outages import Outage
-from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.settings import Credentials, Settings
-from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
-from auth_service.storage.subjects import Subjects
 
 from .composition import Parts
 from .flask_app import create_app
 from .responses import Message, Receive, Response, Send, json_response, plain_response
 from .traefik import dynamic_configuration
+from .upkeep import Upkeep
 from .views import client_address
 
 FLASK_THREADS = 24
@@ -41,13 +35,7 @@ DISCARDED_BYTES = 1024 * 1024
 """How much of a body beyond its limit is read before the refusal is sent."""
 ROUTES_SECONDS = 3.0
 """How long the router waits for routes after a reload, less than it would by itself (`pollTimeout`)."""
-KEY_WATCH_SECONDS = 0.05
-"""How long a token is believed after its key is gone from this host."""
-KEY_AGREEMENT_SECONDS = 1.0
-PROBE_REFRESH_SECONDS = 1.0
 GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
-FULL_COLLECTION_SECONDS = 600
-"""A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
 _READINESS_POLL_SECONDS = 0.05
 _OF_USE = frozenset({b"accept", b"host", b"x-real-ip"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -81,17 +69,10 @@ class Application:
         )
         parts.denials.prepare()
         self._notices = parts.notices
-        self._keys = parts.signing_keys
-        self._rotation = parts.rotation
-        self._keys_are_agreed = False
-        self._subjects = Subjects(parts.store.redis)
-        self._subjects_are_named = False
-        self._provider_name = provider_name(settings.identity_provider)
-        self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
         self._watch = GrantWatch(settings.redis_url, parts.denials, password=credentials.redis_password)
         self._verify = Verifier(settings, credentials, parts.signing_keys, self._watch)
         self._metrics = Metrics(metrics_directory(settings), slot, count_grants=parts.store.grants.count)
-        self._probe = parts.probe
+        self._upkeep = Upkeep(parts, forget_tokens=self._verify.forget)
         app = create_app(parts)
         self._metrics.observe(app)
         self._flask = cast(
@@ -170,13 +151,7 @@ class Application:
                 self._watch.run(),
                 self._tell_when_ready(),
                 self._flush_every_second(),
-                self._watch_keys(),
-                self._agree_on_keys(),
-                self._name_subjects(),
-                self._refresh_probe(),
-                self._probe_documents(),
-                self._keep_denials(),
-                self._collect_garbage(),
+                *self._upkeep.tasks(),
             )
         ]
         await send({"type": "lifespan.startup.complete"})
@@ -194,80 +169,10 @@ class Application:
     def _flush(self) -> None:
         self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
 
-    async def _collect_garbage(self) -> None:
-        while True:
-            await asyncio.sleep(FULL_COLLECTION_SECONDS)
-            gc.collect()
-
-    async def _watch_keys(self) -> None:
-        """Forget tokens with the key that signed them."""
-        removals = self._keys.removals
-        while True:
-            self._keys.refresh()
-            if removals != self._keys.removals:
-                removals = self._keys.removals
-                self._verify.forget()
-            await asyncio.sleep(KEY_WATCH_SECONDS)
-
-    async def _agree_on_keys(self) -> None:
-        """Follow the other hosts, the operator and the clock in which keys there are."""
-        writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
-        unusable = Outage(log, "keys.unusable", over="keys.usable-again")
-        while True:
-            try:
-                await asyncio.to_thread(self._rotation.synchronize)
-            except WritesRefused as error:
-                self._keys_are_agreed = True  # it has read them
-                writes.failed(error.reason)
-            except ServiceUnavailable:
-                pass  # the watch over grants has said so
-            except SigningKeyError as error:
-                unusable.failed(error)
-            else:
-                self._keys_are_agreed = True
-                writes.worked()
-                unusable.worked()
-            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
-
-    async def _name_subjects(self) -> None:
-        """See to it that users have the names of this version."""
-        while True:
-            try:
-                renamed = await asyncio.to_thread(self._subjects.name_servers, self._provider_name)
-            except WritesRefused:
-                self._subjects_are_named = True  # as far as can be: nobody can log in, either
-            except ServiceUnavailable:
-                pass  # the watch over grants has said so
-            else:
-                self._subjects_are_named = True
-                if renamed:
-                    log.info("users are called %s:ID from now on: %s entries renamed", self._provider_name, renamed)
-                return
-            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
-
-    async def _refresh_probe(self) -> None:
-        """Follow what the instances have found out about clients' documents."""
-        while True:
-            with contextlib.suppress(ServiceUnavailable):
-                await asyncio.to_thread(self._probe.refresh)
-            await asyncio.sleep(PROBE_REFRESH_SECONDS)
-
-    async def _probe_documents(self) -> None:
-        while True:
-            with contextlib.suppress(ServiceUnavailable):
-                await asyncio.to_thread(self._probe.probe_if_due)
-            await asyncio.sleep(PROBE_REFRESH_SECONDS)
-
-    async def _keep_denials(self) -> None:
-        while True:
-            with contextlib.suppress(ServiceUnavailable):  # tried again in a moment
-                await asyncio.to_thread(self._keeper.keep)
-            await asyncio.sleep(KEEP_SECONDS)
-
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
         # "Watching" lapses by itself: there is no event.
-        while not (self._keys_are_agreed and self._subjects_are_named and self._watch.is_watching()):  # noqa: ASYNC110
+        while not (self._upkeep.is_prepared() and self._watch.is_watching()):  # noqa: ASYNC110
             await asyncio.sleep(_READINESS_POLL_SECONDS)
         notify_service_manager(b"READY=1")
 

@@ -1,0 +1,130 @@
+"""What a worker does beside answering requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from auth_service.idp import provider_name
+from auth_service.keys.signing_keys import SigningKeyError
+from auth_service.ops.outages import Outage
+from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
+from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
+from auth_service.storage.subjects import Subjects
+
+from .composition import Parts
+
+KEY_WATCH_SECONDS: Final = 0.05
+"""How long a token is believed after its key is gone from this host."""
+KEY_AGREEMENT_SECONDS: Final = 1.0
+PROBE_REFRESH_SECONDS: Final = 1.0
+FULL_COLLECTION_SECONDS: Final = 600
+"""A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
+
+log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """The tasks that run for as long as the worker does."""
+
+    def __init__(self, parts: Parts, *, forget_tokens: Callable[[], None]) -> None:
+        """`forget_tokens` has every token checked anew, once."""
+        self._forget_tokens = forget_tokens
+        self._keys = parts.signing_keys
+        self._rotation = parts.rotation
+        self._keys_are_agreed = False
+        self._subjects = Subjects(parts.store.redis)
+        self._subjects_are_named = False
+        self._provider_name = provider_name(parts.settings.identity_provider)
+        self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
+        self._probe = parts.probe
+
+    def is_prepared(self) -> bool:
+        """Whether this worker has what it needs to answer as the others do."""
+        return self._keys_are_agreed and self._subjects_are_named
+
+    def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return all tasks, each to be run until it is cancelled."""
+        return (
+            self._watch_keys(),
+            self._agree_on_keys(),
+            self._name_subjects(),
+            self._refresh_probe(),
+            self._probe_documents(),
+            self._keep_denials(),
+            self._collect_garbage(),
+        )
+
+    async def _watch_keys(self) -> None:
+        """Forget tokens with the key that signed them."""
+        removals = self._keys.removals
+        while True:
+            self._keys.refresh()
+            if removals != self._keys.removals:
+                removals = self._keys.removals
+                self._forget_tokens()
+            await asyncio.sleep(KEY_WATCH_SECONDS)
+
+    async def _agree_on_keys(self) -> None:
+        """Follow the other hosts, the operator and the clock in which keys there are."""
+        writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
+        unusable = Outage(log, "keys.unusable", over="keys.usable-again")
+        while True:
+            try:
+                await asyncio.to_thread(self._rotation.synchronize)
+            except WritesRefused as error:
+                self._keys_are_agreed = True  # it has read them
+                writes.failed(error.reason)
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            except SigningKeyError as error:
+                unusable.failed(error)
+            else:
+                self._keys_are_agreed = True
+                writes.worked()
+                unusable.worked()
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
+    async def _name_subjects(self) -> None:
+        """See to it that users have the names of this version."""
+        while True:
+            try:
+                renamed = await asyncio.to_thread(self._subjects.name_servers, self._provider_name)
+            except WritesRefused:
+                self._subjects_are_named = True  # as far as can be: nobody can log in, either
+            except ServiceUnavailable:
+                pass  # the watch over grants has said so
+            else:
+                self._subjects_are_named = True
+                if renamed:
+                    log.info("users are called %s:ID from now on: %s entries renamed", self._provider_name, renamed)
+                return
+            await asyncio.sleep(KEY_AGREEMENT_SECONDS)
+
+    async def _refresh_probe(self) -> None:
+        """Follow what the instances have found out about clients' documents."""
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.refresh)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _probe_documents(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.to_thread(self._probe.probe_if_due)
+            await asyncio.sleep(PROBE_REFRESH_SECONDS)
+
+    async def _keep_denials(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable):  # tried again in a moment
+                await asyncio.to_thread(self._keeper.keep)
+            await asyncio.sleep(KEEP_SECONDS)
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(FULL_COLLECTION_SECONDS)
+            gc.collect()
