@@ -5,12 +5,10 @@ Both are itsdangerous tokens under the backend's own key; docs/contracts.md is t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
-from itsdangerous import URLSafeTimedSerializer
-
 from auth_service.keys.access_tokens import VerifiedClaims
+from auth_service.keys.serializers import make_serializer
 from auth_service.settings import Credentials
 
 IDENTITY_SALT = "mcp-oauth-gateway.identity"
@@ -26,8 +24,8 @@ class BackendSigner:
     """Signs for the backends of one resource."""
 
     def __init__(self, identity_key: bytes) -> None:
-        self._identity = _serializer(identity_key, IDENTITY_SALT)
-        self._revocation = _serializer(identity_key, REVOCATION_SALT)
+        self._identity = make_serializer(identity_key, salt=IDENTITY_SALT)
+        self._revocation = make_serializer(identity_key, salt=REVOCATION_SALT)
 
     def sign_identity(self, claims: VerifiedClaims, *, grantable: Iterable[str] = ()) -> str:
         """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now.
@@ -52,12 +50,6 @@ class BackendSigner:
     def sign_revocation(self, sid: str) -> str:
         """Return the body of `POST /revocations` for a grant that has ended."""
         return _text(self._revocation.dumps({"sid": sid}))
-
-
-def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(
-        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-    )
 
 
 def _text(signed: str | bytes) -> str:

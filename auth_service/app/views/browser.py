@@ -22,6 +22,7 @@ from flask import Response, g, request
 from itsdangerous import BadData, BadTimeSignature, SignatureExpired, URLSafeTimedSerializer
 
 from auth_service.app.composition import Parts
+from auth_service.keys.serializers import make_serializer
 from auth_service.protocol.errors import PageError
 from auth_service.storage.sessions import Session
 
@@ -161,8 +162,4 @@ def parse_form_token(parts: Parts, purpose: str, unverified_token: str) -> FormT
 
 
 def _serializer(parts: Parts, purpose: str) -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(
-        parts.form_token_key,
-        salt=f"mcp-oauth-gateway.ticket.{purpose}",
-        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-    )
+    return make_serializer(parts.form_token_key, salt=f"mcp-oauth-gateway.ticket.{purpose}")
