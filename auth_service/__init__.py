@@ -1,1 +1,1 @@
-"""The gateway's own service: authorization server, and the answer to each request that reaches an MCP server."""
+"""The auth service of the gateway: the authorization server, and the check of each request to an MCP server."""

@@ -1,4 +1,4 @@
-"""`mcp-auth-service`: validates the settings, then serves them on Gunicorn."""
+"""`mcp-auth-service`: validate the settings, then serve on Gunicorn."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from auth_service.ops import logs
 from auth_service.ops.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
 
-# Traefik keeps two idle connections per host for 90 s: ours must not be the side that closes them.
+# Traefik keeps two idle connections per host for 90 s. This service must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
 GRACEFUL_SECONDS = 10
 UNRESPONSIVE_SECONDS = 5
-"""How long a worker may be silent before systemd's watchdog is; Gunicorn ends a silent worker after 30 s itself."""
+"""How long a worker may be silent while systemd's watchdog is notified. Gunicorn ends such a worker after 30 s."""
 
 
 log = logging.getLogger("auth_service")
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # Gunicorn ships no types
-    """Gunicorn's parent process, which tells systemd's watchdog that all is well while every worker answers."""
+    """Gunicorn's parent process, which notifies systemd's watchdog while every worker answers."""
 
     def murder_workers(self) -> None:
-        """Look after the workers, as Gunicorn does once a second."""
+        """End silent workers, as Gunicorn does once a second, and notify the watchdog."""
         super().murder_workers()
         if "WATCHDOG_USEC" in os.environ and self._every_worker_answers():
             notify_service_manager(b"WATCHDOG=1")
 
     def _every_worker_answers(self) -> bool:
-        # Each worker's event loop touches its file once a second; a worker that has just died has closed it.
+        # Each worker's event loop touches its file once a second. A worker that has just ended has closed its file.
         try:
             ages = [time.monotonic() - worker.tmp.last_update() for worker in self.WORKERS.values()]
         except (OSError, ValueError):
@@ -51,7 +51,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # Gunicorn ships no types
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
-    """Gunicorn with our settings. On SIGHUP the file is read again, and new workers serve what it says."""
+    """Gunicorn with our settings. On SIGHUP it reads the file again and starts new workers with it."""
 
     def __init__(self, settings_file: Path, credentials: Credentials, settings: Settings, slots: WorkerSlots) -> None:
         self._settings_file = settings_file
@@ -63,11 +63,11 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
         super().__init__()
 
     def reload(self) -> None:
-        """Read the settings again; the last good ones stay in force while the file is unusable."""
+        """Read the settings again. The last good ones stay in force while the file is not valid."""
         try:
             self._settings = load_settings(self._settings_file)
         except SettingsError as error:
-            log.error("settings.refused: keeping the last good ones: %s", error)
+            log.error("settings.refused: the last good ones stay in force: %s", error)
         self._worker_settings.renew()
         super().reload()
 
@@ -83,12 +83,12 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             "asgi_lifespan": "on",
             "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
-            # A peer's SCRIPT_NAME header would shift the path under every rule.
+            # A SCRIPT_NAME header of a peer would change the path that all rules see.
             "forwarder_headers": "",
-            # An upgraded connection would be a tunnel through Traefik, past its rules.
+            # An upgraded connection would be a tunnel through Traefik that its rules do not check.
             "http2_cleartext": "off",
-            # Traefik closes most connections that it has asked on. Gunicorn would keep each for seconds more, 13 KiB in
-            # size: long enough to outlive all but full garbage collections.
+            # Traefik closes most connections after a request. Gunicorn would keep each of them, of 13 KiB, for seconds:
+            # long enough to survive all but full garbage collections.
             "asgi_disconnect_grace_period": 0,
             "control_socket_disable": True,
             "pre_fork": self._prepare_worker,
@@ -105,14 +105,14 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
         return Application(self._settings, self._credentials, slot=self._slot, has_routes=self._has_routes)
 
     def leave(self) -> None:
-        """Say that this worker takes no more requests."""
+        """Note that this worker takes no more requests."""
         self._worker_settings.end(self._slot)
 
     def _has_routes(self) -> bool:
         return self._worker_settings.are_everywhere(self._slot)
 
     def run(self) -> None:
-        """Serve until told to stop; ends the process."""
+        """Serve until a signal ends the process."""
         _Arbiter(self).run()
 
     def _prepare_worker(self, _arbiter: Any, worker: Any) -> None:
@@ -125,7 +125,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service; returns the exit status, 2 for unusable settings."""
+    """Run the service; return the exit status, 2 for invalid settings."""
     parser = argparse.ArgumentParser(prog="mcp-auth-service", description="The gateway's authorization server.")
     parser.add_argument("--settings", required=True, type=Path, metavar="FILE", help="settings.json")
     parser.add_argument(
@@ -133,9 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         metavar="DIRECTORY",
         default=os.environ.get("CREDENTIALS_DIRECTORY"),
-        help="where client-secret and master-key are (default: $CREDENTIALS_DIRECTORY)",
+        help="the directory with client-secret and master-key (default: $CREDENTIALS_DIRECTORY)",
     )
-    parser.add_argument("--check", action="store_true", help="only say whether the settings are usable")
+    parser.add_argument("--check", action="store_true", help="only check whether the settings are valid")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.settings)
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.credentials is None:
             raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
         credentials = load_credentials(Path(options.credentials))
-        if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd listens for us
+        if os.environ.get("LISTEN_PID") != str(os.getpid()):  # otherwise systemd listens
             _check_address(settings.listen)
         _make_state_directory(Path(settings.state_directory))
     except SettingsError as error:
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_state_directory(directory: Path) -> None:
-    """Refuse a state directory that is not there and cannot be made, or that is not ours."""
+    """Make the state directory. Raises SettingsError if that fails or this user may not write there."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -169,7 +169,7 @@ def _make_state_directory(directory: Path) -> None:
 
 
 def _check_address(listen: str) -> None:
-    """Refuse an address that is taken, in one line: Gunicorn would retry and then log a trace."""
+    """Raise SettingsError if the address is in use. Gunicorn would retry, and then log a traceback."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     try:

@@ -1,1 +1,1 @@
-"""What runs in a worker: the ASGI and Flask applications, and everything that they answer."""
+"""The parts that run in a worker: the ASGI and Flask applications with all their endpoints."""

@@ -1,4 +1,4 @@
-"""The ASGI application of a worker: `/verify` and what the host itself asks natively, all else through Flask."""
+"""The ASGI application of a worker. It serves `/verify` and internal paths itself, and all others through Flask."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BODY_SECONDS = 10
 DISCARDED_BYTES = 1024 * 1024
 """How much of a body beyond its limit is read before the refusal is sent."""
 ROUTES_SECONDS = 3.0
-"""How long the router waits for routes after a reload, less than it would by itself (`pollTimeout`)."""
+"""How long `/routes` waits after a reload, less than the router's own time-out (`pollTimeout`)."""
 GARBAGE_THRESHOLDS = (10_000, 20, 1_000_000)
 _READINESS_POLL_SECONDS = 0.05
 _OF_USE = frozenset({b"accept", b"host", b"x-real-ip"})
@@ -49,7 +49,7 @@ _NOT_READY = json_response(503, b'{"redis":false}')
 
 
 class Application:
-    """Routes by path. `lifespan` starts and ends the watch over grants."""
+    """Dispatch requests by path. `lifespan` starts and ends the background tasks."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class Application:
         slot: int = 0,
         has_routes: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Build every part; `slot` is this worker's alone among those that live. Raises SigningKeyError.
+        """Build every part; `slot` is a number that no other live worker has. Raises SigningKeyError.
 
-        `has_routes` says whether every other worker has these settings, too.
+        `has_routes` says whether every other worker has these settings too.
         """
         self._has_routes = has_routes
         parts = Parts(
@@ -106,13 +106,13 @@ class Application:
             await self._ask_flask(scope, receive, send)
 
     async def _find_routes(self) -> Response:
-        """Return the routes, once no worker would answer by other settings what they lead here.
+        """Return the routes once all workers have the settings that they follow from.
 
-        The router keeps those that it has while there are none.
+        Until then the router keeps its present routes.
         """
         try:
             async with asyncio.timeout(ROUTES_SECONDS):
-                # What says so is memory that processes share: there is no event.
+                # Memory that processes share says so: there is no event.
                 while not self._has_routes():  # noqa: ASYNC110
                     await asyncio.sleep(_READINESS_POLL_SECONDS)
         except TimeoutError:
@@ -120,7 +120,7 @@ class Application:
         return self._routes
 
     async def _ask_flask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Let Flask answer a request that is there as a whole, or refuse one that never will be."""
+        """Read a request to its end and let Flask answer it, or refuse it if it is too large or too slow."""
         body: bytes | None = b""
         status = _find_refusal(scope)
         try:
@@ -131,7 +131,7 @@ class Application:
         if body is None:
             return
         if status is not None:
-            # What decides about the answer's form stays.
+            # Only headers that decide the form of the answer stay.
             headers = [
                 header for header in scope["headers"] if header[0] in _OF_USE and len(header[1]) <= MAX_URL_BYTES
             ]
@@ -141,7 +141,7 @@ class Application:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        # What has been loaded until now stays: collecting it again and again would hold up requests.
+        # All that is loaded until now stays, and each collection of it would delay requests.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE_THRESHOLDS)
@@ -171,39 +171,39 @@ class Application:
 
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""
-        # "Watching" lapses by itself: there is no event.
+        # `is_watching` ends with time: there is no event.
         while not (self._upkeep.is_prepared() and self._watch.is_watching()):  # noqa: ASYNC110
             await asyncio.sleep(_READINESS_POLL_SECONDS)
         notify_service_manager(b"READY=1")
 
 
 def _find_refusal(scope: MutableMapping[str, Any]) -> int | None:
-    """Return the status with which a request is refused for its size, or for a query that WSGI has no form for."""
+    """Return the status of a refusal for a request that is too large or has a query that is not ASCII."""
     if len(scope["path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
         return 414
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
         return 431
     if not scope["query_string"].isascii():
-        return 400  # no parameter of ours comes unencoded (RFC 3986 §3.4)
+        return 400  # WSGI has no form for it, and queries are ASCII (RFC 3986 §3.4)
     return None
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and see that they end."""
+    """Cancel tasks and wait until they have ended."""
     remaining = set(tasks)
     while remaining:
         for task in remaining:
             task.cancel()
-        # Again where something on the way, such as a connection that was just being made, has swallowed it.
+        # Again, as a task may swallow a cancellation, for example while it makes a connection.
         remaining = (await asyncio.wait(remaining, timeout=_READINESS_POLL_SECONDS))[1]
 
 
 async def _receive_body(receive: Receive) -> bytes | None:
-    """Return a request's body, None if the client has gone.
+    """Return a request's body, None if the client has disconnected.
 
-    Flask would wait for it in one of few threads, which those who send slowly could hold all of. Of a body that is too
-    large, one byte too many is kept, and up to DISCARDED_BYTES more are read and thrown away: a connection that is
-    closed while its client still sends is reset, and the answer is lost with it.
+    Flask would wait for the body in one of few threads, all of which slow clients could occupy. Of a body that is too
+    large, one byte too many is kept, and up to DISCARDED_BYTES more are read and discarded: if a connection is closed
+    while its client still sends, it is reset and the answer is lost.
     """
     body = b""
     excess = 0
@@ -222,8 +222,7 @@ async def _receive_body(receive: Receive) -> bytes | None:
 def _with_length(scope: MutableMapping[str, Any], length: int) -> MutableMapping[str, Any]:
     """Return the scope with the body's length in place of its framing.
 
-    WSGI reads as much of a body as Content-Length says, which one that comes in chunks (RFC 9112 §7.1), or over HTTP/2,
-    does not have.
+    WSGI reads as much of a body as Content-Length says. A body in chunks (RFC 9112 §7.1) or over HTTP/2 may have none.
     """
     headers = [header for header in scope["headers"] if header[0] not in _FRAMING]
     if length:
@@ -232,7 +231,7 @@ def _with_length(scope: MutableMapping[str, Any], length: int) -> MutableMapping
 
 
 def _whole(body: bytes) -> Receive:
-    """Return what yields the body at once."""
+    """Return a `receive` that yields the whole body at once."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -241,11 +240,11 @@ def _whole(body: bytes) -> Receive:
 
 
 NOTIFY_VARIABLE = "MCP_AUTH_NOTIFY_SOCKET"
-"""Where NOTIFY_SOCKET is kept from Gunicorn, which would report readiness before any worker serves."""
+"""Holds the value of NOTIFY_SOCKET. Gunicorn must not see that: it would report readiness before a worker serves."""
 
 
 def notify_service_manager(state: bytes) -> None:
-    """Send one message of sd_notify(3), if there is anyone to hear it."""
+    """Send one message of sd_notify(3), if the service manager has given a socket."""
     if not (address := os.environ.get(NOTIFY_VARIABLE)):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:

@@ -1,4 +1,4 @@
-"""How the parts of the service are made from its settings: one way, for workers and for `mcp-gatewayctl`."""
+"""Make the parts of the service from its settings, for workers and for `mcp-gatewayctl`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNING_KEYS_DIRECTORY: Final = "signing-keys"
 
 
 class Parts:
-    """The parts, each made when it is first asked for and then the same for all who ask."""
+    """The parts, each of which is made once, when it is first needed."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Parts:
         redis_password: str | None,
         requester: Callable[[Parts], str] = lambda _parts: "",
     ) -> None:
-        """Some parts need no credentials: those are loaded when one does.
+        """Credentials are loaded when a part first needs them.
 
-        `requester` returns the address that the current request comes from, for counting it.
+        `requester` returns the address by which the current request is counted.
         """
         self.settings = settings
         self._load_credentials = load_credentials
@@ -52,7 +52,7 @@ class Parts:
 
     @property
     def host(self) -> str:
-        """What people know this service by."""
+        """The name of this service on its pages."""
         return urlsplit(self.settings.issuer).netloc
 
     @cached_property
@@ -62,12 +62,12 @@ class Parts:
 
     @cached_property
     def form_token_key(self) -> bytes:
-        """What forms are signed with."""
+        """The key that signs form tokens."""
         return self.credentials.derive_key("ticket")
 
     @cached_property
     def upstream_key(self) -> bytes:
-        """What the verifiers of logins at the identity provider are derived from."""
+        """The key from which the code verifiers of logins at the identity provider are derived."""
         return self.credentials.derive_key("upstream-verifier")
 
     # State
@@ -84,7 +84,7 @@ class Parts:
 
     @cached_property
     def signing_keys(self) -> SigningKeys:
-        """This host's keys. What they sign is noted for all hosts, so that none is retired early.
+        """This host's keys. Each signature is noted for all hosts, so that no key is retired too early.
 
         Raises SigningKeyError.
         """
@@ -97,19 +97,19 @@ class Parts:
 
     @cached_property
     def rotation(self) -> KeyRotation:
-        """All hosts' keys."""
+        """The rotation of the keys of all hosts."""
         return KeyRotation(self.signing_keys, self.store.redis, self.settings.lifetimes)
 
     # Servers behind the gateway
 
     @cached_property
     def notices(self) -> RevocationNotices:
-        """What bridges are told of grants that have ended; to be closed."""
+        """The revocation notices to bridges, which must be closed at the end."""
         return RevocationNotices(self.settings, self.credentials)
 
     @cached_property
     def revocation(self) -> Revocation:
-        """What ends access."""
+        """The part that ends access."""
         return Revocation(self.store, grants_per_client=self.settings.limits.grants_per_client, notify=self.notices)
 
     # Users
@@ -121,7 +121,7 @@ class Parts:
 
     @cached_property
     def user_access(self) -> UserAccess:
-        """Which users may use which server."""
+        """The part that decides which users may use which server."""
         token_key = self.credentials.derive_key("upstream-token")
         return UserAccess(self.settings, self.store, self.provider, token_key=token_key)
 
@@ -129,18 +129,18 @@ class Parts:
 
     @cached_property
     def fetcher(self) -> SafeFetcher:
-        """What gets clients' documents."""
+        """The fetcher of client documents."""
         return make_fetcher(self.settings.client_documents)
 
     @cached_property
     def probe(self) -> DocumentProbe:
-        """What knows whether they can be had; with a fetcher of its own, whose places no client's document takes."""
+        """The probe of client documents. It has a fetcher of its own, so that clients cannot occupy its places."""
         fetcher = make_fetcher(self.settings.client_documents)
         return DocumentProbe(self.settings, self.store.redis, self.store.locks, fetcher=fetcher)
 
     @cached_property
     def clients(self) -> ClientLookup:
-        """Clients of either kind."""
+        """The lookup of clients."""
         return ClientLookup(
             self.store,
             documents=self.settings.client_documents,
@@ -154,7 +154,7 @@ class Parts:
 
     @cached_property
     def server(self) -> AuthorizationServer:
-        """What issues codes and tokens."""
+        """The part that issues codes and tokens."""
         server = AuthorizationServer(
             self.settings,
             self.store,
@@ -170,7 +170,7 @@ class Parts:
 
     @cached_property
     def introspection(self) -> Introspection:
-        """What describes tokens."""
+        """The introspection of tokens."""
         return Introspection(self.settings, self.credentials, self.server)
 
 

@@ -1,4 +1,4 @@
-"""The Flask application: everything public but the MCP endpoints themselves."""
+"""The Flask application: all public endpoints except those of MCP servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .views.pages import ExactResponse
 
 
 def create_app(parts: Parts) -> Flask:
-    """Build the application that answers with those parts."""
+    """Build the application from these parts."""
     app = Flask(__name__, static_folder=None, template_folder="views/templates")
     app.response_class = ExactResponse
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES

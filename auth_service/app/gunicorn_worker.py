@@ -1,4 +1,4 @@
-"""Gunicorn's worker, made to refuse in the form of our endpoints, and to hand over at once when it is told to end."""
+"""Gunicorn's worker, with refusals in the form of our endpoints, and with an immediate end at a reload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auth_service.app.verify.endpoint import PATH_PREFIX
 from .responses import json_rpc_error
 
 MAX_HEAD_BYTES = 2 * 1024 * 1024
-"""Request line and headers together. Traefik passes on a mebibyte, and what it adds: our own limits apply to that."""
+"""Request line and headers together. Traefik passes on up to a mebibyte and adds to it, so that our limits answer."""
 MAX_LINE_BYTES = MAX_HEAD_BYTES // 2 + 64 * 1024
 """The request line, or one header."""
 MAX_HEADER_FIELDS = 10_000
@@ -32,36 +32,36 @@ _NOT_ASCII = "the URL has characters that are not ASCII: percent-encode them as 
 
 
 class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
-    """A connection. Gunicorn refuses in plain text that quotes the request, and does not bound all headers together."""
+    """A connection. Gunicorn's own refuses in plain text that quotes the request, and has no limit of all headers."""
 
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._head_bytes = 0
-        # Of the request's line.
+        # About the request line.
         self._has_line, self._is_ascii = False, True
         self._early_data: list[bytes] = []
 
     def connection_made(self, transport: Any) -> None:
-        """Begin."""
+        """Note the connection, and begin."""
         self.worker.connections.add(self)
         super().connection_made(transport)
 
     def hang_up_if_idle(self) -> None:
-        """Close a connection that waits for another request of which nothing has arrived yet."""
-        # The timer runs while Gunicorn waits for a further request, and only then.
+        """Close a connection that waits for another request, unless a part of that has arrived."""
+        # The timer runs exactly while Gunicorn waits for another request.
         if self._keepalive_handle is None or self._early_data:
             return
         if not _has_data(self.transport.get_extra_info("socket").fileno()):
             self._keepalive_timeout()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived, unless the request's head has grown too large.
+        """Pass data on, unless the head of the request is too large.
 
-        A client that has its answer sends its next request before Gunicorn has made its parser ready for it. Gunicorn
-        keeps 64 KiB of such a request, and closes the connection without a word where there is more.
+        A client that has its answer may send its next request before Gunicorn's parser is ready for it. Gunicorn keeps
+        only 64 KiB of such a request, and closes the connection without an answer if there is more.
         """
         is_early = self._body_receiver is not None and self._body_receiver._complete
-        if is_early or self._early_data:  # uvloop reads on before it calls `_take_early_data`
+        if is_early or self._early_data:  # uvloop may read more before it calls `_take_early_data`
             self._early_data.append(data)
             if is_early:
                 self._pause_reading()
@@ -81,7 +81,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
     def _resume_reading(self) -> None:
         super()._resume_reading()
         if self._early_data:
-            # Gunicorn makes its parser ready right after this call.
+            # Gunicorn makes its parser ready after this call.
             self.worker.loop.call_soon(self._take_early_data)
 
     def _take_early_data(self) -> None:
@@ -122,10 +122,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # Gunicorn ships no types
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
-    """A worker whose connections are ours: Gunicorn has no setting for it.
+    """A worker with our connections, for which Gunicorn has no setting.
 
-    Gunicorn's own, told to end after a reload, goes on taking connections for up to a second, and answers one more
-    request on each that is open: by settings that are no longer in force.
+    After a reload, Gunicorn's own worker would take connections for up to a second more, and answer one more request on
+    each open one, by settings that are no longer in force.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +133,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
         self.connections: WeakSet[Protocol] = WeakSet()
 
     def handle_exit_signal(self) -> None:
-        """Take no more connections, and keep only those with a request."""
+        """Take no more connections, and close those without a request."""
         super().handle_exit_signal()
         for server in self.servers:
             server.close()
@@ -142,20 +142,20 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # Gunicorn ships no types
         self.app.leave()
 
     def init_process(self) -> None:
-        """Serve until told to stop."""
+        """Serve until the worker is to end."""
         use_own_connections()
         super().init_process()
 
 
 def _has_data(connection: int) -> bool:
-    """Whether something has arrived that was not read yet, the end of the connection included."""
+    """Whether the connection has unread data, or its end."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def use_own_connections() -> None:
-    """Let Gunicorn's worker make our connections."""
-    # What Gunicorn finds out about its parser in C, it writes into the class that asks first and reads from its own.
+    """Make Gunicorn's worker use our class of connections."""
+    # Gunicorn writes whether its parser in C is there into the class that asks first, and reads it from its own.
     ASGIProtocol._check_h1c_protocol_available()
     gasgi.ASGIProtocol = Protocol

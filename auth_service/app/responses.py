@@ -1,4 +1,4 @@
-"""Whole ASGI responses, made before they are needed."""
+"""Complete ASGI responses, most of which are made in advance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _SERVER_ERROR: Final = -32000
-"""The implementation-defined code that MCP's own SDKs use where no other fits."""
+"""The implementation-defined code that MCP's own SDKs use if no other fits."""
 _NO_BODY: Final[Message] = {"type": "http.response.body"}
 
 
@@ -26,7 +26,7 @@ class Response:
     body: Message = field(default_factory=lambda: _NO_BODY)
 
     async def send(self, send: Send) -> None:
-        """Send it."""
+        """Send both messages."""
         await send(self.start)
         await send(self.body)
 
@@ -37,12 +37,12 @@ def empty_response(status: int, headers: Iterable[Header]) -> Response:
 
 
 def json_response(status: int, body: bytes, headers: Iterable[Header] = ()) -> Response:
-    """Make a response that nobody may store."""
+    """Make a JSON response that must not be stored."""
     return plain_response(status, b"application/json", body, headers)
 
 
 def json_rpc_response(status: int, text: str, headers: Iterable[Header] = ()) -> Response:
-    """Make a refusal as an MCP endpoint gives it: a JSON-RPC error without an id, whose message names the status."""
+    """Make the refusal of an MCP endpoint: a JSON-RPC error without an id, whose message names the status."""
     return json_response(status, json_rpc_error(status, text), headers)
 
 
@@ -53,7 +53,7 @@ def json_rpc_error(status: int, text: str) -> bytes:
 
 
 def plain_response(status: int, content_type: bytes, body: bytes, headers: Iterable[Header] = ()) -> Response:
-    """As `json_response`, of another type."""
+    """Make a response of another type that must not be stored."""
     described = [
         (b"content-type", content_type),
         (b"cache-control", b"no-store"),

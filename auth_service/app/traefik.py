@@ -1,8 +1,8 @@
-"""Traefik's dynamic configuration, which follows from the settings alone.
+"""Traefik's dynamic configuration, which depends on the settings only.
 
-What is public has a router here; what has none (`/verify`, `/routes`, `/healthz`, `/readyz`) cannot be reached
-through Traefik. The name of a resource reaches `/verify` in the ForwardAuth address, which is Traefik's own
-configuration, and never in anything that a client sends.
+Each public path has a router here. Paths without one (`/verify`, `/routes`, `/healthz`, `/readyz`) cannot be reached
+through Traefik. `/verify` learns the name of the resource from the ForwardAuth address, which is Traefik's own
+configuration, and never from anything that a client sends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from auth_service.settings import RateLimit, Settings
 
 AUTH_SERVICE: Final = "mcp.auth-service"
 OTHER_HOSTS: Final = "mcp.other-hosts"
-"""How to reach what may be on another host, and when to try again."""
+"""The transport to servers that may be on another host, and the middleware that tries again."""
 SESSIONS: Final = "mcp.sessions"
-"""How to reach the replica that has a session."""
+"""The transport to the replica that has a session."""
 WHOLE_REQUESTS: Final = "mcp.whole-requests"
-"""Reads a request to its end before a server gets it."""
+"""The middleware that reads a request to its end before a server gets it."""
 AUTHORIZATION_PATHS: Final = {
     "registration": ("/register",),
     "authorization": ("/authorize", "/consent", "/callback", "/account"),
@@ -32,7 +32,7 @@ AUTHORIZATION_PATHS: Final = {
 }
 """The authorization server's public paths, by the rate limit that they share."""
 _PAGES: Final = "authorization"
-"""The group whose endpoints browsers show: web pages of other origins have no use for them."""
+"""The group of pages, which have no CORS headers: web pages of other origins do not need them."""
 REFUSALS_PATH: Final = "/refusals"
 NOWHERE: Final = "nowhere"
 """The group of refusals at paths that have no endpoint."""
@@ -45,7 +45,7 @@ _REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
 MISDIRECTED: Final = "mcp.misdirected"
 NOT_FOUND: Final = "mcp.not-found"
 NO_REPLICA: Final = "mcp.no-replica"
-"""What answers for a server none of whose replicas lives."""
+"""The service that answers if no replica of a server is live."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 ORIGIN_HEADERS: Final = (
     "Set-Cookie",
@@ -57,24 +57,24 @@ ORIGIN_HEADERS: Final = (
     "Reporting-Endpoints",
     "Public-Key-Pins",
 )
-"""What a browser keeps of a response for the whole origin or its domain, where other servers and the pages are, too."""
+"""Headers that a browser applies to the whole origin or domain, which other servers and the pages share."""
 MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 IPV6_SUBNET: Final = 64
-"""What one customer of an internet provider holds at least."""
+"""The network that one customer of an internet provider has at least."""
 
 _REFUSALS: Final = "mcp.refusals"
 _KEPT_REFUSALS: Final = "mcp.by-grant-refusals"
 _METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
 _NOT_FOUND_PRIORITY = 1
 _NO_SESSION_HERE: Final = "421"
-"""What a replica answers to a request without a session id whose grant has no session there."""
+"""The answer of a replica to a request without a session id if the grant has no session there."""
 _MODERN: Final = "^20(2[6-9]|[3-9][0-9])-"
 """Protocol versions without sessions."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
-    """Return what `GET /routes` answers."""
+    """Return the answer of `GET /routes`."""
     routers: dict[str, Any] = {}
     services = _auth_services(settings)
     middlewares = _shared_middlewares(settings)
@@ -108,7 +108,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
         priority=_METADATA_PRIORITY,
         through=[*_public("metadata"), *again],
     )
-    # What nothing else takes, of ours or of the operator's: Traefik's own answer is plain text, without CORS headers.
+    # Requests that no other router takes. Traefik's own 404 is plain text, without CORS headers.
     routers[NOT_FOUND] = router(
         _any("Host", sorted(hosts)),
         AUTH_SERVICE,
@@ -123,7 +123,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             through=[*_public(group), *again],
         )
     if settings.is_loopback:
-        # At another name of loopback: it says by which one the servers are to be reached.
+        # At another name of loopback the answer says which name to use.
         elsewhere = _any("Host", [name for name in _LOOPBACK_NAMES if name not in hosts])
         routers[MISDIRECTED] = router(
             elsewhere,
@@ -182,9 +182,9 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
                 through=through,
             )
     transports = {
-        # A host without power refuses nothing: it is silent, and Traefik would wait half a minute for it.
+        # A host without power does not refuse connections, and Traefik would wait for half a minute.
         OTHER_HOSTS: {"forwardingTimeouts": {"dialTimeout": "1s"}},
-        # A packet that asks for a connection is sent again after a second: losing one costs no session.
+        # A lost packet for a new connection is sent again after a second, so it costs no session.
         SESSIONS: {"forwardingTimeouts": {"dialTimeout": "2s"}},
     }
     configuration = {
@@ -199,7 +199,7 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
 def _auth_services(settings: Settings) -> dict[str, Any]:
     if not settings.instances:
         return {AUTH_SERVICE: _service([settings.internal_url])}
-    # One that is not ready, as all are without Redis, refuses in the form of its endpoints; Traefik would not.
+    # If none is ready, as without Redis, any of them refuses in the form of its endpoints, which Traefik cannot.
     ready, any_instance = f"{AUTH_SERVICE}.ready", f"{AUTH_SERVICE}.any"
     return {
         AUTH_SERVICE: {"failover": {"service": ready, "fallback": any_instance}},
@@ -209,9 +209,9 @@ def _auth_services(settings: Settings) -> dict[str, Any]:
 
 
 def _public(group: str, *, refusals: str | None = None) -> list[str]:
-    """Return the way to a group's endpoints: preflight and the form of refusals come before what refuses.
+    """Return the middlewares of a group's endpoints: preflight and the form of refusals come before the limits.
 
-    `refusals` is the group that refusals are in the form of, where it is another.
+    `refusals` names the group whose form refusals have, if it is another.
     """
     headers = "mcp.pages" if group == _PAGES else "mcp.cors"
     return [headers, f"mcp.{refusals or group}-refusals", f"mcp.{group}-rate", "mcp.body"]
@@ -244,7 +244,7 @@ def _shared_middlewares(settings: Settings) -> dict[str, Any]:
     return middlewares
 
 
-# Answers preflight by itself, before anything is verified: a browser sends it without a token.
+# Traefik answers the preflight itself, before any check of a token: a browser sends it without one.
 _CORS: Final = {
     "accessControlAllowOriginList": ["*"],
     "accessControlAllowMethods": ["GET", "POST", "PUT", "DELETE", "OPTIONS"],
@@ -255,11 +255,11 @@ _CORS: Final = {
 }
 
 
-# Empty removes a header. An upgraded connection would outlive its token, and be a tunnel past the router: without the
-# header the request is an ordinary one (RFC 9110 §7.8).
+# An empty value removes a header. An upgraded connection would outlive its token, and be a tunnel through the router.
+# Without the header the request is an ordinary one (RFC 9110 §7.8).
 _NO_UPGRADE: Final = {"customRequestHeaders": {"Upgrade": ""}}
 
-# An MCP server has no use for a browser's cookies, which on a host with several paths are those of this gateway.
+# An MCP server needs no cookies. On a host with several paths they are those of this gateway.
 _REMOVED: Final = {
     "customRequestHeaders": {"Cookie": ""},
     "customResponseHeaders": dict.fromkeys(ORIGIN_HEADERS, ""),
@@ -267,12 +267,12 @@ _REMOVED: Final = {
 
 
 def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
-    """Return what replaces Traefik's own answers by those of the endpoints' form (views/refusals.py)."""
+    """Return the middleware that gives Traefik's own answers the form of the endpoints (views/refusals.py)."""
     return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{group}/{{status}}"}
 
 
 def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iterable[str]) -> str:
-    """Return the rule of one router for all hosts, so that they share its rate limit: each router counts by itself."""
+    """Return the rule of one router for all hosts, so that they share one count of its rate limit."""
     issuer = urlsplit(settings.issuer)
     here = _any("Path", [issuer.path + path for path in paths])
     if "/register" in paths:
@@ -287,7 +287,7 @@ def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iter
 
 
 def _hosts_with_endpoint(settings: Settings, path: str, hosts: Iterable[str]) -> list[str]:
-    """Return the hosts at whose root an endpoint stands beside the issuer's own: not where an MCP server does."""
+    """Return the hosts whose root has an endpoint of the issuer too: all but those with an MCP server at its path."""
     issuer = urlsplit(settings.issuer)
     taken = {(issuer.hostname, issuer.path + path)}
     for resource in settings.resources.values():
@@ -302,16 +302,16 @@ def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
         "address": f"{settings.internal_url}{PATH_PREFIX}{name}",
         "trustForwardHeader": False,
         "authRequestHeaders": ["Authorization"],
-        # Each is removed from the request, then set if /verify answers with it. It never answers with
-        # Authorization: the user's token goes no further.
+        # Each is removed from the request, then set if /verify answers with it. It never answers with Authorization, so
+        # the user's token does not reach the server.
         "authResponseHeaders": ["Authorization", *IDENTITY_HEADERS],
         "maxResponseBodySize": MAX_VERIFY_BODY_BYTES,
     }
 
 
 def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
-    # Behind other proxies the client is the last address that these have not written about themselves. Else it is the
-    # connection's, and what a client claims counts for nothing.
+    # Behind other proxies the client's address is the last one that is none of theirs. Otherwise it is the
+    # connection's, and headers of the client are ignored.
     proxies = settings.router.trusted_proxies
     source = {"excludedIPs": list(proxies)} if proxies else {"ipv6Subnet": IPV6_SUBNET}
     return {
@@ -324,19 +324,19 @@ def _rate_limit(settings: Settings, limit: RateLimit) -> dict[str, Any]:
 
 def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
     """Return the services of a server that has replicas: all of them together, and each by itself."""
-    # A busy one gets no new work, but what it keeps for its users is worth some waiting.
+    # A busy replica gets no new work, but requests for its sessions wait for it.
     live = _service([_origin(url) for url in replicas.values()], check="/healthz", timeout="10s", transport=OTHER_HOSTS)
-    # The strategy keeps a client's address on one replica: what that keeps for the user (a warm process, a call that
-    # waits for input) is found again. A client with a session names its replica by the session's id.
+    # The strategy sends an address to the same replica each time, where the user's process and suspended calls are. A
+    # client with a session names its replica by the session's id.
     live["loadBalancer"]["strategy"] = "hrw"
     services = {
         f"mcp-{name}.any.live": live,
         f"mcp-{name}": {"failover": {"service": f"mcp-{name}.any.live", "fallback": NO_REPLICA}},
-        # Without servers Traefik answers 503 by itself: only here is that no bridge's own, which says more.
+        # Without servers Traefik itself answers 503. Only here is it certain that no bridge did, whose 503 says more.
         NO_REPLICA: {"loadBalancer": {"servers": []}, "middlewares": [NO_REPLICA]},
     }
-    # Some clients lose their session's id, and change their address: a bridge that has no session of the grant answers
-    # so, and the others are asked in turn. The answer of the last one is the client's.
+    # Some clients lose their session's id, and change their address. A bridge without a session of the grant says so,
+    # and the others are asked in turn. The client gets the answer of the last one.
     following = f"mcp-{name}"
     for number, replica in enumerate(reversed(list(replicas))):
         services[f"mcp-{name}.by-grant.{number}"] = _ask_next(f"mcp-{name}.{replica}.only", following)
@@ -344,10 +344,10 @@ def _replica_services(name: str, replicas: Mapping[str, str]) -> dict[str, Any]:
     services[f"mcp-{name}.by-grant.first"] = _ask_next(f"mcp-{name}", following)
     for replica, url in replicas.items():
         of_replica = f"mcp-{name}.{replica}"
-        # Where the replica is gone, another one answers that it knows no such session: the client opens a new one.
+        # If the replica is gone, another one answers that it does not know the session, and the client opens a new one.
         services[of_replica] = {"failover": {"service": f"{of_replica}.only", "fallback": f"mcp-{name}"}}
-        # One that takes connections and answers late has lost nothing: the check fails where there is no connection, or
-        # no answer for so long that its clients have given up.
+        # A replica that takes connections and answers late has lost nothing. The check fails without a connection, or
+        # without an answer for so long that its clients have given up.
         services[f"{of_replica}.only"] = _service([_origin(url)], check="/healthz", timeout="30s", transport=SESSIONS)
     return services
 
@@ -360,30 +360,30 @@ def _ask_next(service: str, following: str) -> dict[str, Any]:
 def _service(
     origins: Sequence[str], *, check: str | None = None, timeout: str = "2s", transport: str | None = None
 ) -> dict[str, Any]:
-    """Return a service; with `check`, one that leaves out a server that does not answer that path with 200 in time."""
+    """Return a service; with `check`, it leaves out servers that do not answer 200 at that path in time."""
     balancer: dict[str, Any] = {"servers": [{"url": origin} for origin in origins], "passHostHeader": True}
     if transport is not None:
         balancer["serversTransport"] = transport
     if check is not None:
-        # Only the check says which server is dead. An answer of 500 or more does not, as a passive check would have it:
-        # a user who makes a replica refuse a request would cost all others their sessions there.
+        # There is no passive check, which would take an answer of 500 or more for a dead server: a user who makes a
+        # replica refuse a request would end the sessions of all others there.
         balancer["healthCheck"] = {"path": check, "interval": "1s", "unhealthyInterval": "1s", "timeout": timeout}
     return {"loadBalancer": balancer}
 
 
-# Until the check has noticed. Only a request that no server has taken is sent again.
+# Used until the check has noticed a dead server. Only a request that no server has taken is sent again.
 _RETRY: Final = {"attempts": 5, "initialInterval": "400ms"}
 
 
 # Go's reverse proxy, Traefik's part that talks to servers, cuts answers that begin before it has found the end of the
-# request (docs/contracts.md, "Why requests are read to their end"). The retry middleware reads the whole body first
-# where a status can make it try again, so it gets one that no server can answer with: it never tries again.
+# request (docs/contracts.md, "Why requests are read to their end"). The retry middleware reads the whole body first if
+# it has a status at which it tries again. It gets a status that no server can answer with, so that it never does.
 _READ_FIRST: Final = {
     "attempts": 2,
     "status": ["1000"],
     "retryNonIdempotentMethod": True,
     "disableRetryOnNetworkError": True,
-    # Of longer ones Traefik passes on the rest as it comes; a bridge waits before it answers them with a stream.
+    # Traefik passes on the rest of a longer body as it comes. A bridge waits before it answers that with a stream.
     "maxRequestBodyBytes": 64 * 1024,
 }
 

@@ -1,4 +1,4 @@
-"""What a worker does beside answering requests."""
+"""The background tasks of a worker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from auth_service.storage.subjects import Subjects
 from .composition import Parts
 
 KEY_WATCH_SECONDS: Final = 0.05
-"""How long a token is believed after its key is gone from this host."""
+"""How long a token is accepted after its key was removed from this host."""
 KEY_AGREEMENT_SECONDS: Final = 1.0
 PROBE_REFRESH_SECONDS: Final = 1.0
 FULL_COLLECTION_SECONDS: Final = 600
-"""A full collection walks all remembered tokens and takes tens of milliseconds: by the clock, not by the request."""
+"""A full garbage collection visits all remembered tokens, in tens of milliseconds, so it runs by the clock."""
 
 log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """The tasks that run for as long as the worker does."""
+    """The tasks that run as long as the worker does."""
 
     def __init__(self, parts: Parts, *, forget_tokens: Callable[[], None]) -> None:
-        """`forget_tokens` has every token checked anew, once."""
+        """`forget_tokens` forgets all remembered tokens, so that each is checked again."""
         self._forget_tokens = forget_tokens
         self._keys = parts.signing_keys
         self._rotation = parts.rotation
@@ -44,11 +44,11 @@ class Upkeep:
         self._probe = parts.probe
 
     def is_prepared(self) -> bool:
-        """Whether this worker has what it needs to answer as the others do."""
+        """Whether keys and subjects are up to date, so that this worker answers as the others do."""
         return self._keys_are_agreed and self._subjects_are_named
 
     def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return all tasks, each to be run until it is cancelled."""
+        """Return all tasks, each of which runs until it is cancelled."""
         return (
             self._watch_keys(),
             self._agree_on_keys(),
@@ -60,7 +60,7 @@ class Upkeep:
         )
 
     async def _watch_keys(self) -> None:
-        """Forget tokens with the key that signed them."""
+        """Forget all remembered tokens when a key was removed."""
         removals = self._keys.removals
         while True:
             self._keys.refresh()
@@ -70,14 +70,14 @@ class Upkeep:
             await asyncio.sleep(KEY_WATCH_SECONDS)
 
     async def _agree_on_keys(self) -> None:
-        """Follow the other hosts, the operator and the clock in which keys there are."""
+        """Keep the keys as the other hosts, the operator and the clock say."""
         writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
         unusable = Outage(log, "keys.unusable", over="keys.usable-again")
         while True:
             try:
                 await asyncio.to_thread(self._rotation.synchronize)
             except WritesRefused as error:
-                self._keys_are_agreed = True  # it has read them
+                self._keys_are_agreed = True  # they are read, which is enough
                 writes.failed(error.reason)
             except ServiceUnavailable:
                 pass  # the watch over grants has said so
@@ -90,23 +90,23 @@ class Upkeep:
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
 
     async def _name_subjects(self) -> None:
-        """See to it that users have the names of this version."""
+        """Rename users whose subjects have the form of earlier versions."""
         while True:
             try:
                 renamed = await asyncio.to_thread(self._subjects.name_servers, self._provider_name)
             except WritesRefused:
-                self._subjects_are_named = True  # as far as can be: nobody can log in, either
+                self._subjects_are_named = True  # as far as possible: no user can log in either
             except ServiceUnavailable:
                 pass  # the watch over grants has said so
             else:
                 self._subjects_are_named = True
                 if renamed:
-                    log.info("users are called %s:ID from now on: %s entries renamed", self._provider_name, renamed)
+                    log.info("users are called %s:ID now: %s entries renamed", self._provider_name, renamed)
                 return
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
 
     async def _refresh_probe(self) -> None:
-        """Follow what the instances have found out about clients' documents."""
+        """Read the probe results of all instances again and again."""
         while True:
             with contextlib.suppress(ServiceUnavailable):
                 await asyncio.to_thread(self._probe.refresh)

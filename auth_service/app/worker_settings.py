@@ -1,4 +1,4 @@
-"""Which settings the workers of this service have, shared by all of them: routes wait until all have the same."""
+"""Memory that all workers share, with the settings that each has: routes wait until all have the same."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _GENERATIONS: Final = 255
 
 
 class WorkerSettings:
-    """One byte per worker's slot, in memory that processes share from a fork on: which settings it serves by.
+    """One byte for each slot, in memory that forked processes share: the number of the settings of its worker.
 
-    0 is for a slot without a worker that takes requests.
+    It is 0 for a slot without a worker that takes requests.
     """
 
     def __init__(self) -> None:
-        """Made by the process that forks the workers."""
+        """The process that forks the workers makes it."""
         self._served = mmap.mmap(-1, MAX_SLOTS)
         self._current = 1
 
     def renew(self) -> None:
-        """Let workers that start from now on have newer settings than all others."""
+        """Note that workers which start from now on have newer settings than all others."""
         self._current = self._current % _GENERATIONS + 1
 
     def begin(self, slot: int) -> None:

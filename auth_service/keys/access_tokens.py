@@ -1,4 +1,4 @@
-"""The access tokens (RFC 9068 profile, ES256 only): signing them, and checking them."""
+"""Sign and verify access tokens (RFC 9068 profile, ES256 only)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .signing_keys import ALGORITHM, CLOCK_SKEW_SECONDS, TOKEN_TYPE, SigningKey,
 
 _CHECKS = checking_all(required=("iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid", "name"))
 
-# Of 64 bytes, in the one way that RFC 4648 §3.5 has: decoders take many more, each of which would be another token to
+# The one encoding of 64 bytes by RFC 4648 §3.5. Decoders accept many others, each of which would be another token to
 # remember.
 _SIGNATURE = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]")
 
 
 class InvalidTokenError(Exception):
-    """An access token was refused. The text is a name for the reason, one of a few; it never quotes the token."""
+    """An access token was refused. The text is one of a few names of reasons, and never quotes the token."""
 
 
 class ForgedTokenError(InvalidTokenError):
-    """What stands behind the header is malformed or not signed by the key that it names, and so never will be."""
+    """The token is malformed, or the key that its header names has not signed it: it can never become valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +115,10 @@ def verify_access_token(
         raise InvalidTokenError("not_yet_valid") from error
     except jwt.InvalidTokenError as error:
         raise InvalidTokenError("malformed_token") from error
-    # The leeway is for a token from a host whose clock is ahead; no token outlives its own expiry.
+    # The leeway is for a token from a host whose clock is ahead. The expiry has none.
     if claims["exp"] <= time.time():
         raise InvalidTokenError("expired")
-    # PyJWT accepts a list that contains the audience; ours name exactly one.
+    # PyJWT accepts a list that contains the audience; our tokens name exactly one.
     texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
     if not all(isinstance(text, str) for text in texts):
         raise InvalidTokenError("malformed_token")
@@ -138,8 +138,8 @@ def verify_access_token(
 def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningKey:
     """Return the key that the header names, if the header is byte for byte what `issue_access_token` writes.
 
-    No header of anyone else's is ever parsed. That closes `alg`, `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and
-    whatever JOSE adds next.
+    No other header is ever parsed. That rules out attacks by `alg`, `jwk`, `jku`, `x5u`, `x5c`, `crit`, `b64` and
+    future parameters of JOSE.
     """
     key = keys.find_key(unverified_token.partition(".")[0])
     if key is None:
@@ -148,7 +148,7 @@ def _find_verification_key(keys: SigningKeys, unverified_token: str) -> SigningK
 
 
 def _refuse_hopeless(unverified_token: str, *, issuer: str, resources: Collection[str]) -> None:
-    """Refuse what its own claims rule out, at a tenth of what checking the signature costs; proves nothing else.
+    """Refuse a token whose own claims rule it out, at a tenth of the cost of a signature check; proves nothing else.
 
     Raises InvalidTokenError.
     """

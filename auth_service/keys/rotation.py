@@ -1,9 +1,9 @@
-"""Which signing keys there are, agreed upon by all workers and hosts, and when keys come and go.
+"""The rotation of signing keys, on which all workers and hosts agree.
 
-Keys are derived from the master key and the time from which they sign (`signing_keys`), so hosts need to agree on those
-times only. Redis holds them, and which of them are retired; each host's files follow within a second. New keys come by
-themselves: the one that signs next is always published a whole interval ahead, at a time that every host computes
-alike. Old ones go once the last token that they signed has ended.
+A key is derived from the master key and the time from which it signs (`signing_keys`), so hosts need to agree on these
+times only. Redis has the times, and which keys are retired; the files of each host follow within a second. The key that
+signs next is published a whole interval ahead, at a time that every host computes in the same way. A key is retired
+once the last token that it has signed has expired.
 
 | key | value |
 |---|---|
@@ -27,7 +27,7 @@ from auth_service.storage.redis_client import denies_when_unavailable
 from .signing_keys import CLOCK_SKEW_SECONDS, SigningKey, SigningKeys
 
 PUBLICATION_SECONDS: Final = 600
-"""How long a key is in the JWKS before it signs: twice as long as anyone may cache the old set."""
+"""How long a key is in the JWKS before it signs: twice the time for which the JWKS may be cached."""
 RETIREMENT_MARGIN_SECONDS: Final = 60
 _NOTE_AHEAD_SECONDS: Final = 60
 _LIVE: Final = "live"
@@ -35,18 +35,18 @@ _RETIRED: Final = "retired"
 
 
 class KeyInUseError(Exception):
-    """A key cannot be retired without refusing good tokens; the text is one line for the operator."""
+    """A key cannot be retired, as its tokens are still valid; the text is one line for the operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyState:
-    """A key and what it is there for. Times are in seconds since 1970."""
+    """A key and its times, in seconds since 1970."""
 
     key: SigningKey
     signs_until: int | None
-    """When the next key takes over; None if none is known."""
+    """When the next key begins to sign; None if none is known."""
     needed_until: int | None
-    """When its last token will have ended; None while it may still sign."""
+    """When its last token expires; None while the key may still sign."""
 
     def is_signing(self, now: float) -> bool:
         """Whether new tokens are signed with it."""
@@ -54,7 +54,7 @@ class KeyState:
 
 
 class KeyRotation:
-    """Brings keys and takes them away. Methods raise ServiceUnavailable when Redis does not answer."""
+    """Add and retire keys. Methods raise ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, keys: SigningKeys, connection: redis.Redis, lifetimes: Lifetimes) -> None:
         """Share a connection pool that decodes responses."""
@@ -65,16 +65,16 @@ class KeyRotation:
 
     @denies_when_unavailable
     def note_signature(self, kid: str, until: int) -> None:
-        """Remember how long tokens of a key live; asks Redis once a minute at most."""
+        """Note until when a key's tokens are valid; this asks Redis at most once a minute."""
         if until > self._noted.get(kid, 0):
             self._noted[kid] = until + _NOTE_AHEAD_SECONDS
             self._redis.zadd("signed-until", {kid: self._noted[kid]}, gt=True)
 
     @denies_when_unavailable
     def synchronize(self) -> None:
-        """Make this host's keys those that all hosts agree on, and bring and retire what is due.
+        """Make this host's keys those that all hosts agree on, and add and retire the keys that are due.
 
-        Raises WritesRefused once that has been read, for what would have to be written.
+        Raises WritesRefused if Redis takes no writes; the keys of this host are up to date then.
         """
         now = time.time()
         agreed = self._find_agreed()
@@ -118,10 +118,10 @@ class KeyRotation:
 
     @denies_when_unavailable
     def retire(self, kid: str, *, force: bool) -> None:
-        """Take a key away everywhere: its tokens are refused from then on.
+        """Retire a key at all hosts: its tokens are refused from then on.
 
-        Raises KeyInUseError for a key whose tokens may still be good, unless forced; one that signs is then followed
-        at once by a new one. Raises LookupError for an unknown key.
+        Raises KeyInUseError for a key whose tokens may still be valid, unless forced; if it is the signing key, a new
+        one signs at once. Raises LookupError for an unknown key.
         """
         now = time.time()
         state = next((state for state in self.states() if state.key.kid == kid), None)
@@ -129,7 +129,7 @@ class KeyRotation:
             raise LookupError(kid)
         is_idle = state.needed_until is not None and state.needed_until < now
         if not (is_idle or force or state.key.activation > now):
-            raise KeyInUseError(f"{kid}: tokens that it signed are still good: wait, or refuse them all with --force")
+            raise KeyInUseError(f"{kid}: tokens that it signed are still valid: wait, or refuse them all with --force")
         if state.is_signing(now):
             self._add(int(now), by="operator")
         self._retire(state.key, by="operator", reason="forced" if not is_idle else None)
@@ -147,7 +147,7 @@ class KeyRotation:
         return key
 
     def _retire(self, key: SigningKey, *, by: str, reason: str | None) -> None:
-        # For every host, and only then here: whoever reads this in between takes it away, too.
+        # First for all hosts, then here: a host that reads it in between removes the key too.
         is_news = self._redis.hset("signing-keys", str(key.activation), _RETIRED) or self._keys.has(key)
         self._keys.remove(key.activation)
         self._redis.zrem("signed-until", key.kid)

@@ -1,9 +1,9 @@
 """Signing keys on disk (ES256 only).
 
-A key is a file `<activation time>.pem` in one directory: published in the JWKS as soon as it is there,
-signing from that time until a newer one does, and gone (with every token it signed) once deleted. The
-directory is the only state, so workers and `mcp-gatewayctl` agree without a word. Keys are derived from the
-master key and their activation time, so that hosts with one master key agree, too.
+A key is a file `<activation time>.pem` in one directory. It is published in the JWKS as soon as the file is there, and
+signs from that time until a newer key does. If the file is deleted, all tokens that the key has signed are refused. The
+directory is the only state, so that workers and `mcp-gatewayctl` always agree. Keys are derived from the master key and
+their activation time, so that hosts with one master key agree too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from auth_service.settings import Credentials
 ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 -- RFC 9068 §2.1 media type, no secret
 CLOCK_SKEW_SECONDS = 10
-"""How far the clocks of two gateway hosts may differ before one refuses what the other has just issued."""
+"""How far the clocks of two hosts may differ before one refuses a token that the other has just issued."""
 
 # SEC 2, section 2.4.2: the number of points, n.
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 
 
 class SigningKeyError(Exception):
-    """The key directory or a key file is unusable; the text is one line for the operator."""
+    """The key directory or a key file cannot be used; the text is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """One key pair and the second from which it signs."""
+    """A key pair and the second from which it signs."""
 
     path: Path
     activation: int
@@ -60,7 +60,7 @@ class SigningKey:
     private_key: ec.EllipticCurvePrivateKey
     public_key: ec.EllipticCurvePublicKey
     header: str
-    """The encoded header of every token that it signs: PyJWT writes it in one way only."""
+    """The encoded header of all tokens that it signs, which PyJWT always writes in the same way."""
 
     def __repr__(self) -> str:
         return f"SigningKey(path={self.path!r}, kid={self.kid!r})"
@@ -77,9 +77,9 @@ class SigningKeys:
         self._directory = directory
         self._credentials = credentials
         self.removals = 0
-        """How often keys were found to be gone: what was concluded from them before holds no longer."""
+        """How often keys were found to be removed: earlier results of their checks are no longer valid."""
         self.on_sign: Callable[[str, int], None] = lambda _kid, _until: None
-        """Told of each token before it is signed: the key's `kid`, and when the token ends."""
+        """Called before each token is signed, with the key's `kid` and the token's expiry."""
         self._keys: dict[str, SigningKey] = {}
         self._refused_names: list[str] | None = None
         try:
@@ -115,25 +115,25 @@ class SigningKeys:
                 raise SigningKeyError(f"{error.filename or self._directory}: {error.strerror}") from error
 
     def remove(self, activation: int) -> None:
-        """Remove a key, if it is there: every token that it signed is refused from now on. Raises SigningKeyError."""
+        """Remove a key, if it is there: all its tokens are refused from now on. Raises SigningKeyError."""
         try:
             (self._directory / _file_name(activation)).unlink(missing_ok=True)
         except OSError as error:
             raise SigningKeyError(f"{error.filename or self._directory}: {error.strerror}") from error
 
     def signing_key(self, *, now: int) -> SigningKey:
-        """Return the newest key that is active; the oldest one should a clock set back leave none active."""
+        """Return the newest active key; the oldest key if none is active after a clock was set back."""
         keys = self.all()
         return next((key for key in reversed(keys) if key.activation <= now), keys[0])
 
     def find_key(self, header: str) -> SigningKey | None:
-        """Return the key whose tokens begin with that header, also one whose file has only just appeared."""
+        """Return the key whose tokens begin with this header, also if its file has only just appeared."""
         return next((key for key in self.all() if key.header == header), None)
 
     def refresh(self) -> None:
         """Read the keys again if the directory's listing has changed."""
-        # Listing one small directory costs microseconds, far less than checking a signature, and bounds what
-        # unknown kids can cost: no file is read twice, and a listing that cannot be used is tried once.
+        # The listing of a small directory takes microseconds, far less than a signature check. It bounds the cost of
+        # unknown kids: no file is read twice, and a listing that cannot be used is tried once.
         names: list[str] = []
         try:
             names = _list_names(self._directory)
@@ -144,14 +144,14 @@ class SigningKeys:
                     self.removals += 1
         except (OSError, SigningKeyError) as error:
             self._refused_names = names
-            log.warning("signing keys not reloaded, keeping the last good ones: %s", error)
+            log.warning("signing keys not reloaded, the last good ones stay in use: %s", error)
 
 
 def create_key_file(directory: Path, credentials: Credentials, *, activation: int) -> Path:
     """Make a key that signs from `activation` (seconds since 1970) and return its file.
 
-    The file appears whole or not at all, and belongs to the directory's owner also when root makes it. Raises
-    FileExistsError if a key with that activation exists.
+    The file is complete as soon as it appears, and belongs to the owner of the directory even if root makes it. Raises
+    FileExistsError if there is a key with that activation.
     """
     pem = _derive_key(credentials, activation).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path = directory / _file_name(activation)
@@ -175,7 +175,7 @@ def _file_name(activation: int) -> str:
 
 
 def _derive_key(credentials: Credentials, activation: int) -> ec.EllipticCurvePrivateKey:
-    # Twice the bits that the curve needs, so that the remainder favours no key (FIPS 186-5, appendix A.2.1).
+    # Twice the bits that the curve needs, so that all keys are equally likely (FIPS 186-5, appendix A.2.1).
     digits = b"".join(credentials.derive_key(f"signing-key:{activation}:{half}") for half in (0, 1))
     return ec.derive_private_key(int(digits, 16) % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
@@ -228,7 +228,7 @@ def _thumbprint(jwk: dict[str, Any]) -> str:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock against the other workers and processes that start at the same moment."""
+    """Hold the directory's lock, as other workers and processes may start at the same moment."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

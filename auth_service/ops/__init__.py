@@ -1,1 +1,1 @@
-"""What operators see of the service: log, audit events, metrics."""
+"""The service as operators see it: log, audit events, metrics."""

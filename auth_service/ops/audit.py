@@ -1,7 +1,7 @@
 """Audit events: one line in the log for each decision, by a fixed name (docs/audit.md lists them).
 
-A line is one JSON object in ASCII, so that no value can end it, hide in it, or reorder what a terminal shows of it.
-What a line may say is fixed by the parameters of `record`; none of them ever takes a token, code, secret or cookie.
+A line is one JSON object in ASCII, so that no value can end the line, hide in it, or reorder it on a terminal. The
+parameters of `record` are its only members. None of them is ever a token, code, secret or cookie.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final, Protocol
 
 MAX_VALUE_LENGTH: Final = 300
 REFUSALS_PER_SECOND: Final = 5
-"""How many refusals of one kind are written: anyone can cause them. What passed is always written."""
+"""How many refusals of one kind are written, as attackers can cause them. All other events are always written."""
 REFUSALS_AT_ONCE: Final = 20
 
 log = logging.getLogger(__name__)
 
 
 class Event(StrEnum):
-    """Everything that is decided here."""
+    """All decisions of the service."""
 
     CLIENT_REGISTERED = "client.registered"
     CLIENT_UPDATED = "client.updated"
@@ -62,13 +62,13 @@ class Event(StrEnum):
 
 
 _ALARMING: Final = frozenset({Event.CODE_REPLAYED, Event.TOKEN_REUSED})
-"""Honest clients do not cause these: someone may hold what is another's."""
+"""Honest clients do not cause these: an attacker may have a stolen token or code."""
 
 _REFUSALS: Final = frozenset(event for event in Event if event.endswith(".refused"))
 
 
 class AuditedGrant(Protocol):
-    """What an event says of a grant."""
+    """The members of a grant that an event has."""
 
     @property
     def sid(self) -> str:
@@ -95,7 +95,7 @@ class Entry:
     """One event; its text is the line."""
 
     def __init__(self, event: Event, values: dict[str, str | None], suppressed: int) -> None:
-        """`suppressed` is how many events like it were left out since the last line."""
+        """`suppressed` is the number of like events that were left out since the last line."""
         self.event = event
         self.suppressed = suppressed
         self.values = {name: value[:MAX_VALUE_LENGTH] for name, value in values.items() if value is not None}
@@ -107,7 +107,7 @@ class Entry:
 
 
 class RefusalBound:
-    """Bounds the refusals of each kind (event and resource) that reach the log, and counts what it leaves out."""
+    """Limit the refusals of each kind (event and resource) in the log, and count those that are left out."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -115,8 +115,8 @@ class RefusalBound:
         self._suppressed: Counter[tuple[Event, str | None]] = Counter()
 
     def admit(self, event: Event, resource: str | None) -> int | None:
-        """Return how many were left out since the last one, None if this one is to be left out, too."""
-        # Only `verify.refused` names resources that are known to exist: no sender can make up kinds.
+        """Return how many were left out since the last one, None if this one is left out too."""
+        # Only `verify.refused` has a kind for each resource, all of which exist: a sender cannot invent kinds.
         kind = event, resource if event is Event.VERIFY_REFUSED else None
         with self._lock:
             now = time.time()
@@ -135,12 +135,12 @@ _counts: Counter[Event] = Counter()
 
 
 def counts() -> dict[Event, int]:
-    """Return how many events of each name this process has recorded, written or not."""
+    """Return how many events of each name this process has recorded, including those left out."""
     return dict(_counts)
 
 
 def bound_refusals() -> None:
-    """From now on, let no one fill the log of this process with refusals."""
+    """Limit the refusals in the log of this process from now on."""
     global _bound  # noqa: PLW0603 - the log is the process's own, and so is what bounds it
     _bound = RefusalBound()
 
@@ -161,11 +161,11 @@ def record(
     by: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write down one decision.
+    """Write one decision to the audit log.
 
-    `of` fills in `grant`, `user`, `name`, `client` and `resource`. `by` is who decided, where that is not the user:
+    `of` fills in `grant`, `user`, `name`, `client` and `resource`. `by` is who decided, if not the user:
     `client`, `server`, `operator`, `gateway`. `reason` says why something was refused or ended. A client that has not
-    authenticated is named as it named itself.
+    authenticated has the name that it gave itself.
     """
     values = {
         "user": of.sub if of else user,

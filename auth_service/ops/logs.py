@@ -1,4 +1,4 @@
-"""What the service's log looks like: one line per message on standard error, which no message can break out of."""
+"""The form of the service's log: one line on standard error for each message, whatever its text is."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from . import audit
 
 MESSAGES_AT_ONCE: Final = 10
 SECONDS_PER_MESSAGE: Final = 10.0
-"""Of warnings and errors of one kind: so many at once, then one in so many seconds."""
+"""For warnings and errors of one kind: this number at once, then one in this number of seconds."""
 MAX_KINDS: Final = 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class LineFormatter(logging.Formatter):
-    """Audit events as they are, everything else after its level and origin."""
+    """Format audit events unchanged, and other messages with level and origin before them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line; a trace's further lines are indented, so that none can pass for an event."""
+        """Return one line. The further lines of a traceback are indented, so that none looks like an event."""
         if isinstance(record.msg, audit.Entry):
             return str(record.msg)
         left_out = getattr(record, "left_out", 0)
@@ -39,10 +39,10 @@ class LineFormatter(logging.Formatter):
 
 
 class RepetitionBound(logging.Filter):
-    """Lets few messages of one kind pass, traces included, and counts those that it leaves out.
+    """Limit messages of one kind, tracebacks included, and count those that are left out.
 
-    A kind is what one statement of the code says: whatever breaks cannot fill the log with it, however many requests
-    meet it. The audit log has rules of its own (`audit.RefusalBound`).
+    A kind is one statement of the code, so that one failure cannot fill the log, however many requests it affects. The
+    audit log has its own limit (`audit.RefusalBound`).
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _Allowance:
         self._left_out = 0
 
     def take(self) -> int | None:
-        """Return how many were left out before this one, None if this one is to be left out, too."""
+        """Return how many were left out before this one, None if this one is left out too."""
         now = time.monotonic()
         self._left = min(float(MESSAGES_AT_ONCE), self._left + (now - self._since) / SECONDS_PER_MESSAGE)
         self._since = now
@@ -83,22 +83,22 @@ class _Allowance:
 
 
 class GunicornLog(GunicornLogger):  # type: ignore[misc]  # Gunicorn ships no types
-    """Gunicorn's messages in the same form; no access log, which is the router's."""
+    """Gunicorn's messages in the same form, without its access log, as the router has one."""
 
     def setup(self, cfg: Any) -> None:
-        """Pass everything on to the root logger."""
+        """Pass all messages on to the root logger."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 
 
 class AuditHandler(logging.handlers.SysLogHandler):
-    """Sends audit events to a journal; what it does not take goes to standard error."""
+    """Send audit events to a journal, or to standard error if the journal does not take them."""
 
     append_nul = False  # it would be part of the entry
 
     def __init__(self, audit_socket: str, *, program: str) -> None:
-        """`program` is what the entries are by."""
+        """`program` is the identifier of the entries."""
         super().__init__(audit_socket, facility=self.LOG_AUTHPRIV)
         self.ident = f"{program}: "
         self.setFormatter(LineFormatter())
@@ -106,12 +106,12 @@ class AuditHandler(logging.handlers.SysLogHandler):
         self._otherwise.setFormatter(LineFormatter())
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Write the event where it is seen rather than losing it."""
+        """Write an event to standard error that the journal did not take."""
         self._otherwise.emit(record)
 
 
 def configure(level: str, *, audit_socket: str | None = None) -> None:
-    """Set up logging for this process and those that it forks. `level` is a name that `logging` knows."""
+    """Set up logging for this process and its forks. `level` is a name of a level of `logging`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     handler.addFilter(keeps_secrets)
@@ -125,10 +125,10 @@ def configure(level: str, *, audit_socket: str | None = None) -> None:
 
 
 def keeps_secrets(record: logging.LogRecord) -> bool:
-    """Whether a message may be written: Authlib's DEBUG lines hold whole tokens, Gunicorn's what clients ask for."""
+    """Whether a message may be written. Authlib's DEBUG lines have whole tokens, Gunicorn's the URLs of requests."""
     return record.levelno > logging.DEBUG or record.name.partition(".")[0] not in {"authlib", "gunicorn"}
 
 
 def escape(text: str) -> str:
-    """Return a text without the characters that move a cursor, end a line, or change its direction."""
+    """Return a text with escapes for characters that move a cursor, end a line, or change its direction."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -1,9 +1,9 @@
-"""What Prometheus is told: `GET /metrics`, one answer for all workers, whichever is asked.
+"""Metrics for Prometheus: `GET /metrics` answers for all workers, whichever is asked.
 
-Workers share their values by files (prometheus_client's multiprocess mode). The files are named by the worker's slot
-and not by its process: a worker that takes the place of another counts on, so that counters survive reloads and files
-do not pile up. Where there is no room for them, a worker counts for itself alone: no worker ends over it. What is
-counted per request is a plain integer in the worker, brought here once a second (`flush`).
+Workers share their values in files (prometheus_client's multiprocess mode). A file is named by the worker's slot and
+not by its process. A worker that replaces another one continues its counts, so that counters survive reloads and there
+are not more and more files. If there is no space for the files, a worker goes on without them. Counts per request are
+plain integers in the worker, which `flush` copies here once a second.
 """
 
 from __future__ import annotations
@@ -33,63 +33,63 @@ from . import audit
 
 FLUSH_SECONDS: Final = 1.0
 GRANT_COUNT_SECONDS: Final = 60
-"""How long a count of the live grants is good for: Redis has to look at every key for it."""
+"""For how many seconds a count of the live grants is used, as it is a scan of all keys."""
 FILE_BYTES: Final = 1 << 16
-"""How large a file of values begins; it doubles when it is full."""
+"""The first size of a file of values, which doubles when it is full."""
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _ENTRY_BYTES: Final = 32
-"""What a value takes besides its name, at most."""
+"""The most bytes that a value needs besides its name."""
 
 log = logging.getLogger(__name__)
 
 
 def metrics_directory(settings: Settings) -> Path:
-    """Return where workers share their values: where systemd gives one, a directory in memory.
+    """Return the directory in which workers share their values, which is in memory if systemd gives one.
 
-    A full disk is then no matter of theirs. They are of no use after a restart.
+    A full disk does not matter there. The values are not needed after a restart.
     """
     return Path(os.environ.get("RUNTIME_DIRECTORY") or settings.state_directory) / "metrics"
 
 
 class WorkerSlots:
-    """Numbers that living workers hold, each its own, kept by the process that starts and buries them."""
+    """The numbers of live workers, each with its own, in the process that starts them."""
 
     def __init__(self, directory: Path) -> None:
-        """Empty the workers' directory."""
+        """Empty the directory of the workers' values."""
         self._directory = directory
         self._taken: dict[int, int] = {}
         shutil.rmtree(directory, ignore_errors=True)
 
     def take(self, age: int) -> int:
-        """Return the lowest free number; `age` is what Gunicorn knows the worker by."""
+        """Return the lowest free number; `age` is Gunicorn's identifier of the worker."""
         slot = next(slot for slot in itertools.count() if slot not in self._taken.values())
         self._taken[age] = slot
         return slot
 
     def release(self, age: int) -> int | None:
-        """Take a dead worker's number back, and drop what only a living one can say of itself; return the number."""
+        """Free the number of an ended worker, remove its values that only a live one has, and return the number."""
         if (slot := self._taken.pop(age, None)) is not None:
             mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
         return slot
 
 
 class Metrics:
-    """The values of one worker, and the way to those of all."""
+    """The values of one worker, and the rendering of those of all."""
 
     def __init__(self, directory: Path, slot: int, *, count_grants: Callable[[], int]) -> None:
-        """`slot` is this worker's alone among those that live. `count_grants` may raise ServiceUnavailable."""
-        with contextlib.suppress(OSError):  # each file that cannot be made in it says so
+        """`slot` is a number that no other live worker has. `count_grants` may raise ServiceUnavailable."""
+        with contextlib.suppress(OSError):  # a warning follows for each file that cannot be made
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[_DIRECTORY_VARIABLE] = str(directory)
         values.MmapedDict = _AllocatedValues  # type: ignore[attr-defined]
-        # prometheus_client takes its choice at import, which is too early for a choice by settings.
+        # prometheus_client chooses at import, before the settings are known.
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         own = CollectorRegistry()
         self._verified = Counter(
             "mcp_gateway_verify",
-            "Requests to MCP servers, by whether they passed or why not.",
+            "Requests to MCP servers, by outcome: passed, or the reason for the refusal.",
             ["resource", "outcome"],
             registry=own,
         )
@@ -129,7 +129,7 @@ class Metrics:
             return response
 
     def flush(self, verified: Mapping[str, Mapping[str, int]], *, redis_is_up: bool) -> None:
-        """Bring the worker's own counts where the others can read them. `verified` is by resource and outcome."""
+        """Copy the worker's own counts to where the others can read them. `verified` is by resource and outcome."""
         for resource, outcomes in verified.items():
             for outcome, count in list(outcomes.items()):
                 self._verified.labels(resource, outcome).inc(self._since_last(("verify", resource, outcome), count))
@@ -150,9 +150,9 @@ class Metrics:
 
 
 class _AllocatedValues(MmapedDict):
-    """Values in a file that is mapped only once its blocks are allocated.
+    """Values in a file that is mapped only after its blocks are allocated.
 
-    prometheus_client makes sparse files: a value that first needs a block when the disk is full is then a SIGBUS.
+    prometheus_client makes sparse files. If a value needs a new block while the disk is full, that is a SIGBUS.
     """
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
@@ -166,7 +166,7 @@ class _AllocatedValues(MmapedDict):
         super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
 
     def read_value(self, key: str) -> tuple[float, float]:
-        """Return a value and its time; of one that there is no room for, the value that a new one has."""
+        """Return a value and its time; without space for it, the value of a new one."""
         try:
             return cast("tuple[float, float]", super().read_value(key))  # type: ignore[no-untyped-call]
         except OSError as error:
@@ -174,7 +174,7 @@ class _AllocatedValues(MmapedDict):
             return 0.0, 0.0
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Keep a value, if there is room for it."""
+        """Store a value, if there is space for it."""
         with contextlib.suppress(OSError):
             super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
 
@@ -185,7 +185,7 @@ class _AllocatedValues(MmapedDict):
 
 
 def _make(filename: str) -> None:
-    """Make a file of values, whole as soon as others see it. Raises OSError."""
+    """Make a file of values, which is complete as soon as others see it. Raises OSError."""
     unfinished = Path(filename + ".new")
     try:
         _allocate(str(unfinished), FILE_BYTES)
@@ -195,7 +195,7 @@ def _make(filename: str) -> None:
 
 
 def _allocate(filename: str, size: int) -> None:
-    """Make a file that large, if it is smaller, with nothing left to be allocated. Raises OSError."""
+    """Enlarge a file to this size, with all its blocks allocated. Raises OSError."""
     file = os.open(filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(file, 0, size)
@@ -204,7 +204,7 @@ def _allocate(filename: str, size: int) -> None:
 
 
 class _LevelCounter(logging.Handler):
-    """Counts messages of each level."""
+    """Count messages of each level."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -216,7 +216,7 @@ class _LevelCounter(logging.Handler):
 
 
 class _LiveGrants(Collector):
-    """The number of live grants, left out while Redis does not tell."""
+    """The number of live grants, which is left out while Redis does not answer."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -224,11 +224,11 @@ class _LiveGrants(Collector):
         self._due = 0.0
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Say what there will be without asking Redis."""
+        """Describe the metric without asking Redis."""
         return [_live_grants()]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Count, unless that was done just now."""
+        """Count the grants, unless the last count is recent."""
         if time.monotonic() >= self._due:
             try:
                 self._counted = self._count()
@@ -243,4 +243,4 @@ class _LiveGrants(Collector):
 
 
 def _live_grants() -> GaugeMetricFamily:
-    return GaugeMetricFamily("mcp_gateway_grants", "What users allow clients now, counted once a minute.")
+    return GaugeMetricFamily("mcp_gateway_grants", "Live grants, counted once a minute.")

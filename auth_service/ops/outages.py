@@ -1,4 +1,4 @@
-"""Saying that something is out of order once when it begins and once when it is over, however often it is noticed."""
+"""Log an outage once when it begins and once when it is over, however often it is noticed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from typing import Final
 
 SETTLED_SECONDS: Final = 5.0
-"""How long something has to work before its outage is over: one that comes and goes is a single outage."""
+"""For how many seconds a dependency must work before its outage is over, so that a flapping one has one outage."""
 
 
 class Outage:
-    """One thing that may fail, as one worker sees it."""
+    """A dependency that may fail, as one worker sees it."""
 
     def __init__(self, log: logging.Logger, name: str, *, over: str) -> None:
         """`name` begins the line that says that it has failed, `over` the line that says that it works again."""
@@ -22,14 +22,14 @@ class Outage:
         self._works_since: float | None = None
 
     def failed(self, reason: object) -> None:
-        """Say why, unless that has been said."""
+        """Log that it has failed and why, unless that is logged already."""
         self._works_since = None
         if self._began is None:
             self._began = time.monotonic()
             self._log.warning("%s: %s", self._name, reason)
 
     def worked(self) -> None:
-        """Say that it is over, once it has worked for a while."""
+        """Log that the outage is over, once the dependency has worked for a while."""
         if self._began is None:
             return
         now = time.monotonic()

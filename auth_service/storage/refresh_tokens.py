@@ -1,4 +1,4 @@
-"""Refresh tokens, of which each grant has one at a time: a generation that is followed by the next when it is used."""
+"""Refresh tokens. A grant has one at a time; each use replaces its generation by the next."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .redis_client import denies_when_unavailable
 from .scripts import ROTATE
 
 LOST_ANSWER_SECONDS: Final = 24 * 3600
-"""For how long a refresh token can be sent again whose successor was never used: the answer may have been lost."""
+"""For how long a refresh token can be sent again if its successor was never used, as the answer may be lost."""
 ROTATION_GRACE: Final = 60
-"""For how long it can still be sent once its successor was used: processes share a token, and one may be slower."""
+"""For how long it can be sent after its successor was used, as several processes of a client may share it."""
 
 
 class Rotation(Enum):

@@ -1,11 +1,11 @@
-"""Everything that Redis does in one step, in Lua. Each says which KEYS and ARGV it takes."""
+"""All scripts that Redis runs in one step, in Lua. Each names its KEYS and ARGV."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# The oldest go when there are too many: a flood of registrations or logins leaves time for honest ones, and whoever
-# publishes a thousand documents forgets their own first.
+# If there are too many, the oldest are removed: during a flood of registrations or logins, honest ones still have time,
+# and a publisher of a thousand documents displaces its own first.
 # KEYS index, entry · ARGV value, lifetime, name, now, most, prefix, lifetime of the index
 KEEP_NEWEST: Final = """
 redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
@@ -19,7 +19,7 @@ if excess > 0 then
 end
 """
 
-# `EXPIRE … GT` would do, but Redis knows it only since 7.0.
+# `EXPIRE … GT` would be enough, but needs Redis 7.0.
 _PROLONG: Final = """
 local function prolong(key, lifetime)
   if redis.call('TTL', key) < tonumber(lifetime) then redis.call('EXPIRE', key, lifetime) end

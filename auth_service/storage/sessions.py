@@ -1,4 +1,4 @@
-"""Which browsers are signed in."""
+"""Browser sessions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auth_service.protocol.clients import hash_secret
 from .redis_client import denies_when_unavailable, prolong
 
 MAX_SESSIONS: Final = 50
-"""Of one user; the oldest go first."""
+"""The limit for one user; the oldest end first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Session:
 
 
 class Sessions:
-    """The browsers that are signed in. Every method raises ServiceUnavailable when Redis does not answer."""
+    """The browser sessions. Every method raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
@@ -37,7 +37,7 @@ class Sessions:
 
     @denies_when_unavailable
     def start(self, *, sub: str, name: str, lifetime: int) -> str:
-        """Return the secret of a new session: never one that the browser had before (session fixation)."""
+        """Start a session and return its new secret. A secret of the browser is never used (session fixation)."""
         secret = secrets.token_urlsafe(32)
         now = int(time.time())
         session = Session(sub=sub, name=name, created_at=now)
@@ -54,20 +54,20 @@ class Sessions:
 
     @denies_when_unavailable
     def find(self, secret: str) -> Session | None:
-        """Return a session that lives."""
+        """Return a live session."""
         document = cast("str | None", self._redis.get(_session_key(hash_secret(secret))))
         return Session(**json.loads(document)) if document is not None else None
 
     @denies_when_unavailable
     def end(self, secret: str) -> None:
-        """Sign a browser out."""
+        """End one session."""
         session = self.find(secret)
         if session is not None:
             self._end(session.sub, [hash_secret(secret)])
 
     @denies_when_unavailable
     def end_all(self, sub: str) -> None:
-        """Sign a user out of every browser."""
+        """End all sessions of a user."""
         self._end(sub, cast("list[str]", self._redis.zrange(_session_index(sub), 0, -1)))
 
     def _end(self, sub: str, hashes: list[str]) -> None:

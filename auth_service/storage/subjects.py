@@ -1,9 +1,9 @@
-"""Users of GitHub Enterprise Server, under the names that they have had since their server is in them.
+"""Rename the users of GitHub Enterprise Server, whose subjects now name the server.
 
-Earlier versions called the user 583231 of every GitHub server `github:583231`. Now only those of github.com are called
-so, and those of an Enterprise Server `github:HOST:583231`. What Redis holds from before belongs to the server that is
-configured when this version first starts on it; a marker says that this has happened, so that nobody is renamed when
-the operator goes over to another server later.
+Earlier versions called the user 583231 of every GitHub server `github:583231`. Now only users of github.com have this
+form, and those of an Enterprise Server are called `github:HOST:583231`. Older records in Redis belong to the server
+that is configured when this version first starts. A marker says that they are renamed, so that no user is renamed when
+the operator changes to another server later.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .redis_client import denies_when_unavailable
 from .scripts import RENAME
 
 MARKER: Final = "subjects-name-servers"
-"""The key that is there once no user has a name of the former kind, or none has to lose it."""
+"""The marker: no user has a subject of the former form, or must lose it."""
 
 
 class Subjects:
-    """The names of users that Redis holds. Raises ServiceUnavailable when Redis does not answer."""
+    """The subjects in Redis. Raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
@@ -28,9 +28,9 @@ class Subjects:
 
     @denies_when_unavailable
     def name_servers(self, provider: str) -> int:
-        """Rename all users who have a name of the former kind, once and for all; return how many entries of users were.
+        """Rename all subjects of the former form, only once; return the number of renamed entries.
 
-        `provider` is what the subjects of the configured provider begin with.
+        `provider` is the prefix of the configured provider's subjects.
         """
         server = provider if provider.startswith("github:") else ""
         in_pattern = server.replace("%", "%%")  # where Lua puts it in the place of something

@@ -1,1 +1,1 @@
-"""`/verify`: whether a request may reach an MCP server."""
+"""`/verify`: the check whether a request may reach an MCP server."""

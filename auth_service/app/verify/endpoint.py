@@ -1,8 +1,8 @@
-"""`/verify/NAME`: what Traefik's ForwardAuth asks before each request to resource NAME.
+"""`/verify/NAME`: Traefik's ForwardAuth asks it before each request to resource NAME.
 
-The hot path, so one ASGI callable without a framework. A token that has passed every check is remembered with its
-ready-made answer, and passes again while the answer is fresh (REFRESH_SECONDS, never beyond the token's end) and its
-grant is known to live (`grant_liveness`). Whatever has lapsed is checked again; what cannot be checked is refused.
+It is the hot path, so it is one ASGI callable without a framework. A token that has passed every check is remembered
+with its answer. It passes again while the answer is fresh (REFRESH_SECONDS, at most until the token expires) and its
+grant is known to be live (`grant_liveness`). After that it is checked again, and refused if that is not possible.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .grant_liveness import GrantLiveness, GrantWatch
 
 PATH_PREFIX: Final = "/verify/"
 REFRESH_SECONDS: Final = 25
-"""Bridges take an assertion for 60 s: one handed out at the end of its time still has more than half of that."""
+"""Bridges accept an assertion for 60 s: also the last answer with it leaves more than half of that."""
 MAX_TOKEN_BYTES: Final = 4096
 MAX_URI_BYTES: Final = 16 * 1024
 MAX_REMEMBERED: Final = 32_768
-"""Tokens remembered by a worker; at some 3 KiB each this bounds its memory. Only what we have signed gets there."""
+"""How many tokens a worker remembers, at about 3 KiB each. Only tokens that this service has signed are remembered."""
 PASSED: Final = "passed"
 NO_TOKEN: Final = "no_token"  # noqa: S105 - a name
 INSUFFICIENT_SCOPE: Final = "insufficient_scope"
 MAX_FORGERIES: Final = 4096
-"""Forged tokens whose signature is not checked again, at some 150 bytes each."""
+"""How many forged tokens are remembered, at about 150 bytes each, whose signature is not checked again."""
 
 _TOKEN68 = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # RFC 7235 §2.1
 _AMBIGUOUS_PATH = re.compile(rb"%2f|%5c|%2e|%25|%00|\.\.|;|\\|//", re.IGNORECASE)
@@ -47,7 +47,7 @@ _HEADER_SAFE = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 class MalformedRequestError(Exception):
-    """The request carries a token, or a path, in a way that is refused. The text goes to the client."""
+    """The request has a token or a path in a form that is refused. The text is for the client."""
 
     def __init__(self, text: str, *, status: int = 400) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class MalformedRequestError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Remembered:
-    """A token that we have signed for this resource, and the answer to give while its grant lives."""
+    """A token of this service for this resource, and the answer for it while its grant is live."""
 
     grant: GrantLiveness
     claims: VerifiedClaims
@@ -66,14 +66,14 @@ class _Remembered:
     fresh_until: float
 
     def is_fresh(self) -> bool:
-        """Whether the answer may be given again. Not of a time that, by a clock set back, has yet to come."""
+        """Whether the answer may be given again. After a clock was set back, an answer from the future may not."""
         return self.fresh_from <= time.time() < self.fresh_until
 
 
 def parse_bearer_token(authorization: bytes) -> bytes | None:
-    """Return the unverified token, or None if the scheme is another one (then there is no bearer token).
+    """Return the unverified token, or None if the scheme is another one.
 
-    Raises MalformedRequestError for what is no token by its syntax or length (RFC 6750 §2.1, RFC 7235 §2.1).
+    Raises MalformedRequestError if its syntax or length is not that of a token (RFC 6750 §2.1, RFC 7235 §2.1).
     """
     scheme, _, rest = authorization.partition(b" ")
     if scheme.lower() != b"bearer":
@@ -99,7 +99,7 @@ def check_forwarded_uri(uri: bytes) -> None:
 
 
 def header_text(value: str) -> str:
-    """Return a value as visible ASCII: everything else, and the percent sign, as percent-encoded UTF-8."""
+    """Return a value as visible ASCII; other characters, and the percent sign, are percent-encoded as UTF-8."""
     return quote(value, safe=_HEADER_SAFE)
 
 
@@ -110,22 +110,22 @@ class _ProtectedResource:
         self.name = name
         self.url = resource.url
         self.outcomes: Counter[str] = Counter()
-        """How often each answer was given: `passed`, or the reason for a refusal."""
+        """The number of answers by outcome: `passed`, or the reason for a refusal."""
         self.usual_uri = urlsplit(resource.url).path.encode()
         self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
         self._signer = BackendSigner(derive_identity_key(credentials, name))
         self._scopes = frozenset(resource.scopes)
         self._metadata_url = protected_resource_url(resource.url)
-        self.no_token = self.refusal(401, None, "log in first: the WWW-Authenticate header names the way")
+        self.no_token = self.refusal(401, None, "log in first: the WWW-Authenticate header says where")
         self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here: log in again")
 
     def refusal(
         self, status: int, error: str | None, description: str, *, held_scopes: frozenset[str] = frozenset()
     ) -> Response:
-        """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1): no error if no token was sent.
+        """Return a refusal with its challenge (RFC 6750 §3, RFC 9728 §5.1), which has no error if there was no token.
 
-        It names every scope that the next token should have: those that each request needs, and those that this
-        resource gave already, which a client that asks for the challenge's scopes alone would lose (step-up).
+        It names every scope that the next token should have: those that each request needs, and those that the token
+        has already, which a client would lose that asks for the scopes of the challenge only (step-up).
         """
         members = {} if error is None else {"error": error, "error_description": description}
         scopes = self.required_scopes | (held_scopes & self._scopes)
@@ -138,7 +138,7 @@ class _ProtectedResource:
         return json_rpc_response(status, description, [(b"www-authenticate", header.encode("ascii"))])
 
     def refuse(self, answer: Response, reason: str, *, token: _Remembered | None = None) -> Response:
-        """Return a refusal, counted and written down; `token` is one that we have signed."""
+        """Count a refusal, write it to the audit log, and return it; `token` is one that this service has signed."""
         self.outcomes[reason] += 1
         if token is not None:
             sid = token.grant.sid
@@ -150,18 +150,21 @@ class _ProtectedResource:
                 client=token.claims.client_id,
                 reason=reason,
             )
-        elif reason != NO_TOKEN:  # how every client begins
+        elif reason != NO_TOKEN:  # every client begins like this
             audit.record(Event.VERIFY_REFUSED, resource=self.url, reason=reason)
         return answer
 
     def demand_scope(self, claims: VerifiedClaims) -> Response:
-        """Return the answer to a token whose scope is too little."""
+        """Return the answer to a token that lacks a scope."""
         return self.refusal(
-            403, "insufficient_scope", "the access token lacks a scope that is needed here", held_scopes=claims.scopes
+            403,
+            "insufficient_scope",
+            "the access token lacks a scope that this server requires",
+            held_scopes=claims.scopes,
         )
 
     def admit(self, claims: VerifiedClaims) -> Response:
-        """Return the answer that lets a request pass, freshly signed."""
+        """Return the answer that lets a request pass, with a new identity assertion."""
         values = {
             b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(self._scopes - claims.scopes)),
             b"x-user-id": header_text(claims.subject),
@@ -208,7 +211,7 @@ class Verifier:
         await send(answer.body)
 
     def forget(self) -> None:
-        """Check every token anew, once: a key that signed some of them is gone."""
+        """Forget all tokens, as a key that signed some of them was removed."""
         self._remembered.clear()
 
     @staticmethod
@@ -235,7 +238,7 @@ class Verifier:
             token = parse_bearer_token(authorization)
             if token is None:
                 return resource.refuse(resource.no_token, NO_TOKEN)
-            # As nearly everyone writes it: by spaces and case, one token could take the place of all others.
+            # Only in the usual form: with other spaces and case, one token could fill the memory of all.
             key = (resource, b"Bearer " + token)
             remembered = self._remembered.get(key)
             if remembered is None or not remembered.is_fresh():
@@ -252,7 +255,7 @@ class Verifier:
             alive = await self._watch.is_alive(remembered.grant)
         if not alive:
             return resource.refuse(resource.invalid_token, "grant_ended", token=remembered)
-        if key in self._remembered:  # still, after waiting for Redis
+        if key in self._remembered:  # after waiting for Redis it may be gone
             self._remembered.move_to_end(key)
         if remembered.outcome is not PASSED:
             return resource.refuse(remembered.answer, remembered.outcome, token=remembered)
@@ -262,9 +265,9 @@ class Verifier:
     def _verify(
         self, resource: _ProtectedResource, unverified_token: bytes, remembered: _Remembered | None
     ) -> _Remembered:
-        """Check everything but the grant, and sign. Raises InvalidTokenError.
+        """Check all but the grant, and sign an answer. Raises InvalidTokenError.
 
-        Of a token that is remembered, only what time can change: its age, and whether its key is still ours.
+        For a remembered token it checks only what can change with time: its expiry, and whether its key is still there.
         """
         now = time.time()
         if (

@@ -1,12 +1,12 @@
-"""Knowing that a grant still lives without asking Redis each time, and knowing when that knowledge ends.
+"""Know whether a grant is live without asking Redis each time, and know when that knowledge ends.
 
 One connection per worker has Redis report every write to, expiry of and flush of the grants' keys (CLIENT TRACKING in
-broadcast mode, Redis 6). Silence on it proves nothing by itself, so it carries a heartbeat: Redis answers in order,
-hence an answered command proves that everything before it was reported. That proof is good for REVOCATION_SECONDS;
-without it a worker asks Redis for each request, in one go for all that wait. A heartbeat that is late may only be
-that of a busy machine, and refuses nobody: a request is refused once Redis has left its question open twice.
+broadcast mode, Redis 6). Silence on it proves nothing, so it has a heartbeat: Redis answers in order, so the answer to
+a command proves that all changes before it were reported. The proof is valid for REVOCATION_SECONDS. Without it a
+worker asks Redis for each request, in one batch for all that wait. A late heartbeat may come from a busy machine and
+refuses no request: a request is refused when Redis has not answered its question twice.
 
-The same connection tells of grants that hosts deny (`denials`), whatever Redis says of them.
+The same connection reports grants that hosts deny (`denials`), whatever Redis says about them.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ ATTEMPT_SECONDS: Final = 0.9
 """How long a question waits for Redis before it is asked again on a new connection."""
 ATTEMPTS: Final = 2
 QUESTION_SECONDS: Final = ATTEMPTS * ATTEMPT_SECONDS
-"""A request is refused after this: before the router asks another host instead (modules/config/traefik.nix)."""
+"""A request is refused after this time, before the router asks another host (modules/config/traefik.nix)."""
 RECONNECT_SECONDS: Final = 0.2
 MASTER_CHECK_SECONDS: Final = 1.0
 
 _INVALIDATIONS: Final = "__redis__:invalidate"
 _LOST: Final = (RedisError, OSError, RuntimeError)
-"""What a lost connection raises. uvloop raises RuntimeError on use of one that has ended with an error meanwhile."""
+"""The errors of a lost connection. uvloop raises RuntimeError if the connection has ended with an error before."""
 
 log = logging.getLogger(__name__)
 
 
 class GrantLiveness:
-    """What this worker knows of one grant. Shared by all tokens of the grant, dropped with the last."""
+    """The knowledge of this worker about one grant, shared by all its tokens and dropped with the last."""
 
     __slots__ = ("__weakref__", "found_alive", "is_denied", "sid")
 
     def __init__(self, sid: str, *, is_denied: bool) -> None:
         self.sid = sid
         self.is_denied = is_denied
-        """Whether it has ended, whatever Redis says. That lasts."""
+        """Whether it is denied, whatever Redis says. This never changes back."""
         self.found_alive: bool | None = None
-        """What Redis last said, unless a change has been reported since."""
+        """The last answer of Redis, unless a change was reported since."""
 
 
 class GrantWatch:
@@ -86,24 +86,24 @@ class GrantWatch:
         self._asking: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self.trusted_until = 0.0
-        """Until when, on the monotonic clock, `Grant.found_alive` may be believed."""
+        """Until when, on the monotonic clock, `found_alive` of grants may be used."""
 
     def is_watching(self) -> bool:
-        """Whether every change to a grant is being reported, which implies that Redis answers."""
+        """Whether every change of a grant is reported, which implies that Redis answers."""
         return time.monotonic() < self.trusted_until
 
     def grant(self, sid: str) -> GrantLiveness:
-        """Return what is known of a grant; the same object for as long as anyone holds it."""
+        """Return the knowledge about a grant: the same object as long as it is in use."""
         return self._grants.setdefault(sid, GrantLiveness(sid, is_denied=sid in self._denials))
 
     def find_alive(self, grant: GrantLiveness) -> bool | None:
-        """Whether the grant lives, or None if only Redis knows."""
+        """Whether the grant is live, or None if Redis must be asked."""
         if grant.is_denied:
             return False
         return grant.found_alive if self.is_watching() else None
 
     async def is_alive(self, grant: GrantLiveness) -> bool:
-        """Whether the grant lives, from what is known if that can be believed, else by asking Redis.
+        """Whether the grant is live, from valid knowledge, or else by asking Redis.
 
         Raises ServiceUnavailable if Redis does not answer in time, on a new connection either.
         """
@@ -113,7 +113,7 @@ class GrantWatch:
             if (known := self.find_alive(grant)) is not None:
                 return known
             question = self._ask_about(grant)
-            # This leaves the question open when it ends: others may wait for the same answer.
+            # The question stays open if this ends: others may wait for the same answer.
             await asyncio.wait({question}, timeout=until - time.monotonic())
             if not question.done():
                 break
@@ -122,14 +122,14 @@ class GrantWatch:
         raise ServiceUnavailable("Redis")
 
     async def is_reachable(self) -> bool:
-        """Whether Redis answers, be it later than a heartbeat has to be answered."""
+        """Whether Redis answers, also if it does so later than a heartbeat allows."""
         try:
             return self.is_watching() or not await self.is_alive(GrantLiveness("", is_denied=False))
         except ServiceUnavailable:
             return False
 
     def _ask_about(self, grant: GrantLiveness) -> asyncio.Future[bool | None]:
-        """Return what Redis will answer; None if it does not."""
+        """Return the future answer of Redis, which is None without one."""
         question = self._questions.get(grant.sid)
         if question is None:
             question = self._questions[grant.sid] = asyncio.get_running_loop().create_future()
@@ -138,7 +138,7 @@ class GrantWatch:
         return question
 
     async def _ask(self) -> None:
-        """Answer all questions; those that arrive while Redis answers are the next round's.
+        """Ask all open questions at once. Those that arrive meanwhile are asked in the next round.
 
         Redis' round trip costs the same for one as for all that are waiting.
         """
@@ -149,21 +149,21 @@ class GrantWatch:
             try:
                 answers = await self._find_existing(questions)
             finally:
-                # A change reported while we asked may be a grant's end, with the answer from just before it.
+                # A change that is reported meanwhile may be the end of a grant just after the answer.
                 self._settle(questions, answers, remember=changes_seen == self._changes_seen)
 
     async def _find_existing(self, sids: Iterable[str]) -> list[bool] | None:
         """Return for each grant whether Redis has it, or None if Redis does not answer.
 
-        Its connection is closed then, and may have been dead for long: a host without power or network is silent, and
-        when keepalive has ended the connection, redis-py notices that only when it writes.
+        Then the connection is closed. It may have been dead for a long time: a host without power or network is silent,
+        and redis-py notices the end of a connection only when it writes.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for sid in sids:
             pipeline.exists(GRANT_PREFIX + sid)
         with suppress(*_LOST):
             async with _background(pipeline.execute()) as execution:
-                # An answer that is there counts, even if this process was kept from running for longer than that.
+                # An answer that has arrived counts, even if this process was stopped for longer than the time-out.
                 await asyncio.wait({execution}, timeout=ATTEMPT_SECONDS)
                 return [bool(found) for found in execution.result()] if execution.done() else None
         return None
@@ -179,7 +179,7 @@ class GrantWatch:
                 question.set_result(answer)
 
     async def run(self) -> None:
-        """Watch until cancelled, over as many connections as it takes."""
+        """Watch until cancelled, with a new connection after each lost one."""
         while True:
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py left it out
             try:
@@ -190,7 +190,7 @@ class GrantWatch:
                 self.trusted_until = 0.0
                 await connection.disconnect(nowait=True)
                 if isinstance(self._pool, SentinelConnectionPool):
-                    await self._pool.disconnect()  # whoever asks next is to learn who the master is
+                    await self._pool.disconnect()  # the next question must look up the master again
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -204,8 +204,8 @@ class GrantWatch:
         client_id = await _call(connection, "CLIENT", "ID")
         await _call(connection, "CLIENT", "TRACKING", "ON", "REDIRECT", client_id, "BCAST", "PREFIX", GRANT_PREFIX)
         await _call(connection, "SUBSCRIBE", CHANNEL, _INVALIDATIONS)
-        await connection.read_response()  # each channel has a reply of its own
-        # What changed before this moment was reported to nobody.
+        await connection.read_response()  # each channel has its own reply
+        # Changes before this moment were not reported.
         self._forget_all()
         log.debug("redis.watching: grants are watched")
         sent: deque[float] = deque()
@@ -227,14 +227,14 @@ class GrantWatch:
     async def _beat(self, connection: AbstractConnection, sent: deque[float]) -> None:
         while True:
             sent.append(time.monotonic())
-            # PING is refused while Redis cannot write to its disk. This is not, and changes nothing.
+            # Redis refuses PING while it cannot write to its disk. It does not refuse this, which changes nothing.
             await connection.send_command("SUBSCRIBE", _INVALIDATIONS, check_health=False)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _check_master(self, connection: AbstractConnection) -> None:
-        """Hang up when no Sentinel says any more that this connection leads to the master.
+        """Close the connection when no Sentinel says any more that it leads to the master.
 
-        A master that was cut off goes on answering, and knows nothing of what its successor has revoked.
+        A master that was cut off goes on answering, and does not know what its successor has revoked.
         """
         pool = self._pool
         while isinstance(pool, SentinelConnectionPool) and isinstance(connection, SentinelManagedConnection):
@@ -249,7 +249,7 @@ class GrantWatch:
             await asyncio.sleep(MASTER_CHECK_SECONDS)
 
     def _hear_denied(self, message: bytes) -> None:
-        """Deny what another host has ended, and write it down on this one."""
+        """Deny grants that another host has ended, and write them to the file of this host."""
         sids = message.decode("ascii", "replace").split(" ")
         self._denials.refresh()
         unknown = [sid for sid in sids if sid not in self._denials]
@@ -261,7 +261,7 @@ class GrantWatch:
         try:
             self._denials.add(sids)
         except OSError as error:
-            log.warning("revocation.undurable: this host may forget it when it fails: %s", error)
+            log.warning("revocation.undurable: it may be lost if this host fails: %s", error)
 
     def _note_denied(self, sids: Iterable[str]) -> None:
         for sid in sids:
@@ -288,14 +288,14 @@ async def _call(connection: AbstractConnection, *command: Any) -> Any:
 
 @asynccontextmanager
 async def _background(coroutine: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
-    """Run something beside what the context holds, and see that it ends with that."""
+    """Run a task during the context, and end it with the context."""
     task = asyncio.create_task(coroutine)
     try:
         yield task
     finally:
         while not task.done():
             task.cancel()
-            # Again where something on the way, such as a connection that was just being made, has swallowed it.
+            # Again, as a task may swallow a cancellation, for example while it makes a connection.
             await asyncio.wait({task}, timeout=RECONNECT_SECONDS)
         if not task.cancelled():
-            task.exception()  # known by what it cost; else asyncio logs it
+            task.exception()  # already noticed by its effects; otherwise asyncio logs it
