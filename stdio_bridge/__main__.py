@@ -25,7 +25,8 @@ from .protocol.errors import HttpError, UsageError
 log = logging.getLogger("stdio_bridge")
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# How many of the largest messages there may be: unread by one client and by all, and in requests, of one user and all.
+# Limits in multiples of the largest message: unread output of one client and of all, request bodies of one user and of
+# all.
 _MAX_UNSENT_FACTOR = 2
 _MAX_UNSENT_IN_ALL_FACTOR = 16
 _MAX_BODIES_OF_ONE_FACTOR = 4
@@ -62,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def drain() -> None:
         notifier.tell("STOPPING=1")
         if listener.inherited:
-            server.stop_accepting()  # whoever is started next takes what comes now
+            server.stop_accepting()  # the next process accepts what comes from now on
         bridge.drain()
 
     def stop(_signal: int, _frame: object) -> None:
         loop.call_soon(drain)
         server.wake()
 
-    # Who starts it with nohup has SIGHUP ignored, and means it.
+    # nohup starts it with SIGHUP ignored, and that must stay so.
     stopping = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     for number in stopping:
         signal.signal(number, stop)
@@ -94,7 +95,7 @@ def _make_body_budget(options: Options, verifier: Verifier) -> BodyBudget:
         try:
             return verifier.identify(headers.get(IDENTITY_HEADER)).user
         except HttpError:
-            return None  # it is refused once it is read: all of these are one user's
+            return None  # such requests are refused once they are read, and share one budget
 
     in_all = _MAX_BODIES_FACTOR * options.max_message_bytes
     # Without identities everyone is one user, who must not be held to one user's share.

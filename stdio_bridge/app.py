@@ -1,4 +1,4 @@
-"""The HTTP endpoints: who may call what, in which form. What is said then is the sessions' business."""
+"""The HTTP endpoints, and the checks that every request passes first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .servers.suspended_calls import SuspendedCalls
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
-# Beyond this even a process that the kernel cannot end is left behind, and a client that reads nothing.
+# After this time the bridge exits even if a process has not ended, or a client has not read its output.
 _LAST_SECONDS = 2.0
 
 
@@ -168,7 +168,7 @@ class Bridge:
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
     def _finish_by(self, deadline: float) -> None:
-        # Not every request that is being answered is a call of the server's at the moment.
+        # A request may be unanswered without a call in flight, such as one that waits for its client.
         busy = self._servers.in_flight or any(era.busy for era in self._eras)
         if busy and self._loop.clock() < deadline:
             self._loop.call_later(0.05, lambda: self._finish_by(deadline))

@@ -43,7 +43,7 @@ class LegacyEra:
         if body.batch and session.version != _BATCH_VERSION:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         refusals = session.access.check(body.messages) if session.access is not None else {}
-        # The answer is there before anything is sent: a server may answer at once.
+        # Made before anything is sent, as a server may answer at once.
         answer = None
         session.lease.check_room(len(body.requests))
         if body.requests:
@@ -86,19 +86,19 @@ class LegacyEra:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is not answered yet. One whose client is to answer something first is one, too."""
+        """Whether a request is unanswered, including those that wait for their client's input."""
         return any(session.busy for session in self.sessions.all())
 
     def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
-        """End every open response of an identity that is no longer good."""
+        """End every open response of an identity that is no longer valid."""
         self.sessions.end_responses(ended, reason)
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
-        """End every event stream whose token has ended."""
+        """End every event stream whose token has expired."""
         self.sessions.end_streams(ended)
 
     def tick(self, now: float) -> None:
-        """End what nobody uses."""
+        """End the sessions that have been idle for too long."""
         self.sessions.tick(now)
 
     def keep_alive(self) -> None:

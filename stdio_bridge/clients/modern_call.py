@@ -1,4 +1,4 @@
-"""One modern request and the response to it, which is one JSON object, or a stream if there is more to say."""
+"""One modern request and its response: one JSON object, or an event stream if messages come before the answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STATUS = {
 
 
 class ModernCall:
-    """A verified user's request, in the hands of whoever answers it. `on_gone` is called when its client leaves."""
+    """A verified user's request and its response. `on_gone` is called when the client leaves."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class ModernCall:
 
     @property
     def method(self) -> str:
-        """The method asked for."""
+        """The request's method."""
         method: str = self.message["method"]
         return method
 
     def wants(self, message: Message) -> bool:
-        """Whether something said before the answer belongs on this response (2026-07-28, "Receiving Messages")."""
+        """Whether a message before the answer belongs on this response (2026-07-28, "Receiving Messages")."""
         if "id" in message:
             return False
         if message["method"] == "notifications/message":
@@ -79,7 +79,7 @@ class ModernCall:
         return message["method"] == "notifications/progress" or SUBSCRIPTION_ID in jsonrpc.meta_of(message)
 
     def send(self, message: Message) -> None:
-        """Say something before the answer, if it belongs here."""
+        """Send a message before the answer, if it belongs on this response."""
         if self.wants(message) and (self._access is None or self._access.shows(message)):
             self._begin()
             self._response.write(sse_event(jsonrpc.encode(message)))
@@ -105,7 +105,7 @@ class ModernCall:
         self.finish(jsonrpc.result(self.id, result))
 
     def end_subscription(self) -> None:
-        """Answer a subscription, which ends it well."""
+        """End a subscription with a result."""
         self.succeed({"_meta": {SUBSCRIPTION_ID: self.id}})
 
     def fail(self, code: int, text: str, data: object = None) -> None:
@@ -113,7 +113,7 @@ class ModernCall:
         self.finish(jsonrpc.error(self.id, code, text, data))
 
     def refuse(self, error: HttpError) -> None:
-        """Answer with a refusal, or what is left of it once the response is a stream."""
+        """Answer with an HTTP error, or with its JSON-RPC error alone once the response is a stream."""
         if self._response.started:
             self.finish(error.message)
             return

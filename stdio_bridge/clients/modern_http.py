@@ -21,7 +21,7 @@ from .request_body import Body
 
 
 class ModernEra:
-    """Serves clients whose every request says all about itself. Nothing is remembered between two of them."""
+    """Serves clients whose requests each hold all of their metadata. The bridge keeps nothing between two requests."""
 
     def __init__(self, leases: Leases, *, policy: Policy | None = None) -> None:
         self._leases = leases
@@ -41,7 +41,7 @@ class ModernEra:
             raise bad_request(jsonrpc.INVALID_REQUEST, "the body must be one request or notification")
         if kind is Kind.NOTIFICATION:
             self._check_notification(request, message)
-            # There is none that a client sends over HTTP: it cancels by closing the response.
+            # No notification is defined for clients over HTTP: they cancel by closing the response.
             response.reply("202 Accepted", [])
             return
         metadata = parse_metadata(message, request.headers, self._versions)
@@ -71,19 +71,19 @@ class ModernEra:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is not answered yet. One whose server is still being asked for its era is one, too."""
+        """Whether a request is unanswered, including those that wait for the handshake with their server."""
         return bool(self._open)
 
     def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
-        """End every open response of an identity that is no longer good, which cancels its request."""
+        """End every open response of an identity that is no longer valid, which cancels its request."""
         self._open.end(ended, reason)
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
-        """End every event stream whose token has ended."""
+        """End every event stream whose token has expired."""
         self._open.end_streams(ended)
 
     def keep_alive(self) -> None:
-        """Write a comment on every open stream, and begin those that have had nothing to say since the last time."""
+        """Write a comment on every open stream, and begin those that were silent since the last call."""
         self._open.keep_alive()
 
     def _check_notification(self, request: Request, message: Message) -> None:

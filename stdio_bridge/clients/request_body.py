@@ -1,4 +1,4 @@
-"""What a POST brings, whichever era it is of."""
+"""The body of a POST, of either era."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Body:
 
     @property
     def request_id(self) -> RequestId | None:
-        """The id that a refusal of all of it carries."""
+        """The id for an error response that refuses the whole body."""
         return self.requests[0]["id"] if self.requests else None
 
 

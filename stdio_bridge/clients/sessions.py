@@ -31,14 +31,14 @@ from .policy import Access
 SESSION_HEADER = "Mcp-Session-Id"
 _STANDALONE = 0
 _MAX_ENDED_STREAMS = 16
-# How long a question waits for a client that is not connected. Its GET stream may be about to open, or a lost stream to
-# go on after the second that it is told to wait.
+# How long a server's request waits for a client that has no stream open. The client may be about to open its GET
+# stream, or to resume a lost one after the second that SSE_RETRY tells it to wait.
 _UNHEARD_SECONDS = 5.0
 _MAX_STREAM_BYTES = 1 << 20
-# Of all that have ended: an answer alone may be as large as a message can be.
+# The bound of all ended streams of a session: one answer alone may be as large as the largest message.
 _MAX_ENDED_BYTES = 4 << 20
 _MAX_ENDED_BYTES_IN_ALL = 256 << 20
-# Where many sessions share a process, what it says in the background is kept for each of them.
+# Smaller where sessions share a process: each of them keeps the messages that name no call.
 _MAX_SHARED_STANDALONE_BYTES = 64 << 10
 # The first revision whose clients understand an event without data (2025-11-25, "Sending Messages").
 _FIRST_VERSION_OF_EMPTY_EVENTS = "2025-11-25"
@@ -127,7 +127,7 @@ class Session:
         return stream
 
     def deliver(self, stream: EventStream, message: Message) -> None:
-        """Put a message on a stream. A question that nobody comes to hear is refused, so that the server goes on."""
+        """Put a message on a stream. A server's request that is not fetched in time is refused: the server goes on."""
         if self.access is not None and not self.access.shows(message):
             return
         for request in stream.add(message):
@@ -146,7 +146,7 @@ class Session:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""
         stream.end()
         if not self._sessions.knows(self):
-            return  # its calls fail because it ends: there is nothing to resume
+            return  # the session has ended, and nothing of it can be resumed
         self._ended.append(stream)
         self.ended_bytes += stream.size
         self._sessions.ended_bytes += stream.size
@@ -155,20 +155,20 @@ class Session:
         self._sessions.bound_ended()
 
     def forget_oldest(self) -> None:
-        """Forget the stream that ended first: it cannot be resumed any more."""
+        """Forget the stream that ended first, which can then not be resumed."""
         oldest = self._ended.popleft()
         self.ended_bytes -= oldest.size
         self._sessions.ended_bytes -= oldest.size
         del self._streams[oldest.number]
 
     def _attach(self, response: Response, identity: Identity, stream: EventStream, after: int | None) -> None:
-        # Less than a closure takes, of each of thousands of streams.
+        # A partial takes less memory than a closure, and there may be thousands of streams.
         self.open.hold(response, identity, functools.partial(self._close_early, response, stream))
         stream.attach(response, after)
 
     def _close_early(self, response: Response, stream: EventStream) -> None:
         stream.detach(response)
-        # Unless it is the client who left: "If the server does close the connection prior to terminating the SSE
+        # Has no effect if the client has left. "If the server does close the connection prior to terminating the SSE
         # stream, it SHOULD send an SSE event with a standard retry field before closing".
         if self._knows_empty_events:
             response.write(SSE_RETRY)
@@ -179,7 +179,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether it is still beginning, or a call of its client is not over."""
+        """Whether it is still being initialized, or has an unanswered call."""
         return self.version is None or self.lease.backend.has_calls_of(self)
 
     @property
@@ -196,15 +196,15 @@ class Session:
 
     @property
     def seconds_in_use(self) -> float:
-        """About how long it is still in use: a stream ends with its token, a call may be over at any time."""
+        """About how long it is still in use: a stream until its token expires, a call for a short time."""
         return self.open.seconds_left(time.time()) if self.open.streams else CALL_SECONDS
 
     def evict(self) -> None:
-        """End, so that another session can begin."""
+        """End, to make room for another session."""
         self.stop(EVICTED)
 
     def tick(self, now: float) -> None:
-        """End a session that nobody uses."""
+        """End the session if it has been idle for too long."""
         if self.idle_since is None:
             self.last_used = now
         elif now - self.last_used > self._sessions.servers.options.idle_timeout:
@@ -226,7 +226,7 @@ class Answer:
         session.open.hold(response, identity, self._gone, self._begin)
 
     def _gone(self) -> None:
-        # It cancels nothing.
+        # A disconnect cancels no request.
         if self._stream is None:
             self._session.lease.backend.lose(self._session, self)
 
@@ -240,12 +240,12 @@ class Answer:
         if not self._is_lost:
             self._session.deliver(self._begin(), message)
         elif message["method"] != "notifications/progress":
-            # The client may still hear it, and have to answer; progress is of what it has given up to hear of.
+            # The client's GET stream can still bring it; progress would be of a request that the client has given up.
             self._session.receive(message)
 
     @property
     def _is_lost(self) -> bool:
-        """Whether the client left before there was a stream that it could resume."""
+        """Whether the client left before the answer became a stream, so that it cannot resume it."""
         return self._stream is None and self._response.finished
 
     def finish(self, message: Message) -> None:
@@ -285,7 +285,7 @@ class InitializeAnswer(Answer):
         self._headers = [(SESSION_HEADER, session.id)]
 
     def _gone(self) -> None:
-        # Nobody can resume a session that has not begun.
+        # A session that has not begun cannot be resumed.
         self._session.stop("the client left before the session began")
 
     def _begin(self) -> EventStream:
@@ -317,7 +317,7 @@ class Sessions:
         """Begin a session for the client that sends this `initialize`. Raises HttpError when there are too many."""
         options = self.servers.options
         if options.isolation is not Isolation.PER_SESSION:
-            # Elsewhere the bounds of processes are those of sessions.
+            # With per-session isolation the limits of processes limit sessions too.
             bounds = Bounds(in_all=options.max_shared_sessions, of_user=options.max_shared_sessions_per_user)
             self.servers.make_room(self._sessions.values(), identity.user, bounds, "--max-shared-sessions")
         session = Session(self, identity, initialize)
@@ -350,12 +350,12 @@ class Sessions:
         return None
 
     def tick(self, now: float) -> None:
-        """End what nobody uses."""
+        """End the sessions that have been idle for too long."""
         for session in self.all():
             session.tick(now)
 
     def forget(self, session: Session) -> None:
-        """Take an ended session out; its id is unknown from now on."""
+        """Forget an ended session and its id."""
         self._sessions.pop(session.id, None)
 
     def knows(self, session: Session) -> bool:
@@ -363,7 +363,7 @@ class Sessions:
         return session.id in self._sessions
 
     def bound_ended(self) -> None:
-        """Keep within a bound what all streams that have ended hold: the session that keeps most gives way."""
+        """Keep all ended streams within their bound: forget the oldest stream of the session that keeps most."""
         while self.ended_bytes > _MAX_ENDED_BYTES_IN_ALL:
             max(self._sessions.values(), key=lambda session: session.ended_bytes).forget_oldest()
 
@@ -372,12 +372,12 @@ class Sessions:
         return list(self._sessions.values())
 
     def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
-        """End every open response of an identity that is no longer good."""
+        """End every open response of an identity that is no longer valid."""
         for session in self.all():
             session.open.end(ended, reason)
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
-        """End every event stream whose token has ended."""
+        """End every event stream whose token has expired."""
         for session in self.all():
             session.open.end_streams(ended)
 

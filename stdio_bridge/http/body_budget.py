@@ -1,11 +1,11 @@
-"""How many bytes of requests there may be at a time, in all and of one user. No I/O."""
+"""A limit on the bytes of all request bodies in memory, in all and for each user. No I/O."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Hashable, Mapping
 
-# Not counted: nearly every request is smaller, and the limit on connections bounds these.
+# Smaller bodies are not counted: nearly all are, and the limit on connections bounds them.
 SMALL_BYTES = 64 * 1024
 
 
@@ -22,7 +22,7 @@ class BodyBudget:
         self._all = 0
 
     def take(self, owner: Hashable, size: int) -> bool:
-        """Take room; whether there was some."""
+        """Reserve room. Returns whether there was enough."""
         if self._all + size > self._max_bytes or self._taken[owner] + size > self._max_bytes_of_one:
             return False
         self._all += size

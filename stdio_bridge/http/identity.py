@@ -17,7 +17,7 @@ from stdio_bridge.options import DescriptorName
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, UsageError
 
-# Where the gateway puts the assertion; what a client sends of that name does not get past it.
+# The gateway sets this header, and removes it from what clients send.
 IDENTITY_HEADER = "x-gateway-identity"
 _KEY_MIN_BYTES = 32
 _MAX_AGE_SECONDS = 60
@@ -44,7 +44,7 @@ ANYONE = Identity(user="")
 
 
 class Verifier(Protocol):
-    """Tells from a request's assertion who sent it."""
+    """Finds the user of a request from its assertion."""
 
     def identify(self, assertion: str | None) -> Identity:
         """Return the verified user. Raises HttpError."""
@@ -57,18 +57,18 @@ class Verifier(Protocol):
 
 
 class NoVerifier:
-    """For a bridge used without a gateway: every request is the same user's."""
+    """For a bridge without a gateway: all requests are of one user."""
 
     def identify(self, assertion: str | None) -> Identity:
-        """Return the one user there is, whatever is claimed."""
+        """Return the only user, whatever the request claims."""
         return ANYONE
 
     def revoked_grant(self, body: bytes) -> str:
-        """Refuse: without a key nobody can be believed."""
+        """Refuse: without a key no revocation can be verified."""
         raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
 
     def key_for(self, purpose: str) -> bytes:
-        """Return a random key, which lives as long as the caller keeps it."""
+        """Return a random key."""
         return secrets.token_bytes(_KEY_MIN_BYTES)
 
 
@@ -137,7 +137,7 @@ class AssertionVerifier:
         return grant
 
     def key_for(self, purpose: str) -> bytes:
-        """Derive a key from the server's own; never the one that assertions are signed with."""
+        """Derive a key from the server's key; it differs from the one that signs assertions."""
         return hmac.digest(self._key, f"mcp-oauth-gateway.{purpose}".encode(), hashlib.sha256)
 
 

@@ -1,4 +1,4 @@
-"""The socket that is served: systemd's, or one of our own; and how many descriptors that takes."""
+"""The socket that the bridge listens on: handed over by systemd, or its own; and the limit on open files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHER_FILES = 64
 
 
 class Listener:
-    """A listening socket. `inherited` is whether somebody else keeps it open for whoever serves next."""
+    """A listening socket. `inherited` says that systemd keeps it open for the next process."""
 
     def __init__(self, sock: socket.socket, *, inherited: bool) -> None:
         self.socket = sock
@@ -34,7 +34,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where the MCP endpoint is, for people."""
+        """The URL of the MCP endpoint, for the log."""
         name = self.socket.getsockname()
         if not isinstance(name, tuple):
             return f"unix:{name} (/mcp)"
@@ -42,7 +42,7 @@ class Listener:
         return f"http://{host}:{name[1]}/mcp"
 
     def remove(self) -> None:
-        """Remove the path of a unix socket of our own, unless it is another's by now."""
+        """Remove the path of a unix socket of our own, unless another process has replaced it."""
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_ino == self._inode:
@@ -82,7 +82,7 @@ def _listen_on_path(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on, as a bridge that was killed leaves it."""
+    """Remove a socket without a listener, as a killed bridge leaves it."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def make_room(options: Options) -> int:
-    """Raise the limit on open files as far as it is needed. Returns how many connections there is room for."""
+    """Raise the limit on open files as far as needed. Returns how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = _FILES_PER_PROCESS * (options.max_sessions + options.warm_spares) + _OTHER_FILES
     wanted = options.max_connections + others

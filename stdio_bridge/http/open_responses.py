@@ -1,4 +1,4 @@
-"""Responses that wait or stream: each ends with the token or the grant of whom it is for."""
+"""Open responses: each ends when its user's token expires or its grant is revoked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Held:
 
 
 class OpenResponses:
-    """Responses that are not finished, each with its verified user and what to do when nobody hears it any more."""
+    """Responses that are not finished, each with its verified user and what to do when its client leaves."""
 
     def __init__(self) -> None:
         self._held: dict[Response, _Held] = {}
@@ -40,11 +40,11 @@ class OpenResponses:
 
     @property
     def streams(self) -> int:
-        """How many are event streams at present."""
+        """How many are event streams now."""
         return sum(response.started for response in self._held)
 
     def seconds_left(self, now: float) -> float:
-        """How long until the tokens have ended that hold them; `now` is in seconds since 1970."""
+        """Seconds until the last of their tokens expires; `now` is in seconds since 1970."""
         return max((_seconds_left(held.identity, now) for held in self._held.values()), default=0.0)
 
     def hold(
@@ -54,7 +54,7 @@ class OpenResponses:
         gone: Callable[[], None],
         begin: Callable[[], object] | None = None,
     ) -> None:
-        """Remember a response; `gone` is called when its client leaves, or it is ended for its identity's sake.
+        """Remember a response; `gone` is called when its client leaves, or its identity is no longer valid.
 
         `begin` makes it a stream, if it can be one and is silent for too long.
         """
@@ -71,7 +71,7 @@ class OpenResponses:
             held.gone()
 
     def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
-        """End every response of an identity that is no longer good."""
+        """End every response of an identity that is no longer valid."""
         self.sweep()
         for response, held in list(self._held.items()):
             if not ended(held.identity):
@@ -83,7 +83,7 @@ class OpenResponses:
                 reply_error(response, HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, reason))
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
-        """End every event stream whose token has ended.
+        """End every event stream whose token has expired.
 
         A call that has not become a stream goes on to its own time limit: it was allowed when it came, and its client
         could neither resume it nor know whether to call again.
@@ -95,12 +95,12 @@ class OpenResponses:
                 response.finish()
 
     def sweep(self) -> None:
-        """Forget those that were finished elsewhere: a stream that another connection goes on with, for instance."""
+        """Forget responses that are finished, such as a stream that was resumed on another connection."""
         for response in [response for response in self._held if response.finished]:
             self.release(response)
 
     def keep_alive(self) -> None:
-        """Write a comment on every open stream, and begin those that have said nothing since the last time.
+        """Write a comment on every open stream, and begin each response that was silent since the last call.
 
         A proxy may take a silent connection for dead. That loses an answer, and to a modern server it is a cancelled
         request.
@@ -116,7 +116,7 @@ class OpenResponses:
                 response.write(SSE_COMMENT)
 
     def finish(self) -> None:
-        """End them all; one that has said nothing yet says so."""
+        """End them all; a response that has not started becomes an error."""
         for response in list(self._held):
             if response.started:
                 response.finish()

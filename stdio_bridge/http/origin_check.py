@@ -1,4 +1,4 @@
-"""Which web pages a request may come from, and by which name it may call the bridge.
+"""Which origins and hosts a request may name.
 
 A page can make a browser send requests to any address, and can have its own name point to one ("DNS rebinding"), so
 both are held to an allow-list (2026-07-28, "Security Warning").
@@ -23,10 +23,10 @@ from .server import Headers, Request
 log = logging.getLogger(__name__)
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-# A DNS name has 253 characters at most; this bounds what is remembered too.
+# A DNS name has 253 characters at most; this also bounds the size of the caches.
 _LONGEST = 300
 _REMEMBERED = 64
-# Nothing but a scheme, a host and a port; or, of a page that has none, this word.
+# A scheme, a host and a port; or "null", the origin of a page without one.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@,\s]+|null", re.IGNORECASE)
 # `*` stands for every name but this one.
 _PREFLIGHT: Headers = [
@@ -50,12 +50,12 @@ class OriginCheck:
         self._origins = tuple(map(_pattern, options.allowed_origins))
         self._hosts = tuple(map(_pattern, options.allowed_hosts))
         self._log = LimitedLog(log, time.monotonic, per_second=1)
-        # Clients send the same two again and again.
+        # Clients send the same values again and again.
         self._origin_allowed = functools.lru_cache(_REMEMBERED)(self._allows_origin)
         self._host_allowed = functools.lru_cache(_REMEMBERED)(self._allows_host)
 
     def check(self, request: Request) -> Headers:
-        """Return the headers by which a browser lets its page see the response; none if no page asks.
+        """Return the CORS headers of the response; none if the request has no Origin.
 
         Raises HttpError, 403, on an Origin or a Host that is not allowed.
         """
@@ -71,7 +71,7 @@ class OriginCheck:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), exposed]
 
     def _refuse(self, header: str, value: str, option: str) -> HttpError:
-        # Anyone can send one: the log has no more of them than a line each second.
+        # Any client can cause this: log at most one line each second.
         self._log.log(
             logging.WARNING, "refused a request: %s %r is not allowed by %s", header, value[:_LONGEST], option
         )
@@ -79,7 +79,7 @@ class OriginCheck:
         return HttpError("403 Forbidden", jsonrpc.INVALID_REQUEST, text)
 
     def preflight(self, request: Request) -> Headers | None:
-        """Return what a page may send, if it is a browser that asks; behind the gateway nobody does."""
+        """Return the headers for a CORS preflight; None for other requests, and behind the gateway."""
         if self._behind_gateway or request.method != "OPTIONS" or request.headers.get("origin") is None:
             return None
         return _PREFLIGHT

@@ -22,7 +22,7 @@ _LONGEST = 4096
 # One line as clients write it, without a continuation. Anything else about lengths stays in the head, for waitress to
 # judge.
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,9})(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
-# What waitress learns from a head, next to its headers and the length.
+# What waitress reads from a head, besides the headers and the length.
 _LEARNT = (
     "first_line", "command", "request_uri", "version", "proxy_scheme", "proxy_netloc", "path", "query", "fragment",
     "url_scheme", "connection_close",
@@ -43,14 +43,14 @@ def normal_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Busy(Error):  # type: ignore[misc] # waitress is untyped
-    """Too much is being read or answered at present."""
+    """Too many large requests are being read or answered now."""
 
     code = 503
     reason = "Service Unavailable"
 
 
 class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
-    """Parses a head the first time, and repeats what came of it when the same bytes come again.
+    """Parses a head the first time, and reuses the result when the same bytes come again.
 
     Only a head that waitress has accepted is remembered, without its one Content-Length line, and only where that line
     alone says how long the body is. So a second such line, or chunks, are judged by waitress each time.
@@ -137,7 +137,7 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
 
 
 class _CountedChunks(ChunkedReceiver):  # type: ignore[misc] # waitress is untyped
-    """Reads chunks for as long as there is room for what they add up to."""
+    """Reads chunks while there is room for their sum."""
 
     error: Error | None
 
@@ -155,5 +155,5 @@ class _CountedChunks(ChunkedReceiver):  # type: ignore[misc] # waitress is untyp
 
 
 def _busy() -> Busy:
-    """There is no room for the body of one more request."""
+    """Return the error for a body that there is no room for."""
     return Busy("too many large requests are being answered")

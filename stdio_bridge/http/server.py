@@ -33,13 +33,13 @@ Headers = list[tuple[str, str]]
 _MAINTENANCE_SECONDS = 30.0
 _LINGER_SECONDS = 30.0
 _NO_ROOM_SECONDS = 0.5
-# So much more of what a client leaves unread makes us look at what all of them do; of two to the power of this.
+# Each time that a client's unread output has grown by two to the power of this, all clients' is added up.
 _LOOK_EVERY_BITS = 16
 _UNLIMITED = 1 << 40
-# For so long an answer that a proxy passes on in parts waits after a large request: Go's reverse proxy cuts one that
-# begins before it has found the end of the request (docs/contracts.md, "Why requests are read to their end").
+# How long a streamed answer to a large request is held back: Go's reverse proxy cuts an answer off that begins before
+# the proxy has found the end of the request (docs/contracts.md, "Why requests are read to their end").
 _HOLD_SECONDS = 0.005
-# How often maintenance may come by before a request is there: waitress' own time-out starts anew with each byte.
+# How many rounds of maintenance a request may take to arrive: waitress' own time-out restarts with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4
 
 
@@ -70,7 +70,7 @@ class Response:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        # Sent whatever the answer is.
+        # Sent with every answer.
         self.headers: Headers = []
         self.started = False
         self.finished = False
@@ -97,7 +97,7 @@ class Response:
         self.started = True
         self._task.response_headers = headers + self.headers
         self._task.send(data)
-        # Nothing asks for them any more, and a stream may be open for days.
+        # They are not needed any more, and a stream may be open for days.
         self._task.request.headers = {}
 
     def write(self, data: bytes) -> None:
@@ -151,7 +151,7 @@ class _Task(Task):  # type: ignore[misc] # waitress is untyped
 
 
 class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
-    """What the parser refuses (too large, malformed) is answered in the application's form."""
+    """Answers what the parser refuses (too large, malformed) in the application's form."""
 
     def __init__(self, channel: _Channel, parsed: Any) -> None:
         super().__init__(channel, parsed)
@@ -183,7 +183,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # One thread does everything: the locks of its own would be a kilobyte of each idle connection.
+        # One thread does everything; locks of its own would cost each idle connection a kilobyte.
         self.requests_lock = self.outbuf_lock = self._lock
 
     def service(self) -> None:
@@ -207,7 +207,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
             self._fail(response)
 
     def _hold(self) -> None:
-        """Send nothing for a moment. Of chunks a proxy has found the end before we have."""
+        """Send nothing for a moment. Not needed for a chunked request: its end reaches the proxy first."""
         self._held = True
         self._map.call_later(_HOLD_SECONDS, self.release)
 
@@ -221,7 +221,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         return not self._held and bool(super().writable())
 
     def _linger(self) -> None:
-        """Close the connection of a refused request, but no sooner than its client can have read why.
+        """Close the connection of a refused request, but leave its client time to read the reason.
 
         Closing with input unread resets the connection, and the refusal is lost with it (RFC 9112 §9.6): a client
         whose body is too large has most of it still to send.
@@ -236,7 +236,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         self._map.call_later(_LINGER_SECONDS, self.handle_close)
 
     def _discard(self, data: bytes) -> None:
-        """Take no notice of what a refused client goes on to send."""
+        """Ignore what a refused client still sends."""
 
     def _fail(self, response: Response) -> None:
         if response.started:
@@ -391,7 +391,7 @@ class HttpServer:
         self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
 
     def _drop_slowest(self) -> None:
-        """Drop who leaves the most unread, for as long as it is too much in all."""
+        """Drop the clients with the most unread output, until the total is within its limit."""
         slow = sorted(
             (channel for channel in self._server.active_channels.values() if channel.connected),
             key=lambda channel: channel.total_outbufs_len,
@@ -435,11 +435,11 @@ class HttpServer:
 
     @property
     def flushed(self) -> bool:
-        """Whether every client has been sent all that there was for it."""
+        """Whether all output has been sent to its clients."""
         return not any(channel.total_outbufs_len for channel in self._server.active_channels.values())
 
     def stop_accepting(self) -> None:
-        """Leave new connections to whoever listens next."""
+        """Leave new connections to the next process that listens."""
         self._stopped_accepting = True
         self._set_accepting(accepting=False)
 

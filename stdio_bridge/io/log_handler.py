@@ -1,4 +1,4 @@
-"""Log lines on stderr that never make the loop wait: what nobody reads is dropped, and counted."""
+"""Log lines on stderr that never block the loop: lines that cannot be written are dropped and counted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import stat
 from collections.abc import Callable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# What a journal keeps of an entry besides its text, about.
+# About how many bytes a journal entry takes besides its text.
 _ENTRY_BYTES = 200
 
 
 class LineFormatter(logging.Formatter):
-    """Makes one line of a message, whatever servers and clients have put into it.
+    """Makes one line of a message, whatever text servers and clients have put into it.
 
     A journal takes NUL for the end of an entry, and what begins the next one for its priority.
     """
@@ -56,7 +56,7 @@ class StderrHandler(logging.Handler):
         except BlockingIOError:
             self._dropped += 1
         except OSError:
-            # Nobody will ever read this; there is no place to say so.
+            # stderr is closed: there is no place to report it.
             self._rest = b""
         else:
             # A line that was begun is ended before another begins.

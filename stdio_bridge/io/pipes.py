@@ -85,7 +85,7 @@ class Reader(Pipe):
 
 
 class Writer(Pipe):
-    """Writes to a pipe without ever waiting. `unread` is called when nobody reads it any more."""
+    """Writes to a pipe without ever waiting. `unread` is called when the other end is closed."""
 
     def __init__(self, loop: Loop, stream: IO[bytes], unread: Callable[[], None]) -> None:
         super().__init__(loop, stream)
@@ -98,7 +98,7 @@ class Writer(Pipe):
         return len(self._unsent)
 
     def readable(self) -> bool:
-        # There is never anything to read; but what is watched for that is told of when the other end is closed.
+        # There is never anything to read, but epoll reports the closing of the other end only for what it watches.
         return True
 
     def writable(self) -> bool:
@@ -135,6 +135,6 @@ class Writer(Pipe):
         except BlockingIOError:
             return 0
         except OSError:
-            # The reader is gone, which has an event of its own.
+            # The reader is gone; handle_close() follows.
             self._unsent.clear()
             return len(data)

@@ -73,7 +73,7 @@ class SpawnedChild:
         return self._process.wait()
 
     def _abandon(self) -> None:
-        """End a process that has just been started, and of which nobody would hear when it ends."""
+        """End a process that has just been started and cannot be watched."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with self._process:  # closes its pipes and reaps it

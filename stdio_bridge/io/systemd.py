@@ -1,4 +1,4 @@
-"""systemd's two small protocols: sockets and files handed over, and telling of readiness.
+"""systemd's two small protocols: handing over of sockets and files, and notification of readiness.
 
 sd_listen_fds(3), sd_notify(3).
 """
@@ -67,7 +67,7 @@ def _is_socket(fd: int) -> bool:
 
 
 class Notifier:
-    """Tells the service manager how it stands; does nothing where there is none."""
+    """Notifies the service manager of the bridge's state; does nothing without one."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -77,7 +77,7 @@ class Notifier:
         self.watchdog_seconds = int(watchdog) / 1e6 if mine and watchdog.isdecimal() else None
 
     def tell(self, state: str) -> None:
-        """Send a state, such as `READY=1`. Where nobody listens it is left, and clients are served all the same."""
+        """Send a state, such as `READY=1`. A failure is logged, and the bridge serves its clients nevertheless."""
         if not self._address:
             return
         try:

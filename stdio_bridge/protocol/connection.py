@@ -1,4 +1,4 @@
-"""Who said what to whom, without any I/O or clock: ids rewritten, answers matched.
+"""One server's conversation with its clients: rewrites ids and matches answers. No I/O, no clock.
 
 `Connection` is one server process' conversation, shared by any number of clients. Its rules:
 
@@ -57,7 +57,7 @@ class Connection:
     # What clients do.
 
     def join(self, client: Hashable, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
-        """Let this client get what the server says to no one in particular.
+        """Let this client get the messages of the server that name no call.
 
         It is the user's, and is asked only for what it has declared; None means for anything.
         """
@@ -72,7 +72,7 @@ class Connection:
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             events.append(_refusal(self._asked.pop(wire_id).server_id, "the client has left"))
         for uri in self._recipients.leave(client):
-            # Its answer is of no interest, and dropped.
+            # Its answer is dropped.
             self._next_id += 1
             unsubscribe = {"method": "resources/unsubscribe", "params": {"uri": uri}}
             events.append(ToServer({"jsonrpc": "2.0", "id": self._next_id, **unsubscribe}))
@@ -126,7 +126,7 @@ class Connection:
         return jsonrpc.result(call.client_id, {}) if self._recipients.has_subscribers(uri) else None
 
     def _take(self, wire_id: object) -> Call | None:
-        """Return the call with that id, which is in flight no longer."""
+        """Remove the call with that id from those in flight, and return it."""
         number = wire_id if type(wire_id) is int else jsonrpc.find_number(wire_id)
         call = None if number is None else self._calls.pop(number, None)
         if call is not None:
@@ -159,7 +159,7 @@ class Connection:
         return [ToServer(message)]
 
     def respond(self, client: Hashable, message: Message) -> list[Event]:
-        """Pass a client's answer on. One that nobody asked this client for is dropped."""
+        """Pass a client's answer on. An answer to no request that this client was sent is dropped."""
         wire_id = message.get("id")
         asked = self._asked.get(wire_id) if isinstance(wire_id, str) else None
         if asked is None or asked.client is not client:
@@ -192,7 +192,7 @@ class Connection:
 
     def expire(self, now: float) -> list[Event]:
         """Fail the calls whose time is up."""
-        # A call may be waiting for its client, who may be a person: that is no time of the server's.
+        # Time in which a call waits for its client does not count: the client may be waiting for a person.
         for client in {asked.client for asked in self._asked.values()}:
             for call in self._calls_of.get(client, {}).values():
                 call.deadline = max(call.deadline, min(now + call.idle_timeout, call.last_deadline))
@@ -237,7 +237,7 @@ class Connection:
 
     def _receive_request(self, message: Message) -> list[Event]:
         if message["method"] == "ping":
-            # About this connection, which is ours: no client need be there for it.
+            # It is about this connection: the bridge answers.
             return [ToServer(jsonrpc.result(message["id"], {}))]
         client = self._recipients.for_request(message, self._calling())
         if client is None:
@@ -246,7 +246,7 @@ class Connection:
         if self._is_asked_too_much(client):
             return [_refusal(message["id"], "too many requests are unanswered")]
         self._next_id += 1
-        # A string, so that a client's own integers cannot be taken for it in a log or a trace.
+        # A string, so that it differs from the integers of a client in logs and traces.
         wire_id = f"s{self._next_id}"
         self._asked[wire_id] = _ServerRequest(
             server_id=message["id"],
@@ -256,7 +256,7 @@ class Connection:
         return [ServerRequest(client, self._only_call_of(client), {**message, "id": wire_id})]
 
     def _is_asked_too_much(self, client: Hashable) -> bool:
-        # Each has a share of their own, so that one who answers nothing takes none of the others'.
+        # Each client has its own share, so that one that answers nothing blocks no other.
         if len(self._asked) < _MAX_SERVER_REQUESTS:
             return False
         return sum(asked.client is client for asked in self._asked.values()) >= _MAX_SERVER_REQUESTS
@@ -282,7 +282,7 @@ class Connection:
 
     def _receive_progress(self, message: Message, token: object, now: float) -> Event:
         call = self._find(token)
-        # A client that gave no token wants none, even if the server takes the request's id for one.
+        # A client that sent no token wants no progress, even if the server uses the request's id as a token.
         if call is None or call.progress_token is None:
             return dropped(message, "no call in flight has its token")
         call.deadline = min(now + call.idle_timeout, call.last_deadline)
@@ -319,7 +319,7 @@ class Connection:
         return None if number is None else self._calls.get(number)
 
     def _calling(self) -> list[Hashable]:
-        """Who has calls in flight that a message can be about, the newest call's client last."""
+        """The clients with calls in flight that a message can be about, the newest caller last."""
         newest = {client: max(numbers) for client in self._calls_of if (numbers := self._numbers_of(client))}
         return sorted(newest, key=newest.__getitem__)
 

@@ -41,12 +41,12 @@ class EventStream:
         return self._size
 
     def add(self, message: Message) -> list[Message]:
-        """Append a message, and send it if someone is connected."""
+        """Append a message, and send it if a client is connected."""
         asks = message if "method" in message and "id" in message else None
         return self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
 
     def give_up(self, request: Message) -> bool:
-        """Take a request back. Returns False where somebody was connected to hear it."""
+        """Take a server's request back. Returns False if it was sent to a client already."""
         for position, (number, data, asks) in enumerate(self._events):
             if asks is request and number > self._sent:
                 del self._events[position]

@@ -52,7 +52,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A message goes no further. The reason holds neither parameters nor results, which are someone's own."""
+    """A message is dropped. The reason holds neither parameters nor results, which are private."""
 
     reason: str
 
@@ -68,5 +68,5 @@ Event = ToServer | Answer | Progress | ServerRequest | Notification | Dropped | 
 
 
 def dropped(message: Message, reason: str) -> Dropped:
-    """Say that a message goes no further, and why."""
+    """Make the event for a dropped message."""
     return Dropped(f"{message.get('method', 'an answer')}: {reason}")

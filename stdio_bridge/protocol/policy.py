@@ -23,7 +23,7 @@ class Primitive(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What one use needs: all of these scopes; `deny` means that nobody may use it."""
+    """What one use needs: all of these scopes; `deny` means that no user may use it."""
 
     scopes: frozenset[str] = frozenset()
     deny: bool = False

@@ -1,4 +1,4 @@
-"""Whom a message of the server can be for when it names no call. No I/O.
+"""The recipients of a server's message that names no call. No I/O.
 
 - What one user does is never told to another: where clients of several users can be meant, none is.
 - A request goes to one client, who has declared that it answers such requests; news of a user go to all their clients.
@@ -54,7 +54,7 @@ def size_of(uri: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """Who a client is of, and what it has declared; None means that it is to be asked whatever it has declared."""
+    """A client's user and its declared capabilities; None means that the server may ask it for anything."""
 
     user: object
     capabilities: frozenset[str] | None
@@ -71,7 +71,7 @@ class Recipients:
 
     @property
     def members(self) -> list[Hashable]:
-        """All who have joined."""
+        """All clients that have joined."""
         return list(self._members)
 
     def join(self, client: Hashable, *, user: object, capabilities: frozenset[str] | None) -> None:
@@ -79,7 +79,7 @@ class Recipients:
         self._members[client] = Member(user=user, capabilities=capabilities)
 
     def leave(self, client: Hashable) -> list[str]:
-        """Take a client out. Returns the resources that nobody subscribes to any more."""
+        """Remove a client. Returns the resources that have no subscriber left."""
         self._members.pop(client, None)
         if self._last_to_speak is client:
             self._last_to_speak = None
@@ -88,7 +88,7 @@ class Recipients:
         return alone_in
 
     def spoke(self, client: Hashable) -> None:
-        """Note that a client said something: what the server asks next may be about it."""
+        """Note that a client sent a message: the server's next request may be about it."""
         if client in self._members:
             self._last_to_speak = client
 
@@ -97,13 +97,13 @@ class Recipients:
         return client in self._subscribers.get(uri, ()) or self._uri_bytes[client] + size_of(uri) <= MAX_URI_BYTES
 
     def subscribe(self, client: Hashable, uri: str) -> None:
-        """Note that a client wants to hear of a resource's changes. Who has not joined hears of none."""
+        """Subscribe a client to a resource. A client that has not joined gets no changes."""
         if client in self._members and client not in self._subscribers.setdefault(uri, {}):
             self._subscribers[uri][client] = None
             self._uri_bytes[client] += size_of(uri)
 
     def unsubscribe(self, client: Hashable, uri: str) -> bool:
-        """Note that a client does not any more. Returns whether it was the last one."""
+        """Unsubscribe a client from a resource. Returns whether it was the last subscriber."""
         subscribers = self._subscribers.get(uri, {})
         if client not in subscribers:
             return False
@@ -115,23 +115,23 @@ class Recipients:
         return True
 
     def has_subscribers(self, uri: str) -> bool:
-        """Whether anyone wants to hear of a resource's changes."""
+        """Whether a resource has subscribers."""
         return uri in self._subscribers
 
     def for_update(self, uri: object) -> list[Hashable]:
-        """Who is to hear that a resource has changed."""
+        """The clients that get the notification of a resource's change."""
         if isinstance(uri, str) and uri in self._subscribers:
             return list(self._subscribers[uri])
-        # Some servers tell of changes unasked: there is no harm in it where one client is all there is.
+        # Some servers notify without a subscription, which is harmless if there is only one client.
         return self.members if len(self._members) == 1 else []
 
     def for_news(self, calling: Collection[Hashable]) -> list[Hashable]:
-        """Who can be meant by a notification while these have calls in flight."""
+        """The clients that a notification can be for, while these have calls in flight."""
         meant = list(calling) or self.members
         return meant if self._are_of_one_user(meant) else []
 
     def for_request(self, request: Message, calling: Collection[Hashable]) -> Hashable | None:
-        """Who is to answer a request of the server while these, the newest caller last, have calls in flight."""
+        """The client that is to answer a server's request, while these have calls in flight, the newest caller last."""
         needed = _needed_for(request)
         able = [client for client in self.for_news(calling) if self._declares(client, needed)]
         if not calling and self._last_to_speak in able:
@@ -143,5 +143,5 @@ class Recipients:
         return member is None or member.capabilities is None or needed <= member.capabilities
 
     def _are_of_one_user(self, clients: Collection[Hashable]) -> bool:
-        # One that has not joined is nobody's that is known, and so not the user of any other.
+        # A client that has not joined counts as a user of its own.
         return len({member.user if (member := self._members.get(client)) else client for client in clients}) == 1

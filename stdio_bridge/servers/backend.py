@@ -17,14 +17,14 @@ class Reply(Protocol):
     """Where the answer to one request goes."""
 
     def send(self, message: Message) -> None:
-        """Say something before the answer."""
+        """Send a message before the answer."""
 
     def finish(self, message: Message) -> None:
         """Answer."""
 
 
 class Client(Protocol):
-    """Someone in whose name a backend speaks to the server."""
+    """A client for which a backend speaks to the server."""
 
     def __hash__(self) -> int: ...
 
@@ -59,19 +59,19 @@ class ModernCaller(Reply, Protocol):
         """The method asked for."""
 
     def wants(self, message: Message) -> bool:
-        """Whether something said before the answer belongs on this call's response."""
+        """Whether a message before the answer belongs on this call's response."""
 
     def succeed(self, result: Message) -> None:
         """Answer with a result."""
 
     def end_subscription(self) -> None:
-        """Answer a subscription, which ends it well."""
+        """End a subscription with a result."""
 
     def fail(self, code: int, text: str, data: object = None) -> None:
         """Answer with an error."""
 
     def refuse(self, error: HttpError) -> None:
-        """Answer with a refusal, or what is left of it once the response is a stream."""
+        """Answer with an HTTP error, or with its JSON-RPC error alone once the response is a stream."""
 
 
 ClientT_contra = TypeVar("ClientT_contra", contravariant=True)
@@ -94,7 +94,7 @@ class SessionBackend(Backend[SessionClient], Protocol):
     """A backend of sessions, whose clients also notify and answer the server."""
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        """Let this client get the messages that name no call. `initialize` is the client's request."""
 
     def notify(self, client: SessionClient, message: Message) -> None:
         """Pass a client's notification on."""
@@ -106,7 +106,7 @@ class SessionBackend(Backend[SessionClient], Protocol):
         """Answer a request of the server that did not reach the client, or end what needs the answer."""
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """Note that nobody hears that reply any more."""
+        """Note that the client can get that reply no more."""
 
     def has_calls_of(self, client: SessionClient) -> bool:
         """Whether a call of this client is in flight."""
@@ -115,14 +115,14 @@ class SessionBackend(Backend[SessionClient], Protocol):
         """Whether the server has asked this client something, and waits for its answer."""
 
     def fail(self, reason: str) -> None:
-        """The server is gone. The connection fails the calls in flight, and this what waits for clients."""
+        """The server is gone. Fail what waits for clients; the connection fails the calls in flight."""
 
 
 class CallBackend(Backend[ModernCaller], Protocol):
     """A backend of calls that stand alone, subscriptions among them."""
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
-        """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
+        """List the tools for the bridge itself, and clear the catalog when they change."""
 
     @property
     def idle(self) -> bool:

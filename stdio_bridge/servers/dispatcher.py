@@ -59,7 +59,7 @@ class Dispatcher:
     # What clients do.
 
     def join(self, client: Client, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
-        """Let this client get what the server says to no one in particular.
+        """Let this client get the messages of the server that name no call.
 
         It is the user's, and is asked only for what it has declared; None means for anything.
         """
@@ -95,11 +95,11 @@ class Dispatcher:
         self._take(self._connection.notify(client, message))
 
     def respond(self, client: Client, message: Message) -> None:
-        """Pass a client's answer on. One that nobody asked this client for is dropped."""
+        """Pass a client's answer on. An answer to no request that this client was sent is dropped."""
         self._take(self._connection.respond(client, message))
 
     def refuse(self, client: Client, request: Message, text: str) -> None:
-        """Answer a request of the server's in the stead of the client that was asked."""
+        """Answer a server's request with an error, for the client."""
         self._take(self._connection.refuse(client, request, text))
 
     def cancel(self, call: Call, reason: object = None) -> None:
@@ -108,13 +108,13 @@ class Dispatcher:
         self._take(self._connection.cancel(call, reason))
 
     def drop(self, message: Message, reason: str) -> None:
-        """Note that a message of the server goes no further."""
+        """Drop a message of the server."""
         self._take([dropped(message, reason)])
 
     # What time and the server do.
 
     def wait_until(self, call: Call, deadline: float) -> None:
-        """Give a call time until then, whatever it has used already: it is its client that it waits for."""
+        """Let a call wait for its client until that time."""
         self._connection.wait_until(call, deadline)
 
     def go_on(self, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Who makes room when a bound is reached: what is not in use, before anyone is refused. No I/O, no clock."""
+"""What is ended to make room when a limit is reached: sessions that are not in use. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-# A running call may be over at any time. Of a stream whose end nobody knows, this is a guess.
+# Guesses: a running call may end at any time, and the end of some streams is unknown.
 CALL_SECONDS = 5.0
 _UNKNOWN_SECONDS = 60.0
 
 
 class Occupant(Protocol):
-    """What takes a place for a user: a session, or a server process."""
+    """What counts to a user's limit: a session, or a server process."""
 
     @property
     def user(self) -> str:
-        """The user to whose bound it counts."""
+        """The user whose limit counts it."""
 
     @property
     def idle_since(self) -> float | None:
@@ -26,7 +26,7 @@ class Occupant(Protocol):
 
     @property
     def seconds_in_use(self) -> float:
-        """About how long a call or a stream still needs it; infinite where nobody can know."""
+        """About how long a call or a stream still needs it; infinite if that is unknown."""
 
     def evict(self) -> None:
         """End, so that another can take the place."""

@@ -1,4 +1,4 @@
-"""Which era a server speaks, found out once, and the start of the conversation with one that has just been started."""
+"""The handshake: which era of MCP a server speaks, found out once, and the initialization of each process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PROBE_SECONDS = 10.0
 
 
 class ServerEra(enum.Enum):
-    """What a server can be spoken to in."""
+    """The eras of MCP that a server speaks."""
 
     LEGACY = "legacy"
     MODERN = "modern"
@@ -39,7 +39,7 @@ class ServerEra(enum.Enum):
 
 @dataclass(kw_only=True)
 class EraCache:
-    """What is known of the server's command. It stays true for as long as the bridge runs."""
+    """What is known about the server's command. It stays true while the bridge runs."""
 
     era: ServerEra | None = None
     versions: Versions = field(default_factory=Versions)
@@ -78,7 +78,7 @@ class Initialized:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The server can be spoken to in no way: its error response."""
+    """The server speaks neither era: its error response."""
 
     message: Message
 
@@ -185,7 +185,7 @@ _OWN = frozenset({State.DISCOVERING_STILL, State.INITIALIZING})
 
 
 class Handshake:
-    """Begins to speak with a server that has just been started. There is no other place where one is initialized.
+    """The handshake with a server that has just started. No other code initializes a server.
 
     For a modern client it is asked for its era if that is unknown, and initialized if that is legacy. A server that
     does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28, "stdio", "Backward
@@ -222,7 +222,7 @@ class Handshake:
         self._initialized: Message = {}
 
     def begin_for_modern(self) -> None:
-        """Find out what a modern client's requests can be put to."""
+        """Begin for a modern client."""
         if self._era_cache.modern is None:
             self._enter(State.DISCOVERING)
             self._loop.call_later(_PROBE_SECONDS, lambda: self._take(Input.SLOW))

@@ -1,4 +1,4 @@
-"""Whose a server process is: a session's or a user's, several sessions', or that of calls that stand alone."""
+"""Leases: which session, user or group of sessions and calls a server process serves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INITIALIZED = "notifications/initialized"
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a shared server is found by.
+    """The key of a shared server.
 
     Sessions share one of their user's or of everyone's. Calls that stand alone have others, as a legacy server learns
     once what its client can do and asks for no more: a client that declares something else is better served by another
@@ -46,12 +46,12 @@ class Key:
 
 
 class ServerLease(abc.ABC):
-    """One server process, and the right to it. Raises HttpError when none may start."""
+    """The lease of one server process. Raises HttpError if no process may start."""
 
     def __init__(self, leases: Leases, user: str) -> None:
         self.leases = leases
         self.user = user
-        """The user whom its process counts for."""
+        """The user whose limit counts its process."""
         self._server = leases.servers.start(self, self._ended)
         self.last_used = leases.servers.loop.clock()
 
@@ -62,11 +62,11 @@ class ServerLease(abc.ABC):
 
     @property
     def ending(self) -> bool:
-        """Whether it takes nobody any more."""
+        """Whether it takes no new clients."""
         return self._server.ending
 
     def check_room(self, calls: int = 1) -> None:
-        """Raise HttpError when the server can be given no more."""
+        """Raise HttpError if the server can take no more calls."""
         self._server.check_room(calls)
 
     @property
@@ -77,7 +77,7 @@ class ServerLease(abc.ABC):
     @property
     @abc.abstractmethod
     def seconds_in_use(self) -> float:
-        """About how long it is still in use; infinite where nobody can know."""
+        """About how long it is still in use; infinite if that is unknown."""
 
     def evict(self) -> None:
         """End the server, so that another can start."""
@@ -85,7 +85,7 @@ class ServerLease(abc.ABC):
 
     @abc.abstractmethod
     def tick(self, now: float) -> None:
-        """End a server that nobody uses."""
+        """End a server that has been idle for too long."""
 
     @abc.abstractmethod
     def _ended(self, reason: str) -> None:
@@ -113,7 +113,7 @@ class SessionLease(ServerLease):
         self._told_initialized = False
 
     def is_left_for(self, user: str, initialize: Message) -> bool:
-        """Whether it is left over from a client that did not wait for its start, and is what this one would start."""
+        """Whether it is still starting for a client that has left, and fits this `initialize`."""
         abandoned = self.exclusive and not self._clients and not self.ending
         return abandoned and self.user == user and self._asked_with == _asked_with(initialize)
 
@@ -123,9 +123,9 @@ class SessionLease(ServerLease):
         self.backend.join(client, user=user, initialize=initialize)
 
     def leave(self, client: SessionClient, reason: str) -> None:
-        """Serve a session no longer; its calls fail. A server of its own ends with it, others when they are idle.
+        """Remove a session, whose calls fail. Its server ends with it, or when it is idle if it is shared.
 
-        One that is still starting goes on: its client, which did not wait for it, comes back for it.
+        A server that is still starting goes on: its client may have given up waiting and come back.
         """
         if client not in self._clients:
             return
@@ -155,7 +155,7 @@ class SessionLease(ServerLease):
         super().evict()
 
     def tick(self, now: float) -> None:
-        """End a server that nobody uses."""
+        """End a server that has been idle for too long."""
         if not self._clients and not self.ending and now - self.last_used > self.leases.servers.options.idle_timeout:
             self._server.stop("it was idle")
 
@@ -233,7 +233,7 @@ class SessionLease(ServerLease):
             for _, asked, waits in waiting:
                 waits.finish({**refusal, "id": asked["id"]})
         elif waiting:
-            # What one was refused for (a revision, say) need not be so for the next.
+            # The server may accept the next one: it may ask for another revision, for example.
             self._waiting = waiting[1:]
             _, asked, waits = waiting[0]
             self._begin(asked, waits)
@@ -250,7 +250,7 @@ class SessionLease(ServerLease):
 
 
 class CallLease(ServerLease):
-    """A server that is kept warm for calls that stand alone. They wait here until it can be spoken to."""
+    """A server that is kept running for modern calls. They wait here until its handshake is over."""
 
     def __init__(self, leases: Leases, key: Key, first: ModernCaller) -> None:
         self.key = key
@@ -263,7 +263,7 @@ class CallLease(ServerLease):
         super().__init__(leases, key.user)
 
     def begin(self) -> None:
-        """Begin to speak with the server."""
+        """Begin the handshake."""
         self._make_handshake().begin_for_modern()
 
     def _make_handshake(self) -> Handshake:
@@ -271,7 +271,7 @@ class CallLease(ServerLease):
         return Handshake(self.dispatcher, leases.servers.loop, leases.era_cache, self._initialize, self._handshake_done)
 
     def serve(self, client: ModernCaller) -> None:
-        """Answer a call, as soon as the server can be spoken to."""
+        """Answer a call, as soon as the handshake is over."""
         self.last_used = self.leases.servers.loop.clock()
         client.on_gone = lambda: self._leave(client)
         if self._backend is None or self._lookup is None:
@@ -328,7 +328,7 @@ class CallLease(ServerLease):
 
     @property
     def seconds_in_use(self) -> float:
-        """About how long a call still needs it; nobody knows when a subscription ends."""
+        """About how long a call still needs it; infinite with a subscription, whose end is unknown."""
         return CALL_SECONDS if self._backend is None or self._backend.idle else math.inf
 
     def evict(self) -> None:
@@ -336,7 +336,7 @@ class CallLease(ServerLease):
         self.stop(EVICTED)
 
     def tick(self, now: float) -> None:
-        """End a server that nobody uses."""
+        """End a server that has been idle for too long."""
         if self.idle_since is None:
             self.last_used = now
         elif now - self.last_used > self.leases.servers.options.idle_timeout:
@@ -359,7 +359,7 @@ class CallLease(ServerLease):
             self._backend.fail(reason)
 
     def _start_again(self) -> None:
-        """Start the server again, and ask nothing before it is initialized."""
+        """Start another process, and initialize it at once."""
         self._is_to_start_again = False
         try:
             self._server = self.leases.servers.start(self, self._ended)
@@ -372,7 +372,7 @@ class CallLease(ServerLease):
             self._make_handshake().begin_again()
 
     def close(self) -> None:
-        """End the subscriptions that it brings, or would bring once its server can be spoken to."""
+        """End the subscriptions, including those that still wait for the handshake."""
         for client in [client for client in self._waiting if client.method == LISTEN]:
             self._waiting.remove(client)
             client.refuse(stopping())
@@ -381,7 +381,7 @@ class CallLease(ServerLease):
 
 
 class Leases:
-    """Every server that is anyone's, by session, user or capabilities."""
+    """All leases, by session, user or capabilities."""
 
     def __init__(self, servers: Servers, era_cache: EraCache, suspended_calls: SuspendedCalls) -> None:
         self.servers = servers
@@ -433,7 +433,7 @@ class Leases:
         return Key(user=user, of_calls=True, capabilities=declared)
 
     def serve_whatever_is_declared(self, lease: CallLease) -> None:
-        """Let a server that turns out to be a modern one serve its user whatever the client declares.
+        """Let a server that turns out to be modern serve its user, whatever capabilities the client declares.
 
         Where another one does so already, it gets no new calls, and ends when it is idle.
         """
@@ -442,7 +442,7 @@ class Leases:
         self._by_key.setdefault(lease.key, lease)
 
     def forget(self, lease: ServerLease) -> None:
-        """Know nothing more of a server that ends."""
+        """Forget a server that ends."""
         if isinstance(lease, SessionLease):
             self._sessions.pop(lease, None)
         elif isinstance(lease, CallLease):
@@ -454,18 +454,18 @@ class Leases:
             del self._by_key[key]
 
     def tick(self, now: float) -> None:
-        """End what nobody uses, and give up what nobody came back for."""
+        """End idle servers and sessions, and calls whose client has not come back in time."""
         self.suspended_calls.tick(now)
         for lease in [*self._sessions, *self._calls]:
             lease.tick(now)
 
     def close(self) -> None:
-        """Leave nothing open that would last: subscriptions, and calls that wait for their client."""
+        """End what would last: subscriptions, and calls that wait for their client."""
         self.suspended_calls.close()
         for lease in list(self._calls):
             lease.close()
 
 
 def _asked_with(initialize: Message) -> Message:
-    """What a server has learnt from an `initialize`."""
+    """The parts of an `initialize` that the server sees."""
     return {name: value for name, value in jsonrpc.params_of(initialize).items() if name != "_meta"}

@@ -1,4 +1,4 @@
-"""Modern requests for a legacy server, which the bridge has initialized in the client's stead."""
+"""Modern requests at a legacy server, which the bridge has initialized for the client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .suspended_calls import SuspendedCalls
 
 
 class LegacyForModern:
-    """Speaks with an initialized legacy server."""
+    """Modern calls at an initialized legacy server."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class LegacyForModern:
         self._calls: dict[ModernCaller, LegacyCall] = {}
 
     def request(self, client: ModernCaller, message: Message, reply: Reply) -> None:
-        """Have a call answered. Raises HttpError on a retry that is none."""
+        """Have a call answered. Raises HttpError on an invalid retry."""
         params = jsonrpc.params_of(message)
         if client.method == "server/discover":
             answer = jsonrpc.result(client.id, self._discovery)
@@ -97,11 +97,11 @@ class LegacyForModern:
             call.begin()
 
     def _is_news(self, level: str) -> bool:
-        """Whether the server would not say as much by itself; what is too much for a request is left out later."""
+        """Whether this level is lower than the server's; messages below a call's own level are left out later."""
         return self._log_level is None or LOG_LEVELS.index(level) < LOG_LEVELS.index(self._log_level)
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
-        """Ask for the tools on the bridge's own account; the catalog hears of changes by itself."""
+        """List the tools for the bridge itself; the catalog is told of changes elsewhere."""
         self.dispatcher.ask("tools/list", page, answered)
 
     @property
@@ -119,14 +119,14 @@ class LegacyForModern:
 
 
 class _User:
-    """One user, as the connection's client: finds the call that a message of the server's is about, among several."""
+    """One user, as the connection's client: finds which of its calls a message of the server is about."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.calls: list[LegacyCall] = []
 
     def receive(self, message: Message) -> None:
-        """Take what names no call. A question goes with the newest call that may be asked: its user is the same."""
+        """Take a message that names no call. A request goes to the newest call whose client can answer it."""
         if message["method"] == "notifications/cancelled":
             for call in self.calls:
                 call.withdraw(jsonrpc.params_of(message).get("requestId"))
@@ -154,7 +154,7 @@ class State(enum.Enum):
     SUSPENDED = enum.auto()
     """The server waits for answers of the client, which has been told to retry with them."""
     ANSWERED = enum.auto()
-    """The server has answered all the same: the answer waits for the retry."""
+    """The server has answered without the input: its answer waits for the retry."""
     OVER = enum.auto()
 
 
@@ -227,7 +227,7 @@ class LegacyCall:
     # What the server says
 
     def wants(self, message: Message) -> bool:
-        """Whether there is someone to hear this."""
+        """Whether a client waits that wants this message."""
         return self._client is not None and self._client.wants(message)
 
     def may_be_asked(self, request: Message) -> bool:
@@ -281,7 +281,7 @@ class LegacyCall:
             self._suspend(client)
 
     def _suspend(self, client: ModernCaller) -> None:
-        """Hand the questions to the client, and wait for its retry."""
+        """Send the server's requests to the client, and wait for its retry."""
         self._take(Input.ASK)
         self._release()
         if self._call is not None:
@@ -300,7 +300,7 @@ class LegacyCall:
             self._asked.pop(key, None)
 
     def resume(self, client: ModernCaller, responses: Message) -> None:
-        """Go on with the client's answers; what is still unanswered is asked again."""
+        """Pass the client's answers on; ask again for those that are missing."""
         if self._take(Input.RETRY) is State.ANSWERED:
             self._deliver({**self._answer, "id": client.id}, client)
             return
@@ -313,7 +313,7 @@ class LegacyCall:
         if self._asked:
             self._suspend(client)
 
-    # When nobody waits any more
+    # When the client does not come back
 
     def leave(self) -> None:
         """The client has disconnected, which cancels its request."""
@@ -334,14 +334,14 @@ class LegacyCall:
         self._backend.dispatcher.cancel(call, reason)
 
     def _refuse_questions(self, reason: str) -> None:
-        """Leave nothing open that nobody will answer."""
+        """Answer the server's open requests with an error."""
         asked, self._asked = self._asked, {}
         for request in asked.values():
             self._backend.dispatcher.refuse(self._user, request, f"no answer: {reason}")
 
 
 def _for_client(message: Message, client: ModernCaller) -> Message | None:
-    """Progress names the token of the request that waits now, which may be a retry."""
+    """Give progress the token of the request that waits now, which may be a retry."""
     if message["method"] != "notifications/progress":
         return message
     token = jsonrpc.meta_of(client.message).get("progressToken")

@@ -1,4 +1,4 @@
-"""A legacy session in front of a modern server: what such a session can do is made of requests that stand alone."""
+"""Legacy sessions at a modern server: the bridge emulates a session by requests that stand alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_ROUNDS = 50
 
 
 class ModernForLegacy:
-    """Legacy sessions at a modern server: for each client a session is emulated in front of it."""
+    """Legacy sessions at a modern server: an emulated session for each client."""
 
     def __init__(self, dispatcher: Dispatcher, loop: Loop, discovered: Message, *, input_seconds: float) -> None:
         self._dispatcher = dispatcher
@@ -37,7 +37,7 @@ class ModernForLegacy:
         self._sessions: dict[SessionClient, EmulatedSession] = {}
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        """Let this client get the messages that name no call. `initialize` is the client's request."""
         self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
         self.take_over(client, initialize)
 
@@ -73,12 +73,12 @@ class ModernForLegacy:
         self._sessions[client].respond(message)
 
     def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
-        """End what needs the answer to a request that did not reach the client."""
+        """Fail the call that needs the answer to a request that did not reach the client."""
         if (session := self._sessions.get(client)) is not None:
             session.unheard(request["id"], reason)
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """Note that nobody hears that reply any more."""
+        """Note that the client can get that reply no more."""
         if (session := self._sessions.get(client)) is not None:
             session.lose(reply)
 
@@ -93,7 +93,7 @@ class ModernForLegacy:
         return self._dispatcher.waits_for(client) or (session is not None and session.is_asking)
 
     def fail(self, reason: str) -> None:
-        """The server is gone. The connection fails the calls in flight, and this those that wait for their client."""
+        """The server is gone. Fail the calls that wait for their client; the connection fails those in flight."""
         for session in list(self._sessions.values()):
             session.fail(f"the MCP server {reason}")
 
@@ -124,22 +124,22 @@ class EmulatedSession:
 
     @property
     def is_asking(self) -> bool:
-        """Whether the client is to answer something first."""
+        """Whether the server waits for an answer of the client."""
         return bool(self.asked)
 
     def new_id(self) -> str:
-        """Return an id for a request to the client; the connection's own look different."""
+        """Return an id for a request to the client, which differs from those of the connection."""
         self._next_id += 1
         return f"i{self._next_id}"
 
     def lacks(self, request: Message) -> Message:
-        """What the client would have had to declare to be asked this."""
+        """The capabilities that this request needs and the client has not declared."""
         return missing_capabilities(request, self._meta[CLIENT_CAPABILITIES])
 
     # What the client does
 
     def subscribe(self) -> None:
-        """Hear of the lists that may change."""
+        """Subscribe to the changes of all lists."""
         capabilities = self._discovered.get("capabilities")
         wanted = list_changes_of(capabilities) if isinstance(capabilities, dict) else {}
         if wanted:
@@ -187,7 +187,7 @@ class EmulatedSession:
         return self.dispatcher.request(self, message, self, Purpose.STREAM)
 
     def notify(self, message: Message) -> None:
-        """Take a notification. Cancelling is the only one that a modern server knows."""
+        """Take a notification. Only a cancellation means something to a modern server."""
         if message["method"] != "notifications/cancelled":
             return
         request_id = jsonrpc.params_of(message).get("requestId")
@@ -207,7 +207,7 @@ class EmulatedSession:
         self.loops.pop(ended, None)
 
     def lose(self, reply: Reply) -> None:
-        """Note that nobody hears that reply any more."""
+        """Note that the client can get that reply no more."""
         for input_loop in self.loops:
             input_loop.lose(reply)
 
@@ -230,15 +230,15 @@ class EmulatedSession:
     # What its subscriptions bring
 
     def receive(self, message: Message) -> None:
-        """Nothing comes to a subscription but by its name."""
+        """Ignore messages that name no subscription."""
 
     def send(self, message: Message) -> None:
-        """Pass a change on; the acknowledgement is nothing to a legacy client."""
+        """Pass a change on, but not the acknowledgement, which legacy clients do not know."""
         if message["method"] != "notifications/subscriptions/acknowledged":
             self.client.receive(change_from(message))
 
     def finish(self, message: Message) -> None:
-        """The server keeps a subscription no longer, or never did."""
+        """Ignore the end of a subscription: a legacy client cannot be told."""
 
 
 class State(enum.Enum):
@@ -274,10 +274,10 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 
 
 class InputRequiredLoop:
-    """A request of a legacy client, put to the server again for each InputRequiredResult."""
+    """A request of a legacy client, sent to the server again after each InputRequiredResult."""
 
     def __init__(self, session: EmulatedSession, message: Message, reply: Reply, meta: Message) -> None:
-        """Put the request to the server."""
+        """Send the request to the server."""
         self._session = session
         self._message = jsonrpc.with_meta(message, **meta)
         self._reply = reply
@@ -304,7 +304,7 @@ class InputRequiredLoop:
         return following is not None
 
     def lose(self, reply: Reply) -> None:
-        """Note that nobody hears that reply any more: if it is this one's, the request is put no second time for it."""
+        """Note that the client can get that reply no more: its request is not sent to the server again."""
         self._is_lost = self._is_lost or reply is self._reply
 
     def _put(self, more: Message) -> None:

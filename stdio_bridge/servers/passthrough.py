@@ -17,13 +17,13 @@ from .handshake import own_meta
 
 
 class SessionPassthrough:
-    """Legacy sessions at a legacy server. The connection keeps apart what belongs to whom."""
+    """Legacy sessions at a legacy server. The connection keeps the clients apart."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get what the server says to no one in particular. `initialize` is its own."""
+        """Let this client get the messages that name no call. `initialize` is the client's request."""
         self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
 
     def request(self, client: SessionClient, message: Message, reply: Reply) -> None:
@@ -47,7 +47,7 @@ class SessionPassthrough:
         self._dispatcher.refuse(client, request, reason)
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """The server's answer is of no use to anyone then, and comes all the same."""
+        """Do nothing: the server answers the call nevertheless."""
 
     def has_calls_of(self, client: SessionClient) -> bool:
         """Whether a call of this client is in flight."""
@@ -99,7 +99,7 @@ class CallPassthrough:
         return message
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
-        """Ask for the tools on the bridge's own account, and forget what the catalog holds when they change."""
+        """List the tools for the bridge itself, and clear the catalog when they change."""
         if not self._watching_tools:
             self._watching_tools = True
             params = {"notifications": {"toolsListChanged": True}, "_meta": own_meta()}
@@ -124,14 +124,14 @@ class CallPassthrough:
 
 
 class _User:
-    """One user, as the connection's client: takes what cannot be told to belong to one of several calls."""
+    """One user, as the connection's client: takes the messages that may be about several of its calls."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.callers: list[ModernCaller] = []
 
     def receive(self, message: Message) -> None:
-        """Give a log message to the one call that asked for such; there may be no other than that."""
+        """Give a log message to the call that asked for log messages, if there is only one."""
         if "id" in message:
             self._dispatcher.refuse(self, message, "servers send no requests in 2026-07-28")
             return
@@ -170,7 +170,7 @@ class _ToolsWatch:
         self._tools = tools
 
     def receive(self, message: Message) -> None:
-        """Nothing that names no subscription is for this one."""
+        """Ignore messages that name no subscription."""
 
     def send(self, message: Message) -> None:
         """Forget the tools when they have changed."""
@@ -178,4 +178,4 @@ class _ToolsWatch:
             self._tools.forget()
 
     def finish(self, message: Message) -> None:
-        """The server keeps no such subscription."""
+        """Ignore that the server keeps no such subscription."""

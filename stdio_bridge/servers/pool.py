@@ -1,4 +1,4 @@
-"""Running servers: a process and the conversation with it, how many there may be, and some ahead of need."""
+"""Server processes: each with its conversation, limits on their number, and some started ahead of need."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .warm_pool import WarmPool
 log = logging.getLogger(__name__)
 
 _UNSENT_FACTOR = 4
-# Of all processes together: more than a server needs to say what it does, and too little to push others' lines out.
+# The limit on the log lines of all processes together: enough for a server's log, too little to displace other logs.
 _LOGGED_BYTES_PER_SECOND = 4 * 1024
 _LOGGED_BYTES_AT_ONCE = 256 * 1024
 _LOGGED_CRASHES_PER_SECOND = 10
 EVICTED = "it made room for another session"
 _LOGGED_REFUSALS_PER_SECOND = 1
-# A server that has said nothing after so long does not spend that time on a core.
+# A server that has written nothing for this long is waiting for something, and uses no core.
 _LONGEST_START_SECONDS = 10.0
-# How much later than a log line about it an answer may come.
+# How long an answer may come after a log line about it.
 _BEHIND_SECONDS = 5.0
 _FIRST_GUESS_SECONDS = 1.0
 _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -43,7 +43,7 @@ _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class Server:
     """One process of the server's command, and its dispatcher. What is written waits until the process may start.
 
-    It belongs to nobody until `adopt`; a spare is begun before anyone wants it.
+    It belongs to no user until `adopt`; a spare process starts before a user needs it.
     """
 
     def __init__(self, servers: Servers, on_end: Callable[[str], None], *, spare: bool = False) -> None:
@@ -71,7 +71,7 @@ class Server:
         self._permit = servers.start_limiter.ask(self._begin, low_priority=spare)
 
     def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
-        """Make it a user's. `on_end` is told why it ended; without an occupant it is in no limit and no gauge."""
+        """Assign it to a user. `on_end` gets the reason of its end; no limit or gauge counts it without an occupant."""
         self.user = user
         self.occupant = occupant
         self._on_end = on_end
@@ -84,7 +84,7 @@ class Server:
 
     @property
     def ending(self) -> bool:
-        """Whether it is told to end, or has given cause to be ended: it can serve nobody any more."""
+        """Whether it is being ended, and takes no new calls."""
         return self.stopping or (self._process is not None and self._process.stopping)
 
     @property
@@ -93,7 +93,7 @@ class Server:
         return self._process is not None and not self.ending
 
     def check_room(self, calls: int = 1) -> None:
-        """Raise HttpError when it has left so much unread or unanswered that it can be given no more."""
+        """Raise HttpError if it has too many unanswered calls, or too much unread input."""
         options = self._servers.options
         unread = self._process.unsent if self._process is not None else 0
         if (
@@ -140,7 +140,7 @@ class Server:
             servers.loop.call_soon(lambda: self._end("cannot be started"))
             return
         servers.spawns.add()
-        # Nobody speaks to a spare, so it says nothing either: it is taken to start as fast as the last one did.
+        # A spare process gets no message, so it answers none: it is assumed to start as fast as the last one did.
         silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
         self._permit_timer = servers.loop.call_later(silent, self._release_permit)
         unwritten, self._unwritten = self._unwritten, []
@@ -184,7 +184,7 @@ class Server:
     def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
         """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
 
-        The line is shown to the call's client unless it holds other messages, which may be someone else's.
+        The line is shown to the call's client unless it holds other messages, which may be for other clients.
         """
         mended = malformed.mend(value)
         if mended is not None:
@@ -200,14 +200,14 @@ class Server:
         among = malformed.find_answered_among(line)
         first = malformed.find_answered(line, b"")
         for answered in among.at_once | {malformed.find_answered(line, line)}:
-            # How a line begins is shown to the client that it begins with: the rest may answer someone else.
+            # Only the call that the line begins with gets its beginning: the rest may answer other clients.
             self._fail(answered, problem, line if answered == first else None)
         for behind in among.behind:
             self._fail_later(behind)
 
     def _fail_later(self, answered: int) -> None:
         # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
-        # may be about anyone, so that none of it is shown.
+        # may be about any client, so that none of it is shown.
         problem = "it does not begin its line"
         self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
 
@@ -227,7 +227,7 @@ class Server:
             self.dispatcher.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
 
     def _hear(self, now: float) -> None:
-        # Only after a message: what a server logs in JSON is no answer.
+        # Only a message counts, not a log line in JSON.
         if not self.heard:
             self._first_heard(now)
         self._servers.heard_at = now
@@ -312,7 +312,7 @@ class Servers:
         user, options = occupant.user, self.options
         bounds = Bounds(in_all=options.max_sessions, of_user=options.max_sessions_per_user)
         ending = [server.user for server in self._servers if server.counted and server.ending]
-        # A process that is being ended takes no place: its successor need not wait for it. There may be as many of
+        # A process that is being ended does not count: its successor need not wait for it. There may be as many of
         # these again, so that opening and ending sessions in turn does not fill the memory.
         if len(ending) >= bounds.in_all or ending.count(user) >= bounds.of_user:
             self._refusals.log(logging.WARNING, "refused a session: %d processes are being ended", len(ending))
@@ -334,7 +334,7 @@ class Servers:
         )
 
     def start_probe(self, on_end: Callable[[str], None]) -> Server:
-        """Start a server for the bridge's own question, which counts to no limit and no gauge."""
+        """Start a server for the bridge's own question, which no limit and no gauge counts."""
         return self._take("", on_end, None)
 
     def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
@@ -367,12 +367,12 @@ class Servers:
         return next((server for server in self._servers if server.heard and server.running), None)
 
     def note_dropped(self, reason: str) -> None:
-        """Count a message of a server or a client that goes no further."""
+        """Count a dropped message of a server or a client."""
         self._dropped.add()
         log.debug("dropped %s", reason)
 
     def note_start(self, seconds: float, *, spare: bool) -> None:
-        """Remember how long a server was waited for."""
+        """Record how long a server took to start."""
         self._starts.observe(seconds)
         if not spare:
             self.typical_start = min(seconds, _LONGEST_START_SECONDS)
@@ -383,7 +383,7 @@ class Servers:
         return server
 
     def forget(self, server: Server) -> None:
-        """Count a server that has ended no longer."""
+        """Forget a server that has ended."""
         self._servers.pop(server, None)
 
     def tick(self, now: float) -> None:
@@ -392,7 +392,7 @@ class Servers:
             self._timeouts.add(server.dispatcher.expire())
 
     def stop(self, reason: str) -> None:
-        """End them all, side by side, and start none any more."""
+        """End all servers at the same time, and start no more."""
         self.closed = True
         self._warm_pool.close()
         for server in list(self._servers):

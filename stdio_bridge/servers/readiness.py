@@ -1,4 +1,4 @@
-"""Whether the server answers: seen from what it has said of late, or else by asking it."""
+"""Readiness: whether the server answers, from its recent messages or by asking it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, UNSUPPORTED_VERSION})
 
 
 class Readiness:
-    """Answers readiness probes. Whoever asks while the server is being asked gets that answer too."""
+    """Answers readiness probes. Probes that come while the server is being asked share its answer."""
 
     def __init__(self, loop: Loop, servers: Servers) -> None:
         self._loop = loop
@@ -90,7 +90,7 @@ class Readiness:
         self._probe()
 
     def _probe(self) -> None:
-        """Start a server to ask it. One that takes longer than the question waits is still what the next one is of."""
+        """Start a server to ask it. A later probe waits for the same server if it takes long to start."""
 
         def ended(_: str) -> None:
             """The question hears of it as of an error."""
@@ -113,7 +113,7 @@ class Readiness:
         self._loop.call_later(_PROBE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Answer who waits for a server that is still starting."""
+        """Answer the probes that wait for a server that is still starting."""
         if self._starting is not None:
             self._done(ready=False)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class StartPermit:
-    """The right to start one process: waited for, had while it starts, and given back."""
+    """The right to start one process: waited for, held while the process starts, and released."""
 
     __slots__ = ("_granted", "_limiter")
 
@@ -20,7 +20,7 @@ class StartPermit:
         self._granted()
 
     def release(self) -> None:
-        """Give it back, or wait for it no longer. Harmless when it was given back already."""
+        """Release it, or stop waiting for it. Harmless if it was released already."""
         self._limiter.give_back(self)
 
 
@@ -35,7 +35,7 @@ class StartLimiter:
 
     @property
     def waiting(self) -> int:
-        """How many wait, those of low priority aside."""
+        """How many wait, without those of low priority."""
         return len(self._waiting)
 
     def ask(self, granted: Callable[[], None], *, low_priority: bool = False) -> StartPermit:

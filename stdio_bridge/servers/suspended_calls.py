@@ -1,4 +1,4 @@
-"""Calls of legacy servers that wait until their client retries with what the server asked for."""
+"""Suspended calls: they wait until their client retries with the input that a legacy server asked for."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _MAX_PER_USER = 100
 
 
 class SuspendedCall(Protocol):
-    """A call that can wait and be gone on with."""
+    """A call that can wait for a retry."""
 
     def resume(self, modern_call: ModernCaller, responses: Message) -> None:
         """Go on, for the retry."""
 
     def abandon(self) -> None:
-        """Give up: nobody will come back for it."""
+        """Give up: the client has not come back in time."""
 
 
 class SuspendedCalls:
-    """The suspended calls of one bridge. Each is taken out once, by a retry of the request and user that it is of."""
+    """The suspended calls of one bridge. Each is consumed once, by a retry of the same request by the same user."""
 
     def __init__(self, key: bytes, *, seconds: float, clock: Callable[[], float]) -> None:
         self._states = RequestStates(key)
@@ -64,14 +64,14 @@ class SuspendedCalls:
         return found[2]
 
     def tick(self, now: float) -> None:
-        """Give up the calls that nobody came back for in time."""
+        """Give up the calls whose client has not come back in time."""
         for key, (expires, _, call) in list(self._suspended.items()):
             if expires <= now:
                 del self._suspended[key]
                 call.abandon()
 
     def close(self) -> None:
-        """Give them all up, and take none any more: no retry is let in."""
+        """Give up all calls, and suspend no more: retries are refused from now on."""
         self._closed = True
         suspended, self._suspended = self._suspended, {}
         for _, _, call in suspended.values():

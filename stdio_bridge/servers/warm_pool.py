@@ -15,7 +15,7 @@ _LAST_RETRY_SECONDS = 60.0
 
 
 class WarmPool:
-    """Keeps so many servers started, and replaces those that are used or die.
+    """Keeps that many servers started, and replaces those that are used or die.
 
     A server that dies before it is used is replaced later and later, so that a broken one does not keep a core busy.
     """
@@ -34,7 +34,7 @@ class WarmPool:
         return sum(spare.running for spare in self._warm)
 
     def take(self) -> Server | None:
-        """Return a running spare, which is one no longer."""
+        """Take a running spare process out and return it."""
         spare = next((spare for spare in self._warm if spare.running), None)
         if spare is not None:
             del self._warm[spare]
@@ -43,7 +43,7 @@ class WarmPool:
         return spare
 
     def close(self) -> None:
-        """Start none any more."""
+        """Start no more."""
         self._closed = True
 
     def _fill(self) -> None:
