@@ -15,6 +15,7 @@ from auth_service.idp.github import GitHubProvider
 from auth_service.idp.oidc import OidcProvider
 from auth_service.keys.rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
+from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
@@ -151,6 +152,11 @@ class Parts:
         )
 
     # The authorization server
+
+    @cached_property
+    def authorization_requests(self) -> AuthorizationRequests:
+        """The validation of authorization requests."""
+        return AuthorizationRequests(self.settings, self.clients)
 
     @cached_property
     def server(self) -> AuthorizationServer:

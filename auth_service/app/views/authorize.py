@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from flask import Response, request, send_from_directory
 
 from auth_service.app.composition import Parts
-from auth_service.oauth.server import AuthorizationRequest
+from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import consent, redirect_uris
 from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
@@ -40,7 +40,7 @@ def authorize(parts: Parts) -> Response:
         return elsewhere
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
-    authorization = parts.server.parse_authorization_request(parameters)
+    authorization = parts.authorization_requests.parse(parameters)
     approval = approval_of(parts, authorization)
     if consent.may_be_remembered(approval, parameters, dict(request.headers)):
         session = find_session(parts)
@@ -60,7 +60,7 @@ def decide(parts: Parts) -> Response:
     if form_token.is_good:
         note_decision()
     note(client=shown.parameters.get("client_id"), resource=shown.parameters.get("resource"))
-    authorization = parts.server.parse_authorization_request(shown.parameters)
+    authorization = parts.authorization_requests.parse(shown.parameters)
     note_request(parts, authorization)
     if not form_token.is_good:
         record(Event.CONSENT_REFUSED, reason="the page was too old, or made for another browser")

@@ -8,7 +8,7 @@ from flask import Response, make_response, redirect, request
 
 from auth_service.app.composition import Parts
 from auth_service.idp import Login
-from auth_service.oauth.server import AuthorizationRequest
+from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import Approval
@@ -35,7 +35,7 @@ def callback(parts: Parts) -> Response:
     if (shown := attempt.shown) is None:
         return account.finish_sign_in(parts, parameters)
     note_decision()
-    requested = parts.server.parse_authorization_request(shown.parameters)
+    requested = parts.authorization_requests.parse(shown.parameters)
     note_request(parts, requested)
     try:
         login = _log_in(parts, parameters, requested)
@@ -48,7 +48,7 @@ def callback(parts: Parts) -> Response:
 def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
     """Send the client its code, if the request as read now is still what the page showed."""
     sub, name = login.identity.subject, login.identity.login
-    requested = parts.server.parse_authorization_request(shown.parameters)
+    requested = parts.authorization_requests.parse(shown.parameters)
     if not shown.is_what(parts, requested):
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
         return ask(parts, requested, notice=Notice.CHANGED)

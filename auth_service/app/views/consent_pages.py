@@ -11,7 +11,7 @@ from flask import Response
 
 from auth_service.app.composition import Parts
 from auth_service.idp import SignOn
-from auth_service.oauth.server import AuthorizationRequest
+from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
 from auth_service.protocol.access import Identity

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from flask import g
 
 from auth_service.app.composition import Parts
-from auth_service.oauth.server import AuthorizationRequest
+from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.protocol.consent import Approval
 
 
