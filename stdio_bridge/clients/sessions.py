@@ -22,7 +22,7 @@ from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import without_task_tools
 from stdio_bridge.protocol.recipients import declared_by
 from stdio_bridge.servers.backend import Reply
-from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds
+from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds, end_if_idle
 from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import EVICTED
 
@@ -205,10 +205,7 @@ class Session:
 
     def tick(self, now: float) -> None:
         """End the session if it has been idle for too long."""
-        if self.idle_since is None:
-            self.last_used = now
-        elif now - self.last_used > self._sessions.servers.options.idle_timeout:
-            self.stop("it was idle")
+        end_if_idle(self, now, idle_timeout=self._sessions.servers.options.idle_timeout)
 
 
 class Answer:

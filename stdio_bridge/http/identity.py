@@ -16,6 +16,7 @@ from stdio_bridge.io.secrecy import hide_memory
 from stdio_bridge.options import DescriptorName
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, UsageError
+from stdio_bridge.protocol.signing import SIGNER_OPTIONS
 
 # The gateway sets this header, and removes it from what clients send.
 IDENTITY_HEADER = "x-gateway-identity"
@@ -142,9 +143,7 @@ class AssertionVerifier:
 
 
 def _serializer(key: bytes, salt: str) -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(
-        key, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-    )
+    return URLSafeTimedSerializer(key, salt=salt, signer_kwargs=dict(SIGNER_OPTIONS))
 
 
 def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, Any], float]:

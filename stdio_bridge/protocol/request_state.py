@@ -15,6 +15,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from . import jsonrpc
 from .errors import HttpError, bad_request
 from .jsonrpc import Message
+from .signing import SIGNER_OPTIONS
 
 # Not part of what is asked for: they differ between a request and its retry.
 _PER_ATTEMPT = frozenset({"_meta", "inputResponses", "requestState"})
@@ -35,9 +36,7 @@ class RequestStates:
     """Signs and verifies states with a key that only this bridge has."""
 
     def __init__(self, key: bytes) -> None:
-        self._serializer = URLSafeSerializer(
-            key, salt="request-state", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-        )
+        self._serializer = URLSafeSerializer(key, salt="request-state", signer_kwargs=dict(SIGNER_OPTIONS))
 
     def sign(self, claim: Claim) -> str:
         """Make the state for a claim."""

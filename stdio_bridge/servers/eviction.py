@@ -32,6 +32,27 @@ class Occupant(Protocol):
         """End, so that another can take the place."""
 
 
+class Idling(Protocol):
+    """An occupant that ends when it has been idle for too long."""
+
+    last_used: float
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used; None while a call or an open stream needs it."""
+
+    def stop(self, reason: str) -> None:
+        """End it."""
+
+
+def end_if_idle(occupant: Idling, now: float, *, idle_timeout: float) -> None:
+    """End an occupant that has been idle for longer than that; note the time while it is in use."""
+    if occupant.idle_since is None:
+        occupant.last_used = now
+    elif now - occupant.last_used > idle_timeout:
+        occupant.stop("it was idle")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """How many places there are, and how many of them one user may take."""

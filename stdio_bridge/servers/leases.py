@@ -18,7 +18,7 @@ from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import CallBackend, ModernCaller, Reply, SessionBackend, SessionClient
 from .dispatcher import Dispatcher
-from .eviction import CALL_SECONDS
+from .eviction import CALL_SECONDS, end_if_idle
 from .handshake import EraCache, Failed, Gone, Handshake, Initialized, Modern, Outcome, own_initialize
 from .legacy_for_modern import LegacyForModern
 from .modern_for_legacy import ModernForLegacy
@@ -337,10 +337,7 @@ class CallLease(ServerLease):
 
     def tick(self, now: float) -> None:
         """End a server that has been idle for too long."""
-        if self.idle_since is None:
-            self.last_used = now
-        elif now - self.last_used > self.leases.servers.options.idle_timeout:
-            self.stop("it was idle")
+        end_if_idle(self, now, idle_timeout=self.leases.servers.options.idle_timeout)
 
     def stop(self, reason: str) -> None:
         """End the server; the next call gets another one."""
