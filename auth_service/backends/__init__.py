@@ -1,1 +1,1 @@
-"""What the service says to the servers behind it, and asks of them."""
+"""What the service sends to the backends, and asks them."""

@@ -1,4 +1,4 @@
-"""What the service tells backends in its own name: who is calling, and which grant has ended.
+"""Signed messages to backends: the identity assertion, and the revocation notice.
 
 Both are itsdangerous tokens under the backend's own key; docs/contracts.md is the contract with the bridge.
 """
@@ -16,12 +16,12 @@ REVOCATION_SALT = "mcp-oauth-gateway.revocation"
 
 
 def derive_identity_key(credentials: Credentials, resource_name: str) -> bytes:
-    """Return the key that this service and one resource's bridge share."""
+    """Return the identity key of a resource, which its bridge has too."""
     return credentials.derive_key(f"identity-key:{resource_name}")
 
 
 class BackendSigner:
-    """Signs for the backends of one resource."""
+    """Sign messages to the backends of one resource."""
 
     def __init__(self, identity_key: bytes) -> None:
         self._identity = make_serializer(identity_key, salt=IDENTITY_SALT)
@@ -30,7 +30,7 @@ class BackendSigner:
     def sign_identity(self, claims: VerifiedClaims, *, grantable: Iterable[str] = ()) -> str:
         """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now.
 
-        `grantable` are scopes that the user does not hold and can still be granted.
+        `grantable` are scopes that the grant lacks and that the user may still be granted.
         """
         return _text(
             self._identity.dumps(

@@ -1,4 +1,4 @@
-"""What a bridge knows of its server: asked before a server is started only to see whether it answers."""
+"""The status of a server that its bridge reports, so that a check need not start the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import requests
 
 PATH = "/statusz"
 PATIENCE_SECONDS = 120.0
-"""How long a server that somebody needs may leave them without an answer."""
+"""How many seconds a server may take to answer a client."""
 _MAX_BYTES = 4096
 
 
@@ -25,22 +25,22 @@ class BridgeStatus:
     failed: float
 
     def says_enough(self, max_age: float) -> bool:
-        """Whether it says how the server is, and nothing older than so many seconds decides that."""
+        """Whether the status is known, from events of the last `max_age` seconds."""
         newest = min(self.answered, self.failed, self.needed)
         return newest < max_age and (self.answered < max_age or self.problem is not None)
 
     @property
     def problem(self) -> str | None:
-        """What was wrong with the server when it was last needed."""
+        """What was wrong with the server at its last use."""
         if self.failed < self.answered:
             return f"ended before it answered, {self.failed:.0f} s ago"
         if PATIENCE_SECONDS < self.needed < self.answered:
-            return f"has not answered who needed it {self.needed:.0f} s ago"
+            return f"has not answered the client that needed it {self.needed:.0f} s ago"
         return None
 
 
 def find_status(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
-    """Ask the bridge at this endpoint; None where there is none, or nothing that answers as one."""
+    """Ask the bridge at this endpoint; return None if no bridge answers there."""
     try:
         with session.get(
             urljoin(endpoint, PATH),

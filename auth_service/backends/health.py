@@ -1,4 +1,4 @@
-"""Whether each server answers: a handshake as a client would make it, straight to the backend."""
+"""Check whether each server answers, by the first requests of a client, sent directly to the backend."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .assertions import BackendSigner
 from .bridge_status import find_status
 
 TIMEOUT_SECONDS = 60
-"""For everything that is asked of one backend, which may have to start its server."""
+"""For all requests to one backend, which may have to start its server."""
 RUN_SECONDS = 240
-"""When no further backend is asked: servers that are silent must not keep the results of others from anyone."""
+"""After this time no other backend is asked, so that silent servers do not hold up the results of others."""
 AT_ONCE = 4
-"""A handshake may start a server: all at once would be a load of its own."""
+"""A check may start a server, and all at once would be too much load."""
 MAX_BYTES = 1 << 20
 
 _SUBJECT = "gateway:health"
@@ -45,9 +45,9 @@ INITIALIZE: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How one backend of a resource answered; `problem` is None where it did as it should.
+    """The result for one backend of a resource; `problem` is None if it answers.
 
-    `answered_ago` is how many seconds ago, by its bridge's word, where it was not asked itself.
+    `answered_ago` is how many seconds ago it last answered, if its bridge said so and it was not asked itself.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Result:
 
 
 def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float | None = None) -> Iterator[Result]:
-    """Open a session at every backend of the resources whose identity keys these are, and end it again.
+    """Open and end a session at every backend of the resources with these identity keys.
 
-    With `max_age` a bridge is asked first: what it knows of its server is believed for so many seconds, so that the
-    check wakes no server that nobody uses. Results come as they are there.
+    With `max_age` a bridge is asked first. What it reports about its server is enough if it is not older than these
+    seconds, so that the check does not start unused servers. Each result is yielded when it is there.
     """
     until = time.monotonic() + RUN_SECONDS
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -96,7 +96,7 @@ def _check(
     problem: str | None = None
     answered_ago: float | None = None
     if started >= until:
-        problem = f"was not asked: others took more than {RUN_SECONDS} s"
+        problem = f"was not checked: the others took more than {RUN_SECONDS} s"
     else:
         try:
             with Session(seconds=TIMEOUT_SECONDS) as session:
@@ -136,7 +136,7 @@ def _headers(signer: BackendSigner, resource: Resource) -> dict[str, str]:
 def _shake_hands(session: Session, make_headers: Callable[[], dict[str, str]], endpoint: str) -> None:
     """Open a session and end it. Raises _Failure."""
     try:
-        # A redirect is not followed: it would take the assertion to where the server likes.
+        # A redirect is not followed: it would take the assertion to an address of the server's choice.
         with session.post(
             endpoint,
             json=INITIALIZE,
@@ -169,18 +169,18 @@ def _shake_hands(session: Session, make_headers: Callable[[], dict[str, str]], e
 
 
 class _Failure(Exception):
-    """What is wrong with a backend, for people."""
+    """A backend failed; the text is for the operator."""
 
 
 _TOO_LATE: Final = f"did not answer within {TIMEOUT_SECONDS} s"
 
 
 def _message(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """Return the JSON-RPC message, also where it comes as the first event of a stream. Raises ValueError."""
+    """Return the JSON-RPC message, also from the first event of a stream. Raises ValueError."""
     text = body.decode()
     if headers.get("Content-Type", "").startswith("text/event-stream"):
         data = [line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:")]
-        # An event without data may come first: it is there to be resumed from.
+        # An event without data may come first, from which a client can resume.
         text = next((each for each in data if each.strip()), "")
     match json.loads(text):
         case dict() as message:

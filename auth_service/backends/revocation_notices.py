@@ -1,4 +1,4 @@
-"""Telling bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation notices")."""
+"""Tell bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation notices")."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .assertions import BackendSigner, derive_identity_key
 
 TIMEOUT_SECONDS: Final = 2
 MAX_WAITING: Final = 10_000
-"""Revocations that one origin has not heard of yet. Beyond that the oldest are dropped."""
+"""How many notices may wait for one origin. Above that the oldest are dropped."""
 CLOSE_SECONDS: Final = 5
-"""How long a process that ends may go on telling."""
+"""For how many seconds a process that ends goes on sending notices."""
 
 log = logging.getLogger(__name__)
 
 
 class RevocationNotices:
-    """Posts to every backend of a grant's resource, in the background: revoking never waits for a backend.
+    """Post to every backend of a grant's resource in the background, so that a revocation never waits for a backend.
 
-    Each origin has a queue and a thread of its own, so a server that hangs delays only what is meant for itself.
-    Nothing is sent twice. The grant is refused from the moment it ends in any case; a stream whose bridge was not
-    told ends with its access token.
+    Each origin has a queue and a thread of its own, so a server that hangs delays only its own notices. No notice is
+    sent twice. In any case the grant is refused from the moment it ends, and a stream whose bridge got no notice ends
+    with its access token.
     """
 
     def __init__(self, settings: Settings, credentials: Credentials) -> None:
@@ -43,7 +43,7 @@ class RevocationNotices:
             self._targets[resource.url] = BackendSigner(derive_identity_key(credentials, name)), origins
 
     def __call__(self, grant: Grant) -> None:
-        """Tell the backends that this grant has ended. A resource that is gone has nobody to tell."""
+        """Tell the backends that this grant has ended, unless its resource no longer exists."""
         if (target := self._targets.get(grant.resource)) is None:
             return
         signer, origins = target
@@ -51,7 +51,7 @@ class RevocationNotices:
             origin.add(_Revocation(signer, grant.sid))
 
     def close(self) -> None:
-        """Return when every backend has been told, except for those that fail to answer."""
+        """Wait until every backend has its notices, except those that do not answer."""
         deadline = time.monotonic() + CLOSE_SECONDS
         for origin in self._origins.values():
             origin.begin_to_close()
@@ -66,7 +66,7 @@ class _Revocation:
 
 
 class _Origin:
-    """What one origin has not been told yet. A thread tells it, in order, and ends when nothing is left."""
+    """The waiting notices of one origin. A thread sends them in order, and ends when none is left."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class _Origin:
         self._is_closing = False
 
     def add(self, revocation: _Revocation) -> None:
-        """Tell it as soon as it has been told everything before."""
+        """Send this notice after all earlier ones."""
         with self._changed:
             if len(self._waiting) == MAX_WAITING:
                 self._waiting.popleft()
@@ -90,7 +90,7 @@ class _Origin:
         self._is_closing = True
 
     def wait_until(self, deadline: float) -> None:
-        """Return when it has been told everything, or it is that late (monotonic clock)."""
+        """Wait until all notices are sent, or until the deadline (monotonic clock)."""
         with self._changed:
             if self._changed.wait_for(lambda: self._thread is None, max(0.0, deadline - time.monotonic())):
                 return
@@ -98,12 +98,12 @@ class _Origin:
             log.warning("revocation.unheard: %s: the process ends", self._url)
 
     def _start(self) -> None:
-        # A daemon: a server that sends its answer byte by byte must not keep the process from ending.
+        # A daemon thread: a server that answers byte by byte must not keep the process from ending.
         thread = threading.Thread(target=self._run, name=f"revocation-push {self._url}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            # The grant that follows still has to be ended; the next revocation tries again.
+            # The caller must go on to end the grant; the next notice tries again to start the thread.
             log.exception("revocation.unheard: %s", self._url)
         else:
             self._thread = thread
@@ -113,7 +113,7 @@ class _Origin:
             try:
                 heard = _post(self._url, revocation.signer.sign_revocation(revocation.sid))
             except Exception:
-                # The thread goes on: nothing else would tell this origin of the others.
+                # The thread goes on, as no other sends the notices of this origin.
                 log.exception("revocation.unheard: %s", self._url)
                 heard = False
             if self._is_closing and not heard:
@@ -135,7 +135,7 @@ def _revocation_url(backend: str) -> str:
 
 
 def _post(url: str, body: str) -> bool:
-    """Return whether anything answered."""
+    """Return whether there was an answer."""
     try:
         with requests.Session() as session:
             session.trust_env = False

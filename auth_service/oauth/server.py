@@ -195,7 +195,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         """Return the refresh token of one generation of a grant.
 
         It is derived and not stored. The same generation has always the same token, so that a repeated request gets the
-        same answer, and nobody who reads Redis gets a token.
+        same answer, and an attacker who reads Redis gets no token.
         """
         message = f"{sid}.{generation}"
         mac = hmac.new(self.refresh_key, message.encode(), "sha256").digest()

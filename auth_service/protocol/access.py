@@ -46,7 +46,7 @@ def fold(login: str) -> str:
 
 
 def is_member(identity: Identity, allowed: AllowList) -> bool:
-    """Whether one of the user's organizations, teams or groups is on the list. An empty list admits nobody."""
+    """Whether one of the user's organizations, teams or groups is on the list. An empty list admits no user."""
     organizations = {name.lower() for name in allowed.organizations}
     teams = {name.lower() for name in allowed.teams}
     return bool(

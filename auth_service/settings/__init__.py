@@ -1,7 +1,7 @@
-"""The one contract between deployment and service: settings.json, plus secrets as credential files.
+"""The contract between deployment and service: settings.json, and secrets as credential files.
 
-The NixOS module, the local launcher and the tests all write this file; nothing else configures the service.
-Secrets never stand in it: each is a file in the credentials directory (systemd's `LoadCredential`).
+The NixOS module, the local launcher and the tests write this file; nothing else configures the service.
+It never holds secrets: each is a file in the credentials directory (systemd's `LoadCredential`).
 """
 
 from __future__ import annotations

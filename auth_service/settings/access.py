@@ -14,11 +14,11 @@ OIDC_OWN_PARAMETERS = frozenset(
         *("code_challenge", "code_challenge_method", "request", "request_uri"),
     }
 )
-"""Parameters of a login at an OpenID Connect provider that its protection rests on."""
+"""Parameters of a login at an OpenID Connect provider that protect it."""
 
 
 class AllowList(Model):
-    """Who may log in. Empty everywhere means nobody."""
+    """Who may log in. If all lists are empty, no user may."""
 
     users: tuple[str, ...] = Field(default=(), strict=False, description="Login names at the identity provider.")
     organizations: tuple[str, ...] = Field(default=(), strict=False, description="Members of these organizations.")
@@ -43,22 +43,22 @@ class OpenIDConnect(Model):
     """Any OpenID Connect provider, found by discovery, as the identity provider."""
 
     type: Literal["oidc"]
-    issuer: IssuerUrl = Field(description="As the provider writes it: its discovery document must name the same.")
+    issuer: IssuerUrl = Field(description="Exactly as the provider's discovery document names it.")
     client_id: Annotated[str, Field(min_length=1)]
     title: Annotated[str, Field(min_length=1)] = Field(
-        default="your organization's login", description="What people are shown: Continue with TITLE."
+        default="your organization's login", description="The name on pages: Continue with TITLE."
     )
     scopes: tuple[ScopeName, ...] = Field(
         default=("openid", "profile", "email"),
         strict=False,
-        description="Asked for at each login; `offline_access` is added where the provider offers it.",
+        description="Requested at each login; `offline_access` is added if the provider offers it.",
     )
     username_claim: Annotated[str, Field(min_length=1)] = Field(
         default="preferred_username",
-        description="Matched against `users`. `email` counts only while `email_verified` is true.",
+        description="Compared with `users`. `email` counts only if `email_verified` is true.",
     )
     groups_claim: Annotated[str, Field(min_length=1)] = Field(
-        default="groups", description="A list of strings, matched against `groups` letter by letter."
+        default="groups", description="A list of strings, compared with `groups` exactly."
     )
     authorization_parameters: dict[str, str] = Field(
         default={},

@@ -1,4 +1,4 @@
-"""What clients may be, and where their metadata may come from."""
+"""Rules for clients and their metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PROBE_URLS: Final = (
     "https://chatgpt.com/oauth/codex/client.json",
     "https://vscode.dev/oauth/client-metadata.json",
 )
-"""Documents of widespread clients: some of their hosts refuse whole networks, and then only their own clients fail."""
+"""Client documents of widespread clients. A host may refuse some networks: then only its own clients fail there."""
 
 SchemeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]{0,62}$", description="RFC 3986 §3.1, in lower case")]
 _SCHEMES_OF_BROWSERS: Final = frozenset(
@@ -25,14 +25,14 @@ _SCHEMES_OF_BROWSERS: Final = frozenset(
         *("view-source", "filesystem", "chrome", "resource", "mailto", "tel", "sms", "intent"),
     }
 )
-"""Schemes that mean something to a browser or to every system, whatever applications there are."""
+"""Schemes with a meaning in browsers or in the system, whatever applications are installed."""
 _CALLBACK_SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"
 _CALLBACK = re.compile(rf"//[A-Za-z0-9-][A-Za-z0-9.-]*(?:/{_CALLBACK_SEGMENT})+")
 DocumentUrl = Annotated[str, Field(pattern=r"^https://[a-z0-9-]+(\.[a-z0-9-]+)+/[!-~]*$")]
 
 
 def _parse_proxy(value: str) -> str:
-    """Accept an HTTP proxy's address. A password would be a secret, which has no place in this file."""
+    """Accept the address of an HTTP proxy, without a password, as this file holds no secrets."""
     parts = urlsplit(parse_base_url(value))
     if parts.scheme != "http" or parts.port is None or parts.path:
         raise ValueError("must be http://HOST:PORT")
@@ -40,29 +40,29 @@ def _parse_proxy(value: str) -> str:
 
 
 class ClientDocuments(Model):
-    """Clients that are known by an https URL, where their metadata is fetched from."""
+    """Client documents: the metadata of clients whose client_id is an https URL."""
 
     enabled: bool = True
     allowed_hosts: tuple[str, ...] | None = Field(
         default=None,
         strict=False,
-        description="The hosts where metadata and key sets may be; any public one where absent.",
+        description="The hosts that may have documents and key sets; without it, any public host.",
     )
     probe_urls: tuple[DocumentUrl, ...] = Field(
         default=DEFAULT_PROBE_URLS,
         min_length=1,
         max_length=MAX_PROBE_URLS,
         strict=False,
-        description="Documents that are fetched every ten minutes: metadata says that clients may be known by a URL "
-        "while all of these can be fetched. Those that allowed_hosts leaves out are not.",
+        description="Documents that are fetched every ten minutes. Metadata offers client documents while all of these "
+        "can be fetched. Those that allowed_hosts excludes are not fetched.",
     )
     proxy: Annotated[str, AfterValidator(_parse_proxy)] | None = Field(
         default=None,
-        description="http://HOST:PORT of an HTTP proxy that documents and key sets are fetched through (CONNECT).",
+        description="http://HOST:PORT of the HTTP proxy (CONNECT) for fetching documents and key sets.",
     )
     proxy_resolves_names: bool = Field(
         default=False,
-        description="Whether the proxy looks names up, for a host that cannot: then the proxy alone can refuse "
+        description="Whether the proxy looks up names, for a host that cannot. Then the proxy alone can refuse "
         "addresses that are not public.",
     )
 
@@ -74,22 +74,22 @@ class ClientDocuments(Model):
 
 
 class AppScheme(Model):
-    """An application whose answers go to a URI scheme of its own, beside those that are known already."""
+    """An application with redirect URIs of its own scheme, in addition to the known ones."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = Field(description="What people call it.")
     callbacks: tuple[str, ...] = Field(
         min_length=1,
         max_length=20,
         strict=False,
-        description="Where answers go, in full: `myapp://mcp/oauth/callback`. Nothing else of the scheme is reached.",
+        description="The full redirect URIs: `myapp://mcp/oauth/callback`. No other URI of the scheme is accepted.",
     )
 
 
 class ClientRules(Model):
-    """What clients may be."""
+    """Rules for clients."""
 
     redirect_schemes: dict[SchemeName, AppScheme] = Field(
-        default={}, description="Applications by the scheme that their redirect URIs begin with."
+        default={}, description="Applications by the scheme of their redirect URIs."
     )
 
     @model_validator(mode="after")

@@ -25,8 +25,8 @@ class Credentials:
     def derive_key(self, purpose: str) -> bytes:
         """Return the 64 hex digits of HMAC-SHA256(master key, purpose): one independent key per purpose.
 
-        `identity-key:NAME` is the key that resource NAME's identity assertions are signed with, and the only
-        one that leaves this service: its bridge holds it too.
+        `identity-key:NAME` signs the identity assertions of resource NAME. It is the only key that another part has:
+        the resource's bridge.
         """
         return hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256").hexdigest().encode()
 
@@ -34,7 +34,7 @@ class Credentials:
 def load_credentials(directory: Path) -> Credentials:
     """Read the secrets `client-secret`, `master-key` and, if there, `redis-password` from the credentials directory.
 
-    Raises SettingsError with one line that names the file that is missing or unusable.
+    Raises SettingsError with one line that names the missing or invalid file.
     """
     master_key = load_master_key(directory / "master-key")
     try:

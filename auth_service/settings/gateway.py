@@ -23,7 +23,7 @@ OWN_PATHS = frozenset(
         *("/jwks", "/style.css"),
     }
 )
-"""What the gateway answers itself at its issuer, beside `/register/ID` and well-known documents."""
+"""Paths of the gateway's own endpoints at its issuer, without `/register/ID` and well-known documents."""
 
 SENTINEL_URL = re.compile(
     r"(?P<tls>rediss?)\+sentinel://(?P<hosts>[^\s/@,]+:\d{1,5}(?:,[^\s/@,]+:\d{1,5})*)/(?P<service>[\w.-]+)"
@@ -31,25 +31,26 @@ SENTINEL_URL = re.compile(
 """`redis+sentinel://HOST:PORT,HOST:PORT,…/SERVICE`, or `rediss+sentinel:` for TLS to Redis and the Sentinels."""
 
 _TAG = re.compile(r"^identity_provider\.(?:github|oidc)(?=\.|$)")
-"""Where Pydantic names the chosen type as if it were a key."""
+"""In these, Pydantic names the chosen type like a key."""
 
 
 def _parse_redis_url(value: str) -> str:
     if not re.match(r"(unix|rediss?)://", value) and not SENTINEL_URL.fullmatch(value):
         raise ValueError("must begin with unix://, redis:// or rediss://, or be redis+sentinel://HOST:PORT,…/SERVICE")
     if urlsplit(value).password is not None:
-        raise ValueError("must hold no password: that is the credential redis-password")
+        raise ValueError("must hold no password: put it into the credential redis-password")
     return value
 
 
 class Router(Model):
-    """What the routes handed to Traefik need to know of its static configuration."""
+    """The parts of Traefik's static configuration that the routes depend on."""
 
     entry_points: tuple[str, ...] = Field(min_length=1, strict=False)
     tls: bool = False
     certificate_resolver: str | None = None
     hsts_seconds: Annotated[int, Field(ge=0)] = Field(
-        default=365 * 24 * 3600, description="How long browsers use https alone for our hosts (RFC 6797); 0: not told."
+        default=365 * 24 * 3600,
+        description="For how many seconds browsers use only https for our hosts (RFC 6797); 0 sends no header.",
     )
     trusted_proxies: tuple[Network, ...] = Field(
         default=(),
@@ -77,17 +78,17 @@ class Settings(Model):
     instances: tuple[BaseUrl, ...] = Field(
         default=(),
         strict=False,
-        description="Where Traefik reaches each instance of this service, if there are several; internal_url is then "
-        "an address that always leads to a live one.",
+        description="Where Traefik reaches each instance of this service, if there are several. Then internal_url must "
+        "always lead to a live one.",
     )
     workers: Annotated[int, Field(ge=1)] = 1
     log_level: Literal["debug", "info", "warning"] = Field(
-        default="info", description="The least that is logged; audit events are `info`. No secret is at any level."
+        default="info", description="The lowest level that is logged; audit events are `info`. No level logs a secret."
     )
     audit_socket: Annotated[str, Field(pattern=r"^/")] | None = Field(
         default=None,
-        description="A datagram socket that speaks syslog's protocol, as each journal has one. Audit events go there, "
-        "whatever `log_level` is, instead of to standard error, and to the latter only while nothing listens there.",
+        description="A datagram socket with syslog's protocol, as each journal has one. Audit events go there, at any "
+        "`log_level`. They go to standard error only while nothing listens there.",
     )
     router: Router
     lifetimes: Lifetimes = Lifetimes()
@@ -96,7 +97,7 @@ class Settings(Model):
     client_documents: ClientDocuments = ClientDocuments()
     default_resource: ResourceName | None = Field(
         default=None,
-        description="The resource of clients that name none (MCP 2025-03-26); refused where absent.",
+        description="The resource for requests that name none (MCP 2025-03-26); without it these are refused.",
     )
     resources: dict[ResourceName, Resource] = Field(min_length=1)
 
@@ -128,7 +129,7 @@ class Settings(Model):
         return self
 
     def _is_page(self, url: str) -> bool:
-        """Whether the gateway answers there itself, whatever the port: no request would reach a server."""
+        """Whether this is an endpoint of the gateway, so that no request there would reach a server."""
         issuer, parts = urlsplit(self.issuer), urlsplit(url)
         if f"{parts.path}/".startswith("/.well-known/"):
             return True
@@ -137,7 +138,7 @@ class Settings(Model):
         return is_own and (path in OWN_PATHS or re.fullmatch(r"/register/[^/]+|/\.well-known(/.*)?", path) is not None)
 
     def _check_lists(self, lists: Mapping[str, AllowList | None]) -> None:
-        """Refuse entries that the identity provider has no notion of: they would admit nobody, silently."""
+        """Refuse entries of a kind that the identity provider does not have, as they would admit no user."""
         foreign = ("groups",) if isinstance(self.identity_provider, GitHub) else ("organizations", "teams")
         for key, allowed in lists.items():
             for kind in foreign:
@@ -145,12 +146,12 @@ class Settings(Model):
                     raise ValueError(f"{key}.{kind}: identity provider {self.identity_provider.type} has none")
 
     def find_resource_name(self, url: str) -> str | None:
-        """Return the name of the resource that has this URL, of which tokens and grants know nothing else."""
+        """Return the name of the resource with this URL, which is all that tokens and grants hold of it."""
         return next((name for name, resource in self.resources.items() if resource.url == url), None)
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the gateway is for this machine only, which is where plain http is tolerated."""
+        """Whether the gateway is for this machine only, so that plain http is allowed."""
         return is_loopback_host(urlsplit(self.issuer).hostname or "")
 
 
@@ -178,5 +179,5 @@ def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-        raise ValueError(f"key {repeated!r} stands twice in one object")
+        raise ValueError(f"key {repeated!r} is there twice in one object")
     return document

@@ -1,4 +1,4 @@
-"""How long things live, and how many there may be."""
+"""Lifetimes and limits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from .values import Model, Seconds
 
 
 class Lifetimes(Model):
-    """How long things live, in seconds."""
+    """Lifetimes, in seconds."""
 
     access_token: Seconds = 3600
     refresh_token: Seconds = 30 * 24 * 3600
     authorization_code: Annotated[int, Field(gt=0, le=60)] = 60
     login: Annotated[int, Field(gt=0, le=600)] = 600
     session: Seconds = Field(
-        default=7 * 24 * 3600, description="How long a browser stays signed in to the account page, at most."
+        default=7 * 24 * 3600, description="The longest time for which a browser stays signed in to the account page."
     )
     signing_key: Annotated[int, Field(ge=3600)] | None = Field(
-        default=90 * 24 * 3600, description="How long a key signs before the next does; null: until told otherwise."
+        default=90 * 24 * 3600,
+        description="How long a key signs before the next does; null: until the operator rotates it.",
     )
     unused_client: Seconds = Field(
         default=7 * 24 * 3600,
-        description="How long a registration waits for a first login, and outlives its last grant.",
+        description="How long a registration is kept without a login, and after its last grant.",
     )
     unconfirmed_user: Seconds = Field(
         default=24 * 3600,
-        description="How long after a login tokens can be refreshed where the provider gave nothing to ask again with.",
+        description="How long after a login tokens can be refreshed if the provider gave no token to ask it again.",
     )
 
 
 class RateLimit(Model):
-    """How often one address (one /64 in IPv6) may ask for something; Traefik answers 429 beyond it."""
+    """How many requests one address (one /64 in IPv6) may make; Traefik answers 429 to more."""
 
-    average: Annotated[int, Field(ge=1)] = Field(description="Requests per period, for as long as it likes.")
+    average: Annotated[int, Field(ge=1)] = Field(description="Requests per period without end.")
     period: Seconds = Field(default=1, description="In seconds.")
     burst: Annotated[int, Field(ge=1)] = Field(description="Requests at once.")
 
@@ -54,16 +55,16 @@ class RateLimits(Model):
 
 
 class Limits(Model):
-    """What one address, client or user may have."""
+    """Limits of one address, client or user."""
 
     registrations_per_hour: Annotated[int, Field(ge=1)] = Field(
         default=60, description="New registrations from one address (one /64 in IPv6)."
     )
     unused_clients: Annotated[int, Field(ge=1)] = Field(
-        default=10_000, description="Registrations without a login, in all; the oldest go first."
+        default=10_000, description="All registrations without a login; the oldest are removed first."
     )
     grants_per_client: Annotated[int, Field(ge=1)] = Field(
-        default=50, description="Live grants of one user for one client; the least recently used go first."
+        default=50, description="Live grants of one user for one client; the least recently used end first."
     )
     token_requests_per_minute: Annotated[int, Field(ge=1)] = Field(
         default=120, description="Token requests in the name of one client from one address."

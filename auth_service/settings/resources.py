@@ -18,20 +18,20 @@ class Scope(Model):
 
 
 class Resource(Model):
-    """One MCP server. It is its URL: routes, metadata, audience and challenges all follow from that."""
+    """One MCP server. Routes, metadata, audience and challenges follow from its URL."""
 
     url: PublicUrl
     backends: tuple[BaseUrl, ...] = Field(
-        default=(), strict=False, description="MCP endpoints that serve it, each as good as another for any request."
+        default=(), strict=False, description="MCP endpoints that serve it, each of which can take any request."
     )
     replicas: dict[ReplicaName, BaseUrl] = Field(
-        default={}, description="Instead of backends: bridges that were each told their name (`--replica NAME`)."
+        default={}, description="Instead of backends: bridges by their names (`--replica NAME`)."
     )
-    title: str | None = Field(default=None, description="What people see; the name where absent.")
+    title: str | None = Field(default=None, description="The name on pages; by default the name of the resource.")
     scopes: dict[ScopeName, Scope] = Field(
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
     )
-    allowed: AllowList | None = Field(default=None, description="Who may use it; the gateway's list where absent.")
+    allowed: AllowList | None = Field(default=None, description="Who may use it; by default the gateway's list.")
 
     @model_validator(mode="after")
     def _is_routable(self) -> Resource:

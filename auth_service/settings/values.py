@@ -13,17 +13,17 @@ _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~!$&*+,;=:-]
 
 
 class SettingsError(Exception):
-    """The settings file or a credential is unusable; the text is one line for the operator."""
+    """The settings file or a credential is not valid; the text is one line for the operator."""
 
 
 class Model(BaseModel):
-    """A part of the settings: nothing in it is unknown, converted or changed."""
+    """A part of the settings. Unknown members and other types are refused, and it cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a URL's host (no brackets) can only ever mean this machine."""
+    """Whether a URL's host (without brackets) can only be this machine."""
     if host == "localhost":
         return True
     try:
@@ -33,8 +33,8 @@ def is_loopback_host(host: str) -> bool:
 
 
 def parse_base_url(value: str) -> str:
-    """Accept an absolute http(s) URL in the one canonical form that we compare bytewise (RFC 8414 §3.3)."""
-    # urlsplit drops tabs and line breaks, so that what it reports is not what we would compare.
+    """Accept an absolute http(s) URL in canonical form, as URLs are compared bytewise (RFC 8414 §3.3)."""
+    # urlsplit drops tabs and line breaks, so that its result is not the text that is compared.
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError("must hold visible ASCII characters only (write an international host name in punycode)")
     parts = urlsplit(value)
@@ -51,7 +51,7 @@ def parse_base_url(value: str) -> str:
 
 
 def _parse_secure_url(value: str) -> str:
-    """As `parse_base_url`, and https unless only this machine can reach it."""
+    """Accept a base URL with https, or with http for a loopback host."""
     parts = urlsplit(parse_base_url(value))
     if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
         raise ValueError("must be https: plain http is accepted for a loopback host only")
@@ -59,7 +59,7 @@ def _parse_secure_url(value: str) -> str:
 
 
 def _parse_public_url(value: str) -> str:
-    """As `_parse_secure_url`, and spelled so that clients and the router, in whose rules it is, read the same in it."""
+    """Accept a secure URL that clients and the rules of the router read in the same way."""
     _parse_secure_url(value)
     if not _PLAIN_URL.fullmatch(value) or {".", ".."} & set(urlsplit(value).path.split("/")):
         raise ValueError("must have no dot segment, no percent-encoding and no quotes or brackets in its path")
@@ -67,7 +67,7 @@ def _parse_public_url(value: str) -> str:
 
 
 def _parse_issuer(value: str) -> str:
-    """As `_parse_secure_url`, but for one trailing slash, which some providers' issuers have."""
+    """Accept a secure URL that may have one slash at its end, as issuers of some providers do."""
     _parse_secure_url(value.removesuffix("/"))
     return value
 
@@ -80,7 +80,7 @@ BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
 PublicUrl = Annotated[str, AfterValidator(_parse_public_url)]
 IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
 ResourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-# What a bridge puts before the ids of its sessions, followed by a dot.
+# A bridge puts this name and a dot before the ids of its sessions.
 ReplicaName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$", description="RFC 6749 §3.3 scope-token")]
 Network = Annotated[str, AfterValidator(_parse_network)]

@@ -155,11 +155,11 @@ end
 return counts
 """
 
-# One step for everyone: of several workers and hosts that start at once, one does it. What is written meanwhile under
+# One step for all: of several workers and hosts that start at once, one does it. What is written meanwhile under
 # the new names is joined, and a name on a list stays whose it was. JSON is changed as text, in the one form that it is
 # written in: Redis would write numbers and empty lists in another. The marker comes last, and doing all of it twice
 # does no harm: a Redis that is full in between breaks off.
-# KEYS marker · ARGV provider's name: `github:HOST`, or empty where nobody is renamed; the same for string.gsub
+# KEYS marker · ARGV provider's name: `github:HOST`, or empty if no user is renamed; the same for string.gsub
 RENAME: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
 if ARGV[1] == '' then

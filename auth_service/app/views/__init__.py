@@ -110,7 +110,7 @@ def client_address(parts: Parts) -> str:
 
 
 def forbid_storing(response: Response) -> Response:
-    """Let nobody keep an answer that is for one client, or about one moment."""
+    """Forbid to store an answer that is for one client or one moment."""
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -27,8 +27,8 @@ NEVER = math.inf
         (NEVER, 119, NEVER, None),
         (30, 20, 10, "ended before it answered, 10 s ago"),
         (NEVER, 10, 10, "ended before it answered, 10 s ago"),
-        (NEVER, 121, NEVER, "has not answered who needed it 121 s ago"),
-        (900, 300, NEVER, "has not answered who needed it 300 s ago"),
+        (NEVER, 121, NEVER, "has not answered the client that needed it 121 s ago"),
+        (900, 300, NEVER, "has not answered the client that needed it 300 s ago"),
     ],
 )
 def test_the_newest_that_is_known_decides(answered: float, needed: float, failed: float, problem: str | None) -> None:
