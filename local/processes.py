@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from local import tether
+from local import die_with_parent
 
 STOP_SECONDS = 10
 LINE_LIMIT = 64 * 1024  # bytes
@@ -63,14 +63,14 @@ class Processes:
         self._watchers: list[asyncio.Task[None]] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         # What a part leaves behind when it is killed becomes our child, so that `stop` finds it.
-        tether.prctl(tether.PR_SET_CHILD_SUBREAPER, 1)
+        die_with_parent.prctl(die_with_parent.PR_SET_CHILD_SUBREAPER, 1)
 
     async def start(self, part: Part) -> None:
         """Start a part in a session of its own, which the terminal's Ctrl-C does not reach."""
         read_end, write_end = os.pipe()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-S", tether.__file__, str(os.getpid()), *part.command),
+            *("-S", die_with_parent.__file__, str(os.getpid()), *part.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,

@@ -28,7 +28,7 @@ exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no -
   --network-namespace-path="$NETWORK" --resolv-conf=off --console=read-only --capability=all --system-call-filter=bpf
 """
 # Ends the machine with whoever holds the other end of its standard input, however that one ends.
-TETHER = 'cat; kill -KILL "$1" 2> /dev/null'
+DIE_WITH_PARENT = 'cat; kill -KILL "$1" 2> /dev/null'
 
 
 class Container:
@@ -66,8 +66,8 @@ class Container:
                 stderr=log,
             )
         self._init = self._find_init(launcher)
-        tether = subprocess.Popen(("/bin/sh", "-c", TETHER, "-", str(self._init)), stdin=subprocess.PIPE)
-        self._processes = launcher, tether
+        watcher = subprocess.Popen(("/bin/sh", "-c", DIE_WITH_PARENT, "-", str(self._init)), stdin=subprocess.PIPE)
+        self._processes = launcher, watcher
 
     def run(self, script: str, *, path: str, timeout: float | None = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside, as root, with this search path before the system's own.
@@ -108,9 +108,9 @@ class Container:
         if self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._init, signal.SIGKILL)
-            launcher, tether = self._processes
+            launcher, watcher = self._processes
             launcher.wait(timeout=30)
-            tether.communicate()
+            watcher.communicate()
             self._processes = ()
 
     def remove(self) -> None:

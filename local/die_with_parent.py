@@ -1,4 +1,4 @@
-"""Run a command that does not outlive its parent: `python tether.py PARENT-PID COMMAND ARG…`.
+"""Run a command that does not outlive its parent: `python die_with_parent.py PARENT-PID COMMAND ARG…`.
 
 The kernel sends it SIGTERM when the parent is gone, even if that was killed outright and could clean up nothing.
 """
