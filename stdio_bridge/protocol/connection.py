@@ -285,7 +285,8 @@ class Connection:
         # A client that sent no token wants no progress, even if the server uses the request's id as a token.
         if call is None or call.progress_token is None:
             return dropped(message, "no call in flight has its token")
-        call.deadline = min(now + call.idle_timeout, call.last_deadline)
+        # Never sooner than before: a call that waits for its client has more time.
+        call.deadline = max(call.deadline, min(now + call.idle_timeout, call.last_deadline))
         params = {**jsonrpc.params_of(message), "progressToken": call.progress_token}
         return Progress(call, {**message, "params": params})
 

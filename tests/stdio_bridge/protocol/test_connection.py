@@ -185,9 +185,11 @@ def test_no_other_message_is_about_a_subscription_or_our_own_question(talk: Conv
 
 def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation) -> None:
     client = RecordingPeer()
-    message = {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {}}
+    params: Message = {"_meta": {"progressToken": "t"}}
+    message = {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": params}
     call = talk.request(client, message, client, now=0)
     talk.connection.wait_until(call, 1000)
+    talk.say(500, method="notifications/progress", params={"progressToken": talk.sent[0]["id"]})
     assert talk.expire(999) == 0
     talk.connection.go_on(call, 999)
     assert talk.expire(1008) == 0
