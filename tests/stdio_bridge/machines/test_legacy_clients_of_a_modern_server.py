@@ -384,7 +384,7 @@ class LegacyForModernMachine(SimulationMachine):
         state = self.states[process]
         call = state.calls[wire_id]
         state.answered.add(wire_id)
-        call.asked += wire_id not in state.disturbed
+        call.asked += 1
         number = next(self.counter)
         call.expected_state = f"state-{number}" if with_state else None
         call.wanted = {f"k{position}": f"q{number}-{position}" for position in range(len(methods))}
