@@ -23,11 +23,11 @@ POLL_SECONDS = 0.1
 
 
 class NotHealthyError(Exception):
-    """A part does not serve in time; the text names it and says what it last answered."""
+    """A part does not serve in time; the text names it and its last problem."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stack; returns the exit status: 0 after Ctrl-C, 1 if a part failed, 2 for unusable input."""
+    """Run the stack; return the exit status: 0 after Ctrl-C, 1 if a part failed, 2 for invalid input."""
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments)
         stack = prepare(options)
@@ -62,7 +62,7 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
             console.write("gateway", "everything is healthy: Ctrl-C stops it; clients and grants are kept")
             await _first_of(stopped, processes.ended)
         if stopped.done():
-            console.write("gateway", "stopping; once more to kill what is slow to")
+            console.write("gateway", "stopping; Ctrl-C again kills the parts that are slow")
             return 0
         if serving.done() and (error := serving.exception()) is not None:
             console.write("gateway", f"{error}: stopping")
@@ -73,7 +73,7 @@ async def _run(stack: Stack, notices: Sequence[str]) -> int:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError, NotHealthyError):
             await serving
-        # What ends from now on was asked to.
+        # Parts that end from now on were told to.
         if not processes.ended.done():
             processes.ended.cancel()
         await processes.stop()
@@ -86,7 +86,7 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 
 async def _start(stack: Stack, processes: Processes, console: Console) -> None:
-    """Start stage after stage, each once the one before serves. Raises NotHealthyError."""
+    """Start the stages, each once the previous one serves. Raises NotHealthyError."""
     for stage in stack.stages:
         for part in stage:
             await processes.start(part)
@@ -103,19 +103,19 @@ async def _wait_until_healthy(part: Part) -> None:
 
 
 def _explain_documents(documents: ClientDocuments) -> str:
-    """Say how clients that have a metadata document log in here: the service finds out in the same way."""
+    """Say whether client documents can be fetched here, by the same check as the service's."""
     if not documents.enabled:
-        return "every client registers: metadata documents are off"
+        return "client documents are off: every client registers"
     if problems := find_problems(make_fetcher(documents), targets_of(documents)):
         return (
-            "clients' metadata documents cannot be fetched from here, so that every client registers instead. "
-            f"{'; '.join(problems)}. Where a proxy leads there: make run ARGS='--client-documents-proxy http://HOST:PORT'"
+            "client documents cannot be fetched from here, so every client registers instead. "
+            f"{'; '.join(problems)}. If there is a proxy for it: make run ARGS='--client-documents-proxy http://HOST:PORT'"
         )
-    return "clients' metadata documents can be fetched: Claude Code, Codex and VS Code need no registration"
+    return "client documents can be fetched: Claude Code, Codex and VS Code need no registration"
 
 
 def _instructions(stack: Stack) -> str:
-    """Return what to paste into each client, for the first server, and where the others are."""
+    """Return what to paste into each client for the first server, and the URLs of the others."""
     (first, url), *others = stack.resources.items()
     lines = ["", describe_clients(first, url), ""]
     if others:

@@ -1,4 +1,4 @@
-"""What to type or paste into each client, for a server of some name and URL."""
+"""What to type or paste into each client to add a server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from auth_service.settings import is_loopback_host
 
 @dataclass(frozen=True)
 class ClientProgram:
-    """A client, and how it is told of a server.
+    """A client, and the steps that add a server to it.
 
-    In its steps NAME and URL stand for the server's. `tried` is false if no test logs in with the program itself;
-    `plain_http` is the option that the program wants for a URL without TLS; `hosted` programs run on their vendor's
-    machines, which reach no loopback URL.
+    In the steps NAME and URL stand for the server's. `tried` is false if no test logs in with the program itself;
+    `plain_http` is the option that the program needs for a URL without TLS; `hosted` programs run on their vendor's
+    machines, which cannot reach a loopback URL.
     """
 
     name: str
@@ -25,7 +25,7 @@ class ClientProgram:
     hosted: bool = False
 
     def describe(self, server: str, url: str) -> str:
-        """Return the steps for one server, each a line that can be copied whole."""
+        """Return the steps for one server, each as a line to copy."""
         heading = self.name if self.tried else f"{self.name} (untested)"
         note = f", {self.note}" if self.note else ""
         if url.startswith("http:") and self.plain_http:

@@ -1,6 +1,6 @@
 """Run a command that does not outlive its parent: `python die_with_parent.py PARENT-PID COMMAND ARG…`.
 
-The kernel sends it SIGTERM when the parent is gone, even if that was killed outright and could clean up nothing.
+The kernel sends the command SIGTERM when the parent ends, even if the parent was killed and could not clean up.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def prctl(option: int, value: int) -> None:
-    """Set a process attribute where there are any: elsewhere than on Linux only an orderly stop cleans up."""
+    """Set a process attribute, which only Linux has: on other systems only an orderly stop cleans up."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value)
 
 
 def main() -> None:
-    """Become the command. Exits at once if the parent is gone already."""
+    """Become the command. Exit at once if the parent has ended already."""
     parent, *command = sys.argv[1:]
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):

@@ -1,8 +1,8 @@
-"""A stand-in for GitHub on loopback: OAuth login and the part of the REST API that a gateway asks for.
+"""A stand-in for GitHub on loopback: its OAuth login, and the part of its REST API that a gateway uses.
 
-Answers in GitHub's own shapes, errors included, for a fixed list of users and without passwords: whoever sees
-the page picks who they are. So it must never be reachable from another machine, and refuses to listen there.
-Codes and tokens are signed instead of stored: a restart forgets nobody.
+Answers and errors have GitHub's form. There is a fixed list of users and no password: the person in front of the page
+chooses a user. So the stand-in must never be reachable from another machine, and refuses to listen there. Codes and
+tokens are signed instead of stored, so that a restart ends no login.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class User:
 
 @dataclass(frozen=True)
 class Fault:
-    """What a path answers after `delay` seconds: the truth if `status` is None, else this."""
+    """The answer of a path after `delay` seconds: the usual one if `status` is None, else this status."""
 
     status: int | None = 500
     body: str = ""
@@ -85,7 +85,7 @@ class Fault:
 
 @dataclass
 class StandIn:
-    """What the stand-in knows. Tests change `users` and `faults` (path → fault) while it serves."""
+    """The state of the stand-in. Tests change `users` and `faults` (path → fault) while it serves."""
 
     client_id: str
     client_secret: str
@@ -98,7 +98,7 @@ class StandIn:
         return next((user for user in self.users if user.login.lower() == login.lower()), None)
 
     def find_user_by_id(self, user_id: int) -> User | None:
-        """Find an account by its id, which outlives a rename."""
+        """Find an account by its id, which a rename does not change."""
         return next((user for user in self.users if user.id == user_id), None)
 
 
@@ -182,7 +182,7 @@ def _login_pages(stand_in: StandIn) -> Blueprint:
     @pages.post("/login/oauth/access_token")
     def access_token() -> Response:
         answer = redeem_code()
-        form = "application/x-www-form-urlencoded"  # what GitHub answers unless asked for JSON
+        form = "application/x-www-form-urlencoded"  # GitHub's answer unless the request asks for JSON
         if request.accept_mimetypes.best_match([form, "application/json"]) == "application/json":
             return jsonify(answer)
         return Response(urlencode(answer), mimetype=form)
@@ -280,7 +280,7 @@ def _rest_api(stand_in: StandIn) -> Blueprint:
     def team_membership(organization: str, slug: str, login: str) -> Response:
         viewer = _authenticate_for(stand_in, {"read:org"})
         member = _found(stand_in.find_user(login))
-        # GitHub hides an organization's teams from everyone outside it.
+        # GitHub hides the teams of an organization from all others.
         if not _contains(viewer.organizations, organization):
             raise _ApiError(404, "Not Found")
         if not _contains(member.teams, f"{organization}/{slug}"):
@@ -295,7 +295,7 @@ def _serializer(stand_in: StandIn, purpose: str) -> URLSafeTimedSerializer:
 
 
 def _authorize_problem(stand_in: StandIn) -> dict[str, str] | None:
-    """Find what is wrong with an authorization request whose client is known."""
+    """Return what is wrong with an authorization request of a known client."""
     wanted, registered = urlsplit(_redirect_uri(stand_in)), urlsplit(stand_in.callback_url)
     if (wanted.scheme, wanted.netloc) != (registered.scheme, registered.netloc) or not (
         wanted.path == registered.path or wanted.path.startswith(registered.path.rstrip("/") + "/")
@@ -323,7 +323,7 @@ def _oauth_error(error: str, description: str) -> dict[str, str]:
 
 
 def _proves(challenge: str | None) -> bool:
-    """Whether the request's verifier hashes to the challenge (RFC 7636 §4.6); true where none was sent."""
+    """Whether the code verifier matches the code challenge (RFC 7636 §4.6); true without a code challenge."""
     if challenge is None:
         return True
     digest = hashlib.sha256(request.form.get("code_verifier", "").encode()).digest()
@@ -331,7 +331,7 @@ def _proves(challenge: str | None) -> bool:
 
 
 def _authenticate(stand_in: StandIn) -> tuple[User, set[str]]:
-    """Return the token's user and scopes; raises _ApiError 401 as GitHub does."""
+    """Return the user and scopes of the token. Raises _ApiError 401, as GitHub answers."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() not in {"bearer", "token"}:
         raise _ApiError(401, "Requires authentication")
@@ -418,7 +418,7 @@ def parse_loopback_address(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `python -m local.github`; returns the exit status."""
+    """Run `python -m local.github`; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m local.github", description=__doc__.partition("\n")[0])
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="a loopback address")
     parser.add_argument("--client-id", required=True, help="of the one application that may ask for logins")
@@ -443,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sys.stderr.write(f"stand-in GitHub listens on http://{options.listen}\n")
     stand_in = StandIn(options.client_id, secret, options.callback_url, users)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a task that waits a moment is no warning
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a short wait of a task is no warning
     waitress.create_server(create_app(stand_in), sockets=[listener]).run()
     return 0
 

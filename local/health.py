@@ -1,4 +1,4 @@
-"""Whether a part truly serves: each question returns None for yes, else what is wrong."""
+"""Checks whether a part serves: each returns None if it does, else what is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIMEOUT_SECONDS = 2
 
 
 def ask_redis(socket_path: Path) -> str | None:
-    """Ask whether Redis has loaded its data and answers."""
+    """Check that Redis has loaded its data and answers."""
     client = redis.Redis(unix_socket_path=str(socket_path), socket_timeout=TIMEOUT_SECONDS)
     try:
         client.ping()
@@ -24,7 +24,7 @@ def ask_redis(socket_path: Path) -> str | None:
 
 
 def ask_http(url: str, *, expected: int = 200) -> str | None:
-    """Ask whether a URL answers with that status."""
+    """Check that a URL answers with this status."""
     try:
         status = _get(url).status_code
     except requests.RequestException as error:
@@ -33,7 +33,7 @@ def ask_http(url: str, *, expected: int = 200) -> str | None:
 
 
 def ask_resource(resource: str, issuer: str) -> str | None:
-    """Ask, as a client without a token would, whether a resource leads to its authorization server.
+    """Check, as a client without a token would, that a resource leads to its authorization server.
 
     Every step goes through the router: the challenge (RFC 6750 §3), the resource's metadata that it names (RFC 9728
     §5.1), and the authorization server's (RFC 8414 §3).
@@ -42,7 +42,7 @@ def ask_resource(resource: str, issuer: str) -> str | None:
         challenge = _get(resource)
         found = re.search(r'resource_metadata="([^"]+)"', challenge.headers.get("WWW-Authenticate", ""))
         if challenge.status_code != 401 or found is None:
-            return f"{resource}: status {challenge.status_code} where a challenge was expected"
+            return f"{resource}: status {challenge.status_code} instead of a challenge"
         metadata = _get(found[1]).json()
         if metadata["resource"] != resource or metadata["authorization_servers"] != [issuer]:
             return f"{found[1]}: not the metadata of {resource}"
@@ -56,5 +56,5 @@ def ask_resource(resource: str, issuer: str) -> str | None:
 
 def _get(url: str) -> requests.Response:
     with requests.Session() as session:
-        session.trust_env = False  # no proxy is between us and this machine
+        session.trust_env = False  # there is no proxy to this machine
         return session.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)

@@ -1,4 +1,4 @@
-"""How the stack was started, and so what its user is told to type."""
+"""How the stack was started, which decides what the user is told to type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launcher:
-    """A way to start the stack; its words are made to stand in a sentence."""
+    """A way to start the stack; its texts are parts of sentences."""
 
     command: str
     port: str
@@ -16,7 +16,7 @@ class Launcher:
     traefik: str
     """How the user gets another Traefik."""
     memory: str
-    """What the server `memory` is missing."""
+    """What the server `memory` needs."""
 
 
 _LAUNCHERS = {
@@ -42,5 +42,5 @@ _MODULE = Launcher(
 
 
 def current_launcher() -> Launcher:
-    """Return what started this process, which says so in its environment."""
+    """Return the launcher of this process, which has set an environment variable."""
     return _LAUNCHERS.get(os.environ.get("LOCAL_STACK_LAUNCHER", ""), _MODULE)

@@ -1,4 +1,4 @@
-"""What the user asks the launcher for, checked before anything starts."""
+"""The options of the launcher, checked before any part starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent.parent
 STATE_DIRECTORY = Path(".local-stack")
 SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
-# `make` puts packages there: this interpreter's own scripts, then PATH, then those from npm.
+# This interpreter's own scripts, then PATH, then those that `make` installs from npm.
 SEARCH_PATH = os.pathsep.join(
     [
         str(Path(sys.executable).parent),
@@ -56,7 +56,7 @@ Server = StdioServer | HttpServer
 
 @dataclass(frozen=True)
 class GitHubApplication:
-    """An OAuth application registered at the real GitHub, and who may log in with it."""
+    """An OAuth application at the real GitHub, and the users who may log in with it."""
 
     client_id: str
     client_secret_file: Path
@@ -119,7 +119,9 @@ def require_program(program: str, *, needed_by: str) -> str:
     """Return the path of a program. Raises UsageError if it is not installed."""
     path = shutil.which(program, path=SEARCH_PATH)
     if path is None:
-        raise UsageError(f"{program}: no such program, which {needed_by} needs: install it or correct the name")
+        raise UsageError(
+            f"{program}: there is no such program, and {needed_by} needs it: install it or correct the name"
+        )
     return path
 
 
@@ -156,7 +158,7 @@ def _github_application(given: argparse.Namespace) -> GitHubApplication | None:
     if given.github_client_secret_file is None:
         raise UsageError("--github-client-id needs the application's secret too: add --github-client-secret-file")
     if not given.allow_user:
-        raise UsageError("--github-client-id lets nobody in by itself: add --allow-user YOUR-LOGIN")
+        raise UsageError("--github-client-id alone admits no user: add --allow-user YOUR-LOGIN")
     return GitHubApplication(given.github_client_id, given.github_client_secret_file, tuple(given.allow_user))
 
 

@@ -1,4 +1,4 @@
-"""The stack's processes: started together, shown together, and gone together."""
+"""The processes of the stack, which start together and end together."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COLOURS = (36, 33, 32, 35, 34, 31)
 
 @dataclass(frozen=True)
 class Part:
-    """One program of the stack, by the name that its log lines carry.
+    """One program of the stack, with the name that its log lines have.
 
-    `find_problem` says why it does not serve yet, and returns None when it does; it may block for a second or two.
+    `find_problem` returns why it does not serve yet, and None when it does; it may block for a second or two.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Part:
 
 
 class Console:
-    """Writes whole lines, each after the name of who says it."""
+    """Write whole lines, each after the name of its part."""
 
     def __init__(self, stream: TextIO, names: Sequence[str]) -> None:
         self._stream = stream
@@ -41,7 +41,7 @@ class Console:
         self._colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
     def write(self, name: str, text: str) -> None:
-        """Write `text` under `name`, which stands before each of its lines."""
+        """Write `text` with `name` before each of its lines."""
         prefix = f"{name:<{self._width}} |"
         if self._coloured:
             prefix = f"\x1b[{self._colours[name]}m{prefix}\x1b[0m"
@@ -49,20 +49,20 @@ class Console:
         self._stream.flush()
 
     def write_plain(self, text: str) -> None:
-        """Write `text` as it is, for people to copy from."""
+        """Write `text` unchanged, so that it can be copied."""
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
 
 class Processes:
-    """What runs. `ended` resolves to a sentence about the first part that ended unasked."""
+    """The running parts. `ended` resolves to a sentence about the first part that ended by itself."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._running: list[tuple[Part, asyncio.subprocess.Process]] = []
         self._watchers: list[asyncio.Task[None]] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        # What a part leaves behind when it is killed becomes our child, so that `stop` finds it.
+        # Children of a killed part become children of this process, so that `stop` finds them.
         die_with_parent.prctl(die_with_parent.PR_SET_CHILD_SUBREAPER, 1)
 
     async def start(self, part: Part) -> None:
@@ -82,7 +82,7 @@ class Processes:
         self._watchers.append(asyncio.create_task(self._watch(part, process, read_end)))
 
     async def stop(self) -> None:
-        """Stop everything, last started first, and return when no process is left."""
+        """Stop all parts, the last started first, and return when no process is left."""
         for part, process in reversed(self._running):
             await self._stop_one(part, process)
         while orphans := _children():
@@ -92,7 +92,7 @@ class Processes:
         await asyncio.gather(*self._watchers)
 
     def kill(self) -> None:
-        """Kill every part at once, for those who will not wait for `stop`."""
+        """Kill all parts at once, if the user does not wait for `stop`."""
         for _, process in self._running:
             if process.returncode is None:
                 process.kill()
@@ -110,7 +110,7 @@ class Processes:
     async def _watch(self, part: Part, process: asyncio.subprocess.Process, output: int) -> None:
         copying = asyncio.create_task(self._copy_lines(part.name, output))
         status = await process.wait()
-        # Its last lines come before the news; but something that it left behind may hold the pipe open.
+        # Its last lines come before the message that it ended; but one of its children may hold the pipe open.
         await asyncio.wait({copying}, timeout=1)
         if not self.ended.done():
             how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name

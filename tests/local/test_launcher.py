@@ -62,7 +62,7 @@ def test_a_server_is_a_command_or_a_url() -> None:
         ("No_tes=sh", "a name has"),
         ("-notes=sh", "a name has"),
         ("notes=sh 'unclosed", "No closing quotation"),
-        ("notes=no-such-program", "no-such-program: no such program"),
+        ("notes=no-such-program", "no-such-program: there is no such program"),
     ],
 )
 def test_a_bad_server_is_refused_with_what_to_do(text: str, message: str) -> None:
@@ -114,7 +114,7 @@ def test_a_missing_program_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("local.options.SEARCH_PATH", str(tmp_path))
-    assert fails(capsys).startswith("mcp-server-time: no such program")
+    assert fails(capsys).startswith("mcp-server-time: there is no such program")
 
 
 def test_a_bundled_redis_that_does_not_run_here_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_whether_documents_can_be_fetched_is_said_with_the_reason(
         assert "can be fetched" in _explain_documents(ClientDocuments())
         del net.addresses["claude.ai"]
         said = _explain_documents(ClientDocuments())
-        assert "cannot be fetched from here, so that every client registers instead" in said
+        assert "cannot be fetched from here, so every client registers instead" in said
         assert "https://claude.ai/oauth/claude-code-client-metadata: its host was not found" in said
         assert "--client-documents-proxy" in said
         net.resolved.clear()
@@ -254,7 +254,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_leaves_no_process_behind(running: RunningStack, number: signal.Signals) -> None:
-    assert "every client registers: metadata documents are off" in running.output
+    assert "client documents are off: every client registers" in running.output
     processes = descendants(running)
     assert {"redis-server", "traefik"} <= {process.name() for process in processes}
     assert running.stop(number) == 0
