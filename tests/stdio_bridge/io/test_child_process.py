@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shlex
@@ -303,6 +304,28 @@ def test_the_server_gets_at_nothing_of_its_units_first_process(tmp_path: Path) -
     ):
         server.wait_for_exit()
         assert server.lines == [b"looked"]
+
+
+def scopes_are_known() -> bool:
+    """Whether Landlock has scopes, which came with the sixth version of its interface."""
+    return bool(ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6)
+
+
+@pytest.mark.skipif(not scopes_are_known(), reason="needs Linux 6.12 with Landlock")
+@pytest.mark.parametrize("attempt", ["connect", "signal"])
+def test_the_server_gets_at_nothing_outside_its_unit(in_unit: Start, attempt: str) -> None:
+    name = f"test-{os.getpid()}"
+    script = {
+        "connect": f"import socket; socket.socket(socket.AF_UNIX).connect('\\0{name}')",
+        "signal": f"import os; os.kill({os.getpid()}, 0)",
+    }[attempt]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        with running(spawned(python(script))) as outside:
+            assert outside.wait_for_exit() == "exited with status 0"
+        with running(in_unit(python(script))) as inside:
+            assert "PermissionError" in inside.wait_for_exit()
 
 
 def test_where_no_unit_can_be_asked_for_the_socket_is_named_and_nothing_left_open(tmp_path: Path) -> None:

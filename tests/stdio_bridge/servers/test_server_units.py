@@ -56,7 +56,7 @@ def test_a_unit_that_cannot_be_asked_for_fails_its_call_at_once(tmp_path: Path) 
         )
         assert status in (200, 502, 503), content
         assert "cannot be started" in json.loads(content)["error"]["message"]
-        bridge.wait_for_line("ERROR .*none: the server's unit cannot be asked for: No such file or directory")
+        bridge.wait_for_line("ERROR .*none: no unit of the server can be started: No such file or directory")
         assert metric(bridge, "mcp_bridge_crashes_total") == 1
 
 
