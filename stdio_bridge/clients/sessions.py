@@ -140,7 +140,9 @@ class Session:
             self._refuse(request)
 
     def _refuse(self, request: Message) -> None:
-        self.lease.backend.unheard(self, request, "the client has no open stream to be asked on")
+        # Not at once: the backend may be asking this client at the moment.
+        reason = "the client has no open stream to be asked on"
+        self._sessions.servers.loop.call_soon(lambda: self.lease.backend.unheard(self, request, reason))
 
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""

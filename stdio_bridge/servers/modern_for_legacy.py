@@ -245,10 +245,9 @@ class State(enum.Enum):
     """Where a request is."""
 
     AT_SERVER = enum.auto()
-    ASKING = enum.auto()
-    """The client is being asked what the server wants to know; it may answer before it has been asked all of it."""
+    """The server works on it."""
     WAITING = enum.auto()
-    """The client is to answer."""
+    """The client is to answer what the server wants to know."""
     OVER = enum.auto()
 
 
@@ -257,8 +256,6 @@ class Input(enum.Enum):
 
     INPUT_REQUIRED = enum.auto()
     """The server wants to know something first."""
-    ASKED = enum.auto()
-    """The client has been asked all of it."""
     GIVEN = enum.auto()
     """The client has answered all of it."""
     END = enum.auto()
@@ -266,8 +263,7 @@ class Input(enum.Enum):
 
 
 TRANSITIONS: dict[State, dict[Input, State]] = {
-    State.AT_SERVER: {Input.INPUT_REQUIRED: State.ASKING, Input.END: State.OVER},
-    State.ASKING: {Input.ASKED: State.WAITING, Input.END: State.OVER},
+    State.AT_SERVER: {Input.INPUT_REQUIRED: State.WAITING, Input.END: State.OVER},
     State.WAITING: {Input.GIVEN: State.AT_SERVER, Input.END: State.OVER},
     State.OVER: {},
 }
@@ -352,7 +348,6 @@ class InputRequiredLoop:
             for request_id, (_, asked) in list(self._wanted.items()):
                 if request_id in self._wanted:
                     self._reply.send(server_request(request_id, asked))
-            self._take(Input.ASKED)
             self._go_on()
 
     def answered(self, request_id: str, answer: Message) -> None:

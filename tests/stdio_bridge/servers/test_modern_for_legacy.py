@@ -15,7 +15,7 @@ from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts
 from stdio_bridge.servers.dispatcher import Dispatcher
-from stdio_bridge.servers.modern_for_legacy import EmulatedSession
+from stdio_bridge.servers.modern_for_legacy import TRANSITIONS, EmulatedSession, State
 from tests.stdio_bridge.modern_client import MODERN_SERVER, PREFIX, VERSION, Message, ModernClient
 from tests.stdio_bridge.running import Bridge, rpc
 
@@ -312,6 +312,12 @@ def test_a_call_is_sent_once_more_however_soon_its_questions_are_answered(listen
     assert len(listener.written) == 2
     assert listener.written[1]["params"]["inputResponses"] == {"q0": {"n": 1}, "q1": {"n": 1}}
     assert listener.answers == []
+
+
+def test_every_state_of_a_request_can_be_reached_and_left() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert {State.AT_SERVER, *(following for row in TRANSITIONS.values() for following in row.values())} == set(State)
+    assert TRANSITIONS[State.OVER] == {}
 
 
 def test_a_call_of_a_client_that_has_gone_for_good_reaches_the_server_once(bridge: Bridge, session: Session) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stdio_bridge.servers.legacy_for_modern import TRANSITIONS, State
 from tests.stdio_bridge.modern_client import ALL, LEGACY_SERVER, Answer, ModernClient
 from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, assertion
 from tests.stdio_bridge.test_faults import eventually
@@ -220,3 +221,9 @@ def test_a_question_that_the_server_did_not_wait_for_is_answered_and_keeps_no_pr
         retry = client.call("do", {"steps": [{"say": question}, {"wait": "notifications/go"}]}, **answers_to(asked))
         assert retry.result["content"]
         eventually(lambda: running.children() == [])
+
+
+def test_every_state_of_a_call_can_be_reached_and_left() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert {State.NEW, *(following for row in TRANSITIONS.values() for following in row.values())} == set(State)
+    assert TRANSITIONS[State.OVER] == {}
