@@ -93,7 +93,7 @@ class ModernForLegacyMachine(SimulationMachine):
         self.subscriptions: dict[Answer, Message] = {}
         self.revoked: set[Answer] = set()
         self.spent: set[str] = set()
-        self.parked_at: dict[str, float] = {}
+        self.suspended_at: dict[str, float] = {}
         self.stopping = False
         self.counter = itertools.count(1)
         self.simulation = Simulation("--server-era", "legacy", "--isolation", isolation, react=self.hear)
@@ -220,8 +220,8 @@ class ModernForLegacyMachine(SimulationMachine):
             if meanwhile == "answer":
                 self.answer_with(call, "result")
             for keep in retries:
-                if self.parked() and self.parked()[-1][0] is call:
-                    self.retry_with(*self.parked()[-1], keep)
+                if self.suspended() and self.suspended()[-1][0] is call:
+                    self.retry_with(*self.suspended()[-1], keep)
 
     @rule(user=st.sampled_from(USERS), tools=st.booleans(), uris=st.lists(st.sampled_from(URIS), max_size=3))
     def listen(self, user: str, tools: bool, uris: list[str]) -> None:
@@ -247,7 +247,7 @@ class ModernForLegacyMachine(SimulationMachine):
                 state = self.states[call.process]
                 assert not state.is_open(call.wire_id) or call.wire_id in state.disturbed or not call.process.alive
 
-    def parked(self) -> list[tuple[Call, Message]]:
+    def suspended(self) -> list[tuple[Call, Message]]:
         return [
             (call, outcome["result"])
             for call in self.calls
@@ -258,14 +258,14 @@ class ModernForLegacyMachine(SimulationMachine):
             and "requestState" in outcome["result"]
         ]
 
-    @precondition(lambda self: self.parked())
+    @precondition(lambda self: self.suspended())
     @rule(data=st.data(), keep=KEPT, wrong=st.sampled_from([None, None, None, "user", "name"]))
     def retry(self, data: st.DataObject, keep: str, wrong: str | None) -> None:
-        self.retry_with(*data.draw(st.sampled_from(self.parked())), keep, wrong)
+        self.retry_with(*data.draw(st.sampled_from(self.suspended())), keep, wrong)
 
     def retry_with(self, call: Call, asked: Message, keep: str, wrong: str | None = None) -> None:
         state = asked["requestState"]
-        self.note_parked()
+        self.note_suspended()
         keys = {"all": list(asked["inputRequests"]), "one": list(asked["inputRequests"])[:1], "none": []}[keep]
         responses = {
             key: {"answers": asked["inputRequests"][key]["params"].get("question"), "by": call.user} for key in keys
@@ -282,7 +282,7 @@ class ModernForLegacyMachine(SimulationMachine):
             assert refused.status == 400
             return
         self.simulation.settle()
-        expired = self.simulation.now >= self.parked_at[state] + INPUT_SECONDS
+        expired = self.simulation.now >= self.suspended_at[state] + INPUT_SECONDS
         spent = state in self.spent or expired
         self.spent.add(state)
         answer = self.put(call, inputResponses=responses, requestState=state)
@@ -317,7 +317,7 @@ class ModernForLegacyMachine(SimulationMachine):
         return (
             isinstance(state, str)
             and state not in self.spent
-            and self.simulation.now < self.parked_at.get(state, self.simulation.now) + INPUT_SECONDS
+            and self.simulation.now < self.suspended_at.get(state, self.simulation.now) + INPUT_SECONDS
         )
 
     @rule(user=st.sampled_from(USERS), really=RARELY)
@@ -504,19 +504,19 @@ class ModernForLegacyMachine(SimulationMachine):
 
     @rule(seconds=st.sampled_from([0, 0, 1, 1, 12, 31, 46, 75]))
     def wait(self, seconds: float) -> None:
-        self.note_parked()
+        self.note_suspended()
         self.simulation.wait(seconds)
 
-    def note_parked(self) -> None:
-        for _, asked in self.parked():
-            self.parked_at.setdefault(asked["requestState"], self.simulation.now)
+    def note_suspended(self) -> None:
+        for _, asked in self.suspended():
+            self.suspended_at.setdefault(asked["requestState"], self.simulation.now)
 
     # What holds
 
     @invariant()
     def each_answer_is_one_and_about_its_own_call(self) -> None:
         self.simulation.check()
-        self.note_parked()
+        self.note_suspended()
         for call in self.calls:
             for answer in call.answers:
                 self.check_answer(answer)
@@ -546,7 +546,7 @@ class ModernForLegacyMachine(SimulationMachine):
             for wire_id in list(self.states[process].own):
                 self.answer_own(process, wire_id)
         self.simulation.settle()
-        self.note_parked()
+        self.note_suspended()
         match self.ending:
             case "clients leave":
                 self.leave_all()

@@ -91,7 +91,7 @@ def test_the_time_that_a_client_takes_to_answer_a_question_is_not_the_servers_bu
     assert "error" in asked_for_ever.answers[0]
 
 
-def test_a_client_cancels_by_its_own_id_and_the_server_hears_the_links(talk: Conversation) -> None:
+def test_a_client_cancels_by_its_own_id_and_the_server_is_told_the_connections_id(talk: Conversation) -> None:
     client = RecordingPeer()
     reply = talk.ask(client, "mine")
     cancelled = jsonrpc.notification("notifications/cancelled", {"requestId": "mine"})

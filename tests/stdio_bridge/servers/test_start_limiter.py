@@ -18,12 +18,12 @@ def test_no_more_start_at_once_than_may_and_the_rest_in_order() -> None:
 def test_the_patient_start_after_all_others() -> None:
     start_limiter, started = StartLimiter(1), list[str]()
     first = start_limiter.ask(lambda: started.append("first"))
-    low_priority = start_limiter.ask(lambda: started.append("patient"), low_priority=True)
+    low_priority = start_limiter.ask(lambda: started.append("low"), low_priority=True)
     urgent = start_limiter.ask(lambda: started.append("urgent"))
     assert start_limiter.waiting == 1
     first.release()
     urgent.release()
-    assert started == ["first", "urgent", "patient"]
+    assert started == ["first", "urgent", "low"]
     low_priority.release()
     assert start_limiter.ask(lambda: started.append("next")) is not None
     assert started[-1] == "next"

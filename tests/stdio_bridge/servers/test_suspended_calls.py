@@ -81,7 +81,7 @@ def test_a_prompt_can_ask_too(client: ModernClient) -> None:
     assert retried.said == [ACCEPT]
 
 
-def test_the_other_calls_of_the_user_go_on_while_one_is_parked(client: ModernClient) -> None:
+def test_the_other_calls_of_the_user_go_on_while_one_is_suspended(client: ModernClient) -> None:
     asked = client.call("ask")
     assert client.call("pid").status == 200
     assert client.call("ask", **answers_to(asked)).said == [ACCEPT]
@@ -193,13 +193,13 @@ def test_a_call_that_nobody_comes_back_for_is_cancelled(tmp_path: Path) -> None:
         assert refused(client.call("ask", **retry), "expired")
 
 
-def test_a_crash_while_parked_is_told_to_the_retry(client: ModernClient) -> None:
+def test_a_crash_while_suspended_is_told_to_the_retry(client: ModernClient) -> None:
     retry = answers_to(client.call("ask"))
     client.call("die")
     assert "exited with status 4" in client.call("ask", **retry).error["message"]
 
 
-def test_sigterm_waits_for_no_parked_call_and_ends_subscriptions_well() -> None:
+def test_sigterm_waits_for_no_suspended_call_and_ends_subscriptions_well() -> None:
     with Bridge("--no-identity", "--drain-timeout", "15", command=LEGACY_SERVER) as running:
         client = ModernClient(running, ALL)
         client.call("ask")
