@@ -21,7 +21,7 @@ from .protocol import jsonrpc
 from .protocol.errors import HttpError, not_allowed, stopping
 from .servers.handshake import EraCache, ServerEra
 from .servers.leases import Leases
-from .servers.pool import Servers
+from .servers.pool import ServerPool
 from .servers.readiness import Readiness
 from .servers.suspended_calls import SuspendedCalls
 
@@ -43,14 +43,14 @@ class Bridge:
         self._registry = Registry()
         self._requests = self._registry.counter("mcp_bridge_requests_total", "HTTP requests to the MCP endpoint")
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
-        self._servers = Servers(loop, options, self._registry)
+        self._pool = ServerPool(loop, options, self._registry)
         era_cache = EraCache(
             era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
         )
         suspended_calls = SuspendedCalls(
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
-        self._leases = Leases(self._servers, era_cache, suspended_calls)
+        self._leases = Leases(self._pool, era_cache, suspended_calls)
         policy = find_policy(options)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
         self._modern = ModernEra(self._leases, policy=policy)
@@ -62,7 +62,7 @@ class Bridge:
             "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)
         )
         self._draining = False
-        self._ready = Readiness(loop, self._servers)
+        self._ready = Readiness(loop, self._pool)
         self.flushed: Callable[[], bool] = lambda: True
         self._routes: dict[str, Callable[[Request, Response], None]] = {
             "/mcp": self._mcp,
@@ -147,7 +147,7 @@ class Bridge:
     def _tick(self) -> None:
         self._loop.call_later(_TICK_SECONDS, self._tick)
         now, seconds = self._loop.clock(), time.time()
-        self._servers.tick(now)
+        self._pool.tick(now)
         self._legacy.tick(now)
         self._leases.tick(now)
         for era in self._eras:
@@ -163,21 +163,21 @@ class Bridge:
         if self._draining:
             return
         self._draining = True
-        log.info("stopping: %d calls are running", self._servers.in_flight)
+        log.info("stopping: %d calls are running", self._pool.in_flight)
         self._leases.close()
         self._finish_by(self._loop.clock() + self._options.drain_timeout)
 
     def _finish_by(self, deadline: float) -> None:
         # A request may be unanswered without a call in flight, such as one that waits for its client.
-        busy = self._servers.in_flight or any(era.busy for era in self._eras)
+        busy = self._pool.in_flight or any(era.busy for era in self._eras)
         if busy and self._loop.clock() < deadline:
             self._loop.call_later(0.05, lambda: self._finish_by(deadline))
             return
-        self._servers.stop("the bridge was stopped")
+        self._pool.stop("the bridge was stopped")
         self._leave_by(self._loop.clock() + self._options.stop_timeout + _LAST_SECONDS)
 
     def _leave_by(self, deadline: float) -> None:
-        if (len(self._servers) or not self.flushed()) and self._loop.clock() < deadline:
+        if (len(self._pool) or not self.flushed()) and self._loop.clock() < deadline:
             self._loop.call_later(0.02, lambda: self._leave_by(deadline))
         else:
             self._loop.stop()

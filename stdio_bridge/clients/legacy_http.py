@@ -24,7 +24,7 @@ class LegacyEra:
     """Serves clients that open a session with `initialize`."""
 
     def __init__(self, leases: Leases, registry: Registry, *, policy: Policy | None = None) -> None:
-        self._versions = leases.servers.options.versions
+        self._versions = leases.pool.options.versions
         self._policy = policy
         self.sessions = Sessions(leases, registry)
 

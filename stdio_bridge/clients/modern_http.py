@@ -26,7 +26,7 @@ class ModernEra:
     def __init__(self, leases: Leases, *, policy: Policy | None = None) -> None:
         self._leases = leases
         self._policy = policy
-        self._versions = leases.servers.options.versions
+        self._versions = leases.pool.options.versions
         self._open = OpenResponses()
 
     def claims(self, request: Request, body: Body | None) -> bool:

@@ -49,8 +49,8 @@ class Session:
 
     def __init__(self, sessions: Sessions, identity: Identity, initialize: Message) -> None:
         """Join a server, or start one. Raises HttpError."""
-        servers = sessions.servers
-        replica = servers.options.replica
+        pool = sessions.pool
+        replica = pool.options.replica
         self.id = f"{replica}.{secrets.token_urlsafe(24)}" if replica else secrets.token_urlsafe(24)
         self.user = user = identity.user
         self.grant = identity.grant
@@ -58,7 +58,7 @@ class Session:
         self.version: str | None = None
         # By the newest token that its client has shown; None where there are no rules.
         self.access: Access | None = None
-        self.last_used = servers.loop.clock()
+        self.last_used = pool.loop.clock()
         self.open = OpenResponses()
         self.lease = sessions.leases.of_session(user, initialize)
         self._sessions = sessions
@@ -133,7 +133,7 @@ class Session:
         for request in stream.add(message):
             self._refuse(request)
         if stream.wire is None and "id" in message and "method" in message:
-            self._sessions.servers.loop.call_later(_UNHEARD_SECONDS, lambda: self._give_up(stream, message))
+            self._sessions.pool.loop.call_later(_UNHEARD_SECONDS, lambda: self._give_up(stream, message))
 
     def _give_up(self, stream: EventStream, request: Message) -> None:
         if stream.give_up(request):
@@ -142,7 +142,7 @@ class Session:
     def _refuse(self, request: Message) -> None:
         # Not at once: the backend may be asking this client at the moment.
         reason = "the client has no open stream to be asked on"
-        self._sessions.servers.loop.call_soon(lambda: self.lease.backend.unheard(self, request, reason))
+        self._sessions.pool.loop.call_soon(lambda: self.lease.backend.unheard(self, request, reason))
 
     def end_stream(self, stream: EventStream) -> None:
         """End a stream, which can still be resumed; the oldest that have ended make room for it."""
@@ -207,7 +207,7 @@ class Session:
 
     def tick(self, now: float) -> None:
         """End the session if it has been idle for too long."""
-        end_if_idle(self, now, idle_timeout=self._sessions.servers.options.idle_timeout)
+        end_if_idle(self, now, idle_timeout=self._sessions.pool.options.idle_timeout)
 
 
 class Answer:
@@ -307,18 +307,18 @@ class Sessions:
 
     def __init__(self, leases: Leases, registry: Registry) -> None:
         self.leases = leases
-        self.servers = leases.servers
+        self.pool = leases.pool
         self._sessions: dict[str, Session] = {}
         self.ended_bytes = 0
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
     def open(self, identity: Identity, initialize: Message) -> Session:
         """Begin a session for the client that sends this `initialize`. Raises HttpError when there are too many."""
-        options = self.servers.options
+        options = self.pool.options
         if options.isolation is not Isolation.PER_SESSION:
             # With per-session isolation the limits of processes limit sessions too.
             bounds = Bounds(in_all=options.max_shared_sessions, of_user=options.max_shared_sessions_per_user)
-            self.servers.make_room(self._sessions.values(), identity.user, bounds, "--max-shared-sessions")
+            self.pool.make_room(self._sessions.values(), identity.user, bounds, "--max-shared-sessions")
         session = Session(self, identity, initialize)
         self._sessions[session.id] = session
         return session
@@ -331,13 +331,13 @@ class Sessions:
         session = self._newest_of(identity) if session_id is None else self._sessions.get(session_id)
         if session_id is None and session is None:
             text = f"{SESSION_HEADER} is missing: initialize first"
-            if identity.grant is not None and self.servers.options.replica:
+            if identity.grant is not None and self.pool.options.replica:
                 # Another replica may have its session: the router asks them in turn.
                 raise HttpError("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
             raise bad_request(jsonrpc.INVALID_REQUEST, text)
         if session is None or session.user != identity.user or session.version is None:
             raise HttpError("404 Not Found", jsonrpc.SERVER_ERROR, "there is no such session: initialize a new one")
-        session.last_used = self.servers.loop.clock()
+        session.last_used = self.pool.loop.clock()
         return session
 
     def _newest_of(self, identity: Identity) -> Session | None:

@@ -23,7 +23,7 @@ from .handshake import EraCache, Failed, Gone, Handshake, Initialized, Modern, O
 from .legacy_for_modern import LegacyForModern
 from .modern_for_legacy import ModernForLegacy
 from .passthrough import CallPassthrough, SessionPassthrough
-from .pool import EVICTED, Servers
+from .pool import EVICTED, ServerPool
 from .suspended_calls import SuspendedCalls
 from .tool_lookup import ToolLookup
 
@@ -52,8 +52,8 @@ class ServerLease(abc.ABC):
         self.leases = leases
         self.user = user
         """The user whose limit counts its process."""
-        self._server = leases.servers.start(self, self._ended)
-        self.last_used = leases.servers.loop.clock()
+        self._server = leases.pool.start(self, self._ended)
+        self.last_used = leases.pool.loop.clock()
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -132,7 +132,7 @@ class SessionLease(ServerLease):
         del self._clients[client]
         self._waiting = [waiting for waiting in self._waiting if waiting[0] is not client]
         self.backend.leave(client)
-        self.last_used = self.leases.servers.loop.clock()
+        self.last_used = self.leases.pool.loop.clock()
         if self.exclusive and not (self._handshake is not None and self._server.running):
             self._server.stop(reason)
 
@@ -156,7 +156,7 @@ class SessionLease(ServerLease):
 
     def tick(self, now: float) -> None:
         """End a server that has been idle for too long."""
-        if not self._clients and not self.ending and now - self.last_used > self.leases.servers.options.idle_timeout:
+        if not self._clients and not self.ending and now - self.last_used > self.leases.pool.options.idle_timeout:
             self._server.stop("it was idle")
 
     def _ended(self, reason: str) -> None:
@@ -195,7 +195,7 @@ class SessionLease(ServerLease):
         def done(outcome: Outcome) -> None:
             self._handshake_done(sent, message, reply, outcome)
 
-        loop, era_cache = self.leases.servers.loop, self.leases.era_cache
+        loop, era_cache = self.leases.pool.loop, self.leases.era_cache
         self._handshake = Handshake(self.dispatcher, loop, era_cache, sent, done, before=reply.send)
         self._handshake.begin_for_legacy()
 
@@ -216,10 +216,8 @@ class SessionLease(ServerLease):
         if isinstance(outcome, Initialized):
             return outcome.result
         discovered = outcome.discovered or {} if isinstance(outcome, Modern) else {}
-        servers = self.leases.servers
-        emulation = ModernForLegacy(
-            self.dispatcher, servers.loop, discovered, input_seconds=servers.options.input_timeout
-        )
+        pool = self.leases.pool
+        emulation = ModernForLegacy(self.dispatcher, pool.loop, discovered, input_seconds=pool.options.input_timeout)
         self.backend = emulation
         for client, own in self._clients.items():
             emulation.take_over(client, own)
@@ -268,11 +266,11 @@ class CallLease(ServerLease):
 
     def _make_handshake(self) -> Handshake:
         leases = self.leases
-        return Handshake(self.dispatcher, leases.servers.loop, leases.era_cache, self._initialize, self._handshake_done)
+        return Handshake(self.dispatcher, leases.pool.loop, leases.era_cache, self._initialize, self._handshake_done)
 
     def serve(self, client: ModernCaller) -> None:
         """Answer a call, as soon as the handshake is over."""
-        self.last_used = self.leases.servers.loop.clock()
+        self.last_used = self.leases.pool.loop.clock()
         client.on_gone = lambda: self._leave(client)
         if self._backend is None or self._lookup is None:
             self._waiting.append(client)
@@ -337,7 +335,7 @@ class CallLease(ServerLease):
 
     def tick(self, now: float) -> None:
         """End a server that has been idle for too long."""
-        end_if_idle(self, now, idle_timeout=self.leases.servers.options.idle_timeout)
+        end_if_idle(self, now, idle_timeout=self.leases.pool.options.idle_timeout)
 
     def stop(self, reason: str) -> None:
         """End the server; the next call gets another one."""
@@ -359,7 +357,7 @@ class CallLease(ServerLease):
         """Start another process, and initialize it at once."""
         self._is_to_start_again = False
         try:
-            self._server = self.leases.servers.start(self, self._ended)
+            self._server = self.leases.pool.start(self, self._ended)
         except HttpError as error:
             self.leases.forget(self)
             waiting, self._waiting = self._waiting, []
@@ -380,8 +378,8 @@ class CallLease(ServerLease):
 class Leases:
     """All leases, by session, user or capabilities."""
 
-    def __init__(self, servers: Servers, era_cache: EraCache, suspended_calls: SuspendedCalls) -> None:
-        self.servers = servers
+    def __init__(self, pool: ServerPool, era_cache: EraCache, suspended_calls: SuspendedCalls) -> None:
+        self.pool = pool
         self.era_cache = era_cache
         self.suspended_calls = suspended_calls
         self._sessions: dict[SessionLease, None] = {}
@@ -390,7 +388,7 @@ class Leases:
 
     def of_session(self, user: str, initialize: Message) -> SessionLease:
         """Return the server that a new session belongs to, by the isolation that is asked for. Raises HttpError."""
-        isolation = self.servers.options.isolation
+        isolation = self.pool.options.isolation
         if isolation is Isolation.PER_SESSION:
             for abandoned in self._sessions:
                 if abandoned.is_left_for(user, initialize):
@@ -423,7 +421,7 @@ class Leases:
             lease.begin()
 
     def _key_of(self, client: ModernCaller) -> Key:
-        user = _EVERYONE if self.servers.options.isolation is Isolation.SHARED else client.identity.user
+        user = _EVERYONE if self.pool.options.isolation is Isolation.SHARED else client.identity.user
         if self.era_cache.modern:
             return Key(user=user, of_calls=True)
         declared = json.dumps(capabilities_of(client.metadata), sort_keys=True)

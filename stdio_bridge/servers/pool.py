@@ -46,8 +46,8 @@ class Server:
     It belongs to no user until `adopt`; a spare process starts before a user needs it.
     """
 
-    def __init__(self, servers: Servers, on_end: Callable[[str], None], *, spare: bool = False) -> None:
-        options = servers.options
+    def __init__(self, pool: ServerPool, on_end: Callable[[str], None], *, spare: bool = False) -> None:
+        options = pool.options
         self.user: str | None = None
         self.occupant: Occupant | None = None
         self.stopping = False
@@ -55,27 +55,27 @@ class Server:
         timeouts = CallTimeouts(idle=options.call_timeout, total=options.call_timeout_total)
         self.dispatcher = Dispatcher(
             self._write,
-            loop=servers.loop,
+            loop=pool.loop,
             timeouts=timeouts,
-            note_dropped=servers.note_dropped,
+            note_dropped=pool.note_dropped,
             closed=self._closed,
         )
-        self._servers = servers
+        self._pool = pool
         self._on_end = on_end
         self._spare = spare
         self._process: ServerProcess | None = None
         self._unwritten: list[bytes] = []
-        self._asked_at = servers.loop.clock()
+        self._asked_at = pool.loop.clock()
         self._permit_timer: Timer | None = None
         self._permit: StartPermit | None = None
-        self._permit = servers.start_limiter.ask(self._begin, low_priority=spare)
+        self._permit = pool.start_limiter.ask(self._begin, low_priority=spare)
 
     def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
         """Assign it to a user. `on_end` gets the reason of its end; no limit or gauge counts it without an occupant."""
         self.user = user
         self.occupant = occupant
         self._on_end = on_end
-        self._asked_at = self._servers.asked_at = self._servers.loop.clock()
+        self._asked_at = self._pool.asked_at = self._pool.loop.clock()
 
     @property
     def counted(self) -> bool:
@@ -94,7 +94,7 @@ class Server:
 
     def check_room(self, calls: int = 1) -> None:
         """Raise HttpError if it has too many unanswered calls, or too much unread input."""
-        options = self._servers.options
+        options = self._pool.options
         unread = self._process.unsent if self._process is not None else 0
         if (
             self.dispatcher.unanswered + calls > options.max_calls
@@ -110,24 +110,24 @@ class Server:
         if self._process is not None:
             self._process.stop(reason)
         else:
-            self._servers.loop.call_soon(lambda: self._end(f"was not started: {reason}"))
+            self._pool.loop.call_soon(lambda: self._end(f"was not started: {reason}"))
 
     def _begin(self) -> None:
         if self.stopping:
             return  # stopped in the same turn as its permit came; `_end`, which is due, gives that back
-        servers = self._servers
-        options = servers.options
+        pool = self._pool
+        options = pool.options
         try:
             self._process = ServerProcess(
-                servers.loop,
-                servers.start_child,
+                pool.loop,
+                pool.start_child,
                 limits=Limits(
                     max_line_bytes=options.max_message_bytes,
                     max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
                     stop_seconds=options.stop_timeout,
                 ),
-                traffic=servers.traffic,
-                allowance=servers.allowance,
+                traffic=pool.traffic,
+                allowance=pool.allowance,
                 on_line=self._take_line,
                 on_skipped=self._take_skipped,
                 on_exit=self._exited,
@@ -135,14 +135,14 @@ class Server:
         except SpawnError as error:
             log.error("%s", error)
             self.stopping = True
-            servers.failed_at = servers.loop.clock()
-            servers.crashes.add()
-            servers.loop.call_soon(lambda: self._end("cannot be started"))
+            pool.failed_at = pool.loop.clock()
+            pool.crashes.add()
+            pool.loop.call_soon(lambda: self._end("cannot be started"))
             return
-        servers.spawns.add()
+        pool.spawns.add()
         # A spare process gets no message, so it answers none: it is assumed to start as fast as the last one did.
-        silent = servers.typical_start if self._spare else _LONGEST_START_SECONDS
-        self._permit_timer = servers.loop.call_later(silent, self._release_permit)
+        silent = pool.typical_start if self._spare else _LONGEST_START_SECONDS
+        self._permit_timer = pool.loop.call_later(silent, self._release_permit)
         unwritten, self._unwritten = self._unwritten, []
         for line in unwritten:
             self._process.write(line)
@@ -169,7 +169,7 @@ class Server:
             except InvalidMessage as error:
                 self._take_unreadable(line, str(error))
                 return
-        now = self._servers.loop.clock()
+        now = self._pool.loop.clock()
         for message in value if isinstance(value, list) and value else (value,):
             try:
                 self.dispatcher.receive(message)
@@ -209,15 +209,15 @@ class Server:
         # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
         # may be about any client, so that none of it is shown.
         problem = "it does not begin its line"
-        self._servers.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
+        self._pool.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
 
     def _take_skipped(self, beginning: bytes, end: bytes) -> None:
-        self._servers.non_json_lines.add()
-        limit = self._servers.options.max_message_bytes
+        self._pool.non_json_lines.add()
+        limit = self._pool.options.max_message_bytes
         self._fail(malformed.find_answered(beginning, end, cut=True), f"it has more than {limit} bytes", None)
 
     def _skip(self, problem: str, line: bytes) -> None:
-        self._servers.non_json_lines.add()
+        self._pool.non_json_lines.add()
         if self._process is not None:
             self._process.log_non_json(problem, line)
 
@@ -230,33 +230,33 @@ class Server:
         # Only a message counts, not a log line in JSON.
         if not self.heard:
             self._first_heard(now)
-        self._servers.heard_at = now
+        self._pool.heard_at = now
 
     def _first_heard(self, now: float) -> None:
         self.heard = True
         self._release_permit()
         if self.counted:
-            self._servers.note_start(now - self._asked_at, spare=self._spare)
+            self._pool.note_start(now - self._asked_at, spare=self._spare)
 
     def _exited(self, exit_: Exit) -> None:
         if not self.stopping:
-            self._servers.crashes.add()
+            self._pool.crashes.add()
             if not self.heard:
-                self._servers.failed_at = self._servers.loop.clock()
-            self._servers.crash_log.log(logging.WARNING, "the server %s", exit_)
+                self._pool.failed_at = self._pool.loop.clock()
+            self._pool.crash_log.log(logging.WARNING, "the server %s", exit_)
         self._end(str(exit_))
 
     def _end(self, reason: str) -> None:
         self.stopping = True
         self._release_permit()
-        self._servers.forget(self)
+        self._pool.forget(self)
         self.dispatcher.close(reason)
 
     def _closed(self, reason: str) -> None:
         self._on_end(reason)
 
 
-class Servers:
+class ServerPool:
     """Every running server of one bridge, and those that wait to be started."""
 
     def __init__(self, loop: Loop, options: Options, registry: Registry) -> None:

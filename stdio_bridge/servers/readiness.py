@@ -10,7 +10,7 @@ from stdio_bridge.protocol.errors import HttpError, stopping
 from stdio_bridge.protocol.mcp import UNSUPPORTED_VERSION
 
 from .handshake import EraCache, Failed, Handshake, Outcome, own_initialize
-from .pool import Server, Servers
+from .pool import Server, ServerPool
 
 _PROBE_SECONDS = 30.0
 _PING_SECONDS = 5.0
@@ -24,9 +24,9 @@ _MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, UNSUPPORTED_VERSION})
 class Readiness:
     """Answers readiness probes. Probes that come while the server is being asked share its answer."""
 
-    def __init__(self, loop: Loop, servers: Servers) -> None:
+    def __init__(self, loop: Loop, pool: ServerPool) -> None:
         self._loop = loop
-        self._servers = servers
+        self._pool = pool
         self._waiting: list[Response] = []
         self._starting: Server | None = None
         self._ping_timer: Timer | None = None
@@ -35,7 +35,7 @@ class Readiness:
 
     def answer(self, response: Response) -> None:
         """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops."""
-        if self._servers.closed:
+        if self._pool.closed:
             raise stopping()
         if self._believes():
             response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
@@ -43,7 +43,7 @@ class Readiness:
         self._waiting.append(response)
         if len(self._waiting) > 1:
             return
-        server = self._servers.find_heard()
+        server = self._pool.find_heard()
         if server is not None:
             self._ping(server)
         elif self._starting is not None:
@@ -58,20 +58,20 @@ class Readiness:
         """
         now = self._loop.clock()
         times = {
-            "answered": max(self._servers.heard_at, self._answered_at),
-            "needed": self._servers.asked_at,
-            "failed": self._servers.failed_at,
+            "answered": max(self._pool.heard_at, self._answered_at),
+            "needed": self._pool.asked_at,
+            "failed": self._pool.failed_at,
         }
         ages = {name: round(now - when, 1) if when > -float("inf") else None for name, when in times.items()}
         return jsonrpc.encode({"mcp-stdio-bridge": ages})
 
     def _believes(self) -> bool:
-        now, servers = self._loop.clock(), self._servers
-        answered = max(servers.heard_at, self._answered_at)
-        if servers.failed_at >= answered:
+        now, pool = self._loop.clock(), self._pool
+        answered = max(pool.heard_at, self._answered_at)
+        if pool.failed_at >= answered:
             self._belief = _FIRST_BELIEF_SECONDS
             return False
-        return now - servers.heard_at < _FIRST_BELIEF_SECONDS or now - self._answered_at < self._belief
+        return now - pool.heard_at < _FIRST_BELIEF_SECONDS or now - self._answered_at < self._belief
 
     def _ping(self, server: Server) -> None:
         """Ask a running server, and another one if it is too busy to say anything."""
@@ -102,12 +102,12 @@ class Readiness:
             self._done(ready=alive and _shows_life(outcome))
 
         try:
-            server = self._servers.start_probe(ended)
+            server = self._pool.start_probe(ended)
         except HttpError:
             self._done(ready=False)
             return
         self._starting = server
-        era_cache = EraCache(versions=self._servers.options.versions)  # of which nothing is to be learnt
+        era_cache = EraCache(versions=self._pool.options.versions)  # of which nothing is to be learnt
         initialize = own_initialize(None, era_cache.versions)
         Handshake(server.dispatcher, self._loop, era_cache, initialize, answered).begin_only()
         self._loop.call_later(_PROBE_SECONDS, self._give_up)

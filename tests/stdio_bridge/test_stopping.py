@@ -22,7 +22,7 @@ from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
 from stdio_bridge.servers import readiness
-from stdio_bridge.servers.pool import Servers
+from stdio_bridge.servers.pool import ServerPool
 from stdio_bridge.servers.suspended_calls import SuspendedCalls
 from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
@@ -305,7 +305,7 @@ def test_a_start_that_outlasts_the_question_for_readiness_is_finished(
     waiting = f"until test -e {gate}; do sleep 0.02; done; exec {shlex.join(FAULTY)}"
     arguments = ["--listen", "127.0.0.1:0", "--no-identity", "--stop-timeout", "1", "--", "sh", "-c", waiting]
     loop = Loop()
-    servers = Servers(loop, parse_options(arguments, os.environ), Registry())
+    servers = ServerPool(loop, parse_options(arguments, os.environ), Registry())
     probe = readiness.Readiness(loop, servers)
     for expected in ("503 Service Unavailable",) * 2 + ("200 OK",):
         if expected == "200 OK":

@@ -13,7 +13,7 @@ import pytest
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
-from stdio_bridge.servers.pool import Server, Servers
+from stdio_bridge.servers.pool import Server, ServerPool
 from tests.stdio_bridge.running import ECHO
 
 
@@ -35,11 +35,11 @@ class Site:
         self.loop = Loop()
         arguments = ["--listen", "127.0.0.1:0", "--no-identity", "--starts-at-once", "1", "--stop-timeout", "1"]
         options = parse_options([*arguments, "--", *ECHO], os.environ)
-        self.servers = Servers(self.loop, options, Registry())
+        self.pool = ServerPool(self.loop, options, Registry())
         self.ended: list[str] = []
 
     def start(self) -> Server:
-        return self.servers.start(RecordingPeer(), self.ended.append)
+        return self.pool.start(RecordingPeer(), self.ended.append)
 
     def turn_until(self, condition: Callable[[], object]) -> None:
         for _ in range(1000):
@@ -54,8 +54,8 @@ class Site:
 def site() -> Iterator[Site]:
     site = Site()
     yield site
-    site.servers.stop("the test is over")
-    site.turn_until(lambda: not len(site.servers))
+    site.pool.stop("the test is over")
+    site.turn_until(lambda: not len(site.pool))
     site.loop.close()
 
 
@@ -81,7 +81,7 @@ def test_a_process_that_cannot_be_watched_is_ended_and_the_next_one_may_start(
 
 def test_one_that_is_stopped_in_the_turn_in_which_it_could_start_starts_no_process(site: Site) -> None:
     others = children()
-    permit = site.servers.start_limiter.ask(lambda: None)
+    permit = site.pool.start_limiter.ask(lambda: None)
     server = site.start()
     server.stop("nobody wants it")
     permit.release()
