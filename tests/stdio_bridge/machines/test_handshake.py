@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -288,7 +289,7 @@ class HandshakeMachine(SimulationMachine):
         self.initializes.clear()
 
 
-TestHandshake = HandshakeMachine.TestCase
+TestHandshake = pytest.mark.timeout(600)(HandshakeMachine.TestCase)
 TestHandshake.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

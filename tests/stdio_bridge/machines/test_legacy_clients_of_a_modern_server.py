@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -542,7 +543,7 @@ class LegacyForModernMachine(SimulationMachine):
         self.revoked.clear()
 
 
-TestLegacyForModern = LegacyForModernMachine.TestCase
+TestLegacyForModern = pytest.mark.timeout(600)(LegacyForModernMachine.TestCase)
 TestLegacyForModern.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -590,7 +591,7 @@ class ModernForLegacyMachine(SimulationMachine):
         self.revoked.clear()
 
 
-TestModernForLegacy = ModernForLegacyMachine.TestCase
+TestModernForLegacy = pytest.mark.timeout(600)(ModernForLegacyMachine.TestCase)
 TestModernForLegacy.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
