@@ -46,6 +46,17 @@ TO_INITIALIZE: dict[str, tuple[Message, str]] = {
     "refused": ({"error": {"code": -32000, "message": "<error>"}}, ""),
     "no object": ({"result": []}, ""),
 }
+# What follows at once, as several servers and clients would otherwise rarely come so far.
+STEPS = st.sampled_from(
+    [
+        (),
+        ("answer",),
+        ("answer", "answer"),
+        ("wait", "answer", "answer"),
+        ("wait", "answer", "answer", "answer"),
+        ("die",),
+    ]
+)
 ANSWERS = {PROBE: TO_DISCOVER, "initialize": TO_INITIALIZE}
 
 
@@ -133,24 +144,45 @@ class HandshakeMachine(SimulationMachine):
         data=st.data(),
         user=st.sampled_from(USERS),
         declared=st.sampled_from(DECLARED),
-        then=st.lists(st.sampled_from(["wait", "answer", "answer"]), max_size=4),
+        then=STEPS,
     )
-    def call(self, data: st.DataObject, user: str, declared: Message, then: list[str]) -> None:
+    def call(self, data: st.DataObject, user: str, declared: Message, then: tuple[str, ...]) -> None:
         number = next(self.counter)
         params = {"name": "n", "number": number}
         self.calls.append(self.simulation.send_modern(user, number, "tools/call", params, declared))
-        for step in then:
+        self.take(data, then)
+
+    def take(self, data: st.DataObject, steps: tuple[str, ...]) -> None:
+        for step in steps:
             if step == "wait":
                 self.simulation.wait(PROBE_SECONDS + 1)
+                self.check_slow_ones()
+            elif step == "die":
+                self.end_one(data)
             elif self.asked():
                 self.answer_one(data)
                 self.simulation.settle()
 
-    @rule(user=st.sampled_from(USERS), version=st.sampled_from(["2025-11-25", "2024-11-05"]))
-    def begin_session(self, user: str, version: str) -> None:
-        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": user, "version": "1"}}
-        message = {"jsonrpc": "2.0", "id": next(self.counter), "method": "initialize", "params": params}
-        self.initializes.append(self.simulation.send(user, message))
+    def check_slow_ones(self) -> None:
+        """A server that does not say of which era it is may be a legacy one, which ignores the question."""
+        for process, state in self.states.items():
+            if self.era == "auto" and not self.modern_is_known() and process.alive and not process.told_to_end:
+                assert [*state.asked.values()] != [PROBE]
+
+    @rule(
+        data=st.data(),
+        user=st.sampled_from(USERS),
+        versions=st.lists(st.sampled_from(["2025-11-25", "2024-11-05"]), min_size=1, max_size=3),
+        then=STEPS,
+    )
+    def begin_sessions(self, data: st.DataObject, user: str, versions: list[str], then: tuple[str, ...]) -> None:
+        for version in versions:
+            params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": user, "version": "1"}}
+            message = {"jsonrpc": "2.0", "id": next(self.counter), "method": "initialize", "params": params}
+            self.initializes.append(self.simulation.send(user, message))
+        self.take(data, then)
+        for begun in self.sessions()[-len(versions) :]:
+            self.call_in(begun)
 
     def sessions(self) -> list[Answer]:
         return [answer for answer in self.initializes if answer.outcome is not None and "result" in answer.outcome]
@@ -158,7 +190,9 @@ class HandshakeMachine(SimulationMachine):
     @precondition(lambda self: self.sessions())
     @rule(data=st.data())
     def call_in_session(self, data: st.DataObject) -> None:
-        begun = data.draw(st.sampled_from(self.sessions()))
+        self.call_in(data.draw(st.sampled_from(self.sessions())))
+
+    def call_in(self, begun: Answer) -> None:
         headers = {"Mcp_Session_Id": begun.sent_headers["Mcp-Session-Id"]}
         self.simulation.send(begun.user, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **headers)
         number = next(self.counter)
@@ -204,15 +238,25 @@ class HandshakeMachine(SimulationMachine):
 
     def say(self, data: st.DataObject, process: Process, wire_id: Any) -> None:
         state = self.states[process]
-        answer, shows = data.draw(st.sampled_from([*ANSWERS[state.asked[wire_id]].values()]))
+        method = state.asked[wire_id]
+        answer, shows = data.draw(st.sampled_from([*ANSWERS[method].values()]))
+        is_first = wire_id in state.open() and not any(known.shown for known in self.states.values())
         if wire_id in state.open() and shows:
             state.shown.add(shows)
         state.answered.add(wire_id)
+        asked_before = [*state.asked.values()]
         process.say({"jsonrpc": "2.0", "id": wire_id, **answer})
+        in_use = is_first and process.alive and not process.told_to_end and process.started_for is not None
+        if in_use and self.era == "auto" and asked_before == ["initialize"] and "error" in answer:
+            self.simulation.settle()
+            assert PROBE in state.asked.values(), "one that refuses may be a modern one"
 
     @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
+        self.end_one(data)
+
+    def end_one(self, data: st.DataObject) -> None:
         self.simulation.settle()
         if not self.alive():
             return
