@@ -33,7 +33,7 @@ def test_hosts_that_start_at_once_rename_them_once_and_end_no_grant(place: Place
             eventually(service.is_ready, service.log.read_text)
             service.stop()
         logs = "".join(service.log.read_text() for service in services)
-        assert logs.count("users are called github:github.example.net:ID from now on") == 1
+        assert logs.count("users are called github:github.example.net:ID now") == 1
         assert tokens.access_token not in logs
         after = place.start(host="c")
         redis.set("grants-of-user:github:7", "untouched")
