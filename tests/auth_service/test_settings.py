@@ -210,7 +210,7 @@ def test_a_missing_key_is_named(tmp_path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize("document", ["", "{", "[1]", '"x"', '{"issuer": "a", "issuer": "b"}', "\ufeff{}"])
-def test_what_is_no_json_object_is_refused(tmp_path: Path, document: str) -> None:
+def test_a_document_that_is_no_json_object_is_refused(tmp_path: Path, document: str) -> None:
     with pytest.raises(SettingsError):
         load(tmp_path, document)
 

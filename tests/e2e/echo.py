@@ -1,4 +1,4 @@
-"""A server behind the gateway that is no bridge, and tells what reached it."""
+"""A server behind the gateway without a bridge, which answers with the request that it got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client reduced to its HTTP: registers, logs in, redeems, calls. For tests that need each step in hand."""
+"""A minimal client over HTTP that registers, logs in, redeems and calls, for tests that control each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real Traefik with our routes, in front of backends that only say who they are."""
+"""The real Traefik with our routes, in front of backends that answer with their names."""
 
 from __future__ import annotations
 

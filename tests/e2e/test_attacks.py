@@ -1,4 +1,4 @@
-"""What never reaches a server, tried through the real router."""
+"""Requests that must never reach a server, sent through the real router."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_forged_identity_beside_a_token_is_replaced(stack: RunningStack, token
 
 
 @pytest.mark.parametrize("path", ["/verify/time", "/routes", "/healthz", "/readyz", "/metrics", "/revocations"])
-def test_what_is_internal_has_no_route(stack: RunningStack, path: str) -> None:
+def test_an_internal_path_has_no_route(stack: RunningStack, path: str) -> None:
     assert requests.get(stack.issuer + path, timeout=10).status_code == 404
 
 
@@ -149,12 +149,12 @@ def test_two_authorization_headers_are_refused(stack: RunningStack, tokens: Toke
         assert int(connection.makefile("rb").readline().split()[1]) in {400, 401}
 
 
-def test_who_is_on_no_list_gets_no_code(stack: RunningStack) -> None:
+def test_a_user_on_no_allow_list_gets_no_code(stack: RunningStack) -> None:
     with pytest.raises(AssertionError, match="stranger may not use this server"):
         log_in(stack.issuer, stack.resource("time"), browser=Browser(login="stranger"))
 
 
-def test_who_declines_gives_no_code(stack: RunningStack) -> None:
+def test_a_user_who_declines_gives_no_code(stack: RunningStack) -> None:
     with pytest.raises(KeyError, match="code"):
         log_in(stack.issuer, stack.resource("time"), browser=Browser(decision="deny"))
 

@@ -1,4 +1,4 @@
-"""Real, unmodified clients go from a 401 to a tool's answer, by themselves but for the person's clicks."""
+"""Real, unmodified clients go from a 401 to a tool's answer; only the user's clicks are scripted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the real router passes on at which host: the issuer's, the servers', and loopback by other names."""
+"""Which requests the real router passes on at each host: the issuer's, the servers', and other names of loopback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_authorization_server_answers_at_every_host(router: Router, host: st
 @pytest.mark.parametrize(
     "path", ["/consent", "/callback", "/account", "/introspect", "/jwks", "/register/mcp_x", "/token/", "/verify/time"]
 )
-def test_everything_else_of_it_stays_at_the_issuer(router: Router, path: str) -> None:
+def test_all_other_endpoints_are_at_the_issuer_only(router: Router, path: str) -> None:
     assert ask(router, "time.example.com", path).text == NOWHERE
 
 

@@ -1,4 +1,4 @@
-"""Replicas that stop for a while, hang or die, behind the real router: what becomes of their sessions."""
+"""The sessions of replicas that stop for a while, hang or die, behind the real router."""
 
 from __future__ import annotations
 

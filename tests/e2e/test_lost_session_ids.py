@@ -125,7 +125,7 @@ def test_a_stream_without_a_session_id_begins_at_once(site: Site) -> None:
             assert next(stream.iter_lines()) == b": open"
 
 
-def test_where_no_replica_has_a_session_of_the_grant_the_client_is_told_to_initialize(site: Site) -> None:
+def test_without_a_session_of_the_grant_at_any_replica_the_client_is_told_to_initialize(site: Site) -> None:
     site.grant = "a grant without a session"
     answer = site.post("ping")
     assert answer.status_code == 421

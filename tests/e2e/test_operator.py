@@ -1,4 +1,4 @@
-"""What an operator does takes effect in open streams, and what the whole stack prints holds no secret."""
+"""The operator's commands take effect in open streams, and the output of the whole stack holds no secret."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_path_that_leads_nowhere(stack: RunningStack, client: requests.Session
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-def test_a_query_decides_nothing_where_nothing_is(stack: RunningStack, client: requests.Session) -> None:
+def test_a_query_does_not_change_the_answer_at_an_unknown_path(stack: RunningStack, client: requests.Session) -> None:
     for query in ("for=mcp", "for=authorization", "for=model_dump", "for=x&for=y", "x=%ff"):
         assert client.get(f"{stack.issuer}/nothing?{query}", headers=JSON, timeout=10).status_code == 404
 
@@ -151,7 +151,9 @@ def test_a_long_url_at_an_endpoint_of_programs(stack: RunningStack, client: requ
 
 
 @pytest.mark.parametrize("length", [40_000, 100_000, 900_000])
-def test_what_is_too_long_at_a_server(stack: RunningStack, client: requests.Session, length: int) -> None:
+def test_a_url_or_token_that_is_too_long_at_a_server(
+    stack: RunningStack, client: requests.Session, length: int
+) -> None:
     url = stack.resource("time")
     assert_json_rpc(client.get(f"{url}?x={'a' * length}", headers=MCP_HEADERS, timeout=10), 414, "send less in it")
     headers = {**MCP_HEADERS, "Authorization": f"Bearer {'a' * length}"}

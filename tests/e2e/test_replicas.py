@@ -1,4 +1,4 @@
-"""Several replicas of a server behind the real router: who gets which request, and what a death costs."""
+"""Several replicas of a server behind the real router: which one gets a request, and which sessions a death ends."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_session_of_no_replica_goes_to_any(router: Replicas, session: str) -> 
     assert name in {"a", "b"}
 
 
-def test_a_request_that_a_replica_refuses_costs_nobody_their_session(router: Replicas) -> None:
+def test_a_request_that_a_replica_refuses_ends_no_session(router: Replicas) -> None:
     for _ in range(5):
         answer = router.get(REFUSED, {"Mcp-Session-Id": "a.1"})
         assert (answer.status_code, answer.text) == (503, "a")  # in the replica's own words

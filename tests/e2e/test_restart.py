@@ -1,4 +1,4 @@
-"""What was granted outlives the processes that granted it."""
+"""Grants outlive a restart of all processes."""
 
 from __future__ import annotations
 

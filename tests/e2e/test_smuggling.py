@@ -1,4 +1,4 @@
-"""Requests built to mean one thing to the router and another behind it."""
+"""Requests that the router and a server may read differently."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_forwarding_headers_of_the_client_decide_nothing(
     ["X-Original-Uri", "X-Rewrite-Url", "X-Original-Url", "X-HTTP-Method-Override", "Script_Name", "SCRIPT-NAME"],
 )
 @pytest.mark.parametrize("value", ["/verify/time", "/routes", "/jwks"])
-def test_headers_that_shift_paths_elsewhere_shift_nothing(stack: RunningStack, name: str, value: str) -> None:
+def test_headers_that_change_paths_at_other_servers_change_nothing(stack: RunningStack, name: str, value: str) -> None:
     assert get(stack, "/echo/mcp", f"{name}: {value}").status == 401
     assert b'"keys"' in get(stack, "/jwks", f"{name}: {value}").body
 

@@ -1,4 +1,4 @@
-"""Programs written to find fault with authorization servers find none."""
+"""Programs that validate authorization servers find no fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers get of a request behind the real router, and when: an answer that begins too early would be cut."""
+"""Servers get a request only when the real router has all of it, as an early answer would be cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account page: what users see of what they granted, how they end it, and that nobody else can."""
+"""The account page: users see their grants and end them, and no other user can."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_ending_one_access_ends_its_tokens_and_no_others(oauth: OAuthTestClient)
     assert "Ended" not in open_account(oauth).text
 
 
-def test_ending_all_access_ends_the_users_and_nobody_elses(oauth: OAuthTestClient) -> None:
+def test_ending_all_access_ends_that_of_this_user_only(oauth: OAuthTestClient) -> None:
     mine = [grant(oauth), grant(oauth, resource=FETCH)]
     theirs = grant(oauth, login="hubot")
     submit(oauth, sign_in(oauth), action="end-all")

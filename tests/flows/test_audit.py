@@ -29,7 +29,7 @@ def oauth(oauth: OAuthTestClient) -> OAuthTestClient:
     return oauth
 
 
-def test_a_login_is_told_from_registration_to_refresh(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+def test_the_events_of_a_login_from_registration_to_refresh(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
     client_id = oauth.register()["client_id"]
     issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
     refreshed = oauth.token(grant_type="refresh_token", client_id=client_id, refresh_token=issued["refresh_token"])
@@ -134,7 +134,7 @@ def test_a_refused_token_request_names_the_client_as_it_named_itself(
     assert audit_log.of(Event.REVOCATION_REFUSED)[0]["client"] == "mcp_third"
 
 
-def test_who_ended_a_grant_is_told(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+def test_the_event_names_who_ended_a_grant(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
     client = oauth.register()
     token = oauth.redeem(client["client_id"], oauth.obtain_code(client["client_id"])).get_json()["access_token"]
     revocation = {"client_id": client["client_id"], "token": token}
@@ -152,7 +152,7 @@ def test_who_ended_a_grant_is_told(oauth: OAuthTestClient, audit_log: AuditLog) 
     assert audit_log.of(Event.REGISTRATION_REFUSED)[0]["client"] == client["client_id"]
 
 
-def test_who_asked_about_a_token_is_told(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+def test_the_event_names_who_introspected_a_token(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
     client = oauth.register(token_endpoint_auth_method="client_secret_post")
     secrets = {"client_id": client["client_id"], "client_secret": client["client_secret"]}
     token = oauth.redeem(code=oauth.obtain_code(client["client_id"]), **secrets).get_json()["access_token"]
@@ -174,7 +174,9 @@ class TestMembership:
         """Members of one organization may come in."""
         return Settings.model_validate({**settings.model_dump(), "allowed": {"organizations": ["acme"]}})
 
-    def test_a_user_who_is_out_is_told_at_the_refresh(self, oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+    def test_a_user_who_lost_access_is_refused_at_the_refresh(
+        self, oauth: OAuthTestClient, audit_log: AuditLog
+    ) -> None:
         client_id = oauth.register()["client_id"]
         issued = oauth.redeem(client_id, oauth.obtain_code(client_id, login="hubot")).get_json()
         oauth.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in oauth.stand_in.users]

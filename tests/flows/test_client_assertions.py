@@ -1,4 +1,4 @@
-"""Clients that prove themselves with a key of their own (`private_key_jwt`), known by a document or registered."""
+"""Clients that authenticate with their own key (`private_key_jwt`), with a client document or registered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients known by the URL of their metadata document: what is believed of it, for how long, and what is fetched."""
+"""Client documents: what is accepted in them, for how long, and what is fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consent: when it is asked for, what it covers, and that nothing but the user in this browser gives it."""
+"""Consent: when the page is shown, what it covers, and that only the user in this browser can give it."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ def is_asked(response: TestResponse) -> bool:
     return True
 
 
-def test_what_was_approved_in_this_browser_is_not_asked_again_and_yields_a_code(
-    oauth: OAuthTestClient, client_id: str
-) -> None:
+def test_a_consent_of_this_browser_is_remembered_and_yields_a_code(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     again = open_page(oauth, client_id)
     assert not is_asked(again)
@@ -333,7 +331,7 @@ def test_remembered_and_withdrawn_consent_is_written_down(
     assert withdrawn.items() >= {**asked, "user": "github:583231", "by": "operator"}.items()
 
 
-def test_what_is_remembered_of_a_user_is_bounded(oauth: OAuthTestClient, redis_server: RedisServer) -> None:
+def test_the_remembered_consents_of_a_user_are_limited(oauth: OAuthTestClient, redis_server: RedisServer) -> None:
     client = oauth.store.clients.find(register(oauth))
     assert client is not None
     approvals = [

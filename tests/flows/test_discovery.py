@@ -1,4 +1,4 @@
-"""Metadata: where it stands, and that it says what is enforced."""
+"""Metadata: where it is, and that it says what is enforced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metadata offers clients' documents only while they can be fetched: a client that believes it has no second way in."""
+"""Metadata offers client documents only while they can be fetched, as clients that rely on it do not register."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_host_that_one_publisher_refuses_offers_none(oauth: OAuthTestClient, n
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "410 Gone"])
-def test_a_document_that_has_moved_says_nothing_against_the_way_there(
+def test_a_document_that_has_moved_does_not_count_as_a_failure(
     oauth: OAuthTestClient, net: Internet, status: str
 ) -> None:
     net.pages[urlsplit(CLIENT).path] = respond(b"", status=status)
@@ -123,7 +123,7 @@ def test_an_authority_that_is_not_trusted_on_the_way_offers_none(
     assert not advertised(oauth)
 
 
-def test_a_single_lost_probe_changes_nothing_and_three_do(
+def test_one_failed_probe_changes_nothing_and_three_withdraw_the_offer(
     oauth: OAuthTestClient, net: Internet, clock: time_machine.Traveller
 ) -> None:
     probe = probe_of(oauth)
@@ -251,7 +251,7 @@ def test_an_instance_that_is_gone_is_not_waited_for(
     assert advertised(oauth)
 
 
-def test_a_service_that_starts_again_goes_on_from_what_it_knew(
+def test_a_restarted_service_continues_with_the_stored_result(
     oauth: OAuthTestClient, net: Internet, make_probe: Any
 ) -> None:
     probe_of(oauth).probe_if_due()

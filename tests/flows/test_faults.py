@@ -1,4 +1,4 @@
-"""What the service answers while something it depends on is gone."""
+"""The answers of the service while a dependency does not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every endpoint with whatever text its parameters may hold: never a 5xx."""
+"""Every endpoint with arbitrary text in its parameters never answers 5xx."""
 
 from __future__ import annotations
 

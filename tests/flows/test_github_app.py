@@ -1,4 +1,4 @@
-"""GitHub Apps, whose users' tokens last for eight hours and are then renewed: members stay members."""
+"""GitHub Apps: tokens of users expire after eight hours and are renewed, and members keep access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GitHub slow, broken or talking nonsense: nobody is let in, the person is told, and the next attempt works."""
+"""GitHub is slow, fails or sends invalid answers: no user gets access, the page says so, and the next try works."""
 
 from __future__ import annotations
 

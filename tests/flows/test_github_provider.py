@@ -1,4 +1,4 @@
-"""GitHub as identity provider: memberships, Enterprise Server, and every way in which it can fail."""
+"""GitHub as identity provider: memberships, Enterprise Server, and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users of github.com and of GitHub Enterprise Servers, whose ids and names are the same and mean others."""
+"""Users of github.com and GitHub Enterprise Servers: the same ids and names mean different users."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_of_all_who_start_at_once_one_renames(
     assert not list(connection.scan_iter("*github:5*"))
 
 
-def test_what_is_written_meanwhile_is_joined_and_a_name_stays_whose_it_was(
+def test_entries_written_meanwhile_are_merged_and_a_pin_stays_with_its_user(
     oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client_id = oauth.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
@@ -149,7 +149,9 @@ def test_what_is_written_meanwhile_is_joined_and_a_name_stays_whose_it_was(
     assert oauth.store.pins.find(NAMED) == {"octocat": f"{NAMED}:583231"}
 
 
-def test_nobody_of_github_com_or_openid_connect_is_renamed(oauth: OAuthTestClient, connection: redis.Redis) -> None:
+def test_users_of_github_com_and_openid_connect_are_not_renamed(
+    oauth: OAuthTestClient, connection: redis.Redis
+) -> None:
     oauth.obtain_code(oauth.register(client_name='"sub": "github:1"')["client_id"])
     before = sorted(connection.scan_iter())
     for provider in ("github", "oidc:https://login.example.com"):

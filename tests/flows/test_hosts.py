@@ -1,4 +1,4 @@
-"""What an MCP server's own host answers to clients that look for the authorization server there."""
+"""The authorization server's endpoints at the host of an MCP server, where some clients look for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may learn what about a token (RFC 7662), and who may end it (RFC 7009)."""
+"""Introspection (RFC 7662) and revocation (RFC 7009) of tokens, and which clients may use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one address, client or user can leave behind: bounded in number, and gone after a while."""
+"""Limits of what one address, client or user can store, and for how long."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_address_registers_so_many_clients_and_another_is_not_affected(oauth:
     assert register(oauth, "198.51.100.2").status_code == 201
 
 
-def test_a_wait_for_one_group_of_endpoints_is_not_told_at_another(
+def test_a_wait_for_one_group_of_endpoints_does_not_apply_to_another(
     oauth: OAuthTestClient, connection: redis.Redis
 ) -> None:
     assert [register(oauth, "198.51.100.1").status_code for _ in range(6)][-1] == 429
@@ -249,7 +249,7 @@ class TestAges:
         pass_time(connection, 31 * 24 * 3600)
         assert refresh()["error"] in {"invalid_grant", "invalid_client"}
 
-    def test_codes_that_nobody_redeems_leave_nothing_in_the_indices(
+    def test_codes_that_are_not_redeemed_leave_nothing_in_the_indices(
         self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
         with time_machine.travel(time.time()) as clock:
@@ -269,7 +269,7 @@ class TestAges:
                 sid = jwt.decode(token, options={"verify_signature": False})["sid"]
                 assert oauth.store.grants.find(sid) is None
 
-    def test_a_long_token_of_the_operators_can_be_found_as_long_as_it_is_good(
+    def test_a_long_lived_token_of_the_operator_is_listed_until_it_expires(
         self, oauth: OAuthTestClient, connection: redis.Redis
     ) -> None:
         client_id = oauth.register()["client_id"]

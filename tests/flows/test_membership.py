@@ -1,4 +1,4 @@
-"""Organization members: let in at login, asked about again at each refresh."""
+"""Members of organizations: admitted at login, and checked again at each refresh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who comes to a login's addresses beside the browser that it began in, and browsers that send no cookie."""
+"""Requests to a login's URLs from programs and other browsers, and browsers that send no cookie."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def begin(oauth: OAuthTestClient) -> str:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_who_opens_the_callback_without_the_browsers_cookie_uses_no_login_up(
-    oauth: OAuthTestClient, method: str
-) -> None:
+def test_a_callback_without_the_browsers_cookie_uses_up_no_login(oauth: OAuthTestClient, method: str) -> None:
     callback = begin(oauth)
     for visitor in (oauth.app.test_client(use_cookies=False), oauth.new_browser()):
         answer = visitor.open(callback, method=method, base_url=ISSUER)

@@ -1,4 +1,4 @@
-"""What strangers can put into a page, a redirect or a cookie, and what must not come of it."""
+"""Attacks by hostile text in pages, redirects and cookies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity providers that refuse: the user is told what to do, the operator what to mend, and nobody is let in."""
+"""Identity providers that refuse a login: the page and the log say what to do, and no user gets access."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class TestSingleSignOn:
         assert "may not use this server" in page.text
         assert "acme" not in page.text
 
-    def test_a_refresh_lets_nobody_stay_whose_membership_is_not_told(self, oauth: OAuthTestClient, path: str) -> None:
+    def test_a_refresh_is_refused_if_the_membership_is_not_known(self, oauth: OAuthTestClient, path: str) -> None:
         client_id = oauth.register()["client_id"]
         issued = oauth.redeem(client_id, oauth.obtain_code(client_id)).get_json()
         oauth.stand_in.faults[path] = sign_on_fault(f"required; url={SIGN_ON}")

@@ -1,4 +1,4 @@
-"""Applications with a scheme of their own that the operator names, each confined to its callbacks."""
+"""Applications with a scheme that the operator has named, each confined to its callbacks."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TestWithoutIt:
     def test_the_scheme_is_not_taken(self, oauth: OAuthTestClient) -> None:
         assert register(oauth, CALLBACK) == 400
 
-    def test_what_was_registered_before_leads_nowhere(self, oauth: OAuthTestClient) -> None:
+    def test_a_registration_from_before_a_rule_changed_leads_to_no_redirect(self, oauth: OAuthTestClient) -> None:
         client = oauth.register(redirect_uris=["https://client.example.com/callback"])
         stored = oauth.store.clients.find(client["client_id"])
         assert stored is not None

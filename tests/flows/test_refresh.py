@@ -60,7 +60,7 @@ def test_scopes_that_mean_nothing_here_are_ignored_at_refresh(oauth: OAuthTestCl
 
 
 @pytest.mark.parametrize("scope", ["other", "openid other", "mcp\t", "\tmcp"])
-def test_a_refresh_that_asks_for_what_was_not_granted_uses_nothing_up(oauth: OAuthTestClient, scope: str) -> None:
+def test_a_refused_refresh_does_not_use_up_the_token(oauth: OAuthTestClient, scope: str) -> None:
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         client_id, issued = _login(oauth)
         refused = _refresh(oauth, client_id, issued["refresh_token"], scope=scope)
@@ -105,7 +105,9 @@ def test_sending_a_token_again_does_not_prolong_the_time_for_it(oauth: OAuthTest
         assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
 
 
-def test_who_is_late_by_less_than_the_grace_gets_the_newest_token(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+def test_a_client_that_is_late_by_less_than_the_grace_gets_the_newest_token(
+    oauth: OAuthTestClient, audit_log: AuditLog
+) -> None:
     """One process repeats the refresh of an hour ago while another already uses what came of it."""
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         client_id, issued = _login(oauth)

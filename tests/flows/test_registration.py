@@ -1,4 +1,4 @@
-"""What a registration must hold, what is ignored in it, and that the answer says what is registered (RFC 7591)."""
+"""Registration (RFC 7591): required members, ignored members, and the answer, which says what is registered."""
 
 from __future__ import annotations
 

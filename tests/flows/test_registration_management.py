@@ -1,4 +1,4 @@
-"""A client reads, replaces and removes its own registration (RFC 7592), and nobody else does."""
+"""A client reads, replaces and removes its own registration (RFC 7592), and no other client can."""
 
 from __future__ import annotations
 

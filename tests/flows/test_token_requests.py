@@ -1,4 +1,4 @@
-"""Token requests in forms that clients send, and what is said of those that cannot be granted."""
+"""Token requests in the forms that clients send, and the errors for those that are refused."""
 
 from __future__ import annotations
 

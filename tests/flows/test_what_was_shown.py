@@ -1,4 +1,4 @@
-"""What a person was shown is what they approve: nothing takes its place between the page and the token."""
+"""A user allows exactly what the page showed: no change between the page and the token takes effect."""
 
 from __future__ import annotations
 
@@ -178,7 +178,9 @@ def test_a_client_that_stays_the_same_gets_its_code_from_every_page(
     assert oauth.redeem(client.id, code, redirect_uri=SHOWN).status_code == 200
 
 
-def test_who_decides_once_more_sees_and_approves_what_there_is_now(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+def test_a_user_who_decides_again_sees_and_allows_the_present_request(
+    oauth: OAuthTestClient, audit_log: AuditLog
+) -> None:
     client = Client(oauth, {"redirect_uris": [SHOWN]})
     page = open_page(oauth, client)
     client.change(client_name="Another name", redirect_uris=[SHOWN, HOSTILE])
@@ -254,7 +256,7 @@ def test_a_client_without_a_redirect_uri_in_its_request_gets_the_answer_where_th
 # How the client authenticates
 
 
-def test_who_had_to_authenticate_when_it_was_approved_has_to_until_the_grant_ends(
+def test_a_client_that_had_to_authenticate_when_it_was_allowed_has_to_until_the_grant_ends(
     oauth: OAuthTestClient, net: Internet
 ) -> None:
     by_key = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [jwk(KEYS[0])]}}
@@ -273,7 +275,9 @@ def test_who_had_to_authenticate_when_it_was_approved_has_to_until_the_grant_end
     assert oauth.token(**refresh, **assertion(client.id, KEYS[0], "2")).status_code == 200
 
 
-def test_who_need_not_authenticate_may_begin_to_while_a_grant_lives(oauth: OAuthTestClient, net: Internet) -> None:
+def test_a_client_without_authentication_may_begin_to_authenticate_while_a_grant_is_live(
+    oauth: OAuthTestClient, net: Internet
+) -> None:
     client = DocumentClient(oauth, {"redirect_uris": [SHOWN], "grant_types": list(clients.GRANT_TYPES_SUPPORTED)}, net)
     issued = oauth.redeem(client.id, oauth.obtain_code(client.id, redirect_uri=None), redirect_uri=SHOWN).get_json()
     client.change(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [jwk(KEYS[0])]})
@@ -487,7 +491,7 @@ REMOVALS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
-def test_who_or_what_is_removed_before_the_code_is_redeemed_costs_the_token(
+def test_a_removed_user_server_or_scope_yields_no_token_for_a_code(
     oauth: OAuthTestClient, removal: dict[str, Any]
 ) -> None:
     client_id = oauth.register()["client_id"]
@@ -498,7 +502,7 @@ def test_who_or_what_is_removed_before_the_code_is_redeemed_costs_the_token(
 
 
 @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
-def test_who_or_what_is_removed_before_a_refresh_costs_the_token(
+def test_a_removed_user_server_or_scope_yields_no_token_for_a_refresh(
     oauth: OAuthTestClient, removal: dict[str, Any]
 ) -> None:
     client_id = oauth.register()["client_id"]

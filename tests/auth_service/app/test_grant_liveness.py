@@ -1,4 +1,4 @@
-"""What a worker may believe of a grant without asking, and when it has to ask."""
+"""When a worker knows that a grant is live, and when it must ask Redis."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_one_who_hangs_up_leaves_the_others_their_answer(own_redis: RedisServer)
     play(own_redis, scene)
 
 
-def test_a_redis_that_hangs_is_believed_no_longer_and_found_again_when_it_goes_on(own_redis: RedisServer) -> None:
+def test_a_redis_that_hangs_is_not_trusted_and_is_used_again_when_it_answers(own_redis: RedisServer) -> None:
     async def scene(watch: GrantWatch, client: redis.Redis) -> None:
         client.set(GRANT_PREFIX + "a", "{}")
         grant = watch.grant("a")

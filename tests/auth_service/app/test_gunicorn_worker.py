@@ -1,4 +1,4 @@
-"""Gunicorn's connections as subclassed: what the subclass takes for granted of Gunicorn."""
+"""Our subclass of Gunicorn's connections, and what it relies on in Gunicorn."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_every_router_is_verified_or_leads_to_the_authorization_server() -> None
 
 
 @pytest.mark.parametrize("path", INTERNAL_PATHS)
-def test_what_is_internal_has_no_router(path: str) -> None:
+def test_an_internal_path_has_no_router(path: str) -> None:
     assert all(f"`{path}" not in router["rule"] for router in configuration()["routers"].values())
 
 

@@ -1,4 +1,4 @@
-"""What ForwardAuth asks: which requests pass, and what those that do not are told."""
+"""`/verify`: which requests pass, and the answers to those that do not."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_step_up_keeps_what_the_token_had(forward_auth: VerifyClient) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "a b", "é", "a" * (MAX_TOKEN_BYTES + 1), 'x"y'])
-def test_what_is_no_token_is_malformed(forward_auth: VerifyClient, token: str) -> None:
+def test_text_that_is_no_token_is_malformed(forward_auth: VerifyClient, token: str) -> None:
     assert forward_auth.verify(f"Bearer {token}").status == 400
 
 
@@ -271,7 +271,7 @@ def test_a_flood_of_bad_tokens_is_not_remembered(forward_auth: VerifyClient) -> 
     assert len(forward_auth.verifier._remembered) == 0
 
 
-def test_what_is_remembered_of_forged_and_good_tokens_is_bounded(
+def test_the_number_of_remembered_tokens_is_limited(
     forward_auth: VerifyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "MAX_FORGERIES", 3)

@@ -1,4 +1,4 @@
-"""What the health check makes of a bridge's own words."""
+"""What the health check concludes from the status of a bridge."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_newest_that_is_known_decides(answered: float, needed: float, failed
         (NEVER, NEVER, NEVER, False),
     ],
 )
-def test_what_is_known_is_enough_until_it_is_old(answered: float, needed: float, failed: float, enough: bool) -> None:
+def test_a_status_is_enough_until_it_is_old(answered: float, needed: float, failed: float, enough: bool) -> None:
     assert BridgeStatus(answered=answered, needed=needed, failed=failed).says_enough(3600) == enough
 
 

@@ -204,7 +204,7 @@ def test_a_session_is_ended_again(tmp_path: Path, backend: str, path: str) -> No
         ("/flood", "answered with more than 1048576 bytes"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_the_result_says_what_is_wrong(
     tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str], path: str, problem: str
 ) -> None:
     assert ask(tmp_path, backend + path, "--json") == 1

@@ -1,4 +1,4 @@
-"""Telling bridges of grants that have ended, beside servers that hang."""
+"""Revocation notices to bridges, while other servers hang."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def threads(server: Server) -> list[str]:
     return [each.name for each in threading.enumerate() if each.name == f"revocation-push {server.origin}/revocations"]
 
 
-def test_a_bridge_believes_what_it_is_told(server: Server) -> None:
+def test_a_bridge_accepts_the_signed_messages(server: Server) -> None:
     make_notices(time=[f"{server.origin}/mcp"])(grant("abc"))
     body = server.told.get(timeout=WAIT_SECONDS)
     assert (
@@ -136,7 +136,7 @@ def test_a_backend_that_hangs_does_not_delay_the_other_backends_of_the_same_serv
     assert [server.hears() for _ in range(10)] == [str(number) for number in range(10)]
 
 
-def test_an_origin_is_told_once_of_a_grant_however_many_of_its_paths_serve_it(server: Server) -> None:
+def test_an_origin_gets_one_notice_of_a_grant_for_all_its_paths(server: Server) -> None:
     revoked = make_notices(time=[f"{server.origin}/mcp", f"{server.origin}/mcp"])
     revoked(grant("1"))
     revoked(grant("2"))
@@ -171,7 +171,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
     assert len([each for each in caplog.messages if "more than 3 are waiting" in each]) == 2
 
 
-def test_a_thread_ends_when_everything_is_told_and_the_next_grant_starts_another(server: Server) -> None:
+def test_a_thread_ends_when_all_notices_are_sent_and_the_next_grant_starts_another(server: Server) -> None:
     revoked = make_notices(time=[f"{server.origin}/mcp"])
     revoked(grant("1"))
     revoked.close()
@@ -183,7 +183,7 @@ def test_a_thread_ends_when_everything_is_told_and_the_next_grant_starts_another
     assert not threads(server)
 
 
-def test_closing_waits_until_everything_is_told(server: Server) -> None:
+def test_closing_waits_until_all_notices_are_sent(server: Server) -> None:
     server.answering.clear()
     revoked = make_notices(time=[f"{server.origin}/mcp"])
     for number in range(20):

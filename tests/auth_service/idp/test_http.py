@@ -1,4 +1,4 @@
-"""Asking an identity provider: an answer comes in time and whole, or counts for nothing."""
+"""Requests to an identity provider: an answer that is late or incomplete does not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenID Connect: what a provider, or one who pretends to be it, can and can not make us believe."""
+"""OpenID Connect: what is accepted from a provider, and what is refused from an attacker."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_an_unverified_address_is_no_name_and_nothing_that_a_user_chose_stands_i
 
 
 @pytest.mark.parametrize("name", [f"oidc:{ISSUER}#boss", f"OIDC:{ISSUER}#boss"])
-def test_nobody_can_be_called_what_another_users_subject_is(
+def test_a_login_name_that_looks_like_another_subject_is_not_used(
     stand_in: StandIn, provider: OidcProvider, name: str
 ) -> None:
     stand_in.issue(id_token(stand_in, preferred_username=name))

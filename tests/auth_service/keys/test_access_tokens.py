@@ -254,7 +254,7 @@ class TestAccessTokens:
             verify(keys, ".".join(parts))
 
     @pytest.mark.parametrize("token", ["", ".", "..", "...", "a.b.c", "e30.e30.e30", "\x00", "é.é.é", "a" * 10_000])
-    def test_what_is_no_jwt_is_refused(self, keys: SigningKeys, token: str) -> None:
+    def test_text_that_is_no_jwt_is_refused(self, keys: SigningKeys, token: str) -> None:
         with pytest.raises(InvalidTokenError):
             verify(keys, token)
 

@@ -1,4 +1,4 @@
-"""When keys come and go by themselves, and how hosts agree on it."""
+"""The rotation of signing keys, on which hosts agree."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_hosts_agree_on_new_and_on_retired_keys_also_one_that_comes_later(
     assert first.activations == second.activations == third.activations == [added.activation, 21 * INTERVAL]
 
 
-def test_a_key_in_use_goes_only_by_force_and_then_another_signs_at_once(
+def test_a_key_in_use_is_retired_only_by_force_and_then_another_signs_at_once(
     tmp_path: Path, connection: redis.Redis, clock: time_machine.Traveller
 ) -> None:
     host = Host(tmp_path, connection)

@@ -210,7 +210,7 @@ SPECIAL_ADDRESSES = [
 ]
 
 
-def test_a_name_of_an_internal_network_is_answered_as_one_that_there_is_not(net: Internet) -> None:
+def test_a_name_of_an_internal_network_is_answered_like_an_unknown_name(net: Internet) -> None:
     answers = []
     for addresses in ((), ("10.11.12.13",), (PUBLIC_ADDRESS, "::1"), None):
         if addresses is None:
@@ -264,7 +264,7 @@ def test_a_proxy_of_the_environment_is_not_used(net: Internet, monkeypatch: pyte
     assert fetch(net.fetcher()).body == DOCUMENT
 
 
-def test_what_is_refused_before_connecting_is_not_connected_to(net: Internet) -> None:
+def test_a_refused_address_is_not_connected_to(net: Internet) -> None:
     def refuse(host: str, addresses: Sequence[str]) -> None:
         assert (host, list(addresses)) == (HOST, [PUBLIC_ADDRESS])
         raise ClientDocumentError("too often")

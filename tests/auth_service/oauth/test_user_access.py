@@ -1,4 +1,4 @@
-"""Who may come in, and who may stay: allow-lists, pins, and asking the identity provider again."""
+"""Which users get and keep access: allow-lists, pins, and questions to the identity provider."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def add_grant(store: Store, users: UserAccess, login: Login, **changes: Any) -> 
     return grant
 
 
-def test_what_is_kept_shows_nothing(store: Store) -> None:
+def test_the_kept_token_is_encrypted(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     add_grant(store, users, Login(identity=MEMBER, token="upstream-token"))
     kept = store.last_logins.find(MEMBER.subject)
@@ -118,7 +118,7 @@ def test_what_is_kept_shows_nothing(store: Store) -> None:
     assert "staff" not in kept
 
 
-def test_a_member_stays_as_long_as_the_provider_says_so(store: Store) -> None:
+def test_a_member_keeps_access_as_long_as_the_provider_confirms_it(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
@@ -151,7 +151,7 @@ def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store)
     assert provider.asked_with == ["t"]
 
 
-def test_an_answer_about_someone_else_ends_it(store: Store) -> None:
+def test_an_answer_about_another_user_ends_the_grant(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
@@ -368,7 +368,7 @@ def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(stor
     assert provider.asked_with == ["t", "new"]
 
 
-def test_what_is_kept_of_a_login_goes_with_the_users_last_grant(store: Store) -> None:
+def test_the_kept_token_ends_with_the_users_last_grant(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     for sid in ("one", "two"):
         add_grant(store, users, Login(identity=MEMBER, token="t"), sid=sid)
@@ -393,7 +393,7 @@ def test_a_name_belongs_to_whoever_used_it_first(store: Store) -> None:
     assert users.may_use(renamed, "time")
 
 
-def test_a_name_that_is_put_on_the_list_is_not_whose_it_once_was(store: Store) -> None:
+def test_a_name_put_on_the_list_does_not_admit_its_former_user(store: Store) -> None:
     """A member called alice is renamed, and the operator lets in whoever is called so now."""
     provider = Provider(rechecks_names=False)
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
@@ -431,5 +431,5 @@ def test_a_kelvin_sign_is_no_k(store: Store) -> None:
     assert not users.may_use(Identity(subject="oidc:https://idp.example.com#3", login="\u212aim"), "time")
 
 
-def test_nobody_is_let_in_by_empty_lists(store: Store) -> None:
+def test_empty_lists_admit_no_user(store: Store) -> None:
     assert not make_users(store, Provider()).may_use(MEMBER, "time")

@@ -1,4 +1,4 @@
-"""The audit log: what a line can and cannot hold, and how many lines anyone can cause."""
+"""The audit log: what a line can hold, and how many lines an attacker can cause."""
 
 from __future__ import annotations
 

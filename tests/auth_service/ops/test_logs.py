@@ -64,7 +64,7 @@ def test_repeated_errors_are_left_out_and_counted(clock: Clock, log: tuple[loggi
     assert written.getvalue().endswith("ERROR gateway: write 100 failed (90 more like this were left out)\n")
 
 
-def test_what_is_no_warning_is_always_written(log: tuple[logging.Logger, io.StringIO]) -> None:
+def test_a_message_below_warning_is_always_written(log: tuple[logging.Logger, io.StringIO]) -> None:
     logger, written = log
     for _ in range(100):
         logger.info("a request")
@@ -73,7 +73,9 @@ def test_what_is_no_warning_is_always_written(log: tuple[logging.Logger, io.Stri
     assert written.getvalue().count("token.reused") == 100
 
 
-def test_an_outage_is_told_at_its_beginning_and_its_end(clock: Clock, log: tuple[logging.Logger, io.StringIO]) -> None:
+def test_an_outage_is_logged_at_its_beginning_and_its_end(
+    clock: Clock, log: tuple[logging.Logger, io.StringIO]
+) -> None:
     logger, written = log
     outage = Outage(logger, "redis.lost", over="redis.back")
     outage.worked()

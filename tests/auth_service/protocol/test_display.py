@@ -34,7 +34,7 @@ def test_an_honest_name_is_shown_as_it_is_without_a_warning(name: str) -> None:
         ("\u2800", "(no name)"),
     ],
 )
-def test_hidden_and_reordering_characters_are_left_out_and_told(name: str, text: str) -> None:
+def test_hidden_and_reordering_characters_are_left_out_and_reported(name: str, text: str) -> None:
     shown = display_name(name)
     assert shown.text == text
     assert shown.has_hidden_characters
@@ -43,7 +43,7 @@ def test_hidden_and_reordering_characters_are_left_out_and_told(name: str, text:
 @pytest.mark.parametrize(
     "name", ["Cl\u0430ude", "\u0421laude", "\u0421\u043e\u0441\u043e\u0430", "G\u03bfogle", "\u0555penAI"]
 )
-def test_letters_that_look_like_others_are_told(name: str) -> None:
+def test_letters_that_look_like_others_are_reported(name: str) -> None:
     assert display_name(name).mixes_alphabets
 
 

@@ -38,7 +38,7 @@ def test_what_one_process_denies_others_see_until_it_is_removed(denials: Denials
     assert read(tmp_path) == {"b", "c"}
 
 
-def test_each_new_denial_is_told_once(denials: Denials, tmp_path: Path) -> None:
+def test_each_new_denial_is_reported_once(denials: Denials, tmp_path: Path) -> None:
     told: list[str] = []
     denials.on_new = told.extend
     denials.hear(["a", "not a grant", ""])
@@ -48,7 +48,7 @@ def test_each_new_denial_is_told_once(denials: Denials, tmp_path: Path) -> None:
     assert told == ["a", "b"]
 
 
-def test_what_was_heard_lasts_until_it_is_removed(denials: Denials) -> None:
+def test_a_denied_grant_of_another_host_stays_denied_until_it_is_removed(denials: Denials) -> None:
     denials.hear(["a"])
     denials.refresh()
     assert "a" in denials
@@ -105,7 +105,7 @@ def test_a_disk_that_was_full_from_the_beginning_is_said(tmp_path: Path, caplog:
     assert "denials.unprepared" in caplog.text
 
 
-def test_where_there_is_no_file_nothing_is_kept_and_the_writer_is_told(tmp_path: Path) -> None:
+def test_without_a_file_no_grant_is_kept_and_writing_raises_an_error(tmp_path: Path) -> None:
     denials = Denials(tmp_path)
     denials.refresh()
     assert list(denials) == []
@@ -116,7 +116,7 @@ def test_where_there_is_no_file_nothing_is_kept_and_the_writer_is_told(tmp_path:
 
 
 @pytest.mark.parametrize("sid", ["", "a b", "a\nb", "a" * 64, "ä"])
-def test_what_is_no_grant_id_is_refused(denials: Denials, sid: str) -> None:
+def test_text_that_is_no_grant_id_is_refused(denials: Denials, sid: str) -> None:
     with pytest.raises(OSError, match="no grant id"):
         denials.add([sid])
 
