@@ -401,7 +401,7 @@ def test_another_account_after_a_remembered_approval_is_asked(oauth: OAuthTestCl
 def test_no_other_clients_answer_can_come_back_as_a_request_of_this_gateways_own(
     oauth: OAuthTestClient, client_id: str
 ) -> None:
-    """A browser calls a redirect from this gateway to itself `same-origin`, whoever chose where it leads."""
+    """A browser calls a redirect from this gateway to itself `same-origin`, even if an attacker chose its target."""
     approve(oauth, client_id)
     query = urlencode(authorization_query(client_id, redirect_uri=HTTPS_REDIRECT))
     for origin in (ISSUER, f"{ISSUER}:443"):

@@ -184,7 +184,7 @@ def test_a_redis_that_has_lost_the_last_rotation_raises_no_alarm(
     newest = _refresh(oauth, client_id, lost).get_json()["refresh_token"]
     assert _refresh(oauth, client_id, lost).get_json()["refresh_token"] == newest
     assert Event.TOKEN_REUSED not in audit_log.names
-    # The one before was used as far as anyone knows: whoever has it now is too late.
+    # The token before counts as used, so it is refused now.
     assert _refresh(oauth, client_id, issued["refresh_token"]).get_json()["error"] == "invalid_grant"
     assert _refresh(oauth, client_id, newest).get_json()["error"] == "invalid_grant"
 

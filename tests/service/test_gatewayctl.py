@@ -87,7 +87,7 @@ def test_clients_are_listed_shown_and_deleted_with_all_that_they_hold(
         ("client.deleted", "operator"),
         ("grant.revoked", "operator"),
     ]
-    assert refresh(service.issuer, tokens).status_code == 401, "the client is told to register anew"
+    assert refresh(service.issuer, tokens).status_code == 401, "the client is told to register again"
     assert "no such client" in run("clients", "show", tokens.client_id, status=1)
     assert "no such client" in run("clients", "delete", "mcp_nobody", status=1)
 

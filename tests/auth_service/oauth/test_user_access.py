@@ -394,7 +394,7 @@ def test_a_name_belongs_to_whoever_used_it_first(store: Store) -> None:
 
 
 def test_a_name_put_on_the_list_does_not_admit_its_former_user(store: Store) -> None:
-    """A member called alice is renamed, and the operator lets in whoever is called so now."""
+    """A member called alice is renamed, and the operator admits the user who has that name now."""
     provider = Provider(rechecks_names=False)
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
     users = make_users(store, provider, users=["alice"])
