@@ -15,8 +15,9 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LEGACY_RESOURCE_NOT_FOUND, LISTEN
-from stdio_bridge.protocol.policy import Decision, Primitive, ResourceRules, Rule, Rules, decide
+from stdio_bridge.protocol.mcp import LEGACY_RESOURCE_NOT_FOUND, LIST_CHANGES, LISTEN
+from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide
+from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
 # Requests that use one thing, and the parameter that names it.
 _USES = {
@@ -45,10 +46,13 @@ _COMPLETE = "completion/complete"
 _KNOWN = frozenset({*_LISTS, "tasks/list"})
 # Where the methods are that can name something, by what it is.
 _NAMESPACES = {
-    Primitive.TOOLS: frozenset({"tools", "tasks"}),
-    Primitive.PROMPTS: frozenset({"prompts", "completion"}),
+    Primitive.TOOLS: frozenset({"tools", "tasks", "subscriptions"}),
+    Primitive.PROMPTS: frozenset({"prompts", "completion", "subscriptions"}),
     Primitive.RESOURCES: frozenset({"resources", "completion", "subscriptions"}),
 }
+# Members of a subscription's filter that name something; the second is of the extension for tasks.
+_SUBSCRIPTIONS = "resourceSubscriptions"
+_TASK_IDS = "taskIds"
 _ALLOWED = Decision(exists=True)
 _MAX_TASKS_PER_USER = 1000
 
@@ -63,13 +67,13 @@ class _Refused(Exception):
 
 
 class Policy:
-    """The rules of one bridge, and which tool each task of a user is a call of."""
+    """The rules of one bridge, and those that the calls were held to which began the tasks of its users."""
 
     def __init__(self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None) -> None:
         self.tools = tools
         self.prompts = prompts
         self.resources = resources
-        self._tasks: dict[str, dict[str, str]] = {}
+        self._tasks: dict[str, dict[str, frozenset[Rule]]] = {}
         given = {Primitive.TOOLS: tools, Primitive.PROMPTS: prompts, Primitive.RESOURCES: resources}
         self.rules: Mapping[Primitive, Rules] = {each: rules for each, rules in given.items() if rules is not None}
         self.namespaces = frozenset[str]().union(*(_NAMESPACES[each] for each in self.rules))
@@ -78,18 +82,19 @@ class Policy:
         """Return what a request's user may do."""
         return Access(self, identity)
 
-    def learn_task(self, user: str, result: Message, tool: str) -> None:
-        """Note which tool a task is a call of, if the result of the call is one."""
+    def learn_task(self, user: str, result: Message, rules: Iterable[Rule]) -> None:
+        """Note the rules that a call was held to, if its result is a task."""
         task = result.get("task", result)
         task_id = task.get("taskId") if isinstance(task, dict) else None
         if isinstance(task_id, str):
             tasks = self._tasks.setdefault(user, {})
-            tasks[task_id] = tool
+            # Processes may give the same id to tasks of several tools.
+            tasks[task_id] = tasks.get(task_id, frozenset()).union(rules)
             if len(tasks) > _MAX_TASKS_PER_USER:
                 del tasks[next(iter(tasks))]
 
-    def find_tool(self, user: str, task_id: object) -> str | None:
-        """Return the tool that one of the user's tasks is a call of."""
+    def find_task(self, user: str, task_id: object) -> frozenset[Rule] | None:
+        """Return the rules for one of the user's tasks."""
         return self._tasks.get(user, {}).get(task_id) if isinstance(task_id, str) else None
 
 
@@ -135,15 +140,17 @@ class Access:
         return refusals
 
     def narrowed(self, message: Message) -> Message:
-        """Return a subscription without the resources that do not exist for the user."""
-        if message["method"] != LISTEN or self.policy.resources is None:
-            return message
+        """Return a subscription without what does not exist for the user, or is not known to be decided about."""
         params = jsonrpc.params_of(message)
         wanted = params.get("notifications")
-        if not isinstance(wanted, dict) or "resourceSubscriptions" not in wanted:
+        if message["method"] != LISTEN or not isinstance(wanted, dict):
             return message
-        kept = [uri for uri in wanted["resourceSubscriptions"] if self._of(Primitive.RESOURCES, uri).exists]
-        return {**message, "params": {**params, "notifications": {**wanted, "resourceSubscriptions": kept}}}
+        kept = {name: value for name, value in wanted.items() if name in LIST_CHANGES}
+        if _SUBSCRIPTIONS in wanted:
+            kept[_SUBSCRIPTIONS] = [uri for uri in wanted[_SUBSCRIPTIONS] if self._of(Primitive.RESOURCES, uri).exists]
+        if _TASK_IDS in wanted:
+            kept[_TASK_IDS] = [task_id for task_id in wanted[_TASK_IDS] if self._of_task(task_id).is_allowed]
+        return {**message, "params": {**params, "notifications": kept}}
 
     def _decide(self, method: str, params: Message) -> Decision:
         """Decide about a request. Raises _Refused."""
@@ -193,10 +200,15 @@ class Access:
 
     def _listen(self, params: Message) -> Decision:
         wanted = params.get("notifications")
-        uris = wanted.get("resourceSubscriptions", []) if isinstance(wanted, dict) else []
-        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
-            text = "params.notifications.resourceSubscriptions must be a list of strings"
-            raise _Refused(jsonrpc.INVALID_PARAMS, text)
+        if not isinstance(wanted, dict):
+            raise _Refused(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
+        for member in (_SUBSCRIPTIONS, _TASK_IDS):
+            named = wanted.get(member, [])
+            if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+                raise _Refused(jsonrpc.INVALID_PARAMS, f"params.notifications.{member} must be a list of strings")
+            if sum(map(size_of, named)) > MAX_URI_BYTES:
+                raise _Refused(jsonrpc.INVALID_PARAMS, f"params.notifications.{member} are too many")
+        uris = wanted.get(_SUBSCRIPTIONS, [])
         decisions = [decision for uri in uris if (decision := self._of(Primitive.RESOURCES, uri)).exists]
         return Decision(
             exists=True,
@@ -205,15 +217,20 @@ class Access:
         )
 
     def _continue_task(self, params: Message) -> Decision:
-        tool = self.policy.find_tool(self.identity.user, params.get("taskId"))
-        decision = None if tool is None else self._of(Primitive.TOOLS, tool)
-        if decision is None or not decision.exists:
+        decision = self._of_task(params.get("taskId"))
+        if not decision.exists:
             raise _Refused(jsonrpc.INVALID_PARAMS, "Task not found")
         return decision
 
     def _of(self, primitive: Primitive, name: str) -> Decision:
         rules = self.policy.rules.get(primitive)
         return _ALLOWED if rules is None else self._by(rules.find(name))
+
+    def _of_task(self, task_id: object) -> Decision:
+        if self.policy.tools is None:
+            return _ALLOWED
+        rules = self.policy.find_task(self.identity.user, task_id)
+        return HIDDEN if rules is None else self._by(rules)
 
     def _by(self, rules: Iterable[Rule]) -> Decision:
         return decide(rules, held=self.identity.scopes, grantable=self.identity.grantable)
@@ -243,8 +260,9 @@ class Access:
         result, method = answer.get("result"), request["method"]
         if not isinstance(result, dict) or _ANSWERED.get(method) not in self.policy.rules:
             return answer
-        if method == "tools/call":
-            self.policy.learn_task(self.identity.user, result, jsonrpc.params_of(request)["name"])
+        if method == "tools/call" and self.policy.tools is not None:
+            rules = self.policy.tools.find(jsonrpc.params_of(request)["name"])
+            self.policy.learn_task(self.identity.user, result, rules)
             return answer
         if method in _LISTS:
             primitive, member, name = _LISTS[method]
@@ -253,7 +271,10 @@ class Access:
                 member: [each for each in _objects(result, member) if self._lists(primitive, each, name)],
             }
         elif method == "tasks/list":
-            result = {**result, "tasks": [task for task in _objects(result, "tasks") if self._lists_task(task)]}
+            result = {
+                **result,
+                "tasks": [task for task in _objects(result, "tasks") if self._of_task(task.get("taskId")).is_allowed],
+            }
         if "cacheScope" in result:
             result = {**result, "cacheScope": "private"}
         return {**answer, "result": result}
@@ -272,10 +293,6 @@ class Access:
         if member == "uriTemplate" and self.policy.resources is not None:
             return any(self._by([rule]).exists for rule in self.policy.resources.find_all_of_template(name))
         return self._of(primitive, name).exists
-
-    def _lists_task(self, task: Message) -> bool:
-        tool = self.policy.find_tool(self.identity.user, task.get("taskId"))
-        return tool is not None and self._of(Primitive.TOOLS, tool).is_allowed
 
 
 def _string(params: Message, member: str, path: str) -> str:

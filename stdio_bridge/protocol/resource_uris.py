@@ -9,6 +9,8 @@ import re
 from urllib.parse import unquote
 
 _MAX_DECODINGS = 3
+# All other clients wait while one is read.
+_MAX_CHARACTERS = 1 << 16
 # A code point that no text has (Unicode, "Noncharacters"): it stands for * where a rule is brought into its form.
 _WILDCARD = "\ufdd0"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
@@ -39,6 +41,8 @@ def normalize_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def _normalize(uri: str) -> str:
+    if len(uri) > _MAX_CHARACTERS:
+        raise AmbiguousUriError(f"a URI is longer than {_MAX_CHARACTERS} characters")
     text = _decode(uri)
     if uri != uri.strip() or _CONTROL.search(text) or _DOT_SEGMENT.search(text):
         raise AmbiguousUriError(f"{uri!r} has white space at an end, a control character, a backslash or a dot segment")
@@ -50,6 +54,8 @@ def _normalize(uri: str) -> str:
 
 
 def _decode(text: str) -> str:
+    if "%" not in text:
+        return text
     for _ in range(_MAX_DECODINGS):
         decoded = unquote(text, errors="surrogateescape")
         if decoded == text:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from stdio_bridge.clients.policy import Policy
+from stdio_bridge.http.identity import Identity
+from stdio_bridge.protocol.policy import Rule, Rules
 from tests.stdio_bridge.modern_client import Answer, ModernClient
 from tests.stdio_bridge.running import KEY, Bridge, EventReader, assertion, rpc
 
@@ -531,10 +534,24 @@ def test_a_modern_client_subscribes_to_what_it_may_read(bridge: Bridge) -> None:
     assert (status, 'scope="read team"' in headers["www-authenticate"]) == (403, True)
     assert next(messages)["error"]["code"] == -32000
     messages.close()  # type: ignore[attr-defined]
-    for malformed in ("memo://secret/1", {"memo://secret/1": True}, [["memo://secret/1"]]):
+    for malformed in ("memo://secret/1", {"memo://secret/1": True}, [["memo://secret/1"]], ["memo://public/1"] * 4097):
         status, _, messages = listen(client, malformed)
         assert next(messages)["error"]["code"] == -32602
         messages.close()  # type: ignore[attr-defined]
+
+
+def test_of_a_subscription_only_what_is_known_is_passed_on(bridge: Bridge) -> None:
+    client = Client(bridge, "modern")
+    wanted = {"toolsListChanged": True, "taskIds": ["task of drop"], "acme/watch": ["drop"]}
+    with client.modern.stream("subscriptions/listen", {"notifications": wanted}) as messages:
+        acknowledged = next(messages)["params"]["notifications"]
+    assert acknowledged["toolsListChanged"] is True
+    assert acknowledged.get("taskIds", []) == []
+    assert "acme/watch" not in acknowledged
+    for malformed in ("task of drop", ["x" * (1 << 20)], [1]):
+        said = client.send("subscriptions/listen", {"notifications": {"taskIds": malformed}})
+        assert said.message["error"]["code"] == -32602
+    assert client.send("subscriptions/listen", {}).message["error"]["code"] == -32602
 
 
 # Tasks of 2025-11-25
@@ -566,6 +583,35 @@ def test_a_task_needs_what_its_tool_needs(bridge: Bridge, task_client: Client, m
     # Of the same process, with isolation shared, and of a tool that was never called.
     assert_unknown(Client(bridge, "legacy", user="other").send(method, {"taskId": "task of look"}), "Task not found")
     assert_unknown(task_client.send(method, {"taskId": "task of drop"}), "Task not found")
+
+
+def test_a_task_id_that_several_tools_share_needs_what_all_of_them_need() -> None:
+    rules = {"look": Rule(), "create": Rule(scopes=frozenset({"write"}))}
+    policy = Policy(tools=Rules(default=Rule(deny=True), rules=rules), prompts=None, resources=None)
+
+    def tell(tool: str) -> None:
+        request = rpc("tools/call", {"name": tool})
+        answer = {"jsonrpc": "2.0", "id": 1, "result": {"resultType": "task", "taskId": "1"}}
+        policy.access_of(Identity(user="u", scopes=frozenset({"write"}))).answered(request, answer)
+
+    continued = rpc("tasks/get", {"taskId": "1"})
+    reader = policy.access_of(Identity(user="u"))
+    tell("look")
+    assert reader.check([continued]) == {}
+    tell("create")
+    tell("look")
+    assert reader.check([continued])[0]["error"]["message"] == "Task not found"
+    assert policy.access_of(Identity(user="u", scopes=frozenset({"write"}))).check([continued]) == {}
+
+
+def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> None:
+    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None)
+    for user, number in [("other", -1), *(("u", number) for number in range(1001))]:
+        policy.learn_task(user, {"task": {"taskId": str(number)}}, [Rule()])
+    assert policy.find_task("u", "0") is None
+    assert policy.find_task("u", "1") == policy.find_task("u", "1000") == frozenset({Rule()})
+    assert policy.find_task("other", "-1") == frozenset({Rule()})
+    assert policy.find_task("u", "-1") is None
 
 
 def test_a_list_of_tasks_has_the_user_s_own_of_allowed_tools(bridge: Bridge, task_client: Client) -> None:

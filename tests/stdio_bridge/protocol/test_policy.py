@@ -175,6 +175,7 @@ SECRET = {"file:///srv/secret/*": DENY, "https://in.example/key": DENY, "memo://
         "MEMO://Keys/1",
         "memo://Keys/%31",
         "memo://Keys/%25252531",
+        "memo://Keys/" + "0" * (1 << 16),
     ],
 )
 def test_another_spelling_of_a_uri_does_not_get_round_a_rule(uri: str) -> None:
