@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from .errors import OAuthError
 
 MAX_VALUE_LENGTH = 8192
-MAX_TICKET_LENGTH = 48 * 1024
+MAX_FORM_TOKEN_LENGTH = 48 * 1024
 """Of a value in one of our own forms: a form token holds a whole request, written in JSON and then in base64."""
 MAX_PARAMETERS = 64
 MAX_BODY_BYTES = 64 * 1024

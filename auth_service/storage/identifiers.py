@@ -1,4 +1,4 @@
-"""Identifiers that may be used once."""
+"""Which identifiers have been used, of those that may be used once, such as the `jti` of client assertions."""
 
 from __future__ import annotations
 

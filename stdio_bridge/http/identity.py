@@ -51,7 +51,7 @@ class Verifier(Protocol):
         """Return the verified user. Raises HttpError."""
 
     def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation push names. Raises HttpError."""
+        """Return the grant that a revocation notice names. Raises HttpError."""
 
     def key_for(self, purpose: str) -> bytes:
         """Return a key for something that this bridge signs for itself."""
@@ -130,7 +130,7 @@ class AssertionVerifier:
         return verified
 
     def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation push names. Raises HttpError."""
+        """Return the grant that a revocation notice names. Raises HttpError."""
         claims, _ = _load(self._revocations, body.decode("latin-1"))
         grant = claims.get("sid")
         if not isinstance(grant, str):

@@ -40,9 +40,9 @@ isolation:
   shared       One process for everyone. For servers that keep nothing about their users: a message that names no
                call (a log message, say) may be about the call of any user.
 
-bounds of sessions:
-  A session is in use while it has a running call or an open stream. When a user has reached a bound, the bridge ends
-  that user's least recently used session that is not in use; at the bound of all users, one of the user with the most
+limits of sessions:
+  A session is in use while it has a running call or an open stream. When a user has reached a limit, the bridge ends
+  that user's least recently used session that is not in use; at the limit of all users, one of the user with the most
   sessions. The client of an ended session gets 404 and opens a new one. The bridge refuses a new session (503 with
   Retry-After) only if all are in use. Processes that are ending do not count.
 

@@ -19,7 +19,7 @@ from .kinds import DescriptorName, Kind
 from .rules import RESOURCE_RULES, RULES
 
 SERVING = "serving"
-ACCESS = "access (one of the first two is required)"
+ACCESS = "access (--require-identity or --no-identity is required)"
 PROCESSES = "the server's processes"
 LIMITS = "time-outs and limits"
 
@@ -294,7 +294,7 @@ class Options:
     max_sessions: Annotated[
         int,
         Definition(
-            "max-sessions", kinds.COUNT, LIMITS, "server processes in all; with per-session isolation also sessions"
+            "max-sessions", kinds.COUNT, LIMITS, "server processes, which with per-session isolation are sessions"
         ),
     ] = 100
     max_sessions_per_user: Annotated[
@@ -310,7 +310,13 @@ class Options:
         ),
     ] = 1000
     max_shared_sessions_per_user: Annotated[
-        int, Definition("max-shared-sessions-per-user", kinds.COUNT, LIMITS, "such sessions of one verified user")
+        int,
+        Definition(
+            "max-shared-sessions-per-user",
+            kinds.COUNT,
+            LIMITS,
+            "sessions of one verified user where a process is shared",
+        ),
     ] = 100
     max_calls: Annotated[
         int,

@@ -1,4 +1,4 @@
-"""The parts of a conversation with a server: what a call is for, and how long it may take. No I/O."""
+"""A call: which client sent it, what it is for, and how long it may take. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection answers its inputs with: things to do, in this order. No I/O."""
+"""The events that `connection` returns for each input. The dispatcher carries them out in this order. No I/O."""
 
 from __future__ import annotations
 

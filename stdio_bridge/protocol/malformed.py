@@ -1,4 +1,4 @@
-"""What a server's line means that is not the JSON-RPC that it should be. No I/O.
+"""Reads lines of a server that are not valid JSON-RPC. No I/O.
 
 Nearly every line parses at once and never comes here. A form that an official client reads when it speaks to the server
 directly is read here too; in any other line all that is looked for is the call that it answers, so that this call can

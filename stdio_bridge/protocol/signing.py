@@ -1,4 +1,4 @@
-"""How what the bridge signs or verifies is signed: as the gateway signs its assertions. No I/O."""
+"""The options of all signatures that the bridge makes or verifies; the auth service has the same. No I/O."""
 
 from __future__ import annotations
 

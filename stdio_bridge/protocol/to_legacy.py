@@ -1,4 +1,4 @@
-"""A modern request as a legacy server understands it, and that server's answers as modern ones. No I/O."""
+"""Translation for modern clients of a legacy server: requests to legacy, answers back to modern. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A legacy client's requests as a modern server understands them, and that server's answers as legacy ones. No I/O."""
+"""Translation for legacy clients of a modern server: requests to modern, answers back to legacy. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the two sides know of each other: clients and their calls, and the backend that answers them."""
+"""The interfaces between `clients` and `servers`: clients and their calls, and the backend that answers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds a modern client's `tools/call` against the tool's definition, which is asked for where it is not known."""
+"""Checks a modern client's `tools/call` against the tool's definition, and asks the server for one it does not know."""
 
 from __future__ import annotations
 

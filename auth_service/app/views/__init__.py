@@ -73,7 +73,7 @@ def query_parameters() -> dict[str, str]:
 
 def form_parameters() -> dict[str, str]:
     """Return the fields of one of our own forms, without the query's; raises OAuthError if one is repeated."""
-    return parameters.parse(request.form.items(multi=True), max_length=parameters.MAX_TICKET_LENGTH)
+    return parameters.parse(request.form.items(multi=True), max_length=parameters.MAX_FORM_TOKEN_LENGTH)
 
 
 def body_parameters() -> dict[str, str]:
