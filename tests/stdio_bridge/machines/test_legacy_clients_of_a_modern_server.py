@@ -94,9 +94,10 @@ class LegacyForModernMachine(SimulationMachine):
     @initialize(
         isolation=st.sampled_from(["per-session", "per-user", "shared"]),
         users=st.lists(st.sampled_from(USERS), min_size=1, max_size=3),
+        asking=st.booleans(),
         ending=st.sampled_from(["sessions end", "clients leave", "processes die", "the bridge stops"]),
     )
-    def begin(self, isolation: str, users: list[str], ending: str) -> None:
+    def begin(self, isolation: str, users: list[str], ending: str, *, asking: bool) -> None:
         self.ending = ending
         self.states: dict[Process, State] = {}
         self.sessions: list[Session] = []
@@ -107,6 +108,8 @@ class LegacyForModernMachine(SimulationMachine):
         self.simulation = Simulation("--server-era", "modern", "--isolation", isolation, react=self.hear)
         for user in users:
             self.open_session(user, ALL, "2025-11-25")
+            if asking:
+                self.call_in(self.sessions[-1], "tools/call", None, [["elicitation/create"]], respond=False)
 
     # What the server does by itself
 
@@ -193,6 +196,9 @@ class LegacyForModernMachine(SimulationMachine):
     )
     def call(self, data: st.DataObject, method: str, token: object, rounds: list[list[str]], *, respond: bool) -> None:
         session = data.draw(st.sampled_from(self.live_sessions()))
+        self.call_in(session, method, token, rounds, respond=respond)
+
+    def call_in(self, session: Session, method: str, token: object, rounds: list[list[str]], *, respond: bool) -> None:
         call = Call(len(self.calls), session, token)
         self.calls.append(call)
         params: Message = {"number": call.number} | ({} if token is None else {"_meta": {"progressToken": token}})
