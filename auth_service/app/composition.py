@@ -13,7 +13,7 @@ from auth_service.idp import IdentityProvider
 from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.github import GitHubProvider
 from auth_service.idp.oidc import OidcProvider
-from auth_service.keys.rotation import KeyRotation
+from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup

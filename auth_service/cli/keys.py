@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from auth_service.backends.assertions import derive_identity_key
-from auth_service.keys.rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
+from auth_service.keys.signing_key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
 from auth_service.oauth.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError, load_master_key
 

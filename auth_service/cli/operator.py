@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from auth_service.app.composition import SIGNING_KEYS_DIRECTORY, Parts
-from auth_service.keys.rotation import KeyRotation
+from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit

@@ -24,5 +24,5 @@
 | `lock:HASH` | a lock that is held (`locks`) | seconds |
 | `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
 
-`keys/rotation.py` and `oauth/document_probe.py` list their own.
+`keys/signing_key_rotation.py` and `oauth/document_probe.py` list their own.
 """

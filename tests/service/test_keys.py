@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 
-from auth_service.keys.rotation import KeyInUseError, KeyRotation
+from auth_service.keys.signing_key_rotation import KeyInUseError, KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import Credentials, Lifetimes
 from tests.e2e.flow import Tokens, refresh

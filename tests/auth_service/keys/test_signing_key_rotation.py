@@ -10,7 +10,7 @@ import redis
 import time_machine
 
 from auth_service.keys.access_tokens import issue_access_token
-from auth_service.keys.rotation import PUBLICATION_SECONDS, KeyInUseError, KeyRotation
+from auth_service.keys.signing_key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import Credentials, Lifetimes
 
