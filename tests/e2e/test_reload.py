@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -20,8 +21,12 @@ NAME = "added"
 
 def auth_service(stack: RunningStack) -> psutil.Process:
     """Return the parent of the auth service's workers."""
-    processes = psutil.Process(stack.process.pid).children(recursive=True)
-    return min((each for each in processes if "auth_service" in each.cmdline()), key=lambda each: each.create_time())
+    found = []
+    for process in psutil.Process(stack.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just been replaced
+            if "auth_service" in process.cmdline():
+                found.append(process)
+    return min(found, key=lambda each: each.create_time())
 
 
 def load(stack: RunningStack, settings: str) -> None:
