@@ -287,7 +287,12 @@ class LegacyForModernMachine(SimulationMachine):
     @rule(data=st.data(), kind=st.sampled_from(["result", "result", "result", "error"]), foreign=st.integers(0, 5))
     def respond(self, data: st.DataObject, kind: str, foreign: int) -> None:
         session, question = data.draw(st.sampled_from(self.questions()))
-        self.respond_in(data.draw(st.sampled_from(self.sessions)) if foreign == 0 else session, question, kind)
+        if foreign == 0:
+            session = data.draw(st.sampled_from(self.sessions))
+            # Each session counts its questions: it may have been asked one under the same id.
+            own = [mine for asked, mine in self.questions() if asked is session and mine["id"] == question["id"]]
+            question = own[0] if own else question
+        self.respond_in(session, question, kind)
 
     def respond_in(self, session: Session, question: Message, kind: str) -> None:
         mark = question.get("params", {}).get("question", "nonsense")
