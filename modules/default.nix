@@ -27,6 +27,7 @@
     ./config/health.nix
     ./config/logs.nix
     ./config/redis.nix
+    ./config/servers.nix
     ./config/settings.nix
     ./config/traefik.nix
   ];

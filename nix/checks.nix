@@ -129,6 +129,7 @@ let
     mcp-oauth-gateway-next = symlinkJoin {
       name = "mcp-oauth-gateway-next";
       paths = [ package ];
+      passthru = { inherit (package) python; };
     };
     hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
     set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";

@@ -1,4 +1,4 @@
-# One sandboxed, socket-activated unit per stdio server, and one that derives its key.
+# One socket-activated bridge per stdio server and replica, and one unit per server that derives its key.
 {
   config,
   gatewayLib,
@@ -7,14 +7,17 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  inherit (gatewayLib) hardening keys topology;
+  inherit (gatewayLib)
+    hardening
+    keys
+    sandbox
+    topology
+    units
+    ;
   inherit (hardening) asDefaults;
 
   # OpenFile has parts between colons.
   escaped = lib.replaceStrings [ "\\" ":" ] [ "\\\\" "\\x3a" ];
-
-  # Specifiers would be expanded in what the operator wrote for the server.
-  verbatim = lib.replaceStrings [ "%" ] [ "%%" ];
 
   # The bridge gets a key of its own; the master key, from which any server's could be made, never comes near it.
   identityUnit = name: {
@@ -60,26 +63,30 @@ let
     let
       socket = "${socketOf name replica}.socket";
       derived = server.identityKeyFile == null;
-      home = if server.stateDirectory then "/var/lib/mcp-bridge-${name}" else "/tmp";
+      serverSocket = units.serverSocket name;
     in
     {
       description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
-      requires = [ socket ] ++ lib.optional derived "${keys.identityKeyUnit name}.service";
+      requires = [
+        socket
+        "${units.serverUnit name}.socket"
+      ]
+      ++ lib.optional derived "${keys.identityKeyUnit name}.service";
       after = [
         socket
-        # A sandbox that is set up before its socket is there would never see it.
-        "nss-lookup.target"
+        "${units.serverUnit name}.socket"
       ]
       ++ lib.optional derived "${keys.identityKeyUnit name}.service";
       # Requests wait in the socket meanwhile.
       stopIfChanged = false;
-      environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
-      inherit (server) path;
+      # It ends the processes that it has, of which some may be started ahead of need.
+      restartTriggers = [ (fingerprintOf config.systemd.services."${units.serverUnit name}@") ];
       startLimitIntervalSec = 0;
-      serviceConfig = lib.mkMerge [
-        server.serviceConfig
-        (asDefaults hardening.restart)
-        (asDefaults {
+      serviceConfig = asDefaults (
+        hardening.unit
+        // hardening.restart
+        // sandbox.isolated
+        // {
           Type = "notify";
           ExecStart = toString (
             [
@@ -94,24 +101,23 @@ let
             ]
           );
           WatchdogSec = 60;
-          # The bridge alone is told to stop: running calls still need their servers.
-          KillMode = "mixed";
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;
-          # Not as a credential, which the server could read, too: it has the bridge's user.
           OpenFile = "${escaped (if derived then keys.identityKeyFile name else server.identityKeyFile)}:identity-key:read-only";
-          EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
-          MemoryMax = server.limits.memory;
-          TasksMax = server.limits.tasks;
-          WorkingDirectory = if server.workingDirectory != null then server.workingDirectory else home;
-        })
-        (lib.mkIf server.stateDirectory (asDefaults {
-          StateDirectory = "mcp-bridge-${name}";
-          StateDirectoryMode = "0700";
-          # Replicas share what the server keeps.
-          User = "mcp-${lib.substring 0 16 (builtins.hashString "sha256" name)}";
-        }))
-      ];
+          # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
+          # directory, because the socket in it may be made anew.
+          TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
+          BindPaths = [ "/run/systemd/notify" ];
+          BindReadOnlyPaths = [ "${dirOf serverSocket}:${dirOf units.socketOfBridge}" ];
+          # It starts nothing: no other process can be made, and nothing can be run from where it may write.
+          LimitNPROC = 1;
+          NoExecPaths = [
+            "/dev/shm"
+            "/tmp"
+            "/var/tmp"
+          ];
+        }
+      );
     };
 
   socketUnit = name: _: replica: {
@@ -122,6 +128,17 @@ let
       hardening.socket // topology.socketConfig // { Service = "${nameOf name replica}.service"; }
     );
   };
+
+  # Changes with what a service does.
+  fingerprintOf =
+    service:
+    builtins.hashString "sha256" (
+      builtins.unsafeDiscardStringContext (
+        builtins.toJSON {
+          inherit (service) environment path serviceConfig;
+        }
+      )
+    );
 
   # One of something per replica on this host.
   perReplica =
@@ -151,7 +168,7 @@ in
         user = "root";
         group = "root";
       };
-      ${gatewayLib.sandbox.emptyRoot}.d = {
+      ${sandbox.emptyRoot}.d = {
         mode = "0755";
         user = "root";
         group = "root";

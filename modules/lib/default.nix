@@ -21,5 +21,6 @@ in
     topology = import ./topology.nix { inherit lib cfg; };
     traefik = import ./traefik.nix { inherit config lib; };
     types = import ./types.nix { inherit lib; };
+    units = import ./units.nix { inherit lib; };
   };
 }

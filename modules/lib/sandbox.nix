@@ -58,14 +58,13 @@ rec {
     };
   };
 
-  # What every server is kept from, whatever its network.
-  server = {
-    # One process of it that needs too much memory must not end the bridge and all others.
-    OOMPolicy = "continue";
+  # What every bridge and every server is kept from.
+  isolated = {
     # The kernel takes this number for: no core dump, not even by a program that collects them. Each would be an entry of
-    # the system's journal and a file on the host's disk, which a server could fill by crashing.
+    # the system's journal and a file on the host's disk, which a server could fill by crashing; a bridge's has its key.
     LimitCORE = 1;
-    # Its standard error goes through the bridge. By these sockets it could write as any program, and on the console.
+    # A server's standard error goes through the bridge. By these sockets it could write as any program, and on the
+    # console.
     BindLogSockets = false;
     # With + they are those of its own root, where it has one.
     InaccessiblePaths = [
@@ -77,14 +76,24 @@ rec {
     ];
   };
 
-  # What `sandbox.network` of a server means. A bridge answers in each: systemd hands it its listening socket.
+  # What keeps the processes of one server from each other, which have one user.
+  separate = {
+    # They see, signal and trace no processes but those of their own unit. systemd has it since 257.
+    PrivatePIDs = true;
+    # No control group but its own.
+    ProtectControlGroups = "strict";
+    # The kernel ends the process that needs most; the unit's first one lives to tell the bridge.
+    OOMPolicy = "continue";
+  };
+
+  # What `sandbox.network` of a server means.
   networks =
     let
       # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
       # internet. A server sees those that it is meant to use.
       run = sockets: {
         TemporaryFileSystem = base.TemporaryFileSystem ++ [ "/run:ro" ];
-        BindPaths = [ "/run/systemd/notify" ] ++ map (socket: "-${socket}") sockets;
+        BindPaths = map (socket: "-${socket}") sockets;
       };
       # Names are resolved for it by nscd or systemd-resolved: an address of a resolver that it may reach would let
       # it reach everything else there, too.
@@ -177,8 +186,10 @@ rec {
     in
     lib.mkMerge [
       (hardening.asDefaults (
-        hardening.unit
-        // server
+        base
+        // hardening.journal
+        // isolated
+        // separate
         // network
         // removeAttrs root [ "BindReadOnlyPaths" ]
         // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxed)

@@ -36,6 +36,6 @@ in
         wiki.url = "http://10.0.0.5:3000/mcp";
       }
     '';
-    description = "The MCP servers, by name. The name is part of the public URL and of the unit, `mcp-bridge-NAME`.";
+    description = "The MCP servers, by name. The name is part of the public URL and of the units, `mcp-bridge-NAME` and, for each process, `mcp-server-NAME@…`.";
   };
 }

@@ -41,9 +41,11 @@ with subtest("what a server may write, it writes as one of the group"):
 
 with subtest("what compiles at run time gets that one relaxation, and the rest none"):
     for server in SERVERS:
-        allowed = machine.succeed(f"systemctl show --property=MemoryDenyWriteExecute --value mcp-bridge-{server}")
+        allowed = machine.succeed(
+            f"systemctl show --property=MemoryDenyWriteExecute --value mcp-server-{server}@1.service"
+        )
         assert (allowed.strip() == "no") == (
             server in {"drafts", "everything", "filesystem", "memory", "sequential-thinking"}
         )
-        exposed = machine.execute(f"systemd-analyze security --no-pager --threshold=17 mcp-bridge-{server}.service")
+        exposed = machine.execute(f"systemd-analyze security --no-pager --threshold=17 mcp-server-{server}@1.service")
         assert exposed[0] == 0, exposed[1]

@@ -44,6 +44,8 @@ def main() -> int:
     opened.set_defaults(run=_open)
     gone = steps.add_parser("gone", help="be told that a session has ended")
     gone.set_defaults(run=_gone)
+    end = steps.add_parser("end", help="end a session")
+    end.set_defaults(run=_end)
     stream = steps.add_parser("stream", help="hold a session's stream open; fails when it ends")
     stream.set_defaults(run=_stream)
     knock = steps.add_parser("knock", help="open sessions for ever; fails when one is refused")
@@ -52,11 +54,11 @@ def main() -> int:
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, gone, stream, knock, call):
+    for command in (opened, gone, end, stream, knock, call):
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
-    for command in (gone, stream, call):
+    for command in (gone, end, stream, call):
         command.add_argument("--session-file", type=Path, help="as `open` prints it; else a session for this call")
 
     page = steps.add_parser("page", help="print what a URL answers; fails where it has nothing for us")
@@ -106,6 +108,11 @@ def _open(options: argparse.Namespace) -> bool:
 def _gone(options: argparse.Namespace) -> bool:
     session = _Session(options)
     return session.send({"id": 2, "method": "tools/list"}).status_code != 404
+
+
+def _end(options: argparse.Namespace) -> bool:
+    _Session(options).end()
+    return False
 
 
 def _stream(options: argparse.Namespace) -> bool:

@@ -8,6 +8,7 @@ LARGEST_EXPOSURE = 15  # tenths, as `systemd-analyze security --threshold` count
 for unit in (
     "mcp-auth-service",
     "mcp-bridge-time",
+    "mcp-server-time@1",
     "mcp-gateway-health",
     "mcp-gateway-logs",
     "mcp-identity-time",

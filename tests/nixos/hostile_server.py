@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typing import Any
 
 TIMEOUT = 2  # seconds
 RENDER_TIMEOUT = 120
-BRIDGE = os.getppid()
+# The bridge, or the first process of a unit of the server's own.
+PARENT = os.getppid()
 NAME = b"/mcp-hostile"
 KEY = 0x6D6370  # of System V memory
 CREATE, FOR_ALL = 0o1000, 0o666
@@ -29,13 +31,15 @@ SYSTEM_CALLS = {
     "userfaultfd": (323, 282, (1,)),
     "kcmp": (312, 272, (os.getpid(), os.getpid(), 0, 0, 0)),
     "keyctl": (250, 219, (0, -3, 1)),
-    "pidfd_getfd": (438, 438, (os.pidfd_open(BRIDGE), 0, 0)),
-    "ptrace": (101, 117, (0x4206, BRIDGE, 0, 0)),  # PTRACE_SEIZE
+    "pidfd_getfd": (438, 438, (os.pidfd_open(PARENT), 0, 0)),
+    "ptrace": (101, 117, (0x4206, PARENT, 0, 0)),  # PTRACE_SEIZE
     "bpf": (321, 280, (0, bytes(120), 120)),
     "mount": (165, 40, (b"none", b"/tmp", b"tmpfs", 0, 0)),
     "capset": (126, 91, (EMPTY_CAPABILITIES, bytes(24))),
     "unshare": (272, 97, (PRIVATE_OF_ALL_KINDS,)),
 }
+
+LISTENERS: list[socket.socket] = []
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -127,9 +131,9 @@ def _checked(returned: int) -> int:
     return returned
 
 
-def _read_bridge(part: str) -> str:
-    """Read a file of /proc about the bridge, which started this process: of its memory where the heap is."""
-    process = Path(f"/proc/{BRIDGE}")
+def _read_parent(part: str) -> str:
+    """Read a file of /proc about the process that started this one: of its memory where the heap is."""
+    process = Path(f"/proc/{PARENT}")
     if part != "mem":
         return (process / part).read_bytes().hex()
     heap = next(line for line in (process / "maps").read_text().splitlines() if line.endswith("[heap]"))
@@ -138,8 +142,8 @@ def _read_bridge(part: str) -> str:
         return memory.read(100).hex()
 
 
-def _list_descriptors_of_bridge() -> list[str]:
-    return [str(entry.readlink()) for entry in Path(f"/proc/{BRIDGE}/fd").iterdir()]
+def _list_descriptors_of_parent() -> list[str]:
+    return [str(entry.readlink()) for entry in Path(f"/proc/{PARENT}/fd").iterdir()]
 
 
 def _list_descriptors() -> list[str]:
@@ -247,9 +251,63 @@ def _processes() -> list[str]:
     return seen
 
 
-def _signal(pid: int) -> int:
-    os.kill(pid, 0)
+def _signal(pid: int, number: int = 0) -> int:
+    """Send a signal; to -1 it goes to all processes that this one may send it to."""
+    os.kill(pid, number)
     return pid
+
+
+def _limit(pid: int) -> int:
+    """Let a process open no more files."""
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0))
+    return pid
+
+
+def _escape(seconds: int) -> int:
+    """Leave a process that is nobody's child, in a session of its own, and ignores what can be ignored."""
+    ignoring = f"trap '' TERM HUP INT; exec sleep {seconds}"
+    return subprocess.run(("setsid", "--fork", "sh", "-c", ignoring), stdin=subprocess.DEVNULL, check=True).returncode
+
+
+def _fork(children: int) -> int:
+    """Start processes that stay."""
+    for _ in range(children):
+        subprocess.Popen(("sleep", "1000"))
+    return children
+
+
+def _listen(address: str) -> str:
+    """Listen where another process might connect: on an abstract socket, or on a port of loopback."""
+    if address.startswith("@"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"\0{address[1:]}")
+    else:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", int(address)))
+    listener.listen()
+    LISTENERS.append(listener)
+    return address
+
+
+def _connect_abstract(name: str) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect(f"\0{name}")
+        return name
+
+
+def _write_to_all_pipes(text: str) -> list[str]:
+    """Write into the pipes of every process that can be seen but this one and its parent."""
+    written = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in (os.getpid(), PARENT):
+            for descriptor in (0, 1, 2):
+                with contextlib.suppress(OSError):
+                    (entry / "fd" / str(descriptor)).write_text(text)
+                    written.append(f"{entry.name}/{descriptor}")
+    if not written:
+        raise OSError("no pipe can be opened")
+    return written
 
 
 def _environment() -> dict[str, str]:
@@ -258,20 +316,25 @@ def _environment() -> dict[str, str]:
 
 TOOLS: dict[str, Callable[..., Any]] = {
     "connect": _connect,
+    "connect_abstract": _connect_abstract,
     "connect_unix": _connect_unix,
     "each": _each,
     "environment": _environment,
+    "escape": _escape,
     "find": _find,
+    "fork": _fork,
     "in_namespaces": _in_namespaces,
     "leave": _leave,
+    "limit": _limit,
     "list": _list,
     "list_descriptors": _list_descriptors,
-    "list_descriptors_of_bridge": _list_descriptors_of_bridge,
+    "list_descriptors_of_parent": _list_descriptors_of_parent,
+    "listen": _listen,
     "log": _log,
     "mapped": _mapped,
     "processes": _processes,
     "read": _read,
-    "read_bridge": _read_bridge,
+    "read_parent": _read_parent,
     "render": _render,
     "resolve": _resolve,
     "send": _send,
@@ -281,6 +344,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "system_call_of_x32": _system_call_of_x32,
     "uncover": _uncover,
     "write": _write,
+    "write_to_all_pipes": _write_to_all_pipes,
 }
 
 

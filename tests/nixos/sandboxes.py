@@ -40,6 +40,40 @@ def attempt(server: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
     return [each.get("done") for each in json.loads(answer)["done"]]
 
 
+def open_session(server: str, name: str) -> None:
+    """Begin a session that stays."""
+    url = f"https://{server}.mcp.example.com/mcp"
+    machine.succeed(f"test-client open {url} --token-file /root/token-{server} > /root/session-{name}")
+
+
+def attempt_in(name: str, server: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Let the server of a session try things."""
+    arguments = {"attempts": [{"name": tool, "arguments": arguments} for tool, arguments in attempts]}
+    answer = machine.succeed(
+        f"test-client call https://{server}.mcp.example.com/mcp --token-file /root/token-{server}"
+        f" --session-file /root/session-{name} --tool each --arguments '{json.dumps(arguments)}'"
+    )
+    return [each.get("done") for each in json.loads(answer)["done"]]
+
+
+def close_sessions(server: str) -> None:
+    """End all sessions of a server; its bridge starts anew at the next request."""
+    machine.succeed(f"systemctl stop mcp-bridge-{server}.service")
+    machine.wait_until_fails(f"systemctl list-units --plain --no-legend 'mcp-server-{server}@*' | grep .")
+
+
+def units_of(server: str) -> list[str]:
+    """Return the units of a server's processes."""
+    listed = machine.succeed(f"systemctl list-units --all --plain --no-legend 'mcp-server-{server}@*'")
+    return [line.split()[0] for line in listed.splitlines()]
+
+
+def processes_of(unit: str) -> list[int]:
+    """Return the processes of a unit, by the numbers that the host has for them."""
+    group = machine.succeed(f"systemctl show --property=ControlGroup --value {unit}").strip()
+    return [int(pid) for pid in machine.succeed(f"cat /sys/fs/cgroup{group}/cgroup.procs").split()]
+
+
 def reached(server: str, addresses: tuple[str, ...]) -> list[str]:
     """Return the addresses that a server gets an answer from."""
     got = attempt(server, *(("connect", {"host": address, "port": PORT}) for address in addresses))
@@ -62,9 +96,10 @@ with subtest("each is exposed no more than its network and its relaxations need"
     for server in (*SERVERS, "keeper"):
         most = EXPOSED.get(server, 15)
         status, report = machine.execute(
-            f"systemd-analyze security --no-pager --threshold={most} mcp-bridge-{server}.service"
+            f"systemd-analyze security --no-pager --threshold={most} mcp-server-{server}@1.service"
         )
         assert status == 0, report
+        machine.succeed(f"systemd-analyze security --no-pager --threshold=10 mcp-bridge-{server}.service")
 
 with subtest("a server on the internet reaches the internet and resolves names"):
     for server in ON_THE_INTERNET:
@@ -109,13 +144,18 @@ with subtest("a browser starts with its relaxations, and gains nothing by them")
     assert given_up == 0
     assert attempt("internet", ("render", page), capset) == [None, None]
     for server in (*SERVERS, "keeper"):
-        bridge = machine.succeed(f"systemctl show --property=MainPID --value mcp-bridge-{server}.service").strip()
-        capabilities = machine.succeed(f"grep ^Cap /proc/{bridge}/status").split()[1::2]
-        assert capabilities == ["0" * 16] * 5, (server, capabilities)
-        # With which the kernel dumps no core.
-        assert machine.succeed(f"grep '^Max core' /proc/{bridge}/limits").split()[4:6] == ["1", "1"]
+        open_session(server, server)
+        (unit,) = units_of(server)
+        bridge = int(machine.succeed(f"systemctl show --property=MainPID --value mcp-bridge-{server}.service"))
+        for pid in (bridge, *processes_of(unit)):
+            capabilities = machine.succeed(f"grep ^Cap /proc/{pid}/status").split()[1::2]
+            assert capabilities == ["0" * 16] * 5, (server, capabilities)
+            # With which the kernel dumps no core.
+            assert machine.succeed(f"grep '^Max core' /proc/{pid}/limits").split()[4:6] == ["1", "1"]
+        assert machine.succeed(f"grep '^Max processes' /proc/{bridge}/limits").split()[2:4] == ["1", "1"]
+        close_sessions(server)
 
-with subtest("no server reads its bridge's key, memory, environment or descriptors"):
+with subtest("no server reads its bridge's key, or memory, environment or descriptors of its unit's first process"):
     for server in SERVERS:
         keys = (
             f"/run/credentials/mcp-bridge-{server}.service/identity-key",
@@ -124,20 +164,29 @@ with subtest("no server reads its bridge's key, memory, environment or descripto
         got = attempt(
             server,
             *(("read", {"path": path}) for path in keys),
-            *(("read_bridge", {"part": part}) for part in ("mem", "environ", "maps", "fdinfo/3")),
-            ("list_descriptors_of_bridge", {}),
+            *(("read_parent", {"part": part}) for part in ("mem", "environ", "maps", "fdinfo/3")),
+            ("list_descriptors_of_parent", {}),
         )
         assert got == [None] * 7, (server, got)
         (open_here,) = attempt(server, ("list_descriptors", {}))
         assert not [each for each in open_here if "socket:" in each or "identity" in each], (server, open_here)
+        managers = (f"/run/mcp-oauth-gateway/servers/{server}/socket", "/run/mcp-server/socket", "/run/systemd/notify")
+        got = attempt(server, *(("connect_unix", {"path": path}) for path in managers))
+        assert got == [None] * len(managers), (server, got)
 
 with subtest("what a server leaves in shared memory, queues and temporary files is found by no other, nor on the disk"):
-    for way in ("file in /dev/shm", "System V memory", "POSIX queue"):
-        for server in SERVERS:
-            assert attempt(server, ("leave", {"way": way}), ("find", {"way": way}))[0] == way, (server, way)
-            for other in {*SERVERS, "keeper"} - {server}:
-                assert attempt(other, ("find", {"way": way})) == [None], (server, other, way)
-            machine.succeed(f"systemctl restart mcp-bridge-{server}.service")
+    places: list[dict[str, Any]] = [{"way": way} for way in ("file in /dev/shm", "System V memory", "POSIX queue")]
+    find = [("find", way) for way in places]
+    for server in SERVERS:
+        open_session(server, "leaver")
+        assert attempt_in("leaver", server, *(("leave", way) for way in places)) == [way["way"] for way in places], (
+            server
+        )
+        assert None not in attempt_in("leaver", server, *find), server
+        # Another process of the same server does not find it, either.
+        for other in (*SERVERS, "keeper"):
+            assert attempt(other, *find) == [None] * len(find), (server, other)
+        close_sessions(server)
     for server in SERVERS:
         temporary = ["/tmp/mcp-hostile-file", "/var/tmp/mcp-hostile-file"]
         assert attempt(server, *(("write", {"path": path}) for path in temporary)) == temporary
@@ -164,7 +213,7 @@ with subtest("a server with user namespaces of its own is root of nothing else i
             {"name": "uncover", "arguments": {"path": path}}
             for path in ("/etc/mcp-oauth-gateway", "/root", "/run", "/dev/shm", "/tmp")
         ),
-        {"name": "read_bridge", "arguments": {"part": "mem"}},
+        {"name": "read_parent", "arguments": {"part": "mem"}},
         {"name": "system_call", "arguments": {"name": "io_uring_setup"}},
         {"name": "socket", "arguments": {"family": 17}},
         {"name": "read", "arguments": {"path": "/var/lib/mcp-oauth-gateway/master-key"}},
@@ -273,3 +322,82 @@ with subtest("no server is told a secret by its environment"):
         (environment,) = attempt(server, ("environment", {}))
         assert "PATH" in environment
         assert not {"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_FDS", "INVOCATION_ID"} & set(environment)
+
+KILL, STOP = 9, 19
+
+for server in ("none", "internet", "full"):
+    with subtest(f"{server}: two sessions are two units, with a user that no other server has"):
+        open_session(server, "alice")
+        (alice,) = units_of(server)
+        open_session(server, "bob")
+        (bob,) = set(units_of(server)) - {alice}
+        owners = {machine.succeed(f"stat --format=%u /proc/{pid}").strip() for pid in processes_of(alice)}
+        (bridge,) = processes_of(f"mcp-bridge-{server}.service")
+        strangers = {machine.succeed(f"stat --format=%u /proc/{pid}").strip() for pid in (bridge, 1)}
+        assert not owners & strangers, (owners, strangers)
+
+    with subtest(f"{server}: a session sees, reads and writes nothing of another one's processes or of the bridge"):
+        victims = [*processes_of(bob), bridge]
+        (seen,) = attempt_in("alice", server, ("processes", {}))
+        assert all("mcp-stdio-bridge" not in line for line in seen), seen
+        # Itself, and nothing else: the first process is out of its sight.
+        assert len(seen) == 1, seen
+        reads = [
+            ("read", {"path": f"/proc/{pid}/{part}"}) for pid in victims for part in ("environ", "maps", "mem", "fd/0")
+        ]
+        got = attempt_in("alice", server, *reads, ("write_to_all_pipes", {"text": "{}"}))
+        assert got == [None] * (len(reads) + 1), got
+
+    with subtest(f"{server}: a session ends, stops or limits nobody else"):
+        attacks = [
+            *(("signal", {"pid": pid, "number": number}) for pid in (*victims, -1) for number in (STOP, KILL)),
+            *(("limit", {"pid": pid}) for pid in victims),
+        ]
+        got = attempt_in("alice", server, *attacks)
+        assert got == [None] * len(attacks), got
+        # Its own unit's first process takes no notice.
+        attempt_in("alice", server, *(("signal", {"pid": 1, "number": number}) for number in (STOP, KILL, 15, 2)))
+        for name in ("alice", "bob"):
+            assert len(attempt_in(name, server, ("processes", {}))[0]) == 1
+
+    with subtest(f"{server}: a session finds no socket, file, memory or queue of another one's"):
+        home = attempt_in("bob", server, ("environment", {}))[0]["HOME"]
+        planted = [f"{home}/.bashrc", "/tmp/planted", "/var/tmp/planted", "/dev/shm/planted"]
+        assert attempt_in("bob", server, *(("write", {"path": path}) for path in planted)) == planted
+        for way in ("file in /dev/shm", "System V memory", "POSIX queue"):
+            assert attempt_in("bob", server, ("leave", {"way": way})) == [way]
+            assert attempt_in("alice", server, ("find", {"way": way})) == [None]
+        listening = attempt_in("bob", server, ("listen", {"address": "@bob"}), ("listen", {"address": "7001"}))
+        # Without a network there are no such sockets at all.
+        assert listening == ["@bob", None if server == "none" else "7001"]
+        assert attempt_in("bob", server, ("connect_abstract", {"name": "bob"})) == ["bob"]
+        got = attempt_in("alice", server, *(("read", {"path": path}) for path in planted))
+        assert got == [None] * len(planted), got
+        got = attempt_in("alice", server, ("connect_abstract", {"name": "bob"}))
+        assert got == [None], got
+        # What listens on the host's loopback is for whoever has the host's network.
+        (connected,) = attempt_in("alice", server, ("connect", {"host": "127.0.0.1", "port": 7001}))
+        assert (connected is not None) == (server == "full"), connected
+
+    with subtest(f"{server}: a session that ends leaves nothing behind, whatever it ignores"):
+        assert attempt_in("bob", server, ("escape", {"seconds": 98765}), ("fork", {"children": 20})) == [0, 20]
+        machine.succeed("pgrep --full 'sleep 98765'")
+        url = f"https://{server}.mcp.example.com/mcp"
+        machine.succeed(f"test-client end {url} --token-file /root/token-{server} --session-file /root/session-bob")
+        machine.wait_until_fails("pgrep --full 'sleep 98765'")
+        machine.wait_until_fails(f"systemctl list-units --all --plain --no-legend {bob} | grep .")
+        assert units_of(server) == [alice]
+        open_session(server, "carol")
+        got = attempt_in("carol", server, *(("read", {"path": path}) for path in planted))
+        assert got == [None] * len(planted), got
+
+    with subtest(f"{server}: a server whose bridge is killed ends with it"):
+        assert attempt_in("carol", server, ("escape", {"seconds": 98765})) == [0]
+        machine.succeed(f"systemctl kill --signal=KILL mcp-bridge-{server}.service")
+        machine.wait_until_fails("pgrep --full 'sleep 98765'")
+        machine.wait_until_fails(f"systemctl list-units --all --plain --no-legend 'mcp-server-{server}@*' | grep .")
+
+with subtest("many sessions leave no unit"):
+    for _ in range(20):
+        attempt("none", ("environment", {}))
+    machine.wait_until_fails("systemctl list-units --all --plain --no-legend 'mcp-server-*@*' | grep .")

@@ -40,11 +40,11 @@ with subtest("a server that is added can be used, and nothing else restarts"):
     machine.succeed(f"test-client call {OTHER} --token-file /root/other-token")
 
 with subtest("a server that is changed runs as it is now, and nothing else restarts"):
-    assert "local-timezone=UTC" in machine.succeed("cat /etc/mcp-oauth-gateway/bridge-other.json")
+    assert "local-timezone=UTC" in machine.succeed("systemctl cat mcp-server-other@.service")
     old = machine.succeed("systemctl show --property=MainPID --value mcp-bridge-other.service")
     switch("changed")
     machine.wait_until_succeeds(f"test-client call {OTHER} --token-file /root/other-token")
-    assert "local-timezone=Asia/Tokyo" in machine.succeed("cat /etc/mcp-oauth-gateway/bridge-other.json")
+    assert "local-timezone=Asia/Tokyo" in machine.succeed("systemctl cat mcp-server-other@.service")
     assert machine.succeed("systemctl show --property=MainPID --value mcp-bridge-other.service") != old
 
 with subtest("a server that moves to another port is found there, and nothing else restarts"):

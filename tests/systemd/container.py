@@ -23,9 +23,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p "/sys/fs/cgroup/$NAME"
 echo $$ > "/sys/fs/cgroup/$NAME/cgroup.procs"
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
-# CAP_BPF and bpf(2) are for IPAddressDeny.
+# CAP_BPF and bpf(2) are for IPAddressDeny, and Landlock's system calls for what servers give up by them.
 exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no --keep-unit --boot \\
-  --network-namespace-path="$NETWORK" --resolv-conf=off --console=read-only --capability=all --system-call-filter=bpf
+  --network-namespace-path="$NETWORK" --resolv-conf=off --console=read-only --capability=all \\
+  --system-call-filter="bpf landlock_create_ruleset landlock_restrict_self"
 """
 # Ends the machine with whoever holds the other end of its standard input, however that one ends.
 DIE_WITH_PARENT = 'cat; kill -KILL "$1" 2> /dev/null'

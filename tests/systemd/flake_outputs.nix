@@ -90,6 +90,8 @@ let
     };
 
   python = {
+    interpreter = "/nix/store/python/bin/python3";
+    sitePackages = "lib/python3/site-packages";
     withPackages =
       choose:
       mkDerivation {
@@ -178,7 +180,7 @@ let
             cc.cc.lib = mkDerivation { name = "gcc-lib"; };
             hostPlatform.system = "x86_64-linux";
           };
-          symlinkJoin = mkDerivation;
+          symlinkJoin = builder;
           testers.runNixOSTest = runNixOSTest self;
           writeShellApplication = mkDerivation;
           writeText = name: text: mkDerivation { inherit name text; };

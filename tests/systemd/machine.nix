@@ -73,12 +73,14 @@ let
     name: unit:
     toUnit unit {
       Unit."X-Reload-Triggers" = map toString unit.reloadTriggers;
+      Unit."X-Restart-Triggers" = map toString unit.restartTriggers;
       Service = {
         Environment = lib.mapAttrsToList (key: value: builtins.toJSON "${key}=${value}") (
           unit.environment // { PATH = searchPath unit; }
         );
       }
       // lib.optionalAttrs (!unit.stopIfChanged) { X-StopIfChanged = false; }
+      // lib.optionalAttrs (!unit.restartIfChanged) { X-RestartIfChanged = false; }
       // lib.optionalAttrs (unit.script != "") { ExecStart = "/bin/sh /etc/${(scriptOf name unit).key}"; }
       // unit.serviceConfig;
     };

@@ -46,6 +46,12 @@ let
     lib.concatStrings (
       lib.mapAttrsToList (name: each: "${builtins.toJSON name} = ${toToml each}\n") document
     );
+
+  # The one that a package of the project runs on.
+  python = {
+    interpreter = "${mkPackage "python3" { }}/bin/python3";
+    sitePackages = "lib/python3/site-packages";
+  };
 in
 {
   # The project's own packages, whatever their files say: nothing is built here.
@@ -54,7 +60,7 @@ in
     let
       name = lib.removeSuffix ".nix" (baseNameOf file);
     in
-    mkPackage (if name == "package" then "mcp-oauth-gateway" else name) { };
+    if name == "package" then mkPackage "mcp-oauth-gateway" { inherit python; } else mkPackage name { };
   formats.json = _: { type = mkFormat "JSON value" lib.types.nullOr; };
   formats.toml = _: {
     type = mkFormat "TOML value" lib.id;
@@ -76,6 +82,7 @@ in
     hostPlatform = { };
   };
   traefik = mkPackage "traefik" { version = "3.7.15"; };
+  mcp-oauth-gateway-next = mkPackage "mcp-oauth-gateway-next" { inherit python; };
 }
 // lib.genAttrs [
   "bashInteractive"
@@ -87,7 +94,6 @@ in
   "gnused"
   "hostile-server"
   "iproute2"
-  "mcp-oauth-gateway-next"
   "mcp-server-fetch"
   "mcp-server-filesystem"
   "mcp-server-git"

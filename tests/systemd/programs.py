@@ -29,9 +29,10 @@ FOLDERS = {
 # Packages of one program, which has another name in the root.
 PROGRAMS = {
     "chromium": "/usr/bin/chromium-headless-shell",
+    "python3": "/usr/bin/python3",
 }
 
-# Packages made of this checkout: their commands, and the module that each runs.
+# Packages made of this checkout, whose modules they have, too: their commands, and the module that each runs.
 GATEWAY = {
     "mcp-auth-service": "auth_service.__main__",
     "mcp-gatewayctl": "auth_service.cli",
@@ -66,6 +67,10 @@ def install_programs(checkout: Path, root: Path) -> None:
     for package, commands in MODULES.items():
         binaries = root / f"{STORE_PREFIX}{package}/bin"
         binaries.mkdir(parents=True)
+        if commands is GATEWAY:
+            library = root / f"{STORE_PREFIX}{package}/lib/python3"
+            library.mkdir(parents=True)
+            (library / "site-packages").symlink_to(SOURCE)
         for command, module in commands.items():
             (binaries / command).write_text(
                 f"#!{PYTHON}\nimport sys\nsys.path.insert(0, {SOURCE!r})\nfrom {module} import main\nsys.exit(main())\n"

@@ -263,6 +263,14 @@ in
           type = types.lines;
           default = "";
         };
+        restartIfChanged = mkOption {
+          type = types.bool;
+          default = true;
+        };
+        restartTriggers = mkOption {
+          type = types.listOf types.unspecified;
+          default = [ ];
+        };
         reloadTriggers = mkOption {
           type = types.listOf types.unspecified;
           default = [ ];

@@ -39,7 +39,9 @@ def _switch(old: dict[str, list[str]], new: Configuration) -> None:
     sockets = {socket for unit in stops if (socket := unit.replace(".service", ".socket")) in old}
     started_by_socket = {socket.replace(".socket", ".service") for socket in sockets}
 
-    _systemctl("stop", *sorted({unit for unit in old if unit not in new.units} | stops | sockets))
+    # Of a template that is gone, its instances stop.
+    gone = {unit.replace("@.", "@*.") for unit in old if unit not in new.units}
+    _systemctl("stop", *sorted(gone | stops | sockets))
     for unit in old:
         (ROOT / UNITS / unit).unlink(missing_ok=True)
     for link in (ROOT / UNITS).glob("*.wants/*"):

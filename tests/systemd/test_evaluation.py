@@ -24,7 +24,7 @@ from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluat
 MODULES = CHECKOUT / "modules"
 CONFIGURATIONS = sorted(evaluation.cases().keys() - set(COMPLAINTS))
 OPTION = "services.mcp-oauth-gateway"
-FORCED = "mcp-bridge-notes"
+FORCED = "mcp-server-notes"
 """Of the case `github`: an operator has replaced its filter of system calls."""
 STORED = f"/nix/store/{'0' * 32}-secret"
 
@@ -152,14 +152,14 @@ def test_settings_are_not_checked_where_the_auth_service_does_not_run() -> None:
 
 
 def options_of(configuration: Configuration, unit: str, folder: Path) -> Options:
-    """Return what a bridge reads from its command line and its file; a program that is there stands for the server."""
+    """Return what a bridge reads from its command line and its file."""
     (command,) = (line for line in configuration.units[unit] if line.startswith("ExecStart="))
     _, config, path, *arguments = command.split()
     assert config == "--config"
     (name,) = (name for name, stored in configuration.stored.items() if stored == path)
     file = folder / "bridge.json"
     file.write_text(configuration.files[name])
-    return parse_options(["--config", str(file), *arguments, "--", "/bin/true"], {})
+    return parse_options(["--config", str(file), *arguments], {})
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -170,6 +170,7 @@ def test_the_bridge_accepts_the_command_line_and_the_file_of_every_case(name: st
                 options = options_of(configuration, unit, tmp_path)
                 assert options.identity_key == "identity-key"
                 assert options.listen is None
+                assert options.server_socket == Path("/run/mcp-server/socket")
 
 
 def test_a_bridges_file_has_what_its_options_say_and_what_the_operator_adds(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_bridges_file_has_what_its_options_say_and_what_the_operator_adds(tmp_
     assert options.max_calls == 500, "`settings` wins over `limits.calls`"
     assert options.versions.server is None, "null leaves out what `serverProtocolVersion` says"
     document = json.loads(configuration.files["mcp-oauth-gateway/bridge-notes.json"])
-    assert document["command"][1:] == ["/srv/documents"]
+    assert not {"command", "cwd", "env", "pass-env"} & document.keys()
     assert set(document["protocol-version"]) == {"2025-06-18", "2025-11-25"}
 
 
@@ -274,7 +275,7 @@ def test_a_host_runs_its_own_part_only() -> None:
 
 
 def test_relaxations_of_a_sandbox_do_not_undo_each_other() -> None:
-    lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
+    lines = load(evaluated("oidc")).units["mcp-server-time@.service"]
     calls = [line.removeprefix("SystemCallFilter=") for line in lines if line.startswith("SystemCallFilter=")]
     assert calls[:2] == ["@system-service", "~@privileged @resources"]
     not_needed = calls[2]
@@ -289,7 +290,7 @@ def test_a_server_on_the_internet_reaches_public_addresses_and_no_others() -> No
         "link-local": ["169.254.0.0/16", "fe80::/64"],
         "multicast": ["224.0.0.0/4", "ff00::/8"],
     }
-    lines = load(evaluated("catalogue")).units["mcp-bridge-fetch.service"]
+    lines = load(evaluated("catalogue")).units["mcp-server-fetch@.service"]
     assert "RestrictNetworkInterfaces=~lo" in lines
     words = [line.removeprefix("IPAddressDeny=") for line in lines if line.startswith("IPAddressDeny=")]
     denied = [ipaddress.ip_network(each) for word in words for each in keywords.get(word, [word])]
@@ -303,7 +304,7 @@ def test_a_server_on_the_internet_reaches_public_addresses_and_no_others() -> No
 def test_no_relaxation_gives_back_what_no_server_needs(name: str) -> None:
     for configuration in load_machines(evaluated(name)).values():
         for unit, lines in configuration.units.items():
-            if unit.startswith("mcp-bridge-") and unit.endswith(".service") and not unit.startswith(FORCED):
+            if unit.startswith("mcp-server-") and unit.endswith(".service") and not unit.startswith(FORCED):
                 denied = {
                     call
                     for line in lines
@@ -319,17 +320,18 @@ def test_no_relaxation_gives_back_what_no_server_needs(name: str) -> None:
                     "InaccessiblePaths=-+/run/systemd/journal",
                     "InaccessiblePaths=-+/etc/mcp-oauth-gateway",
                     "OOMPolicy=continue",
+                    "PrivatePIDs=true",
+                    "ProtectControlGroups=strict",
                 } <= set(lines), unit
 
 
 def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_part_of_it() -> None:
-    lines = load(evaluated("github")).units["mcp-bridge-notes.service"]
+    lines = load(evaluated("github")).units["mcp-server-notes@.service"]
 
     def values(key: str) -> list[str]:
         return [line.removeprefix(f"{key}=") for line in lines if line.startswith(f"{key}=")]
 
     assert values("BindPaths") == [
-        "/run/systemd/notify",
         "-/run/nscd",
         "-/run/systemd/resolve",
         "/srv/documents",
@@ -337,7 +339,7 @@ def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_par
     ]
     assert values("TemporaryFileSystem") == ["/dev/shm:rw,nosuid,nodev,mode=1777", "/run:ro", "/srv"]
     assert values("ProtectClock") == ["false"]
-    assert values("Restart") == ["on-failure"]
+    assert values("OOMPolicy") == ["stop"]
     assert values("SystemCallFilter") == ["@system-service"], "mkForce"
     assert values("IOWeight") == ["50"]
 
@@ -357,12 +359,20 @@ def test_what_an_operator_sets_of_the_gateways_own_units_wins(unit: str, line: s
 
 
 def test_a_server_with_devices_sees_the_drivers_of_graphics_cards() -> None:
-    lines = load(evaluated("oidc")).units["mcp-bridge-time.service"]
+    lines = load(evaluated("oidc")).units["mcp-server-time@.service"]
     assert {"PrivateDevices=false", "BindReadOnlyPaths=-/run/opengl-driver"} <= set(lines)
 
 
+def test_limits_are_of_one_process_of_a_server_and_of_all_together() -> None:
+    units = load(evaluated("github")).units
+    # The unit's first process is one of its tasks.
+    assert {"MemoryMax=512M", "TasksMax=65", "CPUQuota=50%"} <= set(units["mcp-server-notes@.service"])
+    assert {"MemoryMax=2G", "TasksMax=512", "CPUQuota=150%"} <= set(units["mcp-gateway-notes.slice"])
+    assert not [line for line in units["mcp-bridge-notes.service"] if line.startswith(("MemoryMax", "CPUQuota"))]
+
+
 def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
-    assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-bridge-notes.service"]
+    assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-server-notes@.service"]
 
 
 def test_every_mistake_that_a_module_names_is_made_in_some_case() -> None:
@@ -402,6 +412,48 @@ def test_units_log_to_the_systems_journal_unless_they_are_given_one_of_their_own
 
     assert namespaces(load(evaluated("presets"))) == set()
     assert namespaces(gateway) == {"LogNamespace=mcp-gateway"}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_bridge_has_nothing_of_its_servers_and_no_server_has_anything_of_the_bridges(name: str) -> None:
+    for configuration in load_machines(evaluated(name)).values():
+        for unit, lines in configuration.units.items():
+            settings = {line.partition("=")[0] for line in lines}
+            server = re.fullmatch(r"mcp-(?:bridge|server)-([a-z0-9-]+)(?:@[0-9]*)?\.service", unit)
+            if unit.startswith("mcp-bridge-") and server is not None:
+                assert {"PrivateNetwork=true", "RestrictAddressFamilies=AF_UNIX", "LimitNPROC=1"} <= set(lines), unit
+                assert not {"RestrictAddressFamilies=AF_INET", "MemoryDenyWriteExecute=false"} & set(lines), unit
+                assert not {"EnvironmentFile", "StateDirectory", "SupplementaryGroups", "User"} & settings, unit
+                assert f"BindReadOnlyPaths=/run/mcp-oauth-gateway/servers/{server[1]}:/run/mcp-server" in lines
+            if unit.startswith("mcp-server-") and server is not None:
+                assert not {"OpenFile", "LoadCredential"} & settings, unit
+                assert not [line for line in lines if "/run/mcp-oauth-gateway/servers" in line], unit
+                assert f"Slice=mcp-gateway-{server[1].replace('-', chr(92) + 'x2d')}.slice" in lines
+                assert "X-RestartIfChanged=false" in lines
+
+
+@needs_nix
+def test_a_bridge_is_started_anew_when_the_units_of_its_server_change_and_not_otherwise(tmp_path: Path) -> None:
+    def find_trigger(settings: str) -> str:
+        case = tmp_path / "case.nix"
+        case.write_text(
+            f"""
+            {{
+              imports = [ {evaluation.cases()["full_flow"]} ];
+              services.mcp-oauth-gateway.servers.time = {{ {settings} }};
+            }}
+            """
+        )
+        result = tmp_path / "case.json"
+        result.write_text(evaluation.render(evaluation.evaluate(case)))
+        lines = load(result).units["mcp-bridge-time.service"]
+        (trigger,) = (line for line in lines if line.startswith("X-Restart-Triggers="))
+        return trigger
+
+    before = find_trigger("")
+    for changed in ('arguments = [ "-v" ]', 'environment.A = "b"', 'limits.memory = "1G"', 'sandbox.network = "full"'):
+        assert find_trigger(f"{changed};") != before, changed
+    assert find_trigger("limits.calls = 1;") == before
 
 
 def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:

@@ -2,6 +2,7 @@
 # unit's limits.
 {
   config,
+  gatewayLib,
   lib,
   pkgs,
   ...
@@ -21,6 +22,21 @@ let
     mkOption {
       type = types.ints.positive;
       inherit default example description;
+    };
+  memory =
+    default: example: description:
+    mkOption {
+      type = types.nullOr types.str;
+      inherit default example;
+      description = "${description}, as {manpage}`systemd.resource-control(5)` writes it in `MemoryMax`; no limit where null.";
+    };
+  cpu =
+    example: description:
+    mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      inherit example;
+      description = "${description}, as {manpage}`systemd.resource-control(5)` writes it in `CPUQuota`: 100% is one core; no limit where null.";
     };
 in
 {
@@ -143,14 +159,17 @@ in
       calls = count 10000 1000 "Unanswered calls of one process.";
       connections = count 4096 1024 "Open connections.";
 
-      memory = mkOption {
-        type = types.nullOr types.str;
-        default = "2G";
-        example = "512M";
-        description = "Memory of the bridge and every process of the server together, as {manpage}`systemd.resource-control(5)` writes it; no limit where null.";
-      };
+      memory = memory "2G" "512M" "Memory of one process of the server, with its children and its temporary files";
 
-      tasks = count 1024 256 "Processes and threads together.";
+      tasks = count 1024 256 "Processes and threads of one process of the server together.";
+
+      cpu = cpu "100%" "Processor time of one process of the server";
+
+      total = {
+        memory = memory "4G" "8G" "Memory of all processes of the server on one host together";
+        tasks = count 8192 2048 "Processes and threads of all processes of the server on one host together.";
+        cpu = cpu "200%" "Processor time of all processes of the server on one host together";
+      };
     };
 
     settings = mkOption {
@@ -169,11 +188,10 @@ in
 
   # A new option of the bridge is a line here, beside its own above.
   config.settings = lib.mapAttrs (_: lib.mkDefault) {
-    command = config.command ++ config.arguments;
-    # Handed over as an open file: the server has the bridge's user, and must not be able to read it.
+    # The command and its environment stand in the units that a connection starts.
+    server-socket = gatewayLib.units.socketOfBridge;
+    # Handed over as an open file, which only root may read.
     require-identity = "fd:identity-key";
-    # The unit's environment is the one that the operator wrote for this server.
-    pass-env = [ "*" ];
 
     inherit (config) isolation;
     server-era = config.era;

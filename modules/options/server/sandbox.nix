@@ -98,8 +98,9 @@ in
       BindReadOnlyPaths = [ "/run/postgresql" ];
     };
     description = ''
-      Settings of the unit's `[Service]` section, see {manpage}`systemd.exec(5)`. A list is added to the list of the sandbox;
-      any other value replaces the value of the sandbox. `lib.mkForce` replaces a list.
+      Settings of the `[Service]` section of the units that its processes run in, see {manpage}`systemd.exec(5)`. A list
+      is added to the list of the sandbox; any other value replaces the value of the sandbox. `lib.mkForce` replaces a
+      list.
     '';
   };
 

@@ -79,8 +79,8 @@ def ask(port: int, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
 
 
 ATTEMPTS = (
-    *(("read_bridge", {"part": part}) for part in PARTS),
-    ("list_descriptors_of_bridge", {}),
+    *(("read_parent", {"part": part}) for part in PARTS),
+    ("list_descriptors_of_parent", {}),
     ("system_call", {"name": "pidfd_getfd"}),
 )
 

@@ -170,6 +170,12 @@
           connections = 512;
           memory = "512M";
           tasks = 64;
+          cpu = "50%";
+          total = {
+            memory = "2G";
+            tasks = 512;
+            cpu = "150%";
+          };
         };
         settings = {
           keep-alive = 30;
@@ -192,7 +198,7 @@
           TemporaryFileSystem = [ "/srv" ];
           SystemCallFilter = lib.mkForce [ "@system-service" ];
           ProtectClock = false;
-          Restart = "on-failure";
+          OOMPolicy = "stop";
         };
         allowedUsers = [ "hubot" ];
         allowedOrganizations = [ "robots" ];

@@ -1,0 +1,13 @@
+# What the units of one server are called, and where its bridges find the socket that starts its processes.
+{ lib }:
+rec {
+  # A template, for the units of the processes, and the socket that starts them.
+  serverUnit = name: "mcp-server-${name}";
+
+  # In a slice's name each hyphen is a level.
+  sliceOf = name: "mcp-gateway-${lib.replaceStrings [ "-" ] [ "\\x2d" ] name}.slice";
+
+  serverSocket = name: "/run/mcp-oauth-gateway/servers/${name}/socket";
+  # The directory, in the only sandbox that has it.
+  socketOfBridge = "/run/mcp-server/socket";
+}
