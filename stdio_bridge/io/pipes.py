@@ -8,8 +8,9 @@ from typing import IO
 
 from .event_loop import Loop
 
-_READ_BYTES = 256 * 1024
-_DRAIN_READS = 256
+# What a pipe holds. For more than 128 KiB, malloc may ask the kernel for memory at each read (M_MMAP_THRESHOLD).
+_READ_BYTES = 64 * 1024
+_DRAIN_READS = 1024
 
 
 class Pipe:
