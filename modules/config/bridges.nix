@@ -24,7 +24,7 @@ let
     description = "Identity key of the MCP server ${name}";
     requires = keys.masterKeyUnits;
     after = keys.masterKeyUnits;
-    # Else requests would start the bridge anew while both wait for a switch to go on.
+    # Else requests would restart the bridge while both wait for a switch to go on.
     stopIfChanged = false;
     serviceConfig = asDefaults (
       hardening.unit
@@ -105,7 +105,7 @@ let
           DynamicUser = true;
           OpenFile = "${escaped (if derived then keys.identityKeyFile name else server.identityKeyFile)}:identity-key:read-only";
           # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
-          # directory, because the socket in it may be made anew.
+          # directory, because the socket in it may be made again.
           TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
           BindPaths = [ "/run/systemd/notify" ];
           BindReadOnlyPaths = [ "${dirOf serverSocket}:${dirOf units.socketOfBridge}" ];
@@ -156,7 +156,7 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    # To be read; a bridge is started with the file itself, and anew where that changes.
+    # To be read; a bridge is started with the file itself, and restarted where that changes.
     environment.etc = lib.mapAttrs' (
       name: server:
       lib.nameValuePair "mcp-oauth-gateway/bridge-${name}.json" { source = configurationFile name server; }

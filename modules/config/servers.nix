@@ -28,7 +28,7 @@ let
       unitConfig.CollectMode = "inactive-or-failed";
       # A sandbox that is set up before its socket is there would never see it.
       after = [ "nss-lookup.target" ];
-      # Its connection is its bridge's: the bridge is started anew, and ends what runs.
+      # Its connection is its bridge's: the bridge restarts, and ends what runs.
       restartIfChanged = false;
       environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
       inherit (server) path;

@@ -141,7 +141,7 @@ class _Task(Task):  # type: ignore[misc] # waitress is untyped
 
     def set_close_on_finish(self) -> None:
         # waitress closes a connection after each chunked response; HTTP/1.1 does not ask for that, and a client
-        # whose calls are answered by event streams would connect anew for each.
+        # whose calls are answered by event streams would connect again for each.
         if not self.chunked_response:
             super().set_close_on_finish()
 

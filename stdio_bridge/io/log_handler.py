@@ -159,7 +159,7 @@ def _open(fd: int) -> _File | _Socket:
     if stat.S_ISSOCK(mode):
         return _Socket(os.dup(fd))
     if stat.S_ISFIFO(mode):
-        # Opened anew: whether writing waits belongs to the open file, which others may share.
+        # Opened a second time: whether writing waits belongs to the open file, which others may share.
         with contextlib.suppress(OSError):
             return _File(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     return _File(os.dup(fd))

@@ -187,7 +187,7 @@ class Connection:
         call.last_deadline = now + self._timeouts.total
 
     def refuse(self, client: Hashable, request: Message, text: str) -> list[Event]:
-        """Answer a request of the server's in the stead of the client that was asked."""
+        """Answer a request of the server for the client that was asked."""
         return self.respond(client, jsonrpc.error(request["id"], jsonrpc.INTERNAL_ERROR, text))
 
     def expire(self, now: float) -> list[Event]:

@@ -80,7 +80,7 @@ def _error_from(message: Message) -> Message:
 
 
 def _elicitations(data: object) -> Message:
-    """The links that a 2025-11-25 server wants visited first; the call is then made anew."""
+    """The links that a 2025-11-25 server wants visited first; the call is then repeated."""
     wanted = data.get("elicitations") if isinstance(data, dict) else None
     if not isinstance(wanted, list):
         return {}

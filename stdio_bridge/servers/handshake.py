@@ -180,7 +180,7 @@ _ASKS_TO_DISCOVER = frozenset({State.DISCOVERING, State.DISCOVERING_LAST})
 _ASKS_TO_INITIALIZE = frozenset(
     {State.DISCOVERING_STILL, State.INITIALIZING, State.INITIALIZING_FIRST, State.INITIALIZING_ONLY}
 )
-# Where `initialize` is the bridge's own, in the stead of a modern client.
+# Where the bridge itself sends `initialize`, for a modern client.
 _OWN = frozenset({State.DISCOVERING_STILL, State.INITIALIZING})
 
 
