@@ -264,7 +264,7 @@ def _limit(pid: int) -> int:
 
 
 def _escape(seconds: int) -> int:
-    """Leave a process that is nobody's child, in a session of its own, and ignores what can be ignored."""
+    """Leave a process whose parent has ended, in a session of its own, that ignores SIGTERM, SIGHUP and SIGINT."""
     ignoring = f"trap '' TERM HUP INT; exec sleep {seconds}"
     return subprocess.run(("setsid", "--fork", "sh", "-c", ignoring), stdin=subprocess.DEVNULL, check=True).returncode
 

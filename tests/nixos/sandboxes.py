@@ -57,7 +57,7 @@ def attempt_in(name: str, server: str, *attempts: tuple[str, dict[str, Any]]) ->
 
 
 def close_sessions(server: str) -> None:
-    """End all sessions of a server; its bridge starts anew at the next request."""
+    """End all sessions of a server; its bridge starts again at the next request."""
     machine.succeed(f"systemctl stop mcp-bridge-{server}.service")
     machine.wait_until_fails(f"systemctl list-units --plain --no-legend 'mcp-server-{server}@*' | grep .")
 
@@ -375,7 +375,7 @@ for server in ("none", "internet", "full"):
         assert got == [None] * len(planted), got
         got = attempt_in("alice", server, ("connect_abstract", {"name": "bob"}))
         assert got == [None], got
-        # What listens on the host's loopback is for whoever has the host's network.
+        # A unit with the host's network reaches what listens on the host's loopback.
         (connected,) = attempt_in("alice", server, ("connect", {"host": "127.0.0.1", "port": 7001}))
         assert (connected is not None) == (server == "full"), connected
 

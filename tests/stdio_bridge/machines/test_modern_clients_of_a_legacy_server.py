@@ -405,7 +405,7 @@ class ModernForLegacyMachine(SimulationMachine):
         return question
 
     def user_of(self, process: Process) -> str:
-        """Whose call a message of this process can be about, as it does not say so; nobody's where it is unclear."""
+        """Return the only user with calls in this process, or "nobody" if several users have some, or none has."""
         if not self.shared:
             return str(process.started_for)
         users = {call.user for call in self.in_flight(process)}
