@@ -91,13 +91,15 @@ def enable(configuration: Configuration, root: Path) -> None:
             if line.startswith("WantedBy="):
                 wants = root / UNITS / f"{line.removeprefix('WantedBy=')}.wants"
                 wants.mkdir(parents=True, exist_ok=True)
-                link = wants / name
-                link.unlink(missing_ok=True)
-                link.symlink_to(f"../{name}")
+                if not (wants / name).is_symlink():
+                    (wants / name).symlink_to(f"../{name}")
 
 
 def _write(path: Path, text: str) -> None:
-    # What has not changed is not touched: a program may be watching it.
+    # What has not changed is not touched: a program may be watching it. The rest is replaced at once, as NixOS
+    # replaces /etc/static: systemd loads a unit for each connection, and must find it at every moment.
     if not path.is_file() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text)
+        new.replace(path)

@@ -42,13 +42,13 @@ def _switch(old: dict[str, list[str]], new: Configuration) -> None:
     # Of a template that is gone, its instances stop.
     gone = {unit.replace("@.", "@*.") for unit in old if unit not in new.units}
     _systemctl("stop", *sorted(gone | stops | sockets))
-    for unit in old:
-        (ROOT / UNITS / unit).unlink(missing_ok=True)
-    for link in (ROOT / UNITS).glob("*.wants/*"):
-        if link.name in old:
-            link.unlink()
     write_files(new, ROOT)
     enable(new, ROOT)
+    for unit in old.keys() - new.units.keys():
+        (ROOT / UNITS / unit).unlink()
+    for link in (ROOT / UNITS).glob("*.wants/*"):
+        if link.name in old and f"WantedBy={link.parent.stem}" not in new.units.get(link.name, ()):
+            link.unlink()
     subprocess.run(("systemd-sysusers",), check=True)
     subprocess.run(("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/gateway.conf"), check=True)
     _systemctl("daemon-reload")
