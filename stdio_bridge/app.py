@@ -10,10 +10,10 @@ from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
 from .clients.policy import find_policy
 from .clients.request_body import parse_body
+from .http.exchange import Request, Response
 from .http.identity import IDENTITY_HEADER, Identity, Verifier
 from .http.json_errors import JSON_HEADERS, reply_error
 from .http.origin_check import OriginCheck
-from .http.server import Request, Response
 from .io.event_loop import Loop
 from .io.metrics import CONTENT_TYPE, Registry
 from .options import Options

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.server import Request, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request, not_allowed

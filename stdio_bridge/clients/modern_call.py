@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.json_errors import JSON_HEADERS, reply_error
 from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
-from stdio_bridge.http.server import Request, Response
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_OPEN, sse_event

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
-from stdio_bridge.http.server import Request, Response
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message

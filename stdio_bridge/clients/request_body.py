@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stdio_bridge.http.server import Request
+from stdio_bridge.http.exchange import Request
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import InvalidMessage, Kind, Message, RequestId

@@ -8,10 +8,10 @@ import secrets
 import time
 from collections.abc import Callable
 
+from stdio_bridge.http.exchange import Headers, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.json_errors import JSON_HEADERS
 from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
-from stdio_bridge.http.server import Headers, Response
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc

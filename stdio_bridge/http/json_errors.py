@@ -6,7 +6,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, unavailable
 from stdio_bridge.protocol.jsonrpc import RequestId
 
-from .server import Headers, Response
+from .exchange import Headers, Response
 
 JSON_HEADERS: Headers = [("Content-Type", "application/json")]
 

@@ -10,9 +10,9 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_COMMENT
 
+from .exchange import Headers, Response
 from .identity import Identity
 from .json_errors import reply_error
-from .server import Headers, Response
 
 SSE_HEADERS: Headers = [
     ("Content-Type", "text/event-stream"),

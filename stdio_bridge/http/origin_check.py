@@ -18,7 +18,7 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 
-from .server import Headers, Request
+from .exchange import Headers, Request
 
 log = logging.getLogger(__name__)
 

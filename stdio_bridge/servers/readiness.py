@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stdio_bridge.http.exchange import Response
 from stdio_bridge.http.json_errors import JSON_HEADERS
-from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, stopping

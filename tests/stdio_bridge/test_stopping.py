@@ -16,8 +16,8 @@ from typing import Any, cast
 import psutil
 import pytest
 
+from stdio_bridge.http.exchange import Response
 from stdio_bridge.http.identity import ANYONE
-from stdio_bridge.http.server import Response
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options

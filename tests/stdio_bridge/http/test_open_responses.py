@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from stdio_bridge.http.exchange import Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
-from stdio_bridge.http.server import Response
 
 
 class Socket:

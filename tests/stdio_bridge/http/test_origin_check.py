@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
+from stdio_bridge.http.exchange import Request
 from stdio_bridge.http.origin_check import OriginCheck
-from stdio_bridge.http.server import Request
 from stdio_bridge.options import parse_options
 from stdio_bridge.protocol.errors import HttpError, UsageError
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stdio_bridge.http import server
+from stdio_bridge.http import channel, server
 from stdio_bridge.http.body_budget import BodyBudget
+from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.json_errors import render_error
-from stdio_bridge.http.server import HttpServer, Request, Response
+from stdio_bridge.http.server import HttpServer
 from stdio_bridge.io.event_loop import Loop
 
 MAX_BODY_BYTES = 100
@@ -197,7 +198,7 @@ def test_a_refused_client_may_send_on_and_is_heard_no_more_until_it_leaves(site:
 
 
 def test_a_refused_client_that_stays_is_dropped(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
-    monkeypatch.setattr(server, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(channel, "_LINGER_SECONDS", 0.0)
     site.connect().send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
     site.turn_until(lambda: site.server.connections == 1)
     site.turn_until(lambda: site.server.connections == 0)

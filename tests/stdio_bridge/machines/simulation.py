@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from stdio_bridge.app import Bridge
+from stdio_bridge.http.exchange import Headers, Request, Response
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.server import Headers, Request, Response
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.options import parse_options
 from tests.stdio_bridge.modern_client import NAMED_BY, PREFIX, VERSION
