@@ -13,6 +13,7 @@
     ./options/identity-provider/github.nix
     ./options/identity-provider/oidc.nix
     ./options/logs.nix
+    ./options/metrics.nix
     ./options/redis.nix
     ./options/servers.nix
     ./options/traefik.nix

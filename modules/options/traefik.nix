@@ -1,4 +1,4 @@
-# The router: ports, certificates, access log and metrics of Traefik.
+# The router: ports, certificates and access log of Traefik.
 { lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -108,26 +108,6 @@ in
         Whether Traefik writes one line of JSON for each request to the journal. The line contains no headers and no query
         parameters, because these contain tokens, codes and cookies.
       '';
-    };
-
-    metrics = {
-      enable = lib.mkEnableOption "Prometheus metrics of Traefik. The auth service and the bridges always have theirs";
-
-      port = mkOption {
-        type = types.port;
-        default = 9099;
-        example = 9110;
-        description = "Port of Traefik's `/metrics` on loopback.";
-      };
-
-      targets = mkOption {
-        type = types.listOf types.str;
-        readOnly = true;
-        defaultText = lib.literalMD "every part of the gateway on this host";
-        example = [ "127.0.0.1:9000" ];
-        description = "The addresses at which the gateway's programs on this host serve `/metrics`, for
-        {option}`services.prometheus.scrapeConfigs`.";
-      };
     };
   };
 }
