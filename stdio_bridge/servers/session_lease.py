@@ -1,0 +1,177 @@
+"""The lease of one legacy session, or of several that share a server process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.to_modern import answer_from, initialize_result
+
+from .backend import Reply, SessionBackend, SessionClient
+from .handshake import Failed, Handshake, Initialized, Modern, Outcome
+from .lease import LeaseParts, ServerLease
+from .modern_for_legacy import ModernForLegacy
+from .passthrough import SessionPassthrough
+
+_INITIALIZED = "notifications/initialized"
+
+
+class SessionLease(ServerLease):
+    """A server of one session, or of several.
+
+    The first session's `initialize` is what the server sees. The others get the same answer, except that one who asks
+    for an older revision that the bridge knows is given it: revisions only add.
+    """
+
+    def __init__(self, parts: LeaseParts, user: str, *, exclusive: bool, forget: Callable[[ServerLease], None]) -> None:
+        self._clients: dict[SessionClient, Message] = {}
+        super().__init__(parts, user, forget=forget)
+        self.exclusive = exclusive
+        # A server is taken for a legacy one until the handshake shows that it is not.
+        self.backend: SessionBackend = SessionPassthrough(self.dispatcher)
+        self._versions = parts.era_cache.versions
+        self._result: Message | None = None
+        self._handshake: Handshake | None = None
+        self._asked_with: Message | None = None
+        self._waiting: list[tuple[SessionClient, Message, Reply]] = []
+        self._told_initialized = False
+
+    def is_left_for(self, user: str, initialize: Message) -> bool:
+        """Whether it is still starting for a client that has left, and fits this `initialize`."""
+        abandoned = self.exclusive and not self._clients and not self.ending
+        return abandoned and self.user == user and self._asked_with == _asked_with(initialize)
+
+    def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
+        """Serve one more session."""
+        self._clients[client] = initialize
+        self.backend.join(client, user=user, initialize=initialize)
+
+    def leave(self, client: SessionClient, reason: str) -> None:
+        """Remove a session, whose calls fail. Its server ends with it, or when it is idle if it is shared.
+
+        A server that is still starting goes on: its client may have given up waiting and come back.
+        """
+        if client not in self._clients:
+            return
+        del self._clients[client]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] is not client]
+        self.backend.leave(client)
+        self.last_used = self._parts.pool.loop.clock()
+        if self.exclusive and not (self._handshake is not None and self._server.running):
+            self._server.stop(reason)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last of its sessions was used; None while one is in use."""
+        used = [client.idle_since for client in self._clients]
+        idle = [since for since in used if since is not None]
+        return max(idle, default=self.last_used) if len(idle) == len(used) else None
+
+    @property
+    def seconds_in_use(self) -> float:
+        """About how long one of its sessions still needs it."""
+        return max((client.seconds_in_use for client in self._clients), default=0.0)
+
+    def evict(self) -> None:
+        """End the server and its sessions, so that another can start."""
+        for client in list(self._clients):
+            client.evict()
+        super().evict()
+
+    def tick(self, now: float) -> None:
+        """End a server that has been idle for too long."""
+        if not self._clients and not self.ending and now - self.last_used > self._parts.pool.options.idle_timeout:
+            self._server.stop("it was idle")
+
+    def _ended(self, reason: str) -> None:
+        self._forget(self)
+        self.backend.fail(reason)
+        clients, self._clients = self._clients, {}
+        for client in clients:
+            client.lease_ended()
+
+    def notify(self, client: SessionClient, message: Message) -> None:
+        """Pass a session's notification on; that it is initialized is told once."""
+        if message["method"] == _INITIALIZED:
+            if self._told_initialized:
+                return
+            self._told_initialized = True
+        self.backend.notify(client, message)
+
+    # The handshake
+
+    def initialize(self, client: SessionClient, message: Message, reply: Reply) -> None:
+        """Answer a session's `initialize`, with what the server says or has said to the first."""
+        if self._result is not None:
+            reply.finish(self._answer(message, self._result))
+        elif self._handshake is not None:
+            self._waiting.append((client, message, reply))
+        else:
+            self._begin(message, reply)
+
+    def _begin(self, message: Message, reply: Reply) -> None:
+        self._asked_with = _asked_with(message)
+        params = jsonrpc.params_of(message)
+        if isinstance(asked := params.get("protocolVersion"), str):
+            params = {**params, "protocolVersion": self._versions.to_server(asked)}
+        sent = {**message, "params": params}
+
+        def done(outcome: Outcome) -> None:
+            self._handshake_done(sent, message, reply, outcome)
+
+        loop, era_cache = self._parts.pool.loop, self._parts.era_cache
+        self._handshake = Handshake(self.dispatcher, loop, era_cache, sent, done, before=reply.send)
+        self._handshake.begin_for_legacy()
+
+    def _handshake_done(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            # A client of both eras would take a code of the modern one for a modern server's.
+            self._refused(message, reply, answer_from({**outcome.message, "id": message["id"]}))
+            return
+        self._handshake = None
+        self._result = self._open(sent, outcome)
+        waiting, self._waiting = self._waiting, []
+        reply.finish(self._answer(message, self._result))
+        for _, asked, waits in waiting:
+            waits.finish(self._answer(asked, self._result))
+
+    def _open(self, initialize: Message, outcome: Outcome) -> Message:
+        """Return the result of `initialize`; a modern server's is made of its own account."""
+        if isinstance(outcome, Initialized):
+            return outcome.result
+        discovered = outcome.discovered or {} if isinstance(outcome, Modern) else {}
+        pool = self._parts.pool
+        emulation = ModernForLegacy(self.dispatcher, pool.loop, discovered, input_seconds=pool.options.input_timeout)
+        self.backend = emulation
+        for client, own in self._clients.items():
+            emulation.take_over(client, own)
+        return initialize_result(initialize, discovered)
+
+    def _refused(self, message: Message, reply: Reply, refusal: Message) -> None:
+        reply.finish(refusal)
+        self._handshake = None
+        waiting, self._waiting = self._waiting, []
+        if self.ending:
+            for _, asked, waits in waiting:
+                waits.finish({**refusal, "id": asked["id"]})
+        elif waiting:
+            # The server may accept the next one: it may ask for another revision, for example.
+            self._waiting = waiting[1:]
+            _, asked, waits = waiting[0]
+            self._begin(asked, waits)
+        elif self.exclusive:
+            self._server.stop("it refused to initialize")
+
+    def _answer(self, initialize: Message, result: Message) -> Message:
+        """A session's answer, from the server's to the first: in the session's own revision where that is older."""
+        version = result.get("protocolVersion")
+        if isinstance(version, str):
+            asked = jsonrpc.params_of(initialize).get("protocolVersion")
+            result = {**result, "protocolVersion": self._versions.to_client(asked, version)}
+        return jsonrpc.result(initialize["id"], result)
+
+
+def _asked_with(initialize: Message) -> Message:
+    """The parts of an `initialize` that the server sees."""
+    return {name: value for name, value in jsonrpc.params_of(initialize).items() if name != "_meta"}
