@@ -13,13 +13,14 @@ from stdio_bridge.io.metrics import Registry
 from stdio_bridge.io.spawned_child import SpawnedChild
 from stdio_bridge.io.unit_child import UnitChild
 from stdio_bridge.options import Options
-from stdio_bridge.protocol import jsonrpc, malformed
+from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts
 from stdio_bridge.protocol.errors import stopping, unavailable
-from stdio_bridge.protocol.jsonrpc import InvalidMessage, Message
+from stdio_bridge.protocol.jsonrpc import Message
 
 from .dispatcher import Dispatcher
 from .eviction import Bounds, Full, Occupant, find_victim
+from .message_reader import MessageReader
 from .start_limiter import StartLimiter, StartPermit
 from .warm_pool import WarmPool
 
@@ -34,8 +35,6 @@ EVICTED = "it made room for another session"
 _LOGGED_REFUSALS_PER_SECOND = 1
 # A server that has written nothing for this long is waiting for something, and uses no core.
 _LONGEST_START_SECONDS = 10.0
-# How long an answer may come after a log line about it.
-_BEHIND_SECONDS = 5.0
 _FIRST_GUESS_SECONDS = 1.0
 _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -59,6 +58,14 @@ class Server:
             timeouts=timeouts,
             note_dropped=pool.note_dropped,
             closed=self._closed,
+        )
+        self._reader = MessageReader(
+            self.dispatcher,
+            loop=pool.loop,
+            max_line_bytes=options.max_message_bytes,
+            skipped=pool.non_json_lines,
+            log_skipped=self._log_non_json,
+            on_message=self._hear,
         )
         self._pool = pool
         self._on_end = on_end
@@ -128,8 +135,8 @@ class Server:
                 ),
                 traffic=pool.traffic,
                 allowance=pool.allowance,
-                on_line=self._take_line,
-                on_skipped=self._take_skipped,
+                on_line=self._reader.take,
+                on_skipped=self._reader.take_too_long,
                 on_exit=self._exited,
             )
         except SpawnError as error:
@@ -160,71 +167,9 @@ class Server:
         elif not self.stopping:
             self._unwritten.append(line)
 
-    def _take_line(self, line: bytes) -> None:
-        try:
-            value = jsonrpc.parse_json(line)
-        except InvalidMessage:
-            try:
-                value = malformed.read(line)
-            except InvalidMessage as error:
-                self._take_unreadable(line, str(error))
-                return
-        now = self._pool.loop.clock()
-        for message in value if isinstance(value, list) and value else (value,):
-            try:
-                self.dispatcher.receive(message)
-            except InvalidMessage as error:
-                self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
-            except Exception:
-                # One message that cannot be handled is no reason to end the conversation with all others.
-                log.exception("a message of the server could not be handled")
-            else:
-                self._hear(now)
-
-    def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
-        """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
-
-        The line is shown to the call's client unless it holds other messages, which may be for other clients.
-        """
-        mended = malformed.mend(value)
-        if mended is not None:
-            self.dispatcher.receive(mended)
-            self._hear(now)
-            return
-        self._skip(problem, line)
-        self._fail(malformed.find_answered_by(value), problem, line if shown else None)
-
-    def _take_unreadable(self, line: bytes, problem: str) -> None:
-        """Fail the call that a line answers which cannot be read, rather than let it wait."""
-        self._skip(problem, line)
-        among = malformed.find_answered_among(line)
-        first = malformed.find_answered(line, b"")
-        for answered in among.at_once | {malformed.find_answered(line, line)}:
-            # Only the call that the line begins with gets its beginning: the rest may answer other clients.
-            self._fail(answered, problem, line if answered == first else None)
-        for behind in among.behind:
-            self._fail_later(behind)
-
-    def _fail_later(self, answered: int) -> None:
-        # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
-        # may be about any client, so that none of it is shown.
-        problem = "it does not begin its line"
-        self._pool.loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
-
-    def _take_skipped(self, beginning: bytes, end: bytes) -> None:
-        self._pool.non_json_lines.add()
-        limit = self._pool.options.max_message_bytes
-        self._fail(malformed.find_answered(beginning, end, cut=True), f"it has more than {limit} bytes", None)
-
-    def _skip(self, problem: str, line: bytes) -> None:
-        self._pool.non_json_lines.add()
+    def _log_non_json(self, problem: str, line: bytes) -> None:
         if self._process is not None:
             self._process.log_non_json(problem, line)
-
-    def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
-        begins = "" if line is None else f"; it begins: {malformed.beginning_of(line)}"
-        if answered is not None:
-            self.dispatcher.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
 
     def _hear(self, now: float) -> None:
         # Only a message counts, not a log line in JSON.

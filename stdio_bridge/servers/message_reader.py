@@ -1,0 +1,110 @@
+"""Reads a server's messages from its lines. A line that is none fails the call that it would have answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.metrics import Counter
+from stdio_bridge.protocol import jsonrpc, malformed
+from stdio_bridge.protocol.jsonrpc import InvalidMessage
+
+from .dispatcher import Dispatcher
+
+log = logging.getLogger(__name__)
+
+# How long an answer may come after a log line about it.
+_BEHIND_SECONDS = 5.0
+
+
+class MessageReader:
+    """Reads the lines of one server's stdout.
+
+    `skipped` counts the lines that were no message, and `log_skipped` gets each with its problem. `on_message` gets the
+    time of each message.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        loop: Loop,
+        max_line_bytes: int,
+        skipped: Counter,
+        log_skipped: Callable[[str, bytes], None],
+        on_message: Callable[[float], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._loop = loop
+        self._max_line_bytes = max_line_bytes
+        self._skipped = skipped
+        self._log_skipped = log_skipped
+        self._on_message = on_message
+
+    def take(self, line: bytes) -> None:
+        """Pass on what a line says, or fail the call that it would have answered."""
+        try:
+            value = jsonrpc.parse_json(line)
+        except InvalidMessage:
+            try:
+                value = malformed.read(line)
+            except InvalidMessage as error:
+                self._take_unreadable(line, str(error))
+                return
+        now = self._loop.clock()
+        for message in value if isinstance(value, list) and value else (value,):
+            try:
+                self._dispatcher.receive(message)
+            except InvalidMessage as error:
+                self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
+            except Exception:
+                # One message that cannot be handled is no reason to end the conversation with all others.
+                log.exception("a message of the server could not be handled")
+            else:
+                self._on_message(now)
+
+    def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
+        """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
+
+        The line is shown to the call's client unless it holds other messages, which may be for other clients.
+        """
+        mended = malformed.mend(value)
+        if mended is not None:
+            self._dispatcher.receive(mended)
+            self._on_message(now)
+            return
+        self._skip(problem, line)
+        self._fail(malformed.find_answered_by(value), problem, line if shown else None)
+
+    def _take_unreadable(self, line: bytes, problem: str) -> None:
+        """Fail the call that a line answers which cannot be read, rather than let it wait."""
+        self._skip(problem, line)
+        among = malformed.find_answered_among(line)
+        first = malformed.find_answered(line, b"")
+        for answered in among.at_once | {malformed.find_answered(line, line)}:
+            # Only the call that the line begins with gets its beginning: the rest may answer other clients.
+            self._fail(answered, problem, line if answered == first else None)
+        for behind in among.behind:
+            self._fail_later(behind)
+
+    def _fail_later(self, answered: int) -> None:
+        # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
+        # may be about any client, so that none of it is shown.
+        problem = "it does not begin its line"
+        self._loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
+
+    def take_too_long(self, beginning: bytes, end: bytes) -> None:
+        """Fail the call that a line answers which is too long."""
+        self._skipped.add()
+        problem = f"it has more than {self._max_line_bytes} bytes"
+        self._fail(malformed.find_answered(beginning, end, cut=True), problem, None)
+
+    def _skip(self, problem: str, line: bytes) -> None:
+        self._skipped.add()
+        self._log_skipped(problem, line)
+
+    def _fail(self, answered: int | None, problem: str, line: bytes | None) -> None:
+        begins = "" if line is None else f"; it begins: {malformed.beginning_of(line)}"
+        if answered is not None:
+            self._dispatcher.fail(answered, f"the MCP server's answer cannot be read: {problem}{begins}")
