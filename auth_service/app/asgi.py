@@ -159,6 +159,7 @@ class Application:
         await _end(tasks)
         await self._watch.close()
         await asyncio.to_thread(self._notices.close)
+        self._flush()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _flush_every_second(self) -> None:
@@ -167,7 +168,12 @@ class Application:
             await asyncio.sleep(FLUSH_SECONDS)
 
     def _flush(self) -> None:
-        self._metrics.flush(self._verify.outcomes, redis_is_up=self._watch.is_watching())
+        self._metrics.flush(
+            self._verify.outcomes,
+            self._notices.outcomes,
+            redis_is_up=self._watch.is_watching(),
+            redis_takes_writes=not self._upkeep.redis_refuses_writes(),
+        )
 
     async def _tell_when_ready(self) -> None:
         """Tell the service manager once this worker serves and Redis answers (sd_notify(3))."""

@@ -40,12 +40,17 @@ class Upkeep:
         self._subjects = Subjects(parts.store.redis)
         self._subjects_are_named = False
         self._provider_name = provider_name(parts.settings.identity_provider)
+        self._writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
         self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
         self._probe = parts.probe
 
     def is_prepared(self) -> bool:
         """Whether keys and subjects are up to date, so that this worker answers as the others do."""
         return self._keys_are_agreed and self._subjects_are_named
+
+    def redis_refuses_writes(self) -> bool:
+        """Whether Redis answers but takes no writes, so that nobody can log in."""
+        return self._writes.is_under_way
 
     def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return all tasks, each of which runs until it is cancelled."""
@@ -71,21 +76,20 @@ class Upkeep:
 
     async def _agree_on_keys(self) -> None:
         """Keep the keys as the other hosts, the operator and the clock say."""
-        writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
         unusable = Outage(log, "keys.unusable", over="keys.usable-again")
         while True:
             try:
                 await asyncio.to_thread(self._rotation.synchronize)
             except WritesRefused as error:
                 self._keys_are_agreed = True  # they are read, which is enough
-                writes.failed(error.reason)
+                self._writes.failed(error.reason)
             except ServiceUnavailable:
                 pass  # the watch over grants has said so
             except SigningKeyError as error:
                 unusable.failed(error)
             else:
                 self._keys_are_agreed = True
-                writes.worked()
+                self._writes.worked()
                 unusable.worked()
             await asyncio.sleep(KEY_AGREEMENT_SECONDS)
 

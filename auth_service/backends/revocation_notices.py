@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from .assertions import BackendSigner, derive_identity_key
 TIMEOUT_SECONDS: Final = 2
 MAX_WAITING: Final = 10_000
 """How many notices may wait for one origin. Above that the oldest are dropped."""
+DELIVERED: Final = "delivered"
+UNDELIVERED: Final = "undelivered"
 CLOSE_SECONDS: Final = 5
 """For how many seconds a process that ends goes on sending notices."""
 
@@ -35,11 +38,15 @@ class RevocationNotices:
     """
 
     def __init__(self, settings: Settings, credentials: Credentials) -> None:
+        # With both outcomes from the start, so that the first failure is an increase.
+        self.outcomes: Counter[str] = Counter({DELIVERED: 0, UNDELIVERED: 0})
+        """How many notices each outcome had, for the metrics."""
+        self._counting = threading.Lock()
         self._origins: dict[str, _Origin] = {}
         self._targets: dict[str, tuple[BackendSigner, list[_Origin]]] = {}
         for name, resource in settings.resources.items():
             urls = dict.fromkeys(map(_revocation_url, resource.endpoints))
-            origins = [self._origins.setdefault(url, _Origin(url)) for url in urls]
+            origins = [self._origins.setdefault(url, _Origin(url, self._count)) for url in urls]
             self._targets[resource.url] = BackendSigner(derive_identity_key(credentials, name)), origins
 
     def __call__(self, grant: Grant) -> None:
@@ -49,6 +56,10 @@ class RevocationNotices:
         signer, origins = target
         for origin in origins:
             origin.add(_Revocation(signer, grant.sid))
+
+    def _count(self, outcome: str, notices: int) -> None:
+        with self._counting:
+            self.outcomes[outcome] += notices
 
     def close(self) -> None:
         """Wait until every backend has its notices, except those that do not answer."""
@@ -68,8 +79,9 @@ class _Revocation:
 class _Origin:
     """The waiting notices of one origin. A thread sends them in order, and ends when none is left."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, count: Callable[[str, int], None]) -> None:
         self._url = url
+        self._count = count
         self._waiting: deque[_Revocation] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -80,6 +92,7 @@ class _Origin:
         with self._changed:
             if len(self._waiting) == MAX_WAITING:
                 self._waiting.popleft()
+                self._count(UNDELIVERED, 1)
                 log.warning("revocation.unheard: %s: more than %d are waiting", self._url, MAX_WAITING)
             self._waiting.append(revocation)
             if self._thread is None:
@@ -94,7 +107,7 @@ class _Origin:
         with self._changed:
             if self._changed.wait_for(lambda: self._thread is None, max(0.0, deadline - time.monotonic())):
                 return
-            self._waiting.clear()
+            self._drop_waiting()
             log.warning("revocation.unheard: %s: the process ends", self._url)
 
     def _start(self) -> None:
@@ -116,9 +129,15 @@ class _Origin:
                 # The thread goes on, as no other sends the notices of this origin.
                 log.exception("revocation.unheard: %s", self._url)
                 heard = False
+            self._count(DELIVERED if heard else UNDELIVERED, 1)
             if self._is_closing and not heard:
                 with self._changed:
-                    self._waiting.clear()
+                    self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        """Give the waiting notices up; the lock is held."""
+        self._count(UNDELIVERED, len(self._waiting))
+        self._waiting.clear()
 
     def _next(self) -> _Revocation | None:
         with self._changed:

@@ -107,6 +107,18 @@ class Metrics:
         self._redis = Gauge(
             "mcp_gateway_redis_up", "Whether the worker hears from Redis.", registry=own, multiprocess_mode="liveall"
         )
+        self._writable = Gauge(
+            "mcp_gateway_redis_writable",
+            "Whether Redis takes writes, as far as the worker knows.",
+            registry=own,
+            multiprocess_mode="liveall",
+        )
+        self._notices = Counter(
+            "mcp_gateway_revocation_notices", "Revocation notices to bridges, by outcome.", ["outcome"], registry=own
+        )
+        # A first event would not count as an increase, if its counter began with it.
+        for event in audit.Event:
+            self._events.labels(event)
         self._flushed: Counted[tuple[str, ...]] = Counted()
         self._logged = _LevelCounter()
         logging.getLogger().addHandler(self._logged)
@@ -128,8 +140,18 @@ class Metrics:
                 self._latency.labels(endpoint, response.status_code).observe(time.perf_counter() - started)
             return response
 
-    def flush(self, verified: Mapping[str, Mapping[str, int]], *, redis_is_up: bool) -> None:
-        """Copy the worker's own counts to where the others can read them. `verified` is by resource and outcome."""
+    def flush(
+        self,
+        verified: Mapping[str, Mapping[str, int]],
+        notices: Mapping[str, int],
+        *,
+        redis_is_up: bool,
+        redis_takes_writes: bool,
+    ) -> None:
+        """Copy the worker's own counts to where the others can read them.
+
+        `verified` is by resource and outcome, `notices` (of revocations) by outcome.
+        """
         for resource, outcomes in verified.items():
             for outcome, count in list(outcomes.items()):
                 self._verified.labels(resource, outcome).inc(self._since_last(("verify", resource, outcome), count))
@@ -137,7 +159,10 @@ class Metrics:
             self._events.labels(event).inc(self._since_last(("event", event), count))
         for level, count in list(self._logged.counts.items()):
             self._messages.labels(level).inc(self._since_last(("level", level), count))
+        for outcome, count in list(notices.items()):
+            self._notices.labels(outcome).inc(self._since_last(("notice", outcome), count))
         self._redis.set(redis_is_up)
+        self._writable.set(redis_takes_writes)
 
     def _since_last(self, key: tuple[str, ...], count: int) -> int:
         new = count - self._flushed[key]

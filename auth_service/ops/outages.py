@@ -21,6 +21,11 @@ class Outage:
         self._began: float | None = None
         self._works_since: float | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has failed, and has not worked for long enough since."""
+        return self._began is not None
+
     def failed(self, reason: object) -> None:
         """Log that it has failed and why, unless that is logged already."""
         self._works_since = None

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import redis
+import requests
 
 from auth_service import cli
 from auth_service.storage.denials import Denials
 from tests.disk import Disk, small_disk
 from tests.e2e.flow import Tokens, refresh
 
-from .conftest import Connection, Place, Service, eventually, sid_of
+from .conftest import WAIT_SECONDS, Connection, Place, Service, eventually, sid_of
 
 Run = Callable[..., tuple[Any, str]]
 
@@ -184,3 +185,17 @@ def denied(host: Path) -> Denials:
 def settings_of(service: Service) -> dict[str, Any]:
     document = json.loads((service.log.parent / "settings.json").read_text())
     return {name: document[name] for name in ("issuer", "resources")}
+
+
+def test_metrics_say_whether_redis_takes_writes(place: Place, disk: Disk) -> None:
+    def metric(name: str) -> str:
+        page = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=WAIT_SECONDS).text
+        return next(line.split()[1] for line in page.splitlines() if line.startswith(f"mcp_gateway_{name}{{"))
+
+    service = place.start(workers=1)
+    eventually(lambda: metric("redis_writable") == "1.0")
+    fill(place, disk)
+    eventually(lambda: metric("redis_writable") == "0.0")
+    assert metric("redis_up") == "1.0"
+    disk.free()
+    eventually(lambda: metric("redis_writable") == "1.0")

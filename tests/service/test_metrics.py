@@ -12,6 +12,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from auth_service.ops.audit import Event
 from tests.disk import small_disk
 
 from .conftest import WORKERS, Place, Service, eventually
@@ -57,6 +58,22 @@ def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: P
     replace_workers(service)
     files = list((service.log.parent / "state/metrics").glob("counter_*.db"))
     assert len(files) <= 2 * WORKERS, "files do not pile up: a worker takes over the numbers of one that is gone"
+
+
+def test_events_count_from_zero_so_that_the_first_is_an_increase(place: Place) -> None:
+    service = place.start(workers=1)
+    values = read(service)
+    assert {values[("mcp_gateway_events_total", event)] for event in Event} == {0.0}
+    assert values[("mcp_gateway_revocation_notices_total", "undelivered")] == 0
+
+
+def test_a_revocation_notice_that_no_bridge_takes_is_counted(place: Place) -> None:
+    service = place.start(workers=1)
+    tokens = service.log_in()
+    form = {"token": tokens.refresh_token, "client_id": tokens.client_id}
+    assert service.post("/revoke", form).status_code == 200
+    eventually(lambda: read(service)[("mcp_gateway_revocation_notices_total", "undelivered")] == 1)
+    assert read(service)[("mcp_gateway_revocation_notices_total", "delivered")] == 0
 
 
 def test_a_worker_without_redis_says_so(place: Place) -> None:

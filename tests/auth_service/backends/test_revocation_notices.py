@@ -169,6 +169,8 @@ def test_the_oldest_are_dropped_when_too_many_wait(
     hanging.answering.set()
     assert [hanging.hears() for _ in range(4)] == ["first", "2", "3", "4"]
     assert len([each for each in caplog.messages if "more than 3 are waiting" in each]) == 2
+    revoked.close()
+    assert revoked.outcomes == {"delivered": 4, "undelivered": 2}
 
 
 def test_a_thread_ends_when_all_notices_are_sent_and_the_next_grant_starts_another(server: Server) -> None:
@@ -192,6 +194,7 @@ def test_closing_waits_until_all_notices_are_sent(server: Server) -> None:
     server.answering.set()
     revoked.close()
     assert [_sid(server.told.get_nowait()) for _ in range(20)] == [str(number) for number in range(20)]
+    assert revoked.outcomes == {"delivered": 20, "undelivered": 0}
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(
@@ -219,6 +222,7 @@ def test_closing_gives_up_a_server_at_its_first_failure(caplog: pytest.LogCaptur
     server.stop()
     assert len([each for each in caplog.messages if "Timeout" in each]) == 1
     assert not threads(server)
+    assert revoked.outcomes == {"delivered": 0, "undelivered": 101}
 
 
 def test_a_grant_ends_also_where_no_thread_can_be_started(
