@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from auth_service.app.traefik import WHOLE_REQUESTS
+from auth_service.app.traefik.middlewares import WHOLE_REQUESTS
 from tests.e2e.conftest import free_port
 from tests.e2e.router import Router
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from auth_service.app.traefik import AUTHORIZATION_PATHS
+from auth_service.app.traefik.names import AUTHORIZATION_PATHS
 from auth_service.settings import (
     OWN_PATHS,
     AllowList,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from auth_service.app.traefik import ORIGIN_HEADERS
+from auth_service.app.traefik.middlewares import ORIGIN_HEADERS
 from tests.browser import Browser, Form
 from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh

@@ -1,4 +1,4 @@
-"""Answers with which Traefik replaces its own refusals, which are plain text (`app/traefik.py`).
+"""Answers with which Traefik replaces its own refusals, which are plain text (`app/traefik/`).
 
 Traefik keeps the status, and asks here for the rest with the headers of the refused request.
 """
@@ -22,7 +22,7 @@ from .statuses import Form, respond
 blueprint = Endpoints("refusals", __name__)
 
 _FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC, "by-grant": Form.JSON_RPC}
-"""The forms of groups (traefik.py); the others have OAuth's."""
+"""The forms of groups (traefik/middlewares.py); the others have OAuth's."""
 _BROWSED = frozenset({"nowhere", "mcp", "by-grant"})
 """Groups whose paths a person may have opened in a browser."""
 _RATES = {"nowhere": "metadata", "mcp": "metadata"}
@@ -37,7 +37,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @blueprint.route("/refusals/<group>/<status>", methods=_METHODS)
 def refuse(parts: Parts, group: str, status: str) -> Response:
-    """Answer for a group of endpoints (traefik.py)."""
+    """Answer for a group of endpoints (traefik/middlewares.py)."""
     if request.method == "OPTIONS":  # web pages may read the answer, whatever was refused
         return allow_any_origin(make_response("", 204, {"Allow": ", ".join(_METHODS)}))
     code = int(status) if _STATUS.fullmatch(status) else 404

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from auth_service.app.traefik import IDENTITY_HEADERS, dynamic_configuration
+from auth_service.app.traefik import dynamic_configuration
+from auth_service.app.traefik.middlewares import IDENTITY_HEADERS
 from auth_service.settings import Settings
 from tests.auth_service.test_settings import MINIMAL
 
