@@ -13,7 +13,8 @@ from auth_service.backends import health as handshakes
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.settings import Credentials, SettingsError, load_identity_key, load_master_key, load_settings
 
-from .doctor import Doctor, Finding, Status
+from .doctor.examination import examine
+from .doctor.findings import Finding, Status
 from .operator import (
     Operator,
     as_json,
@@ -39,8 +40,8 @@ def doctor(context: click.Context, operator: Operator, *, as_json: bool) -> None
     """
     found: list[Finding] = []
     parts = operator.parts
-    made = Doctor(parts.settings, parts.credentials, parts.store, operator.revocation, operator.signing_keys)
-    for finding in made.examine():
+    findings = examine(parts.settings, parts.credentials, parts.store, operator.revocation, operator.signing_keys)
+    for finding in findings:
         found.append(finding)
         if not as_json:
             _print_finding(finding)

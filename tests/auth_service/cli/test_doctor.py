@@ -21,7 +21,9 @@ from cryptography.x509.oid import NameOID
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from auth_service.cli.doctor import CheckFailed, Doctor, Finding, Status, check_certificate
+from auth_service.cli.doctor import authorization_server
+from auth_service.cli.doctor.examination import examine as run_all
+from auth_service.cli.doctor.findings import CheckFailed, Finding, Status
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.settings import Credentials, Settings
@@ -90,7 +92,9 @@ def outside() -> Iterator[Outside]:
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
     with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev") as made:
-        monkeypatch.setattr("auth_service.cli.doctor.make_fetcher", lambda _documents: made.fetcher())
+        monkeypatch.setattr(
+            "auth_service.cli.doctor.authorization_server.make_fetcher", lambda _documents: made.fetcher()
+        )
         yield made
 
 
@@ -119,8 +123,7 @@ def examine(
     outside.jwks = keys.jwks()
     store = Store(settings)
     revocation = Revocation(store, grants_per_client=1, notify=lambda _grant: None)
-    doctor = Doctor(settings, CREDENTIALS, store, revocation, keys)
-    yield lambda: {finding.check: finding for finding in doctor.examine()}
+    yield lambda: {finding.check: finding for finding in run_all(settings, CREDENTIALS, store, revocation, keys)}
     store.close()
 
 
@@ -293,7 +296,7 @@ def test_a_certificate_that_ends_soon_is_a_warning(
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
-            text = check_certificate("localhost", listener.getsockname()[1])
+            text = authorization_server.check_certificate("localhost", listener.getsockname()[1])
         except CheckFailed as failure:
             assert failure.status is Status.WARNING
             text = str(failure)

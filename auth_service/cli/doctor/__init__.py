@@ -1,0 +1,1 @@
+"""What `mcp-gatewayctl doctor` checks: each dependency of the gateway, and the gateway from outside."""

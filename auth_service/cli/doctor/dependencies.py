@@ -1,0 +1,94 @@
+"""What the auth service needs: Redis and the identity provider."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import redis
+import requests
+
+from auth_service.protocol.errors import WritesRefused
+from auth_service.settings import Credentials, GitHub, OpenIDConnect, Settings
+from auth_service.storage.grants import new_sid
+from auth_service.storage.store import Store
+
+from .findings import TIMEOUT_SECONDS, CheckFailed, Status
+from .web import get_json
+
+OLDEST_REDIS: Final = (6, 2)
+
+
+def check_redis(settings: Settings, store: Store) -> str:
+    """Check that Redis answers, takes writes and keeps them."""
+    connection = store.redis
+    try:
+        info = connection.info()
+    except redis.RedisError as error:
+        raise CheckFailed(
+            f"{settings.redis_url}: {error}",
+            "No access is granted without Redis. Start it (systemctl status redis-mcp-oauth-gateway), and see that "
+            "this user may use its socket.",
+        ) from error
+    try:
+        store.identifiers.use_once(new_sid(), seconds=1)
+    except WritesRefused as error:
+        raise CheckFailed(
+            f"takes no writes: {error.reason}",
+            "No user can log in and no token can be refreshed. Requests with a token pass, and `users revoke` and "
+            "`grants revoke` still end access. Free space on the disk, or memory, that Redis uses; it takes writes "
+            "again a moment later.",
+        ) from error
+    version = str(info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+        raise CheckFailed(f"version {version} is too old", "Install Redis 6.2 or newer.")
+    if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
+        raise CheckFailed(
+            f"drops keys when its memory is full ({info['maxmemory_policy']})",
+            "Set maxmemory-policy to noeviction: the user of an evicted grant has to log in again.",
+            status=Status.WARNING,
+        )
+    if not info.get("aof_enabled"):
+        raise CheckFailed(
+            "forgets everything when it stops",
+            "Set appendonly to yes. Without it every client has to register again after a restart.",
+            status=Status.WARNING,
+        )
+    return f"version {version}, {info['used_memory_human']} used, appendonly"
+
+
+def check_identity_provider(http: requests.Session, settings: Settings, credentials: Credentials) -> str:
+    """Check that the identity provider answers, and knows this gateway where it says so."""
+    provider = settings.identity_provider
+    if isinstance(provider, OpenIDConnect):
+        return _check_openid(http, provider)
+    return _check_github(http, provider, credentials)
+
+
+def _check_github(http: requests.Session, provider: GitHub, credentials: Credentials) -> str:
+    # GitHub answers 404 for a token that it does not know, and 401 for credentials that it does not know.
+    answer = http.post(
+        f"{provider.api_url}/applications/{provider.client_id}/token",
+        json={"access_token": "gho_" + secrets.token_hex(18)},
+        auth=(provider.client_id, credentials.client_secret),
+        timeout=TIMEOUT_SECONDS,
+    )
+    if answer.status_code == 401:
+        raise CheckFailed(
+            "GitHub does not know this client id and secret",
+            "Compare identity_provider.client_id and the credential client-secret with the application's page.",
+        )
+    if answer.status_code >= 500:
+        raise CheckFailed(f"{provider.api_url} answers {answer.status_code}", "See https://www.githubstatus.com/.")
+    return f"{provider.api_url} answers, and accepts the client's secret"
+
+
+def _check_openid(http: requests.Session, provider: OpenIDConnect) -> str:
+    url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
+    document = get_json(http, url)
+    if document.get("issuer") != provider.issuer:
+        raise CheckFailed(
+            f"{url} names the issuer {document.get('issuer')}",
+            "Write identity_provider.issuer exactly as the provider does, including a slash at the end.",
+        )
+    return f"{provider.issuer} is found"

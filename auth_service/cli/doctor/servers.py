@@ -1,0 +1,133 @@
+"""The MCP servers: each behind the gateway, and as a client reaches it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Final
+
+import requests
+
+from auth_service.backends import health
+from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.signing_keys import SigningKeys
+from auth_service.oauth.revocation import Revocation
+from auth_service.protocol.metadata import protected_resource_url
+from auth_service.settings import Settings
+from auth_service.storage.grants import Grant, new_sid
+from auth_service.storage.store import Store
+
+from .findings import LOG_COMMAND, TIMEOUT_SECONDS, CheckFailed
+from .web import get_json
+
+PROBE_SECONDS: Final = 60
+
+
+def check_backend(result: health.Result) -> str:
+    """Say what the request of the health check to a server has found."""
+    if result.problem is not None:
+        raise CheckFailed(
+            f"{result.endpoint} {result.problem}",
+            f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}; a server given by its URL has its own",
+        )
+    return f"{result.endpoint} answers, {result.seconds:.2f} s"
+
+
+def check_challenge(http: requests.Session, url: str) -> str:
+    """Check the challenge for a client without a token, also with a slash at the end of the URL."""
+    for asked in (url, url + "/"):
+        answer = http.post(
+            asked, json=health.INITIALIZE, headers=health.HEADERS, timeout=TIMEOUT_SECONDS, allow_redirects=False
+        )
+        if answer.is_redirect:
+            raise CheckFailed(
+                f"{asked} redirects to {answer.headers['Location']}",
+                "Clients do not follow it. A proxy in front of the gateway must pass the URL on unchanged.",
+            )
+        if answer.status_code != 401:
+            raise CheckFailed(
+                f"{asked} answers {answer.status_code}, not 401",
+                "404: the router has no route for it. See that it polls /routes and the host name leads to it. "
+                "200: the server is open to everyone. 5xx: see the router's log.",
+            )
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        found = re.search(r'resource_metadata="([^"]*)"', challenge)
+        if found is None or found[1] != protected_resource_url(url):
+            raise CheckFailed(
+                f"{asked} challenges with {challenge or 'nothing'}",
+                "A proxy between the gateway and the internet changes WWW-Authenticate, or answers instead of it.",
+            )
+    return "names its metadata, with and without a slash at the end"
+
+
+def check_metadata(http: requests.Session, settings: Settings, url: str) -> str:
+    """Check the metadata of a server."""
+    where = protected_resource_url(url)
+    document = get_json(http, where)
+    expected = {"resource": url, "authorization_servers": [settings.issuer]}
+    for member, value in expected.items():
+        if document.get(member) != value:
+            raise CheckFailed(
+                f"{where}: {member} is {document.get(member)}, not {value}",
+                "Another program answers there, or the service runs with other settings.",
+            )
+    return f"{where} is right"
+
+
+def check_request(
+    http: requests.Session, settings: Settings, store: Store, revocation: Revocation, keys: SigningKeys, *, name: str
+) -> str:
+    """Make one request as an authorized client would, with a token that lives a minute."""
+    now = int(time.time())
+    resource = settings.resources[name]
+    grant = Grant(
+        sid=new_sid(),
+        sub="gateway:doctor",
+        name="doctor",
+        client_id="mcp-gatewayctl",
+        client_name="mcp-gatewayctl doctor",
+        resource=resource.url,
+        scope=" ".join(resource.scopes),
+        redirect="",
+        created_at=now,
+    )
+    store.grants.add(grant, lifetime=PROBE_SECONDS)
+    try:
+        token = issue_access_token(
+            keys,
+            issuer=settings.issuer,
+            sub=grant.sub,
+            name=grant.name,
+            client_id=grant.client_id,
+            scope=grant.scope,
+            resource=resource.url,
+            sid=grant.sid,
+            lifetime=PROBE_SECONDS,
+            now=now,
+        )
+        return _call(http, resource.url, {**health.HEADERS, "Authorization": f"Bearer {token}"})
+    finally:
+        revocation.revoke_grant(grant.sid, by="operator", reason="the examination is over")
+
+
+def _call(http: requests.Session, url: str, headers: dict[str, str]) -> str:
+    # Status and headers are enough. The body is the server's, and is not read.
+    with http.post(
+        url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False, stream=True
+    ) as answer:
+        session = answer.headers.get("Mcp-Session-Id")
+    if session is not None:
+        ending = {**headers, "Mcp-Session-Id": session}
+        http.delete(url, headers=ending, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True).close()
+    if answer.status_code == 401:
+        raise CheckFailed(
+            "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),
+            "The service behind the router has other settings, keys or clock than this host; its audit log names "
+            "the reason (verify.refused).",
+        )
+    if answer.status_code != 200:
+        raise CheckFailed(
+            f"the server answers {answer.status_code}",
+            f"The gateway accepts the token, but the server fails: systemctl status 'mcp-bridge-*', {url}.",
+        )
+    return "an authorized request is answered"
