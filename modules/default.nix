@@ -27,6 +27,7 @@
     ./config/bridges.nix
     ./config/health.nix
     ./config/logs.nix
+    ./config/recovery.nix
     ./config/redis.nix
     ./config/servers.nix
     ./config/settings.nix

@@ -169,10 +169,11 @@ let
       }) (nodesOf (scenarios + "/${scenario}.nix"));
       testScript = builtins.readFile (scenarios + "/${script}.py");
     };
-  # Each scenario has a script with its name; two more scripts use the scenario full_flow.
+  # Each scenario has a script with its name; three more scripts use the scenario full_flow.
   vmTests = lib.mapAttrs (name: _: mkTest name name) (cases scenarios) // {
     hardening = mkTest "hardening" "full_flow";
     operating = mkTest "operating" "full_flow";
+    recovery = mkTest "recovery" "full_flow";
   };
 
   # Complete hosts: the example of the README, and the template of `nix flake init`.

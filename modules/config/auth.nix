@@ -8,7 +8,12 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  inherit (gatewayLib) hardening keys topology;
+  inherit (gatewayLib)
+    hardening
+    keys
+    topology
+    units
+    ;
   provider = gatewayLib.identityProvider.chosen;
   settingsFile = "mcp-oauth-gateway/settings.json";
   service = lib.getExe' cfg.package "mcp-auth-service";
@@ -100,6 +105,8 @@ in
     systemd.sockets.${topology.authSocket} = lib.mkIf (topology.has "auth") {
       description = "Authorization server of the MCP OAuth gateway";
       wantedBy = [ "sockets.target" ];
+      onFailure = [ (units.recoveryOf topology.authSocket) ];
+      startLimitIntervalSec = 0;
       listenStreams = [ cfg.settings.listen ];
       socketConfig = hardening.asDefaults (
         hardening.socket // topology.socketConfig // { Service = "mcp-auth-service.service"; }

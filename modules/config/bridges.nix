@@ -123,6 +123,8 @@ let
   socketUnit = name: _: replica: {
     description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
     wantedBy = [ "sockets.target" ];
+    onFailure = [ (units.recoveryOf (socketOf name replica)) ];
+    startLimitIntervalSec = 0;
     listenStreams = [ (topology.authority replica.address replica.port) ];
     socketConfig = asDefaults (
       hardening.socket // topology.socketConfig // { Service = "${nameOf name replica}.service"; }

@@ -58,6 +58,8 @@ let
   socket = name: server: {
     description = "Processes of the MCP server ${name}";
     wantedBy = [ "sockets.target" ];
+    onFailure = [ (units.recoveryOf (units.serverUnit name)) ];
+    startLimitIntervalSec = 0;
     socketConfig = asDefaults (
       hardening.socket
       // {

@@ -7,6 +7,10 @@ rec {
   # In a slice's name each hyphen is a level.
   sliceOf = name: "mcp-gateway-${lib.replaceStrings [ "-" ] [ "\\x2d" ] name}.slice";
 
+  # Starts a socket that has failed again.
+  recovery = "mcp-gateway-recovery";
+  recoveryOf = socket: "${recovery}@${socket}.service";
+
   serverSocket = name: "/run/mcp-oauth-gateway/servers/${name}/socket";
   # The directory, in the only sandbox that has it.
   socketOfBridge = "/run/mcp-server/socket";

@@ -42,6 +42,8 @@ def main() -> int:
 
     opened = steps.add_parser("open", help="print the id of a new session")
     opened.set_defaults(run=_open)
+    refused = steps.add_parser("refused", help="print why no session could be opened")
+    refused.set_defaults(run=_refused)
     gone = steps.add_parser("gone", help="be told that a session has ended")
     gone.set_defaults(run=_gone)
     end = steps.add_parser("end", help="end a session")
@@ -54,7 +56,7 @@ def main() -> int:
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, gone, end, stream, knock, call):
+    for command in (opened, refused, gone, end, stream, knock, call):
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
@@ -103,6 +105,12 @@ def _open(options: argparse.Namespace) -> bool:
     session.post({"method": "notifications/initialized"})
     sys.stdout.write(session.id)
     return False
+
+
+def _refused(options: argparse.Namespace) -> bool:
+    answer = initialize(options.resource, options.token_file.read_text().strip())
+    sys.stdout.write(answer.text)
+    return "Mcp-Session-Id" in answer.headers
 
 
 def _gone(options: argparse.Namespace) -> bool:

@@ -11,6 +11,7 @@ for unit in (
     "mcp-server-time@1",
     "mcp-gateway-health",
     "mcp-gateway-logs",
+    "mcp-gateway-recovery@1",
     "mcp-identity-time",
     "mcp-oauth-gateway-master-key",
 ):

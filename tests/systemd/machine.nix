@@ -32,6 +32,7 @@ let
       BindsTo = unit.bindsTo;
       PartOf = unit.partOf;
       OnFailure = unit.onFailure;
+      OnSuccess = unit.onSuccess;
       StartLimitIntervalSec = unit.startLimitIntervalSec;
       StartLimitBurst = unit.startLimitBurst;
     }

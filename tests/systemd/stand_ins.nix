@@ -39,6 +39,7 @@ let
     "bindsTo"
     "partOf"
     "onFailure"
+    "onSuccess"
   ] (_: strings);
 
   mkUnits =

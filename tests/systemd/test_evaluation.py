@@ -371,6 +371,18 @@ def test_limits_are_of_one_process_of_a_server_and_of_all_together() -> None:
     assert not [line for line in units["mcp-bridge-notes.service"] if line.startswith(("MemoryMax", "CPUQuota"))]
 
 
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_socket_is_started_again_when_it_fails_however_often(name: str) -> None:
+    for configuration in load_machines(evaluated(name)).values():
+        sockets = [unit for unit in configuration.units if unit.endswith(".socket")]
+        for unit in sockets:
+            recovery = f"OnFailure=mcp-gateway-recovery@{unit.removesuffix('.socket')}.service"
+            assert {recovery, "StartLimitIntervalSec=0"} <= set(configuration.units[unit]), unit
+        if sockets:
+            lines = configuration.units["mcp-gateway-recovery@.service"]
+            assert {"OnSuccess=%i.socket", "Restart=on-failure", "StartLimitIntervalSec=0"} <= set(lines)
+
+
 def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
     assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-server-notes@.service"]
 

@@ -35,6 +35,7 @@ def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
             "host-template",
             "vm-hardening",
             "vm-operating",
+            "vm-recovery",
             *scripts,
         } <= checks.keys()
         assert checks["evaluation"] == len("touch $out"), "a case does not evaluate to what is committed"

@@ -84,6 +84,12 @@ def test_an_operator_sees_how_it_is_and_no_secret(one_host: dict[str, QemuMachin
 
 @needs_container
 @pytest.mark.timeout(900)
+def test_what_processes_are_started_by_recovers_from_every_failure(one_host: dict[str, QemuMachine]) -> None:
+    run_script(SCENARIOS / "recovery.py", one_host)
+
+
+@needs_container
+@pytest.mark.timeout(900)
 def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
     with deployed("sandboxes", tmp_path) as machines:
         run_script(SCENARIOS / "sandboxes.py", machines)
