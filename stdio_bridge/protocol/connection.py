@@ -21,7 +21,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .calls import Call, CallTimeouts, Purpose
+from .calls import Call, CallsInFlight, CallTimeouts, Purpose
 from .events import Answer, Closed, Event, Notification, Progress, ServerRequest, ToServer, dropped
 from .jsonrpc import Message, RequestId
 from .mcp import SUBSCRIPTION_ID
@@ -46,12 +46,10 @@ class Connection:
 
     def __init__(self, *, timeouts: CallTimeouts) -> None:
         self._timeouts = timeouts
-        self._calls: dict[int, Call] = {}
-        self._in_flight = 0
+        self._calls = CallsInFlight()
         self._asked: dict[str, _ServerRequest] = {}
         self._next_id = 0
         self._recipients = Recipients()
-        self._calls_of: dict[Hashable, dict[int, Call]] = {}
         self._ended: str | None = None
 
     # What clients do.
@@ -66,7 +64,7 @@ class Connection:
     def leave(self, client: Hashable) -> list[Event]:
         """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
         events: list[Event] = []
-        for call in list(self._calls_of.get(client, {}).values()):
+        for call in self._calls.of(client):
             events += self.cancel(call, "the client has left")
             events.append(Answer(call, jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended")))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
@@ -102,9 +100,7 @@ class Connection:
         own_answer = self._subscription_answer(call, message)
         if own_answer is not None:
             return call, [Answer(call, own_answer)]
-        self._calls[wire_id] = call
-        self._calls_of.setdefault(client, {})[wire_id] = call
-        self._in_flight += purpose is Purpose.CALL
+        self._calls.add(call)
         if call.progress_token is not None:
             message = jsonrpc.with_meta(message, progressToken=wire_id)
         return call, [ToServer({**message, "id": wire_id})]
@@ -124,18 +120,6 @@ class Connection:
             return None
         self._recipients.unsubscribe(call.client, uri)
         return jsonrpc.result(call.client_id, {}) if self._recipients.has_subscribers(uri) else None
-
-    def _take(self, wire_id: object) -> Call | None:
-        """Remove the call with that id from those in flight, and return it."""
-        number = wire_id if type(wire_id) is int else jsonrpc.find_number(wire_id)
-        call = None if number is None else self._calls.pop(number, None)
-        if call is not None:
-            self._in_flight -= call.purpose is Purpose.CALL
-            calls = self._calls_of[call.client]
-            del calls[call.wire_id]
-            if not calls:
-                del self._calls_of[call.client]
-        return call
 
     def ask(self, method: str, params: Message, now: float) -> tuple[Call, list[Event]]:
         """Ask the server something for the bridge itself."""
@@ -169,7 +153,7 @@ class Connection:
 
     def cancel(self, call: Call, reason: object = None) -> list[Event]:
         """Give a call up: the server is told, a late answer is dropped, nothing more comes of it."""
-        if self._take(call.wire_id) is None or call.method == "initialize":
+        if self._calls.take(call.wire_id) is None or call.method == "initialize":
             return []  # "The `initialize` request MUST NOT be cancelled by clients"
         params: Message = {"requestId": call.wire_id}
         if isinstance(reason, str):
@@ -194,10 +178,10 @@ class Connection:
         """Fail the calls whose time is up."""
         # Time in which a call waits for its client does not count: the client may be waiting for a person.
         for client in {asked.client for asked in self._asked.values()}:
-            for call in self._calls_of.get(client, {}).values():
+            for call in self._calls.of(client):
                 call.deadline = max(call.deadline, min(now + call.idle_timeout, call.last_deadline))
         events: list[Event] = []
-        for call in [call for call in self._calls.values() if call.deadline <= now]:
+        for call in [call for call in self._calls if call.deadline <= now]:
             events += self.cancel(call, "timed out")
             error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the server did not answer in time")
             events.append(Answer(call, error))
@@ -215,12 +199,12 @@ class Connection:
 
     def fail(self, wire_id: int, text: str) -> list[Event]:
         """Fail a call whose answer cannot be passed on, if it is in flight."""
-        if wire_id not in self._calls:
+        if self._calls.find(wire_id) is None:
             return []
         return [self._receive_response(jsonrpc.error(wire_id, jsonrpc.INTERNAL_ERROR, text))]
 
     def _receive_response(self, message: Message) -> Event:
-        call = self._take(message.get("id"))
+        call = self._calls.take(message.get("id"))
         if call is None:
             return dropped(message, "no call with its id is in flight")
         message = {**message, "id": call.client_id}
@@ -239,7 +223,7 @@ class Connection:
         if message["method"] == "ping":
             # It is about this connection: the bridge answers.
             return [ToServer(jsonrpc.result(message["id"], {}))]
-        client = self._recipients.for_request(message, self._calling())
+        client = self._recipients.for_request(message, self._calls.callers())
         if client is None:
             text = "the server asked for input, and no connected client that it may ask declared support for it"
             return [_refusal(message["id"], text)]
@@ -253,7 +237,7 @@ class Connection:
             client=client,
             progress_token=jsonrpc.meta_of(message).get("progressToken"),
         )
-        return [ServerRequest(client, self._only_call_of(client), {**message, "id": wire_id})]
+        return [ServerRequest(client, self._calls.only_one_of(client), {**message, "id": wire_id})]
 
     def _is_asked_too_much(self, client: Hashable) -> bool:
         # Each client has its own share, so that one that answers nothing blocks no other.
@@ -275,13 +259,13 @@ class Connection:
         elif method == "notifications/resources/updated":
             clients = self._recipients.for_update(params.get("uri"))
         else:
-            clients = self._recipients.for_news(self._calling())
+            clients = self._recipients.for_news(self._calls.callers())
         if not clients:
             return [dropped(message, "it names no call, and it is not clear which client it is for")]
-        return [Notification(client, self._only_call_of(client), message) for client in clients]
+        return [Notification(client, self._calls.only_one_of(client), message) for client in clients]
 
     def _receive_progress(self, message: Message, token: object, now: float) -> Event:
-        call = self._find(token)
+        call = self._calls.find(token)
         # A client that sent no token wants no progress, even if the server uses the request's id as a token.
         if call is None or call.progress_token is None:
             return dropped(message, "no call in flight has its token")
@@ -291,7 +275,7 @@ class Connection:
         return Progress(call, {**message, "params": params})
 
     def _receive_event(self, message: Message, subscription: object) -> Event:
-        call = self._find(subscription)
+        call = self._calls.find(subscription)
         if call is None or call.purpose is not Purpose.STREAM:
             return dropped(message, "it names no subscription")
         return Progress(call, {**message, "params": _named_after(call, jsonrpc.params_of(message))})
@@ -302,45 +286,26 @@ class Connection:
             if asked.server_id == server_id:
                 del self._asked[wire_id]
                 params = {**jsonrpc.params_of(message), "requestId": wire_id}
-                return [Notification(asked.client, self._only_call_of(asked.client), {**message, "params": params})]
-        call = self._find(server_id)
+                return [
+                    Notification(asked.client, self._calls.only_one_of(asked.client), {**message, "params": params})
+                ]
+        call = self._calls.find(server_id)
         if call is None:
             return [dropped(message, "it names no unanswered request")]
         if call.purpose is Purpose.STREAM:
             # "A server MUST send this when it tears down that subscription stream."
-            self._take(call.wire_id)
+            self._calls.take(call.wire_id)
             result = _named_after(call, {"resultType": "complete"})
             return [Answer(call, jsonrpc.result(call.client_id, result))]
         reason = jsonrpc.params_of(message).get("reason")
         why = f": {reason}" if isinstance(reason, str) else ""
         return self.fail(call.wire_id, f"the MCP server cancelled the call{why}")
 
-    def _find(self, wire_id: object) -> Call | None:
-        number = jsonrpc.find_number(wire_id)
-        return None if number is None else self._calls.get(number)
-
-    def _calling(self) -> list[Hashable]:
-        """The clients with calls in flight that a message can be about, the newest caller last."""
-        newest = {client: max(numbers) for client in self._calls_of if (numbers := self._numbers_of(client))}
-        return sorted(newest, key=newest.__getitem__)
-
-    def _numbers_of(self, client: Hashable) -> list[int]:
-        calls = self._calls_of.get(client, {})
-        return [number for number, call in calls.items() if call.purpose is Purpose.CALL]
-
-    def _only_call_of(self, client: Hashable) -> Call | None:
-        """The call that something said to a client goes with: its only one."""
-        numbers = self._numbers_of(client)
-        return self._calls[numbers[0]] if len(numbers) == 1 else None
-
     def close(self, reason: str) -> list[Event]:
         """The server is gone: every call in flight fails, and each later one, and says why."""
         self._ended = reason
-        calls, self._calls = self._calls, {}
-        self._calls_of.clear()
-        self._in_flight = 0
         self._asked.clear()
-        return [*(_failure(call, reason) for call in calls.values()), Closed(reason)]
+        return [*(_failure(call, reason) for call in self._calls.clear()), Closed(reason)]
 
     # What there is.
 
@@ -352,7 +317,7 @@ class Connection:
     @property
     def in_flight(self) -> int:
         """How many calls the server has not answered, subscriptions and our own questions aside."""
-        return self._in_flight
+        return self._calls.requests_of_clients
 
     @property
     def unanswered(self) -> int:
@@ -362,18 +327,18 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
-        return not self._asked and all(call.purpose is Purpose.STREAM for call in self._calls.values())
+        return not self._asked and all(call.purpose is Purpose.STREAM for call in self._calls)
 
     def has_calls_of(self, client: Hashable) -> bool:
         """Whether a call of this client is in flight."""
-        return client in self._calls_of
+        return bool(self._calls.of(client))
 
     def waits_for(self, client: Hashable) -> bool:
         """Whether the server has asked this client something, and waits for its answer."""
         return any(asked.client is client for asked in self._asked.values())
 
     def _calls_with_id(self, client: Hashable, request_id: object) -> list[Call]:
-        return [call for call in self._calls_of.get(client, {}).values() if call.client_id == request_id]
+        return [call for call in self._calls.of(client) if call.client_id == request_id]
 
     def _was_asked(self, client: Hashable, token: object) -> bool:
         return token is not None and any(
