@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in stopping:
         signal.signal(number, signal.SIG_IGN)
     server.close()
+    bridge.close()
     listener.remove()
     loop.close()
     return 0

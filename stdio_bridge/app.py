@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from .clients.call_records import CallObserver, CallRecords
 from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
 from .clients.policy import find_policy
@@ -18,6 +19,7 @@ from .io.event_loop import Loop
 from .io.metrics import CONTENT_TYPE, Registry
 from .options import Options
 from .protocol import jsonrpc
+from .protocol.calls import CallOutcome
 from .protocol.errors import HttpError, not_allowed, stopping
 from .servers.handshake import EraCache, ServerEra
 from .servers.leases import Leases
@@ -52,6 +54,8 @@ class Bridge:
         )
         self._leases = Leases(self._pool, era_cache, suspended_calls)
         policy = find_policy(options)
+        observers: list[CallObserver] = []
+        self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
         self._modern = ModernEra(self._leases, policy=policy)
         self._eras = (self._legacy, self._modern)
@@ -108,14 +112,21 @@ class Bridge:
 
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
+        records = self._records.begin(request, body, identity)
         try:
             # A running call may need its client's answers and notifications to finish.
             if self._draining and body.requests:
                 raise stopping()
             era = self._modern if self._modern.claims(request, body) else self._legacy
-            era.post(request, response, identity, body)
+            era.post(request, response, identity, body, records)
         except HttpError as error:
             error.message["id"] = body.request_id
+            for record in records:
+                record.refused(error)
+            raise
+        except Exception:
+            for record in records:
+                record.end(CallOutcome.ERROR, error_code=jsonrpc.INTERNAL_ERROR)
             raise
 
     # What the gateway and the operator ask
@@ -157,6 +168,10 @@ class Bridge:
         self._loop.call_later(self._options.keep_alive, self._keep_alive)
         for era in self._eras:
             era.keep_alive()
+
+    def close(self) -> None:
+        """End the records of the calls that are still unanswered."""
+        self._records.close()
 
     def drain(self) -> None:
         """Take no new call, let running ones finish within the limit, then end every process and stop the loop."""

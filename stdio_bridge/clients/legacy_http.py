@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, bad_request, not_allowed
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.request_metadata import unsupported
 from stdio_bridge.servers.leases import Leases
 
+from .call_records import CallRecord
 from .policy import Policy
 from .request_body import Body, accepts
 from .sessions import Answer, InitializeAnswer, Session, Sessions
@@ -28,8 +30,10 @@ class LegacyEra:
         self._policy = policy
         self.sessions = Sessions(leases, registry)
 
-    def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
-        """Take messages for a session, or open one. Raises HttpError."""
+    def post(
+        self, request: Request, response: Response, identity: Identity, body: Body, records: Sequence[CallRecord]
+    ) -> None:
+        """Take messages for a session, or open one; each request has a record. Raises HttpError."""
         if not self._versions.legacy:
             asked = (jsonrpc.params_of(message).get("protocolVersion") for message in body.requests)
             raise unsupported(next(asked, None) or request.headers.get("mcp-protocol-version"), self._versions)
@@ -37,7 +41,7 @@ class LegacyEra:
         if any(message["method"] == "initialize" for message in body.requests):
             if body.batch:
                 raise bad_request(jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch")
-            self._initialize(body.messages[0], response, identity)
+            self._initialize(body.messages[0], response, identity, records[0])
             return
         session = self._find_session(request, identity)
         if body.batch and session.version != _BATCH_VERSION:
@@ -47,13 +51,15 @@ class LegacyEra:
         answer = None
         session.lease.check_room(len(body.requests))
         if body.requests:
-            answer = Answer(session, response, identity, expected=len(body.requests), batch=body.batch)
+            answer = Answer(session, response, identity, records=records, batch=body.batch)
         for position, message in enumerate(body.messages):
             kind = jsonrpc.kind_of(message)
-            if answer is not None and position in refusals:
-                answer.finish(refusals[position])
-            elif kind is Kind.REQUEST and answer is not None:
-                session.request(message, answer)
+            if answer is not None and kind is Kind.REQUEST:
+                reply = answer.next_reply()
+                if position in refusals:
+                    reply.finish(refusals[position], CallOutcome.DENIED)
+                else:
+                    session.request(message, reply)
             elif kind is Kind.NOTIFICATION:
                 session.lease.notify(session, message)
             else:
@@ -61,9 +67,10 @@ class LegacyEra:
         if answer is None:
             response.reply("202 Accepted", [])
 
-    def _initialize(self, message: Message, response: Response, identity: Identity) -> None:
+    def _initialize(self, message: Message, response: Response, identity: Identity, record: CallRecord) -> None:
         session = self.sessions.open(identity, message)
-        session.lease.initialize(session, message, InitializeAnswer(session, response, identity))
+        answer = InitializeAnswer(session, response, identity, record)
+        session.lease.initialize(session, message, answer.next_reply())
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises HttpError."""

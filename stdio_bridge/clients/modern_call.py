@@ -9,6 +9,7 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.json_errors import JSON_HEADERS, reply_error
 from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_OPEN, sse_event
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
@@ -17,6 +18,7 @@ from stdio_bridge.protocol.param_headers import parameter_headers
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.to_legacy import completed, reaches
 
+from .call_records import CallRecord
 from .policy import Access
 
 _STATUS = {
@@ -39,6 +41,7 @@ class ModernCall:
         access: Access | None = None,
         message: Message,
         metadata: RequestMetadata,
+        record: CallRecord,
         held_by: OpenResponses,
     ) -> None:
         self.identity = identity
@@ -47,11 +50,13 @@ class ModernCall:
         self.metadata = metadata
         self.parameter_headers = parameter_headers(request.headers)
         self.on_gone: Callable[[], None] = _nothing
+        self._record = record
         self._response = response
         self._held_by = held_by
         held_by.hold(response, identity, self._gone, self._begin)
 
     def _gone(self) -> None:
+        self._record.left(is_connected=not self._response.finished)
         self.on_gone()
 
     def _begin(self) -> None:
@@ -84,8 +89,8 @@ class ModernCall:
             self._begin()
             self._response.write(sse_event(jsonrpc.encode(message)))
 
-    def finish(self, message: Message) -> None:
-        """Answer. Does nothing when the client is gone."""
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        """Answer. Does nothing when the client is gone. The outcome is there where the answer is the bridge's own."""
         self._held_by.release(self._response)
         result = message.get("result")
         if isinstance(result, dict):
@@ -99,6 +104,7 @@ class ModernCall:
         else:
             status = _STATUS.get(message["error"].get("code"), "200 OK") if "error" in message else "200 OK"
             self._response.reply(status, JSON_HEADERS, data)
+        self._record.answered(message, outcome, bytes_out=len(data))
 
     def succeed(self, result: Message) -> None:
         """Answer with a result."""
@@ -108,12 +114,13 @@ class ModernCall:
         """End a subscription with a result."""
         self.succeed({"_meta": {SUBSCRIPTION_ID: self.id}})
 
-    def fail(self, code: int, text: str, data: object = None) -> None:
+    def fail(self, code: int, text: str, data: object = None, *, outcome: CallOutcome | None = None) -> None:
         """Answer with an error."""
-        self.finish(jsonrpc.error(self.id, code, text, data))
+        self.finish(jsonrpc.error(self.id, code, text, data), outcome)
 
     def refuse(self, error: HttpError) -> None:
         """Answer with an HTTP error, or with its JSON-RPC error alone once the response is a stream."""
+        self._record.refused(error)
         if self._response.started:
             self.finish(error.message)
             return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
@@ -15,6 +16,7 @@ from stdio_bridge.protocol.request_metadata import check_version, is_modern, par
 from stdio_bridge.protocol.to_legacy import answer_from
 from stdio_bridge.servers.leases import Leases
 
+from .call_records import CallRecord
 from .modern_call import ModernCall
 from .policy import Policy
 from .request_body import Body
@@ -33,8 +35,10 @@ class ModernEra:
         """Whether a request is of this era."""
         return is_modern(request.headers.get("mcp-protocol-version"), body.messages if body is not None else ())
 
-    def post(self, request: Request, response: Response, identity: Identity, body: Body) -> None:
-        """Take one message. Raises HttpError."""
+    def post(
+        self, request: Request, response: Response, identity: Identity, body: Body, records: Sequence[CallRecord]
+    ) -> None:
+        """Take one message, with its record if it is a request. Raises HttpError."""
         (message, *more) = body.messages
         kind = jsonrpc.kind_of(message)
         if more or body.batch or kind is Kind.RESPONSE:
@@ -54,10 +58,17 @@ class ModernEra:
             refusals = access.check([message])
             message = message if refusals else access.narrowed(message)
         modern_call = ModernCall(
-            request, response, identity=identity, access=access, message=message, metadata=metadata, held_by=self._open
+            request,
+            response,
+            identity=identity,
+            access=access,
+            message=message,
+            metadata=metadata,
+            record=records[0],
+            held_by=self._open,
         )
         if refusals:
-            modern_call.finish(answer_from(refusals[0], modern_call.method, None))
+            modern_call.finish(answer_from(refusals[0], modern_call.method, None), CallOutcome.DENIED)
             return
         try:
             self._leases.serve(modern_call)

@@ -12,11 +12,12 @@ from stdio_bridge.protocol.jsonrpc import InvalidMessage, Kind, Message, Request
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """Well-formed JSON-RPC messages: at least one, and more only as a batch."""
+    """Well-formed JSON-RPC messages: at least one, and more only as a batch. Its size is in bytes."""
 
     messages: list[Message]
     requests: list[Message]
     batch: bool
+    size: int
 
     @property
     def request_id(self) -> RequestId | None:
@@ -36,7 +37,8 @@ def parse_body(request: Request) -> Body:
             "Accept must include application/json and text/event-stream",
         )
     try:
-        value = jsonrpc.parse_json(request.body())
+        data = request.body()
+        value = jsonrpc.parse_json(data)
         batch = isinstance(value, list)
         messages = value if batch else [value]
         if not messages:
@@ -49,7 +51,7 @@ def parse_body(request: Request) -> Body:
                 requests.append(messages[position])
     except InvalidMessage as error:
         raise bad_request(error.code, str(error)) from error
-    return Body(messages=messages, requests=requests, batch=batch)
+    return Body(messages=messages, requests=requests, batch=batch, size=len(data))
 
 
 def accepts(request: Request, *media_types: str) -> bool:

@@ -6,7 +6,7 @@ import collections
 import functools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stdio_bridge.http.exchange import Headers, Response
 from stdio_bridge.http.identity import Identity
@@ -15,6 +15,7 @@ from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Isolation
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import SSE_OPEN, SSE_RETRY
@@ -26,6 +27,7 @@ from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds, end_if_idle
 from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import EVICTED
 
+from .call_records import CallRecord
 from .policy import Access
 
 SESSION_HEADER = "Mcp-Session-Id"
@@ -69,13 +71,12 @@ class Session:
         self.ended_bytes = 0
         self.lease.join(self, user=user, initialize=initialize)
 
-    def request(self, message: Message, answer: Answer) -> None:
+    def request(self, message: Message, reply: Reply) -> None:
         """Pass a request of its client on."""
-        reply: Reply = answer
         if not self._knows_tasks and message["method"] == "tools/list":
-            reply = _ChangedAnswer(reply, without_task_tools)
+            reply = _ChangedReply(reply, without_task_tools)
         if self.access is not None and self.access.changes_answer_to(message):
-            reply = _ChangedAnswer(reply, functools.partial(self.access.answered, message))
+            reply = _ChangedReply(reply, functools.partial(self.access.answered, message))
         self.lease.backend.request(self, message, reply)
 
     def stop(self, reason: str) -> None:
@@ -126,11 +127,14 @@ class Session:
         self._next_stream += 1
         return stream
 
-    def deliver(self, stream: EventStream, message: Message) -> None:
-        """Put a message on a stream. A server's request that is not fetched in time is refused: the server goes on."""
+    def deliver(self, stream: EventStream, message: Message, data: bytes | None = None) -> None:
+        """Put a message on a stream, encoded as `data` if it is already.
+
+        A server's request that is not fetched in time is refused: the server goes on.
+        """
         if self.access is not None and not self.access.shows(message):
             return
-        for request in stream.add(message):
+        for request in stream.add(message, data):
             self._refuse(request)
         if stream.wire is None and "id" in message and "method" in message:
             self._sessions.pool.loop.call_later(_UNHEARD_SECONDS, lambda: self._give_up(stream, message))
@@ -213,21 +217,38 @@ class Session:
 class Answer:
     """The answer to one POST that holds requests: JSON if there is nothing else to say, an event stream otherwise."""
 
-    def __init__(self, session: Session, response: Response, identity: Identity, *, expected: int, batch: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        response: Response,
+        identity: Identity,
+        *,
+        records: Sequence[CallRecord],
+        batch: bool,
+    ) -> None:
         self._session = session
         self._response = response
         self._identity = identity
-        self._missing = expected
+        self._missing = len(records)
+        self._records = iter(records)
+        self._replies: list[RequestReply] = []
         self._batch = batch
         self._stream: EventStream | None = None
         self._headers: Headers = []
         # "Disconnection SHOULD NOT be interpreted as the client cancelling its request."
         session.open.hold(response, identity, self._gone, self._begin)
 
+    def next_reply(self) -> RequestReply:
+        """Return the reply to the next of its requests."""
+        reply = RequestReply(self, next(self._records))
+        self._replies.append(reply)
+        return reply
+
     def _gone(self) -> None:
         # A disconnect cancels no request.
         if self._stream is None:
-            self._session.lease.backend.lose(self._session, self)
+            for reply in self._replies:
+                self._session.lease.backend.lose(self._session, reply)
 
     def _begin(self) -> EventStream:
         if self._stream is None:
@@ -236,34 +257,61 @@ class Answer:
 
     def send(self, message: Message) -> None:
         """Say something before the answer, which makes it a stream."""
-        if not self._is_lost:
+        if not self.is_lost:
             self._session.deliver(self._begin(), message)
         elif message["method"] != "notifications/progress":
             # The client's GET stream can still bring it; progress would be of a request that the client has given up.
             self._session.receive(message)
 
     @property
-    def _is_lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the client left before the answer became a stream, so that it cannot resume it."""
         return self._stream is None and self._response.finished
 
-    def finish(self, message: Message) -> None:
-        """Answer one of the requests."""
+    def finish(self, message: Message) -> int:
+        """Answer one of the requests. Returns the number of bytes of JSON."""
         self._missing -= 1
-        if self._is_lost:
-            return
+        if not self._missing:
+            self._replies.clear()  # they refer to this answer
+        if self.is_lost:
+            return 0
+        data = jsonrpc.encode(message)
         if self._batch or self._stream is not None:
-            self._session.deliver(self._begin(), message)
+            self._session.deliver(self._begin(), message, data)
             if self._missing == 0 and self._stream is not None:
                 self._session.end_stream(self._stream)
                 self._session.open.release(self._response)
-            return
-        self._session.open.release(self._response)
-        self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], jsonrpc.encode(message))
+        else:
+            self._session.open.release(self._response)
+            self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], data)
+        return len(data)
 
 
-class _ChangedAnswer:
-    """An answer without what its client cannot use, or may not."""
+class RequestReply:
+    """The reply to one request among those of a POST."""
+
+    def __init__(self, answer: Answer, record: CallRecord) -> None:
+        self._answer = answer
+        self._record = record
+
+    def send(self, message: Message) -> None:
+        """Say something before the answer."""
+        self._answer.send(message)
+
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        """Answer. The outcome is there where the answer is the bridge's own."""
+        if outcome is None and self._answer.is_lost:
+            outcome = CallOutcome.CLIENT_GONE
+        bytes_out = self._answer.finish(message)
+        self._record.answered(message, outcome, bytes_out=bytes_out)
+
+    def left(self, *, is_connected: bool) -> None:
+        """Note that there will be no answer."""
+        self._record.left(is_connected=is_connected)
+
+
+class _ChangedReply:
+    """A reply without what its client cannot use, or may not."""
 
     def __init__(self, reply: Reply, change: Callable[[Message], Message]) -> None:
         self._reply = reply
@@ -272,18 +320,20 @@ class _ChangedAnswer:
     def send(self, message: Message) -> None:
         self._reply.send(message)
 
-    def finish(self, message: Message) -> None:
-        self._reply.finish(self._change(message))
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        self._reply.finish(self._change(message), outcome)
 
 
 class InitializeAnswer(Answer):
     """The answer to `initialize`: a success opens the session."""
 
-    def __init__(self, session: Session, response: Response, identity: Identity) -> None:
-        super().__init__(session, response, identity, expected=1, batch=False)
+    def __init__(self, session: Session, response: Response, identity: Identity, record: CallRecord) -> None:
+        super().__init__(session, response, identity, records=[record], batch=False)
         self._headers = [(SESSION_HEADER, session.id)]
 
     def _gone(self) -> None:
+        for reply in self._replies:
+            reply.left(is_connected=not self._response.finished)
         # A session that has not begun cannot be resumed.
         self._session.stop("the client left before the session began")
 
@@ -292,14 +342,15 @@ class InitializeAnswer(Answer):
         self._session.open.hold(self._response, self._identity, self._gone)
         return stream
 
-    def finish(self, message: Message) -> None:
-        """Answer, and end the server if it refused."""
+    def finish(self, message: Message) -> int:
+        """Answer, and end the server if it refused. Returns the number of bytes of JSON."""
         self._session.version = _negotiated_version(message)
         if self._session.version is None:
             self._headers = []
-        super().finish(message)
+        size = super().finish(message)
         if self._session.version is None:
             self._session.stop("it refused to initialize")
+        return size
 
 
 class Sessions:

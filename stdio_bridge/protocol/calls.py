@@ -10,6 +10,23 @@ from . import jsonrpc
 from .jsonrpc import RequestId
 
 
+class CallOutcome(enum.StrEnum):
+    """How a call ended."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool_error"
+    """The tool says of its own result that it is an error."""
+    ERROR = "error"
+    DENIED = "denied"
+    OVER_QUOTA = "over_quota"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    SERVER_EXIT = "server_exit"
+    """The server ended before it answered."""
+    CLIENT_GONE = "client_gone"
+    """The client left before it had the answer."""
+
+
 class Purpose(enum.Enum):
     """What a call is for."""
 

@@ -21,7 +21,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from . import jsonrpc
-from .calls import Call, CallsInFlight, CallTimeouts, Purpose
+from .calls import Call, CallOutcome, CallsInFlight, CallTimeouts, Purpose
 from .events import Answer, Closed, Event, Notification, Progress, ServerRequest, ToServer, dropped
 from .jsonrpc import Message, RequestId
 from .mcp import SUBSCRIPTION_ID
@@ -66,7 +66,8 @@ class Connection:
         events: list[Event] = []
         for call in self._calls.of(client):
             events += self.cancel(call, "the client has left")
-            events.append(Answer(call, jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended")))
+            error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the session was ended")
+            events.append(Answer(call, error, CallOutcome.CLIENT_GONE))
         for wire_id in [wire_id for wire_id, asked in self._asked.items() if asked.client is client]:
             events.append(_refusal(self._asked.pop(wire_id).server_id, "the client has left"))
         for uri in self._recipients.leave(client):
@@ -135,7 +136,7 @@ class Connection:
             for call in self._calls_with_id(client, params.get("requestId")):
                 events += self.cancel(call, params.get("reason"))
                 error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "cancelled by the client")
-                events.append(Answer(call, error))
+                events.append(Answer(call, error, CallOutcome.CANCELLED))
             return events
         if method == "notifications/progress" and not self._was_asked(client, params.get("progressToken")):
             return [dropped(message, "it reports progress of no request that this client was sent")]
@@ -184,7 +185,7 @@ class Connection:
         for call in [call for call in self._calls if call.deadline <= now]:
             events += self.cancel(call, "timed out")
             error = jsonrpc.error(call.client_id, jsonrpc.SERVER_ERROR, "the server did not answer in time")
-            events.append(Answer(call, error))
+            events.append(Answer(call, error, CallOutcome.TIMEOUT))
         return events
 
     # What the server does.
@@ -351,7 +352,8 @@ def _refusal(server_id: RequestId, text: str) -> ToServer:
 
 
 def _failure(call: Call, reason: str) -> Answer:
-    return Answer(call, jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}"))
+    error = jsonrpc.error(call.client_id, jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
+    return Answer(call, error, CallOutcome.SERVER_EXIT)
 
 
 def _named_after(call: Call, params: Message) -> Message:

@@ -40,10 +40,11 @@ class EventStream:
         """How many bytes are kept."""
         return self._size
 
-    def add(self, message: Message) -> list[Message]:
-        """Append a message, and send it if a client is connected."""
+    def add(self, message: Message, data: bytes | None = None) -> list[Message]:
+        """Append a message, encoded as `data` if it is already, and send it if a client is connected."""
         asks = message if "method" in message and "id" in message else None
-        return self._append(sse_event(jsonrpc.encode(message), self._event_id(self._next)), asks)
+        data = jsonrpc.encode(message) if data is None else data
+        return self._append(sse_event(data, self._event_id(self._next)), asks)
 
     def give_up(self, request: Message) -> bool:
         """Take a server's request back. Returns False if it was sent to a client already."""

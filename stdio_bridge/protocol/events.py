@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from .calls import Call
+from .calls import Call, CallOutcome
 from .jsonrpc import Message
 
 
@@ -18,10 +18,14 @@ class ToServer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The call is over, with this response under the client's own id."""
+    """The call is over, with this response under the client's own id.
+
+    The outcome is there where the server has not answered, and the response is the bridge's own.
+    """
 
     call: Call
     message: Message
+    outcome: CallOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)

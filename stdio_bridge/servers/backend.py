@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from stdio_bridge.http.identity import Identity
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.request_metadata import RequestMetadata
@@ -19,8 +20,8 @@ class Reply(Protocol):
     def send(self, message: Message) -> None:
         """Send a message before the answer."""
 
-    def finish(self, message: Message) -> None:
-        """Answer."""
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        """Answer. The outcome is there where the server has not answered, and the answer is the bridge's own."""
 
 
 class Client(Protocol):
@@ -67,7 +68,7 @@ class ModernCaller(Reply, Protocol):
     def end_subscription(self) -> None:
         """End a subscription with a result."""
 
-    def fail(self, code: int, text: str, data: object = None) -> None:
+    def fail(self, code: int, text: str, data: object = None, *, outcome: CallOutcome | None = None) -> None:
         """Answer with an error."""
 
     def refuse(self, error: HttpError) -> None:

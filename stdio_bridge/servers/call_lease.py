@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, stopping
 from stdio_bridge.protocol.mcp import LISTEN
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
@@ -83,7 +84,7 @@ class CallLease(ServerLease):
             reason = outcome.message["error"].get("message")
             text = reason if isinstance(reason, str) else "the MCP server refused to initialize"
             for client in waiting:
-                client.fail(jsonrpc.INTERNAL_ERROR, text)
+                client.fail(jsonrpc.INTERNAL_ERROR, text, outcome=outcome.outcome)
             self.stop("it refused to initialize")
             return
         versions = self._parts.era_cache.versions
@@ -131,7 +132,7 @@ class CallLease(ServerLease):
         self._forget(self)
         waiting, self._waiting = self._waiting, []
         for client in waiting:
-            client.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}")
+            client.fail(jsonrpc.INTERNAL_ERROR, f"the MCP server {reason}", outcome=CallOutcome.SERVER_EXIT)
         if self._backend is not None:
             self._backend.fail(reason)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 from stdio_bridge.io.event_loop import Loop
-from stdio_bridge.protocol.calls import Call, CallTimeouts, Purpose
+from stdio_bridge.protocol.calls import Call, CallOutcome, CallTimeouts, Purpose
 from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.events import (
     Answer,
@@ -198,7 +198,7 @@ class Dispatcher:
         if isinstance(event, Answer):
             reply = self._replies.pop(event.call, None)
             if reply is not None:
-                reply.finish(event.message)
+                reply.finish(event.message, event.outcome)
         elif isinstance(event, Progress):
             reply = self._replies.get(event.call)
             if reply is not None:
@@ -226,6 +226,6 @@ class _AnswerTo:
     def send(self, message: Message) -> None:
         """Take no notice."""
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Pass the answer on."""
         self._answered(message)

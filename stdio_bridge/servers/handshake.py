@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Purpose
+from stdio_bridge.protocol.calls import CallOutcome, Purpose
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     CLIENT_CAPABILITIES,
@@ -78,9 +78,10 @@ class Initialized:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The server speaks neither era: its error response."""
+    """The server speaks neither era: its error response, or the bridge's own for one that has not answered."""
 
     message: Message
+    outcome: CallOutcome | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,7 @@ class Handshake:
         self._state = State.NEW
         self._discovery: Message = {}
         self._initialized: Message = {}
+        self._outcome: CallOutcome | None = None
 
     def begin_for_modern(self) -> None:
         """Begin for a modern client."""
@@ -255,9 +257,10 @@ class Handshake:
         if self._before is not None:
             self._before(message)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Take the answer to `initialize`."""
         self._initialized = message
+        self._outcome = outcome
         if isinstance(message.get("result"), dict):
             self._take(Input.ACCEPTED)
         else:
@@ -296,7 +299,8 @@ class Handshake:
             if "error" not in refusal:
                 text = "the MCP server serves no version of MCP that the bridge knows"
                 refusal = jsonrpc.error(0, jsonrpc.INTERNAL_ERROR, text)
-            self._done(Failed(message=refusal))
+            ended = CallOutcome.SERVER_EXIT if self._dispatcher.ended else None
+            self._done(Failed(message=refusal, outcome=self._outcome or ended))
         elif self._state is State.INITIALIZED:
             if previous in _OWN:
                 self._era_cache.learn(modern=False)

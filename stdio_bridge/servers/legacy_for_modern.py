@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Call
+from stdio_bridge.protocol.calls import Call, CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
     LISTEN,
@@ -197,6 +197,7 @@ class LegacyCall:
         self._call: Call | None = None
         self._asked: dict[str, Message] = {}
         self._answer: Message = {}
+        self._outcome: CallOutcome | None = None
         self._serve(client)
 
     def _take(self, what: Input) -> State | None:
@@ -243,12 +244,13 @@ class LegacyCall:
         elif self._client is not None and (told := _for_client(message, self._client)) is not None:
             self._client.send(told)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Take the answer; without a client that waits it is kept for the retry."""
         self._user.calls.remove(self)
         self._call = None
         self._refuse_questions("the call is over")
         self._take(Input.ANSWER)
+        self._outcome = outcome
         client = self._release()
         if client is None:
             self._answer = message
@@ -259,7 +261,7 @@ class LegacyCall:
         if client.method == "tools/list":
             self._backend.tools.learn(message.get("result"))
             message = without_task_tools(message)
-        client.finish(answer_from(message, client.method, self._backend.server_info))
+        client.finish(answer_from(message, client.method, self._backend.server_info), self._outcome)
 
     # What the server asks
 

@@ -6,7 +6,7 @@ import enum
 
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Call, Purpose
+from stdio_bridge.protocol.calls import Call, CallOutcome, Purpose
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, declared_by, size_of
@@ -95,7 +95,7 @@ class ModernForLegacy:
     def fail(self, reason: str) -> None:
         """The server is gone. Fail the calls that wait for their client; the connection fails those in flight."""
         for session in list(self._sessions.values()):
-            session.fail(f"the MCP server {reason}")
+            session.fail(f"the MCP server {reason}", CallOutcome.SERVER_EXIT)
 
 
 class EmulatedSession:
@@ -192,7 +192,7 @@ class EmulatedSession:
             return
         request_id = jsonrpc.params_of(message).get("requestId")
         for input_loop in {asking for asking in self.asked.values() if asking.request_id == request_id}:
-            input_loop.fail("cancelled by the client")
+            input_loop.fail("cancelled by the client", CallOutcome.CANCELLED)
         self.dispatcher.notify(self.client, message)
 
     def respond(self, message: Message) -> None:
@@ -219,13 +219,13 @@ class EmulatedSession:
 
     def end(self) -> None:
         """The client has left."""
-        self.fail("the client has left")
+        self.fail("the client has left", CallOutcome.CLIENT_GONE)
         self.dispatcher.leave(self)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, outcome: CallOutcome) -> None:
         """Fail each request that waits for the client's answer to a question."""
         for input_loop in set(self.asked.values()):
-            input_loop.fail(reason)
+            input_loop.fail(reason, outcome)
 
     # What its subscriptions bring
 
@@ -237,7 +237,7 @@ class EmulatedSession:
         if message["method"] != "notifications/subscriptions/acknowledged":
             self.client.receive(change_from(message))
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Ignore the end of a subscription: a legacy client cannot be told."""
 
 
@@ -314,18 +314,18 @@ class InputRequiredLoop:
         else:
             self._reply.send(message)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Pass the answer on, or ask the client for what the server needs."""
         result = message.get("result")
         if isinstance(result, dict) and result.get("resultType") == "input_required":
             self._ask(result)
         else:
-            self._end(answer_from(message))
+            self._end(answer_from(message), outcome)
 
-    def _end(self, answer: Message) -> None:
+    def _end(self, answer: Message, outcome: CallOutcome | None) -> None:
         if self._take(Input.END):
             self._session.forget(self)
-            self._reply.finish(answer)
+            self._reply.finish(answer, outcome)
 
     def _ask(self, result: Message) -> None:
         self._rounds += 1
@@ -333,7 +333,7 @@ class InputRequiredLoop:
         if not isinstance(wanted, dict) or not all(_is_request(asked) for asked in wanted.values()):
             self.fail("the MCP server asked for input, and its inputRequests are not valid")
         elif self._is_lost and not wanted:
-            self.fail("the client has gone")
+            self.fail("the client has gone", CallOutcome.CLIENT_GONE)
         elif self._rounds > _MAX_ROUNDS:
             self.fail("the MCP server asked for input too many times")
         elif missing := [name for asked in wanted.values() for name in self._session.lacks(asked)]:
@@ -371,15 +371,15 @@ class InputRequiredLoop:
             self._timer.cancel()
 
     def _expire(self) -> None:
-        self.fail("the client did not answer in time")
+        self.fail("the client did not answer in time", CallOutcome.TIMEOUT)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, outcome: CallOutcome | None = None) -> None:
         """Give up waiting for the client."""
         self._stop_timer()
         for request_id in self._wanted:
             self._session.asked.pop(request_id, None)
         self._wanted = {}
-        self._end(jsonrpc.error(self.request_id, jsonrpc.INTERNAL_ERROR, reason))
+        self._end(jsonrpc.error(self.request_id, jsonrpc.INTERNAL_ERROR, reason), outcome)
 
 
 def _is_request(value: object) -> bool:

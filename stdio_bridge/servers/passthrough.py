@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Call, Purpose
+from stdio_bridge.protocol.calls import Call, CallOutcome, Purpose
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LISTEN, Versions
 from stdio_bridge.protocol.recipients import declared_by
@@ -158,9 +158,9 @@ class _Answer:
         else:
             self._reply.send(message)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Pass the answer on."""
-        self._reply.finish(self._backend.answered(self._client, message))
+        self._reply.finish(self._backend.answered(self._client, message), outcome)
 
 
 class _ToolsWatch:
@@ -177,5 +177,5 @@ class _ToolsWatch:
         if message["method"] == "notifications/tools/list_changed":
             self._tools.forget()
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Ignore that the server keeps no such subscription."""

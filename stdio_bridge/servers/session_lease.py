@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.to_modern import answer_from, initialize_result
 
@@ -127,7 +128,7 @@ class SessionLease(ServerLease):
     def _handshake_done(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
             # A client of both eras would take a code of the modern one for a modern server's.
-            self._refused(message, reply, answer_from({**outcome.message, "id": message["id"]}))
+            self._refused(message, reply, answer_from({**outcome.message, "id": message["id"]}), outcome.outcome)
             return
         self._handshake = None
         self._result = self._open(sent, outcome)
@@ -148,13 +149,13 @@ class SessionLease(ServerLease):
             emulation.take_over(client, own)
         return initialize_result(initialize, discovered)
 
-    def _refused(self, message: Message, reply: Reply, refusal: Message) -> None:
-        reply.finish(refusal)
+    def _refused(self, message: Message, reply: Reply, refusal: Message, outcome: CallOutcome | None) -> None:
+        reply.finish(refusal, outcome)
         self._handshake = None
         waiting, self._waiting = self._waiting, []
         if self.ending:
             for _, asked, waits in waiting:
-                waits.finish({**refusal, "id": asked["id"]})
+                waits.finish({**refusal, "id": asked["id"]}, outcome)
         elif waiting:
             # The server may accept the next one: it may ask for another revision, for example.
             self._waiting = waiting[1:]

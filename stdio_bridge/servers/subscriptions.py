@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import SUBSCRIPTION_ID
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
@@ -65,7 +66,7 @@ class Subscriptions:
         """End them all with an error, so that their clients do not take it for the end of all changes."""
         opened, self._open = self._open, {}
         for client in opened:
-            client.fail(jsonrpc.INTERNAL_ERROR, text)
+            client.fail(jsonrpc.INTERNAL_ERROR, text, outcome=CallOutcome.SERVER_EXIT)
 
     def _tell(self, method: str, uri: str) -> None:
         self._dispatcher.ask(method, {"uri": uri}, lambda _: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, cast
 
-from stdio_bridge.protocol.calls import Call, CallTimeouts, Purpose
+from stdio_bridge.protocol.calls import Call, CallOutcome, CallTimeouts, Purpose
 from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.events import Answer, Closed, Dropped, Event, Progress, ToServer
 
@@ -18,19 +18,21 @@ class RecordingPeer:
     def __init__(self) -> None:
         self.received: list[Message] = []
         self.answers: list[Message] = []
+        self.outcomes: list[CallOutcome | None] = []
 
     def receive(self, message: Message) -> None:
         self.received.append(message)
 
     send = receive
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         self.answers.append(message)
+        self.outcomes.append(outcome)
 
 
 class Reply(Protocol):
     def send(self, message: Message) -> None: ...
-    def finish(self, message: Message) -> None: ...
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None: ...
 
 
 class Peers:
@@ -60,7 +62,7 @@ class Peers:
             if isinstance(event, ToServer):
                 self._write(event.message)
             elif isinstance(event, Answer):
-                self._replies.pop(event.call).finish(event.message)
+                self._replies.pop(event.call).finish(event.message, event.outcome)
             elif isinstance(event, Dropped):
                 self.dropped.append(event.reason)
             elif isinstance(event, Closed):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import CallTimeouts, Purpose
+from stdio_bridge.protocol.calls import CallOutcome, CallTimeouts, Purpose
 from stdio_bridge.protocol.connection import Connection
 from stdio_bridge.protocol.events import Answer, Closed, Notification, ServerRequest, ToServer
 from tests.stdio_bridge.recording_peer import Message, Peers, RecordingPeer
@@ -71,6 +71,7 @@ def test_progress_defers_the_timeout_but_never_past_the_total(talk: Conversation
         assert talk.expire(now + 1) == 0
     assert talk.expire(25) == 1
     assert reply.answers[0]["error"]["message"] == "the server did not answer in time"
+    assert reply.outcomes == [CallOutcome.TIMEOUT]
     assert talk.sent[-1]["method"] == "notifications/cancelled"
 
 
@@ -98,6 +99,7 @@ def test_a_client_cancels_by_its_own_id_and_the_server_is_told_the_connections_i
     talk.do(talk.connection.notify(client, cancelled))
     assert talk.sent[-1]["params"]["requestId"] == talk.sent[0]["id"]
     assert "error" in reply.answers[0]
+    assert reply.outcomes == [CallOutcome.CANCELLED]
 
 
 def test_a_client_cannot_cancel_anothers_call(talk: Conversation) -> None:
@@ -139,6 +141,7 @@ def test_when_the_server_ends_every_call_fails_at_once_and_says_why(talk: Conver
     replies = [talk.ask(RecordingPeer(), number) for number in range(3)]
     talk.do(talk.connection.close("exited with status 3"))
     assert [reply.answers[0]["error"]["message"] for reply in replies] == ["the MCP server exited with status 3"] * 3
+    assert [reply.outcomes for reply in replies] == [[CallOutcome.SERVER_EXIT]] * 3
     assert talk.connection.in_flight == 0
 
 

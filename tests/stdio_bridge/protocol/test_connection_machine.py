@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.event_stream import EventStream, parse_event_id
 from stdio_bridge.protocol.framing import sse_event
 from stdio_bridge.protocol.jsonrpc import InvalidMessage
@@ -79,7 +80,7 @@ class Call:
         assert not self.answers, "nothing comes after the answer"
         self.said.append(message)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         self.answers.append(message)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import Call, CallTimeouts
+from stdio_bridge.protocol.calls import Call, CallOutcome, CallTimeouts
 from stdio_bridge.servers.dispatcher import Dispatcher
 from tests.stdio_bridge.recording_peer import Message, RecordingPeer
 
@@ -54,8 +54,8 @@ class Acting(RecordingPeer):
         self.received.append(message)
         self._act()
 
-    def finish(self, message: Message) -> None:
-        self.answers.append(message)
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        super().finish(message, outcome)
         self._act()
 
 

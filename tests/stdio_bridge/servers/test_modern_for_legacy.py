@@ -13,7 +13,7 @@ import pytest
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.calls import CallTimeouts
+from stdio_bridge.protocol.calls import CallOutcome, CallTimeouts
 from stdio_bridge.servers.dispatcher import Dispatcher
 from stdio_bridge.servers.modern_for_legacy import TRANSITIONS, EmulatedSession, State
 from tests.stdio_bridge.modern_client import MODERN_SERVER, PREFIX, VERSION, Message, ModernClient
@@ -272,7 +272,7 @@ class Listener:
     def send(self, message: Message) -> None:
         self.asked(message)
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         self.answers.append(message)
 
     def server_asks(self, *methods: str) -> None:

@@ -1,0 +1,193 @@
+"""One record of each request of a client, from its arrival to its one end, for those who observe calls.
+
+Observers are told when a call begins and when it ends. A bridge without observers makes no records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stdio_bridge.http.exchange import Request
+from stdio_bridge.http.identity import ANYONE, Identity
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.calls import CallOutcome
+from stdio_bridge.protocol.errors import HttpError
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import LISTEN
+
+from .request_body import Body
+
+_OUTCOMES = {"403": CallOutcome.DENIED, "429": CallOutcome.OVER_QUOTA}
+# The parameters that say what a request is about, by its method.
+_NAMED_BY = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "resources/subscribe": "uri",
+    "resources/unsubscribe": "uri",
+}
+
+
+class CallRecord:
+    """What is known of one request. Method, name and trace context are the client's own text, of any length.
+
+    `began_at` is in seconds since 1970; `seconds`, `outcome`, `error_code` and `bytes_out` are set at the end. Bytes
+    are those of the request and of its answer as JSON. `traceparent` is the header, or else the member of `_meta`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_ends",
+        "_started",
+        "began_at",
+        "bytes_in",
+        "bytes_out",
+        "error_code",
+        "identity",
+        "method",
+        "name",
+        "outcome",
+        "seconds",
+        "traceparent",
+    )
+
+    def __init__(
+        self,
+        message: Message,
+        *,
+        identity: Identity,
+        bytes_in: int,
+        traceparent: str | None,
+        began_at: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.identity = identity
+        self.method: str = message["method"]
+        self.name = _name_of(message)
+        self.traceparent = traceparent
+        self.bytes_in = bytes_in
+        self.bytes_out = 0
+        self.began_at = began_at
+        self.seconds = 0.0
+        self.outcome: CallOutcome | None = None
+        self.error_code: int | None = None
+        self._clock = clock
+        self._started = clock()
+        self._ends: list[CallEnd] = []
+
+    def observe(self, end: CallEnd) -> None:
+        """Have a function called at the end."""
+        self._ends.append(end)
+
+    def answered(self, answer: Message, outcome: CallOutcome | None = None, *, bytes_out: int) -> None:
+        """End with an answer: what it says is the outcome, unless the bridge made it for a reason of its own."""
+        error = answer.get("error")
+        if error is not None:
+            self.end(outcome or CallOutcome.ERROR, error_code=error.get("code"), bytes_out=bytes_out)
+        elif outcome is None and self.method == "tools/call" and answer["result"].get("isError") is True:
+            self.end(CallOutcome.TOOL_ERROR, bytes_out=bytes_out)
+        else:
+            self.end(outcome or CallOutcome.OK, bytes_out=bytes_out)
+
+    def refused(self, error: HttpError) -> None:
+        """End with an HTTP error."""
+        body = error.message["error"]
+        self.end(_OUTCOMES.get(error.status[:3], CallOutcome.ERROR), error_code=body["code"])
+
+    def left(self, *, is_connected: bool) -> None:
+        """End without an answer: the client has left, or the bridge has ended the response that it still waits for.
+
+        A client that closes its subscription ends it in the way that the protocol has for that.
+        """
+        if is_connected:
+            self.end(CallOutcome.CANCELLED)
+        else:
+            self.end(CallOutcome.OK if self.method == LISTEN else CallOutcome.CLIENT_GONE)
+
+    def end(self, outcome: CallOutcome, *, error_code: object = None, bytes_out: int = 0) -> None:
+        """End. Only the first end counts."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.error_code = error_code if type(error_code) is int else None
+        self.bytes_out = bytes_out
+        self.seconds = self._clock() - self._started
+        ends, self._ends = self._ends, []
+        for each in ends:
+            each(self)
+
+
+CallEnd = Callable[[CallRecord], None]
+
+
+class CallObserver(Protocol):
+    """One who wants to know of calls."""
+
+    def begin(self, record: CallRecord, message: Message) -> CallEnd | None:
+        """Take note of a request, and return what is to be called at its end. The message is not to be kept."""
+
+
+class _Unobserved(CallRecord):
+    """Stands for every request of a bridge without observers."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__({"method": ""}, identity=ANYONE, bytes_in=0, traceparent=None, began_at=0.0, clock=lambda: 0.0)
+
+    def answered(self, answer: Message, outcome: CallOutcome | None = None, *, bytes_out: int) -> None:
+        """Do nothing."""
+
+    def end(self, outcome: CallOutcome, *, error_code: object = None, bytes_out: int = 0) -> None:
+        """Do nothing."""
+
+
+class CallRecords:
+    """Begins the records of one bridge, and ends those that nothing else has ended when it stops."""
+
+    def __init__(
+        self, observers: Sequence[CallObserver], *, clock: Callable[[], float], time: Callable[[], float]
+    ) -> None:
+        """`clock` measures durations, `time` is in seconds since 1970."""
+        self._observers = observers
+        self._clock = clock
+        self._time = time
+        self._open: set[CallRecord] = set()
+        self._unobserved = _Unobserved()
+
+    def begin(self, request: Request, body: Body, identity: Identity) -> list[CallRecord]:
+        """Return a record for each request of a body, in their order."""
+        if not self._observers:
+            return [self._unobserved] * len(body.requests)
+        header = request.headers.get("traceparent")
+        records = []
+        for message in body.requests:
+            traceparent = header if header is not None else jsonrpc.meta_of(message).get("traceparent")
+            record = CallRecord(
+                message,
+                identity=identity,
+                bytes_in=len(jsonrpc.encode(message)) if body.batch else body.size,
+                traceparent=traceparent if isinstance(traceparent, str) else None,
+                began_at=self._time(),
+                clock=self._clock,
+            )
+            records.append(record)
+            self._open.add(record)
+            record.observe(self._open.remove)
+            for observer in self._observers:
+                end = observer.begin(record, message)
+                if end is not None:
+                    record.observe(end)
+        return records
+
+    def close(self) -> None:
+        """End the records of the calls that are still unanswered: their servers end with the bridge."""
+        for record in list(self._open):
+            record.end(CallOutcome.SERVER_EXIT)
+
+
+def _name_of(message: Message) -> str | None:
+    member = _NAMED_BY.get(message["method"])
+    name = None if member is None else jsonrpc.params_of(message).get(member)
+    return name if isinstance(name, str) else None
