@@ -16,7 +16,7 @@ from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import HEADER_MISMATCH, MISSING_CAPABILITY, SUBSCRIPTION_ID, UNSUPPORTED_VERSION
 from stdio_bridge.protocol.param_headers import parameter_headers
 from stdio_bridge.protocol.request_metadata import RequestMetadata
-from stdio_bridge.protocol.to_legacy import completed, reaches
+from stdio_bridge.protocol.to_modern import completed
 
 from .call_records import CallRecord
 from .policy import Access
@@ -80,7 +80,7 @@ class ModernCall:
         if "id" in message:
             return False
         if message["method"] == "notifications/message":
-            return reaches(jsonrpc.params_of(message).get("level"), self.metadata.log_level)
+            return self.metadata.wants_log_of(jsonrpc.params_of(message).get("level"))
         return message["method"] == "notifications/progress" or SUBSCRIPTION_ID in jsonrpc.meta_of(message)
 
     def send(self, message: Message) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.http.open_responses import OpenResponses
-from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol import jsonrpc, to_modern
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.mcp import PROTOCOL_VERSION, REMOVED
 from stdio_bridge.protocol.request_metadata import check_version, is_modern, parse_metadata
-from stdio_bridge.protocol.to_legacy import answer_from
 from stdio_bridge.servers.leases import Leases
 
 from .call_records import CallRecord
@@ -68,7 +67,7 @@ class ModernEra:
             held_by=self._open,
         )
         if refusals:
-            modern_call.finish(answer_from(refusals[0], modern_call.method, None), CallOutcome.DENIED)
+            modern_call.finish(to_modern.answer(refusals[0], modern_call.method, None), CallOutcome.DENIED)
             return
         try:
             self._leases.serve(modern_call)

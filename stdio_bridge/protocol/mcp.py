@@ -9,6 +9,7 @@ from .jsonrpc import Message
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
+OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
 ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
 
 

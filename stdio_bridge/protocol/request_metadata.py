@@ -42,6 +42,12 @@ class RequestMetadata:
     client_info: Message
     log_level: str | None
 
+    def wants_log_of(self, level: object) -> bool:
+        """Whether a log message of this level is at least of the level that was asked for."""
+        if self.log_level is None or level not in LOG_LEVELS:
+            return False
+        return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(self.log_level)
+
 
 def is_modern_version(version: str | None) -> bool:
     """Whether a version, known to us or not, is of the modern era."""

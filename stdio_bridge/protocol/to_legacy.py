@@ -1,29 +1,26 @@
-"""Translation for modern clients of a legacy server: requests to legacy, answers back to modern. No I/O."""
+"""What becomes legacy: requests of a modern client, and answers and changes of a modern server. No I/O."""
 
 from __future__ import annotations
 
 from . import jsonrpc
 from .jsonrpc import Message
 from .mcp import (
-    CACHEABLE,
-    LEGACY_RESOURCE_NOT_FOUND,
-    LEGACY_URL_ELICITATION_REQUIRED,
-    LIST_CHANGES,
-    LOG_LEVELS,
+    LEGACY_VERSIONS,
     META_PREFIX,
+    OWN_INFO,
     RESERVED_CODES,
     SERVER_INFO,
-    Versions,
+    SUBSCRIPTION_ID,
     crossing_client_capabilities,
     crossing_server_capabilities,
 )
 from .request_metadata import RequestMetadata
 
-OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
 _INPUT_PARAMS = frozenset({"inputResponses", "requestState"})
+_OF_MODERN_RESULTS = frozenset({"resultType", "ttlMs", "cacheScope"})
 
 
-def capabilities_of(metadata: RequestMetadata) -> Message:
+def client_capabilities(metadata: RequestMetadata) -> Message:
     """Pick what a legacy server can make use of among the client's capabilities."""
     return crossing_client_capabilities(metadata.capabilities)
 
@@ -34,109 +31,55 @@ def initialize_params(metadata: RequestMetadata | None, version: str) -> Message
     named = isinstance(info.get("name"), str) and isinstance(info.get("version"), str)
     return {
         "protocolVersion": version,
-        "capabilities": capabilities_of(metadata) if metadata is not None else {},
+        "capabilities": client_capabilities(metadata) if metadata is not None else {},
         "clientInfo": info if named else OWN_INFO,
     }
 
 
-def request_for(message: Message) -> Message:
-    """The request without what only modern servers know."""
+def initialize_result(initialize: Message, discovered: Message) -> Message:
+    """The result of `initialize`, from that of `server/discover`."""
+    asked = jsonrpc.params_of(initialize).get("protocolVersion")
+    meta = discovered.get("_meta")
+    info = meta.get(SERVER_INFO) if isinstance(meta, dict) else None
+    found: Message = {
+        "protocolVersion": asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
+        "capabilities": crossing_server_capabilities(discovered.get("capabilities")),
+        "serverInfo": info if isinstance(info, dict) else {"name": "MCP server", "version": "unknown"},
+    }
+    if isinstance(discovered.get("instructions"), str):
+        found["instructions"] = discovered["instructions"]
+    return found
+
+
+def request(message: Message) -> Message:
+    """A request without what only modern servers know."""
     params = {name: value for name, value in jsonrpc.params_of(message).items() if name not in _INPUT_PARAMS}
     meta = {name: value for name, value in jsonrpc.meta_of(message).items() if not name.startswith(META_PREFIX)}
     params.pop("_meta", None)
     return {**message, "params": {**params, "_meta": meta} if meta else params}
 
 
-def answer_from(message: Message, method: str, server_info: object) -> Message:
-    """The answer of a legacy server as a modern one, and complete."""
-    if "error" in message:
-        return _error_from(message)
-    result = message["result"]
-    if not isinstance(result, dict):
-        return jsonrpc.error(message["id"], jsonrpc.INTERNAL_ERROR, "the MCP server's result is not an object")
-    meta = result.get("_meta")
-    identified = {**(meta if isinstance(meta, dict) else {}), SERVER_INFO: server_info}
-    return {**message, "result": completed({**result, "_meta": identified}, method)}
+def answer(message: Message) -> Message:
+    """An answer without what only modern clients know."""
+    result, error = message.get("result"), message.get("error")
+    if isinstance(result, dict):
+        return {**message, "result": {name: v for name, v in result.items() if name not in _OF_MODERN_RESULTS}}
+    if isinstance(error, dict) and error.get("code") in RESERVED_CODES:
+        return {**message, "error": {**error, "code": jsonrpc.INTERNAL_ERROR}}
+    return message
 
 
-def completed(result: Message, method: str) -> Message:
-    """Add the members that every modern result must have, where they are missing."""
-    result = {"resultType": "complete", **result}
-    if method in CACHEABLE and result["resultType"] == "complete":
-        result = {"ttlMs": 0, "cacheScope": "private", **result}
-    return result
+def change(message: Message) -> Message:
+    """A change that a subscription has brought, as it comes without one."""
+    params = dict(jsonrpc.params_of(message))
+    meta = {name: value for name, value in jsonrpc.meta_of(message).items() if name != SUBSCRIPTION_ID}
+    params.pop("_meta", None)
+    return {**message, "params": {**params, "_meta": meta} if meta else params}
 
 
-def _error_from(message: Message) -> Message:
-    error = message["error"]
-    code = error.get("code")
-    if code == LEGACY_URL_ELICITATION_REQUIRED and (requests := _elicitations(error.get("data"))):
-        return jsonrpc.result(message["id"], {"resultType": "input_required", "inputRequests": requests})
-    if code == LEGACY_RESOURCE_NOT_FOUND:
-        code = jsonrpc.INVALID_PARAMS
-    elif code in RESERVED_CODES or code == LEGACY_URL_ELICITATION_REQUIRED:
-        code = jsonrpc.INTERNAL_ERROR
-    return {**message, "error": {**error, "code": code}}
-
-
-def _elicitations(data: object) -> Message:
-    """The links that a 2025-11-25 server wants visited first; the call is then repeated."""
-    wanted = data.get("elicitations") if isinstance(data, dict) else None
-    if not isinstance(wanted, list):
-        return {}
-    return {
-        f"u{number}": input_request({"method": "elicitation/create", "params": params})
-        for number, params in enumerate(wanted)
-        if isinstance(params, dict)
-    }
-
-
-def input_request(request: Message) -> Message:
-    """A legacy server's request as it stands among `inputRequests`."""
-    params = {
-        name: value for name, value in jsonrpc.params_of(request).items() if name not in {"elicitationId", "_meta"}
-    }
-    return {"method": request["method"], "params": params}
-
-
-def discovery(initialized: Message, versions: Versions) -> Message:
-    """The result of `server/discover`, from that of `initialize`."""
-    found: Message = {
-        "supportedVersions": list(versions.offered),
-        "capabilities": crossing_server_capabilities(initialized.get("capabilities")),
-    }
-    if isinstance(initialized.get("instructions"), str):
-        found["instructions"] = initialized["instructions"]
-    return found
-
-
-def honoured(wanted: Message, capabilities: Message) -> Message:
-    """The part of a subscription's filter that a server with these capabilities can keep."""
-    kept: Message = {
-        name: True
-        for name, (_, feature) in LIST_CHANGES.items()
-        if wanted.get(name) is True and _offers(capabilities, feature, "listChanged")
-    }
-    uris = wanted.get("resourceSubscriptions")
-    if isinstance(uris, list) and _offers(capabilities, "resources", "subscribe"):
-        kept["resourceSubscriptions"] = [uri for uri in uris if isinstance(uri, str)]
-    return kept
-
-
-def _offers(capabilities: Message, feature: str, part: str) -> bool:
-    value = capabilities.get(feature)
-    return isinstance(value, dict) and value.get(part) is True
-
-
-def concerns(message: Message, kept: Message) -> bool:
-    """Whether a change is one that a subscription asked for."""
-    if message["method"] == "notifications/resources/updated":
-        return jsonrpc.params_of(message).get("uri") in kept.get("resourceSubscriptions", ())
-    return any(message["method"] == method for name, (method, _) in LIST_CHANGES.items() if name in kept)
-
-
-def reaches(level: object, wanted: str | None) -> bool:
-    """Whether a log message of this level is at least of the level that was asked for."""
-    if wanted is None or level not in LOG_LEVELS:
-        return False
-    return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(wanted)
+def server_request(request_id: str, asked: Message) -> Message:
+    """One of `inputRequests` as a server's request."""
+    params = jsonrpc.params_of(asked)
+    if params.get("mode") == "url":
+        params = {**params, "elicitationId": request_id}
+    return {"jsonrpc": "2.0", "id": request_id, "method": asked["method"], "params": params}

@@ -1,25 +1,25 @@
-"""Translation for legacy clients of a modern server: requests to modern, answers back to legacy. No I/O."""
+"""What becomes modern: requests of a legacy client, and answers and questions of a legacy server. No I/O."""
 
 from __future__ import annotations
 
 from . import jsonrpc
 from .jsonrpc import Message
 from .mcp import (
+    CACHEABLE,
     CLIENT_CAPABILITIES,
     CLIENT_INFO,
-    LEGACY_VERSIONS,
-    LIST_CHANGES,
+    LEGACY_RESOURCE_NOT_FOUND,
+    LEGACY_URL_ELICITATION_REQUIRED,
     LOG_LEVEL,
     MODERN_VERSIONS,
     PROTOCOL_VERSION,
     RESERVED_CODES,
     SERVER_INFO,
-    SUBSCRIPTION_ID,
+    Versions,
     crossing_client_capabilities,
     crossing_server_capabilities,
 )
 
-_OF_MODERN_RESULTS = frozenset({"resultType", "ttlMs", "cacheScope"})
 # What a client gets that has set no level: a modern server says nothing unless it is asked to.
 _DEFAULT_LEVEL = "info"
 
@@ -36,54 +36,56 @@ def client_meta(initialize: Message) -> Message:
     }
 
 
-def initialize_result(initialize: Message, discovered: Message) -> Message:
-    """The result of `initialize`, from that of `server/discover`."""
-    asked = jsonrpc.params_of(initialize).get("protocolVersion")
-    meta = discovered.get("_meta")
-    info = meta.get(SERVER_INFO) if isinstance(meta, dict) else None
-    found: Message = {
-        "protocolVersion": asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
-        "capabilities": crossing_server_capabilities(discovered.get("capabilities")),
-        "serverInfo": info if isinstance(info, dict) else {"name": "MCP server", "version": "unknown"},
-    }
-    if isinstance(discovered.get("instructions"), str):
-        found["instructions"] = discovered["instructions"]
-    return found
+def answer(message: Message, method: str, server_info: object) -> Message:
+    """The answer of a legacy server as a modern one, and complete."""
+    if "error" in message:
+        return _error_from(message)
+    result = message["result"]
+    if not isinstance(result, dict):
+        return jsonrpc.error(message["id"], jsonrpc.INTERNAL_ERROR, "the MCP server's result is not an object")
+    meta = result.get("_meta")
+    identified = {**(meta if isinstance(meta, dict) else {}), SERVER_INFO: server_info}
+    return {**message, "result": completed({**result, "_meta": identified}, method)}
 
 
-def list_changes_of(capabilities: Message) -> Message:
-    """The filter of a subscription to every list that this server says may change."""
+def completed(result: Message, method: str) -> Message:
+    """Add the members that every modern result must have, where they are missing."""
+    result = {"resultType": "complete", **result}
+    if method in CACHEABLE and result["resultType"] == "complete":
+        result = {"ttlMs": 0, "cacheScope": "private", **result}
+    return result
+
+
+def _error_from(message: Message) -> Message:
+    error = message["error"]
+    code = error.get("code")
+    if code == LEGACY_URL_ELICITATION_REQUIRED and (requests := _elicitations(error.get("data"))):
+        return jsonrpc.result(message["id"], {"resultType": "input_required", "inputRequests": requests})
+    if code == LEGACY_RESOURCE_NOT_FOUND:
+        code = jsonrpc.INVALID_PARAMS
+    elif code in RESERVED_CODES or code == LEGACY_URL_ELICITATION_REQUIRED:
+        code = jsonrpc.INTERNAL_ERROR
+    return {**message, "error": {**error, "code": code}}
+
+
+def _elicitations(data: object) -> Message:
+    """The links that a 2025-11-25 server wants visited first; the call is then repeated."""
+    wanted = data.get("elicitations") if isinstance(data, dict) else None
+    if not isinstance(wanted, list):
+        return {}
     return {
-        name: True
-        for name, (_, feature) in LIST_CHANGES.items()
-        if isinstance(offered := capabilities.get(feature), dict) and offered.get("listChanged") is True
+        f"u{number}": input_request({"method": "elicitation/create", "params": params})
+        for number, params in enumerate(wanted)
+        if isinstance(params, dict)
     }
 
 
-def answer_from(message: Message) -> Message:
-    """An answer without what only modern clients know."""
-    result, error = message.get("result"), message.get("error")
-    if isinstance(result, dict):
-        return {**message, "result": {name: v for name, v in result.items() if name not in _OF_MODERN_RESULTS}}
-    if isinstance(error, dict) and error.get("code") in RESERVED_CODES:
-        return {**message, "error": {**error, "code": jsonrpc.INTERNAL_ERROR}}
-    return message
-
-
-def change_from(message: Message) -> Message:
-    """A change that a subscription has brought, as it comes without one."""
-    params = dict(jsonrpc.params_of(message))
-    meta = {name: value for name, value in jsonrpc.meta_of(message).items() if name != SUBSCRIPTION_ID}
-    params.pop("_meta", None)
-    return {**message, "params": {**params, "_meta": meta} if meta else params}
-
-
-def server_request(request_id: str, asked: Message) -> Message:
-    """One of `inputRequests` as a server's request."""
-    params = jsonrpc.params_of(asked)
-    if params.get("mode") == "url":
-        params = {**params, "elicitationId": request_id}
-    return {"jsonrpc": "2.0", "id": request_id, "method": asked["method"], "params": params}
+def input_request(request: Message) -> Message:
+    """A legacy server's request as it stands among `inputRequests`."""
+    params = {
+        name: value for name, value in jsonrpc.params_of(request).items() if name not in {"elicitationId", "_meta"}
+    }
+    return {"method": request["method"], "params": params}
 
 
 def input_response(asked: Message, answer: Message) -> Message | None:
@@ -93,3 +95,14 @@ def input_response(asked: Message, answer: Message) -> Message | None:
         return result
     # To an elicitation there is an answer that means none was given.
     return {"action": "cancel"} if asked["method"] == "elicitation/create" else None
+
+
+def discovery(initialized: Message, versions: Versions) -> Message:
+    """The result of `server/discover`, from that of `initialize`."""
+    found: Message = {
+        "supportedVersions": list(versions.offered),
+        "capabilities": crossing_server_capabilities(initialized.get("capabilities")),
+    }
+    if isinstance(initialized.get("instructions"), str):
+        found["instructions"] = initialized["instructions"]
+    return found

@@ -15,12 +15,13 @@ from stdio_bridge.protocol.mcp import (
     CLIENT_CAPABILITIES,
     CLIENT_INFO,
     MODERN_VERSIONS,
+    OWN_INFO,
     PROTOCOL_VERSION,
     UNSUPPORTED_VERSION,
     Versions,
 )
 from stdio_bridge.protocol.request_metadata import RequestMetadata
-from stdio_bridge.protocol.to_legacy import OWN_INFO, initialize_params
+from stdio_bridge.protocol.to_legacy import initialize_params
 
 from .dispatcher import Dispatcher
 

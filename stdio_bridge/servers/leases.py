@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stdio_bridge.options import Isolation
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.to_legacy import capabilities_of
+from stdio_bridge.protocol.to_legacy import client_capabilities
 
 from .backend import ModernCaller
 from .call_lease import CallLease
@@ -84,7 +84,7 @@ class Leases:
         user = _EVERYONE if self.pool.options.isolation is Isolation.SHARED else client.identity.user
         if self._parts.era_cache.modern:
             return Key(user=user, of_calls=True)
-        declared = json.dumps(capabilities_of(client.metadata), sort_keys=True)
+        declared = json.dumps(client_capabilities(client.metadata), sort_keys=True)
         return Key(user=user, of_calls=True, capabilities=declared)
 
     def _serve_all_capabilities(self, lease: CallLease) -> None:

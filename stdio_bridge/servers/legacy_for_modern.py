@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 
-from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol import jsonrpc, to_legacy, to_modern
 from stdio_bridge.protocol.calls import Call, CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import (
@@ -19,7 +19,6 @@ from stdio_bridge.protocol.mcp import (
 )
 from stdio_bridge.protocol.request_metadata import missing_capabilities
 from stdio_bridge.protocol.request_state import refused
-from stdio_bridge.protocol.to_legacy import answer_from, discovery, input_request, request_for
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller, Reply
@@ -44,7 +43,7 @@ class LegacyForModern:
         self.suspended_calls = suspended_calls
         self.tools = tools
         self.server_info = initialized.get("serverInfo")
-        self._discovery = discovery(initialized, versions)
+        self._discovery = to_modern.discovery(initialized, versions)
         self._capabilities: Message = self._discovery["capabilities"]
         self._subscriptions = Subscriptions(dispatcher, self._capabilities, tools)
         self._log_level: str | None = None
@@ -56,7 +55,7 @@ class LegacyForModern:
         params = jsonrpc.params_of(message)
         if client.method == "server/discover":
             answer = jsonrpc.result(client.id, self._discovery)
-            reply.finish(answer_from(answer, client.method, self.server_info))
+            reply.finish(to_modern.answer(answer, client.method, self.server_info))
         elif client.method == LISTEN:
             self._subscriptions.open(client)
         elif "requestState" in params:
@@ -223,7 +222,7 @@ class LegacyCall:
         """Pass the request on, unless its client has left already."""
         if self._take(Input.BEGIN) is not None:
             self._user.calls.append(self)
-            self._call = self._backend.dispatcher.request(self._user, request_for(self._request), self)
+            self._call = self._backend.dispatcher.request(self._user, to_legacy.request(self._request), self)
 
     # What the server says
 
@@ -261,7 +260,7 @@ class LegacyCall:
         if client.method == "tools/list":
             self._backend.tools.learn(message.get("result"))
             message = without_task_tools(message)
-        client.finish(answer_from(message, client.method, self._backend.server_info), self._outcome)
+        client.finish(to_modern.answer(message, client.method, self._backend.server_info), self._outcome)
 
     # What the server asks
 
@@ -291,7 +290,7 @@ class LegacyCall:
         client.succeed(
             {
                 "resultType": "input_required",
-                "inputRequests": {key: input_request(request) for key, request in self._asked.items()},
+                "inputRequests": {key: to_modern.input_request(request) for key, request in self._asked.items()},
                 "requestState": self._backend.suspended_calls.suspend(self, client),
             }
         )

@@ -5,20 +5,13 @@ from __future__ import annotations
 import enum
 
 from stdio_bridge.io.event_loop import Loop, Timer
-from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol import jsonrpc, to_legacy, to_modern
 from stdio_bridge.protocol.calls import Call, CallOutcome, Purpose
 from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, LOG_LEVEL, LOG_LEVELS
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, TOO_MANY_SUBSCRIPTIONS, declared_by, size_of
 from stdio_bridge.protocol.request_metadata import missing_capabilities
-from stdio_bridge.protocol.to_modern import (
-    answer_from,
-    change_from,
-    client_meta,
-    input_response,
-    list_changes_of,
-    server_request,
-)
+from stdio_bridge.protocol.subscription_filter import all_list_changes
 
 from .backend import Client, Reply, SessionClient
 from .dispatcher import Dispatcher
@@ -118,7 +111,7 @@ class EmulatedSession:
         self.asked: dict[str, InputRequiredLoop] = {}
         self.loops: dict[InputRequiredLoop, None] = {}
         self._discovered = discovered
-        self._meta = client_meta(initialize)
+        self._meta = to_modern.client_meta(initialize)
         self._subscriptions: dict[str, Call] = {}
         self._next_id = 0
 
@@ -141,7 +134,7 @@ class EmulatedSession:
     def subscribe(self) -> None:
         """Subscribe to the changes of all lists."""
         capabilities = self._discovered.get("capabilities")
-        wanted = list_changes_of(capabilities) if isinstance(capabilities, dict) else {}
+        wanted = all_list_changes(capabilities) if isinstance(capabilities, dict) else {}
         if wanted:
             self._listen(wanted)
 
@@ -235,7 +228,7 @@ class EmulatedSession:
     def send(self, message: Message) -> None:
         """Pass a change on, but not the acknowledgement, which legacy clients do not know."""
         if message["method"] != "notifications/subscriptions/acknowledged":
-            self.client.receive(change_from(message))
+            self.client.receive(to_legacy.change(message))
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Ignore the end of a subscription: a legacy client cannot be told."""
@@ -320,7 +313,7 @@ class InputRequiredLoop:
         if isinstance(result, dict) and result.get("resultType") == "input_required":
             self._ask(result)
         else:
-            self._end(answer_from(message), outcome)
+            self._end(to_legacy.answer(message), outcome)
 
     def _end(self, answer: Message, outcome: CallOutcome | None) -> None:
         if self._take(Input.END):
@@ -347,13 +340,13 @@ class InputRequiredLoop:
             self._timer = self._session.loop.call_later(self._session.input_seconds, self._expire)
             for request_id, (_, asked) in list(self._wanted.items()):
                 if request_id in self._wanted:
-                    self._reply.send(server_request(request_id, asked))
+                    self._reply.send(to_legacy.server_request(request_id, asked))
             self._go_on()
 
     def answered(self, request_id: str, answer: Message) -> None:
         """The client has answered one of the questions."""
         key, asked = self._wanted.pop(request_id)
-        response = input_response(asked, answer)
+        response = to_modern.input_response(asked, answer)
         if response is None:
             self.fail(f"the client did not answer {asked['method']}")
         else:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol import jsonrpc, to_legacy
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.to_modern import answer_from, initialize_result
 
 from .backend import Reply, SessionBackend, SessionClient
 from .handshake import Failed, Handshake, Initialized, Modern, Outcome
@@ -128,7 +127,7 @@ class SessionLease(ServerLease):
     def _handshake_done(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
             # A client of both eras would take a code of the modern one for a modern server's.
-            self._refused(message, reply, answer_from({**outcome.message, "id": message["id"]}), outcome.outcome)
+            self._refused(message, reply, to_legacy.answer({**outcome.message, "id": message["id"]}), outcome.outcome)
             return
         self._handshake = None
         self._result = self._open(sent, outcome)
@@ -147,7 +146,7 @@ class SessionLease(ServerLease):
         self.backend = emulation
         for client, own in self._clients.items():
             emulation.take_over(client, own)
-        return initialize_result(initialize, discovered)
+        return to_legacy.initialize_result(initialize, discovered)
 
     def _refused(self, message: Message, reply: Reply, refusal: Message, outcome: CallOutcome | None) -> None:
         reply.finish(refusal, outcome)

@@ -9,7 +9,7 @@ from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import SUBSCRIPTION_ID
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
-from stdio_bridge.protocol.to_legacy import concerns, honoured
+from stdio_bridge.protocol.subscription_filter import concerns, honoured
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
 
 from .backend import ModernCaller

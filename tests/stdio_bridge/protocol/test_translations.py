@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stdio_bridge.protocol import to_legacy, to_modern
+from stdio_bridge.protocol import subscription_filter, to_legacy, to_modern
 from stdio_bridge.protocol.mcp import Versions
 from stdio_bridge.protocol.request_metadata import RequestMetadata
 from stdio_bridge.protocol.tool_catalog import ToolCatalog
@@ -47,26 +47,26 @@ def test_extensions_cross_the_eras_only_where_they_mean_the_same_in_both() -> No
     offered = {"capabilities": {"extensions": {**apps, PREFIX + "tasks": {}, "com.example/own": {}, "e": 5}}}
     crossed = {"extensions": apps}
     assert to_legacy.initialize_params(metadata(**offered), "2025-11-25")["capabilities"] == crossed
-    assert to_legacy.discovery(offered, Versions())["capabilities"] == crossed
+    assert to_modern.discovery(offered, Versions())["capabilities"] == crossed
     initialize = {"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", **offered}}
     assert to_modern.client_meta(initialize)[PREFIX + "clientCapabilities"] == crossed
-    assert to_modern.initialize_result(initialize, offered)["capabilities"] == crossed
+    assert to_legacy.initialize_result(initialize, offered)["capabilities"] == crossed
     for nothing in ({"capabilities": {"extensions": ["e"]}}, {"capabilities": 5}, {}):
-        assert to_legacy.discovery(nothing, Versions())["capabilities"] == {}
+        assert to_modern.discovery(nothing, Versions())["capabilities"] == {}
 
 
 def test_a_legacy_request_has_none_of_the_new_members() -> None:
     meta = {PREFIX + "protocolVersion": "v", "progressToken": 1, "com.example/own": 2}
     params = {"name": "t", "_meta": meta, "inputResponses": {}, "requestState": "s"}
-    assert to_legacy.request_for({"id": 1, "method": "m", "params": params})["params"] == {
+    assert to_legacy.request({"id": 1, "method": "m", "params": params})["params"] == {
         "name": "t",
         "_meta": {"progressToken": 1, "com.example/own": 2},
     }
-    assert to_legacy.request_for({"method": "m", "params": {"_meta": {PREFIX + "logLevel": "x"}}})["params"] == {}
+    assert to_legacy.request({"method": "m", "params": {"_meta": {PREFIX + "logLevel": "x"}}})["params"] == {}
 
 
 def test_a_legacy_result_becomes_complete_and_says_whose_it_is() -> None:
-    result = to_legacy.answer_from(ok(tools=[], _meta={"own": 1}), "tools/list", INFO)["result"]
+    result = to_modern.answer(ok(tools=[], _meta={"own": 1}), "tools/list", INFO)["result"]
     assert result == {
         "tools": [],
         "resultType": "complete",
@@ -78,13 +78,13 @@ def test_a_legacy_result_becomes_complete_and_says_whose_it_is() -> None:
 
 def test_what_a_modern_server_says_of_its_result_stays() -> None:
     said = {"resultType": "complete", "ttlMs": 9, "cacheScope": "public"}
-    assert to_legacy.completed(said, "tools/list") == said
-    assert to_legacy.completed({"resultType": "input_required"}, "resources/read") == {"resultType": "input_required"}
+    assert to_modern.completed(said, "tools/list") == said
+    assert to_modern.completed({"resultType": "input_required"}, "resources/read") == {"resultType": "input_required"}
 
 
 @pytest.mark.parametrize("result", [[], "x", None, 5])
 def test_a_result_that_is_no_object_is_an_error(result: object) -> None:
-    answer = to_legacy.answer_from({"jsonrpc": "2.0", "id": 1, "result": result}, "tools/call", INFO)
+    answer = to_modern.answer({"jsonrpc": "2.0", "id": 1, "result": result}, "tools/call", INFO)
     assert answer["error"]["code"] == -32603
 
 
@@ -94,21 +94,21 @@ def test_a_result_that_is_no_object_is_an_error(result: object) -> None:
      (-32601, -32601), (-32000, -32000), (-32019, -32019), (-32100, -32100), (5, 5)],
 )  # fmt: skip
 def test_a_legacy_servers_codes_never_pass_for_ones_of_the_modern_era(code: int, then: int) -> None:
-    assert to_legacy.answer_from(failed(code), "tools/call", INFO)["error"]["code"] == then
+    assert to_modern.answer(failed(code), "tools/call", INFO)["error"]["code"] == then
 
 
 @pytest.mark.parametrize("data", [None, [], {"elicitations": 5}, {"elicitations": []}, {"elicitations": ["x"]}])
 def test_links_that_are_not_told_are_no_questions(data: object) -> None:
-    assert to_legacy.answer_from(failed(-32042, data), "tools/call", INFO)["error"]["code"] == -32603
+    assert to_modern.answer(failed(-32042, data), "tools/call", INFO)["error"]["code"] == -32603
 
 
 def test_a_subscription_keeps_what_the_server_offers() -> None:
     wanted = {"toolsListChanged": True, "promptsListChanged": True, "resourceSubscriptions": ["a", 5], "x": True}
     offered = {"tools": {"listChanged": True}, "prompts": {}, "resources": {"subscribe": True}}
-    kept = to_legacy.honoured(wanted, offered)
+    kept = subscription_filter.honoured(wanted, offered)
     assert kept == {"toolsListChanged": True, "resourceSubscriptions": ["a"]}
-    assert to_legacy.honoured(wanted, {}) == {}
-    assert to_legacy.honoured({"toolsListChanged": "yes"}, offered) == {}
+    assert subscription_filter.honoured(wanted, {}) == {}
+    assert subscription_filter.honoured({"toolsListChanged": "yes"}, offered) == {}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,9 @@ def test_a_subscription_keeps_what_the_server_offers() -> None:
     ],
 )
 def test_a_subscription_brings_nothing_else(message: dict[str, Any], concerned: bool) -> None:
-    assert to_legacy.concerns(message, {"toolsListChanged": True, "resourceSubscriptions": ["a"]}) is concerned
+    assert (
+        subscription_filter.concerns(message, {"toolsListChanged": True, "resourceSubscriptions": ["a"]}) is concerned
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_subscription_brings_nothing_else(message: dict[str, Any], concerned: 
      ("loud", "debug", False), (None, "debug", False), ([], "debug", False)],
 )  # fmt: skip
 def test_log_levels_are_ordered(level: object, wanted: str | None, reached: bool) -> None:
-    assert to_legacy.reaches(level, wanted) is reached
+    assert metadata(log_level=wanted).wants_log_of(level) is reached
 
 
 def test_a_modern_server_gets_what_initialize_said_with_each_request() -> None:
@@ -144,7 +146,7 @@ def test_a_modern_server_gets_what_initialize_said_with_each_request() -> None:
 
 
 def test_a_discovery_of_nothing_still_opens_a_session() -> None:
-    result = to_modern.initialize_result({"method": "initialize"}, {})
+    result = to_legacy.initialize_result({"method": "initialize"}, {})
     assert result == {
         "protocolVersion": "2025-11-25",
         "capabilities": {},
@@ -170,7 +172,7 @@ def test_a_failed_sampling_has_none() -> None:
 
 def test_a_link_gets_the_id_that_its_revision_wants() -> None:
     asked = {"method": "elicitation/create", "params": {"mode": "url", "url": "https://x.example/"}}
-    assert to_modern.server_request("i1", asked)["params"]["elicitationId"] == "i1"
+    assert to_legacy.server_request("i1", asked)["params"]["elicitationId"] == "i1"
 
 
 def test_a_catalog_knows_tools_until_they_change() -> None:
