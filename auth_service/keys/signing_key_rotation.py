@@ -4,11 +4,6 @@ A key is derived from the master key and the time from which it signs (`signing_
 times only. Redis has the times, and which keys are retired; the files of each host follow within a second. The key that
 signs next is published a whole interval ahead, at a time that every host computes in the same way. A key is retired
 once the last token that it has signed has expired.
-
-| key | value |
-|---|---|
-| `signing-keys` | activation → `live` or `retired` |
-| `signed-until` | `kid` → when the last token that it signed ends |
 """
 
 from __future__ import annotations
@@ -22,6 +17,7 @@ import redis
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.settings import Lifetimes
+from auth_service.storage.key_names import SIGNED_UNTIL, SIGNING_KEYS
 from auth_service.storage.redis_client import denies_when_unavailable
 
 from .signing_keys import CLOCK_SKEW_SECONDS, SigningKey, SigningKeys
@@ -68,7 +64,7 @@ class KeyRotation:
         """Note until when a key's tokens are valid; this asks Redis at most once a minute."""
         if until > self._noted.get(kid, 0):
             self._noted[kid] = until + _NOTE_AHEAD_SECONDS
-            self._redis.zadd("signed-until", {kid: self._noted[kid]}, gt=True)
+            self._redis.zadd(SIGNED_UNTIL, {kid: self._noted[kid]}, gt=True)
 
     @denies_when_unavailable
     def synchronize(self) -> None:
@@ -84,12 +80,12 @@ class KeyRotation:
             self._keys.remove(activation)
         for key in self._keys.all():
             if key.activation not in agreed:
-                self._redis.hsetnx("signing-keys", str(key.activation), _LIVE)
+                self._redis.hsetnx(SIGNING_KEYS, str(key.activation), _LIVE)
         interval = self._lifetimes.signing_key
         if interval is not None and all(key.activation <= now for key in self._keys.all()):
             following = (int(now + PUBLICATION_SECONDS) // interval + 1) * interval
             self._add(following, by="gateway")
-        self._redis.zremrangebyscore("signed-until", "-inf", now)
+        self._redis.zremrangebyscore(SIGNED_UNTIL, "-inf", now)
         for state in self.states():
             if state.needed_until is not None and state.needed_until < now:
                 self._retire(state.key, by="gateway", reason="its last token has ended")
@@ -98,7 +94,7 @@ class KeyRotation:
     def states(self) -> list[KeyState]:
         """Return every key, the oldest first."""
         keys = self._keys.all()
-        signed_until = self._redis.zmscore("signed-until", [key.kid for key in keys])
+        signed_until = self._redis.zmscore(SIGNED_UNTIL, [key.kid for key in keys])
         following: list[SigningKey | None] = [*keys[1:], None]
         states = []
         for key, successor, noted in zip(keys, following, signed_until, strict=True):
@@ -135,11 +131,11 @@ class KeyRotation:
         self._retire(state.key, by="operator", reason="forced" if not is_idle else None)
 
     def _find_agreed(self) -> dict[int, str]:
-        found = cast("dict[str, str]", self._redis.hgetall("signing-keys"))
+        found = cast("dict[str, str]", self._redis.hgetall(SIGNING_KEYS))
         return {int(activation): state for activation, state in found.items() if activation.isdecimal()}
 
     def _add(self, activation: int, *, by: str) -> SigningKey:
-        state = self._redis.hsetnx("signing-keys", str(activation), _LIVE)
+        state = self._redis.hsetnx(SIGNING_KEYS, str(activation), _LIVE)
         self._keys.add(activation)
         key = next(key for key in self._keys.all() if key.activation == activation)
         if state:
@@ -148,8 +144,8 @@ class KeyRotation:
 
     def _retire(self, key: SigningKey, *, by: str, reason: str | None) -> None:
         # First for all hosts, then here: a host that reads it in between removes the key too.
-        is_news = self._redis.hset("signing-keys", str(key.activation), _RETIRED) or self._keys.has(key)
+        is_news = self._redis.hset(SIGNING_KEYS, str(key.activation), _RETIRED) or self._keys.has(key)
         self._keys.remove(key.activation)
-        self._redis.zrem("signed-until", key.kid)
+        self._redis.zrem(SIGNED_UNTIL, key.kid)
         if is_news:
             audit.record(Event.KEY_RETIRED, key=key.kid, by=by, reason=reason)

@@ -7,11 +7,6 @@ can. One failed probe changes nothing; three in a row do.
 
 A target is not fetched if a login has just needed a document of the same host. An instance is the service of one host
 with all its workers. All instances behind one name give the same answer: false while one of them cannot fetch.
-
-| key | value | lives |
-|---|---|---|
-| `document-probes` | instance → what its last probe found | a day after the last |
-| `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
 """
 
 from __future__ import annotations
@@ -33,6 +28,7 @@ import redis
 from auth_service.protocol.client_documents import MAX_DOCUMENT_BYTES
 from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
 from auth_service.settings import MAX_PROBE_URLS, ClientDocuments, Settings
+from auth_service.storage.key_names import DOCUMENT_PROBES, document_proof_key
 from auth_service.storage.locks import Locks
 from auth_service.storage.redis_client import denies_when_unavailable
 
@@ -46,7 +42,6 @@ FAILURES_TO_BELIEVE: Final = 3
 EXPIRY_INTERVALS: Final = 3
 """How many probes an instance may miss before the others take it for ended."""
 
-_KEY: Final = "document-probes"
 _DAY: Final = 86400
 _GONE: Final = frozenset({404, 410})
 
@@ -148,8 +143,8 @@ class DocumentProbe:
                 )
         elif problems and found.failures <= FAILURES_TO_BELIEVE:
             log.info("client_documents: probe %d in a row failed: %s", found.failures, text)
-        self._redis.hset(_KEY, self._instance, json.dumps(asdict(found)))
-        self._redis.expire(_KEY, _DAY)
+        self._redis.hset(DOCUMENT_PROBES, self._instance, json.dumps(asdict(found)))
+        self._redis.expire(DOCUMENT_PROBES, _DAY)
 
     def _conclude(self, former: _Finding | None, *, is_failure: bool) -> _Finding:
         now = time.time()
@@ -177,17 +172,17 @@ class DocumentProbe:
         return bool(self._redis.exists(self._proof(_host_of(url))))
 
     def _find_own(self) -> _Finding | None:
-        value = cast("str | None", self._redis.hget(_KEY, self._instance))
+        value = cast("str | None", self._redis.hget(DOCUMENT_PROBES, self._instance))
         return None if value is None else _parse(value)
 
     def _refresh(self) -> None:
-        found = cast("dict[str, str]", self._redis.hgetall(_KEY))
+        found = cast("dict[str, str]", self._redis.hgetall(DOCUMENT_PROBES))
         now = time.time()
         live = [each for each in map(_parse, found.values()) if each is not None and now < each.expires_at]
         self.works = self._documents.enabled and bool(live) and all(each.works for each in live)
 
     def _proof(self, host: str) -> str:
-        return f"document-proof:{self._instance}:{host}"
+        return document_proof_key(self._instance, host)
 
 
 def _parse(value: str) -> _Finding | None:

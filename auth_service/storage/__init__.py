@@ -22,7 +22,9 @@
 | `document:HASH` | a fetched client document or key set (`documents`) | a day at most |
 | `documents` | the hashes of these, by the time of the fetch | a day after the newest |
 | `lock:HASH` | a lock that is held (`locks`) | seconds |
+| `signing-keys` | activation → `live` or `retired` (`keys/signing_key_rotation.py`) | for ever |
+| `signed-until` | `kid` → when the last token that it signed ends | for ever |
+| `document-probes` | instance → what its last probe found (`oauth/document_probe.py`) | a day after the last |
+| `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
 | `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
-
-`keys/signing_key_rotation.py` and `oauth/document_probe.py` list their own.
 """

@@ -1,4 +1,4 @@
-"""Names of keys that several parts of the storage use."""
+"""Names of keys that several parts of the storage use, or parts outside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ REFRESH_PREFIX: Final = "refresh:"
 USER_INDEX_PREFIX: Final = "grants-of-user:"
 CLIENT_INDEX_PREFIX: Final = "grants-of-client:"
 UNUSED_CLIENTS: Final = "unused-clients"
+SIGNING_KEYS: Final = "signing-keys"
+SIGNED_UNTIL: Final = "signed-until"
+DOCUMENT_PROBES: Final = "document-probes"
 
 
 def client_key(client_id: str) -> str:
@@ -41,6 +44,11 @@ def client_index(client_id: str) -> str:
 def login_key(sub: str) -> str:
     """Return the key of a user's last login."""
     return f"login-of-user:{sub}"
+
+
+def document_proof_key(instance: str, host: str) -> str:
+    """Return the key of the proof that an instance has fetched a document from a host."""
+    return f"document-proof:{instance}:{host}"
 
 
 def hashed(text: str) -> str:
