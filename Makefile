@@ -15,10 +15,10 @@ TRAEFIK_OLDEST := .cache/traefik-oldest
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test`, and `make bench`, need of Debian; installed where that is possible.
-DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin redis-server systemd-container wrk
+DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin prometheus redis-server systemd-container wrk
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate bench debian-packages clean
+.PHONY: help run test test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate dashboard bench debian-packages clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,7 +30,7 @@ test: debian-packages .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOC
 	$(BIN)/pytest -ra --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
-	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local
+	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local tests/monitoring
 
 test-flows: .venv/test ## The OAuth flows on a real Redis, and the service with several workers
 	$(BIN)/pytest -ra tests/flows tests/service
@@ -66,6 +66,9 @@ bench: debian-packages .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS
 
 evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
 	$(BIN)/python -m tests.systemd.evaluation
+
+dashboard: .venv/test ## Write Grafana's dashboard anew from monitoring/dashboard.py
+	$(BIN)/python -m monitoring.dashboard
 
 clean: ## Remove what was installed and the local stack's state
 	rm -rf .venv .cache .local-stack

@@ -27,6 +27,7 @@
     ./config/bridges.nix
     ./config/health.nix
     ./config/logs.nix
+    ./config/metrics.nix
     ./config/recovery.nix
     ./config/redis.nix
     ./config/servers.nix

@@ -5,6 +5,7 @@
   mkShellNoCC,
   nixfmt,
   nodejs,
+  prometheus,
   python3,
   redis,
   ruff,
@@ -15,6 +16,7 @@ mkShellNoCC {
   packages = [
     nixfmt
     nodejs
+    prometheus.cli
     python3
     redis
     ruff

@@ -175,14 +175,6 @@ in
             trusted_proxies = lib.mkDefault cfg.trustedProxies;
             certificate_resolver = lib.mkIf acme (lib.mkDefault resolver);
           };
-
-          metrics.targets =
-            lib.optional (topology.has "auth") cfg.settings.listen
-            ++ lib.optional (topology.has "router" && cfg.metrics.enable) (loopback cfg.metrics.port)
-            ++ lib.concatMap (
-              server:
-              map (replica: topology.authority replica.address replica.port) (topology.replicasHere server)
-            ) (lib.attrValues topology.bridgedHere);
         };
       }
 

@@ -171,6 +171,7 @@ let
             npmConfigHook = mkDerivation { name = "npm-config-hook"; };
           };
           mkShellNoCC = attrs: mkDerivation ({ name = "shell"; } // attrs);
+          prometheus.cli = mkDerivation { name = "promtool"; };
           python3 = python;
           python3Packages = python.pkgs;
           runCommand =

@@ -103,6 +103,7 @@ in
   "nsncd"
   "pebble"
   "playwright-mcp"
+  "prometheus-node-exporter"
   "redis"
   "set-dns-record"
   "stand-in-github"

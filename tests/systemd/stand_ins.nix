@@ -131,7 +131,10 @@ let
   ) config.services.redis.servers;
 in
 {
-  imports = [ ./traefik.nix ];
+  imports = [
+    ./monitoring.nix
+    ./traefik.nix
+  ];
 
   options = {
     assertions = mkOption {

@@ -493,3 +493,86 @@ def test_a_changed_set_of_servers_only_reloads_the_auth_service(gateway: Configu
     unit = gateway.units["mcp-auth-service.service"]
     assert any(line.startswith("X-Reload-Triggers=") for line in unit)
     assert any(line.startswith("ExecReload=") for line in unit)
+
+
+def prometheus_of(configuration: Configuration) -> dict[str, Any]:
+    """Return the configuration of Prometheus, whose rule files are read."""
+    (text,) = (text for name, text in configuration.files.items() if name.endswith("-prometheus.yml"))
+    document: dict[str, Any] = json.loads(text)
+    rules = {f"/etc/{name}": text for name, text in configuration.files.items()}
+    return {**document, "rule_files": [rules[path] for path in document["rule_files"]]}
+
+
+def test_prometheus_scrapes_every_part_with_the_labels_that_the_alerts_rely_on() -> None:
+    prometheus = prometheus_of(load(evaluated("github")))
+    assert prometheus["rule_files"] == [(CHECKOUT / "monitoring/alerts.yaml").read_text()]
+    gateway, host = prometheus["scrape_configs"]
+    assert (gateway["job_name"], host["job_name"]) == ("mcp-gateway", "mcp-gateway-host")
+    assert gateway["static_configs"] == [
+        {"targets": ["127.0.0.1:9010"], "labels": {"part": "auth"}},
+        {"targets": ["127.0.0.1:9110"], "labels": {"part": "router"}},
+        {"targets": ["127.0.0.1:21921"], "labels": {"part": "bridge", "server": "local"}},
+        {"targets": ["127.0.0.1:21000", "127.0.0.1:21001"], "labels": {"part": "bridge", "server": "notes"}},
+    ]
+    assert host["static_configs"] == [{"targets": ["127.0.0.1:9100"], "labels": {}}]
+
+
+def test_prometheus_scrapes_the_parts_of_all_hosts_if_it_is_to() -> None:
+    gateway, host, own = prometheus_of(load(evaluated("hosts")))["scrape_configs"]
+    assert own == {"job_name": "blog"}, "an operator's own jobs stay"
+    assert gateway["static_configs"] == [
+        {"targets": ["10.0.0.1:9000", "[fd00::2]:9000"], "labels": {"part": "auth"}},
+        {"targets": ["10.0.0.3:27257", "10.0.0.3:27258"], "labels": {"part": "bridge", "server": "fetch"}},
+        {"targets": ["10.0.0.4:28201"], "labels": {"part": "bridge", "server": "git"}},
+        {"targets": ["10.0.0.3:22456", "10.0.0.4:22456"], "labels": {"part": "bridge", "server": "time"}},
+    ]
+    assert host["static_configs"] == [{"targets": ["127.0.0.1:9200"], "labels": {}}], "it listens at every address"
+
+
+def test_only_series_of_the_gateway_are_kept_of_what_node_exporter_knows() -> None:
+    host = prometheus_of(load(evaluated("github")))["scrape_configs"][1]
+    (keep,) = host["metric_relabel_configs"]
+    assert (keep["action"], keep["source_labels"]) == ("keep", ["__name__", "name"])
+    units = [name for name in load(evaluated("github")).units if not name.endswith((".slice", "@.service"))]
+    kept = [f"node_systemd_unit_state;{name}" for name in units if name.startswith(("mcp-", "traefik"))]
+    kept = [each for each in kept if "mcp-server-" not in each]
+    assert any("mcp-auth-service" in each for each in kept)
+    for series in [*kept, "mcp_gateway_server_up;", "node_filesystem_avail_bytes;"]:
+        assert re.fullmatch(keep["regex"], series), series
+    for series in (
+        "node_systemd_unit_state;mcp-server-notes@7-1.service",
+        "node_systemd_unit_state;sshd.service",
+        "go_gc;",
+    ):
+        assert not re.fullmatch(keep["regex"], series), series
+
+
+def test_node_exporter_listens_on_loopback_and_reads_the_results_of_the_health_check() -> None:
+    (command,) = (
+        line
+        for line in load(evaluated("github")).units["prometheus-node-exporter.service"]
+        if line.startswith("ExecStart=")
+    )
+    assert "--collector.systemd" in command
+    assert "--web.listen-address 127.0.0.1:9100" in command
+    assert "--collector.textfile.directory=/var/lib/mcp-gateway-health" in command
+    # A host without the auth service has no results.
+    (command,) = (
+        line
+        for line in load(evaluated("hosts")).units["prometheus-node-exporter.service"]
+        if line.startswith("ExecStart=")
+    )
+    assert "textfile" not in command
+
+
+def test_grafana_reads_the_folder_of_the_dashboard() -> None:
+    (text,) = (text for name, text in load(evaluated("github")).files.items() if name.endswith("-dashboards.json"))
+    (provider,) = json.loads(text)["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"] == {"path": "/nix/store/dashboards"}
+    assert [path.suffix for path in (CHECKOUT / "monitoring/dashboards").iterdir()] == [".json"]
+
+
+def test_a_gateway_without_these_options_sets_nothing_of_prometheus_and_grafana(gateway: Configuration) -> None:
+    assert not [name for name in gateway.files if "prometheus" in name or "dashboards" in name]
+    assert "prometheus-node-exporter.service" not in gateway.units

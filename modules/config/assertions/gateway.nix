@@ -9,6 +9,8 @@ let
   cfg = config.services.mcp-oauth-gateway;
   inherit (gatewayLib) checks topology;
   option = "services.mcp-oauth-gateway";
+  inherit (cfg) metrics;
+  inherit (config.services) prometheus;
   inherit (cfg.identityProvider) github oidc;
   inherit (gatewayLib.identityProvider) isOidc;
   provider = gatewayLib.identityProvider.chosen;
@@ -71,6 +73,22 @@ in
       {
         assertion = cfg.logFiles.enable -> cfg.journalNamespace != null;
         message = "${option}.logFiles.enable: needs `journalNamespace`, whose entries it writes to files.";
+      }
+      {
+        assertion = metrics.prometheus.enable -> prometheus.enable;
+        message = "${option}.metrics.prometheus.enable: needs `services.prometheus.enable`, which scrapes the gateway.";
+      }
+      {
+        assertion = metrics.alerts.enable -> metrics.prometheus.enable;
+        message = "${option}.metrics.alerts.enable: needs `metrics.prometheus.enable`, whose labels the alerts rely on.";
+      }
+      {
+        assertion = metrics.alerts.enable -> !prometheus.enableAgentMode;
+        message = "${option}.metrics.alerts.enable: a Prometheus with `services.prometheus.enableAgentMode` evaluates no alerts.";
+      }
+      {
+        assertion = metrics.dashboard.enable -> config.services.grafana.enable;
+        message = "${option}.metrics.dashboard.enable: needs `services.grafana.enable`, which shows the dashboard.";
       }
     ];
 

@@ -1,6 +1,8 @@
 # Every option of a gateway on one host, with GitHub and certificates by DNS-01; oidc.nix has what these exclude.
 { lib, pkgs, ... }:
 {
+  services.prometheus.enable = true;
+  services.grafana.enable = true;
   services.mcp-oauth-gateway = {
     enable = true;
     package = pkgs.callPackage ../../../nix/package.nix { };
@@ -78,6 +80,12 @@
     metrics = {
       enable = true;
       port = 9110;
+      prometheus = {
+        enable = true;
+        allHosts = true;
+      };
+      alerts.enable = true;
+      dashboard.enable = true;
     };
     health = {
       enable = true;

@@ -1,6 +1,15 @@
 # One of several hosts: bridges of some servers, and nothing of the rest.
 {
   networking.hostName = "tools-1";
+  services.prometheus = {
+    enable = true;
+    # An operator's own, which stay.
+    scrapeConfigs = [ { job_name = "blog"; } ];
+    exporters.node = {
+      listenAddress = "0.0.0.0";
+      port = 9200;
+    };
+  };
   services.mcp-oauth-gateway = {
     enable = true;
     domain = "mcp.example.com";
@@ -13,6 +22,13 @@
       allowedUsers = [ "octocat" ];
     };
     hostName = "tools-1";
+    metrics = {
+      prometheus = {
+        enable = true;
+        allHosts = true;
+      };
+      alerts.enable = true;
+    };
     hosts = {
       edge = {
         address = "10.0.0.1";

@@ -95,6 +95,17 @@ in
       port = 9000;
     };
   };
+  port-of-scraped-metrics = {
+    imports = [
+      (gateway {
+        metrics = {
+          prometheus.enable = true;
+          port = 9000;
+        };
+      })
+    ];
+    services.prometheus.enable = true;
+  };
   groups-of-github = servers { time.allowedGroups = [ "engineering" ]; };
   teams-of-oidc = gateway (lib: {
     identityProvider = {
@@ -184,6 +195,23 @@ in
   redis-password = gateway { redis.url = "redis://:secret@redis.example.com"; };
   names-resolved-by-no-proxy = gateway { clientDocuments.proxyResolvesNames = true; };
   log-files-of-no-journal = gateway { logFiles.enable = true; };
+  metrics-without-prometheus = gateway { metrics.prometheus.enable = true; };
+  alerts-about-nothing = gateway { metrics.alerts.enable = true; };
+  alerts-by-an-agent = {
+    imports = [
+      (gateway {
+        metrics = {
+          prometheus.enable = true;
+          alerts.enable = true;
+        };
+      })
+    ];
+    services.prometheus = {
+      enable = true;
+      enableAgentMode = true;
+    };
+  };
+  dashboard-without-grafana = gateway { metrics.dashboard.enable = true; };
 
   several-hosts = hosts { };
   not-among-the-hosts = hosts { hostName = "elsewhere"; };
