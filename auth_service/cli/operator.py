@@ -269,7 +269,7 @@ def end_grants(
         )
     if refusal is not None:
         raise click.ClickException(
-            f"all else is still there (registration, approvals, signed-in browsers): Redis says {refusal.reason}. "
+            f"all else is still there (registration, consents, browser sessions): Redis says {refusal.reason}. "
             "Run this again once Redis writes."
         )
 

@@ -85,7 +85,7 @@ class Revocation:
         """
         refusals: list[WritesRefused] = []
         with _going_on(refusals):
-            if self._store.approvals.forget(sub, client_id=client_id, resource_url=resource_url):
+            if self._store.consents.forget(sub, client_id=client_id, resource_url=resource_url):
                 audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
         sids = [
             found.grant.sid

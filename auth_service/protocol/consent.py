@@ -37,7 +37,7 @@ REMEMBERED_SECONDS = 90 * 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approval:
+class Consent:
     """What the page shows, and what the user allows."""
 
     client: Client
@@ -49,7 +49,7 @@ class Approval:
 
     @property
     def digest(self) -> str:
-        """What tells this approval from every other; the user is not in it."""
+        """What tells this consent from every other; the user is not in it."""
         scopes = {name: scope.model_dump() for name, scope in self.scopes.items()}
         return _digest([self.client.digest, self.redirect_uri, self.resource_url, self.server, scopes])
 
@@ -79,6 +79,6 @@ def is_assured(client: Client, redirect_uri: str) -> bool:
     return client.client_id.startswith(GENERATED_ID_PREFIX) and redirect_uri.startswith("https://")
 
 
-def may_be_remembered(approval: Approval, parameters: Mapping[str, str], headers: Mapping[str, str]) -> bool:
-    """Whether rules 3 to 5 allow that a remembered approval answers this request."""
-    return is_direct(headers) and is_assured(approval.client, approval.redirect_uri) and "prompt" not in parameters
+def may_be_remembered(consent: Consent, parameters: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+    """Whether rules 3 to 5 allow that a remembered consent answers this request."""
+    return is_direct(headers) and is_assured(consent.client, consent.redirect_uri) and "prompt" not in parameters

@@ -6,7 +6,7 @@ from auth_service.settings import Settings
 
 from .clients import Clients
 from .codes import Codes
-from .consents import Approvals
+from .consents import Consents
 from .denials import Denials
 from .documents import Documents
 from .grants import Grants
@@ -41,7 +41,7 @@ class Store:
         }
         self.codes = Codes(self.redis, self.grants, **kept)
         self.refresh_tokens = RefreshTokens(self.redis, **kept)
-        self.approvals = Approvals(self.redis)
+        self.consents = Consents(self.redis)
         self.sessions = Sessions(self.redis)
         self.pending_logins = PendingLogins(self.redis)
         self.last_logins = LastLogins(self.redis, grant_lifetime=lifetimes.refresh_token)

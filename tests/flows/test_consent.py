@@ -12,11 +12,11 @@ from werkzeug.test import TestResponse
 
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
-from auth_service.protocol.consent import REMEMBERED_SECONDS, Approval
+from auth_service.protocol.consent import REMEMBERED_SECONDS, Consent
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.protocol.parameters import MAX_URL_BYTES, MAX_VALUE_LENGTH
 from auth_service.settings import Settings
-from auth_service.storage.consents import MAX_APPROVALS
+from auth_service.storage.consents import MAX_CONSENTS
 from auth_service.storage.sessions import MAX_SESSIONS
 from local import github
 from tests.browser import Form
@@ -127,14 +127,14 @@ def test_another_redirect_resource_or_scope_is_asked_for(
         DIRECT | {"Sec-Fetch-Dest": "iframe"},
     ],
 )
-def test_another_site_can_not_use_an_earlier_approval(
+def test_another_site_can_not_use_an_earlier_consent(
     oauth: OAuthTestClient, client_id: str, headers: dict[str, str]
 ) -> None:
     approve(oauth, client_id)
     assert is_asked(open_page_with(oauth, client_id, headers))
 
 
-def test_this_gateways_own_pages_may_use_an_earlier_approval(oauth: OAuthTestClient, client_id: str) -> None:
+def test_this_gateways_own_pages_may_use_an_earlier_consent(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     assert not is_asked(open_page_with(oauth, client_id, DIRECT | {"Sec-Fetch-Site": "same-origin"}))
 
@@ -176,7 +176,7 @@ def test_another_browser_has_approved_nothing(oauth: OAuthTestClient, client_id:
     assert is_asked(open_page(oauth, client_id))
 
 
-def test_another_client_of_the_same_name_has_no_approval(oauth: OAuthTestClient, client_id: str) -> None:
+def test_another_client_of_the_same_name_has_no_consent(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     assert is_asked(open_page(oauth, register(oauth)))
 
@@ -204,7 +204,7 @@ def test_a_program_that_authenticates_is_not_asked_for_again(oauth: OAuthTestCli
     assert not is_asked(open_page(oauth, client_id, redirect_uri=REDIRECT))
 
 
-def test_membership_is_checked_although_the_approval_is_remembered(oauth: OAuthTestClient, client_id: str) -> None:
+def test_membership_is_checked_although_the_consent_is_remembered(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     again = open_page(oauth, client_id)
     oauth.stand_in.users[:] = [user for user in oauth.stand_in.users if user.login != "octocat"]
@@ -214,7 +214,7 @@ def test_membership_is_checked_although_the_approval_is_remembered(oauth: OAuthT
     assert is_asked(response), "who took over the login is someone else"
 
 
-def test_an_approval_and_a_session_are_not_kept_for_ever(
+def test_a_consent_and_a_session_are_not_kept_for_ever(
     oauth: OAuthTestClient, client_id: str, redis_server: RedisServer
 ) -> None:
     with time_machine.travel(0, tick=True) as clock:
@@ -229,13 +229,13 @@ def test_an_approval_and_a_session_are_not_kept_for_ever(
     assert all(0 < lifetime <= REMEMBERED_SECONDS for lifetime in lifetimes)
 
 
-def test_ending_access_forgets_the_approval(oauth: OAuthTestClient, client_id: str) -> None:
+def test_ending_access_forgets_the_consent(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     assert oauth.revocation.revoke_access("github:583231", by="operator", client_id=client_id, resource_url=RESOURCE)
     assert is_asked(open_page(oauth, client_id))
 
 
-def test_ending_access_while_the_user_logs_in_by_a_remembered_approval_asks_again(
+def test_ending_access_while_the_user_logs_in_by_a_remembered_consent_asks_again(
     oauth: OAuthTestClient, client_id: str
 ) -> None:
     approve(oauth, client_id)
@@ -268,7 +268,7 @@ def test_what_means_nothing_in_a_request_is_not_kept(oauth: OAuthTestClient, red
     assert "noise" not in login
 
 
-def test_declining_is_not_remembered_as_approval(oauth: OAuthTestClient, client_id: str) -> None:
+def test_declining_is_not_remembered_as_consent(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id, scope="mcp set")
     page = open_page(oauth, client_id)
     assert parameters_of(oauth.decide(page, "deny"))["error"] == "access_denied"
@@ -334,22 +334,22 @@ def test_remembered_and_withdrawn_consent_is_written_down(
 def test_the_remembered_consents_of_a_user_are_limited(oauth: OAuthTestClient, redis_server: RedisServer) -> None:
     client = oauth.store.clients.find(register(oauth))
     assert client is not None
-    approvals = [
-        Approval(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", server="x", scopes={})
-        for number in range(MAX_APPROVALS + 20)
+    consents = [
+        Consent(client=client, redirect_uri=f"https://{number}.example/", resource_url="x", server="x", scopes={})
+        for number in range(MAX_CONSENTS + 20)
     ]
-    for number, approval in enumerate(approvals):
+    for number, consent in enumerate(consents):
         with time_machine.travel(1_800_000_000 + number):
-            oauth.store.approvals.remember("github:1", approval)
+            oauth.store.consents.remember("github:1", consent)
     sessions = oauth.store.sessions
     secrets = [sessions.start(sub="github:1", name="x", lifetime=60) for _ in range(MAX_SESSIONS + 5)]
     with redis_server.client() as redis:
-        assert redis.hlen("approvals-of-user:github:1") == MAX_APPROVALS
+        assert redis.hlen("approvals-of-user:github:1") == MAX_CONSENTS
         assert redis.zcard("sessions-of-user:github:1") == MAX_SESSIONS
     assert sum(sessions.find(secret) is not None for secret in secrets) == MAX_SESSIONS
-    with time_machine.travel(1_800_000_000 + MAX_APPROVALS):
-        remembered = [oauth.store.approvals.is_remembered("github:1", each) for each in approvals]
-    assert remembered == [False] * 20 + [True] * MAX_APPROVALS
+    with time_machine.travel(1_800_000_000 + MAX_CONSENTS):
+        remembered = [oauth.store.consents.is_remembered("github:1", each) for each in consents]
+    assert remembered == [False] * 20 + [True] * MAX_CONSENTS
     sessions.end_all("github:1")
     assert not any(sessions.find(secret) for secret in secrets)
 
@@ -376,7 +376,7 @@ def test_an_identity_provider_that_was_never_reached_costs_a_page_with_another_t
     assert granted_scope(oauth, client_id, code) == "mcp set"
 
 
-def test_trying_again_keeps_a_remembered_approval_to_its_user(oauth: OAuthTestClient, client_id: str) -> None:
+def test_trying_again_keeps_a_remembered_consent_to_its_user(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     callback = oauth.log_in(open_page(oauth, client_id))
     oauth.stand_in.faults["/user"] = github.Fault(503)
@@ -386,7 +386,7 @@ def test_trying_again_keeps_a_remembered_approval_to_its_user(oauth: OAuthTestCl
     assert is_asked(oauth.follow(oauth.log_in(oauth.browser.post("/consent", data=retry, base_url=ISSUER), "hubot")))
 
 
-def test_another_account_after_a_remembered_approval_is_asked(oauth: OAuthTestClient, client_id: str) -> None:
+def test_another_account_after_a_remembered_consent_is_asked(oauth: OAuthTestClient, client_id: str) -> None:
     approve(oauth, client_id)
     callback = oauth.log_in(open_page(oauth, client_id))
     with pytest.MonkeyPatch.context() as patch:

@@ -464,7 +464,7 @@ def test_the_server_of_a_request_that_names_none_is_the_one_that_was_shown(oauth
     assert jwt.decode(issued["access_token"], options={"verify_signature": False})["aud"] == RESOURCE
 
 
-def test_a_remembered_approval_is_not_good_for_what_has_another_meaning_by_now(oauth: OAuthTestClient) -> None:
+def test_a_remembered_consent_is_not_good_for_what_has_another_meaning_by_now(oauth: OAuthTestClient) -> None:
     client = Client(oauth, {"redirect_uris": [SHOWN]})
     direct = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
     query = {"query_string": authorization_query(client.id, redirect_uri=SHOWN), "headers": direct, "base_url": ISSUER}

@@ -16,13 +16,14 @@ from flask import Response, request, send_from_directory
 from auth_service.app.composition import Parts
 from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
-from auth_service.protocol import consent, redirect_uris
+from auth_service.protocol import redirect_uris
+from auth_service.protocol.consent import may_be_remembered
 from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
 
 from . import Endpoints, form_parameters, hosts, note, query_parameters, record, upstream
 from .browser import FORM_TOKEN_FIELD, find_session, parse_form_token, sends_cookies
 from .consent_pages import FORM_PURPOSE, SCOPE_FIELD, Notice, ask, no_login, note_request
-from .shown import Shown, approval_of, note_decision, show
+from .shown import Shown, consent_of, note_decision, show
 
 blueprint = Endpoints("authorize", __name__)
 
@@ -41,10 +42,10 @@ def authorize(parts: Parts) -> Response:
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = parts.authorization_requests.parse(parameters)
-    approval = approval_of(parts, authorization)
-    if consent.may_be_remembered(approval, parameters, dict(request.headers)):
+    consent = consent_of(parts, authorization)
+    if may_be_remembered(consent, parameters, dict(request.headers)):
         session = find_session(parts)
-        if session is not None and parts.store.approvals.is_remembered(session.sub, approval):
+        if session is not None and parts.store.consents.is_remembered(session.sub, consent):
             note_request(parts, authorization)
             record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
             return _send(parts, show(parts, authorization, approved_by=session.sub), authorization)

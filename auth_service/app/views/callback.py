@@ -11,14 +11,14 @@ from auth_service.idp import Login
 from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
-from auth_service.protocol.consent import Approval
+from auth_service.protocol.consent import Consent
 from auth_service.protocol.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
 
 from . import Endpoints, account, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
 from .consent_pages import Notice, ask, no_login, not_allowed, note_request, sign_on_required
 from .pages import protect
-from .shown import Shown, approval_of, note_decision
+from .shown import Shown, consent_of, note_decision
 
 blueprint = Endpoints("callback", __name__)
 
@@ -53,8 +53,8 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
         return ask(parts, requested, notice=Notice.CHANGED)
     authorization = dataclasses.replace(requested, scopes=scopes)
-    approval = approval_of(parts, authorization)
-    if _is_withdrawn(parts, shown.approved_by, approval):
+    consent = consent_of(parts, authorization)
+    if _is_withdrawn(parts, shown.approved_by, consent):
         return ask(parts, requested)
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
@@ -69,7 +69,7 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
     code = parts.server.issue_code(authorization, sub=sub, name=name)
     parts.user_access.remember(login)
     if shown.approved_by is None:
-        parts.store.approvals.remember(sub, approval)
+        parts.store.consents.remember(sub, consent)
     location = redirect_uris.with_parameters(
         authorization.redirect_uri,
         {"code": code, "state": authorization.state, "iss": parts.settings.issuer},
@@ -80,9 +80,9 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
     return response
 
 
-def _is_withdrawn(parts: Parts, approved_by: str | None, approval: Approval) -> bool:
+def _is_withdrawn(parts: Parts, approved_by: str | None, consent: Consent) -> bool:
     """Whether the remembered consent, without which there was no page, has ended during the login."""
-    return approved_by is not None and not parts.store.approvals.is_remembered(approved_by, approval)
+    return approved_by is not None and not parts.store.consents.is_remembered(approved_by, consent)
 
 
 def _log_in(parts: Parts, parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:

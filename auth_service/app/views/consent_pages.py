@@ -21,7 +21,7 @@ from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnav
 from . import note, record
 from .browser import FORM_TOKEN_FIELD, find_session, keep_browser, make_form_token
 from .pages import capitalized, provider_targets, render_page
-from .shown import Shown, approval_of, show
+from .shown import Shown, consent_of, show
 
 FORM_PURPOSE: Final = "decision"
 SCOPE_FIELD: Final = "scope:"
@@ -52,8 +52,8 @@ def ask(
     """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
     resource = parts.settings.resources[authorization.resource_name]
     session = find_session(parts)
-    approval = approval_of(parts, authorization)
-    known = parts.store.approvals.find_scopes(session.sub, approval) if session is not None else frozenset[str]()
+    consent = consent_of(parts, authorization)
+    known = parts.store.consents.find_scopes(session.sub, consent) if session is not None else frozenset[str]()
     named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
     response = render_page(
         parts,
@@ -65,7 +65,7 @@ def ask(
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri, parts.settings.clients.redirect_schemes),
-        server=display_name(approval.server),
+        server=display_name(consent.server),
         resource_url=resource.url,
         scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
         scope_field=SCOPE_FIELD,

@@ -15,7 +15,7 @@ from flask import g
 
 from auth_service.app.composition import Parts
 from auth_service.oauth.authorization_requests import AuthorizationRequest
-from auth_service.protocol.consent import Approval
+from auth_service.protocol.consent import Consent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Shown:
 
     def is_what(self, parts: Parts, authorization: AuthorizationRequest) -> bool:
         """Whether the request, as read now, is the one that the page showed."""
-        return hmac.compare_digest(self.digest, approval_of(parts, authorization).digest)
+        return hmac.compare_digest(self.digest, consent_of(parts, authorization).digest)
 
     def is_for(self, subject: str) -> bool:
         """Whether this user may go on: only the named one, or any user if none was named."""
@@ -62,16 +62,16 @@ def show(
         read["state"] = authorization.state
     return Shown(
         parameters=read,
-        digest=approval_of(parts, authorization).digest,
+        digest=consent_of(parts, authorization).digest,
         user=user,
         approved_by=approved_by,
     )
 
 
-def approval_of(parts: Parts, authorization: AuthorizationRequest) -> Approval:
+def consent_of(parts: Parts, authorization: AuthorizationRequest) -> Consent:
     """Return the consent that a user gives by allowing the request."""
     resource = parts.settings.resources[authorization.resource_name]
-    return Approval(
+    return Consent(
         client=authorization.client,
         redirect_uri=authorization.redirect_uri,
         resource_url=resource.url,
