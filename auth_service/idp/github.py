@@ -16,7 +16,7 @@ from auth_service.protocol.access import Identity
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import GitHub
 
-from . import Login, SignOn, http, provider_name, refusals
+from . import Login, SignOn, http, provider_errors, provider_name
 
 EXPIRY_MARGIN_SECONDS: Final = 60
 
@@ -81,7 +81,7 @@ class GitHubProvider:
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url
-        self._explain = partial(refusals.explain, provider=self.title, callback=callback_url)
+        self._explain = partial(provider_errors.explain, provider=self.title, callback=callback_url)
         self._organizations = organizations
         self._teams = teams
 

@@ -15,14 +15,14 @@ from urllib.parse import quote_plus, urlsplit
 
 import jwt
 
-from auth_service.protocol import keys, redirect_uris
+from auth_service.protocol import jwk_sets, redirect_uris
 from auth_service.protocol.access import Identity
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
+from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import checking_all
-from auth_service.protocol.keys import KeySetError, VerificationKey
 from auth_service.settings import OpenIDConnect, is_loopback_host
 
-from . import Login, http, provider_name, refusals
+from . import Login, http, provider_errors, provider_name
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
@@ -84,7 +84,7 @@ class OidcProvider:
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url
-        self._explain = partial(refusals.explain, provider=self.title, callback=callback_url)
+        self._explain = partial(provider_errors.explain, provider=self.title, callback=callback_url)
         self._groups = groups
         self._metadata = _Remembered(self._fetch_metadata)
         self._keys = _Remembered(self._fetch_keys)
@@ -228,7 +228,7 @@ class OidcProvider:
         try:
             header = jwt.get_unverified_header(unverified)
             algorithm, kid = header.get("alg"), header.get("kid")
-            if algorithm not in keys.ALGORITHMS or not (kid is None or isinstance(kid, str)):
+            if algorithm not in jwk_sets.ALGORITHMS or not (kid is None or isinstance(kid, str)):
                 raise jwt.InvalidAlgorithmError
             if (key := self._find_key(kid=kid, algorithm=algorithm)) is None:
                 raise jwt.InvalidKeyError
@@ -251,7 +251,7 @@ class OidcProvider:
     def _find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
         """Return the key that a header names, from a new key set if the provider has rotated its keys."""
         for max_age in (CACHE_SECONDS, KEY_SET_REFRESH_SECONDS):
-            if (key := keys.select(self._keys.get(max_age=max_age), kid=kid, algorithm=algorithm)) is not None:
+            if (key := jwk_sets.select(self._keys.get(max_age=max_age), kid=kid, algorithm=algorithm)) is not None:
                 return key
         return None
 
@@ -293,7 +293,7 @@ class OidcProvider:
         if answer.status != 200:
             raise ServiceUnavailable(self.title)
         try:
-            return keys.parse(answer.document())
+            return jwk_sets.parse(answer.document())
         except KeySetError as error:
             log.error("the identity provider's key set %s", error)
             raise ServiceUnavailable(self.title) from error

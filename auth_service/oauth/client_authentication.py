@@ -14,8 +14,8 @@ import jwt
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
+from auth_service.protocol.jwk_sets import ALGORITHMS
 from auth_service.protocol.jwt_checks import checking_all
-from auth_service.protocol.keys import ALGORITHMS
 from auth_service.storage.identifiers import Identifiers
 
 from .client_lookup import ClientLookup

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from auth_service.protocol import client_documents, keys
+from auth_service.protocol import client_documents, jwk_sets
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, ClientDocumentsDisabled, ClientHostNotAllowed
-from auth_service.protocol.keys import KeySetError, VerificationKey
+from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.settings import AppScheme, ClientDocuments
 from auth_service.storage.documents import Document
 from auth_service.storage.store import Store
@@ -82,14 +82,14 @@ class ClientLookup:
         """
         metadata = client.metadata
         if metadata.jwks is not None:
-            return keys.select(keys.parse(metadata.jwks), kid=kid, algorithm=algorithm)
+            return jwk_sets.select(jwk_sets.parse(metadata.jwks), kid=kid, algorithm=algorithm)
         url = metadata.jwks_uri
         if url is None:
             return None
-        found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
+        found = jwk_sets.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         if found is None and self._store.identifiers.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
             self._store.documents.drop(url)
-            found = keys.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
+            found = jwk_sets.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
         return found
 
     def _find_key_set(self, url: str, client: Client) -> tuple[VerificationKey, ...]:
@@ -154,7 +154,7 @@ class ClientLookup:
 
 def _parse_key_set(document: Any) -> tuple[VerificationKey, ...]:
     try:
-        return keys.parse(document)
+        return jwk_sets.parse(document)
     except KeySetError as error:
         raise ClientDocumentError(f"its key set {error}") from error
 

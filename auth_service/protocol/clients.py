@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from auth_service.settings import AppScheme
 
-from . import keys, redirect_uris, scopes
+from . import jwk_sets, redirect_uris, scopes
 from .errors import OAuthError
 
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
@@ -70,15 +70,15 @@ class ClientMetadata(BaseModel):
     @field_validator("token_endpoint_auth_signing_alg")
     @classmethod
     def _is_known_algorithm(cls, value: str | None) -> str | None:
-        if value is not None and value not in keys.ALGORITHMS:
-            raise ValueError(f"must be one of {', '.join(keys.ALGORITHMS)}")
+        if value is not None and value not in jwk_sets.ALGORITHMS:
+            raise ValueError(f"must be one of {', '.join(jwk_sets.ALGORITHMS)}")
         return value
 
     @field_validator("jwks")
     @classmethod
     def _has_public_keys(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None:
-            keys.parse(value)
+            jwk_sets.parse(value)
         return value
 
     @field_validator("application_type")

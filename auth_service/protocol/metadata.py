@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import clients, keys, pkce
+from . import clients, jwk_sets, pkce
 from .scopes import OFFLINE_ACCESS
 
 AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"
@@ -31,12 +31,12 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
         "response_modes_supported": ["query"],
         "grant_types_supported": list(clients.GRANT_TYPES_SUPPORTED),
         "token_endpoint_auth_methods_supported": auth_methods,
-        "token_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
+        "token_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),
         "revocation_endpoint_auth_methods_supported": auth_methods,
-        "revocation_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
+        "revocation_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),
         "introspection_endpoint": f"{issuer}/introspect",
         "introspection_endpoint_auth_methods_supported": [method for method in auth_methods if method != "none"],
-        "introspection_endpoint_auth_signing_alg_values_supported": list(keys.ALGORITHMS),
+        "introspection_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),
         "code_challenge_methods_supported": list(pkce.METHODS_SUPPORTED),
         "authorization_response_iss_parameter_supported": True,
         "client_id_metadata_document_supported": client_documents,

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_service.protocol import access, addresses, client_documents, clients, keys, parameters, pkce, scopes
+from auth_service.protocol import access, addresses, client_documents, clients, jwk_sets, parameters, pkce, scopes
 from auth_service.protocol.access import Identity
 from auth_service.protocol.clients import Client, ClientMetadata
 from auth_service.protocol.errors import ClientDocumentError, OAuthError
-from auth_service.protocol.keys import KeySetError
+from auth_service.protocol.jwk_sets import KeySetError
 from auth_service.settings import AllowList
 
 JSON = st.recursive(
@@ -88,15 +88,15 @@ KEY = st.fixed_dictionaries(
 @given(st.fixed_dictionaries({"keys": st.lists(KEY, max_size=3) | JSON}) | JSON)
 def test_a_key_set_verifies_signatures_by_private_keys_only_or_is_refused(document: Any) -> None:
     try:
-        parsed = keys.parse(document)
+        parsed = jwk_sets.parse(document)
     except KeySetError:
         return
     assert parsed
-    assert all(set(key.algorithms) <= set(keys.ALGORITHMS) for key in parsed)
+    assert all(set(key.algorithms) <= set(jwk_sets.ALGORITHMS) for key in parsed)
 
 
 def test_no_algorithm_is_taken_that_a_public_key_could_sign_with() -> None:
-    assert not any(name.startswith("HS") or name.lower() == "none" for name in keys.ALGORITHMS)
+    assert not any(name.startswith("HS") or name.lower() == "none" for name in jwk_sets.ALGORITHMS)
 
 
 VERIFIER = st.text(string.ascii_letters + string.digits + "-._~", min_size=43, max_size=128)
