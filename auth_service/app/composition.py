@@ -181,7 +181,7 @@ class Parts:
 
 
 def _make_provider(settings: Settings, credentials: Credentials) -> IdentityProvider:
-    lists = [settings.allowed, *(each.allowed for each in settings.resources.values() if each.allowed)]
+    lists = settings.allow_lists.values()
     callback_url = f"{settings.issuer}/callback"
     if isinstance(settings.identity_provider, OpenIDConnect):
         return OidcProvider(

@@ -57,7 +57,7 @@ def issue(
     """Print a new access token.
 
     It has a grant like any other: `grants list` shows it, `grants revoke` ends it, and the audit log has its events.
-    Allow-lists do not apply. It cannot be refreshed.
+    Allow-lists do not apply, neither those of servers nor those of scopes. It cannot be refreshed.
     """
     if not _SUBJECT.fullmatch(user):
         raise click.UsageError(f"{user}: is no user id: write PROVIDER:ID, such as github:583231, or headless:NAME")

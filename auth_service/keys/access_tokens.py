@@ -44,11 +44,18 @@ class VerifiedClaims:
     token_id: str
     issued_at: int
     expires_at: int
+    grantable_scope: str = ""
+    """The scopes with an allow-list that the grant lacks and that the user may still be granted."""
 
     @property
     def scopes(self) -> frozenset[str]:
         """The granted scope tokens."""
         return frozenset(self.scope.split())
+
+    @property
+    def grantable_scopes(self) -> frozenset[str]:
+        """The tokens of `grantable_scope`."""
+        return frozenset(self.grantable_scope.split())
 
 
 def issue_access_token(
@@ -63,10 +70,12 @@ def issue_access_token(
     sid: str,
     lifetime: int,
     now: int,
+    grantable_scope: str = "",
 ) -> str:
     """Sign an access token (RFC 9068 §2.2) for exactly one resource.
 
     `scope` is space-separated (RFC 6749 §3.3), `sid` names the grant, `lifetime` and `now` are in seconds.
+    `grantable_scope` are scopes with an allow-list that the user may be granted besides.
     """
     key = keys.signing_key(now=now)
     keys.on_sign(key.kid, now + lifetime)
@@ -82,6 +91,8 @@ def issue_access_token(
         "sid": sid,
         "name": name,
     }
+    if grantable_scope:
+        claims["grantable_scope"] = grantable_scope
     return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid})
 
 
@@ -120,6 +131,7 @@ def verify_access_token(
         raise InvalidTokenError("expired")
     # PyJWT accepts a list that contains the audience; our tokens name exactly one.
     texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
+    texts.append(claims.get("grantable_scope", ""))
     if not all(isinstance(text, str) for text in texts):
         raise InvalidTokenError("malformed_token")
     return VerifiedClaims(
@@ -132,6 +144,7 @@ def verify_access_token(
         token_id=claims["jti"],
         issued_at=int(claims["iat"]),
         expires_at=int(claims["exp"]),
+        grantable_scope=claims.get("grantable_scope", ""),
     )
 
 

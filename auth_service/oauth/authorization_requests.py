@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from auth_service.protocol import client_documents, pkce, redirect_uris, resources, scopes
@@ -27,6 +28,10 @@ class AuthorizationRequest:
     scopes: tuple[str, ...]
     names_scopes: bool = True
     """Whether the client has named any of these; if not, they are the resource's default."""
+
+    def without(self, scopes: Collection[str]) -> AuthorizationRequest:
+        """Return the request without these scopes."""
+        return dataclasses.replace(self, scopes=tuple(scope for scope in self.scopes if scope not in scopes))
 
     @property
     def client_id(self) -> str:

@@ -19,8 +19,8 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NoReturn, cast
 
 from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
@@ -53,6 +53,9 @@ _DESCRIPTIONS = {
 
 # Authlib writes whole tokens into its DEBUG lines.
 logging.getLogger("authlib").setLevel(logging.INFO)
+
+_NOT_LISTED: Final = "the user may no longer use this resource"
+_NO_SCOPE_LEFT: Final = "the user may no longer have any scope that was granted"
 
 ON_THE_WAY_SECONDS = 5
 """For how many seconds an access token is valid after `expires_in`.
@@ -167,8 +170,13 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
     # Tokens
 
-    def token_response(self, grant: Grant, *, scope: str, refresh_token: str | None) -> dict[str, Any]:
-        """Return a token response (RFC 6749 §5.1) with a new access token of that grant."""
+    def token_response(
+        self, grant: Grant, *, scope: str, allowed: Collection[str], refresh_token: str | None
+    ) -> dict[str, Any]:
+        """Return a token response (RFC 6749 §5.1) with a new access token of that grant.
+
+        `allowed` are all scopes that its user may have.
+        """
         lifetime = self.settings.lifetimes.access_token
         response: dict[str, Any] = {
             "access_token": issue_access_token(
@@ -182,6 +190,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 sid=grant.sid,
                 lifetime=lifetime + ON_THE_WAY_SECONDS,
                 now=int(time.time()),
+                grantable_scope=self._grantable(grant, scope, allowed),
             ),
             "token_type": "Bearer",
             "expires_in": lifetime,
@@ -218,6 +227,46 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         urls = {name: resource.url for name, resource in self.settings.resources.items()}
         if urls[resources.parse_resource(requested, urls, default=None)] != granted:
             raise OAuthError("invalid_target", "the grant is for another resource")
+
+    def _grantable(self, grant: Grant, scope: str, allowed: Collection[str]) -> str:
+        """Return the scopes with an allow-list that a token with this scope lacks and that its user may have."""
+        name = self.settings.find_resource_name(grant.resource)
+        definitions = {} if name is None else self.settings.resources[name].scopes
+        held = scopes.parse(scope)
+        return " ".join(
+            each
+            for each, definition in definitions.items()
+            if definition.allowed is not None and each in allowed and each not in held
+        )
+
+    def narrow(self, grant: Grant, allowed: Collection[str]) -> Grant:
+        """Remove the scopes from a grant, for good, that its user may not have any more; return the rest of it.
+
+        `allowed` are all scopes that the user may have. Ends the grant, and raises OAuthError, if the user may not have
+        any or none of the granted ones.
+        """
+        name = self.settings.find_resource_name(grant.resource)
+        # `scopes_of` leaves out those that the resource does not have.
+        known = () if name is None else self.settings.resources[name].scopes
+        granted = [scope for scope in scopes.parse(grant.scope) if scope in known]
+        lost = [scope for scope in granted if scope not in allowed]
+        if not allowed or (granted and lost == granted):
+            reason = _NOT_LISTED if not allowed else _NO_SCOPE_LEFT
+            self.revocation.revoke_grant(grant.sid, by="gateway", reason=reason)
+            raise OAuthError("invalid_grant", reason)
+        if not lost:
+            return grant
+        narrowed = self.store.grants.remove_scopes(grant.sid, lost)
+        if narrowed is None:
+            raise OAuthError("invalid_grant", "the grant was revoked")
+        audit.record(
+            Event.SCOPE_REMOVED,
+            of=grant,
+            scope=" ".join(lost),
+            by="gateway",
+            reason="the user may not have it any more",
+        )
+        return narrowed
 
     def scopes_of(self, grant: Grant) -> tuple[str, ...]:
         """Return the granted scopes, without those that the operator has removed from the resource since.

@@ -20,8 +20,6 @@ from auth_service.storage.refresh_tokens import Rotation
 
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
 
-_NOT_LISTED: Final = "the user may no longer use this resource"
-
 
 class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ignore[misc]  # untyped
     """Redeem codes (RFC 6749 §4.1.3, OAuth 2.1 §4.1.3)."""
@@ -59,9 +57,8 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         grant = server.store.grants.find(record.sid)
         if grant is None:
             raise OAuthError("invalid_grant", "the grant was revoked")
-        if not server.user_access.is_listed(grant):
-            server.revocation.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
-            raise OAuthError("invalid_grant", _NOT_LISTED)
+        allowed = server.user_access.find_listed_scopes(grant)
+        grant = server.narrow(grant, allowed)
         scope = " ".join(server.scopes_of(grant))
         result = server.store.codes.redeem(
             self.request.form["code"],
@@ -81,7 +78,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         server.revocation.revoke_surplus(grant)
         audit.record(Event.CODE_REDEEMED, of=grant)
         refresh_token = server.make_refresh_token(grant.sid, 0) if with_refresh_token else None
-        body = server.token_response(grant, scope=scope, refresh_token=refresh_token)
+        body = server.token_response(grant, scope=scope, allowed=allowed, refresh_token=refresh_token)
         audit.record(Event.TOKEN_ISSUED, of=grant, scope=scope)
         return 200, body, []
 
@@ -109,10 +106,11 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         server.check_resource(form.get("resource"), grant.resource)
         if grant.needs_authentication and self.request.auth_method == "none":
             raise OAuthError("invalid_grant", "the client must authenticate, as it did when the user allowed it")
-        scope = " ".join(scopes.narrowed(scopes.parse(form.get("scope")), granted=server.scopes_of(grant)))
-        if not server.user_access.recheck_access(grant):
-            server.revocation.revoke_grant(grant.sid, by="gateway", reason=_NOT_LISTED)
-            raise OAuthError("invalid_grant", _NOT_LISTED)
+        requested = scopes.parse(form.get("scope"))
+        scopes.narrowed(requested, granted=server.scopes_of(grant))
+        allowed = server.user_access.recheck_scopes(grant)
+        grant = server.narrow(grant, allowed)
+        scope = " ".join(scopes.narrowed(requested, granted=server.scopes_of(grant)))
         rotation, successor = server.store.refresh_tokens.rotate(grant, generation=presented.generation)
         if rotation is Rotation.REUSED:
             audit.record(Event.TOKEN_REUSED, of=grant)
@@ -120,7 +118,8 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
-        body = server.token_response(grant, scope=scope, refresh_token=server.make_refresh_token(grant.sid, successor))
+        refresh_token = server.make_refresh_token(grant.sid, successor)
+        body = server.token_response(grant, scope=scope, allowed=allowed, refresh_token=refresh_token)
         audit.record(Event.TOKEN_REFRESHED, of=grant, scope=scope)
         return 200, body, []
 

@@ -1,10 +1,12 @@
-"""Decide which users may use which resource, at the login and at each refresh of a token."""
+"""Decide which users may use which resource with which scopes, at the login and at each refresh of a token."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +38,9 @@ class UserAccess:
         self._settings = settings
         self._store = store
         self._provider = provider
+        names = {kind: sorted(_named(settings, kind)) for kind in _MEMBERSHIPS}
+        self._asked = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        """Which memberships the provider is asked about."""
         self._fernet = Fernet(base64.urlsafe_b64encode(bytes.fromhex(token_key.decode())))
 
     def remember(self, login: Login) -> None:
@@ -45,19 +50,116 @@ class UserAccess:
         not end the grants of that login.
         """
         identity = login.identity
-        kept: dict[str, Any] = {"at": time.time(), "token": login.token}
-        kept |= {kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}
+        kept = {"at": time.time(), "token": login.token, **self._memberships_of(identity)}
         self._store.last_logins.keep(identity.subject, self._seal(kept))
 
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
     def may_use(self, identity: Identity, resource_name: str) -> bool:
-        """Whether a user who has just logged in may use the resource with this name.
+        """Whether a user who has just logged in is on the allow-list of the resource with this name.
 
         A login name on the allow-list is pinned to the subject that first uses it.
         """
-        allowed = self._allowed(resource_name)
+        return self._admits(self._allowed(resource_name), identity)
+
+    def find_scopes(self, identity: Identity, resource_name: str) -> frozenset[str]:
+        """Return the scopes that a user who has just logged in, and may use the resource, may be granted.
+
+        Login names are pinned as by `may_use`.
+        """
+        return frozenset(
+            scope
+            for scope, allowed in self._scope_lists(resource_name)
+            if allowed is None or self._admits(allowed, identity)
+        )
+
+    def find_last_identity(self, sub: str, login: str) -> Identity | None:
+        """Return a user as last described by the identity provider; None if it was asked about other memberships."""
+        kept = self._open(self._store.last_logins.find(sub))
+        return None if kept is None or kept.get("asked") != self._asked else _as_remembered(sub, login, kept)
+
+    def expect_scopes(self, identity: Identity, resource_name: str) -> frozenset[str]:
+        """Return the scopes that a user like this may be granted, for a page. It changes nothing."""
+        pins = self._store.pins.find(self._provider.name)
+        return frozenset(
+            scope
+            for scope, allowed in self._scope_lists(resource_name)
+            if allowed is None
+            or access.login_entry(identity, allowed, pins=pins) is not None
+            or access.is_member(identity, allowed)
+        )
+
+    def find_sign_ons(
+        self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None
+    ) -> tuple[SignOn, ...]:
+        """Return the single sign-ons without which memberships are not known that let the user use this resource.
+
+        With `scopes`, those that let the user have one of these instead.
+        """
+        lists = [self._allowed(resource_name)]
+        if scopes is not None:
+            lists = [each for scope, each in self._scope_lists(resource_name) if each is not None and scope in scopes]
+        entries = [entry for each in lists for entry in (*each.organizations, *each.teams)]
+        named = {fold(entry.partition("/")[0]) for entry in entries}
+        return tuple(each for each in login.sign_ons if fold(each.organization) in named)
+
+    def find_listed_scopes(self, grant: Grant) -> frozenset[str]:
+        """Return the scopes that the user of a grant may have, by the present lists and the user's last login.
+
+        There are none if the user may not use the resource any more.
+        """
+        name = self._settings.find_resource_name(grant.resource)
+        kept = self._open(self._store.last_logins.find(grant.sub))
+        if name is None or kept is None:
+            return frozenset()
+        return self._find_all(_as_remembered(grant.sub, grant.name, kept), name)
+
+    def recheck_scopes(self, grant: Grant) -> frozenset[str]:
+        """Return the scopes that the user of a grant may have, by what the identity provider says now.
+
+        There are none if the user may not use the resource any more. Raises ServiceUnavailable if the provider cannot
+        say.
+        """
+        name = self._settings.find_resource_name(grant.resource)
+        if name is None:
+            return frozenset()
+        if not self._provider.rechecks_names and self._is_pinned(self._allowed(name), grant.sub):
+            return self._recheck_pinned(grant.sub, name)
+        kept = self._open(self._store.last_logins.find(grant.sub))
+        if kept is None:
+            return frozenset()
+        if kept["token"] is None:
+            # Without a token of the provider, what it said at the login counts for a while.
+            is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
+            return self._find_all(_as_remembered(grant.sub, grant.name, kept), name) if is_recent else frozenset()
+        identity = self._identify_again(grant.sub)
+        return frozenset() if identity is None else self._find_all(identity, name)
+
+    def _recheck_pinned(self, sub: str, resource_name: str) -> frozenset[str]:
+        """Return the scopes of a user who may use the resource by name, whatever the provider says.
+
+        The provider is asked if there is a scope that the user cannot have by name. If it refuses, the user loses what
+        depends on it.
+        """
+        lists = self._scope_lists(resource_name)
+        found = frozenset(scope for scope, allowed in lists if allowed is None or self._is_pinned(allowed, sub))
+        if len(found) < len(lists) and (identity := self._identify_again(sub)) is not None:
+            found = self.find_scopes(identity, resource_name)
+        return self._unless_useless(found, resource_name)
+
+    def _find_all(self, identity: Identity, resource_name: str) -> frozenset[str]:
+        """Return the scopes that a user may have; none for one who may not use the resource."""
+        if not self.may_use(identity, resource_name):
+            return frozenset()
+        return self._unless_useless(self.find_scopes(identity, resource_name), resource_name)
+
+    def _unless_useless(self, scopes: frozenset[str], resource_name: str) -> frozenset[str]:
+        """Return the scopes, or none if one is not among them that each request needs."""
+        return scopes if self._settings.resources[resource_name].required_scopes <= scopes else frozenset()
+
+    def _admits(self, allowed: AllowList, identity: Identity) -> bool:
+        """Whether a list admits a user, whose login name is pinned if it is on the list."""
         pins = self._store.pins.find(self._provider.name) if allowed.users else {}
         login = access.login_entry(identity, allowed, pins=pins)
         if login is not None and identity.subject == (
@@ -66,45 +168,16 @@ class UserAccess:
             return True
         return access.is_member(identity, allowed)
 
-    def find_sign_ons(self, login: Login, resource_name: str) -> tuple[SignOn, ...]:
-        """Return the single sign-ons without which memberships for this resource are not known."""
-        allowed = self._allowed(resource_name)
-        named = {fold(name.partition("/")[0]) for name in (*allowed.organizations, *allowed.teams)}
-        return tuple(each for each in login.sign_ons if fold(each.organization) in named)
-
-    def is_listed(self, grant: Grant) -> bool:
-        """Whether the present allow-list admits the user of a grant, by the profile of the user's last login."""
-        name = self._settings.find_resource_name(grant.resource)
-        kept = self._open(self._store.last_logins.find(grant.sub))
-        return name is not None and kept is not None and self.may_use(_as_remembered(grant, kept), name)
-
-    def recheck_access(self, grant: Grant) -> bool:
-        """Whether the user of a grant is still on the allow-list, by what the identity provider says now.
-
-        Raises ServiceUnavailable if the provider cannot say.
-        """
-        name = self._settings.find_resource_name(grant.resource)
-        if name is None:
-            return False
-        if not self._provider.rechecks_names and self._is_pinned(grant.sub, name):
-            return True
-        kept = self._open(self._store.last_logins.find(grant.sub))
-        if kept is None:
-            return False
-        if kept["token"] is None:
-            # Without a token of the provider, what it said at the login counts for a while.
-            is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
-            return is_recent and self.may_use(_as_remembered(grant, kept), name)
-        identity = self._identify_again(grant.sub)
-        return identity is not None and identity.subject == grant.sub and self.may_use(identity, name)
-
-    def _is_pinned(self, sub: str, resource_name: str) -> bool:
-        """Whether a login name on the list is pinned to this user, whose former login name may be another's."""
-        pins = self._store.pins.find(self._provider.name)
-        return any(pins.get(fold(entry)) == sub for entry in self._allowed(resource_name).users)
+    def _is_pinned(self, allowed: AllowList, sub: str) -> bool:
+        """Whether a login name on a list is pinned to this user, whose former login name may be another's."""
+        pins = self._store.pins.find(self._provider.name) if allowed.users else {}
+        return any(pins.get(fold(entry)) == sub for entry in allowed.users)
 
     def _identify_again(self, sub: str) -> Identity | None:
-        """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token."""
+        """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token.
+
+        What it says of memberships is kept in place of what it said at the last login.
+        """
         lock = self._store.locks.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
         # A request that waits for another one of the user counts as waiting for the provider.
         with self._provider.waiting(), lock:
@@ -116,17 +189,34 @@ class UserAccess:
                     break
                 known.add(kept["token"])
                 try:
-                    return self._provider.identify(
+                    identity = self._provider.identify(
                         kept["token"], replaced=partial(self._replace, sub, sealed, kept, known)
                     )
                 except LoginError:
                     continue
+                if identity.subject != sub:
+                    break
+                if kept != kept | self._memberships_of(identity):
+                    self._keep_memberships(identity, known)
+                return identity
             return None
 
     def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
         """Keep the token that replaces the former one, even if the request fails later."""
         known.add(token)
         self._store.last_logins.replace(sub, sealed, by=self._seal(kept | {"token": token}))
+
+    def _keep_memberships(self, identity: Identity, known: set[str]) -> None:
+        """Keep memberships that have changed since the login which one of these tokens is of."""
+        sealed = self._store.last_logins.find(identity.subject)
+        kept = self._open(sealed)
+        memberships = self._memberships_of(identity)
+        if sealed is not None and kept is not None and kept["token"] in known and kept != kept | memberships:
+            self._store.last_logins.replace(identity.subject, sealed, by=self._seal(kept | memberships))
+
+    def _memberships_of(self, identity: Identity) -> dict[str, Any]:
+        """Return what is kept of a user's memberships."""
+        return {"asked": self._asked, **{kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}}
 
     def _open(self, sealed: str | None) -> dict[str, Any] | None:
         """Return the kept data of a login; None without data that this master key has encrypted."""
@@ -140,8 +230,17 @@ class UserAccess:
         own = self._settings.resources[resource_name].allowed
         return self._settings.allowed if own is None else own
 
+    def _scope_lists(self, resource_name: str) -> list[tuple[str, AllowList | None]]:
+        """Return the scopes of a resource, each with its allow-list if it has one."""
+        scopes = self._settings.resources[resource_name].scopes
+        return [(scope, definition.allowed) for scope, definition in scopes.items()]
 
-def _as_remembered(grant: Grant, kept: dict[str, Any]) -> Identity:
-    """Return the user of a grant with the profile of the last login."""
+
+def _named(settings: Settings, kind: str) -> set[str]:
+    return {name for allowed in settings.allow_lists.values() for name in getattr(allowed, kind)}
+
+
+def _as_remembered(sub: str, login: str, kept: dict[str, Any]) -> Identity:
+    """Return a user with the profile of the last login."""
     memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
-    return Identity(subject=grant.sub, login=grant.name, **memberships)
+    return Identity(subject=sub, login=login, **memberships)

@@ -42,6 +42,9 @@ class Event(StrEnum):
     SESSION_STARTED = "session.started"
     SESSION_ENDED = "session.ended"
 
+    SCOPE_WITHHELD = "scope.withheld"
+    SCOPE_REMOVED = "scope.removed"
+
     CODE_ISSUED = "code.issued"
     CODE_REDEEMED = "code.redeemed"
     CODE_REPLAYED = "code.replayed"

@@ -50,7 +50,7 @@ class Consent:
     @property
     def digest(self) -> str:
         """What tells this consent from every other; the user is not in it."""
-        scopes = {name: scope.model_dump() for name, scope in self.scopes.items()}
+        scopes = {name: scope.model_dump(include={"description", "required"}) for name, scope in self.scopes.items()}
         return _digest([self.client.digest, self.redirect_uri, self.resource_url, self.server, scopes])
 
     @property

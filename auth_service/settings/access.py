@@ -18,7 +18,7 @@ OIDC_OWN_PARAMETERS = frozenset(
 
 
 class AllowList(Model):
-    """Who may log in. If all lists are empty, no user may."""
+    """Users of the identity provider. If all lists are empty, they admit no user."""
 
     users: tuple[str, ...] = Field(default=(), strict=False, description="Login names at the identity provider.")
     organizations: tuple[str, ...] = Field(default=(), strict=False, description="Members of these organizations.")

@@ -124,9 +124,18 @@ class Settings(Model):
                 f"identity_provider.{key} is a loopback stand-in, which only a loopback issuer may use: "
                 "name the real provider"
             )
-        self._check_lists({"allowed": self.allowed})
-        self._check_lists({f"resources.{name}.allowed": each.allowed for name, each in self.resources.items()})
+        self._check_lists(self.allow_lists)
         return self
+
+    @property
+    def allow_lists(self) -> dict[str, AllowList]:
+        """All allow-lists, by their keys in the file."""
+        lists: dict[str, AllowList | None] = {"allowed": self.allowed}
+        for name, resource in self.resources.items():
+            lists[f"resources.{name}.allowed"] = resource.allowed
+            for scope, definition in resource.scopes.items():
+                lists[f"resources.{name}.scopes.{scope}.allowed"] = definition.allowed
+        return {key: allowed for key, allowed in lists.items() if allowed is not None}
 
     def _is_page(self, url: str) -> bool:
         """Whether this is an endpoint of the gateway, so that no request there would reach a server."""
@@ -137,12 +146,12 @@ class Settings(Model):
         is_own = parts.hostname == issuer.hostname and parts.path == issuer.path + path
         return is_own and (path in OWN_PATHS or re.fullmatch(r"/register/[^/]+|/\.well-known(/.*)?", path) is not None)
 
-    def _check_lists(self, lists: Mapping[str, AllowList | None]) -> None:
+    def _check_lists(self, lists: Mapping[str, AllowList]) -> None:
         """Refuse entries of a kind that the identity provider does not have, as they would admit no user."""
         foreign = ("groups",) if isinstance(self.identity_provider, GitHub) else ("organizations", "teams")
         for key, allowed in lists.items():
             for kind in foreign:
-                if allowed is not None and getattr(allowed, kind):
+                if getattr(allowed, kind):
                     raise ValueError(f"{key}.{kind}: identity provider {self.identity_provider.type} has none")
 
     def find_resource_name(self, url: str) -> str | None:

@@ -15,6 +15,9 @@ class Scope(Model):
 
     description: str = Field(description="Shown on the consent page.")
     required: bool = Field(default=True, description="Whether every request needs it.")
+    allowed: AllowList | None = Field(
+        default=None, description="Who may be granted it; by default everyone who may use the server."
+    )
 
 
 class Resource(Model):
@@ -44,6 +47,11 @@ class Resource(Model):
         if "offline_access" in self.scopes:
             raise ValueError("scopes must not contain offline_access, which no server has: it asks for a refresh token")
         return self
+
+    @property
+    def required_scopes(self) -> frozenset[str]:
+        """The scopes that every request needs."""
+        return frozenset(scope for scope, definition in self.scopes.items() if definition.required)
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -25,7 +25,7 @@ from .key_names import (
     user_index,
 )
 from .redis_client import BATCH, denial, denies_when_unavailable, is_refusal, prolong
-from .scripts import DROP_LOGIN, READ_GRANTS
+from .scripts import DROP_LOGIN, READ_GRANTS, REPLACE
 
 REVOCATION_SECONDS: Final = 0.1
 """How long a worker may use its knowledge of a live grant. A revocation waits for so long."""
@@ -90,6 +90,7 @@ class Grants:
         self._lifetime = lifetime
         self._is_replicated = is_replicated
         self._read = connection.register_script(READ_GRANTS)
+        self._replace = connection.register_script(REPLACE)
 
     @denies_when_unavailable
     def add(self, grant: Grant, *, lifetime: int) -> None:
@@ -122,6 +123,17 @@ class Grants:
             return None
         document = cast("str | None", self._redis.get(grant_key(sid)))
         return _load(document) if document is not None else None
+
+    @denies_when_unavailable
+    def remove_scopes(self, sid: str, lost: Collection[str]) -> Grant | None:
+        """Remove scopes from a grant, for good; return the rest of it, or None if it has ended."""
+        while (document := cast("str | None", self._redis.get(grant_key(sid)))) is not None:
+            grant = _load(document)
+            left = dataclasses.replace(grant, scope=" ".join(each for each in grant.scope.split() if each not in lost))
+            # Otherwise one of two removals at the same time would bring back what the other one has removed.
+            if self._replace(keys=[grant_key(sid)], args=[document, json.dumps(dataclasses.asdict(left))]):
+                return left
+        return None
 
     @denies_when_unavailable
     def count(self) -> int:

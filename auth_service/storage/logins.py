@@ -11,7 +11,7 @@ import redis
 
 from .key_names import hashed, login_key
 from .redis_client import denies_when_unavailable
-from .scripts import KEEP_NEWEST, REPLACE_LOGIN
+from .scripts import KEEP_NEWEST, REPLACE
 
 MAX_LOGINS: Final = 10_000
 """Each has about a KiB, more with a long `state`. An attacker can begin any number of logins and finish none."""
@@ -55,7 +55,7 @@ class LastLogins:
         """Share a connection pool. `grant_lifetime` is how many seconds a grant outlives its last use."""
         self._redis = connection
         self._grant_lifetime = grant_lifetime
-        self._replace = connection.register_script(REPLACE_LOGIN)
+        self._replace = connection.register_script(REPLACE)
 
     @denies_when_unavailable
     def keep(self, sub: str, sealed: str) -> None:

@@ -95,11 +95,13 @@ return {'reused', 0}
 """
 )
 
-# What is kept of a user's login may be that of a later one by now, or have gone with the user's last grant.
-# KEYS login · ARGV former, new
-REPLACE_LOGIN: Final = (
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end"
-)
+# Another worker may have replaced or removed the value meanwhile. Answers whether it was still the former one.
+# KEYS any · ARGV former, new
+REPLACE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
+"""
 
 # At once, or it could be the login of a grant that has come in between.
 # KEYS index of the user, login

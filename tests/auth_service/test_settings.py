@@ -82,6 +82,19 @@ def test_a_provider_of_openid_connect_has_groups_and_no_organizations(tmp_path: 
     document = settings_with("identity_provider", OIDC) | {"allowed": {"groups": ["staff"]}}
     settings = load(tmp_path, document)
     assert settings.allowed.groups == ("staff",)
+    scopes: dict[str, Any] = {
+        "write": {"description": "Write", "allowed": {"groups": ["writers"]}},
+        "all": {"description": "All"},
+    }
+    document["resources"]["time"]["scopes"] = scopes
+    assert load(tmp_path, document).allow_lists == {
+        "allowed": AllowList(groups=("staff",)),
+        "resources.time.scopes.write.allowed": AllowList(groups=("writers",)),
+    }
+    scopes["write"]["allowed"] = {"organizations": ["acme"]}
+    with pytest.raises(SettingsError, match=r"resources\.time\.scopes\.write\.allowed\.organizations: identity"):
+        load(tmp_path, document)
+    del document["resources"]["time"]["scopes"]
     assert isinstance(settings.identity_provider, OpenIDConnect)
     assert settings.identity_provider.issuer == "https://login.example.com/"
     with pytest.raises(SettingsError, match=r"allowed\.organizations: identity provider oidc has none"):
@@ -171,6 +184,16 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
         ("allowed.teams", ["acme"], "allowed.teams.0"),
         ("allowed.groups", ["staff"], "allowed.groups: identity provider github has none"),
         ("resources.time.allowed", {"groups": ["staff"]}, "resources.time.allowed.groups: identity provider github"),
+        (
+            "resources.time.scopes",
+            {"write": {"description": "Write", "allowed": {"groups": ["staff"]}}},
+            "resources.time.scopes.write.allowed.groups: identity provider github has none",
+        ),
+        (
+            "resources.time.scopes",
+            {"write": {"description": "Write", "allowed": {"teams": ["acme"]}}},
+            "resources.time.scopes.write.allowed.teams.0",
+        ),
         ("identity_provider", {"type": "saml", "client_id": "x"}, "identity_provider: "),
         ("identity_provider", OIDC | {"issuer": "http://login.example.com"}, "identity_provider.issuer: must be https"),
         (

@@ -112,9 +112,13 @@ class _ProtectedResource:
         self.outcomes: Counter[str] = Counter()
         """The number of answers by outcome: `passed`, or the reason for a refusal."""
         self.usual_uri = urlsplit(resource.url).path.encode()
-        self.required_scopes = frozenset(scope for scope, definition in resource.scopes.items() if definition.required)
+        self.required_scopes = resource.required_scopes
         self._signer = BackendSigner(derive_identity_key(credentials, name))
         self._scopes = frozenset(resource.scopes)
+        self._open_scopes = frozenset(
+            scope for scope, definition in resource.scopes.items() if definition.allowed is None
+        )
+        """The scopes that everyone may be granted who may use the resource."""
         self._metadata_url = protected_resource_url(resource.url)
         self.no_token = self.refusal(401, None, "log in first: the WWW-Authenticate header says where")
         self.invalid_token = self.refusal(401, "invalid_token", "the access token is not valid here: log in again")
@@ -165,8 +169,11 @@ class _ProtectedResource:
 
     def admit(self, claims: VerifiedClaims) -> Response:
         """Return the answer that lets a request pass, with a new identity assertion."""
+        # The token says what its user may be granted of the scopes with an allow-list. One that says nothing of them,
+        # as those of earlier versions, stands for a user who may be granted none.
+        grantable = self._open_scopes | (claims.grantable_scopes & self._scopes)
         values = {
-            b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(self._scopes - claims.scopes)),
+            b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(grantable - claims.scopes)),
             b"x-user-id": header_text(claims.subject),
             b"x-user-name": header_text(claims.name),
             b"x-client-id": header_text(claims.client_id),

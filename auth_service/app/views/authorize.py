@@ -22,7 +22,16 @@ from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
 
 from . import Endpoints, form_parameters, hosts, note, query_parameters, record, upstream
 from .browser import FORM_TOKEN_FIELD, find_session, parse_form_token, sends_cookies
-from .consent_pages import FORM_PURPOSE, SCOPE_FIELD, Notice, ask, no_login, note_request
+from .consent_pages import (
+    FORM_PURPOSE,
+    SCOPE_FIELD,
+    Notice,
+    ask,
+    find_known_user,
+    find_withheld,
+    no_login,
+    note_request,
+)
 from .shown import Shown, consent_of, note_decision, show
 
 blueprint = Endpoints("authorize", __name__)
@@ -42,13 +51,15 @@ def authorize(parts: Parts) -> Response:
     parameters = query_parameters()
     note(client=parameters.get("client_id"), resource=parameters.get("resource"))
     authorization = parts.authorization_requests.parse(parameters)
-    consent = consent_of(parts, authorization)
+    withheld = find_withheld(parts, authorization, find_known_user(parts, authorization))
+    offered = authorization.without(withheld)
+    consent = consent_of(parts, offered)
     if may_be_remembered(consent, parameters, dict(request.headers)):
         session = find_session(parts)
         if session is not None and parts.store.consents.is_remembered(session.sub, consent):
             note_request(parts, authorization)
-            record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(authorization.scopes))
-            return _send(parts, show(parts, authorization, approved_by=session.sub), authorization)
+            record(Event.CONSENT_REMEMBERED, user=session.sub, name=session.name, scope=" ".join(offered.scopes))
+            return _send(parts, show(parts, authorization, approved_by=session.sub, withheld=withheld), offered)
     return ask(parts, authorization)
 
 
@@ -78,7 +89,7 @@ def decide(parts: Parts) -> Response:
     other_account = form.get("account") == "other"
     if shown.approved_by is not None and other_account:
         return ask(parts, authorization)  # the remembered consent of one user is not that of another
-    chosen = _chosen_scopes(parts, authorization, form)
+    chosen = _chosen_scopes(parts, authorization.without(shown.withheld), form)
     if not chosen:
         return ask(parts, authorization, notice=Notice.NOTHING_CHOSEN)
     approved = dataclasses.replace(authorization, scopes=chosen)
@@ -97,7 +108,7 @@ def _send(parts: Parts, shown: Shown, approved: AuthorizationRequest, *, other_a
         return no_login(parts, shown, approved, error)
 
 
-def _chosen_scopes(parts: Parts, authorization: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the requested scopes that are required, and those that the user left ticked."""
-    scopes = parts.settings.resources[authorization.resource_name].scopes
-    return tuple(scope for scope in authorization.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)
+def _chosen_scopes(parts: Parts, offered: AuthorizationRequest, form: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the offered scopes that are required, and those that the user left ticked."""
+    scopes = parts.settings.resources[offered.resource_name].scopes
+    return tuple(scope for scope in offered.scopes if scopes[scope].required or f"{SCOPE_FIELD}{scope}" in form)

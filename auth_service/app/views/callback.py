@@ -16,7 +16,7 @@ from auth_service.protocol.errors import AuthorizationRedirectError, LoginError,
 
 from . import Endpoints, account, note, query_parameters, record, upstream
 from .browser import forget_session, start_session
-from .consent_pages import Notice, ask, no_login, not_allowed, note_request, sign_on_required
+from .consent_pages import Notice, ask, no_login, not_allowed, note_request, scopes_not_allowed, sign_on_required
 from .pages import protect
 from .shown import Shown, consent_of, note_decision
 
@@ -61,15 +61,15 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
         # The user who has just logged in is another one, and has allowed nothing.
         forget_session(parts)
         return ask(parts, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
-    if not parts.user_access.may_use(login.identity, authorization.resource_name):
-        if sign_ons := parts.user_access.find_sign_ons(login, authorization.resource_name):
-            return sign_on_required(parts, shown, authorization, sign_ons)
-        return not_allowed(parts, shown, authorization, name)
+    granted = _withhold(parts, shown, authorization, login)
+    if isinstance(granted, Response):
+        return granted
     record(Event.LOGIN_ACCEPTED)
-    code = parts.server.issue_code(authorization, sub=sub, name=name)
+    code = parts.server.issue_code(granted, sub=sub, name=name)
     parts.user_access.remember(login)
     if shown.approved_by is None:
-        parts.store.consents.remember(sub, consent)
+        # Not what was withheld: the user is asked for it again when it can be had.
+        parts.store.consents.remember(sub, consent_of(parts, granted))
     location = redirect_uris.with_parameters(
         authorization.redirect_uri,
         {"code": code, "state": authorization.state, "iss": parts.settings.issuer},
@@ -78,6 +78,31 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
     protect(response)
     start_session(parts, response, sub=sub, name=name)
     return response
+
+
+def _withhold(
+    parts: Parts, shown: Shown, authorization: AuthorizationRequest, login: Login
+) -> AuthorizationRequest | Response:
+    """Return the request without scopes that the user may not have, or a page for a user who cannot use the server."""
+    name, resource_name = login.identity.login, authorization.resource_name
+    access = parts.user_access
+    if not access.may_use(login.identity, resource_name):
+        if sign_ons := access.find_sign_ons(login, resource_name):
+            return sign_on_required(parts, shown, authorization, sign_ons)
+        return not_allowed(parts, shown, authorization, name)
+    allowed = access.find_scopes(login.identity, resource_name)
+    withheld = tuple(scope for scope in authorization.scopes if scope not in allowed)
+    granted = authorization.without(withheld)
+    # Also one that was not asked for: without it the token would be good for nothing.
+    required = parts.settings.resources[resource_name].required_scopes
+    lacking = tuple(sorted(required - allowed)) or (() if granted.scopes else withheld)
+    if sign_ons := access.find_sign_ons(login, resource_name, scopes={*withheld, *lacking}):
+        return sign_on_required(parts, shown, authorization, sign_ons)
+    if lacking:
+        return scopes_not_allowed(parts, shown, authorization, name, lacking)
+    if withheld:
+        record(Event.SCOPE_WITHHELD, scope=" ".join(withheld), reason=f"{name} may not have it")
+    return granted
 
 
 def _is_withdrawn(parts: Parts, approved_by: str | None, consent: Consent) -> bool:

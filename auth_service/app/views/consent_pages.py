@@ -42,6 +42,31 @@ def note_request(parts: Parts, authorization: AuthorizationRequest) -> None:
     note(client=authorization.client_id, resource=parts.settings.resources[authorization.resource_name].url)
 
 
+def find_known_user(parts: Parts, authorization: AuthorizationRequest) -> Identity | None:
+    """Return the signed-in user as of the last login, if that matters to the scopes of the request and is known."""
+    resource = parts.settings.resources[authorization.resource_name]
+    session = find_session(parts)
+    if session is None or all(resource.scopes[scope].allowed is None for scope in authorization.scopes):
+        return None
+    return parts.user_access.find_last_identity(session.sub, session.name)
+
+
+def find_withheld(parts: Parts, authorization: AuthorizationRequest, user: Identity | None) -> tuple[str, ...]:
+    """Return the scopes that are not offered to a user, who may not have them by what is known.
+
+    It is none for a user of whom nothing is known. It is not all of them, and none that every request needs: then the
+    login decides, which knows more.
+    """
+    if user is None:
+        return ()
+    resource = parts.settings.resources[authorization.resource_name]
+    expected = parts.user_access.expect_scopes(user, authorization.resource_name)
+    withheld = tuple(
+        scope for scope in authorization.scopes if scope not in expected and not resource.scopes[scope].required
+    )
+    return withheld if len(withheld) < len(authorization.scopes) else ()
+
+
 def ask(
     parts: Parts,
     authorization: AuthorizationRequest,
@@ -52,7 +77,10 @@ def ask(
     """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
     resource = parts.settings.resources[authorization.resource_name]
     session = find_session(parts)
-    consent = consent_of(parts, authorization)
+    known_user = logged_in or find_known_user(parts, authorization)
+    withheld = find_withheld(parts, authorization, known_user)
+    offered = authorization.without(withheld)
+    consent = consent_of(parts, offered)
     known = parts.store.consents.find_scopes(session.sub, consent) if session is not None else frozenset[str]()
     named = logged_in.subject if logged_in is not None else session.sub if session is not None else None
     response = render_page(
@@ -61,16 +89,19 @@ def ask(
         status=400 if notice in {Notice.STALE, Notice.NO_COOKIES, Notice.NOTHING_CHOSEN} else 200,
         form_targets=_form_targets(parts, authorization),
         action=f"{parts.settings.issuer}/consent",
-        form_token=_make_form_token(parts, show(parts, authorization, user=named)),
+        form_token=_make_form_token(parts, show(parts, authorization, user=named, withheld=withheld)),
         client=display_name(authorization.client_name),
         client_host=authorization.client_host,
         target=redirect_uris.describe_target(authorization.redirect_uri, parts.settings.clients.redirect_schemes),
         server=display_name(consent.server),
         resource_url=resource.url,
-        scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in authorization.scopes],
+        scopes=[(scope, resource.scopes[scope], bool(known) and scope not in known) for scope in offered.scopes],
+        withheld=[(scope, resource.scopes[scope]) for scope in withheld],
+        withheld_from=display_text(known_user.login) if known_user is not None else "",
+        is_known=known_user is not None,
         scope_field=SCOPE_FIELD,
         signed_in=display_text(session.name) if session is not None else None,
-        is_repeated=known.issuperset(authorization.scopes),
+        is_repeated=known.issuperset(offered.scopes),
         provider=parts.provider.title,
         notice=notice.value if notice is not None else None,
         user=display_text(logged_in.login) if logged_in is not None else "",
@@ -136,6 +167,23 @@ def not_allowed(parts: Parts, shown: Shown, approved: AuthorizationRequest, name
         f"{user} may not use this server",
         f"{capitalized(parts.provider.title)} signed you in as {user}, but that account is not on the list of "
         f"{server}. Ask the operator of {parts.host} to add it, or use another account. Nothing was allowed.",
+        status=403,
+    )
+    return _render_with_choice(parts, "not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
+
+
+def scopes_not_allowed(
+    parts: Parts, shown: Shown, approved: AuthorizationRequest, name: str, lacking: Sequence[str]
+) -> Response:
+    """Tell a user who may not have the scopes without which nothing can be used so, and offer another account."""
+    resource = parts.settings.resources[approved.resource_name]
+    record(Event.LOGIN_REFUSED, scope=" ".join(lacking), reason=f"{name} may not have these scopes of this server")
+    user, server = display_text(name), display_text(resource.title or approved.resource_name)
+    what = "; ".join(f"{display_text(resource.scopes[scope].description)} ({scope})" for scope in lacking)
+    error = PageError(
+        f"{user} may not use this server",
+        f"{capitalized(parts.provider.title)} signed you in as {user}, but that account may not have what is needed "
+        f"for {server}: {what}. Ask the operator of {parts.host} for it, or use another account. Nothing was allowed.",
         status=403,
     )
     return _render_with_choice(parts, "not_allowed.html", error, dataclasses.replace(shown, user=None), approved)

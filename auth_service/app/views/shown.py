@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flask import g
@@ -25,15 +26,18 @@ class Shown:
     parameters: dict[str, str]
     """The parameters of the request that have a meaning here, with a redirect URI and resource where it named none."""
     digest: str
-    """The digest of the consent that the request asks for."""
+    """The digest of the consent that the page asked for."""
     user: str | None = None
     """The subject that the page named; None if it named no user."""
     approved_by: str | None = None
     """The subject whose remembered consent this is; None if the user decides on the page."""
+    withheld: Sequence[str] = ()
+    """The scopes of the request that the page did not offer."""
 
     def is_what(self, parts: Parts, authorization: AuthorizationRequest) -> bool:
         """Whether the request, as read now, is the one that the page showed."""
-        return hmac.compare_digest(self.digest, consent_of(parts, authorization).digest)
+        offered = authorization.without(self.withheld)
+        return hmac.compare_digest(self.digest, consent_of(parts, offered).digest)
 
     def is_for(self, subject: str) -> bool:
         """Whether this user may go on: only the named one, or any user if none was named."""
@@ -46,8 +50,9 @@ def show(
     *,
     user: str | None = None,
     approved_by: str | None = None,
+    withheld: Sequence[str] = (),
 ) -> Shown:
-    """Return what a page shows of a request that has just been read."""
+    """Return what a page shows of a request that has just been read, without the withheld scopes."""
     read = {
         "response_type": "code",
         "client_id": authorization.client_id,
@@ -62,9 +67,10 @@ def show(
         read["state"] = authorization.state
     return Shown(
         parameters=read,
-        digest=consent_of(parts, authorization).digest,
+        digest=consent_of(parts, authorization.without(withheld)).digest,
         user=user,
         approved_by=approved_by,
+        withheld=withheld,
     )
 
 

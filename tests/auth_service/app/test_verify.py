@@ -30,6 +30,7 @@ from tests.conftest import RedisServer
 
 SID = "the-grant"
 URL = MINIMAL["resources"]["time"]["url"]
+TRACKER_URL = "https://tracker.example.com/mcp"
 CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32)
 
 
@@ -49,6 +50,16 @@ class VerifyClient:
         document["resources"]["time"]["scopes"] = {
             "mcp": {"description": "Use it"},
             "write": {"description": "Change it", "required": False},
+        }
+        document["resources"]["tracker"] = {
+            "url": TRACKER_URL,
+            "backends": ["http://127.0.0.1:1/mcp"],
+            "scopes": {
+                "mcp": {"description": "Use it"},
+                "read": {"description": "Read it", "required": False},
+                "write": {"description": "Change it", "required": False, "allowed": {"teams": ["acme/writers"]}},
+                "admin": {"description": "Own it", "required": False, "allowed": {}},
+            },
         }
         self.settings = Settings.model_validate(document)
         self.keys = SigningKeys(directory, CREDENTIALS)
@@ -137,6 +148,36 @@ def test_the_bridge_is_told_which_scopes_the_user_has_and_can_still_be_granted(
         answer.headers["x-gateway-identity"]
     )
     assert (set(identity.scopes), set(identity.grantable)) == (held, grantable)
+
+
+@pytest.mark.parametrize(
+    ("scope", "claim", "grantable"),
+    [
+        ("mcp", "write", {"read", "write"}),
+        ("mcp write", "", {"read"}),
+        ("mcp", "write admin", {"read", "write", "admin"}),
+        ("mcp", "", {"read"}),
+        ("mcp admin", "admin", {"read"}),
+        # What this server does not have, or no longer has.
+        ("mcp", "gone write", {"read", "write"}),
+        ("mcp read", "gone", set()),
+    ],
+)
+def test_a_scope_with_an_allow_list_is_grantable_only_if_the_token_says_so(
+    forward_auth: VerifyClient, scope: str, claim: str, grantable: set[str]
+) -> None:
+    token = forward_auth.token(scope=scope, grantable_scope=claim, resource=TRACKER_URL)
+    answer = forward_auth.verify(f"Bearer {token}", name="tracker")
+    identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "tracker"), now=time.time).identify(
+        answer.headers["x-gateway-identity"]
+    )
+    assert set(identity.scopes) == set(scope.split())
+    assert set(identity.grantable) == grantable
+
+
+def test_a_token_with_a_malformed_claim_is_refused(forward_auth: VerifyClient) -> None:
+    token = forward_auth.token(grantable_scope=["write"])
+    assert forward_auth.verify(f"Bearer {token}").status == 401
 
 
 def test_another_servers_bridge_does_not_believe_it(forward_auth: VerifyClient) -> None:
@@ -390,7 +431,7 @@ def test_every_answer_is_counted_and_what_is_refused_written_down(
         "expired": 1,
         "grant_ended": 1,
     }
-    assert forward_auth.verifier.outcomes == {"time": outcomes, "wiki": {}}
+    assert forward_auth.verifier.outcomes == {"time": outcomes, "wiki": {}, "tracker": {}}
     written = [json.loads(str(record.msg)) for record in caplog.records]
     assert {entry["event"] for entry in written} == {"verify.refused"}
     assert {entry["resource"] for entry in written} == {URL}

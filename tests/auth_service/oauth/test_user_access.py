@@ -21,6 +21,7 @@ from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import Settings
 from auth_service.storage.codes import Code, Redemption
 from auth_service.storage.grants import Grant
+from auth_service.storage.key_names import grant_key
 from auth_service.storage.store import Store
 
 URL = "https://time.example.com/mcp"
@@ -67,7 +68,7 @@ def revoke(store: Store, sid: str) -> None:
     Revocation(store, grants_per_client=1, notify=lambda _grant: None).revoke_grant(sid, by="test", reason="test")
 
 
-def make_settings(redis_url: str, **allowed: list[str]) -> Settings:
+def make_settings(redis_url: str, scopes: dict[str, Any] | None = None, **allowed: list[str]) -> Settings:
     return Settings.model_validate(
         {
             "issuer": "https://auth.example.com",
@@ -76,13 +77,21 @@ def make_settings(redis_url: str, **allowed: list[str]) -> Settings:
             "redis_url": redis_url,
             "state_directory": "/unused",
             "router": {"entry_points": ["web"]},
-            "resources": {"time": {"url": URL, "backends": ["http://127.0.0.1:9001/mcp"]}},
+            "resources": {
+                "time": {
+                    "url": URL,
+                    "backends": ["http://127.0.0.1:9001/mcp"],
+                    **({"scopes": scopes} if scopes else {}),
+                }
+            },
         }
     )
 
 
-def make_users(store: Store, provider: Provider, **allowed: list[str]) -> UserAccess:
-    settings = make_settings("redis://unused", **allowed)
+def make_users(
+    store: Store, provider: Provider, scopes: dict[str, Any] | None = None, **allowed: list[str]
+) -> UserAccess:
+    settings = make_settings("redis://unused", scopes, **allowed)
     return UserAccess(settings, store, BoundedProvider(provider), token_key=b"0" * 64)
 
 
@@ -122,22 +131,22 @@ def test_a_member_keeps_access_as_long_as_the_provider_confirms_it(store: Store)
     provider = Provider()
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     provider.answer = lambda token: Login(identity=ALICE, token=token)
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
 
 
 def test_a_named_user_of_a_directory_is_asked_about_as_well(store: Store) -> None:
     provider = Provider()
     users = make_users(store, provider, users=["alice"])
     grant = add_grant(store, users, Login(identity=ALICE, token="t"))
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
 
     def refuse(_token: str) -> Login:
         raise LoginError("gone")
 
     provider.answer = refuse
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
 
 
 def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store) -> None:
@@ -145,9 +154,9 @@ def test_a_named_user_of_github_is_not_asked_about_and_members_are(store: Store)
     users = make_users(store, provider, users=["alice"], groups=["staff"])
     assert users.may_use(ALICE, "time")
     grant = add_grant(store, users, Login(identity=ALICE, token="t"))
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     assert provider.asked_with == []
-    assert make_users(store, provider, groups=["staff"]).recheck_access(grant)
+    assert make_users(store, provider, groups=["staff"]).recheck_scopes(grant)
     assert provider.asked_with == ["t"]
 
 
@@ -157,7 +166,7 @@ def test_an_answer_about_another_user_ends_the_grant(store: Store) -> None:
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     other = Identity(subject="oidc:https://idp.example.com#2", login="alice", groups=MEMBER.groups)
     provider.answer = lambda token: Login(identity=other, token=token)
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
 
 
 def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> None:
@@ -170,7 +179,7 @@ def test_a_provider_that_cannot_say_neither_keeps_nor_ends_it(store: Store) -> N
 
     provider.answer = fail
     with pytest.raises(ServiceUnavailable):
-        users.recheck_access(grant)
+        users.recheck_scopes(grant)
     assert store.grants.find(grant.sid) == grant
 
 
@@ -180,10 +189,10 @@ def test_without_anything_to_ask_with_the_last_login_counts_for_a_day(store: Sto
     with time_machine.travel(1_900_000_000, tick=False) as clock:
         grant = add_grant(store, users, Login(identity=MEMBER, token=None))
         clock.shift(24 * 3600 - 1)
-        assert users.recheck_access(grant)
-        assert not make_users(store, provider, groups=["admins"]).recheck_access(grant)
+        assert users.recheck_scopes(grant)
+        assert not make_users(store, provider, groups=["admins"]).recheck_scopes(grant)
         clock.shift(1)
-        assert not users.recheck_access(grant)
+        assert not users.recheck_scopes(grant)
     assert provider.asked_with == []
 
 
@@ -192,8 +201,8 @@ def test_a_replaced_token_is_the_one_to_ask_with_next(store: Store) -> None:
     provider.answer = lambda token: Login(identity=MEMBER, token=token + "+")
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
-    assert users.recheck_access(grant)
-    assert users.recheck_access(grant)  # as read before the token was replaced
+    assert users.recheck_scopes(grant)
+    assert users.recheck_scopes(grant)  # as read before the token was replaced
     assert provider.asked_with == ["t", "t+"]
 
 
@@ -213,13 +222,13 @@ def test_a_replaced_token_is_kept_although_asking_fails_after_that(
 
     monkeypatch.setattr(provider, "identify", replace_and_fail)
     if isinstance(error, LoginError):
-        assert not users.recheck_access(grant)
+        assert not users.recheck_scopes(grant)
     else:
         with pytest.raises(ServiceUnavailable):
-            users.recheck_access(grant)
+            users.recheck_scopes(grant)
     assert provider.asked_with == ["t"]
     monkeypatch.setattr(provider, "identify", identify)
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     assert provider.asked_with == ["t", "t+"]
 
 
@@ -239,7 +248,7 @@ def test_of_many_who_refresh_at_once_none_uses_a_token_that_another_has_replaced
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(lambda _: users.recheck_access(grant), range(8)))
+        assert all(pool.map(lambda _: users.recheck_scopes(grant), range(8)))
 
 
 def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the_provider(
@@ -257,17 +266,17 @@ def test_those_who_wait_for_a_users_other_request_are_counted_as_waiting_for_the
     users = make_users(store, provider, groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     with ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(users.recheck_access, grant)]
+        answers = [pool.submit(users.recheck_scopes, grant)]
         assert asked.wait(5)
-        answers += [pool.submit(users.recheck_access, grant) for _ in range(2)]
+        answers += [pool.submit(users.recheck_scopes, grant) for _ in range(2)]
         try:
             refused = next(as_completed(answers, timeout=2))
             assert isinstance(refused.exception(), ServiceUnavailable)
         finally:
             goes_on.set()
     answers.remove(refused)
-    assert [answer.result() for answer in answers] == [True, True]
-    assert users.recheck_access(grant)
+    assert all(answer.result() for answer in answers)
+    assert users.recheck_scopes(grant)
 
 
 def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwritten(store: Store) -> None:
@@ -280,9 +289,9 @@ def test_a_login_that_finishes_while_its_users_token_is_replaced_is_not_overwrit
         return Login(identity=MEMBER, token=token + "+")
 
     provider.answer = log_in_meanwhile
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     provider.answer = lambda token: Login(identity=MEMBER, token=token)
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     assert provider.asked_with == ["t", "new"]
 
 
@@ -296,7 +305,7 @@ def grant_that_ends_while_the_provider_is_asked(store: Store) -> Grant:
         return Login(identity=MEMBER, token=token + "+")
 
     provider.answer = revoke_meanwhile
-    users.recheck_access(grant)
+    users.recheck_scopes(grant)
     return grant
 
 
@@ -335,7 +344,7 @@ def test_what_this_master_key_has_not_sealed_proves_nothing(store: Store, sealed
     users = make_users(store, Provider(), groups=["staff"])
     grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
     store.last_logins.keep(MEMBER.subject, sealed)
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
 
 
 def test_a_provider_that_ends_a_users_oldest_tokens_ends_no_grant(store: Store) -> None:
@@ -349,7 +358,7 @@ def test_a_provider_that_ends_a_users_oldest_tokens_ends_no_grant(store: Store) 
         return Login(identity=MEMBER, token=token)
 
     provider.answer = remember_only_the_last
-    assert all(users.recheck_access(grant) for grant in grants)
+    assert all(users.recheck_scopes(grant) for grant in grants)
 
 
 def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(store: Store) -> None:
@@ -364,7 +373,7 @@ def test_a_login_that_ends_the_token_being_asked_with_is_asked_with_instead(stor
         return Login(identity=MEMBER, token=token)
 
     provider.answer = log_in_meanwhile
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
     assert provider.asked_with == ["t", "new"]
 
 
@@ -381,7 +390,7 @@ def test_the_kept_token_ends_with_the_users_last_grant(store: Store) -> None:
 def test_a_resource_that_is_gone_ends_it(store: Store) -> None:
     users = make_users(store, Provider(), groups=["staff"])
     login = Login(identity=MEMBER, token="t")
-    assert not users.recheck_access(add_grant(store, users, login, resource="https://gone.example.com/mcp"))
+    assert not users.recheck_scopes(add_grant(store, users, login, resource="https://gone.example.com/mcp"))
 
 
 def test_a_name_belongs_to_whoever_used_it_first(store: Store) -> None:
@@ -399,17 +408,17 @@ def test_a_name_put_on_the_list_does_not_admit_its_former_user(store: Store) -> 
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
     users = make_users(store, provider, users=["alice"])
     provider.answer = lambda token: Login(identity=Identity(subject=ALICE.subject, login="alice2"), token=token)
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
     assert users.may_use(Identity(subject="oidc:https://idp.example.com#2", login="alice"), "time")
-    assert not users.recheck_access(grant)
+    assert not users.recheck_scopes(grant)
 
 
 def test_a_member_whose_name_is_put_on_the_list_is_asked_about_once(store: Store) -> None:
     provider = Provider(rechecks_names=False)
     grant = add_grant(store, make_users(store, provider, groups=["staff"]), Login(identity=MEMBER, token="t"))
     users = make_users(store, provider, users=["alice"])
-    assert users.recheck_access(grant)
-    assert users.recheck_access(grant)
+    assert users.recheck_scopes(grant)
+    assert users.recheck_scopes(grant)
     assert provider.asked_with == ["t"]
 
 
@@ -433,3 +442,195 @@ def test_a_kelvin_sign_is_no_k(store: Store) -> None:
 
 def test_empty_lists_admit_no_user(store: Store) -> None:
     assert not make_users(store, Provider()).may_use(MEMBER, "time")
+
+
+def scopes_with(*, read: dict[str, Any] | None = None, **optional: dict[str, Any]) -> dict[str, Any]:
+    """Return a required scope `read` and optional ones, each with its allow-list."""
+    return {
+        "read": {"description": "Read", **({} if read is None else {"allowed": read})},
+        **{name: {"description": name, "required": False, "allowed": allowed} for name, allowed in optional.items()},
+    }
+
+
+BOB = Identity(subject="oidc:https://idp.example.com#2", login="bob")
+ADMIN = Identity(subject=BOB.subject, login="bob", groups=frozenset({"staff", "admins"}))
+
+
+@pytest.mark.parametrize(
+    ("identity", "allowed", "is_granted"),
+    [
+        (ADMIN, {"groups": ["admins"]}, True),
+        (MEMBER, {"groups": ["admins"]}, False),
+        (MEMBER, {"groups": ["admins"], "users": ["ALICE"]}, True),
+        (ADMIN, {"users": ["alice"]}, False),
+        (MEMBER, {}, False),
+    ],
+)
+def test_a_scope_is_for_those_on_its_own_list(
+    store: Store, identity: Identity, allowed: dict[str, Any], is_granted: bool
+) -> None:
+    users = make_users(store, Provider(), scopes_with(write=allowed), groups=["staff"])
+    expected = {"read", "write"} if is_granted else {"read"}
+    assert users.expect_scopes(identity, "time") == expected
+    assert users.find_scopes(identity, "time") == expected
+
+
+def test_a_scope_without_a_list_is_for_everyone_who_may_use_the_server(store: Store) -> None:
+    scopes = {"read": {"description": "r"}, "write": {"description": "w", "required": False}}
+    users = make_users(store, Provider(), scopes, groups=["staff"])
+    assert users.find_scopes(ALICE, "time") == {"read", "write"}
+
+
+def test_a_name_on_a_scopes_list_is_pinned_to_its_first_user_and_a_page_pins_none(store: Store) -> None:
+    users = make_users(store, Provider(), scopes_with(write={"users": ["alice"]}), groups=["staff"])
+    assert users.expect_scopes(MEMBER, "time") == {"read", "write"}
+    assert store.pins.find(Provider.name) == {}
+    assert users.find_scopes(MEMBER, "time") == {"read", "write"}
+    thief = Identity(subject=BOB.subject, login="alice", groups=MEMBER.groups)
+    assert users.find_scopes(thief, "time") == {"read"}
+    assert users.expect_scopes(thief, "time") == {"read"}
+    renamed = Identity(subject=ALICE.subject, login="alicia", groups=MEMBER.groups)
+    assert users.find_scopes(renamed, "time") == {"read", "write"}
+
+
+def test_each_refresh_finds_the_scopes_by_what_the_provider_says_now(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, scopes_with(write={"groups": ["admins"]}), groups=["staff"])
+    grant = add_grant(store, users, Login(identity=ADMIN, token="t"))
+    for groups, expected in (
+        ({"staff", "admins"}, {"read", "write"}),
+        ({"staff"}, {"read"}),
+        ({"admins"}, set()),
+        ({"staff", "admins"}, {"read", "write"}),
+    ):
+        now = Identity(subject=BOB.subject, login="bob", groups=frozenset(groups))
+        provider.answer = lambda token, now=now: Login(identity=now, token=token)  # type: ignore[misc]
+        assert users.recheck_scopes(grant) == expected
+        # A code that is redeemed, and a page, go by the same.
+        assert users.find_listed_scopes(grant) == expected
+        assert users.find_last_identity(BOB.subject, "bob") == now
+
+
+def test_a_user_without_a_required_scope_may_not_use_the_server(store: Store) -> None:
+    provider = Provider()
+    scopes = scopes_with(read={"groups": ["admins"]}, write={"groups": ["staff"]})
+    users = make_users(store, provider, scopes, groups=["staff"])
+    grant = add_grant(store, users, Login(identity=ADMIN, token="t"))
+    provider.answer = lambda token: Login(identity=ADMIN, token=token)
+    assert users.recheck_scopes(grant) == {"read", "write"}
+    staff = Identity(subject=BOB.subject, login="bob", groups=frozenset({"staff"}))
+    provider.answer = lambda token: Login(identity=staff, token=token)
+    assert users.recheck_scopes(grant) == frozenset()
+
+
+def test_a_page_knows_nothing_of_a_user_whom_the_provider_was_asked_less_about(store: Store) -> None:
+    before = make_users(store, Provider(), groups=["staff"])
+    add_grant(store, before, Login(identity=MEMBER, token="t"))
+    assert before.find_last_identity(MEMBER.subject, "alice") == MEMBER
+    after = make_users(store, Provider(), scopes_with(write={"groups": ["admins"]}), groups=["staff"])
+    assert after.find_last_identity(MEMBER.subject, "alice") is None
+    after.remember(Login(identity=MEMBER, token="t"))
+    assert after.find_last_identity(MEMBER.subject, "alice") == MEMBER
+
+
+def test_what_an_earlier_version_kept_of_a_login_still_decides_and_shows_nothing(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, scopes_with(write={"groups": ["staff"]}), groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+    earlier = {"at": 1_900_000_000, "token": "t", "organizations": [], "teams": [], "groups": ["staff"]}
+    store.last_logins.keep(grant.sub, users._seal(earlier))
+    assert users.find_last_identity(grant.sub, "alice") is None
+    assert users.find_listed_scopes(grant) == {"read", "write"}
+    assert users.recheck_scopes(grant) == {"read", "write"}
+    assert users.find_last_identity(grant.sub, "alice") == MEMBER, "the refresh has asked"
+
+
+def test_a_pinned_user_of_github_is_asked_about_only_for_scopes_of_others(store: Store) -> None:
+    provider = Provider(rechecks_names=False)
+    provider.answer = lambda token: Login(identity=ALICE, token=token)
+    names = {"users": ["alice"]}
+    own = make_users(store, provider, scopes_with(write=names), **names)
+    grant = add_grant(store, own, Login(identity=ALICE, token="t"))
+    assert own.may_use(ALICE, "time")
+    assert own.find_scopes(ALICE, "time") == {"read", "write"}
+    assert own.recheck_scopes(grant) == {"read", "write"}
+    assert provider.asked_with == []
+
+    mixed = make_users(store, provider, scopes_with(write=names, admin={"groups": ["staff"]}), **names)
+    assert mixed.recheck_scopes(grant) == {"read", "write"}
+    provider.answer = lambda token: Login(identity=MEMBER, token=token)
+    assert mixed.recheck_scopes(grant) == {"read", "write", "admin"}
+    assert provider.asked_with == ["t", "t"]
+
+    def refuse(_token: str) -> Login:
+        raise LoginError("gone")
+
+    provider.answer = refuse
+    assert mixed.recheck_scopes(grant) == {"read", "write"}
+
+    def fail(_token: str) -> Login:
+        raise ServiceUnavailable(provider.title)
+
+    provider.answer = fail
+    with pytest.raises(ServiceUnavailable):
+        mixed.recheck_scopes(grant)
+    needed = make_users(store, provider, scopes_with(read={"groups": ["staff"]}), **names)
+    provider.answer = lambda token: Login(identity=ALICE, token=token)
+    assert needed.recheck_scopes(grant) == frozenset()
+
+
+def test_a_former_login_name_of_a_pinned_user_gets_no_scope_that_was_given_to_its_new_owner(store: Store) -> None:
+    provider = Provider(rechecks_names=False)
+    renamed = Identity(subject=ALICE.subject, login="alicia")
+    provider.answer = lambda token: Login(identity=renamed, token=token)
+    users = make_users(store, provider, users=["al", "alice"])
+    store.pins.pin(provider.name, "al", ALICE.subject)
+    grant = add_grant(store, users, Login(identity=ALICE, token="t"))
+    tightened = make_users(store, provider, scopes_with(write={"users": ["alice"]}), users=["al"])
+    assert tightened.recheck_scopes(grant) == {"read"}
+    assert "alice" not in store.pins.find(provider.name)
+
+
+def test_without_a_token_of_the_provider_the_login_counts_for_a_while(store: Store) -> None:
+    users = make_users(store, Provider(), scopes_with(write={"groups": ["admins"]}), groups=["staff"])
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        grant = add_grant(store, users, Login(identity=ADMIN, token=None))
+        assert users.recheck_scopes(grant) == {"read", "write"}
+        clock.shift(make_settings("redis://unused").lifetimes.unconfirmed_user)
+        assert users.recheck_scopes(grant) == frozenset()
+
+
+def test_memberships_of_a_refresh_do_not_replace_those_of_a_login_meanwhile(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, scopes_with(write={"groups": ["admins"]}), groups=["staff"])
+    grant = add_grant(store, users, Login(identity=MEMBER, token="t"))
+    newer = Identity(subject=ALICE.subject, login="alice", groups=frozenset({"staff", "admins"}))
+
+    def log_in_meanwhile(token: str) -> Login:
+        users.remember(Login(identity=newer, token="newer"))
+        return Login(identity=ALICE, token=token)
+
+    provider.answer = log_in_meanwhile
+    assert users.recheck_scopes(grant) == frozenset()
+    assert users.find_listed_scopes(grant) == {"read", "write"}
+
+
+def test_scopes_that_are_removed_from_a_grant_at_once_are_all_gone(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    add_grant(store, users, Login(identity=MEMBER, token="t"), scope="read write admin")
+    with ThreadPoolExecutor(2) as pool:
+        for lost in ("write", "admin"):
+            pool.submit(store.grants.remove_scopes, "sid", [lost])
+    found = store.queries.find_grant("sid")
+    assert found is not None
+    assert found.grant.scope == "read"
+    assert found.expires_at > 0
+    assert 0 < store.redis.ttl(grant_key("sid")) <= 3600
+
+
+def test_removing_scopes_does_not_bring_back_a_grant_that_has_ended(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    add_grant(store, users, Login(identity=MEMBER, token="t"), scope="read write")
+    revoke(store, "sid")
+    assert store.grants.remove_scopes("sid", ["write"]) is None
+    assert store.grants.find("sid") is None
