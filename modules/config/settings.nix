@@ -25,6 +25,13 @@ let
       groups = access.allowedGroups or [ ];
     };
 
+  scope =
+    scope:
+    {
+      inherit (scope) description required;
+    }
+    // lib.optionalAttrs (allowed scope != { }) { allowed = allowed scope; };
+
   identityProvider =
     if isOidc then
       {
@@ -68,7 +75,7 @@ let
     }
     // endpoints server
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
-    // lib.optionalAttrs (server.scopes != { }) { inherit (server) scopes; }
+    // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
 in
 {

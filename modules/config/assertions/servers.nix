@@ -12,11 +12,11 @@ let
 
   # The lists that the chosen identity provider does not support.
   foreign =
-    server:
+    access:
     if gatewayLib.identityProvider.isOidc then
-      { inherit (server) allowedOrganizations allowedTeams; }
+      { inherit (access) allowedOrganizations allowedTeams; }
     else
-      { inherit (server) allowedGroups; };
+      { inherit (access) allowedGroups; };
 
   # Hosts that a server names, and that do not run bridges.
   strangers =
@@ -67,7 +67,16 @@ let
     ++ lib.mapAttrsToList (list: entries: {
       assertion = entries == [ ];
       message = "${option}.servers.${name}.${list}: the identity provider does not support this list, so it would let nobody in.";
-    }) (foreign server);
+    }) (foreign server)
+    ++ lib.concatLists (
+      lib.mapAttrsToList (
+        scope: access:
+        lib.mapAttrsToList (list: entries: {
+          assertion = entries == [ ];
+          message = "${option}.servers.${name}.scopes.\"${scope}\".${list}: the identity provider does not support this list, so nobody could be granted the scope.";
+        }) (foreign access)
+      ) server.scopes
+    );
 
   sharedUrls = checks.clashes (
     lib.mapAttrsToList (name: server: {

@@ -116,6 +116,9 @@
           "notes:write" = {
             description = "Change notes";
             required = false;
+            allowedUsers = [ "octocat" ];
+            allowedOrganizations = [ "owners" ];
+            allowedTeams = [ "acme/writers" ];
           };
         };
         tools = {

@@ -119,6 +119,28 @@ in
     };
     servers.time.allowedTeams = [ "acme/platform" ];
   });
+  groups-of-github-for-a-scope = servers {
+    time.scopes.set = {
+      description = "Set the clock";
+      allowedGroups = [ "clockmakers" ];
+    };
+  };
+  teams-of-oidc-for-a-scope = gateway (lib: {
+    identityProvider = {
+      github.clientId = lib.mkForce null;
+      oidc = {
+        issuer = "https://login.example.com";
+        clientId = "gateway";
+        clientSecretFile = "/run/secrets/oidc";
+        allowedUsers = [ "octocat" ];
+      };
+    };
+    servers.time.scopes.set = {
+      description = "Set the clock";
+      allowedOrganizations = [ "acme" ];
+      allowedTeams = [ "acme/clockmakers" ];
+    };
+  });
   no-provider = gateway { identityProvider.github.clientId = null; };
   no-client-secret = gateway { identityProvider.github.clientSecretFile = null; };
   no-issuer = gateway (lib: {

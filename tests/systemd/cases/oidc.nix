@@ -35,6 +35,10 @@
     servers.time = {
       enable = true;
       allowedGroups = [ "clocks" ];
+      scopes.set = {
+        description = "Set the clock";
+        allowedGroups = [ "clockmakers" ];
+      };
       sandbox.relaxations = [
         "devices"
         "namespaces"
