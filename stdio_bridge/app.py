@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from .clients.call_metrics import CallMetrics
 from .clients.call_records import CallObserver, CallRecords
 from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
@@ -54,7 +55,7 @@ class Bridge:
         )
         self._leases = Leases(self._pool, era_cache, suspended_calls)
         policy = find_policy(options)
-        observers: list[CallObserver] = []
+        observers: list[CallObserver] = [CallMetrics(self._registry)]
         self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
         self._modern = ModernEra(self._leases, policy=policy)

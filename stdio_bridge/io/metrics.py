@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 class Counter:
@@ -33,14 +34,58 @@ class Histogram:
         self._sum += seconds
         self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
 
-    def samples(self) -> Iterator[tuple[str, float]]:
-        """Yield each sample's suffix and value."""
+    def samples(self, labels: str = "") -> Iterator[tuple[str, float]]:
+        """Yield each sample's suffix and value; `labels` are rendered ones that each sample has."""
         total = 0
+        before, alone = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             total += count
-            yield f'_bucket{{le="{bound}"}}', total
-        yield "_sum", self._sum
-        yield "_count", total
+            yield f'_bucket{{{before}le="{bound}"}}', total
+        yield f"_sum{alone}", self._sum
+        yield f"_count{alone}", total
+
+
+class Counters:
+    """Numbers that only grow, by the values of labels. Who adds sees to it that there are not too many."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def add(self, *values: str, amount: float = 1) -> None:
+        """Grow; there is a value for each label, which may be any text. An amount of 0 makes the number known."""
+        self._values[values] = self._values.get(values, 0) + amount
+
+    def samples(self) -> Iterator[tuple[str, float]]:
+        """Yield each sample's suffix and value."""
+        for values, number in self._values.items():
+            yield f"{{{render_labels(self._labels, values)}}}", number
+
+
+class Histograms:
+    """Histograms by the value of one label. Who observes sees to it that there are not too many."""
+
+    def __init__(self, label: str, bounds: Sequence[float]) -> None:
+        self._label = label
+        self._bounds = bounds
+        self._histograms: dict[str, Histogram] = {}
+
+    def observe(self, value: str, seconds: float) -> None:
+        """Count one."""
+        histogram = self._histograms.get(value)
+        if histogram is None:
+            histogram = self._histograms[value] = Histogram(self._bounds)
+        histogram.observe(seconds)
+
+    def samples(self) -> Iterator[tuple[str, float]]:
+        """Yield each sample's suffix and value."""
+        for value, histogram in self._histograms.items():
+            yield from histogram.samples(render_labels([self._label], [value]))
+
+
+def render_labels(names: Sequence[str], values: Sequence[str]) -> str:
+    """Return labels as they stand between the braces, with what would end a value escaped."""
+    return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,6 +107,18 @@ class Registry:
         counter = Counter()
         self._metrics.append(_Metric(name, "counter", description, lambda: [("", counter.value)]))
         return counter
+
+    def counters(self, name: str, description: str, labels: Sequence[str]) -> Counters:
+        """Add counters by the values of labels; by convention their name ends in `_total`."""
+        counters = Counters(labels)
+        self._metrics.append(_Metric(name, "counter", description, counters.samples))
+        return counters
+
+    def histograms(self, name: str, description: str, label: str, bounds: Sequence[float]) -> Histograms:
+        """Add distributions of durations by the value of a label; by convention their name ends in `_seconds`."""
+        histograms = Histograms(label, bounds)
+        self._metrics.append(_Metric(name, "histogram", description, histograms.samples))
+        return histograms
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a value that is read when asked for."""

@@ -84,6 +84,21 @@ CACHEABLE = frozenset(
 REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 
 LISTEN = "subscriptions/listen"
+# Every request of a client, in all revisions and in the extension for tasks.
+METHODS = frozenset(
+    {
+        *REMOVED,
+        *CACHEABLE,
+        *NAMED_BY,
+        LISTEN,
+        "completion/complete",
+        "tasks/get",
+        "tasks/result",
+        "tasks/list",
+        "tasks/cancel",
+        "tasks/update",
+    }
+)
 _CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
 # `tasks` of 2025-11-25 is another protocol than the extension of that name.
 _SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")

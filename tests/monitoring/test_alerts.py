@@ -110,6 +110,36 @@ CASES: dict[str, list[Case]] = {
         Case({bridge("mcp_bridge_crashes_total"): "0+1x60"}, 30, [OF_BRIDGE]),
         Case({bridge("mcp_bridge_crashes_total"): "0 1x60"}, 30),
     ],
+    "McpCallsFailing": [
+        Case(
+            {
+                bridge("mcp_bridge_calls_total", method="tools/call", tool="a", outcome="ok"): "0+3x60",
+                bridge("mcp_bridge_calls_total", method="tools/call", tool="b", outcome="timeout"): "0+1x60",
+            },
+            40,
+            [{"server": "time"}],
+        ),
+        Case(
+            {
+                bridge("mcp_bridge_calls_total", method="tools/call", tool="a", outcome="ok"): "0+9x60",
+                bridge("mcp_bridge_calls_total", method="tools/call", tool="b", outcome="timeout"): "0+1x60",
+                bridge("mcp_bridge_calls_total", method="tools/call", tool="b", outcome="tool_error"): "0+9x60",
+                bridge("mcp_bridge_calls_total", method="tools/list", tool="", outcome="error"): "0+9x60",
+            },
+            40,
+        ),
+        # Too few to say anything.
+        Case({bridge("mcp_bridge_calls_total", method="tools/call", tool="a", outcome="error"): "0x30 1x30"}, 40),
+    ],
+    "McpCallsDenied": [
+        Case(
+            {bridge("mcp_bridge_denied_total", reason="rule"): "0x40 0+3x60"},
+            60,
+            [{"server": "time", "reason": "rule"}],
+        ),
+        Case({bridge("mcp_bridge_denied_total", reason="rule"): "0+3x1500"}, 1500),
+        Case({bridge("mcp_bridge_denied_total", reason="rule"): "0x40 0+1x60"}, 60),
+    ],
     "McpLoginsRefused": [
         Case({auth("mcp_gateway_events_total", event="login.refused"): "0+3x60"}, 30, [AUTH]),
         Case({auth("mcp_gateway_events_total", event="login.refused"): "0+1x60"}, 30),
