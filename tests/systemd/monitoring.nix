@@ -82,13 +82,11 @@ let
     else
       value;
 
-  # A rule file is checked while the configuration is built, and not rewritten.
-  ruleFiles = lib.optionals (!prometheus.enableAgentMode) (
-    map (file: mkFile (baseNameOf file) (builtins.readFile file)) prometheus.ruleFiles
-  );
+  # Interpolation copies a file or folder to the store.
+  toStore = path: "/nix/store/${baseNameOf path}";
   prometheusFile = mkFile "prometheus.yml" (
     builtins.toJSON {
-      rule_files = map (file: file.path) ruleFiles;
+      rule_files = lib.optionals (!prometheus.enableAgentMode) (map toStore prometheus.ruleFiles);
       scrape_configs = withoutNull prometheus.scrapeConfigs;
     }
   );
@@ -97,9 +95,8 @@ let
   dashboardsFile = mkFile "dashboards.json" (
     builtins.toJSON {
       inherit (dashboards) apiVersion;
-      # A folder, which the rendering copies to the store.
       providers = map (
-        provider: provider // { options.path = "/nix/store/${baseNameOf provider.options.path}"; }
+        provider: provider // { options.path = toStore provider.options.path; }
       ) dashboards.providers;
     }
   );
@@ -189,7 +186,7 @@ in
 
     environment.etc = lib.listToAttrs (
       map (file: lib.nameValuePair file.key { inherit (file) text; }) (
-        lib.optionals prometheus.enable ([ prometheusFile ] ++ ruleFiles)
+        lib.optional prometheus.enable prometheusFile
         ++ lib.optional (grafana.enable && grafana.provision.enable && dashboards != null) dashboardsFile
       )
     );
