@@ -37,30 +37,37 @@ RULES = {
     "default": "deny",
     "rules": {"get_*": {}, "create_*": {"scopes": ["write"]}, "admin_*": {"scopes": ["write", "admin"]}},
 }
-SCOPES = {
+SCOPES: dict[str, Any] = {
     "read": {"description": "Read issues"},
     "write": {"description": "Create and change issues", "required": False},
 }
+# At the stand-in for GitHub, octocat is in the team, and hubot is not.
+TEAM_SCOPES = {**SCOPES, "write": {**SCOPES["write"], "allowed": {"teams": ["acme/platform"]}}}
 SERVER = str(Path(__file__).parents[1] / "stdio_bridge/offering_server.py")
 
 
 @pytest.fixture(scope="module")
 def trackers(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The URLs of a server of each era, whose rules its bridge has from a file."""
+    """The URLs of servers of each era, whose rules their bridges have from a file.
+
+    Of one everyone may be granted the scope to write, of the other one a team only.
+    """
     folder: Path = tmp_path_factory.mktemp("trackers")
     credentials = load_credentials(stack.state_directory / "credentials")
     former = (stack.state_directory / "settings.json").read_text()
     document: dict[str, Any] = json.loads(former)
-    urls = {era: stack.resource(f"tracker-{era}") for era in ("legacy", "modern")}
+    kinds = {"tracker": SCOPES, "team": TEAM_SCOPES}
+    urls = {f"{kind}-{era}": stack.resource(f"{kind}-{era}") for kind in kinds for era in ("legacy", "modern")}
     with contextlib.ExitStack() as bridges:
-        for era, url in urls.items():
-            key, config = folder / f"{era}.key", folder / f"{era}.json"
-            key.write_bytes(credentials.derive_key(f"identity-key:tracker-{era}"))
+        for name, url in urls.items():
+            kind, _, era = name.partition("-")
+            key, config = folder / f"{name}.key", folder / f"{name}.json"
+            key.write_bytes(credentials.derive_key(f"identity-key:{name}"))
             config.write_text(json.dumps({"tools": RULES, "require-identity": str(key)}))
             command = (sys.executable, SERVER, era, json.dumps(OFFERED))
             bridge = bridges.enter_context(Bridge("--config", str(config), command=command))
             backends = [f"http://127.0.0.1:{bridge.port}/mcp"]
-            document["resources"][f"tracker-{era}"] = {"url": url, "backends": backends, "scopes": SCOPES}
+            document["resources"][name] = {"url": url, "backends": backends, "scopes": kinds[kind]}
         load(stack, json.dumps(document))
         for url in urls.values():
             eventually(lambda url=url: requests.post(url, json={}, timeout=20).status_code == 401)  # type: ignore[misc]
@@ -73,7 +80,13 @@ def trackers(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(params=["legacy", "modern"])
 def tracker(request: pytest.FixtureRequest, trackers: dict[str, str]) -> str:
     """The URL of a server of one era."""
-    return trackers[request.param]
+    return trackers[f"tracker-{request.param}"]
+
+
+@pytest.fixture(params=["legacy", "modern"])
+def team_tracker(request: pytest.FixtureRequest, trackers: dict[str, str]) -> str:
+    """The URL of a server of one era that only a team may write to."""
+    return trackers[f"team-{request.param}"]
 
 
 def calls_in(result: CallToolResult) -> list[str]:
@@ -130,6 +143,53 @@ def test_the_python_client_gets_the_scope_by_a_second_consent_and_repeats_the_ca
     assert "Create and change issues" not in first
     assert "Create and change issues" in second
     assert not [page for page in more if "Create and change issues" in page], "it is asked for once"
+
+
+def provider_of(url: str, login: str, storage: MemoryStorage) -> OAuthClientProvider:
+    """Return the SDK's provider for a client whose user logs in by this name."""
+    clicks = Clicks()
+    clicks.browser = Browser(login=login)
+    return provider_for(url, storage, clicks)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_member_of_the_team_gets_the_scope_by_a_second_consent(team_tracker: str, mode: str) -> None:
+    storage = MemoryStorage()
+
+    async def run() -> None:
+        async with (
+            httpx2.AsyncClient(auth=provider_of(team_tracker, "octocat", storage), timeout=20) as http,
+            Client(streamable_http_client(team_tracker, http_client=http), mode=mode) as client,
+        ):
+            assert [tool.name for tool in (await client.list_tools()).tools] == ["get_issue", "create_issue"]
+            assert storage.tokens is not None
+            assert storage.tokens.scope == "read"
+            before = calls_in(await client.call_tool("get_issue", {}))
+            assert calls_in(await client.call_tool("create_issue", {})) == [*before, "create_issue"]
+
+    asyncio.run(run())
+    assert storage.tokens is not None
+    assert set((storage.tokens.scope or "").split()) == {"read", "write"}
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_for_a_user_outside_the_team_the_tool_does_not_exist(team_tracker: str, mode: str) -> None:
+    storage = MemoryStorage()
+
+    async def run() -> None:
+        async with (
+            httpx2.AsyncClient(auth=provider_of(team_tracker, "hubot", storage), timeout=20) as http,
+            Client(streamable_http_client(team_tracker, http_client=http), mode=mode) as client,
+        ):
+            assert [tool.name for tool in (await client.list_tools()).tools] == ["get_issue"]
+            before = calls_in(await client.call_tool("get_issue", {}))
+            with pytest.raises(MCPError, match="Unknown tool: create_issue"):
+                await client.call_tool("create_issue", {})
+            assert calls_in(await client.call_tool("get_issue", {})) == [*before, "get_issue"]
+
+    asyncio.run(run())
+    assert storage.tokens is not None
+    assert storage.tokens.scope == "read"
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
