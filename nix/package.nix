@@ -46,6 +46,7 @@ let
       flask
       h11
       itsdangerous
+      jsonschema-rs
       prometheus-client
       pydantic
       pyjwt

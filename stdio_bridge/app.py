@@ -54,7 +54,7 @@ class Bridge:
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
         self._leases = Leases(self._pool, era_cache, suspended_calls)
-        policy = find_policy(options)
+        policy = find_policy(options, clock=loop.clock)
         observers: list[CallObserver] = [CallMetrics(self._registry)]
         self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)

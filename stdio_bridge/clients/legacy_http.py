@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from stdio_bridge.http.exchange import Request, Response
 from stdio_bridge.http.identity import Identity
@@ -46,10 +46,9 @@ class LegacyEra:
         session = self._find_session(request, identity)
         if body.batch and session.version != _BATCH_VERSION:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
-        refusals = session.access.check(body.messages) if session.access is not None else {}
+        refusals = _admit(session, body)
         # Made before anything is sent, as a server may answer at once.
         answer = None
-        session.lease.check_room(len(body.requests))
         if body.requests:
             answer = Answer(session, response, identity, records=records, batch=body.batch)
         for position, message in enumerate(body.messages):
@@ -128,3 +127,13 @@ class LegacyEra:
         if version is not None and version not in self._versions.legacy:
             offered = ", ".join(self._versions.legacy)
             raise bad_request(jsonrpc.INVALID_REQUEST, f"unsupported MCP-Protocol-Version; supported: {offered}")
+
+
+def _admit(session: Session, body: Body) -> Mapping[int, Message]:
+    """Return the answers to the messages that must not reach the server, by position. Raises HttpError."""
+    access = session.access
+    refusals = access.check(body.messages) if access is not None else {}
+    session.lease.check_room(len(body.requests))
+    if access is not None:
+        access.admit(message for position, message in enumerate(body.messages) if position not in refusals)
+    return refusals

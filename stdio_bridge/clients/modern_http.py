@@ -55,7 +55,9 @@ class ModernEra:
         refusals: Mapping[int, Message] = {}
         if access is not None:
             refusals = access.check([message])
-            message = message if refusals else access.narrowed(message)
+            if not refusals:
+                access.admit([message])
+                message = access.narrowed(message)
         modern_call = ModernCall(
             request,
             response,

@@ -6,7 +6,7 @@ of these parts of MCP that is not known here is refused, as it could name a tool
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -18,6 +18,8 @@ from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LEGACY_RESOURCE_NOT_FOUND, LIST_CHANGES, LISTEN
 from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
+
+from .quotas import Quotas, is_call
 
 # Requests that use one thing, and the parameter that names it.
 _USES = {
@@ -67,12 +69,15 @@ class _Refused(Exception):
 
 
 class Policy:
-    """The rules of one bridge, and those that the calls were held to which began the tasks of its users."""
+    """The rules and quotas of one bridge, and the rules that the calls were held to which began its users' tasks."""
 
-    def __init__(self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None) -> None:
+    def __init__(
+        self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None, quotas: Quotas
+    ) -> None:
         self.tools = tools
         self.prompts = prompts
         self.resources = resources
+        self.quotas = quotas
         self._tasks: dict[str, dict[str, frozenset[Rule]]] = {}
         given = {Primitive.TOOLS: tools, Primitive.PROMPTS: prompts, Primitive.RESOURCES: resources}
         self.rules: Mapping[Primitive, Rules] = {each: rules for each, rules in given.items() if rules is not None}
@@ -98,10 +103,11 @@ class Policy:
         return self._tasks.get(user, {}).get(task_id) if isinstance(task_id, str) else None
 
 
-def find_policy(options: Options) -> Policy | None:
-    """Return the policy, or None where there are no rules and so nothing is to be done."""
-    policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources)
-    return policy if policy.rules else None
+def find_policy(options: Options, *, clock: Callable[[], float]) -> Policy | None:
+    """Return the policy, or None where there are neither rules nor quotas, and so nothing is to be done."""
+    quotas = Quotas(calls_per_minute=options.calls_per_minute, clock=clock)
+    policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources, quotas=quotas)
+    return policy if policy.rules or options.calls_per_minute is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,8 @@ class Access:
                 continue
             try:
                 decision = self._decide(message["method"], jsonrpc.params_of(message))
+                if decision.is_allowed:
+                    self._check_arguments(message)
             except _Refused as refused:
                 refusals[position] = jsonrpc.error(message["id"], refused.code, str(refused), refused.data)
             else:
@@ -139,11 +147,17 @@ class Access:
             raise self._insufficient_scope(needed)
         return refusals
 
+    def admit(self, messages: Iterable[Message]) -> None:
+        """Count the calls among messages that are to reach the server now. Raises HttpError if any is over a quota."""
+        calls = [(message, self._rules_for(message)) for message in messages if is_call(message)]
+        if calls:
+            self.policy.quotas.admit(self.identity.user, calls)
+
     def narrowed(self, message: Message) -> Message:
         """Return a subscription without what does not exist for the user, or is not known to be decided about."""
         params = jsonrpc.params_of(message)
         wanted = params.get("notifications")
-        if message["method"] != LISTEN or not isinstance(wanted, dict):
+        if message["method"] != LISTEN or not self.policy.rules or not isinstance(wanted, dict):
             return message
         kept = {name: value for name, value in wanted.items() if name in LIST_CHANGES}
         if _SUBSCRIPTIONS in wanted:
@@ -164,6 +178,22 @@ class Access:
         if method in _KNOWN or method.strip().lower().partition("/")[0] not in self.policy.namespaces:
             return _ALLOWED
         return self._decide_by_parts(method, params)
+
+    def _rules_for(self, message: Message) -> tuple[Rule, ...]:
+        """Return the rules for what a request that was decided about uses."""
+        primitive, member = _USES.get(message["method"], (None, ""))
+        rules = self.policy.rules.get(primitive) if primitive is not None else None
+        return () if rules is None else rules.find(jsonrpc.params_of(message)[member])
+
+    def _check_arguments(self, message: Message) -> None:
+        """Check the arguments of a use. Raises _Refused."""
+        for rule in self._rules_for(message):
+            if rule.arguments is None:
+                continue
+            arguments = jsonrpc.params_of(message).get("arguments")
+            fault = rule.arguments.find_fault({} if arguments is None else arguments)
+            if fault is not None:
+                raise _Refused(jsonrpc.INVALID_PARAMS, f"Invalid arguments: {fault}")
 
     def _decide_by_parts(self, method: str, params: Message) -> Decision:
         if method == _COMPLETE:
@@ -258,7 +288,10 @@ class Access:
     def answered(self, request: Message, answer: Message) -> Message:
         """Return the answer to a request without what does not exist for the user, and as this user's alone."""
         result, method = answer.get("result"), request["method"]
-        if not isinstance(result, dict) or _ANSWERED.get(method) not in self.policy.rules:
+        if not isinstance(result, dict):
+            return answer
+        self.policy.quotas.answered(self.identity.user, request, result)
+        if _ANSWERED.get(method) not in self.policy.rules:
             return answer
         if method == "tools/call" and self.policy.tools is not None:
             rules = self.policy.tools.find(jsonrpc.params_of(request)["name"])

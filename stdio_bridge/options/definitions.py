@@ -16,7 +16,7 @@ from stdio_bridge.protocol.policy import ResourceRules, Rules
 
 from . import kinds
 from .kinds import DescriptorName, Kind
-from .rules import RESOURCE_RULES, RULES
+from .rules import PROMPT_RULES, RESOURCE_RULES, TOOL_RULES
 
 SERVING = "serving"
 ACCESS = "access (--require-identity or --no-identity is required)"
@@ -145,15 +145,16 @@ class Options:
         Rules | None,
         Definition(
             "tools",
-            RULES,
+            TOOL_RULES,
             None,
             "who may use which tool: a default for all, and rules by exact name or by a pattern, in which * matches "
-            "any characters; a rule lists the scopes that a user needs, or denies",
+            "any characters; a rule lists the scopes that a user needs, or denies, and may have a quota and a JSON "
+            "Schema for arguments",
         ),
     ] = None
     prompts: Annotated[
         Rules | None,
-        Definition("prompts", RULES, None, "who may use which prompt, as tools says it"),
+        Definition("prompts", PROMPT_RULES, None, "who may use which prompt, as tools says it"),
     ] = None
     resources: Annotated[
         ResourceRules | None,
@@ -322,6 +323,16 @@ class Options:
         int,
         Definition("max-calls", kinds.COUNT, LIMITS, "unanswered calls of one process; more get 503 with Retry-After"),
     ] = 10_000
+    calls_per_minute: Annotated[
+        int | None,
+        Definition(
+            "calls-per-minute",
+            kinds.COUNT,
+            LIMITS,
+            "how many calls of tools, prompts and resources each verified user may make within any minute; more get "
+            "429 with Retry-After (default: no limit)",
+        ),
+    ] = None
     max_connections: Annotated[
         int, Definition("max-connections", kinds.COUNT, LIMITS, "open connections; more have to wait")
     ] = 4096

@@ -1,4 +1,4 @@
-"""Who may use which tool, prompt and resource: rules, and what they decide. No I/O.
+"""Who may use which tool, prompt and resource, and how: rules, and what they decide. No I/O.
 
 The exact name's rule decides; without one the rule of the pattern that matches and has the longest text before its
 first `*`, which stands for any characters; without one the default. Names are compared code point by code point.
@@ -10,6 +10,8 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from .argument_schemas import ArgumentSchema
+from .quotas import Quota
 from .resource_uris import AmbiguousUriError, normalize_pattern, normalize_uri
 
 
@@ -23,10 +25,15 @@ class Primitive(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What one use needs: all of these scopes; `deny` means that no user may use it."""
+    """What one use needs: all of these scopes, and arguments that keep to a schema; `deny` means that no user may.
+
+    `quota` counts the uses of all that this rule decides about.
+    """
 
     scopes: frozenset[str] = frozenset()
     deny: bool = False
+    quota: Quota | None = None
+    arguments: ArgumentSchema | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

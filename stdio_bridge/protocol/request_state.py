@@ -41,7 +41,7 @@ class RequestStates:
     def sign(self, claim: Claim) -> str:
         """Make the state for a claim."""
         return str(
-            self._serializer.dumps([claim.call, claim.expires, _binding(claim.user, claim.resource, claim.request)])
+            self._serializer.dumps([claim.call, claim.expires, binding_of(claim.user, claim.resource, claim.request)])
         )
 
     def verify(self, unverified_state: object, *, user: str, resource: str | None, request: Message, now: float) -> str:
@@ -56,7 +56,7 @@ class RequestStates:
         # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
         if self._serializer.dumps(payload) != unverified_state:
             raise refused("this server has not issued this requestState")
-        if not isinstance(call, str) or binding != _binding(user, resource, request):
+        if not isinstance(call, str) or binding != binding_of(user, resource, request):
             raise refused("requestState belongs to another request")
         if not isinstance(expires, int | float) or expires <= now:
             raise refused("requestState has expired: send the request again without it")
@@ -68,7 +68,8 @@ def refused(text: str) -> HttpError:
     return bad_request(jsonrpc.INVALID_PARAMS, text)
 
 
-def _binding(user: str, resource: str | None, request: Message) -> str:
+def binding_of(user: str, resource: str | None, request: Message) -> str:
+    """Return a digest of a user's request without what differs between it and its retry."""
     params = {name: value for name, value in jsonrpc.params_of(request).items() if name not in _PER_ATTEMPT}
     bound = [user, resource, request["method"], params]
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()

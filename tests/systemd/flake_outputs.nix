@@ -127,6 +127,7 @@ let
       "itsdangerous"
       "joserfc"
       "jsonschema"
+      "jsonschema-rs"
       "prometheus-client"
       "psutil"
       "pydantic"

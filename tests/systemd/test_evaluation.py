@@ -17,6 +17,7 @@ from auth_service.protocol.addresses import is_public
 from auth_service.settings import Settings
 from stdio_bridge.options import Isolation, Options, parse_options
 from stdio_bridge.protocol.policy import Rule
+from stdio_bridge.protocol.quotas import Quota
 from tests.systemd import evaluation
 from tests.systemd.deployment import Configuration, load, load_machines
 from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
@@ -194,13 +195,37 @@ def test_a_bridge_is_told_who_may_use_what_where_that_is_not_everyone(tmp_path: 
     assert options.resources is not None
     assert options.tools.find("read_file") == (Rule(),)
     assert options.tools.find("read_multiple_files") == (Rule(deny=True),)
-    assert options.tools.find("write_file") == (Rule(scopes=frozenset({"notes:write"})),)
+    (write_file,) = options.tools.find("write_file")
+    assert write_file.scopes == {"notes:write"}
     assert options.tools.find("move_file") == (Rule(deny=True),)
-    assert options.prompts.find("summary") == (Rule(scopes=frozenset({"notes:read"})),)
+    (summary,) = options.prompts.find("summary")
+    assert summary.scopes == {"notes:read"}
     assert set(options.resources.find("file:///srv/documents/private/a")) == {Rule(deny=True)}
     assert set(options.resources.find("file:///srv/documents/a")) == {Rule()}
     others = json.loads(configuration.files["mcp-oauth-gateway/bridge-local.json"])
     assert others.keys().isdisjoint({"tools", "prompts", "resources"})
+
+
+def test_a_bridge_is_told_of_quotas_and_schemas(tmp_path: Path) -> None:
+    configuration = load(evaluated("github"))
+    options = options_of(configuration, "mcp-bridge-notes.service", tmp_path)
+    assert options.calls_per_minute == 120
+    assert options.tools is not None
+    assert options.prompts is not None
+    assert options.resources is not None
+    (write_file,), (read_file,) = options.tools.find("write_file"), options.tools.find("read_file")
+    assert write_file.quota == Quota(name="tools that match write_*", calls_per_minute=10)
+    assert (read_file.quota, read_file.arguments) == (None, None)
+    assert write_file.arguments is not None
+    assert write_file.arguments.find_fault({"path": "/srv/documents/a"}) is None
+    assert write_file.arguments.find_fault({"path": "/etc/a"}) is not None
+    (summary,) = options.prompts.find("summary")
+    assert summary.quota == Quota(name="prompt summary", calls_per_minute=5)
+    assert summary.arguments is not None
+    assert summary.arguments.find_fault({"a": "1", "b": "2"}) is not None
+    quotas = {rule.quota for rule in options.resources.find("file:///srv/documents/large/a")}
+    assert quotas == {Quota(name="resources that match file:///srv/documents/large/*", calls_per_minute=1)}
+    assert options_of(configuration, "mcp-bridge-local.service", tmp_path).calls_per_minute is None
 
 
 @pytest.mark.parametrize(

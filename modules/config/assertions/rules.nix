@@ -1,4 +1,4 @@
-# Mistakes in the rules of `servers`.
+# Mistakes in the rules and quotas of `servers`.
 {
   config,
   gatewayLib,
@@ -49,6 +49,10 @@ let
           assertion = rule.deny -> rule.scopes == [ ];
           message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\": `deny` leaves nothing for `scopes` to allow.";
         }
+        ++ lib.singleton {
+          assertion = rule.deny -> rule.callsPerMinute == null && rule.arguments or null == null;
+          message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\": `deny` leaves no call for `callsPerMinute` and `arguments`.";
+        }
         ++ map (scope: {
           assertion = false;
           message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\".scopes: the server has no scope \"${scope}\".";
@@ -61,7 +65,11 @@ in
     assertions = lib.concatLists (
       lib.mapAttrsToList (
         name: server:
-        lib.concatMap (perKind name server) [
+        lib.singleton {
+          assertion = server.url != null -> server.limits.callsPerMinute == null;
+          message = "${option}.servers.${name}.limits.callsPerMinute: a quota needs a bridge, and a server with a `url` has none.";
+        }
+        ++ lib.concatMap (perKind name server) [
           "tools"
           "prompts"
           "resources"

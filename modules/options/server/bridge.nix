@@ -157,6 +157,15 @@ in
       sharedSessions = count 1000 5000 "Sessions that share a process (`per-user` and `shared`).";
       sharedSessionsPerUser = count 100 20 "Sessions of one user that share a process.";
       calls = count 10000 1000 "Unanswered calls of one process.";
+      callsPerMinute = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 120;
+        description = ''
+          How many calls of tools, prompts and resources each user may make within any minute. A call that is one too many
+          is answered with 429 and `Retry-After`. Each of the `replicas` counts for itself. No limit where null.
+        '';
+      };
       connections = count 4096 1024 "Open connections.";
 
       memory = memory "2G" "512M" "Memory of one process of the server, with its children and its temporary files";
@@ -214,6 +223,7 @@ in
     max-shared-sessions = config.limits.sharedSessions;
     max-shared-sessions-per-user = config.limits.sharedSessionsPerUser;
     max-calls = config.limits.calls;
+    calls-per-minute = config.limits.callsPerMinute;
     max-connections = config.limits.connections;
   };
 }

@@ -1,13 +1,21 @@
-# Who may use which tool, prompt and resource of one server, and how its bridge is told.
-{ config, lib, ... }:
+# Who may use which tool, prompt and resource of one server, how often and with which arguments, and how its bridge is
+# told.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   inherit (lib) mkOption types;
+  json = (pkgs.formats.json { }).type;
 
   rules =
     {
       what,
       named,
       example,
+      withArguments ? true,
     }:
     {
       default = mkOption {
@@ -37,6 +45,30 @@ let
                 example = true;
                 description = "Whether nobody may use it.";
               };
+
+              callsPerMinute = mkOption {
+                type = types.nullOr types.ints.positive;
+                default = null;
+                example = 10;
+                description = ''
+                  How many calls each user may make within any minute of all ${what}s together that this rule decides about. A
+                  call that is one too many is answered with 429 and `Retry-After`. No limit where null.
+                '';
+              };
+            }
+            // lib.optionalAttrs withArguments {
+              arguments = mkOption {
+                type = types.nullOr (types.attrsOf json);
+                default = null;
+                example = {
+                  properties.path.pattern = "^/srv/";
+                  required = [ "path" ];
+                };
+                description = ''
+                  A JSON Schema that the arguments of a call must keep to, of draft 2020-12 unless its `$schema` names an older
+                  one. Other calls do not reach the server. Anything goes where null.
+                '';
+              };
             };
           }
         );
@@ -50,8 +82,23 @@ let
       };
     };
 
-  # Left out where everything is allowed, so that the bridge does nothing.
-  unlessOpen = rules: if rules.default == "allow" && rules.rules == { } then null else rules;
+  # As the bridge's file has them. Left out where everything is allowed, so that the bridge does nothing.
+  toFile =
+    { default, rules }:
+    if default == "allow" && rules == { } then
+      null
+    else
+      {
+        inherit default;
+        rules = lib.mapAttrs (
+          _: rule:
+          lib.filterAttrs (_: value: value != null) {
+            inherit (rule) scopes deny;
+            calls-per-minute = rule.callsPerMinute;
+            arguments = rule.arguments or null;
+          }
+        ) rules;
+      };
 in
 {
   options = {
@@ -60,7 +107,10 @@ in
       named = "name of a tool";
       example = {
         "get_*" = { };
-        "create_*".scopes = [ "write" ];
+        "create_*" = {
+          scopes = [ "write" ];
+          callsPerMinute = 10;
+        };
         create_admin.deny = true;
       };
     };
@@ -74,13 +124,14 @@ in
     resources = rules {
       what = "resource";
       named = "URI of a resource";
+      withArguments = false;
       example."file:///srv/private/*".deny = true;
     };
   };
 
   config.settings = lib.mapAttrs (_: lib.mkDefault) {
-    tools = unlessOpen config.tools;
-    prompts = unlessOpen config.prompts;
-    resources = unlessOpen config.resources;
+    tools = toFile config.tools;
+    prompts = toFile config.prompts;
+    resources = toFile config.resources;
   };
 }

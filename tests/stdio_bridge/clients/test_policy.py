@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stdio_bridge.clients.policy import Policy
+from stdio_bridge.clients.quotas import Quotas
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.protocol.policy import Rule, Rules
 from tests.stdio_bridge.modern_client import Answer
@@ -41,6 +42,7 @@ RULES = {
     "prompts": {"rules": {"drop": {"deny": True}}},
     "resources": {"rules": {"memo://secret/*": {"deny": True}, "memo://team/*": {"scopes": ["team"]}}},
 }
+NO_QUOTAS = Quotas(calls_per_minute=None, clock=lambda: 0.0)
 METADATA = "https://mcp.example.com/.well-known/oauth-protected-resource/notes/mcp"
 
 
@@ -515,7 +517,7 @@ def test_a_task_needs_what_its_tool_needs(bridge: Bridge, task_client: Client, m
 
 def test_a_task_id_that_several_tools_share_needs_what_all_of_them_need() -> None:
     rules = {"look": Rule(), "create": Rule(scopes=frozenset({"write"}))}
-    policy = Policy(tools=Rules(default=Rule(deny=True), rules=rules), prompts=None, resources=None)
+    policy = Policy(tools=Rules(default=Rule(deny=True), rules=rules), prompts=None, resources=None, quotas=NO_QUOTAS)
 
     def tell(tool: str) -> None:
         request = rpc("tools/call", {"name": tool})
@@ -533,7 +535,7 @@ def test_a_task_id_that_several_tools_share_needs_what_all_of_them_need() -> Non
 
 
 def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> None:
-    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None)
+    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
     for user, number in [("other", -1), *(("u", number) for number in range(1001))]:
         policy.learn_task(user, {"task": {"taskId": str(number)}}, [Rule()])
     assert policy.find_task("u", "0") is None

@@ -24,6 +24,7 @@ SAMPLES: dict[str, tuple[Any, list[str]]] = {
     "allow-origin": (["https://a.example"], ["--allow-origin", "https://a.example"]),
     "call-timeout": (12.5, ["--call-timeout", "12.5"]),
     "call-timeout-total": (60, ["--call-timeout-total", "60"]),
+    "calls-per-minute": (14, ["--calls-per-minute", "14"]),
     "cwd": ("/tmp", ["--cwd", "/tmp"]),
     "drain-timeout": (1, ["--drain-timeout", "1"]),
     "env": ({"A": "1", "B": "="}, ["--env", "A=1", "--env", "B=="]),

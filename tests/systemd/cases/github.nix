@@ -125,14 +125,25 @@
           default = "deny";
           rules = {
             "read_*" = { };
-            "write_*".scopes = [ "notes:write" ];
+            "write_*" = {
+              scopes = [ "notes:write" ];
+              callsPerMinute = 10;
+              arguments = {
+                required = [ "path" ];
+                properties.path.pattern = "^/srv/documents/";
+              };
+            };
             read_multiple_files.deny = true;
           };
         };
         prompts = {
           default = "deny";
           rules = {
-            summary.scopes = [ "notes:read" ];
+            summary = {
+              scopes = [ "notes:read" ];
+              callsPerMinute = 5;
+              arguments.maxProperties = 1;
+            };
             "internal-*".deny = true;
           };
         };
@@ -140,6 +151,7 @@
           default = "allow";
           rules = {
             "file:///srv/documents/private/*".deny = true;
+            "file:///srv/documents/large/*".callsPerMinute = 1;
             "file:///srv/documents/drafts/*".scopes = [
               "notes:read"
               "notes:write"
@@ -178,6 +190,7 @@
           sharedSessions = 500;
           sharedSessionsPerUser = 50;
           calls = 1000;
+          callsPerMinute = 120;
           connections = 512;
           memory = "512M";
           tasks = 64;

@@ -197,6 +197,24 @@ in
       deny = true;
     };
   };
+  denied-with-a-quota = servers {
+    time.tools.rules = {
+      drop = {
+        callsPerMinute = 5;
+        deny = true;
+      };
+      wipe = {
+        arguments.maxProperties = 0;
+        deny = true;
+      };
+    };
+  };
+  quota-without-a-bridge = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      limits.callsPerMinute = 60;
+    };
+  };
   no-certificate = gateway { acme.email = null; };
   two-certificates = gateway {
     certificate = {

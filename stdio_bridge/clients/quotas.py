@@ -1,0 +1,109 @@
+"""Quotas of calls: which messages they count, and the answer to a call that is over one.
+
+A call is a request that uses a tool, a prompt or a resource. All that comes with it is part of it: its task, its
+cancellation, and its repetition with the input that the server has asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.errors import HttpError, bad_request, unavailable
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.policy import Rule
+from stdio_bridge.protocol.quotas import CallRates, Excess, Quota
+from stdio_bridge.protocol.request_state import binding_of
+
+_CALLS = frozenset({"tools/call", "prompts/get", "resources/read"})
+# What only a repetition has (2026-07-28, "Multi Round-Trip Requests").
+_OF_REPETITION = frozenset({"inputResponses", "requestState"})
+_MAX_REPETITIONS = 10_000
+
+
+def is_call(message: Message) -> bool:
+    """Whether quotas count this. Careless servers take other spellings of a method for the method."""
+    method = message.get("method")
+    return "id" in message and isinstance(method, str) and method.strip().lower() in _CALLS
+
+
+class Quotas:
+    """The quotas of one bridge, and what its users have used of them."""
+
+    def __init__(self, *, calls_per_minute: int | None, clock: Callable[[], float]) -> None:
+        self._of_server = (
+            () if calls_per_minute is None else (Quota(name="this server", calls_per_minute=calls_per_minute),)
+        )
+        self._clock = clock
+        self.rates = CallRates()
+        # How often a call may be repeated, as the server has answered it with questions; the oldest first. With other
+        # arguments, or another state than the answer had, it is another call.
+        self._repetitions: collections.OrderedDict[str, int] = collections.OrderedDict()
+
+    def admit(self, user: str, calls: Sequence[tuple[Message, Iterable[Rule]]]) -> None:
+        """Count calls, each with the rules for what it uses. Raises HttpError on any over a quota: none is counted."""
+        wanted: dict[Quota, int] = {}
+        repeated: list[str] = []
+        for message, rules in calls:
+            quotas = {*self._of_server, *(rule.quota for rule in rules if rule.quota is not None)}
+            if not quotas:
+                continue
+            if self._is_repetition(user, message, repeated):
+                continue
+            for quota in quotas:
+                wanted[quota] = wanted.get(quota, 0) + 1
+        if wanted:
+            now = self._clock()
+            if seconds := self.rates.seconds_until_room(user, now):
+                raise unavailable("too many users have made calls", retry_seconds=math.ceil(seconds))
+            excess = self.rates.find_excess(user, wanted, now)
+            if excess is not None:
+                raise _over(excess)
+            self.rates.count(user, wanted, now)
+        for key in repeated:
+            self._repetitions[key] -= 1
+            if not self._repetitions[key]:
+                del self._repetitions[key]
+
+    def _is_repetition(self, user: str, message: Message, repeated: list[str]) -> bool:
+        """Whether the server's answer lets the user repeat this call. Adds its key to those that do."""
+        if not _OF_REPETITION & jsonrpc.params_of(message).keys():
+            return False
+        key = _key(user, message, jsonrpc.params_of(message).get("requestState"))
+        if self._repetitions.get(key, 0) <= repeated.count(key):
+            return False
+        repeated.append(key)
+        return True
+
+    def answered(self, user: str, request: Message, result: Message) -> None:
+        """Expect a call again that the server has answered with questions."""
+        if result.get("resultType") != "input_required" or not is_call(request):
+            return
+        key = _key(user, request, result.get("requestState"))
+        self._repetitions[key] = self._repetitions.get(key, 0) + 1
+        self._repetitions.move_to_end(key)
+        if len(self._repetitions) > _MAX_REPETITIONS:
+            self._repetitions.popitem(last=False)
+
+
+def _key(user: str, request: Message, state: object) -> str:
+    """Return what a repetition must have in common with the call and its answer."""
+    digest = hashlib.sha256(binding_of(user, None, request).encode())
+    digest.update(jsonrpc.encode(state))
+    return digest.hexdigest()
+
+
+def _over(excess: Excess) -> HttpError:
+    limit = f"the limit of calls to {excess.quota.name} is {excess.quota.calls_per_minute} per minute and user"
+    if excess.seconds is None:
+        return bad_request(jsonrpc.INVALID_REQUEST, f"the batch is too large: {limit}")
+    seconds = math.ceil(excess.seconds)
+    return HttpError(
+        "429 Too Many Requests",
+        jsonrpc.SERVER_ERROR,
+        f"over quota: {limit}; try again in {seconds} s",
+        headers=(("Retry-After", str(seconds)),),
+    )
