@@ -76,11 +76,18 @@ class Revocation:
         return _unless_refused(self.revoke_grants(sids, by=by, reason="the client was deleted"), refusals)
 
     def revoke_access(
-        self, sub: str, *, by: str, client_id: str | None = None, resource_url: str | None = None
+        self,
+        sub: str,
+        *,
+        by: str,
+        client_id: str | None = None,
+        resource_url: str | None = None,
+        redirect: str | None = None,
     ) -> list[Grant]:
         """End the grants of a user, of one client or all, at one resource or all; return those that were live.
 
-        The user's remembered consents for them end too. Raises PartlyRefused if Redis keeps these because it takes no
+        With `redirect`, only those of that application of the client end (`Grant.redirect`). The user's remembered
+        consents for the client at the resource end too. Raises PartlyRefused if Redis keeps these because it takes no
         writes.
         """
         refusals: list[WritesRefused] = []
@@ -90,7 +97,7 @@ class Revocation:
         sids = [
             found.grant.sid
             for found in self._store.grants.find_of_user(sub, client_id=client_id)
-            if resource_url in {None, found.grant.resource}
+            if resource_url in {None, found.grant.resource} and redirect in {None, found.grant.redirect}
         ]
         return _unless_refused(self.revoke_grants(sids, by=by, reason="the user's access was ended"), refusals)
 

@@ -13,7 +13,7 @@ from auth_service.settings import Settings
 from local import github
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, RESOURCE, AuditLog, OAuthTestClient
+from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient
 
 FETCH = "https://fetch.example.com/mcp"
 
@@ -40,13 +40,29 @@ def sign_in(oauth: OAuthTestClient, login: str = "octocat") -> TestResponse:
     return open_account(oauth)
 
 
+def card_of(page: TestResponse, name: str) -> str:
+    """Return the page's card of the program of this name."""
+    return next(card for card in re.findall(r"<li>.*?</li>", page.text, re.DOTALL) if f'"name">{name}</bdi>' in card)
+
+
+def access_of(page: TestResponse, name: str) -> str:
+    """Return what the form of this program's card names."""
+    return Form(card_of(page, name)).fields["access"]
+
+
 def grant(
-    oauth: OAuthTestClient, *, name: str = "Inspector", resource: str = RESOURCE, login: str = "octocat"
+    oauth: OAuthTestClient,
+    *,
+    name: str = "Inspector",
+    resource: str = RESOURCE,
+    login: str = "octocat",
+    redirect_uri: str = REDIRECT,
 ) -> dict[str, str]:
     """Log in with a client in a browser of its own; return its token response and id."""
     browser, oauth.browser = oauth.browser, oauth.new_browser()
-    client_id = oauth.register(client_name=name)["client_id"]
-    tokens = oauth.redeem(client_id, oauth.obtain_code(client_id, resource=resource, login=login)).get_json()
+    client_id = oauth.register(client_name=name, redirect_uris=[redirect_uri])["client_id"]
+    code = oauth.obtain_code(client_id, resource=resource, login=login, redirect_uri=redirect_uri)
+    tokens = oauth.redeem(client_id, code, redirect_uri=redirect_uri).get_json()
     oauth.browser = browser
     return {**tokens, "client_id": client_id}
 
@@ -92,7 +108,7 @@ def test_a_login_for_a_client_is_a_sign_in_to_the_account_page(oauth: OAuthTestC
 def test_ending_one_access_ends_its_tokens_and_no_others(oauth: OAuthTestClient) -> None:
     ended, kept = grant(oauth, name="Ended"), grant(oauth, name="Kept", resource=FETCH)
     page = sign_in(oauth)
-    response = submit(oauth, page, action="end", client_id=ended["client_id"], resource=RESOURCE)
+    response = submit(oauth, page, action="end", access=access_of(page, "Ended"))
     assert response.location == f"{ISSUER}/account?notice=ended"
     assert not is_alive(oauth, ended)
     assert is_alive(oauth, kept)
@@ -107,13 +123,64 @@ def test_ending_all_access_ends_that_of_this_user_only(oauth: OAuthTestClient) -
     assert is_alive(oauth, theirs)
 
 
+def test_a_program_that_registers_for_each_login_is_one_card_and_ends_as_one(oauth: OAuthTestClient) -> None:
+    first, second = grant(oauth, name="Mcporter"), grant(oauth, name="Mcporter")
+    kept = grant(oauth, name="Mcporter", resource=FETCH)
+    page = sign_in(oauth)
+    assert page.text.count("<li>") == 2
+    card = next(card for card in re.findall(r"<li>.*?</li>", page.text, re.DOTALL) if RESOURCE in card)
+    assert "End all 2 logins" in card
+    submit(oauth, page, action="end", access=Form(card).fields["access"])
+    assert not is_alive(oauth, first)
+    assert not is_alive(oauth, second)
+    assert is_alive(oauth, kept)
+
+
+def test_a_program_of_the_same_name_elsewhere_is_a_card_of_its_own(oauth: OAuthTestClient) -> None:
+    own = grant(oauth, name="Claude")
+    foreign = grant(oauth, name="Claude", redirect_uri="https://evil.example/callback")
+    page = sign_in(oauth)
+    cards = re.findall(r"<li>.*?</li>", page.text, re.DOTALL)
+    (foreign_card,) = (card for card in cards if "evil.example" in card)
+    (own_card,) = (card for card in cards if "A program on this computer" in card)
+    submit(oauth, page, action="end", access=Form(foreign_card).fields["access"])
+    assert not is_alive(oauth, foreign)
+    assert is_alive(oauth, own)
+    assert Form(own_card).fields["access"] != Form(foreign_card).fields["access"]
+
+
+def test_one_client_with_two_recipients_is_two_cards_that_end_separately(oauth: OAuthTestClient) -> None:
+    website = "https://claude.ai/api/mcp/auth_callback"
+    client_id = oauth.register(redirect_uris=[REDIRECT, website])["client_id"]
+    logins = {}
+    for uri in (REDIRECT, website):
+        code = oauth.obtain_code(client_id, redirect_uri=uri)
+        logins[uri] = {**oauth.redeem(client_id, code, redirect_uri=uri).get_json(), "client_id": client_id}
+    page = open_account(oauth)
+    card = next(card for card in re.findall(r"<li>.*?</li>", page.text, re.DOTALL) if "claude.ai" in card)
+    submit(oauth, page, action="end", access=Form(card).fields["access"])
+    assert not is_alive(oauth, logins[website])
+    assert is_alive(oauth, logins[REDIRECT])
+
+
+def test_a_card_says_when_and_where_access_goes(oauth: OAuthTestClient) -> None:
+    grant(oauth, name="Timed")
+    card = card_of(sign_in(oauth), "Timed")
+    assert re.search(r'<time datetime="[0-9-]+T[0-9:]+Z">\d+ \w+ \d{4}, \d\d:\d\d UTC</time>', card)
+    assert "Access goes to" in card
+    assert "A program on this computer" in card
+
+
 def test_users_can_not_end_the_access_of_others(oauth: OAuthTestClient) -> None:
     theirs = grant(oauth, login="hubot")
-    submit(oauth, sign_in(oauth), action="end", client_id=theirs["client_id"], resource=RESOURCE)
+    browser, oauth.browser = oauth.browser, oauth.new_browser()
+    access = access_of(sign_in(oauth, "hubot"), "Inspector")
+    oauth.browser = browser
+    submit(oauth, sign_in(oauth), action="end", access=access)
     assert is_alive(oauth, theirs)
 
 
-@pytest.mark.parametrize("form", [{}, {"action": "end"}, {"action": "end", "client_id": "x"}, {"action": "nonsense"}])
+@pytest.mark.parametrize("form", [{}, {"action": "end"}, {"access": "x"}, {"action": "nonsense"}])
 def test_an_incomplete_form_changes_nothing(oauth: OAuthTestClient, form: dict[str, str]) -> None:
     mine = grant(oauth)
     page = sign_in(oauth)
@@ -250,7 +317,7 @@ def test_another_account_can_be_chosen_after_signing_out(oauth: OAuthTestClient)
 def test_signing_in_and_out_and_ending_access_is_written_down(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
     ended = grant(oauth)
     page = sign_in(oauth)
-    submit(oauth, page, action="end", client_id=ended["client_id"], resource=RESOURCE)
+    submit(oauth, page, action="end", access=access_of(page, "Inspector"))
     submit(oauth, open_account(oauth), action="sign-out")
     who = {"user": "github:583231", "name": "octocat"}
     for event in (Event.SESSION_STARTED, Event.SESSION_ENDED):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,10 +12,11 @@ from flask import Response, make_response, redirect, request
 
 from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
-from auth_service.protocol import client_documents
+from auth_service.protocol import client_documents, redirect_uris
 from auth_service.protocol.display import DisplayName, display_name, display_text
 from auth_service.protocol.errors import LoginError, PageError, ProviderRefusal, ServiceUnavailable
-from auth_service.storage.grants import StoredGrant
+from auth_service.protocol.redirect_uris import Target
+from auth_service.storage.grants import Grant, StoredGrant
 from auth_service.storage.sessions import Session
 
 from . import Endpoints, form_parameters, record, upstream
@@ -37,11 +41,19 @@ _NOTICES = frozenset({"ended", "all-ended", "signed-out"})
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """The access of one application to one server, from all its logins together."""
+    """The access of one program to one server, from all its logins together.
 
-    client_id: str
+    A program that registers anew for each login is a new client each time. To a user it is one program: the same name,
+    publisher and recipient of the answers.
+    """
+
+    id: str
+    """Names this access in the page's form; the same at each look, as long as there is one login."""
+    grants: tuple[StoredGrant, ...]
     client: DisplayName
     client_host: str | None
+    target: Target | None
+    """The recipient of the answers; None for a token that the operator has issued."""
     resource_url: str
     server: DisplayName
     scopes: tuple[str, ...]
@@ -123,8 +135,11 @@ def _again(parts: Parts) -> tuple[tuple[str, str], ...]:
 def _change(parts: Parts, session: Session, form: dict[str, str]) -> Response:
     revocation = parts.revocation
     match form.get("action"):
-        case "end" if "client_id" in form and "resource" in form:
-            revocation.revoke_access(session.sub, by="user", client_id=form["client_id"], resource_url=form["resource"])
+        case "end" if "access" in form:
+            for client_id, resource_url, redirect_uri in _parts_of_access(parts, session, form["access"]):
+                revocation.revoke_access(
+                    session.sub, by="user", client_id=client_id, resource_url=resource_url, redirect=redirect_uri
+                )
             return _back(parts, "ended")
         case "end-all":
             revocation.revoke_access(session.sub, by="user")
@@ -165,22 +180,41 @@ def _render(parts: Parts, notice: str) -> Response:
 
 
 def _accesses(parts: Parts, session: Session) -> tuple[Access, ...]:
-    settings = parts.settings
-    titles = {each.url: each.title or name for name, each in settings.resources.items()}
-    held: dict[tuple[str, str], list[StoredGrant]] = {}
+    held: dict[str, list[StoredGrant]] = {}
     for live in parts.store.grants.find_of_user(session.sub):
-        held.setdefault((live.grant.client_id, live.grant.resource), []).append(live)
-    accesses = [_merge(grants, title=titles.get(resource, resource)) for (_, resource), grants in held.items()]
+        held.setdefault(_access_id(live.grant), []).append(live)
+    accesses = [_merge(parts, access_id, grants) for access_id, grants in held.items()]
     return tuple(sorted(accesses, key=lambda access: access.since, reverse=True))
 
 
-def _merge(held: list[StoredGrant], *, title: str) -> Access:
+def _access_id(grant: Grant) -> str:
+    published = grant.client_id if client_documents.is_document_url(grant.client_id) else None
+    members = [published, grant.client_name, grant.redirect, grant.resource]
+    return hashlib.sha256(json.dumps(members).encode()).hexdigest()
+
+
+def _parts_of_access(parts: Parts, session: Session, access_id: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the client, the resource and the redirect URI of each login of an access that the user has now."""
+    for access in _accesses(parts, session):
+        if access.id == access_id:
+            grants = [live.grant for live in access.grants]
+            yield from dict.fromkeys((grant.client_id, grant.resource, grant.redirect) for grant in grants)
+
+
+def _merge(parts: Parts, access_id: str, held: list[StoredGrant]) -> Access:
+    settings = parts.settings
     newest = max((live.grant for live in held), key=lambda grant: grant.created_at)
+    name = settings.find_resource_name(newest.resource)
+    title = newest.resource if name is None else settings.resources[name].title or name
     uses = [live.last_used for live in held if live.last_used is not None]
     return Access(
-        client_id=newest.client_id,
+        id=access_id,
+        grants=tuple(held),
         client=display_name(newest.client_name),
         client_host=client_documents.host_of(newest.client_id),
+        target=redirect_uris.describe_target(newest.redirect, settings.clients.redirect_schemes)
+        if newest.redirect
+        else None,
         resource_url=newest.resource,
         server=display_name(title),
         scopes=tuple(dict.fromkeys(scope for live in held for scope in live.grant.scope.split())),
