@@ -12,8 +12,8 @@ from typing import Any
 
 from auth_service.oauth.document_probe import find_problems, targets_of
 from auth_service.oauth.safe_fetch import make_fetcher
+from auth_service.protocol.client_programs import describe_clients
 from auth_service.settings import ClientDocuments
-from local.clients import describe_clients
 from local.options import UsageError, parse_options
 from local.processes import Console, Part, Processes
 from local.stack import Stack, prepare

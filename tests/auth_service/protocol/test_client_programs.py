@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from local.clients import CLIENT_PROGRAMS, ClientProgram, describe_clients
+from auth_service.protocol.client_programs import CLIENT_PROGRAMS, ClientProgram, describe_clients
 
-PAGE = Path(__file__).parents[2] / "docs/clients.md"
+PAGE = Path(__file__).parents[3] / "docs/clients.md"
 URL = "https://time.mcp.example.com/mcp"
 
 
