@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from auth_service.backends.revocation_notices import RevocationNotices
+from auth_service.backends.server_states import ServerStates
 from auth_service.idp import IdentityProvider
 from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.github import GitHubProvider
@@ -107,6 +108,11 @@ class Parts:
     def notices(self) -> RevocationNotices:
         """The revocation notices to bridges, which must be closed at the end."""
         return RevocationNotices(self.settings, self.credentials)
+
+    @cached_property
+    def server_states(self) -> ServerStates:
+        """Whether the servers answer."""
+        return ServerStates(self.settings.resources)
 
     @cached_property
     def revocation(self) -> Revocation:

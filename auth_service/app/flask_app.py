@@ -9,7 +9,7 @@ from flask import Flask
 from auth_service.protocol.parameters import MAX_BODY_BYTES
 
 from .composition import Parts
-from .views import account, authorize, callback, discovery, errors, hosts, refusals, registration, token
+from .views import account, authorize, callback, discovery, errors, home, hosts, refusals, registration, token
 from .views.pages import ExactResponse
 
 
@@ -23,6 +23,9 @@ def create_app(parts: Parts) -> Flask:
     path = urlsplit(parts.settings.issuer).path
     app.register_blueprint(discovery.make_blueprint(parts))
     app.register_blueprint(refusals.blueprint)
+    if parts.settings.home_page.enabled:
+        app.register_blueprint(home.blueprint, url_prefix=path)
+        app.register_blueprint(home.visits)
     for blueprint in (
         account.blueprint,
         authorize.blueprint,

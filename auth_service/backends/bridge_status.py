@@ -9,8 +9,11 @@ from http import HTTPStatus
 from urllib.parse import urljoin
 
 import requests
+from urllib3.exceptions import HTTPError
 
 PATH = "/statusz"
+UNREACHABLE = (requests.RequestException, HTTPError, OSError)
+"""What is raised if a server does not answer, or stops within its answer."""
 PATIENCE_SECONDS = 120.0
 """How many seconds a server may take to answer a client."""
 _MAX_BYTES = 4096
@@ -42,18 +45,29 @@ class BridgeStatus:
 def find_status(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
     """Ask the bridge at this endpoint; return None if no bridge answers there."""
     try:
-        with session.get(
-            urljoin(endpoint, PATH),
-            headers={"Accept-Encoding": "identity"},
-            timeout=timeout,
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
-            body = answer.raw.read(_MAX_BYTES, decode_content=False) if answer.status_code == HTTPStatus.OK else b""
+        return ask(session, endpoint, timeout=timeout)
+    except UNREACHABLE:
+        return None
+
+
+def ask(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
+    """Return what the bridge at this endpoint reports, None if another server answers there.
+
+    Raises one of UNREACHABLE if nothing answers.
+    """
+    with session.get(
+        urljoin(endpoint, PATH),
+        headers={"Accept-Encoding": "identity"},
+        timeout=timeout,
+        allow_redirects=False,
+        stream=True,
+    ) as answer:
+        body = answer.raw.read(_MAX_BYTES, decode_content=False) if answer.status_code == HTTPStatus.OK else b""
+    try:
         match json.loads(body):
             case {"mcp-stdio-bridge": {"answered": answered, "needed": needed, "failed": failed}}:
                 return BridgeStatus(answered=_age(answered), needed=_age(needed), failed=_age(failed))
-    except (requests.RequestException, OSError, ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         pass
     return None
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -85,10 +85,15 @@ class UserAccess:
         return frozenset(
             scope
             for scope, allowed in self._scope_lists(resource_name)
-            if allowed is None
-            or access.login_entry(identity, allowed, pins=pins) is not None
-            or access.is_member(identity, allowed)
+            if allowed is None or _would_admit(allowed, identity, pins=pins)
         )
+
+    def find_usable(self, identity: Identity) -> list[str]:
+        """Return the names of the resources that a user like this may use, for a page. It changes nothing."""
+        pins = self._store.pins.find(self._provider.name)
+        return [
+            name for name in self._settings.resources if _would_admit(self._allowed(name), identity, pins=pins)
+        ]
 
     def find_sign_ons(
         self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None
@@ -238,6 +243,11 @@ class UserAccess:
 
 def _named(settings: Settings, kind: str) -> set[str]:
     return {name for allowed in settings.allow_lists.values() for name in getattr(allowed, kind)}
+
+
+def _would_admit(allowed: AllowList, identity: Identity, *, pins: Mapping[str, str]) -> bool:
+    """Whether a list admits a user, without pinning the login name."""
+    return access.login_entry(identity, allowed, pins=pins) is not None or access.is_member(identity, allowed)
 
 
 def _as_remembered(sub: str, login: str, kept: dict[str, Any]) -> Identity:

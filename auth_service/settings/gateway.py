@@ -60,6 +60,13 @@ class Router(Model):
     )
 
 
+class HomePage(Model):
+    """The page at the issuer's URL, and those at servers' URLs for people who open them in a browser."""
+
+    enabled: bool = True
+    public: bool = Field(default=False, description="Whether visitors who are not signed in see the servers.")
+
+
 class Settings(Model):
     """settings.json, validated. Field names are the file's keys."""
 
@@ -95,6 +102,7 @@ class Settings(Model):
     limits: Limits = Limits()
     clients: ClientRules = ClientRules()
     client_documents: ClientDocuments = ClientDocuments()
+    home_page: HomePage = HomePage()
     default_resource: ResourceName | None = Field(
         default=None,
         description="The resource for requests that name none (MCP 2025-03-26); without it these are refused.",

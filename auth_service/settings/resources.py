@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -31,6 +32,10 @@ class Resource(Model):
         default={}, description="Instead of backends: bridges by their names (`--replica NAME`)."
     )
     title: str | None = Field(default=None, description="The name on pages; by default the name of the resource.")
+    description: str | None = Field(default=None, description="What the server is for, in a sentence for its users.")
+    network: Literal["none", "internet", "full"] | None = Field(
+        default=None, description="What the server's sandbox lets it reach, as the home page shows it."
+    )
     scopes: dict[ScopeName, Scope] = Field(
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
     )

@@ -123,7 +123,7 @@ def account_of(chromium: Chromium, site: Site, *grants: tuple[str, str]) -> None
         client_id = site.register(client_name=name)
         chromium.log_in(site, site.authorize_url(client_id, resource=f"{site.issuer}/{resource}/mcp"))
     chromium.open(f"{site.issuer}/account")
-    assert len(chromium.find_all(".accesses > li")) == len(grants)
+    assert len(chromium.find_all(".cards > li")) == len(grants)
 
 
 PAGES: list[Callable[[Chromium, Site], None]] = [

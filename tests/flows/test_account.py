@@ -47,7 +47,8 @@ def card_of(page: TestResponse, name: str) -> str:
 
 def access_of(page: TestResponse, name: str) -> str:
     """Return what the form of this program's card names."""
-    return Form(card_of(page, name)).fields["access"]
+    form = Form(card_of(page, name))
+    return form.fields["access"]
 
 
 def grant(

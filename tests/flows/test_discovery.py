@@ -18,6 +18,7 @@ def test_every_endpoint_of_the_service_can_be_reached_through_the_router(
     assert {path for path in paths if f"`{path}`" not in routed} == {
         "/register/<client_id>",
         "/refusals/<group>/<status>",
+        "/visits/<name>/<status>",
     }
     assert "PathRegexp(`^/register/[^/]+$`)" in routed
 

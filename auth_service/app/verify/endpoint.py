@@ -103,6 +103,17 @@ def header_text(value: str) -> str:
     return quote(value, safe=_HEADER_SAFE)
 
 
+def challenge_without_token(resource: Resource) -> str:
+    """Return the challenge to a request without a token (RFC 9728 §5.1, RFC 6750 §3)."""
+    required = sorted(scope for scope, definition in resource.scopes.items() if definition.required)
+    members = {"resource_metadata": protected_resource_url(resource.url)}
+    return _challenge(members | ({"scope": " ".join(required)} if required else {}))
+
+
+def _challenge(members: dict[str, str]) -> str:
+    return "Bearer " + ", ".join(f'{member}="{value}"' for member, value in members.items())
+
+
 class _ProtectedResource:
     """One resource: its challenges and its signer."""
 
@@ -138,8 +149,8 @@ class _ProtectedResource:
             | {"resource_metadata": self._metadata_url}
             | ({"scope": " ".join(sorted(scopes))} if scopes else {})
         )
-        header = "Bearer " + ", ".join(f'{member}="{value}"' for member, value in challenge.items())
-        return json_rpc_response(status, description, [(b"www-authenticate", header.encode("ascii"))])
+        header = _challenge(challenge).encode("ascii")
+        return json_rpc_response(status, description, [(b"www-authenticate", header)])
 
     def refuse(self, answer: Response, reason: str, *, token: _Remembered | None = None) -> Response:
         """Count a refusal, write it to the audit log, and return it; `token` is one that this service has signed."""

@@ -36,6 +36,8 @@ from .pages import capitalized, protect, provider_targets, render_page
 blueprint = Endpoints("account", __name__)
 
 _FORM_PURPOSE = "account"
+HOME_FIELD = "home"
+"""The field of a form of the home page: the sign-in leads back there."""
 _NOTICES = frozenset({"ended", "all-ended", "signed-out"})
 
 
@@ -72,31 +74,37 @@ def show(parts: Parts) -> Response:
 def act(parts: Parts) -> Response:
     """Sign in or out, or end access, if the form token is of this browser and this user."""
     form = form_parameters()
-    form_token = parse_form_token(parts, _FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
+    token = parse_form_token(parts, _FORM_PURPOSE, form.get(FORM_TOKEN_FIELD, ""))
     session = find_session(parts)
     subject = session.sub if session is not None else None
-    if not form_token.is_good or form_token.content["sub"] != subject:
+    if not token.is_good or token.content["sub"] != subject:
         record(
             Event.CONSENT_REFUSED,
             user=subject,
             reason="the account page was too old, or made for another browser or user",
         )
         return _render(parts, "stale" if sends_cookies(parts) else "no-cookies")
-    if session is None:
+    if session is None or form.get("action") == "sign-in":
         try:
-            return upstream.send(parts, upstream.Attempt(), other_account=form.get("account") == "other")
+            attempt = upstream.Attempt(home=HOME_FIELD in form and parts.settings.home_page.enabled)
+            return upstream.send(parts, attempt, other_account=form.get("account") == "other")
         except ServiceUnavailable as error:
             raise _provider_down(parts, error) from error
     return _change(parts, session, form)
 
 
-def finish_sign_in(parts: Parts, parameters: dict[str, str]) -> Response:
+def form_token(parts: Parts, session: Session | None) -> str:
+    """Return the hidden field of a form that is sent to the account page."""
+    return make_form_token(parts, _FORM_PURPOSE, {"sub": session.sub if session is not None else None})
+
+
+def finish_sign_in(parts: Parts, parameters: dict[str, str], *, home: bool) -> Response:
     """Sign in the browser that has come back from the identity provider. Raises PageError."""
     provider = capitalized(parts.provider.title)
     try:
         if "code" not in parameters:
             raise parts.provider.explain_refusal(parameters)
-        identity = upstream.finish(parts, parameters).identity
+        login = upstream.finish(parts, parameters)
     except LoginError as error:
         if "code" not in parameters:
             raise PageError(
@@ -105,8 +113,11 @@ def finish_sign_in(parts: Parts, parameters: dict[str, str]) -> Response:
         raise PageError(f"{provider} did not sign you in", "Please try again.", links=_again(parts)) from error
     except ServiceUnavailable as error:
         raise _provider_down(parts, error) from error
+    identity = login.identity
     record(Event.SESSION_STARTED, user=identity.subject, name=identity.login)
-    response = _back(parts)
+    if parts.user_access.find_usable(identity):  # nothing is kept about people who may use no server
+        parts.user_access.remember(login)
+    response = _redirect(f"{parts.settings.issuer}/") if home else _back(parts)
     start_session(parts, response, sub=identity.subject, name=identity.login)
     return response
 
@@ -155,7 +166,11 @@ def _change(parts: Parts, session: Session, form: dict[str, str]) -> Response:
 
 def _back(parts: Parts, notice: str = "") -> Response:
     query = f"?notice={notice}" if notice else ""
-    response = make_response(redirect(f"{parts.settings.issuer}/account{query}", code=303))
+    return _redirect(f"{parts.settings.issuer}/account{query}")
+
+
+def _redirect(url: str) -> Response:
+    response = make_response(redirect(url, code=303))
     protect(response)
     return response
 
@@ -168,7 +183,7 @@ def _render(parts: Parts, notice: str) -> Response:
         status=400 if notice in {"stale", "no-cookies"} else 200,
         form_targets=provider_targets(parts) if session is None else (),
         action=f"{parts.settings.issuer}/account",
-        form_token=make_form_token(parts, _FORM_PURPOSE, {"sub": session.sub if session is not None else None}),
+        form_token=form_token(parts, session),
         session=session,
         user=display_text(session.name) if session is not None else "",
         accesses=_accesses(parts, session) if session is not None else (),

@@ -25,7 +25,7 @@ blueprint = Endpoints("callback", __name__)
 
 @blueprint.get("/callback")
 def callback(parts: Parts) -> Response:
-    """Finish the login at the identity provider, and send the browser to the client or to the account page."""
+    """Finish the login at the identity provider, and send the browser to where it came from."""
     parameters = query_parameters()
     if request.method == "HEAD":  # the answer shows nothing, so it must end no login
         response = make_response("")
@@ -33,7 +33,7 @@ def callback(parts: Parts) -> Response:
         return response
     attempt = upstream.consume(parts, parameters.get("state", ""))
     if (shown := attempt.shown) is None:
-        return account.finish_sign_in(parts, parameters)
+        return account.finish_sign_in(parts, parameters, home=attempt.home)
     note_decision()
     requested = parts.authorization_requests.parse(shown.parameters)
     note_request(parts, requested)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _PAGE_ENDPOINTS = frozenset(
-    {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act"}
+    {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act", "home.show"}
 )
 _STYLESHEET = Path(__file__).parent / "static" / "style.css"
 
@@ -56,6 +56,7 @@ def render_page(
             template,
             stylesheet=f"{issuer}/style.css?{_stylesheet_version()}",
             account=f"{issuer}/account",
+            home=f"{issuer}/" if parts.settings.home_page.enabled else None,
             host=parts.host,
             **context,
         ),

@@ -26,9 +26,11 @@ class Attempt:
     """Why a browser was sent to the identity provider."""
 
     shown: Shown | None = None
-    """The authorization request; None for a sign-in to the account page."""
+    """The authorization request; None for a sign-in to the gateway's own pages."""
     scopes: tuple[str, ...] = ()
     """The scopes that the user allowed."""
+    home: bool = False
+    """Whether a sign-in began on the home page."""
 
 
 def send(parts: Parts, attempt: Attempt, *, other_account: bool = False) -> Response:
@@ -63,8 +65,12 @@ def consume(parts: Parts, state: str) -> Attempt:
             "Nothing was allowed. Start again from the application that you want to connect.",
             help_clients=True,
         )
-    shown = login["attempt"]["shown"]
-    return Attempt(shown=Shown(**shown) if shown is not None else None, scopes=tuple(login["attempt"]["scopes"]))
+    attempt = login["attempt"]
+    return Attempt(
+        shown=Shown(**attempt["shown"]) if attempt["shown"] is not None else None,
+        scopes=tuple(attempt["scopes"]),
+        home=attempt.get("home", False),
+    )
 
 
 def finish(parts: Parts, parameters: dict[str, str]) -> Login:
