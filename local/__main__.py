@@ -117,7 +117,8 @@ def _explain_documents(documents: ClientDocuments) -> str:
 def _instructions(stack: Stack) -> str:
     """Return what to paste into each client for the first server, and the URLs of the others."""
     (first, url), *others = stack.resources.items()
-    lines = ["", describe_clients(first, url), ""]
+    home = f"The home page, which shows this for every server: {stack.issuer}/"
+    lines = ["", describe_clients(first, url), "", home, ""]
     if others:
         lines += ["The other servers:", *(f"{name} {other}" for name, other in others), ""]
     return "\n".join([*lines, f"Who may log in: {', '.join(stack.users)}", ""])

@@ -37,6 +37,7 @@ class Stack:
     """The parts by the stages in which they start, and what the user needs to know."""
 
     stages: tuple[tuple[Part, ...], ...]
+    issuer: str
     resources: dict[str, str]
     client_documents: ClientDocuments
     users: tuple[str, ...]
@@ -138,6 +139,7 @@ def prepare(options: Options) -> Stack:
             (auth_service,),
             (router,),
         ),
+        issuer=issuer,
         resources=resources,
         client_documents=options.client_documents,
         users=users,

@@ -91,9 +91,7 @@ class UserAccess:
     def find_usable(self, identity: Identity) -> list[str]:
         """Return the names of the resources that a user like this may use, for a page. It changes nothing."""
         pins = self._store.pins.find(self._provider.name)
-        return [
-            name for name in self._settings.resources if _would_admit(self._allowed(name), identity, pins=pins)
-        ]
+        return [name for name in self._settings.resources if _would_admit(self._allowed(name), identity, pins=pins)]
 
     def find_sign_ons(
         self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None

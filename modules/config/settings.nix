@@ -76,6 +76,8 @@ let
     // endpoints server
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
+    // lib.optionalAttrs (server.description != null) { inherit (server) description; }
+    // lib.optionalAttrs (server.url == null) { inherit (server.sandbox) network; }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
 in
 {
@@ -116,6 +118,10 @@ in
           lib.mkDefault cfg.clientDocuments.proxyResolvesNames
         );
         allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
+      };
+      home_page = mkDefaults {
+        enabled = cfg.homePage.enable;
+        inherit (cfg.homePage) public;
       };
       default_resource = mkUnlessNull cfg.defaultServer;
       instances = lib.mkIf (topology.instances != [ ]) topology.instances;

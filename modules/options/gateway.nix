@@ -34,6 +34,25 @@ in
       description = "The form of a server's public URL: `https://NAME.DOMAIN/mcp` (subdomain) or `https://DOMAIN/NAME/mcp` (path). {option}`servers.<name>.routing` overrides it.";
     };
 
+    homePage = {
+      enable = mkOption {
+        type = types.bool;
+        default = true;
+        example = false;
+        description = ''
+          Whether `https://DOMAIN/` is a page that says what this gateway is, and shows users who sign in the servers that
+          are open to them and how to connect each client. A browser that opens the URL of a server is led there.
+        '';
+      };
+
+      public = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = "Whether the home page shows the servers to visitors who are not signed in.";
+      };
+    };
+
     masterKeyFile = mkOption {
       type = types.nullOr types.externalPath;
       default = null;

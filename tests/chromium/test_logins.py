@@ -181,8 +181,8 @@ def test_access_is_ended_on_the_account_page(chromium: Chromium, site: Site) -> 
 
 
 def test_all_access_is_ended_on_the_account_page(chromium: Chromium, site: Site) -> None:
-    for _ in range(2):
-        chromium.log_in(site, site.authorize_url(site.register()))
+    for name in ("Inspector", "Cursor"):
+        chromium.log_in(site, site.authorize_url(site.register(client_name=name)))
     chromium.open(f"{site.issuer}/account")
     chromium.click("summary")
     chromium.click("button[value=end-all]")

@@ -103,6 +103,31 @@ def sign_in(chromium: Chromium, site: Site) -> None:
     chromium.open(f"{site.issuer}/account")
 
 
+def home(chromium: Chromium, site: Site) -> None:
+    chromium.open(f"{site.issuer}/")
+
+
+def home_of_a_user(chromium: Chromium, site: Site) -> None:
+    home(chromium, site)
+    chromium.click("button.primary")
+    chromium.choose()
+    chromium.click(".clients > summary")
+    for panel in chromium.find_all(".cards > li:first-child .clients details > summary"):
+        panel.click()
+    chromium.find("a.button")
+
+
+def home_of_a_stranger(chromium: Chromium, site: Site) -> None:
+    home(chromium, site)
+    chromium.click("button.primary")
+    chromium.choose("stranger")
+    chromium.wait_for_text("No server is known to be open to you", within="form")
+
+
+def server_in_a_browser(chromium: Chromium, site: Site) -> None:
+    chromium.open(f"{site.issuer}/visits/time/200")
+
+
 def empty_account(chromium: Chromium, site: Site) -> None:
     sign_in(chromium, site)
     chromium.click("button.primary")
@@ -143,6 +168,10 @@ PAGES: list[Callable[[Chromium, Site], None]] = [
     provider_down,
     used_callback,
     sign_in,
+    home,
+    home_of_a_user,
+    home_of_a_stranger,
+    server_in_a_browser,
     empty_account,
     account,
     account_with_a_hostile_name,

@@ -47,8 +47,8 @@ def card_of(page: TestResponse, name: str) -> str:
 
 def access_of(page: TestResponse, name: str) -> str:
     """Return what the form of this program's card names."""
-    form = Form(card_of(page, name))
-    return form.fields["access"]
+    access: str = Form(card_of(page, name)).fields["access"]
+    return access
 
 
 def grant(

@@ -16,10 +16,14 @@ from .names import AUTH_SERVICE, AUTHORIZATION_PATHS, NO_REPLICA, NOWHERE, OTHER
 WHOLE_REQUESTS: Final = "mcp.whole-requests"
 """The middleware that reads a request to its end before a server gets it."""
 REFUSALS_PATH: Final = "/refusals"
+VISITS_PATH: Final = "/visits"
 WITHOUT_SESSION_ID: Final = "by-grant"
 """The group of refusals at the path of a server with replicas, for requests that Traefik keeps (services.py)."""
 MISDIRECTED: Final = "mcp.misdirected"
 NOT_FOUND: Final = "mcp.not-found"
+VISIT: Final = "mcp.visit-"
+ROOT: Final = "mcp.root-"
+"""Before a server's name: what a browser gets at its URL, and at the root of its host."""
 IDENTITY_HEADERS: Final = ("X-Gateway-Identity", "X-User-Id", "X-User-Name", "X-Client-Id", "X-Scopes")
 ORIGIN_HEADERS: Final = (
     "Set-Cookie",
@@ -36,7 +40,7 @@ MAX_VERIFY_BODY_BYTES: Final = 16 * 1024
 IPV6_SUBNET: Final = 64
 """The network that one customer of an internet provider has at least."""
 
-_PAGES: Final = "authorization"
+PAGES: Final = "authorization"
 """The group of pages, which have no CORS headers: web pages of other origins do not need them."""
 _REFUSED_BY_ROUTER: Final = ("413", "429", "502", "504")
 """Statuses that Traefik answers with itself, in plain text. 503 is not among them: that is the service's own."""
@@ -63,7 +67,7 @@ def of_endpoints(group: str, *, refusals: str | None = None) -> list[str]:
 
     `refusals` names the group whose form refusals have, if it is another.
     """
-    headers = "mcp.pages" if group == _PAGES else "mcp.cors"
+    headers = "mcp.pages" if group == PAGES else "mcp.cors"
     return [headers, f"mcp.{refusals or group}-refusals", f"mcp.{group}-rate", "mcp.body"]
 
 
@@ -104,6 +108,9 @@ def _shared_middlewares(settings: Settings) -> dict[str, Any]:
 
 def _server_middlewares(settings: Settings, name: str, resource: Resource) -> dict[str, Any]:
     middlewares: dict[str, Any] = {f"mcp-{name}.auth": {"forwardAuth": _forward_auth(settings, name)}}
+    if settings.home_page.enabled:
+        for visit, status in ((VISIT, 401), (ROOT, 200)):
+            middlewares[visit + name] = {"replacePath": {"path": f"{VISITS_PATH}/{name}/{status}"}}
     if (backend_path := backend_path_of(resource)) is not None:
         middlewares[f"mcp-{name}.path"] = {
             "replacePathRegex": {

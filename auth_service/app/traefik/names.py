@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
-from auth_service.settings import Resource
+from auth_service.settings import Resource, Settings
 
 AUTH_SERVICE: Final = "mcp.auth-service"
 OTHER_HOSTS: Final = "mcp.other-hosts"
@@ -23,6 +23,16 @@ NOWHERE: Final = "nowhere"
 """The group of refusals at paths that have no endpoint."""
 SERVER: Final = "mcp"
 """The group of refusals at the paths of MCP servers."""
+HOME_PATH: Final = "/"
+
+
+def roots_of_servers(settings: Settings) -> set[str]:
+    """Return the names of the servers that are alone on their host, whose root leads to a page about them."""
+    owners: dict[str | None, list[str]] = {}
+    for name, resource in settings.resources.items():
+        owners.setdefault(urlsplit(resource.url).hostname, []).append(name)
+    owners.pop(urlsplit(settings.issuer).hostname, None)
+    return {names[0] for names in owners.values() if len(names) == 1}
 
 
 def backend_path_of(resource: Resource) -> str | None:

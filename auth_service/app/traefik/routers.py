@@ -10,13 +10,18 @@ from urllib.parse import urlsplit
 from auth_service.protocol import metadata
 from auth_service.settings import Resource, Settings
 
-from .middlewares import MISDIRECTED, NOT_FOUND, of_endpoints, of_every_router, of_server
-from .names import AUTH_SERVICE, AUTHORIZATION_PATHS, NOWHERE, OTHER_HOSTS, SERVER
+from .middlewares import MISDIRECTED, NOT_FOUND, PAGES, ROOT, VISIT, of_endpoints, of_every_router, of_server
+from .names import AUTH_SERVICE, AUTHORIZATION_PATHS, HOME_PATH, NOWHERE, OTHER_HOSTS, SERVER, roots_of_servers
 
-_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _REPLICA_PRIORITY, _RESOURCE_PRIORITY = 4000, 3000, 2000, 1000
+_METADATA_PRIORITY, _AUTHORIZATION_PRIORITY, _VISIT_PRIORITY = 4000, 3000, 2500
+_REPLICA_PRIORITY, _RESOURCE_PRIORITY = 2000, 1000
 _NOT_FOUND_PRIORITY = 1
 _MODERN: Final = "^20(2[6-9]|[3-9][0-9])-"
 """Protocol versions without sessions."""
+_FROM_BROWSER: Final = (
+    "(Method(`GET`) || Method(`HEAD`)) && HeaderRegexp(`Accept`, `text/html`) && !HeaderRegexp(`Authorization`, `.`)"
+)
+"""What a browser sends when a person opens a server's URL. MCP clients accept no HTML there."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -30,6 +35,8 @@ def write_routers(settings: Settings) -> dict[str, Any]:
     for name, resource in settings.resources.items():
         documents = [path for (_, path), owner in locations.items() if owner == name]
         routers |= _server_routers(settings, name, resource, documents=documents)
+    if settings.home_page.enabled:
+        routers |= _visit_routers(settings)
     return routers
 
 
@@ -70,9 +77,10 @@ def _endpoint_routers(settings: Settings, hosts: set[str]) -> dict[str, Any]:
         ),
     }
     for group, paths in AUTHORIZATION_PATHS.items():
+        home = (HOME_PATH,) if group == PAGES and settings.home_page.enabled else ()
         routers[f"mcp.{group}"] = _router(
             settings,
-            _authorization_rule(settings, paths, hosts=hosts),
+            _authorization_rule(settings, (*paths, *home), hosts=hosts),
             AUTH_SERVICE,
             priority=_AUTHORIZATION_PRIORITY,
             through=[*of_endpoints(group), *again],
@@ -108,7 +116,7 @@ def _server_routers(settings: Settings, name: str, resource: Resource, *, docume
     rule = f"{host} && ({_server_rule(resource.url)})"
     through = of_server(name, resource)
     routers = {
-        f"mcp-{name}.metadata": _router(
+        f"mcp.metadata-of-{name}": _router(
             settings,
             f"{host} && ({_any('Path', documents)})",
             AUTH_SERVICE,
@@ -133,6 +141,25 @@ def _server_routers(settings: Settings, name: str, resource: Resource, *, docume
             priority=_REPLICA_PRIORITY,
             through=through,
         )
+    return routers
+
+
+def _visit_routers(settings: Settings) -> dict[str, Any]:
+    """Return the routers for people who open a server's URL, or the root of its host, in a browser."""
+    again = [OTHER_HOSTS] if settings.instances else []
+    roots = roots_of_servers(settings)
+    routers: dict[str, Any] = {}
+    for name, resource in settings.resources.items():
+        url = urlsplit(resource.url)
+        visited = {VISIT: _server_rule(resource.url)} | ({ROOT: "Path(`/`)"} if name in roots else {})
+        for visit, rule in visited.items():
+            routers[visit + name] = _router(
+                settings,
+                f"Host(`{url.hostname}`) && ({rule}) && {_FROM_BROWSER}",
+                AUTH_SERVICE,
+                priority=_VISIT_PRIORITY,
+                through=[*of_endpoints("metadata", refusals=SERVER), visit + name, *again],
+            )
     return routers
 
 

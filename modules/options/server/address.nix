@@ -26,7 +26,14 @@ in
       type = types.nullOr types.str;
       default = null;
       example = "Company wiki";
-      description = "Title of the server on the consent page. If null, its name.";
+      description = "Title of the server on the consent page and the home page. If null, its name.";
+    };
+
+    description = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "Reads and searches the company's wiki.";
+      description = "What the server is for, in a sentence for its users. The home page shows it.";
     };
 
     routing = mkOption {

@@ -14,7 +14,23 @@ let
   };
   packaged = file: pkgs.callPackage file { };
 
-  catalogue = lib.mapAttrs (_: entry: entry // { command = lib.mkDefault entry.command; }) {
+  # For users: a sentence without what only operators need to know.
+  describe =
+    summary:
+    let
+      what = lib.removeSuffix "." (lib.head (lib.splitString ";" summary));
+    in
+    "${lib.toUpper (lib.substring 0 1 what)}${lib.substring 1 (-1) what}.";
+
+  complete =
+    entry:
+    entry
+    // {
+      command = lib.mkDefault entry.command;
+      description = lib.mkDefault (describe entry.summary);
+    };
+
+  catalogue = lib.mapAttrs (_: complete) {
     time = {
       summary = "the time, and conversions between time zones.";
       command = exe pkgs.mcp-server-time ++ [ "--local-timezone=UTC" ];
@@ -46,7 +62,7 @@ let
     };
 
     filesystem = node // {
-      summary = "files below the directories that `arguments` names.";
+      summary = "files below some directories; name them with `arguments = [ \"/srv/documents\" ]`.";
       command = exe pkgs.mcp-server-filesystem;
     };
 

@@ -98,6 +98,43 @@ def test_no_name_of_a_server_takes_the_place_of_anything_else(name: str) -> None
     assert entries({"time": time, name: other}) == entries({"time": time, "harmless": other})
 
 
+def test_no_name_of_a_replica_takes_the_place_of_anything_else() -> None:
+    def entries(replica: str) -> int:
+        url = "https://time.example.com/mcp"
+        http = configuration(resources={"time": {"url": url, "replicas": {replica: "http://127.0.0.1:9001/mcp"}}})
+        return sum(len(kind) for kind in http.values())
+
+    assert {entries(name) for name in ("metadata", "any", "auth", "path", "by-grant", "visit", "a")} == {entries("b")}
+
+
+def test_a_browser_at_a_servers_url_or_host_is_led_to_a_page_and_nothing_else_is() -> None:
+    http = configuration()
+    visit, root = http["routers"]["mcp.visit-time"], http["routers"]["mcp.root-time"]
+    browser = (
+        " && (Method(`GET`) || Method(`HEAD`)) && HeaderRegexp(`Accept`, `text/html`)"
+        " && !HeaderRegexp(`Authorization`, `.`)"
+    )
+    assert visit["rule"] == http["routers"]["mcp-time"]["rule"] + browser
+    assert root["rule"] == "Host(`time.mcp.example.com`) && (Path(`/`))" + browser
+    for router, path in ((visit, "/visits/time/401"), (root, "/visits/time/200")):
+        assert router["service"] == "mcp.auth-service"
+        assert {"replacePath": {"path": path}} in [http["middlewares"][each] for each in router["middlewares"]]
+        assert http["routers"]["mcp-time"]["priority"] < router["priority"] < http["routers"]["mcp.token"]["priority"]
+
+
+def test_a_host_with_several_servers_or_the_gateways_pages_has_no_page_about_one() -> None:
+    urls = {"a": "https://x.example.com/a", "b": "https://x.example.com/b", "c": "https://mcp.example.com/c"}
+    resources = {name: {"url": url, "backends": ["http://127.0.0.1:9001/mcp"]} for name, url in urls.items()}
+    routers = configuration(resources=resources)["routers"]
+    assert not [name for name in routers if name.startswith("mcp.root-")]
+
+
+def test_without_a_home_page_there_is_no_page_at_servers_urls() -> None:
+    http = configuration(home_page={"enabled": False})
+    assert not [name for name in http["routers"] if name.startswith(("mcp.visit-", "mcp.root-"))]
+    assert "`/`)" not in "".join(router["rule"] for router in http["routers"].values())
+
+
 def test_a_session_stays_on_its_replica_while_that_one_lives() -> None:
     url = "https://time.example.com/mcp"
     replicas = {"a": "http://10.0.0.1:9001/mcp", "b": "http://10.0.0.2:9001/mcp"}

@@ -7,6 +7,10 @@
     enable = true;
     package = pkgs.callPackage ../../../nix/package.nix { };
     domain = "mcp.example.com";
+    homePage = {
+      enable = true;
+      public = true;
+    };
     routing = "path";
     openFirewall = true;
     port = 9010;
@@ -108,6 +112,7 @@
         preset = "filesystem";
         arguments = [ "/srv/documents" ];
         title = "Notes";
+        description = "Reads and writes notes.";
         routing = "subdomain";
         publicUrl = "https://notes.example.com/mcp";
         port = 21000;
