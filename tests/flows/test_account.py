@@ -42,13 +42,13 @@ def sign_in(oauth: OAuthTestClient, login: str = "octocat") -> TestResponse:
 
 def card_of(page: TestResponse, name: str) -> str:
     """Return the page's card of the program of this name."""
-    return next(card for card in re.findall(r"<li>.*?</li>", page.text, re.DOTALL) if f'"name">{name}</bdi>' in card)
+    cards: list[str] = re.findall(r"<li>.*?</li>", page.text, re.DOTALL)
+    return next(card for card in cards if f'"name">{name}</bdi>' in card)
 
 
 def access_of(page: TestResponse, name: str) -> str:
     """Return what the form of this program's card names."""
-    access: str = Form(card_of(page, name)).fields["access"]
-    return access
+    return Form(card_of(page, name)).fields["access"]
 
 
 def grant(
