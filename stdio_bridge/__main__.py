@@ -18,9 +18,13 @@ from .http.listener import make_room, open_listener
 from .http.server import HttpServer
 from .io.event_loop import Loop
 from .io.log_handler import StderrHandler
+from .io.metrics import Registry
 from .io.systemd import HandedOver, Notifier
 from .options import Options, parse_options
 from .protocol.errors import HttpError, UsageError
+from .protocol.tool_lock import InvalidLockError, render_lock
+from .servers.pool import ServerPool
+from .servers.survey import Offers, SurveyError, Surveys
 
 log = logging.getLogger("stdio_bridge")
 
@@ -31,12 +35,15 @@ _MAX_UNSENT_FACTOR = 2
 _MAX_UNSENT_IN_ALL_FACTOR = 16
 _MAX_BODIES_OF_ONE_FACTOR = 4
 _MAX_BODIES_FACTOR = 16
+_POLL_SECONDS = 0.02
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bridge until a signal stops it. Returns the exit status."""
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, os.environ)
+        if options.print_tools_lock:
+            return _print_tools_lock(options)
         handed_over = HandedOver(os.environ)
         verifier = load_verifier(options.identity_key, take_file=handed_over.take_file, now=time.time)
         listener = open_listener(options, handed_over)
@@ -89,6 +96,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listener.remove()
     loop.close()
     return 0
+
+
+def _print_tools_lock(options: Options) -> int:
+    """Ask the server for its tools, and print their lock file. Returns the exit status."""
+    logging.basicConfig(level=options.log_level.upper(), handlers=[StderrHandler()])
+    loop = Loop()
+    pool = ServerPool(loop, options, Registry())
+    texts: list[str] = []
+
+    def take(result: Offers | SurveyError) -> None:
+        try:
+            if isinstance(result, SurveyError):
+                raise result
+            texts.append(render_lock(result.lists["tools"]))
+        except (SurveyError, InvalidLockError) as error:
+            print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
+        pool.stop("its tools were listed")
+
+    def wait() -> None:
+        if pool.closed and not len(pool):
+            loop.stop()
+        else:
+            loop.call_later(_POLL_SECONDS, wait)
+
+    Surveys(loop, pool, options.versions, ()).begin(take)
+    wait()
+    loop.run()
+    loop.close()
+    sys.stdout.write("".join(texts))
+    return 0 if texts else 1
 
 
 def _make_body_budget(options: Options, verifier: Verifier) -> BodyBudget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from .clients.call_metrics import CallMetrics
 from .clients.call_records import CallObserver, CallRecords
@@ -22,15 +22,19 @@ from .options import Options
 from .protocol import jsonrpc
 from .protocol.calls import CallOutcome
 from .protocol.errors import HttpError, not_allowed, stopping
+from .protocol.jsonrpc import Message
 from .servers.handshake import EraCache, ServerEra
 from .servers.leases import Leases
 from .servers.pool import ServerPool
 from .servers.readiness import Readiness
+from .servers.survey import Offers, SurveyError, Surveys, report_in_steps
 from .servers.suspended_calls import SuspendedCalls
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
+# How much of a report is written before others have their turn.
+_STEPS_AT_ONCE = 20
 # After this time the bridge exits even if a process has not ended, or a client has not read its output.
 _LAST_SECONDS = 2.0
 
@@ -66,6 +70,9 @@ class Bridge:
         self._registry.gauge(
             "mcp_bridge_open_streams", "Open event streams", lambda: sum(era.streams for era in self._eras)
         )
+        rules = {} if policy is None else policy.rules
+        self._surveys = Surveys(loop, self._pool, options.versions, rules)
+        self._rules = rules
         self._draining = False
         self._ready = Readiness(loop, self._pool)
         self.flushed: Callable[[], bool] = lambda: True
@@ -73,6 +80,7 @@ class Bridge:
             "/mcp": self._mcp,
             "/mcp/": self._mcp,
             "/revocations": self._revocation,
+            "/survey": self._survey,
             "/healthz": self._health,
             "/readyz": self._readiness,
             "/statusz": self._status,
@@ -139,6 +147,30 @@ class Bridge:
         for era in self._eras:
             era.end_responses(lambda identity: identity.grant == grant, "the grant was revoked")
         response.reply("204 No Content", [])
+
+    def _survey(self, request: Request, response: Response) -> None:
+        if request.method != "POST":
+            raise not_allowed("POST")
+        self._verifier.check_survey(request.body())
+        if self._draining:
+            raise stopping()
+
+        def tell(result: Offers | SurveyError) -> None:
+            if isinstance(result, SurveyError):
+                reply_error(response, HttpError("502 Bad Gateway", jsonrpc.SERVER_ERROR, str(result)))
+            else:
+                write(report_in_steps(result, lock=self._options.tools_lock, rules=self._rules))
+
+        def write(steps: Generator[None, None, Message]) -> None:
+            try:
+                for _ in range(_STEPS_AT_ONCE):
+                    next(steps)
+            except StopIteration as end:
+                response.reply("200 OK", JSON_HEADERS, jsonrpc.encode(end.value))
+            else:
+                self._loop.call_later(0, lambda: write(steps))
+
+        self._surveys.begin(tell)
 
     def _health(self, request: Request, response: Response) -> None:
         response.reply("200 OK", JSON_HEADERS, b'{"status":"ok"}')

@@ -15,8 +15,8 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LEGACY_RESOURCE_NOT_FOUND, LIST_CHANGES, LISTEN
-from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide
+from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN
+from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide, unknown
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
 from .quotas import Quotas, is_call
@@ -341,10 +341,8 @@ def _objects(result: Message, member: str) -> list[Message]:
 
 
 def _unknown(primitive: Primitive, name: str) -> _Refused:
-    """What the specification's servers say of something that they do not have."""
-    if primitive is Primitive.RESOURCES:
-        return _Refused(LEGACY_RESOURCE_NOT_FOUND, "Resource not found", {"uri": name})
-    return _Refused(jsonrpc.INVALID_PARAMS, f"Unknown {primitive.value.removesuffix('s')}: {name}")
+    code, text = unknown(primitive, name)
+    return _Refused(code, text, {"uri": name} if primitive is Primitive.RESOURCES else None)
 
 
 def _metadata_url(resource: str) -> str:

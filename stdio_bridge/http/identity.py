@@ -53,6 +53,9 @@ class Verifier(Protocol):
     def revoked_grant(self, body: bytes) -> str:
         """Return the grant that a revocation notice names. Raises HttpError."""
 
+    def check_survey(self, body: bytes) -> None:
+        """Check that the operator asks what the server offers. Raises HttpError."""
+
     def key_for(self, purpose: str) -> bytes:
         """Return a key for something that this bridge signs for itself."""
 
@@ -67,6 +70,10 @@ class NoVerifier:
     def revoked_grant(self, body: bytes) -> str:
         """Refuse: without a key no revocation can be verified."""
         raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
+
+    def check_survey(self, body: bytes) -> None:
+        """Refuse: without a key no operator can be verified."""
+        raise _forbidden("this bridge tells nobody what its server offers: it was started with --no-identity")
 
     def key_for(self, purpose: str) -> bytes:
         """Return a random key."""
@@ -88,6 +95,7 @@ class AssertionVerifier:
         self._key = key
         self._assertions = _serializer(key, "mcp-oauth-gateway.identity")
         self._revocations = _serializer(key, "mcp-oauth-gateway.revocation")
+        self._surveys = _serializer(key, "mcp-oauth-gateway.survey")
         self._now = now
         self._cache: dict[str, tuple[float, Identity]] = {}
 
@@ -98,7 +106,7 @@ class AssertionVerifier:
         now = self._now()
         signed_at, identity = self._cache.get(assertion) or self._verify(assertion)
         if (
-            not -_MAX_CLOCK_SKEW_SECONDS <= now - signed_at <= _MAX_AGE_SECONDS
+            not self._is_recent(signed_at)
             or identity.expires is None
             or identity.expires + _MAX_CLOCK_SKEW_SECONDS <= now
         ):
@@ -136,6 +144,15 @@ class AssertionVerifier:
         if not isinstance(grant, str):
             raise _forbidden("the revocation is not valid")
         return grant
+
+    def check_survey(self, body: bytes) -> None:
+        """Check that the operator asks what the server offers. Raises HttpError on a forged or old request."""
+        _, signed_at = _load(self._surveys, body.decode("latin-1"))
+        if not self._is_recent(signed_at):
+            raise _forbidden("the request is not valid now")
+
+    def _is_recent(self, signed_at: float) -> bool:
+        return -_MAX_CLOCK_SKEW_SECONDS <= self._now() - signed_at <= _MAX_AGE_SECONDS
 
     def key_for(self, purpose: str) -> bytes:
         """Derive a key from the server's key; it differs from the one that signs assertions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -123,6 +123,15 @@ class Registry:
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a value that is read when asked for."""
         self._metrics.append(_Metric(name, "gauge", description, lambda: [("", read())]))
+
+    def gauges(self, name: str, description: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Add values that are read when asked for, by the value of a label."""
+
+        def samples() -> Iterator[tuple[str, float]]:
+            for value, number in read().items():
+                yield f"{{{render_labels([label], [value])}}}", number
+
+        self._metrics.append(_Metric(name, "gauge", description, samples))
 
     def histogram(self, name: str, description: str, bounds: Sequence[float]) -> Histogram:
         """Add a distribution of durations; by convention its name ends in `_seconds`."""

@@ -17,7 +17,8 @@ from .kinds import InvalidValueError
 _USAGE = """\
 mcp-stdio-bridge [--listen ADDRESS] (--require-identity KEYFILE | --no-identity) [OPTION...]
        (-- COMMAND [ARGUMENT...] | --server-socket PATH)
-       mcp-stdio-bridge --config FILE [OPTION...] [-- COMMAND [ARGUMENT...]]"""
+       mcp-stdio-bridge --config FILE [OPTION...] [-- COMMAND [ARGUMENT...]]
+       mcp-stdio-bridge --print-tools-lock [OPTION...] -- COMMAND [ARGUMENT...]"""
 
 _DESCRIPTION = """\
 Serve one unmodified stdio MCP server over Streamable HTTP, at /mcp.
@@ -52,6 +53,8 @@ endpoints:
   /readyz       200 while the server answers; starts a process to ask only if there is no running one to ask
   /statusz      seconds since a server last answered, was needed, and ended without an answer; starts no process
   /metrics      counters and gauges, Prometheus text format, described in the output itself
+  /survey       what the server offers, and how that differs from --tools-lock and the rules (POST, signed); starts a
+                process to ask
   /revocations  where the gateway reports revoked grants (POST, signed)
 
 examples:
@@ -64,7 +67,8 @@ examples:
 
 signals: on SIGTERM, SIGINT, SIGHUP or SIGQUIT running calls finish within --drain-timeout, new ones get 503, and every
 process ends.
-exit status: 0 after a signal, or if --check finds nothing wrong; 2 if the options, or what they name, are unusable.
+exit status: 0 after a signal, or if --check finds nothing wrong; 1 if --print-tools-lock gets no list of tools; 2 if
+the options, or what they name, are unusable.
 """
 
 
@@ -75,6 +79,7 @@ class CommandLine:
     values: Mapping[str, object]
     config: Path | None
     check: bool
+    print_tools_lock: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,7 +127,12 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
             values[name] = collect(parsed[name]) if collect else parsed[name]
     if command:
         values["command"] = tuple(command)
-    return CommandLine(values=values, config=parsed["config"], check=parsed["check"])
+    return CommandLine(
+        values=values,
+        config=parsed["config"],
+        check=parsed["check"],
+        print_tools_lock=parsed["print_tools_lock"],
+    )
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -153,6 +163,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add = groups[SERVING].add_argument
     add("--config", type=Path, metavar="FILE", help="read options from this file: see below")
     add("--check", action="store_true", help="check the options and start nothing")
+    add(
+        "--print-tools-lock",
+        action="store_true",
+        help="start the server once, print a lock file of its tools (see --tools-lock), and serve nothing",
+    )
     add("--config-schema", action=_Schema, nargs=0, help="print the JSON Schema of the configuration file")
     add("-h", "--help", action="help", help="print this page")
     add("--version", action=_Version, nargs=0, help="print the version")

@@ -13,9 +13,11 @@ from typing import Annotated, Any, get_type_hints
 
 from stdio_bridge.protocol.mcp import ALL_VERSIONS, Versions
 from stdio_bridge.protocol.policy import ResourceRules, Rules
+from stdio_bridge.protocol.tool_lock import ToolLock
 
 from . import kinds
 from .kinds import DescriptorName, Kind
+from .lock_file import LOCK_FILE
 from .rules import PROMPT_RULES, RESOURCE_RULES, TOOL_RULES
 
 SERVING = "serving"
@@ -52,7 +54,8 @@ class Definition:
 class Options:
     """What the bridge is told, validated. Seconds and bytes.
 
-    `listen` is a host and a port, a path, or None where systemd hands over a socket. `replica` is empty or a name.
+    `print_tools_lock` is what to do instead of serving. `listen` is a host and a port, a path, or None where systemd
+    hands over a socket. `replica` is empty or a name.
     A server is started by its `command`, in `directory` and with the soft limit `open_files`, whatever the bridge
     raises its own to; or by a connection to `server_socket`, and then `environment` comes on top of its unit's.
     """
@@ -67,6 +70,7 @@ class Options:
         ),
     ] = ()
     environment: Mapping[str, str]
+    print_tools_lock: bool = False
     open_files: int = field(default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     listen: Annotated[
@@ -159,6 +163,16 @@ class Options:
     resources: Annotated[
         ResourceRules | None,
         Definition("resources", RESOURCE_RULES, None, "who may use which resource, by URI, as tools says it"),
+    ] = None
+
+    tools_lock: Annotated[
+        ToolLock | None,
+        Definition(
+            "tools-lock",
+            LOCK_FILE,
+            ACCESS,
+            "hide each tool that differs from this file, which --print-tools-lock and mcp-gatewayctl tools lock write",
+        ),
     ] = None
 
     isolation: Annotated[

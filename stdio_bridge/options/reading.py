@@ -37,8 +37,12 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         # They exclude each other: the command line replaces whichever the file has.
         in_file = {name: value for name, value in in_file.items() if name not in _IDENTITY}
     values = {**in_file, **given.values}
+    if given.print_tools_lock:
+        # It serves no client, and one process is enough.
+        of_no_use = {*_IDENTITY, "tools-lock", "warm-spares"}
+        values = {**{name: value for name, value in values.items() if name not in of_no_use}, "no-identity": True}
     attributes: dict[str, Any] = {options_by_name()[name].attribute: value for name, value in values.items()}
-    options = Options(environment={}, **attributes)
+    options = Options(environment={}, print_tools_lock=given.print_tools_lock, **attributes)
     _check(options)
     if given.check:
         sys.exit(0)

@@ -204,6 +204,11 @@ class Connection:
             return []
         return [self._receive_response(jsonrpc.error(wire_id, jsonrpc.INTERNAL_ERROR, text))]
 
+    def answer(self, response: Message, outcome: CallOutcome) -> list[Event]:
+        """Answer a call in the server's place, if it is in flight. The server is not told."""
+        call = self._calls.take(response["id"])
+        return [] if call is None else [Answer(call, {**response, "id": call.client_id}, outcome)]
+
     def _receive_response(self, message: Message) -> Event:
         call = self._calls.take(message.get("id"))
         if call is None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .argument_schemas import ArgumentSchema
+from .jsonrpc import INVALID_PARAMS
+from .mcp import LEGACY_RESOURCE_NOT_FOUND
 from .quotas import Quota
 from .resource_uris import AmbiguousUriError, normalize_pattern, normalize_uri
 
@@ -53,6 +55,13 @@ class Decision:
         return self.exists and not self.missing
 
 
+def unknown(primitive: Primitive, name: str) -> tuple[int, str]:
+    """Return the code and text with which the specification's servers answer for what they do not have."""
+    if primitive is Primitive.RESOURCES:
+        return LEGACY_RESOURCE_NOT_FOUND, "Resource not found"
+    return INVALID_PARAMS, f"Unknown {primitive.value.removesuffix('s')}: {name}"
+
+
 HIDDEN = Decision(exists=False)
 _DENIED = Rule(deny=True)
 
@@ -63,6 +72,7 @@ class InvalidRulesError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Pattern:
+    name: str
     pieces: tuple[str, ...]
     rule: Rule
 
@@ -100,7 +110,7 @@ class _RuleSet:
         self._key_of = key_of
         self._exact: dict[str, Rule] = {}
         self._patterns: list[_Pattern] = []
-        named: dict[str, str] = {}
+        named = self._named = dict[str, str]()
         for name, rule in rules.items():
             pieces = pieces_of(name)
             if len(pieces) == 1:
@@ -110,7 +120,7 @@ class _RuleSet:
                 self._exact[key] = rule
                 named[key] = name
                 continue
-            pattern = _Pattern(pieces=pieces, rule=rule)
+            pattern = _Pattern(name=name, pieces=pieces, rule=rule)
             for other in self._patterns:
                 if pattern.may_tie_with(other):
                     raise InvalidRulesError(
@@ -139,6 +149,18 @@ class _RuleSet:
                 return found  # it matches all of them: nothing behind it decides
         return [*found, self._default]
 
+    def find_unmatched(self, names: Iterable[str], prefixes: Iterable[str]) -> set[str]:
+        """Return the names of the rules that match none of these names, nor anything that begins so."""
+        names, prefixes = list(names), tuple(prefixes)
+        keys = {self._key_of(name) for name in names}
+        unmatched = {name for key, name in self._named.items() if key not in keys and not key.startswith(prefixes)}
+        for pattern in self._patterns:
+            before = pattern.pieces[0]
+            is_below = any(before.startswith(prefix) or prefix.startswith(before) for prefix in prefixes)
+            if not is_below and not any(map(pattern.matches, names)):
+                unmatched.add(pattern.name)
+        return unmatched
+
 
 class Rules:
     """The rules for tools or for prompts, by their names."""
@@ -150,6 +172,10 @@ class Rules:
     def find(self, name: str) -> tuple[Rule, ...]:
         """Return the rules that a use must satisfy."""
         return (self._rules.find(name),)
+
+    def find_unmatched(self, names: Iterable[str], templates: Iterable[str] = ()) -> list[str]:
+        """Return the rules that match none of these names, sorted. Only resources have templates."""
+        return sorted(self._rules.find_unmatched(names, ()))
 
 
 class ResourceRules(Rules):
@@ -175,9 +201,24 @@ class ResourceRules(Rules):
         except AmbiguousUriError:
             return (_DENIED,)
 
+    def find_unmatched(self, names: Iterable[str], templates: Iterable[str] = ()) -> list[str]:
+        """Return the rules that match none of these URIs, nor what a template can stand for, sorted."""
+        names, prefixes = list(names), [template.partition("{")[0] for template in templates]
+        normal = [uri for uri in map(_find_normal, names) if uri is not None]
+        return sorted(
+            self._rules.find_unmatched(names, prefixes) & self._normal.find_unmatched(normal, prefixes),
+        )
+
     def find_all_of_template(self, template: str) -> list[Rule]:
         """Return every rule that may decide about a URI that the template stands for."""
         return self._rules.find_all_below(template.partition("{")[0])
+
+
+def _find_normal(uri: str) -> str | None:
+    try:
+        return normalize_uri(uri)
+    except AmbiguousUriError:
+        return None
 
 
 def decide(rules: Iterable[Rule], *, held: frozenset[str], grantable: frozenset[str]) -> Decision:

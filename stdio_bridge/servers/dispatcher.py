@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Protocol, cast
 
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.protocol.calls import Call, CallOutcome, CallTimeouts, Purpose
@@ -26,6 +26,22 @@ from stdio_bridge.protocol.jsonrpc import Message
 from .backend import Client, Reply
 
 log = logging.getLogger(__name__)
+
+
+class Gate(Protocol):
+    """What clients' messages pass on their way to a server, and its answers on their way back."""
+
+    def admits(self, message: Message) -> bool:
+        """Whether a client's message goes to the server now. What does not is answered or passed on later, or dropped.
+
+        A request has the connection's own id.
+        """
+
+    def change(self, method: str, answer: Message) -> Message:
+        """Return the answer to a client's request as the client is to have it."""
+
+    def hear(self, message: Message) -> None:
+        """Take notice of a message of the server."""
 
 
 class Dispatcher:
@@ -55,6 +71,7 @@ class Dispatcher:
         self._replies: dict[Call, Reply] = {}
         self._events: collections.deque[Event] = collections.deque()
         self._delivering = False
+        self.gate: Gate | None = None
 
     # What clients do.
 
@@ -72,19 +89,27 @@ class Dispatcher:
     def request(self, client: Client, message: Message, reply: Reply, purpose: Purpose = Purpose.CALL) -> Call:
         """Pass a client's request on; its answer goes to `reply`."""
         call, events = self._connection.request(client, message, self._loop.clock(), purpose)
-        return self._expect(call, reply, events)
+        return self._expect(call, reply, events, self.gate)
 
     def ask(self, method: str, params: Message, answered: Callable[[Message], None]) -> Call:
-        """Ask the server something for the bridge itself."""
+        """Ask the server something for the bridge itself, which no gate holds back."""
         call, events = self._connection.ask(method, params, self._loop.clock())
-        return self._expect(call, _AnswerTo(answered), events)
+        return self._expect(call, _AnswerTo(answered), events, gate=None)
 
-    def _expect(self, call: Call, reply: Reply, events: list[Event]) -> Call:
+    def _expect(self, call: Call, reply: Reply, events: list[Event], gate: Gate | None) -> Call:
         self._replies[call] = reply
-        self._queue(events)
+        self._queue(events, gate)
         if self._events:
             self._loop.call_soon(self._deliver_all)
         return call
+
+    def pass_on(self, message: Message) -> None:
+        """Write a client's message that a gate has held back."""
+        self._write(message)
+
+    def answer(self, response: Message, outcome: CallOutcome) -> None:
+        """Answer a client's request in the server's place; a response to one that is over does nothing."""
+        self._take(self._connection.answer(response, outcome))
 
     def tell(self, method: str) -> None:
         """Notify the server in the bridge's own name."""
@@ -129,7 +154,10 @@ class Dispatcher:
 
     def receive(self, message: Message) -> None:
         """Take a message of the server. Raises InvalidMessage on what is none; nothing has happened then."""
-        self._take(self._connection.receive(message, self._loop.clock()))
+        events = self._connection.receive(message, self._loop.clock())
+        if self.gate is not None:
+            self.gate.hear(message)
+        self._take(events)
 
     def fail(self, wire_id: int, text: str) -> None:
         """Fail a call whose answer cannot be passed on, if it is in flight."""
@@ -172,13 +200,14 @@ class Dispatcher:
     # Delivery.
 
     def _take(self, events: Iterable[Event]) -> None:
-        self._queue(events)
+        self._queue(events, self.gate)
         self._deliver_all()
 
-    def _queue(self, events: Iterable[Event]) -> None:
+    def _queue(self, events: Iterable[Event], gate: Gate | None) -> None:
         for event in events:
             if isinstance(event, ToServer):
-                self._write(event.message)
+                if gate is None or gate.admits(event.message):
+                    self._write(event.message)
             else:
                 self._events.append(event)
 
@@ -198,7 +227,9 @@ class Dispatcher:
         if isinstance(event, Answer):
             reply = self._replies.pop(event.call, None)
             if reply is not None:
-                reply.finish(event.message, event.outcome)
+                gate = self.gate if event.call.purpose is Purpose.CALL else None
+                message = event.message if gate is None else gate.change(event.call.method, event.message)
+                reply.finish(message, event.outcome)
         elif isinstance(event, Progress):
             reply = self._replies.get(event.call)
             if reply is not None:

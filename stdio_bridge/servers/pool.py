@@ -22,6 +22,7 @@ from .dispatcher import Dispatcher
 from .eviction import Bounds, Full, Occupant, find_victim
 from .message_reader import MessageReader
 from .start_limiter import StartLimiter, StartPermit
+from .tool_gate import HiddenTools, ToolGate
 from .warm_pool import WarmPool
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Server:
             log_skipped=self._log_non_json,
             on_message=self._hear,
         )
+        if pool.hidden_tools is not None:
+            self.dispatcher.gate = ToolGate(self.dispatcher, pool.hidden_tools)
         self._pool = pool
         self._on_end = on_end
         self._spare = spare
@@ -214,6 +217,9 @@ class ServerPool:
         self.heard_at = -float("inf")
         self.failed_at = -float("inf")
         self.asked_at = -float("inf")
+        self.hidden_tools = None
+        if options.tools_lock is not None:
+            self.hidden_tools = HiddenTools(options.tools_lock, loop, registry)
         self._servers: dict[Server, None] = {}
         self._warm_pool = WarmPool(loop, options.warm_spares, self._begin_spare)
         self.closed = False

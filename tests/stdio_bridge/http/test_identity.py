@@ -96,3 +96,28 @@ def test_a_revocation_names_its_grant_and_an_identity_assertion_is_none() -> Non
     assert verifier().revoked_grant(revocation.encode()) == "g1"
     with pytest.raises(HttpError):
         verifier().revoked_grant(sign(CLAIMS).encode())
+
+
+@pytest.mark.parametrize("signed_at", [NOW - 60, NOW + 10])
+def test_a_request_for_a_survey_is_good_as_long_as_an_assertion(signed_at: int) -> None:
+    verifier().check_survey(sign({}, salt="mcp-oauth-gateway.survey", at=signed_at).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff.\xff.\xff",
+        sign({}, salt="mcp-oauth-gateway.survey", at=NOW - 61).encode(),
+        sign({}, salt="mcp-oauth-gateway.survey", at=NOW + 11).encode(),
+        sign({}, salt="mcp-oauth-gateway.survey", key=b"o" * 64).encode(),
+        sign([], salt="mcp-oauth-gateway.survey").encode(),
+        sign({}, salt="mcp-oauth-gateway.survey").encode()[:-1],
+        sign(CLAIMS).encode(),
+        sign({"sid": "g1"}, salt="mcp-oauth-gateway.revocation").encode(),
+    ],
+    ids=["none", "junk", "old", "future", "another key", "no object", "cut", "an assertion", "a revocation"],
+)
+def test_no_other_request_for_a_survey_is_good(body: bytes) -> None:
+    with pytest.raises(HttpError, match=r"not valid now|does not verify|not an object"):
+        verifier().check_survey(body)

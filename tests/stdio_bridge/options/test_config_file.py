@@ -53,6 +53,7 @@ SAMPLES: dict[str, tuple[Any, list[str]]] = {
 WHO = {"require-identity", "no-identity"}
 WHAT = {"command", "server-socket"}
 RULES = {"tools", "prompts", "resources"}  # see test_rules
+LOCK = {"tools-lock"}  # see test_lock_file
 WRONG: list[tuple[str, object]] = [
     ("allow-host", "a.example"),
     ("allow-host", [1]),
@@ -98,7 +99,7 @@ def refused(config: Path, members: object, *arguments: str) -> str:
 
 
 def test_there_is_a_sample_of_every_option() -> None:
-    assert SAMPLES.keys() | WHO | WHAT | RULES == options_by_name().keys()
+    assert SAMPLES.keys() | WHO | WHAT | RULES | LOCK == options_by_name().keys()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

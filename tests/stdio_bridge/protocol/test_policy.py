@@ -267,3 +267,20 @@ def test_a_template_stands_for_everything_that_it_can_become(template: str, foun
         {"memo://public/*": needs("public"), "memo://secret/1": needs("secret")}, default=needs("default")
     )
     assert {scope for rule in rules.find_all_of_template(template) for scope in rule.scopes} == found
+
+
+def test_rules_that_match_nothing_are_found() -> None:
+    rules = Rules(default=ALLOW, rules={"look": ALLOW, "drop": DENY, "create_*": ALLOW, "*_admin": DENY, "x*z": DENY})
+    assert rules.find_unmatched(["look", "create_issue", "xyz"]) == ["*_admin", "drop"]
+    assert rules.find_unmatched([]) == ["*_admin", "create_*", "drop", "look", "x*z"]
+    assert rules.find_unmatched(["drop", "look", "create_", "_admin", "xz"]) == []
+
+
+def test_rules_for_resources_that_match_nothing_are_found() -> None:
+    rules = resources({"file:///a/*": DENY, "file:///b": DENY, "FILE:///c%41": DENY, "file:///d/*": DENY})
+    assert rules.find_unmatched(["file:///a/1", "file:///cA"], []) == ["file:///b", "file:///d/*"]
+    assert rules.find_unmatched(["file:///a/1", "file:///%2e%2e/x\\y"], ["file:///d/{id}"]) == [
+        "FILE:///c%41",
+        "file:///b",
+    ]
+    assert rules.find_unmatched([], ["file:///{+path}"]) == []

@@ -1,0 +1,314 @@
+"""Holds one server process to the lock of its tools: clients see and call only tools that are as they were reviewed.
+
+Before the first use of a tool the bridge asks the process for all of its tools, as the client that uses it would, and
+again after each change that the process reports. A list of tools reaches its client without those that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.log_handler import LimitedLog
+from stdio_bridge.io.metrics import Registry
+from stdio_bridge.protocol import jsonrpc, visible_json
+from stdio_bridge.protocol.calls import CallOutcome, Purpose
+from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, PROTOCOL_VERSION
+from stdio_bridge.protocol.policy import Primitive, unknown
+from stdio_bridge.protocol.tool_catalog import next_cursor
+from stdio_bridge.protocol.tool_lock import Reason, ToolLock
+
+from .dispatcher import Dispatcher
+from .handshake import own_meta
+
+log = logging.getLogger(__name__)
+
+_CALL = "tools/call"
+_LIST = "tools/list"
+_CHANGED = "notifications/tools/list_changed"
+_MAX_PAGES = 1000
+# How many lists of one process are remembered: a modern server may have other tools for each set of capabilities.
+_MAX_VIEWS = 32
+_MAX_NAMED = 1000
+_LOGGED_PER_SECOND = 10
+_SHOWN_CHARACTERS = 100
+HIDING = (Reason.NEW, Reason.CHANGED, Reason.DUPLICATE)
+
+
+class HiddenTools:
+    """The tools that the lock hides, as the newest complete list of any process of one bridge shows them."""
+
+    def __init__(self, lock: ToolLock, loop: Loop, registry: Registry) -> None:
+        self.lock = lock
+        self.loop = loop
+        self._log = LimitedLog(log, loop.clock, per_second=_LOGGED_PER_SECOND)
+        self._hidden: dict[str, Reason] = {}
+        self._counts: Counter[Reason] = Counter()
+        description = "Tools that are hidden because of the lock, in the newest list of a server process"
+        registry.gauges("mcp_bridge_hidden_tools", description, "reason", self._read)
+
+    def _read(self) -> Mapping[str, float]:
+        return {reason.value: self._counts[reason] for reason in HIDING}
+
+    def note(self, listing: Listing) -> None:
+        """Take a complete list. What was not hidden, or for another reason, is logged."""
+        hidden = listing.hidden
+        for name, reason in hidden.items():
+            if self._hidden.get(name) is not reason:
+                shown = visible_json.render_short(name[:_SHOWN_CHARACTERS])
+                self._log.log(logging.WARNING, "tools.hidden: %s: %s", reason.value, shown)
+        self._hidden = hidden
+        self._counts = listing.counts
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """All tools of a process, as they come page by page."""
+
+    lock: ToolLock
+    allowed: set[str] = field(default_factory=set)
+    hidden: dict[str, Reason] = field(default_factory=dict)
+    counts: Counter[Reason] = field(default_factory=Counter)
+
+    def add(self, tools: object) -> None:
+        """Take a page."""
+        for tool in tools if isinstance(tools, list) else ():
+            name = tool.get("name") if isinstance(tool, dict) else None
+            if isinstance(tool, dict) and isinstance(name, str):
+                self._add(name, tool)
+
+    def _add(self, name: str, tool: Message) -> None:
+        if name not in self.lock:
+            self._hide(name, Reason.NEW)
+        elif name in self.allowed or name in self.hidden:
+            self.allowed.discard(name)
+            self._hide(name, Reason.DUPLICATE)
+        elif self.lock.matches(tool):
+            self.allowed.add(name)
+        else:
+            self._hide(name, Reason.CHANGED)
+
+    def _hide(self, name: str, reason: Reason) -> None:
+        if (before := self.hidden.get(name)) is not None:
+            self.counts[before] -= 1
+        elif name not in self.lock and len(self.hidden) >= _MAX_NAMED:
+            self.counts[reason] += 1
+            return
+        self.hidden[name] = reason
+        self.counts[reason] += 1
+
+
+class ToolGate:
+    """What of clients' messages about tools may reach one server process, and what of its lists they get."""
+
+    def __init__(self, dispatcher: Dispatcher, hidden_tools: HiddenTools) -> None:
+        self._dispatcher = dispatcher
+        self._hidden_tools = hidden_tools
+        self._lock = hidden_tools.lock
+        # Complete lists, by who has asked for them.
+        self._views: dict[str, Listing] = {}
+        self._waiting: dict[str, dict[int, Message]] = {}
+        self._changes = 0
+        self._is_watching = False
+
+    # What clients send
+
+    def admits(self, message: Message) -> bool:
+        """Whether a client's message goes to the server now."""
+        method = message.get("method")
+        if method is None:
+            return True
+        if "id" not in message:
+            return self._admits_notification(message, method)
+        if method == _CALL:
+            return self._admits_call(message)
+        if method == _LIST:
+            return self._find_view(message) is not None
+        if method.strip().lower().partition("/")[0] == "tools":
+            # It might use a tool in a way that is not known here.
+            self._refuse(message, jsonrpc.METHOD_NOT_FOUND, "Method not found")
+            return False
+        return True
+
+    def _admits_notification(self, message: Message, method: str) -> bool:
+        if method == "notifications/cancelled":
+            request_id = jsonrpc.params_of(message)["requestId"]
+            return not any(waiting.pop(request_id, None) for waiting in self._waiting.values())
+        if method.startswith("notifications/"):
+            return True
+        self._dispatcher.drop(message, "a request must have an id")
+        return False
+
+    def _admits_call(self, message: Message) -> bool:
+        name = jsonrpc.params_of(message).get("name")
+        if not isinstance(name, str):
+            self._refuse(message, jsonrpc.INVALID_PARAMS, "params.name must be a string")
+            return False
+        if name in self._lock:
+            view = self._find_view(message)
+            if view is None:
+                return False
+            if name in view.allowed:
+                return True
+        code, text = unknown(Primitive.TOOLS, name)
+        self._refuse(message, code, text)
+        return False
+
+    def _find_view(self, message: Message) -> Listing | None:
+        """Return what the sender of a request has; without it the request waits until the server has told."""
+        key = _key_of(message)
+        view = self._views.get(key)
+        if view is None:
+            is_asked = key in self._waiting
+            self._waiting.setdefault(key, {})[message["id"]] = message
+            if not is_asked:
+                self._list(key, message)
+        return view
+
+    def _refuse(self, message: Message, code: int, text: str, outcome: CallOutcome = CallOutcome.DENIED) -> None:
+        # Not at once: nothing is delivered before the request has been taken.
+        response = jsonrpc.error(message["id"], code, text)
+        self._hidden_tools.loop.call_soon(lambda: self._dispatcher.answer(response, outcome))
+
+    # What the server has
+
+    def _list(self, key: str, message: Message) -> None:
+        """Ask for all tools, as the sender of the message would."""
+        params: Message = {}
+        capabilities = jsonrpc.meta_of(message).get(CLIENT_CAPABILITIES)
+        if PROTOCOL_VERSION in jsonrpc.meta_of(message):
+            params["_meta"] = {**own_meta(), CLIENT_CAPABILITIES: capabilities}
+            self._watch()
+        _Question(self, self._dispatcher, key, params, Listing(lock=self._lock)).ask()
+
+    def _watch(self) -> None:
+        """Subscribe to changes: a modern server reports none without that."""
+        if not self._is_watching:
+            self._is_watching = True
+            params = {"notifications": {"toolsListChanged": True}, "_meta": own_meta()}
+            message = {"jsonrpc": "2.0", "id": 0, "method": LISTEN, "params": params}
+            self._dispatcher.request(_WATCH, message, _WATCH, Purpose.STREAM)
+
+    @property
+    def changes(self) -> int:
+        """How often the tools have changed."""
+        return self._changes
+
+    def listed(self, key: str, listing: Listing) -> None:
+        """Take a complete list, and go on with the requests that have waited for it."""
+        while len(self._views) >= _MAX_VIEWS:
+            del self._views[next(iter(self._views))]
+        self._views[key] = listing
+        self._hidden_tools.note(listing)
+        for message in self._waiting.pop(key).values():
+            if self.admits(message):
+                self._dispatcher.pass_on(message)
+
+    def not_listed(self, key: str, reason: str) -> None:
+        """Refuse the requests that have waited for a list."""
+        for message in self._waiting.pop(key).values():
+            text = f"the MCP server's tools cannot be compared: {reason}"
+            self._refuse(message, jsonrpc.INTERNAL_ERROR, text, CallOutcome.ERROR)
+
+    def hear(self, message: Message) -> None:
+        """Take notice of a message of the server."""
+        if message.get("method") == _CHANGED:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._changes += 1
+        self._views.clear()
+
+    def change(self, method: str, answer: Message) -> Message:
+        """Return the answer to a client's request without the tools that differ from the lock."""
+        result = answer.get("result")
+        if method != _LIST or not isinstance(result, dict) or "tools" not in result:
+            return answer
+        tools = result["tools"] if isinstance(result["tools"], list) else []
+        names = Counter(name for tool in tools if isinstance(tool, dict) and isinstance(name := tool.get("name"), str))
+        kept = [tool for tool in tools if isinstance(tool, dict) and self._shows(tool, names)]
+        return {**answer, "result": {**result, "tools": kept}}
+
+    def _shows(self, tool: Message, names: Counter[str]) -> bool:
+        name = tool.get("name")
+        if not isinstance(name, str) or name not in self._lock:
+            return False
+        views = self._views.values()
+        shows = names[name] == 1 and self._lock.matches(tool)
+        if shows and any(view.hidden.get(name) is Reason.DUPLICATE for view in views):
+            return False
+        if shows != any(name in view.allowed for view in views):
+            # The server has changed it without a word: it is asked again before the next call.
+            self._forget()
+        return shows
+
+
+class _Question:
+    """Asks a server for its tools, page after page, from the beginning where they change meanwhile."""
+
+    def __init__(self, gate: ToolGate, dispatcher: Dispatcher, key: str, params: Message, listing: Listing) -> None:
+        self._gate = gate
+        self._dispatcher = dispatcher
+        self._key = key
+        self._params = params
+        self._listing = listing
+        self._changes = gate.changes
+        self._pages = 0
+
+    def ask(self, cursor: str | None = None) -> None:
+        """Ask for the page that begins there."""
+        self._pages += 1
+        if self._pages > _MAX_PAGES:
+            self._gate.not_listed(self._key, "it lists too many, or they change all the time")
+            return
+        page = {} if cursor is None else {"cursor": cursor}
+        self._dispatcher.ask(_LIST, {**self._params, **page}, self._take)
+
+    def _take(self, answer: Message) -> None:
+        error, result = answer.get("error"), answer.get("result")
+        if self._changes != self._gate.changes:
+            self._changes = self._gate.changes
+            self._listing = Listing(lock=self._listing.lock)
+            self.ask()
+        elif isinstance(result, dict) and isinstance(result.get("tools"), list):
+            self._listing.add(result["tools"])
+            following = next_cursor(result)
+            if following is None:
+                self._gate.listed(self._key, self._listing)
+            else:
+                self.ask(following)
+        elif isinstance(error, dict) and error.get("code") == jsonrpc.METHOD_NOT_FOUND:
+            self._gate.listed(self._key, self._listing)  # it has none
+        else:
+            text = error.get("message") if isinstance(error, dict) else None
+            self._gate.not_listed(self._key, text if isinstance(text, str) else "it does not list them")
+
+
+class _Watch:
+    """The bridge's own subscription to changes of the tools: the gate hears of them as of all that the server says."""
+
+    def receive(self, message: Message) -> None:
+        """Ignore messages that name no subscription."""
+
+    def send(self, message: Message) -> None:
+        """Ignore what the subscription brings."""
+
+    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
+        """Ignore that the server keeps no such subscription."""
+
+
+_WATCH = _Watch()
+
+
+def _key_of(message: Message) -> str:
+    """Name who asks, as far as a server can tell: a modern one by the capabilities in each request."""
+    meta = jsonrpc.meta_of(message)
+    if PROTOCOL_VERSION not in meta:
+        return ""
+    return hashlib.sha256(json.dumps(meta.get(CLIENT_CAPABILITIES), sort_keys=True).encode("ascii")).hexdigest()
