@@ -58,8 +58,10 @@ class Bridge:
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
         self._leases = Leases(self._pool, era_cache, suspended_calls)
-        policy = find_policy(options, clock=loop.clock)
+        policy = find_policy(options, self._registry, clock=loop.clock)
         observers: list[CallObserver] = [CallMetrics(self._registry)]
+        if policy is not None and policy.quotas.running is not None:
+            observers.append(policy.quotas.running)
         self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
         self._modern = ModernEra(self._leases, policy=policy)

@@ -135,5 +135,5 @@ def _admit(session: Session, body: Body) -> Mapping[int, Message]:
     refusals = access.check(body.messages) if access is not None else {}
     session.lease.check_room(len(body.requests))
     if access is not None:
-        access.admit(message for position, message in enumerate(body.messages) if position not in refusals)
+        access.admit(body.messages, refusals)
     return refusals

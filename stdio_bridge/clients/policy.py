@@ -6,11 +6,12 @@ of these parts of MCP that is not known here is refused, as it could name a tool
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from stdio_bridge.http.identity import Identity
+from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError, bad_request
@@ -19,7 +20,7 @@ from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN
 from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide, unknown
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
-from .quotas import Quotas, is_call
+from .quotas import Quotas, RunningCalls, is_call
 
 # Requests that use one thing, and the parameter that names it.
 _USES = {
@@ -57,6 +58,7 @@ _SUBSCRIPTIONS = "resourceSubscriptions"
 _TASK_IDS = "taskIds"
 _ALLOWED = Decision(exists=True)
 _MAX_TASKS_PER_USER = 1000
+_MAX_TASKS = 100_000
 
 
 class _Refused(Exception):
@@ -79,6 +81,7 @@ class Policy:
         self.resources = resources
         self.quotas = quotas
         self._tasks: dict[str, dict[str, frozenset[Rule]]] = {}
+        self.known_tasks = 0
         given = {Primitive.TOOLS: tools, Primitive.PROMPTS: prompts, Primitive.RESOURCES: resources}
         self.rules: Mapping[Primitive, Rules] = {each: rules for each, rules in given.items() if rules is not None}
         self.namespaces = frozenset[str]().union(*(_NAMESPACES[each] for each in self.rules))
@@ -93,21 +96,38 @@ class Policy:
         task_id = task.get("taskId") if isinstance(task, dict) else None
         if isinstance(task_id, str):
             tasks = self._tasks.setdefault(user, {})
+            self.known_tasks += task_id not in tasks
             # Processes may give the same id to tasks of several tools.
             tasks[task_id] = tasks.get(task_id, frozenset()).union(rules)
             if len(tasks) > _MAX_TASKS_PER_USER:
-                del tasks[next(iter(tasks))]
+                self._forget_oldest_of(user)
+            elif self.known_tasks > _MAX_TASKS:
+                self._forget_oldest_of(max(self._tasks, key=lambda each: len(self._tasks[each])))
+
+    def _forget_oldest_of(self, user: str) -> None:
+        tasks = self._tasks[user]
+        del tasks[next(iter(tasks))]
+        self.known_tasks -= 1
+        if not tasks:
+            del self._tasks[user]
 
     def find_task(self, user: str, task_id: object) -> frozenset[Rule] | None:
         """Return the rules for one of the user's tasks."""
         return self._tasks.get(user, {}).get(task_id) if isinstance(task_id, str) else None
 
 
-def find_policy(options: Options, *, clock: Callable[[], float]) -> Policy | None:
+def find_policy(options: Options, registry: Registry, *, clock: Callable[[], float]) -> Policy | None:
     """Return the policy, or None where there are neither rules nor quotas, and so nothing is to be done."""
-    quotas = Quotas(calls_per_minute=options.calls_per_minute, clock=clock)
+    running = None if options.max_calls_per_user is None else RunningCalls(options.max_calls_per_user)
+    quotas = Quotas(calls_per_minute=options.calls_per_minute, running=running, clock=clock)
     policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources, quotas=quotas)
-    return policy if policy.rules or options.calls_per_minute is not None else None
+    if not policy.rules and not quotas.hold_for_all:
+        return None
+    registry.gauge("mcp_bridge_known_tasks", "Tasks whose rules the bridge keeps", lambda: policy.known_tasks)
+    registry.gauge(
+        "mcp_bridge_counted_users", "Users whose calls of the last minute a quota counts", lambda: len(quotas.rates)
+    )
+    return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +167,15 @@ class Access:
             raise self._insufficient_scope(needed)
         return refusals
 
-    def admit(self, messages: Iterable[Message]) -> None:
-        """Count the calls among messages that are to reach the server now. Raises HttpError if any is over a quota."""
-        calls = [(message, self._rules_for(message)) for message in messages if is_call(message)]
+    def admit(self, messages: Sequence[Message], refused: Container[int] = ()) -> None:
+        """Count the calls that are to reach the server now. Raises HttpError if any is over a quota or limit.
+
+        `refused` are the positions of messages that do not reach it.
+        """
+        begun = [(position, message) for position, message in enumerate(messages) if is_call(message)]
+        calls = [(message, self._rules_for(message)) for position, message in begun if position not in refused]
         if calls:
-            self.policy.quotas.admit(self.identity.user, calls)
+            self.policy.quotas.admit(self.identity.user, calls, begun=len(begun))
 
     def narrowed(self, message: Message) -> Message:
         """Return a subscription without what does not exist for the user, or is not known to be decided about."""

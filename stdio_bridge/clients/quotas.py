@@ -1,4 +1,4 @@
-"""Quotas of calls: which messages they count, and the answer to a call that is over one.
+"""Quotas and limits of calls: which messages they count, and the answer to a call that is over one.
 
 A call is a request that uses a tool, a prompt or a resource. All that comes with it is part of it: its task, its
 cancellation, and its repetition with the input that the server has asked for.
@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import HttpError, bad_request, unavailable
+from stdio_bridge.protocol.errors import RETRY_SECONDS, HttpError, bad_request, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.policy import Rule
 from stdio_bridge.protocol.quotas import CallRates, Excess, Quota
 from stdio_bridge.protocol.request_state import binding_of
+
+from .call_records import CallEnd, CallRecord
 
 _CALLS = frozenset({"tools/call", "prompts/get", "resources/read"})
 # What only a repetition has (2026-07-28, "Multi Round-Trip Requests").
@@ -30,10 +32,43 @@ def is_call(message: Message) -> bool:
     return "id" in message and isinstance(method, str) and method.strip().lower() in _CALLS
 
 
-class Quotas:
-    """The quotas of one bridge, and what its users have used of them."""
+class RunningCalls:
+    """How many calls of each user are not over: an observer of calls, which holds a user to a limit."""
 
-    def __init__(self, *, calls_per_minute: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running: dict[str, int] = {}
+
+    def begin(self, record: CallRecord, message: Message) -> CallEnd | None:
+        """Count a call until its end."""
+        if not is_call(message):
+            return None
+        user = record.identity.user
+        self._running[user] = self._running.get(user, 0) + 1
+        return self._end
+
+    def _end(self, record: CallRecord) -> None:
+        user = record.identity.user
+        self._running[user] -= 1
+        if not self._running[user]:
+            del self._running[user]
+
+    def admit(self, user: str, *, begun: int, wanted: int) -> None:
+        """Let a user make so many of the calls that have just begun. Raises HttpError if they are over the limit."""
+        limit = f"the limit of unanswered calls to this server is {self._limit} per user"
+        if wanted > self._limit:
+            raise bad_request(jsonrpc.INVALID_REQUEST, f"the batch is too large: {limit}")
+        if self._running.get(user, 0) - begun + wanted > self._limit:
+            raise _too_many(f"too many calls: {limit}; try again when one has been answered", RETRY_SECONDS)
+
+
+class Quotas:
+    """The quotas of one bridge, and what its users have used of them. `running` counts the calls that are not over."""
+
+    def __init__(
+        self, *, calls_per_minute: int | None, running: RunningCalls | None = None, clock: Callable[[], float]
+    ) -> None:
+        self.running = running
         self._of_server = (
             () if calls_per_minute is None else (Quota(name="this server", calls_per_minute=calls_per_minute),)
         )
@@ -43,8 +78,18 @@ class Quotas:
         # arguments, or another state than the answer had, it is another call.
         self._repetitions: collections.OrderedDict[str, int] = collections.OrderedDict()
 
-    def admit(self, user: str, calls: Sequence[tuple[Message, Iterable[Rule]]]) -> None:
-        """Count calls, each with the rules for what it uses. Raises HttpError on any over a quota: none is counted."""
+    @property
+    def hold_for_all(self) -> bool:
+        """Whether there is a quota or limit that no rule names."""
+        return bool(self._of_server) or self.running is not None
+
+    def admit(self, user: str, calls: Sequence[tuple[Message, Iterable[Rule]]], *, begun: int) -> None:
+        """Count calls, each with the rules for what it uses. Raises HttpError on any over a quota: none is counted.
+
+        `begun` is how many calls have come with them, those among them that are refused for another reason included.
+        """
+        if self.running is not None:
+            self.running.admit(user, begun=begun, wanted=len(calls))
         wanted: dict[Quota, int] = {}
         repeated: list[str] = []
         for message, rules in calls:
@@ -101,9 +146,10 @@ def _over(excess: Excess) -> HttpError:
     if excess.seconds is None:
         return bad_request(jsonrpc.INVALID_REQUEST, f"the batch is too large: {limit}")
     seconds = math.ceil(excess.seconds)
+    return _too_many(f"over quota: {limit}; try again in {seconds} s", seconds)
+
+
+def _too_many(text: str, retry_seconds: int) -> HttpError:
     return HttpError(
-        "429 Too Many Requests",
-        jsonrpc.SERVER_ERROR,
-        f"over quota: {limit}; try again in {seconds} s",
-        headers=(("Retry-After", str(seconds)),),
+        "429 Too Many Requests", jsonrpc.SERVER_ERROR, text, headers=(("Retry-After", str(retry_seconds)),)
     )

@@ -337,6 +337,16 @@ class Options:
         int,
         Definition("max-calls", kinds.COUNT, LIMITS, "unanswered calls of one process; more get 503 with Retry-After"),
     ] = 10_000
+    max_calls_per_user: Annotated[
+        int | None,
+        Definition(
+            "max-calls-per-user",
+            kinds.COUNT,
+            LIMITS,
+            "unanswered calls of tools, prompts and resources of one verified user; more get 429 with Retry-After "
+            "(default: no limit)",
+        ),
+    ] = None
     calls_per_minute: Annotated[
         int | None,
         Definition(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import jsonrpc
 
 # After how long a client should try again where nothing says when that will help.
-_RETRY_SECONDS = 5
+RETRY_SECONDS = 5
 
 
 class UsageError(Exception):
@@ -42,7 +42,7 @@ def not_allowed(methods: str) -> HttpError:
     )
 
 
-def unavailable(text: str, *, retry_seconds: int = _RETRY_SECONDS) -> HttpError:
+def unavailable(text: str, *, retry_seconds: int = RETRY_SECONDS) -> HttpError:
     """503: not now, but soon."""
     return HttpError(
         "503 Service Unavailable", jsonrpc.SERVER_ERROR, text, headers=(("Retry-After", str(retry_seconds)),)

@@ -209,7 +209,7 @@ def test_a_bridge_is_told_who_may_use_what_where_that_is_not_everyone(tmp_path: 
 def test_a_bridge_is_told_of_quotas_and_schemas(tmp_path: Path) -> None:
     configuration = load(evaluated("github"))
     options = options_of(configuration, "mcp-bridge-notes.service", tmp_path)
-    assert options.calls_per_minute == 120
+    assert (options.calls_per_minute, options.max_calls_per_user) == (120, 4)
     assert options.tools is not None
     assert options.prompts is not None
     assert options.resources is not None
@@ -225,7 +225,8 @@ def test_a_bridge_is_told_of_quotas_and_schemas(tmp_path: Path) -> None:
     assert summary.arguments.find_fault({"a": "1", "b": "2"}) is not None
     quotas = {rule.quota for rule in options.resources.find("file:///srv/documents/large/a")}
     assert quotas == {Quota(name="resources that match file:///srv/documents/large/*", calls_per_minute=1)}
-    assert options_of(configuration, "mcp-bridge-local.service", tmp_path).calls_per_minute is None
+    others = options_of(configuration, "mcp-bridge-local.service", tmp_path)
+    assert (others.calls_per_minute, others.max_calls_per_user) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,10 @@ in
           assertion = server.url != null -> server.limits.callsPerMinute == null;
           message = "${option}.servers.${name}.limits.callsPerMinute: a quota needs a bridge, and a server with a `url` has none.";
         }
+        ++ lib.singleton {
+          assertion = server.url != null -> server.limits.callsPerUser == null;
+          message = "${option}.servers.${name}.limits.callsPerUser: a limit of calls needs a bridge, and a server with a `url` has none.";
+        }
         ++ lib.concatMap (perKind name server) [
           "tools"
           "prompts"

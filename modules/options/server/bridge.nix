@@ -157,6 +157,15 @@ in
       sharedSessions = count 1000 5000 "Sessions that share a process (`per-user` and `shared`).";
       sharedSessionsPerUser = count 100 20 "Sessions of one user that share a process.";
       calls = count 10000 1000 "Unanswered calls of one process.";
+      callsPerUser = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 4;
+        description = ''
+          Unanswered calls of tools, prompts and resources of one user. A call that is one too many is answered with 429. Each
+          of the `replicas` counts for itself. No limit where null.
+        '';
+      };
       callsPerMinute = mkOption {
         type = types.nullOr types.ints.positive;
         default = null;
@@ -223,6 +232,7 @@ in
     max-shared-sessions = config.limits.sharedSessions;
     max-shared-sessions-per-user = config.limits.sharedSessionsPerUser;
     max-calls = config.limits.calls;
+    max-calls-per-user = config.limits.callsPerUser;
     calls-per-minute = config.limits.callsPerMinute;
     max-connections = config.limits.connections;
   };

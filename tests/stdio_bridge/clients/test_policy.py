@@ -544,6 +544,21 @@ def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> Non
     assert policy.find_task("u", "-1") is None
 
 
+def test_the_tasks_of_all_users_are_bounded_and_the_user_with_most_loses_its_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stdio_bridge.clients.policy._MAX_TASKS", 4)
+    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
+
+    def known(user: str) -> list[int]:
+        return [number for number in range(10) if policy.find_task(user, str(number)) is not None]
+
+    for user, number in [("a", 0), ("many", 1), ("many", 2), ("b", 3), ("c", 4), ("c", 4), ("d", 5), ("e", 6)]:
+        policy.learn_task(user, {"task": {"taskId": str(number)}}, [Rule()])
+    assert policy.known_tasks == 4
+    assert [known(user) for user in ("a", "many", "b", "c", "d", "e")] == [[], [], [3], [4], [5], [6]]
+
+
 def test_a_list_of_tasks_has_the_user_s_own_of_allowed_tools(bridge: Bridge, task_client: Client) -> None:
     def listed(client: Client) -> list[str]:
         return [task["taskId"] for task in client.send("tasks/list").message["result"]["tasks"]]

@@ -35,6 +35,7 @@ SAMPLES: dict[str, tuple[Any, list[str]]] = {
     "listen": ("[::1]:80", ["--listen", "[::1]:80"]),
     "log-level": ("debug", ["--log-level", "debug"]),
     "max-calls": (5, ["--max-calls", "5"]),
+    "max-calls-per-user": (15, ["--max-calls-per-user", "15"]),
     "max-connections": (6, ["--max-connections", "6"]),
     "max-message-bytes": (7, ["--max-message-bytes", "7"]),
     "max-sessions": (8, ["--max-sessions", "8"]),

@@ -195,6 +195,7 @@
           sharedSessions = 500;
           sharedSessionsPerUser = 50;
           calls = 1000;
+          callsPerUser = 4;
           callsPerMinute = 120;
           connections = 512;
           memory = "512M";

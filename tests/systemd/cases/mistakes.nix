@@ -213,6 +213,7 @@ in
     wiki = {
       url = "http://10.0.0.5:3000/mcp";
       limits.callsPerMinute = 60;
+      limits.callsPerUser = 4;
     };
   };
   no-certificate = gateway { acme.email = null; };
