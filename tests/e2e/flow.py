@@ -73,7 +73,14 @@ class Code:
         return requests.post(f"{self.issuer}/token", data=self.form, timeout=20)
 
 
-def obtain_code(issuer: str, resource: str, *, browser: Browser | None = None, client_id: str | None = None) -> Code:
+def obtain_code(
+    issuer: str,
+    resource: str,
+    *,
+    browser: Browser | None = None,
+    client_id: str | None = None,
+    scope: str | None = None,
+) -> Code:
     """Go through the login up to the code."""
     client_id = client_id or register(issuer)
     verifier = secrets.token_urlsafe(48)
@@ -87,6 +94,7 @@ def obtain_code(issuer: str, resource: str, *, browser: Browser | None = None, c
             "code_challenge": challenge,
             "code_challenge_method": "S256",
             "resource": resource,
+            **({} if scope is None else {"scope": scope}),
         }
     )
     target = (browser or Browser()).open(f"{issuer}/authorize?{query}", stop_at=REDIRECT_URI)
@@ -107,9 +115,16 @@ def obtain_code(issuer: str, resource: str, *, browser: Browser | None = None, c
     )
 
 
-def log_in(issuer: str, resource: str, *, browser: Browser | None = None, client_id: str | None = None) -> Tokens:
+def log_in(
+    issuer: str,
+    resource: str,
+    *,
+    browser: Browser | None = None,
+    client_id: str | None = None,
+    scope: str | None = None,
+) -> Tokens:
     """Go through the whole login and return the tokens."""
-    code = obtain_code(issuer, resource, browser=browser, client_id=client_id)
+    code = obtain_code(issuer, resource, browser=browser, client_id=client_id, scope=scope)
     response = code.redeem()
     assert response.status_code == 200, response.text
     return _tokens(code.form["client_id"], response.json())

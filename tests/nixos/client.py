@@ -39,6 +39,7 @@ def main() -> int:
     login.add_argument("issuer")
     login.add_argument("resource")
     login.add_argument("--login", default="octocat")
+    login.add_argument("--scope", help="without it, what the server requires")
 
     opened = steps.add_parser("open", help="print the id of a new session")
     opened.set_defaults(run=_open)
@@ -52,11 +53,13 @@ def main() -> int:
     stream.set_defaults(run=_stream)
     knock = steps.add_parser("knock", help="open sessions for ever; fails when one is refused")
     knock.set_defaults(run=_knock)
+    tools = steps.add_parser("tools", help="print the names of the tools that there are")
+    tools.set_defaults(run=_tools)
     call = steps.add_parser("call", help="print the text of a tool's answer")
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, refused, gone, end, stream, knock, call):
+    for command in (opened, refused, gone, end, stream, knock, tools, call):
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
@@ -95,7 +98,7 @@ def _forbidden(options: argparse.Namespace) -> bool:
 
 
 def _login(options: argparse.Namespace) -> bool:
-    tokens = log_in(options.issuer, options.resource, browser=Browser(login=options.login))
+    tokens = log_in(options.issuer, options.resource, browser=Browser(login=options.login), scope=options.scope)
     sys.stdout.write(tokens.access_token)
     return False
 
@@ -136,12 +139,17 @@ def _knock(options: argparse.Namespace) -> bool:
             session.end()
 
 
+def _tools(options: argparse.Namespace) -> bool:
+    session = _Session(options)
+    sys.stdout.write(" ".join(sorted(session.list_tools())))
+    session.end()
+    return False
+
+
 def _call(options: argparse.Namespace) -> bool:
     session = _Session(options)
     if options.session_file is None:
-        session.post({"method": "notifications/initialized"})
-        tools = session.post({"id": 2, "method": "tools/list"}).json()["result"]["tools"]
-        assert options.tool in {each["name"] for each in tools}
+        assert options.tool in session.list_tools()
     params = {"name": options.tool, "arguments": options.arguments}
     result = session.post({"id": 3, "method": "tools/call", "params": params}).json()["result"]
     sys.stdout.write(result["content"][0]["text"])
@@ -191,6 +199,11 @@ class _Session:
         answer = self.send(message)
         answer.raise_for_status()
         return answer
+
+    def list_tools(self) -> list[str]:
+        """Return the names of the tools, at the beginning of a session."""
+        self.post({"method": "notifications/initialized"})
+        return [each["name"] for each in self.post({"id": 2, "method": "tools/list"}).json()["result"]["tools"]]
 
     def read(self) -> None:
         """Read the stream until it ends."""

@@ -14,15 +14,30 @@
       clientSecretFile = "/etc/test-secrets/github-client-secret";
       url = "https://github.example.com";
       apiUrl = "https://github.example.com";
-      allowedUsers = [ "octocat" ];
+      allowedUsers = [
+        "octocat"
+        "hubot"
+      ];
     };
     journalNamespace = "mcp-gateway";
     logFiles.enable = true;
     metrics.enable = true;
-    servers.time.command = [
-      (lib.getExe pkgs.mcp-server-time)
-      "--local-timezone=UTC"
-    ];
+    servers.time = {
+      command = [
+        (lib.getExe pkgs.mcp-server-time)
+        "--local-timezone=UTC"
+      ];
+      scopes = {
+        mcp.description = "Ask for the time";
+        convert = {
+          description = "Convert times";
+          required = false;
+          # octocat is a member, hubot is not.
+          allowedTeams = [ "acme/platform" ];
+        };
+      };
+      tools.rules.convert_time.scopes = [ "convert" ];
+    };
   };
 
   # The stand-in for GitHub, on a route of the host's own.

@@ -27,6 +27,19 @@ with subtest("a client registers, its user approves and logs in, a tool answers"
     assert '"timezone": "UTC"' in answer, answer
     machine.wait_for_unit("mcp-bridge-time.service")
 
+with subtest("a tool whose scope is for a team exists for its members only"):
+    both = "convert_time get_current_time"
+    assert machine.succeed(f"test-client tools {TIME} --token-file /root/token") == both
+    convert = """--tool convert_time --arguments '{"source_timezone":"UTC","time":"12:00","target_timezone":"UTC"}'"""
+    machine.fail(f"test-client call {TIME} --token-file /root/token {convert}")
+    login = f"test-client login https://mcp.example.com {TIME} --scope 'mcp convert'"
+    machine.succeed(f"{login} > /root/member")
+    assert "T12:00:00" in machine.succeed(f"test-client call {TIME} --token-file /root/member {convert}")
+    machine.succeed(f"{login} --login hubot > /root/other")
+    assert machine.succeed(f"test-client tools {TIME} --token-file /root/other") == "get_current_time"
+    machine.succeed(f"test-client call {TIME} --token-file /root/other")
+    machine.fail(f"test-client call {TIME} --token-file /root/other {convert}")
+
 with subtest("who is on no list gets in nowhere"):
     machine.fail(f"test-client login https://mcp.example.com {TIME} --login stranger")
 
