@@ -1,12 +1,22 @@
-"""The option that names a lock file: its value is what the file holds."""
+"""The option that names a lock file: its value is what the file holds. A configuration file may hold that itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stdio_bridge.protocol.tool_lock import InvalidLockError, ToolLock, parse_lock
+from stdio_bridge.protocol.tool_lock import VERSION, InvalidLockError, ToolLock, make_lock, parse_lock
 
-from .kinds import InvalidValueError, text
+from .kinds import InvalidValueError, Kind
+
+_SCHEMA = {
+    "type": ["string", "object"],
+    "additionalProperties": False,
+    "required": ["tools", "version"],
+    "properties": {
+        "tools": {"type": "object", "additionalProperties": {"type": "object"}},
+        "version": {"const": VERSION},
+    },
+}
 
 
 def _read(name: str) -> ToolLock:
@@ -18,4 +28,13 @@ def _read(name: str) -> ToolLock:
         raise InvalidValueError(f"{name}: {error}") from error
 
 
-LOCK_FILE = text("FILE", _read)
+def _from_json(value: object) -> ToolLock:
+    if isinstance(value, str):
+        return _read(value)
+    try:
+        return make_lock(value)
+    except InvalidLockError as error:
+        raise InvalidValueError(str(error)) from error
+
+
+LOCK_FILE = Kind(metavar="FILE", from_text=_read, from_json=_from_json, schema=_SCHEMA)

@@ -105,6 +105,11 @@ def parse_lock(text: bytes) -> ToolLock:
         document = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidLockError(f"is not valid JSON: {error}") from error
+    return make_lock(document)
+
+
+def make_lock(document: object) -> ToolLock:
+    """Read what a lock file holds. Raises InvalidLockError."""
     if not isinstance(document, dict) or document.keys() != {"tools", "version"}:
         raise InvalidLockError("is not an object of tools and version, as mcp-gatewayctl tools lock writes it")
     if document["version"] != VERSION or isinstance(document["version"], bool):

@@ -62,7 +62,7 @@ class HiddenTools:
         for name, reason in hidden.items():
             if self._hidden.get(name) is not reason:
                 shown = visible_json.render_short(name[:_SHOWN_CHARACTERS])
-                self._log.log(logging.WARNING, "tools.hidden: %s: %s", reason.value, shown)
+                self._log.log(logging.WARNING, "hidden tool (%s): %s", reason.value, shown)
         self._hidden = hidden
         self._counts = listing.counts
 

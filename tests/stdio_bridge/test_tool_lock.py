@@ -172,7 +172,7 @@ def test_a_tool_that_differs_is_hidden_and_cannot_be_called(start: Start, how: s
             assert_unknown(client.call("look"), "look")
             assert not any("look" in each for each in client.seen())
         assert hidden(bridge) == {"changed": 1}
-        bridge.wait_for_line('tools.hidden: changed: "look"')
+        bridge.wait_for_line(r'hidden tool \(changed\): "look"')
 
 
 @pytest.mark.parametrize("how", SAME)
@@ -340,7 +340,7 @@ def test_many_and_large_tools_harm_no_other(start: Start, client_era: str) -> No
 def test_names_of_tools_cannot_forge_lines_of_the_log(start: Start) -> None:
     with start([tool("a\nERROR forged \u202e" + "x" * 500), *TOOLS]) as bridge:
         Client(bridge, "legacy").names()
-        line = bridge.wait_for_line("tools.hidden: new: (.*)")[1]
+        line = bridge.wait_for_line(r"hidden tool \(new\): (.*)")[1]
         assert line.startswith(r'"a\nERROR forged \u202exxx')
         assert len(line) < 200
 

@@ -18,6 +18,7 @@ from auth_service.settings import Settings
 from stdio_bridge.options import Isolation, Options, parse_options
 from stdio_bridge.protocol.policy import Rule
 from stdio_bridge.protocol.quotas import Quota
+from stdio_bridge.protocol.tool_lock import render_lock
 from tests.systemd import evaluation
 from tests.systemd.deployment import Configuration, load, load_machines
 from tests.systemd.evaluation import CHECKOUT, COMPLAINTS, OPTIONS_PAGE, evaluated
@@ -122,7 +123,8 @@ def _paths_set_in(path: Path) -> set[str]:
 @needs_nix
 def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
     options = [str(each["name"]).removeprefix(f"{OPTION}.") for each in evaluation.evaluate_options()]
-    secrets = [name.replace("<name>", "time") for name in options if name.endswith("File")]
+    public = "servers.<name>.toolsLockFile"
+    secrets = [name.replace("<name>", "time") for name in options if name.endswith("File") and name != public]
     assert len(secrets) > 8
     for option in secrets:
         # A provider that is not chosen is not looked at.
@@ -227,6 +229,42 @@ def test_a_bridge_is_told_of_quotas_and_schemas(tmp_path: Path) -> None:
     assert quotas == {Quota(name="resources that match file:///srv/documents/large/*", calls_per_minute=1)}
     others = options_of(configuration, "mcp-bridge-local.service", tmp_path)
     assert (others.calls_per_minute, others.max_calls_per_user) == (None, None)
+
+
+def test_a_bridge_is_given_the_lock_file_as_it_was_written(tmp_path: Path) -> None:
+    configuration = load(evaluated("github"))
+    written = (evaluation.HERE / "cases/notes.lock.json").read_text()
+    assert json.loads(configuration.files["mcp-oauth-gateway/bridge-notes.json"])["tools-lock"] == json.loads(written)
+    lock = options_of(configuration, "mcp-bridge-notes.service", tmp_path).tools_lock
+    assert lock is not None
+    locked = [{"name": name, **tool} for name, tool in json.loads(written)["tools"].items()]
+    assert lock.compare(locked) == []
+    assert render_lock(locked) == written
+    assert options_of(configuration, "mcp-bridge-local.service", tmp_path).tools_lock is None
+
+
+@needs_nix
+@pytest.mark.parametrize("text", [None, "{", '{"tools": {}, "version": 1} x'], ids=["missing", "cut", "more"])
+def test_a_lock_file_that_cannot_be_read_is_refused_by_the_name_of_the_option(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "time.lock.json").write_text(text)
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f"""
+        {{
+          {OPTION} = {{
+            enable = true;
+            domain = "a.example";
+            servers.time = {{ command = [ "time" ]; toolsLockFile = ./time.lock.json; }};
+          }};
+        }}
+        """
+    )
+    evaluate = str(evaluation.HERE / "evaluate.nix")
+    command = ("nix-instantiate", "--eval", "--strict", "--show-trace", evaluate, "--arg", "configuration", str(case))
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert f"while reading `{OPTION}.servers.time.toolsLockFile`" in refused.stderr
 
 
 @pytest.mark.parametrize(

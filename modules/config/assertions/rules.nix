@@ -12,6 +12,9 @@ let
 
   scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
 
+  # As far as it can be seen here; the bridge looks closer, when its file is built.
+  isLock = lock: lib.isAttrs lock && lock.version or null == 1 && lib.isAttrs (lock.tools or null);
+
   # Pairs of patterns that can match the same name while neither is longer before its first *.
   tiesAmong =
     patterns:
@@ -72,6 +75,15 @@ in
         ++ lib.singleton {
           assertion = server.url != null -> server.limits.callsPerUser == null;
           message = "${option}.servers.${name}.limits.callsPerUser: a limit of calls needs a bridge, and a server with a `url` has none.";
+        }
+        ++ lib.singleton {
+          assertion = server.toolsLockFile != null -> server.url == null;
+          message = "${option}.servers.${name}.toolsLockFile: a lock file needs a bridge, and a server with a `url` has none.";
+        }
+        ++ lib.singleton {
+          assertion =
+            server.toolsLockFile != null && server.url == null -> isLock server.settings.tools-lock or null;
+          message = "${option}.servers.${name}.toolsLockFile: is not a file that `mcp-gatewayctl tools lock` has written.";
         }
         ++ lib.concatMap (perKind name server) [
           "tools"

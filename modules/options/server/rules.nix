@@ -3,6 +3,7 @@
 {
   config,
   lib,
+  name,
   pkgs,
   ...
 }:
@@ -121,6 +122,17 @@ in
       example.review_draft.scopes = [ "write" ];
     };
 
+    toolsLockFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = lib.literalExpression "./issues.lock.json";
+      description = ''
+        The lock file of the server's tools, beside your configuration in git: {command}`mcp-gatewayctl tools lock` writes
+        it. A tool whose name or definition differs from it in a character does not exist for clients. If null, every tool
+        does. See {file}`docs/authorization.md`.
+      '';
+    };
+
     resources = rules {
       what = "resource";
       named = "URI of a resource";
@@ -133,5 +145,12 @@ in
     tools = toFile config.tools;
     prompts = toFile config.prompts;
     resources = toFile config.resources;
+    tools-lock =
+      if config.toolsLockFile == null then
+        null
+      else
+        builtins.addErrorContext "while reading `services.mcp-oauth-gateway.servers.${name}.toolsLockFile`" (
+          builtins.fromJSON (builtins.readFile config.toolsLockFile)
+        );
   };
 }

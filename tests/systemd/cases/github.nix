@@ -141,6 +141,7 @@
             read_multiple_files.deny = true;
           };
         };
+        toolsLockFile = ./notes.lock.json;
         prompts = {
           default = "deny";
           rules = {

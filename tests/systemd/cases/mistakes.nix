@@ -216,6 +216,13 @@ in
       limits.callsPerUser = 4;
     };
   };
+  lock-without-a-bridge = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      toolsLockFile = ./notes.lock.json;
+    };
+  };
+  lock-of-something-else = servers { time.toolsLockFile = ../../npm/package.json; };
   no-certificate = gateway { acme.email = null; };
   two-certificates = gateway {
     certificate = {
