@@ -15,7 +15,7 @@ TRAEFIK_OLDEST := .cache/traefik-oldest
 # Other tools to measure against; each gets an environment of its own, since their dependencies do not agree.
 BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildcard bench/requirements/*.txt))
 # What the layers of `make test`, and `make bench`, need of Debian; installed where that is possible.
-DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin prometheus redis-server systemd-container wrk
+DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin prometheus prometheus-node-exporter redis-server systemd-container wrk
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate dashboard bench debian-packages clean

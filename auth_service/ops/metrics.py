@@ -116,9 +116,11 @@ class Metrics:
         self._notices = Counter(
             "mcp_gateway_revocation_notices", "Revocation notices to bridges, by outcome.", ["outcome"], registry=own
         )
-        # A first event would not count as an increase, if its counter began with it.
+        # A first event or message would not count as an increase, if its counter began with it.
         for event in audit.Event:
             self._events.labels(event)
+        for level in ("warning", "error", "critical"):
+            self._messages.labels(level)
         self._flushed: Counted[tuple[str, ...]] = Counted()
         self._logged = _LevelCounter()
         logging.getLogger().addHandler(self._logged)

@@ -60,11 +60,14 @@ def test_any_worker_answers_for_all_of_them_and_for_those_that_are_gone(place: P
     assert len(files) <= 2 * WORKERS, "files do not pile up: a worker takes over the numbers of one that is gone"
 
 
-def test_events_count_from_zero_so_that_the_first_is_an_increase(place: Place) -> None:
+def test_events_and_messages_count_from_zero_so_that_the_first_is_an_increase(place: Place) -> None:
     service = place.start(workers=1)
     values = read(service)
-    assert {values[("mcp_gateway_events_total", event)] for event in Event} == {0.0}
+    counted = {event: values[("mcp_gateway_events_total", event)] for event in Event}
+    # The service makes its first signing key by itself.
+    assert {event for event, count in counted.items() if count} <= {Event.KEY_ADDED}
     assert values[("mcp_gateway_revocation_notices_total", "undelivered")] == 0
+    assert ("mcp_gateway_log_messages_total", "error") in values
 
 
 def test_a_revocation_notice_that_no_bridge_takes_is_counted(place: Place) -> None:
