@@ -82,12 +82,12 @@ clean: ## Remove what was installed and the local stack's state
 
 .venv/local: .venv/python pyproject.toml
 	@echo "installing Python packages into .venv, which takes a minute or two" >&2
-	@$(BIN)/pip install --quiet --editable '.[fast,local]'
+	@$(BIN)/pip install --quiet --editable '.[fast,local,tracing]'
 	@touch $@
 
 .venv/test: .venv/python pyproject.toml
 	@echo "installing Python packages into .venv, which takes a minute or two" >&2
-	@$(BIN)/pip install --quiet --editable '.[fast,local,test]'
+	@$(BIN)/pip install --quiet --editable '.[fast,local,test,tracing]'
 	@touch $@
 
 $(BENCH_PYTHON): .cache/bench/%/ready: bench/requirements/%.txt

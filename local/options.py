@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from auth_service.settings import ClientDocuments
+from auth_service.settings import ClientDocuments, Tracing
 from local.launcher import current_launcher
 
 PROJECT = Path(__file__).parent.parent
@@ -73,6 +73,7 @@ class Options:
     servers: tuple[Server, ...]
     github: GitHubApplication | None
     client_documents: ClientDocuments
+    tracing: Tracing | None
     notices: tuple[str, ...]
 
 
@@ -95,6 +96,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         servers=(*built_in, *added),
         github=github,
         client_documents=_client_documents(given),
+        tracing=_tracing(given),
         notices=notices,
     )
 
@@ -150,6 +152,20 @@ def _client_documents(given: argparse.Namespace) -> ClientDocuments:
         raise UsageError(f"--client-documents-proxy {given.client_documents_proxy}: write http://HOST:PORT") from error
 
 
+def _tracing(given: argparse.Namespace) -> Tracing | None:
+    if given.tracing_endpoint is None:
+        if given.tracing_sample_ratio is not None:
+            raise UsageError("--tracing-sample-ratio goes with --tracing-endpoint: add it")
+        return None
+    ratio = 1.0 if given.tracing_sample_ratio is None else given.tracing_sample_ratio
+    try:
+        return Tracing(endpoint=given.tracing_endpoint, sample_ratio=ratio)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--tracing-{name}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
 def _github_application(given: argparse.Namespace) -> GitHubApplication | None:
     if given.github_client_id is None:
         if given.github_client_secret_file is not None or given.allow_user:
@@ -202,6 +218,13 @@ def _argument_parser() -> argparse.ArgumentParser:
         "--client-documents-proxy", metavar="URL", help="http://HOST:PORT of the proxy that leads to their documents"
     )
     documents.add_argument("--no-client-documents", action="store_true", help="have every client register instead")
+    tracing = parser.add_argument_group("traces")
+    tracing.add_argument(
+        "--tracing-endpoint", metavar="URL", help="of a collector, such as http://127.0.0.1:4318/v1/traces"
+    )
+    tracing.add_argument(
+        "--tracing-sample-ratio", metavar="RATIO", type=float, help="which part of the requests to trace (default: 1)"
+    )
     github = parser.add_argument_group("log in with the real GitHub instead of the stand-in")
     github.add_argument(
         "--github-client-id", metavar="ID", help="of an OAuth app with the callback URL http://localhost:PORT/callback"

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from auth_service.settings import ClientDocuments, Credentials, SettingsError, load_credentials, load_settings
+from auth_service.settings import (
+    ClientDocuments,
+    Credentials,
+    SettingsError,
+    Tracing,
+    load_credentials,
+    load_settings,
+)
 from local.health import ask_http, ask_redis, ask_resource
 from local.launcher import current_launcher
 from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
@@ -74,7 +81,7 @@ def prepare(options: Options) -> Stack:
     for server, port in zip(options.servers, ports, strict=True):
         if isinstance(server, StdioServer):
             key = _write(folder / f"identity-key-{server.name}", credentials.derive_key(f"identity-key:{server.name}"))
-            bridges.append(_bridge(server, port, key))
+            bridges.append(_bridge(server, port, key, options.tracing))
             backends[server.name] = f"http://127.0.0.1:{port}/mcp"
         else:
             backends[server.name] = server.url
@@ -91,6 +98,7 @@ def prepare(options: Options) -> Stack:
         "router": {"entry_points": list(entry_points)},
         "limits": {"registrations_per_hour": 10_000},  # every client on this machine has the same address
         "client_documents": options.client_documents.model_dump(mode="json"),
+        **({} if options.tracing is None else {"tracing": options.tracing.model_dump(mode="json")}),
         "resources": {name: {"url": url, "backends": [backends[name]]} for name, url in resources.items()},
     }
     settings_file = _write_json(folder / "settings.json", settings)
@@ -125,11 +133,12 @@ def prepare(options: Options) -> Stack:
         ),
         partial(ask_http, f"{auth_url}/readyz"),
     )
+    traefik_configuration = _traefik(entry_points, auth_url, strict_requests, options.tracing)
     router = Part(
         "traefik",
         (
             traefik,
-            f"--configFile={_write_json(folder / 'traefik.json', _traefik(entry_points, auth_url, strict_requests))}",
+            f"--configFile={_write_json(folder / 'traefik.json', traefik_configuration)}",
         ),
         lambda: next(filter(None, (ask_resource(url, issuer) for url in resources.values())), None),
     )
@@ -146,24 +155,40 @@ def prepare(options: Options) -> Stack:
     )
 
 
-def _bridge(server: StdioServer, port: int, key: Path) -> Part:
+def _bridge(server: StdioServer, port: int, key: Path, tracing: Tracing | None) -> Part:
     return Part(
         server.name,
         (
             *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}"),
-            *("--require-identity", str(key), "--", *server.command),
+            *("--require-identity", str(key)),
+            *(
+                ()
+                if tracing is None
+                else (
+                    *("--tracing-endpoint", tracing.endpoint, "--tracing-sample-ratio", str(tracing.sample_ratio)),
+                    *("--tracing-service-name", f"mcp-bridge-{server.name}"),
+                )
+            ),
+            *("--", *server.command),
         ),
         partial(ask_http, f"http://127.0.0.1:{port}/readyz"),
     )
 
 
-def _traefik(entry_points: dict[str, str], auth_url: str, strict_requests: dict[str, Any]) -> dict[str, Any]:
+def _traefik(
+    entry_points: dict[str, str], auth_url: str, strict_requests: dict[str, Any], tracing: Tracing | None
+) -> dict[str, Any]:
     """Return Traefik's static configuration: that of the NixOS module without TLS."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN"},
         "entryPoints": {name: {"address": address, "http": strict_requests} for name, address in entry_points.items()},
         "providers": {"http": {"endpoint": f"{auth_url}/routes", "pollInterval": "500ms", "pollTimeout": "5s"}},
+        **(
+            {}
+            if tracing is None
+            else {"tracing": {"sampleRate": tracing.sample_ratio, "otlp": {"http": {"endpoint": tracing.endpoint}}}}
+        ),
     }
 
 

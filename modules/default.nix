@@ -16,6 +16,7 @@
     ./options/metrics.nix
     ./options/redis.nix
     ./options/servers.nix
+    ./options/tracing.nix
     ./options/traefik.nix
 
     ./config/assertions/gateway.nix

@@ -47,6 +47,8 @@ let
       h11
       itsdangerous
       jsonschema-rs
+      opentelemetry-exporter-otlp-proto-http
+      opentelemetry-sdk
       prometheus-client
       pydantic
       pyjwt

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 
 from .clients.call_metrics import CallMetrics
 from .clients.call_records import CallObserver, CallRecords
+from .clients.call_spans import find_spans
 from .clients.legacy_http import LegacyEra
 from .clients.modern_http import ModernEra
 from .clients.policy import find_policy
@@ -63,6 +64,7 @@ class Bridge:
         if policy is not None and policy.quotas.running is not None:
             observers.append(policy.quotas.running)
         self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
+        self._spans = find_spans(options)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
         self._modern = ModernEra(self._leases, policy=policy)
         self._eras = (self._legacy, self._modern)
@@ -124,6 +126,8 @@ class Bridge:
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
         records = self._records.begin(request, body, identity)
+        if self._spans is not None:
+            body = self._spans.begin(request, body, records)
         try:
             # A running call may need its client's answers and notifications to finish.
             if self._draining and body.requests:
@@ -205,8 +209,10 @@ class Bridge:
             era.keep_alive()
 
     def close(self) -> None:
-        """End the records of the calls that are still unanswered."""
+        """End the records of the calls that are still unanswered, and send the last spans."""
         self._records.close()
+        if self._spans is not None:
+            self._spans.close()
 
     def drain(self) -> None:
         """Take no new call, let running ones finish within the limit, then end every process and stop the loop."""

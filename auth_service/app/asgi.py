@@ -15,6 +15,7 @@ from a2wsgi import WSGIMiddleware
 
 from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
+from auth_service.app.verify.traced import TracedVerifier
 from auth_service.app.views.errors import REFUSAL
 from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
@@ -70,9 +71,11 @@ class Application:
         parts.denials.prepare()
         self._notices = parts.notices
         self._watch = GrantWatch(settings.redis_url, parts.denials, password=credentials.redis_password)
-        self._verify = Verifier(settings, credentials, parts.signing_keys, self._watch)
+        self._verifier = Verifier(settings, credentials, parts.signing_keys, self._watch)
+        self._traced = None if settings.tracing is None else TracedVerifier(self._verifier, settings.tracing)
+        self._verify = self._traced or self._verifier
         self._metrics = Metrics(metrics_directory(settings), slot, count_grants=parts.store.grants.count)
-        self._upkeep = Upkeep(parts, forget_tokens=self._verify.forget)
+        self._upkeep = Upkeep(parts, forget_tokens=self._verifier.forget)
         app = create_app(parts)
         self._metrics.observe(app)
         self._flask = cast(
@@ -159,6 +162,8 @@ class Application:
         await _end(tasks)
         await self._watch.close()
         await asyncio.to_thread(self._notices.close)
+        if self._traced is not None:
+            await asyncio.to_thread(self._traced.close)
         self._flush()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -169,7 +174,7 @@ class Application:
 
     def _flush(self) -> None:
         self._metrics.flush(
-            self._verify.outcomes,
+            self._verifier.outcomes,
             self._notices.outcomes,
             redis_is_up=self._watch.is_watching(),
             redis_takes_writes=not self._upkeep.redis_refuses_writes(),

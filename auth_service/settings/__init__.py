@@ -12,6 +12,7 @@ from .credentials import Credentials, load_credentials, load_identity_key, load_
 from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
 from .limits import Lifetimes, RateLimit
 from .resources import Resource, Scope
+from .tracing import Tracing
 from .values import SettingsError, is_loopback_host
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Scope",
     "Settings",
     "SettingsError",
+    "Tracing",
     "is_loopback_host",
     "load_credentials",
     "load_identity_key",

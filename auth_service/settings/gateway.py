@@ -15,6 +15,7 @@ from .access import AllowList, GitHub, OpenIDConnect
 from .clients import ClientDocuments, ClientRules
 from .limits import Lifetimes, Limits
 from .resources import Resource
+from .tracing import Tracing
 from .values import BaseUrl, Model, Network, PublicUrl, ResourceName, SettingsError, is_loopback_host
 
 OWN_PATHS = frozenset(
@@ -97,6 +98,7 @@ class Settings(Model):
         description="A datagram socket with syslog's protocol, as each journal has one. Audit events go there, at any "
         "`log_level`. They go to standard error only while nothing listens there.",
     )
+    tracing: Tracing | None = Field(default=None, description="Traces of `/verify`; null: none.")
     router: Router
     lifetimes: Lifetimes = Lifetimes()
     limits: Limits = Limits()

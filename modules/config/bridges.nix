@@ -8,6 +8,7 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   inherit (gatewayLib)
+    collector
     hardening
     keys
     sandbox
@@ -82,10 +83,13 @@ let
       # It ends the processes that it has, of which some may be started ahead of need.
       restartTriggers = [ (fingerprintOf config.systemd.services."${units.serverUnit name}@") ];
       startLimitIntervalSec = 0;
+      # The host's certificate authorities, for a collector with a private one.
+      environment = lib.mkIf isTraced { REQUESTS_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"; };
       serviceConfig = asDefaults (
         hardening.unit
         // hardening.restart
         // sandbox.isolated
+        // collector.access
         // {
           Type = "notify";
           ExecStart = toString (
@@ -107,10 +111,11 @@ let
           # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
           # directory, because the socket in it may be made again.
           TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
-          BindPaths = [ "/run/systemd/notify" ];
+          BindPaths = [ "/run/systemd/notify" ] ++ collector.access.BindPaths or [ ];
           BindReadOnlyPaths = [ "${dirOf serverSocket}:${dirOf units.socketOfBridge}" ];
-          # It starts nothing: no other process can be made, and nothing can be run from where it may write.
-          LimitNPROC = 1;
+          # It starts nothing: no other process can be made, and nothing can be run from where it may write. Traces are
+          # sent by a thread, and another one ends that.
+          LimitNPROC = if isTraced then 3 else 1;
           NoExecPaths = [
             "/dev/shm"
             "/tmp"
@@ -130,6 +135,8 @@ let
       hardening.socket // topology.socketConfig // { Service = "${nameOf name replica}.service"; }
     );
   };
+
+  isTraced = cfg.tracing.endpoint != null;
 
   # Changes with what a service does.
   fingerprintOf =

@@ -123,6 +123,10 @@ in
         enabled = cfg.homePage.enable;
         inherit (cfg.homePage) public;
       };
+      tracing = lib.mkIf (cfg.tracing.endpoint != null) (mkDefaults {
+        inherit (cfg.tracing) endpoint;
+        sample_ratio = cfg.tracing.sampleRatio;
+      });
       default_resource = mkUnlessNull cfg.defaultServer;
       instances = lib.mkIf (topology.instances != [ ]) topology.instances;
       resources = lib.mapAttrs (_: resource) topology.enabled;

@@ -78,6 +78,13 @@ let
       metrics.prometheus.entryPoint = "mcp-metrics";
     })
 
+    (lib.mkIf (cfg.tracing.endpoint != null) {
+      tracing = {
+        sampleRate = lib.mkDefault cfg.tracing.sampleRatio;
+        otlp.http.endpoint = cfg.tracing.endpoint;
+      };
+    })
+
     (lib.mkIf cfg.accessLog.enable {
       accessLog = {
         format = lib.mkDefault "json";

@@ -13,6 +13,7 @@ in
   _module.args.gatewayLib = {
     checkedJson = import ./checked-json.nix { inherit lib pkgs; };
     checks = import ./checks.nix { inherit lib cfg; };
+    collector = import ./collector.nix { inherit lib cfg hardening; };
     inherit hardening;
     identityProvider = import ./identity-provider.nix { inherit cfg; };
     keys = import ./keys.nix { inherit lib cfg; };

@@ -23,6 +23,7 @@ from .rules import PROMPT_RULES, RESOURCE_RULES, TOOL_RULES
 SERVING = "serving"
 ACCESS = "access (--require-identity or --no-identity is required)"
 PROCESSES = "the server's processes"
+TRACES = "traces"
 LIMITS = "time-outs and limits"
 
 # What a program needs to run at all, and nothing that is meant for the bridge.
@@ -360,6 +361,31 @@ class Options:
     max_connections: Annotated[
         int, Definition("max-connections", kinds.COUNT, LIMITS, "open connections; more have to wait")
     ] = 4096
+
+    tracing_endpoint: Annotated[
+        str | None,
+        Definition(
+            "tracing-endpoint",
+            kinds.COLLECTOR,
+            TRACES,
+            "send a span for each request of a client to this collector (OTLP over HTTP), such as "
+            "http://127.0.0.1:4318/v1/traces",
+        ),
+    ] = None
+    tracing_sample_ratio: Annotated[
+        float,
+        Definition(
+            "tracing-sample-ratio",
+            kinds.RATIO,
+            TRACES,
+            "which part of the requests to trace, from 0 to 1; requests that their sender traces are traced up to this "
+            "part of all",
+        ),
+    ] = 1.0
+    tracing_service_name: Annotated[
+        str,
+        Definition("tracing-service-name", kinds.ANY_TEXT, TRACES, "what spans call this bridge (service.name)"),
+    ] = "mcp-stdio-bridge"
 
     @property
     def versions(self) -> Versions:

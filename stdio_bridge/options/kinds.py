@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ DescriptorName = NewType("DescriptorName", str)
 """What a unit calls a file that it hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+# Without a user, query and fragment; with a path.
+_COLLECTOR = r"^https?://[^/@?#\s]+/[^?#\s]+$"
 _MAX_SECONDS = 1e9
 _MAX_COUNT = 10**11
 
@@ -117,6 +120,19 @@ def _seconds_from_json(value: object) -> float:
     return float(value)
 
 
+def _ratio_from_text(value: str) -> float:
+    try:
+        return _ratio_from_json(float(value))
+    except ValueError as error:
+        raise InvalidValueError(f"{value!r} is not a number from 0 to 1") from error
+
+
+def _ratio_from_json(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise InvalidValueError(f"{value!r} is not a number from 0 to 1")
+    return float(value)
+
+
 def _flag_from_json(value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidValueError(f"{value!r} is neither true nor false")
@@ -142,6 +158,16 @@ def _path(value: str) -> Path:
     if not value.startswith("/"):
         raise InvalidValueError(f"{value!r} is not an absolute path")
     return Path(value)
+
+
+def _collector(value: str) -> str:
+    if not re.fullmatch(_COLLECTOR, value):
+        raise InvalidValueError(
+            f"{value!r} is not an http or https URL with a path, such as http://HOST:4318/v1/traces"
+        )
+    if importlib.util.find_spec("opentelemetry") is None:
+        raise InvalidValueError("traces need OpenTelemetry's SDK: install mcp-oauth-gateway[tracing]")
+    return value
 
 
 def _origin(value: str) -> str:
@@ -232,6 +258,13 @@ SECONDS = Kind(
     from_json=_seconds_from_json,
     schema={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": _MAX_SECONDS},
 )
+RATIO = Kind(
+    metavar="RATIO",
+    from_text=_ratio_from_text,
+    from_json=_ratio_from_json,
+    schema={"type": "number", "minimum": 0, "maximum": 1},
+)
+COLLECTOR = replace(text("URL", _collector), schema={**_STRING, "pattern": _COLLECTOR})
 FLAG = Kind(from_json=_flag_from_json, schema={"type": "boolean"})
 """On the command line it stands without a value, and means true."""
 VARIABLES: Kind[Mapping[str, str]] = Kind(

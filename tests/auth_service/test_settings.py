@@ -31,6 +31,7 @@ from auth_service.settings.values import PublicUrl
 if TYPE_CHECKING:
     from pathlib import Path
 
+TRACING: dict[str, Any] = {"endpoint": "http://127.0.0.1:4318/v1/traces"}
 MINIMAL: dict[str, Any] = {
     "issuer": "https://mcp.example.com",
     "identity_provider": {"type": "github", "client_id": "Iv1.abc"},
@@ -76,6 +77,13 @@ def test_minimal_settings_are_enough(tmp_path: Path) -> None:
     assert settings.resources["time"].url == "https://time.mcp.example.com/mcp"
     assert settings.allowed == AllowList()
     assert settings.default_resource is None
+
+
+@pytest.mark.parametrize("ratio", [0, 0.25, 1])
+def test_a_collector_is_a_url_and_a_ratio(tmp_path: Path, ratio: float) -> None:
+    tracing = load(tmp_path, settings_with("tracing", TRACING | {"sample_ratio": ratio})).tracing
+    assert tracing is not None
+    assert (tracing.endpoint, tracing.sample_ratio) == (TRACING["endpoint"], ratio)
 
 
 def test_a_provider_of_openid_connect_has_groups_and_no_organizations(tmp_path: Path) -> None:
@@ -213,6 +221,13 @@ def test_a_loopback_issuer_may_use_http_and_a_stand_in(tmp_path: Path) -> None:
             "identity_provider: authorization_parameters may not set state",
         ),
         ("limits.registrations_per_hour", 0, "limits.registrations_per_hour: "),
+        ("tracing", {}, "tracing.endpoint: "),
+        ("tracing", {"endpoint": "127.0.0.1:4318"}, "tracing.endpoint: must be an absolute http"),
+        ("tracing", {"endpoint": "http://127.0.0.1:4318"}, "tracing.endpoint: must have a path"),
+        ("tracing", {"endpoint": "http://token@127.0.0.1:4318/v1/traces"}, "tracing.endpoint: must have no user"),
+        ("tracing", TRACING | {"sample_ratio": 1.1}, "tracing.sample_ratio: "),
+        ("tracing", TRACING | {"sample_ratio": -0.1}, "tracing.sample_ratio: "),
+        ("tracing", TRACING | {"sample_ratio": "1"}, "tracing.sample_ratio: "),
         ("redis_url", "http://127.0.0.1:6379", "redis_url: "),
     ],
 )

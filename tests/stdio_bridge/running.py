@@ -60,6 +60,12 @@ class Bridge:
             self._lines.append("")
             self._said.notify_all()
 
+    @property
+    def lines(self) -> list[str]:
+        """What it has logged so far; after `stop` all of it."""
+        with self._said:
+            return list(self._lines)
+
     def wait_for_line(self, pattern: str) -> re.Match[str]:
         """Wait until it has logged that, and return the match."""
         seen = 0

@@ -128,6 +128,8 @@ let
       "joserfc"
       "jsonschema"
       "jsonschema-rs"
+      "opentelemetry-exporter-otlp-proto-http"
+      "opentelemetry-sdk"
       "prometheus-client"
       "psutil"
       "pydantic"

@@ -43,6 +43,11 @@ def traefik_of(configuration: Configuration) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
+def has_tracing(configuration: Configuration) -> bool:
+    """Whether a host sends traces to a collector."""
+    return any('"tracing-endpoint"' in text for text in configuration.files.values())
+
+
 @pytest.fixture
 def gateway() -> Configuration:
     return load(evaluated("full_flow"))
@@ -309,6 +314,65 @@ def test_the_access_log_has_no_place_for_credentials() -> None:
     assert fields == {"headers": {"defaultMode": "drop"}, "queryParameters": {"defaultMode": "drop"}}
 
 
+def test_each_part_sends_its_part_of_the_traces_to_the_collector() -> None:
+    configuration = load(evaluated("github"))
+    endpoint = "http://127.0.0.1:4318/v1/traces"
+    tracing = settings_of(configuration).tracing
+    assert tracing is not None
+    assert (tracing.endpoint, tracing.sample_ratio) == (endpoint, 0.1)
+    assert traefik_of(configuration)["tracing"] == {"sampleRate": 0.1, "otlp": {"http": {"endpoint": endpoint}}}
+    bridge = json.loads(configuration.files["mcp-oauth-gateway/bridge-notes.json"])
+    assert {name: value for name, value in bridge.items() if name.startswith("tracing-")} == {
+        "tracing-endpoint": endpoint,
+        "tracing-sample-ratio": 0.1,
+        "tracing-service-name": "mcp-bridge-notes",
+    }
+
+
+def test_without_a_collector_nothing_speaks_of_traces() -> None:
+    configuration = load(evaluated("presets"))
+    assert not has_tracing(configuration)
+    assert settings_of(configuration).tracing is None
+    assert "tracing" not in traefik_of(configuration)
+
+
+@pytest.mark.parametrize(
+    ("case", "bridge", "reaches"),
+    [
+        ("github", "mcp-bridge-notes", {"IPAddressDeny=any", "IPAddressAllow=127.0.0.1"}),
+        ("oidc", "mcp-bridge-time", {"BindPaths=-/run/nscd", "BindPaths=-/run/systemd/resolve"}),
+    ],
+)
+def test_a_bridge_that_sends_traces_reaches_the_collector_and_starts_nothing_else(
+    case: str, bridge: str, reaches: set[str]
+) -> None:
+    lines = set(load(evaluated(case)).units[f"{bridge}.service"])
+    assert {"PrivateNetwork=false", "LimitNPROC=3", *reaches} <= lines
+    assert ("IPAddressDeny=any" in lines) == ("IPAddressDeny=any" in reaches)
+
+
+@needs_nix
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        'endpoint = "127.0.0.1:4318"',
+        'endpoint = "http://127.0.0.1:4318"',
+        'endpoint = "http://token@collector.example.com/v1/traces"',
+        'endpoint = "http://collector.example.com/v1/traces?token=x"',
+        'sampleRatio = 1.5; endpoint = "http://127.0.0.1:4318/v1/traces"',
+        'sampleRatio = -1; endpoint = "http://127.0.0.1:4318/v1/traces"',
+    ],
+)
+def test_a_collector_or_a_ratio_that_is_none_fails_evaluation(tmp_path: Path, mistake: str) -> None:
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f"{{ imports = [ {evaluation.cases()['presets']} ]; services.mcp-oauth-gateway.tracing = {{ {mistake}; }}; }}"
+    )
+    with pytest.raises(RuntimeError) as refused:
+        evaluation.evaluate(case)
+    assert f"`{OPTION}.tracing.{mistake.split(maxsplit=1)[0]}'" in str(refused.value)
+
+
 @needs_nix
 def test_a_certificate_beside_the_configuration_comes_along(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("certificate\n")
@@ -497,8 +561,11 @@ def test_a_bridge_has_nothing_of_its_servers_and_no_server_has_anything_of_the_b
             settings = {line.partition("=")[0] for line in lines}
             server = re.fullmatch(r"mcp-(?:bridge|server)-([a-z0-9-]+)(?:@[0-9]*)?\.service", unit)
             if unit.startswith("mcp-bridge-") and server is not None:
-                assert {"PrivateNetwork=true", "RestrictAddressFamilies=AF_UNIX", "LimitNPROC=1"} <= set(lines), unit
-                assert not {"RestrictAddressFamilies=AF_INET", "MemoryDenyWriteExecute=false"} & set(lines), unit
+                if not has_tracing(configuration):
+                    assert {"PrivateNetwork=true", "LimitNPROC=1"} <= set(lines), unit
+                    assert "RestrictAddressFamilies=AF_INET" not in lines, unit
+                assert "RestrictAddressFamilies=AF_UNIX" in lines, unit
+                assert "MemoryDenyWriteExecute=false" not in lines, unit
                 assert not {"EnvironmentFile", "StateDirectory", "SupplementaryGroups", "User"} & settings, unit
                 assert f"BindReadOnlyPaths=/run/mcp-oauth-gateway/servers/{server[1]}:/run/mcp-server" in lines
             if unit.startswith("mcp-server-") and server is not None:

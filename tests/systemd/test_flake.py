@@ -51,7 +51,8 @@ def test_the_flake_has_all_that_it_promises_on_both_architectures() -> None:
 
 def _dependencies() -> set[str]:
     """Return the names of what pyproject.toml wants, with what its extras bring."""
-    return _names(_project()["dependencies"])
+    project = _project()
+    return _names([*project["dependencies"], *project["optional-dependencies"]["tracing"]])
 
 
 def _names(requirements: list[str]) -> set[str]:

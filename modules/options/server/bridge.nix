@@ -2,8 +2,10 @@
 # unit's limits.
 {
   config,
+  gateway,
   gatewayLib,
   lib,
+  name,
   pkgs,
   ...
 }:
@@ -38,6 +40,8 @@ let
       inherit example;
       description = "${description}, as {manpage}`systemd.resource-control(5)` writes it in `CPUQuota`: 100% is one core; no limit where null.";
     };
+  # A member without a value is left out.
+  ifTraced = value: if gateway.tracing.endpoint != null then value else null;
 in
 {
   options = {
@@ -235,5 +239,9 @@ in
     max-calls-per-user = config.limits.callsPerUser;
     calls-per-minute = config.limits.callsPerMinute;
     max-connections = config.limits.connections;
+
+    tracing-endpoint = gateway.tracing.endpoint;
+    tracing-sample-ratio = ifTraced gateway.tracing.sampleRatio;
+    tracing-service-name = ifTraced "mcp-bridge-${name}";
   };
 }

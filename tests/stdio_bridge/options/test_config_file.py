@@ -49,6 +49,9 @@ SAMPLES: dict[str, tuple[Any, list[str]]] = {
     "server-protocol-version": ("2025-06-18", ["--server-protocol-version", "2025-06-18"]),
     "starts-at-once": (12, ["--starts-at-once", "12"]),
     "stop-timeout": (13, ["--stop-timeout", "13"]),
+    "tracing-endpoint": ("http://127.0.0.1:1/v1/traces", ["--tracing-endpoint", "http://127.0.0.1:1/v1/traces"]),
+    "tracing-sample-ratio": (0.5, ["--tracing-sample-ratio", "0.5"]),
+    "tracing-service-name": ("mcp-bridge-time", ["--tracing-service-name", "mcp-bridge-time"]),
     "warm-spares": (0, ["--warm-spares", "0"]),
 }
 WHO = {"require-identity", "no-identity"}
@@ -79,6 +82,15 @@ WRONG: list[tuple[str, object]] = [
     ("protocol-version", ["2025-01-01"]),
     ("replica", "a.b"),
     ("server-socket", "run/server"),
+    ("tracing-endpoint", "127.0.0.1:4318"),
+    ("tracing-endpoint", "http://127.0.0.1:4318"),
+    ("tracing-endpoint", "http://token@127.0.0.1:4318/v1/traces"),
+    ("tracing-endpoint", "ftp://127.0.0.1/v1/traces"),
+    ("tracing-sample-ratio", 1.1),
+    ("tracing-sample-ratio", -0.1),
+    ("tracing-sample-ratio", "1"),
+    ("tracing-sample-ratio", True),
+    ("tracing-service-name", 1),
     ("warm-spares", -1),
 ]
 

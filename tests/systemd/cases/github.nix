@@ -81,6 +81,10 @@
     };
 
     accessLog.enable = true;
+    tracing = {
+      endpoint = "http://127.0.0.1:4318/v1/traces";
+      sampleRatio = 0.1;
+    };
     metrics = {
       enable = true;
       port = 9110;
