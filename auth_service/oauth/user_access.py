@@ -17,7 +17,7 @@ from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.http import SESSION_SECONDS
 from auth_service.protocol import access
 from auth_service.protocol.access import Identity, fold
-from auth_service.protocol.errors import LoginError
+from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import AllowList, Settings
 from auth_service.storage.grants import Grant
 from auth_service.storage.store import Store
@@ -128,7 +128,7 @@ class UserAccess:
         if name is None:
             return frozenset()
         if not self._provider.rechecks_names and self._is_pinned(self._allowed(name), grant.sub):
-            return self._recheck_pinned(grant.sub, name)
+            return self._recheck_pinned(grant, name)
         kept = self._open(self._store.last_logins.find(grant.sub))
         if kept is None:
             return frozenset()
@@ -139,16 +139,25 @@ class UserAccess:
         identity = self._identify_again(grant.sub)
         return frozenset() if identity is None else self._find_all(identity, name)
 
-    def _recheck_pinned(self, sub: str, resource_name: str) -> frozenset[str]:
+    def _recheck_pinned(self, grant: Grant, resource_name: str) -> frozenset[str]:
         """Return the scopes of a user who may use the resource by name, whatever the provider says.
 
         The provider is asked if there is a scope that the user cannot have by name. If it refuses, the user loses what
-        depends on it.
+        depends on it. While it cannot say, the user keeps what does not, and is granted nothing else.
         """
         lists = self._scope_lists(resource_name)
-        found = frozenset(scope for scope, allowed in lists if allowed is None or self._is_pinned(allowed, sub))
-        if len(found) < len(lists) and (identity := self._identify_again(sub)) is not None:
-            found = self.find_scopes(identity, resource_name)
+        found = frozenset(scope for scope, allowed in lists if allowed is None or self._is_pinned(allowed, grant.sub))
+        if len(found) < len(lists):
+            required = self._settings.resources[resource_name].required_scopes
+            held = required.union(grant.scope.split()).intersection(dict(lists))
+            try:
+                identity = self._identify_again(grant.sub)
+            except ServiceUnavailable:
+                if not held <= found:
+                    raise
+                identity = None
+            if identity is not None:
+                found = self.find_scopes(identity, resource_name)
         return self._unless_useless(found, resource_name)
 
     def _find_all(self, identity: Identity, resource_name: str) -> frozenset[str]:

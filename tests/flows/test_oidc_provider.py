@@ -20,7 +20,7 @@ from auth_service.storage.store import Store
 from tests.browser import Form
 from tests.peers import NODE, NPM_FOLDER
 
-from .conftest import CHALLENGE, REDIRECT, VERIFIER, form_token_of, make_parts
+from .conftest import CHALLENGE, REDIRECT, VERIFIER, make_parts
 
 ISSUER = "http://localhost:8080"
 SECRET = "upstream secret+/:"
@@ -117,7 +117,7 @@ class Gateway:
         }
         self.client_id = self.browser.post("/register", json=body, base_url=ISSUER).get_json()["client_id"]
 
-    def callback(self, account: str) -> TestResponse:
+    def callback(self, account: str, **parameters: str) -> TestResponse:
         """Go through consent and the provider; return the answer to the callback."""
         query = {
             "response_type": "code",
@@ -126,16 +126,17 @@ class Gateway:
             "code_challenge": CHALLENGE,
             "code_challenge_method": "S256",
             "resource": f"{ISSUER}/time/mcp",
+            **parameters,
         }
         page = self.browser.get("/authorize", query_string=query, base_url=ISSUER)
         assert "Example Login" in page.text
-        form = {"ticket": form_token_of(page), "decision": "approve"}
+        form = Form(page.text).fields | {"decision": "approve"}
         approved = self.browser.post("/consent", data=form, base_url=ISSUER)
         return self.browser.get(self.peer.log_in(approved.location, account), base_url=ISSUER)
 
-    def log_in(self, account: str) -> dict[str, Any]:
+    def log_in(self, account: str, **parameters: str) -> dict[str, Any]:
         """Return the tokens of a login."""
-        code = dict(parse_qsl(urlsplit(self.callback(account).location).query))["code"]
+        code = dict(parse_qsl(urlsplit(self.callback(account, **parameters).location).query))["code"]
         issued: dict[str, Any] = self.token(
             grant_type="authorization_code", code=code, code_verifier=VERIFIER
         ).get_json()
@@ -191,6 +192,41 @@ def test_one_outside_the_group_gets_no_code(gateway: Gateway, peer: Peer) -> Non
     response = gateway.callback("bob")
     assert response.status_code == 403
     assert response.location is None
+
+
+def test_the_groups_of_a_user_decide_about_scopes_at_login_and_at_each_refresh(
+    redis_url: str, tmp_path: Path, peer: Peer
+) -> None:
+    peer.session.cookies.clear()
+    server = {
+        "url": f"{ISSUER}/time/mcp",
+        "backends": ["http://127.0.0.1:9001/mcp"],
+        "scopes": {
+            "read": {"description": "Read"},
+            "write": {"description": "Write", "required": False, "allowed": {"groups": ["writers"]}},
+            "admin": {"description": "Own", "required": False, "allowed": {"users": ["Alice"]}},
+        },
+    }
+    gateway = Gateway(redis_url, tmp_path, peer, resources={"time": server})
+    bob = ALICE | {"preferred_username": "bob"}
+    peer.set_accounts(alice=ALICE | {"groups": ["staff", "writers"]}, bob=bob, carol=bob | {"groups": ["writers"]})
+    asked = {"scope": "read write admin"}
+    tokens = gateway.log_in("alice", **asked)
+    assert tokens["scope"] == "read write admin"
+    gateway.browser.delete_cookie("mcp-gateway-session", domain="localhost")
+    peer.session.cookies.clear()
+    assert gateway.log_in("bob", **asked)["scope"] == "read"
+    peer.session.cookies.clear()
+    gateway.browser.delete_cookie("mcp-gateway-session", domain="localhost")
+    assert gateway.callback("carol", **asked).status_code == 403, "a scope's list lets nobody in"
+
+    peer.set_accounts(alice=ALICE)
+    tokens = gateway.refresh(tokens).get_json()
+    assert tokens["scope"] == "read admin"
+    peer.set_accounts(alice=ALICE | {"groups": ["staff", "writers"]})
+    tokens = gateway.refresh(tokens).get_json()
+    assert tokens["scope"] == "read admin", "what was lost does not come back by itself"
+    gateway.store.close()
 
 
 @pytest.mark.parametrize(("is_verified", "status"), [(True, 303), (False, 403)])

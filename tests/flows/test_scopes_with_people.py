@@ -309,6 +309,38 @@ def test_nothing_is_lost_while_github_does_not_answer(oauth: OAuthTestClient) ->
     assert held_and_grantable(writer.refresh()) == ({"read", "write"}, set())
 
 
+def test_a_named_user_goes_on_without_github_unless_a_scope_depends_on_it(oauth: OAuthTestClient) -> None:
+    oauth.reload(resources={"time": {"allowed": {"users": ["wendy", "nora"]}}})
+    named, member = Client(oauth, "nora"), Client(oauth, "wendy")
+    named.log_in("read write")
+    oauth.browser = oauth.new_browser()
+    member.log_in("read write")
+    oauth.stand_in.faults["/user"] = github.Fault()
+    assert held_and_grantable(named.refresh()) == ({"read", "write"}, set())
+    assert "access_token" not in member.refresh()
+    assert grants_of(oauth, WRITER) == ["read write"]
+
+
+@pytest.mark.parametrize("header", ["required; url=https://github.com/orgs/acme/sso?authorization_request=A1", None])
+def test_a_team_behind_a_single_sign_on_leads_there(oauth: OAuthTestClient, header: str | None) -> None:
+    oauth.reload(resources={"time": {"allowed": {"users": ["wendy"]}}})
+    path = "/orgs/acme/teams/writers/memberships/wendy"
+    oauth.stand_in.faults[path] = github.Fault(403, "{}", {} if header is None else {"X-GitHub-SSO": header})
+    writer = Client(oauth)
+    if header is None:
+        assert held_and_grantable(writer.log_in("read write")) == ({"read"}, set())
+        return
+    page = writer.go_on(oauth.decide(writer.open("read write")))
+    assert page.status_code == 403
+    assert "https://github.com/orgs/acme/sso?authorization_request=A1" in page.text
+    assert grants_of(oauth, WRITER) == []
+    # Without that scope nobody needs it.
+    assert held_and_grantable(writer.log_in("read")) == ({"read"}, set())
+    oauth.stand_in.faults.clear()
+    again = oauth.browser.post("/consent", data=Form(page.text).fields | {"decision": "approve"}, base_url=ISSUER)
+    assert held_and_grantable(writer.redeem(parameters_of(writer.go_on(again))["code"])) == ({"read", "write"}, set())
+
+
 def test_a_gained_membership_is_offered_after_a_refresh(oauth: OAuthTestClient) -> None:
     reader = Client(oauth, "rita")
     reader.log_in()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -572,9 +573,13 @@ def test_a_pinned_user_of_github_is_asked_about_only_for_scopes_of_others(store:
         raise ServiceUnavailable(provider.title)
 
     provider.answer = fail
+    assert mixed.recheck_scopes(grant) == {"read", "write"}, "the grant has nothing that depends on the provider"
     with pytest.raises(ServiceUnavailable):
-        mixed.recheck_scopes(grant)
-    needed = make_users(store, provider, scopes_with(read={"groups": ["staff"]}), **names)
+        mixed.recheck_scopes(dataclasses.replace(grant, scope="read admin"))
+    needed = make_users(store, provider, scopes_with(read={"groups": ["staff"]}, write=names), **names)
+    for scope in ("read", "write"):
+        with pytest.raises(ServiceUnavailable):
+            needed.recheck_scopes(dataclasses.replace(grant, scope=scope))
     provider.answer = lambda token: Login(identity=ALICE, token=token)
     assert needed.recheck_scopes(grant) == frozenset()
 
