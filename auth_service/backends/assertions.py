@@ -1,4 +1,4 @@
-"""Signed messages to backends: the identity assertion, and the revocation notice.
+"""Signed messages to backends: the identity assertion, the revocation notice, the survey.
 
 Both are itsdangerous tokens under the backend's own key; docs/contracts.md is the contract with the bridge.
 """
@@ -13,6 +13,7 @@ from auth_service.settings import Credentials
 
 IDENTITY_SALT = "mcp-oauth-gateway.identity"
 REVOCATION_SALT = "mcp-oauth-gateway.revocation"
+SURVEY_SALT = "mcp-oauth-gateway.survey"
 
 
 def derive_identity_key(credentials: Credentials, resource_name: str) -> bytes:
@@ -26,6 +27,7 @@ class BackendSigner:
     def __init__(self, identity_key: bytes) -> None:
         self._identity = make_serializer(identity_key, salt=IDENTITY_SALT)
         self._revocation = make_serializer(identity_key, salt=REVOCATION_SALT)
+        self._survey = make_serializer(identity_key, salt=SURVEY_SALT)
 
     def sign_identity(self, claims: VerifiedClaims, *, grantable: Iterable[str] = ()) -> str:
         """Return the value of `X-Gateway-Identity`: URL-safe ASCII, good for 60 s from now.
@@ -46,6 +48,10 @@ class BackendSigner:
                 }
             )
         )
+
+    def sign_survey(self) -> str:
+        """Return the body of `POST /survey`, good for 60 s from now."""
+        return _text(self._survey.dumps({}))
 
     def sign_revocation(self, sid: str) -> str:
         """Return the body of `POST /revocations` for a grant that has ended."""

@@ -11,7 +11,7 @@ from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
 
-from . import clients, configuration, diagnosis, grants, keys, tokens, users
+from . import clients, configuration, diagnosis, grants, keys, tokens, tools, users
 
 PROGRAM = "mcp-gatewayctl"
 
@@ -31,6 +31,7 @@ for command in (
     users.users,
     keys.keys,
     tokens.token,
+    tools.tools,
     diagnosis.doctor,
     diagnosis.health,
     diagnosis.stats,

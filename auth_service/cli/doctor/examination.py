@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from auth_service.backends import health
+from auth_service.backends import health, surveys
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
@@ -36,6 +36,9 @@ def examine(
         identity_keys = {name: derive_identity_key(credentials, name) for name in settings.resources}
         for result in health.check_each(settings, identity_keys):
             yield run(f"bridge {result.name}", partial(servers.check_backend, result))
+        for answer in surveys.ask_all(settings, identity_keys):
+            yield run(f"tools {answer.name}", partial(servers.check_tools, answer))
+            yield run(f"rules {answer.name}", partial(servers.check_rules, answer))
         for name, resource in settings.resources.items():
             url = resource.url
             yield run(f"challenge {name}", partial(servers.check_challenge, http, url))

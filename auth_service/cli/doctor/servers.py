@@ -9,15 +9,18 @@ from typing import Final
 import requests
 
 from auth_service.backends import health
+from auth_service.backends.surveys import Answer, NoBridgeError, Survey, SurveyError
+from auth_service.cli import tools
 from auth_service.keys.access_tokens import issue_access_token
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
+from auth_service.ops.logs import escape
 from auth_service.protocol.metadata import protected_resource_url
 from auth_service.settings import Settings
 from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.store import Store
 
-from .findings import LOG_COMMAND, TIMEOUT_SECONDS, CheckFailed
+from .findings import LOG_COMMAND, TIMEOUT_SECONDS, CheckFailed, Status
 from .web import get_json
 
 PROBE_SECONDS: Final = 60
@@ -31,6 +34,49 @@ def check_backend(result: health.Result) -> str:
             f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}; a server given by its URL has its own",
         )
     return f"{result.endpoint} answers, {result.seconds:.2f} s"
+
+
+def check_tools(answer: Answer) -> str:
+    """Say what of a server's tools its lock file hides."""
+    survey = _survey_of(answer)
+    if survey is None:
+        return "has no bridge that could lock them"
+    hidden = [each for each in survey.differences if each.hides]
+    if hidden:
+        raise CheckFailed(
+            f"{answer.endpoint} hides {len(hidden)} tools: {tools.summary_of(survey)}",
+            f"The server has changed. See mcp-gatewayctl tools diff {answer.name}; when you have reviewed it, make the "
+            f"lock file anew with mcp-gatewayctl tools lock {answer.name}.",
+            status=Status.WARNING,
+        )
+    return f"{answer.endpoint}: {tools.summary_of(survey)}"
+
+
+def check_rules(answer: Answer) -> str:
+    """Say which rules for tools, prompts and resources match nothing that a server lists."""
+    survey = _survey_of(answer)
+    if survey is None:
+        return "has no bridge that could hold users to any"
+    if unmatched := [f"{kind} {escape(rule)}" for kind, rules in survey.unmatched_rules.items() for rule in rules]:
+        raise CheckFailed(
+            f"{answer.endpoint}: match nothing that the server lists: {', '.join(unmatched)}",
+            "A rule that denies and is misspelled denies nothing. Correct it, or remove it.",
+            status=Status.WARNING,
+        )
+    return f"{answer.endpoint}: all match something"
+
+
+def _survey_of(answer: Answer) -> Survey | None:
+    """Return what a server offers; None if it has no bridge that tells. Raises CheckFailed if the bridge cannot."""
+    if isinstance(answer.survey, NoBridgeError):
+        return None
+    if isinstance(answer.survey, SurveyError):
+        raise CheckFailed(
+            f"{answer.endpoint} does not tell what the server offers: {escape(str(answer.survey))}",
+            f"See the result of the check of bridge {answer.name} above.",
+            status=Status.WARNING,
+        )
+    return answer.survey
 
 
 def check_challenge(http: requests.Session, url: str) -> str:

@@ -302,3 +302,69 @@ def test_a_certificate_that_ends_soon_is_a_warning(
             text = str(failure)
         thread.join()
     assert text == expected
+
+
+def survey(**changed: Any) -> dict[str, Any]:
+    report = {"tools": 2, "lock": "{}", "problem": None, "locked": True, "differences": [], "unmatched_rules": {}}
+    return {"mcp-stdio-bridge": {**report, **changed}}
+
+
+def test_tools_that_are_as_locked_and_rules_that_match_are_well(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    outside.change("POST", "/survey", 200, survey())
+    found = examine()
+    assert (found["tools time"].status, found["rules time"].status) == (Status.OK, Status.OK)
+    assert found["tools time"].text.endswith("2 tools, all as in the lock file")
+    outside.change("POST", "/survey", 200, survey(locked=False))
+    assert examine()["tools time"].text.endswith("2 tools, and no lock file")
+
+
+def test_a_server_without_a_bridge_has_neither_lock_nor_rules(examine: Callable[[], dict[str, Finding]]) -> None:
+    found = examine()
+    assert (found["tools time"].status, found["tools time"].text) == (Status.OK, "has no bridge that could lock them")
+    assert (found["rules time"].status, found["rules time"].text) == (
+        Status.OK,
+        "has no bridge that could hold users to any",
+    )
+
+
+def test_tools_that_are_hidden_are_a_warning(examine: Callable[[], dict[str, Finding]], outside: Outside) -> None:
+    differences = [{"tool": f'"t{number}"', "reason": "new", "changes": []} for number in range(30)]
+    missing = {"tool": '"a"', "reason": "missing", "changes": []}
+    outside.change("POST", "/survey", 200, survey(differences=[missing, *differences]))
+    found = examine()["tools time"]
+    assert found.status is Status.WARNING
+    assert 'hides 30 tools: 2 tools; differ from the lock file: "a" (missing), "t0" (new), ' in found.text
+    assert found.text.endswith(" and 11 more")
+    assert "mcp-gatewayctl tools diff time" in (found.advice or "")
+
+
+def test_a_tool_that_the_server_no_longer_has_is_no_warning(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    outside.change("POST", "/survey", 200, survey(differences=[{"tool": '"a"', "reason": "missing", "changes": []}]))
+    found = examine()["tools time"]
+    assert found.status is Status.OK
+    assert found.text.endswith('differ from the lock file: "a" (missing)')
+
+
+def test_rules_that_match_nothing_are_a_warning(examine: Callable[[], dict[str, Finding]], outside: Outside) -> None:
+    unmatched = {"tools": ["create_*", "drop\x1b[2J"], "resources": ["file:///a"]}
+    outside.change("POST", "/survey", 200, survey(unmatched_rules=unmatched))
+    found = examine()["rules time"]
+    assert found.status is Status.WARNING
+    assert found.text.endswith(
+        "match nothing that the server lists: tools create_*, tools drop\\x1b[2J, resources file:///a"
+    )
+
+
+def test_a_server_that_does_not_tell_what_it_offers_is_a_warning(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "the MCP server exited"}}
+    outside.change("POST", "/survey", 502, error)
+    found = examine()
+    for check in ("tools time", "rules time"):
+        assert found[check].status is Status.WARNING
+        assert found[check].text.endswith("does not tell what the server offers: the MCP server exited")
