@@ -305,6 +305,11 @@ SECTIONS: Final = (
                 },
             ),
             Graph(
+                title="Tools that the lock file hides",
+                text="Tools that are new, changed or listed twice, of servers with a lock file.",
+                queries={"{{server}} {{reason}}": f"max by (server, reason) (mcp_bridge_hidden_tools{{{_SERVERS}}})"},
+            ),
+            Graph(
                 title="Health check",
                 text="How long the health check's last session took to open.",
                 queries={

@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from auth_service import cli
 from local.options import require_program
+from tests.stdio_bridge.running import Bridge
 
 from .conftest import RunningStack, free_port
 from .flow import MCP_HEADERS, initialize, log_in
@@ -34,9 +35,13 @@ EVALUATED = PROJECT / "tests/systemd/evaluated/github.json"
 WAIT_SECONDS = 60
 NEEDED = ("prometheus", "prometheus-node-exporter")
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, NEEDED)), reason="Debian's prometheus or prometheus-node-exporter is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not all(map(shutil.which, NEEDED)), reason="Debian's prometheus or prometheus-node-exporter is not installed"
+    ),
+    # The first test starts everything.
+    pytest.mark.timeout(300),
+]
 
 
 def eventually(condition: Callable[[], object], explain: Callable[[], object]) -> None:
@@ -113,6 +118,17 @@ class Prometheus:
         self._log.close()
 
 
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program, and end it in the end."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate that expires in two days, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -137,7 +153,9 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return files
 
 
-def start_router(folder: Path, backend: str, metrics_port: int) -> subprocess.Popen[bytes]:
+def start_router(
+    folder: Path, backend: str, metrics_port: int
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Start a Traefik with metrics, a certificate, and a backend whose health it checks."""
     certificate, key = make_certificate(folder)
     dynamic = {
@@ -165,11 +183,7 @@ def start_router(folder: Path, backend: str, metrics_port: int) -> subprocess.Po
     }
     (folder / "dynamic.yaml").write_text(json.dumps(dynamic))
     (folder / "static.json").write_text(json.dumps(static))
-    return subprocess.Popen(
-        [require_program("traefik", needed_by="this test"), f"--configFile={folder / 'static.json'}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return started(require_program("traefik", needed_by="this test"), f"--configFile={folder / 'static.json'}")
 
 
 def use(stack: RunningStack) -> None:
@@ -184,15 +198,6 @@ def use(stack: RunningStack) -> None:
         body = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
         assert requests.post(resource, json=body, headers={**MCP_HEADERS, **session}, timeout=20).status_code == 200
     assert initialize(resource, None).status_code == 401
-
-
-@contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -210,18 +215,20 @@ def router_and_prometheus(
     health = ["health", "--metrics-file", str(folder / "mcp-gateway.prom"), "time"]
     files = stack.state_directory / "settings.json", stack.state_directory / "credentials/master-key"
     assert cli.main([*health, "--settings", str(files[0]), "--master-key", str(files[1])]) == 0
+    (folder / "tools.json").write_text('{"tools": {}, "version": 1}')
     router_port, node_port = free_port(), free_port()
-    node_exporter = subprocess.Popen(
-        [
-            "prometheus-node-exporter",
-            f"--web.listen-address=127.0.0.1:{node_port}",
-            f"--collector.textfile.directory={folder}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    router = start_router(folder, f"http://{addresses['time']}", router_port)
-    with ended(node_exporter), ended(router):
+    with contextlib.ExitStack() as running:
+        # One with a lock file, which no bridge of the stack has.
+        locked = running.enter_context(Bridge("--no-identity", "--tools-lock", str(folder / "tools.json")))
+        addresses["locked"] = f"127.0.0.1:{locked.port}"
+        running.enter_context(
+            started(
+                "prometheus-node-exporter",
+                f"--web.listen-address=127.0.0.1:{node_port}",
+                f"--collector.textfile.directory={folder}",
+            )
+        )
+        router = running.enter_context(start_router(folder, f"http://{addresses['time']}", router_port))
         targets: dict[str, list[dict[str, Any]]] = {
             "mcp-gateway": [
                 {"targets": [settings["listen"]], "labels": {"part": "auth"}},
@@ -234,14 +241,12 @@ def router_and_prometheus(
             "mcp-gateway-host": [{"targets": [f"127.0.0.1:{node_port}"]}],
         }
         prometheus = Prometheus(folder, targets)
-        try:
-            eventually(
-                lambda: [*prometheus.targets().values()] == ["up"] * (len(addresses) + 3),
-                lambda: f"{prometheus.targets()}\n{prometheus.log()}",
-            )
-            yield router, prometheus
-        finally:
-            prometheus.stop()
+        running.callback(prometheus.stop)
+        eventually(
+            lambda: [*prometheus.targets().values()] == ["up"] * (len(addresses) + 3),
+            lambda: f"{prometheus.targets()}\n{prometheus.log()}",
+        )
+        yield router, prometheus
 
 
 @pytest.fixture(scope="module")

@@ -140,6 +140,14 @@ CASES: dict[str, list[Case]] = {
         Case({bridge("mcp_bridge_denied_total", reason="rule"): "0+3x1500"}, 1500),
         Case({bridge("mcp_bridge_denied_total", reason="rule"): "0x40 0+1x60"}, 60),
     ],
+    "McpToolsHidden": [
+        Case(
+            {bridge("mcp_bridge_hidden_tools", reason="changed"): "0 2x10"},
+            5,
+            [{"server": "time", "reason": "changed"}],
+        ),
+        Case({bridge("mcp_bridge_hidden_tools", reason="changed"): "0x10"}, 5),
+    ],
     "McpLoginsRefused": [
         Case({auth("mcp_gateway_events_total", event="login.refused"): "0+3x60"}, 30, [AUTH]),
         Case({auth("mcp_gateway_events_total", event="login.refused"): "0+1x60"}, 30),
