@@ -164,7 +164,6 @@ class Connection:
     def wait_until(self, call: Call, deadline: float) -> None:
         """Give a call time until then, whatever it has used already: it is its client that it waits for."""
         call.deadline = deadline
-        call.last_deadline = max(call.last_deadline, deadline)
 
     def go_on(self, call: Call, now: float) -> None:
         """Count a call's time from now, after it has waited for its client."""

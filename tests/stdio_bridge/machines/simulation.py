@@ -131,9 +131,15 @@ class Answer:
         return self._messages
 
     @property
-    def last_event_id(self) -> str | None:
-        ids = [line[4:] for line in self.data.split(b"\n") if line.startswith(b"id: ")]
-        return ids[-1].decode() if ids else None
+    def events(self) -> dict[str, bytes]:
+        """The events of a stream that have an id, in their order."""
+        events = {}
+        for event in self.data.split(b"\n\n"):
+            ids = [line[4:].decode() for line in event.split(b"\n") if line.startswith(b"id: ")]
+            if ids:
+                assert ids[-1] not in events, "an event comes once on a response"
+                events[ids[-1]] = event
+        return events
 
     @property
     def outcomes(self) -> list[Message]:

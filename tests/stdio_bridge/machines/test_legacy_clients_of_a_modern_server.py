@@ -49,7 +49,9 @@ class Session:
     declared: Message
     id: str
     answers: list[Answer] = field(default_factory=list)
+    streams: list[Answer] = field(default_factory=list)
     ended: bool = False
+    large: int = 0
 
 
 @dataclass(eq=False)
@@ -66,11 +68,19 @@ class Call:
     expected_state: str | None = None
     wanted: dict[str, str] = field(default_factory=dict)
     asked: int = 0
+    done: bool = False
+
+    @property
+    def responses(self) -> list[Answer]:
+        """Every response that the client has had to it: the one to its POST, and those that resumed it."""
+        assert self.answer is not None
+        return [self.answer, *self.resumed]
 
     @property
     def outcomes(self) -> list[Message]:
-        assert self.answer is not None
-        return [*self.answer.outcomes, *(outcome for answer in self.resumed for outcome in answer.outcomes)]
+        """Each outcome once, also if the client has resumed from before it."""
+        found = [outcome for answer in self.responses for outcome in answer.outcomes]
+        return [outcome for position, outcome in enumerate(found) if outcome not in found[:position]]
 
 
 @dataclass(eq=False)
@@ -86,6 +96,11 @@ class State:
 
     def is_open(self, wire_id: object) -> bool:
         return wire_id not in self.answered | self.cancelled
+
+
+def position(event: str) -> int:
+    """Return the place of an event in its stream, from its id."""
+    return int(event.partition("-")[2])
 
 
 class LegacyForModernMachine(SimulationMachine):
@@ -230,12 +245,28 @@ class LegacyForModernMachine(SimulationMachine):
         self.note_ended(session, answer)
 
     @precondition(lambda self: self.live_sessions())
-    @rule(data=st.data())
-    def open_stream(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def open_streams(self, data: st.DataObject, times: int) -> None:
         session = data.draw(st.sampled_from(self.live_sessions()))
+        for _ in range(times):
+            self.open_stream(session)
+
+    def open_stream(self, session: Session) -> None:
         answer = self.send(session, None, "GET")
         session.answers.append(answer)
+        seen = {event for stream in session.streams for event in stream.events}
+        assert not seen & answer.events.keys(), "a client that names no event gets what it has not had"
+        session.streams.append(answer)
         self.note_ended(session, answer)
+
+    @precondition(lambda self: any(stream.events for session in self.live_sessions() for stream in session.streams))
+    @rule(data=st.data())
+    def resume_stream(self, data: st.DataObject) -> None:
+        known = [s for s in self.live_sessions() if any(stream.events for stream in s.streams)]
+        session = data.draw(st.sampled_from(known))
+        answer = self.resume_from(data, session, session.streams, complete=not session.large)
+        session.answers.append(answer)
+        session.streams.append(answer)
 
     def lost(self) -> list[Call]:
         """Calls whose stream was cut off."""
@@ -245,7 +276,7 @@ class LegacyForModernMachine(SimulationMachine):
             if call.answer is not None
             and (call.answer.gone or call.answer in self.revoked)
             and not call.session.ended
-            and call.answer.last_event_id is not None
+            and call.answer.events
             and all(answer.finished for answer in call.resumed)
         ]
 
@@ -253,13 +284,28 @@ class LegacyForModernMachine(SimulationMachine):
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.lost()))
-        assert call.answer is not None
-        seen = [answer.last_event_id for answer in (call.answer, *call.resumed) if answer.last_event_id is not None]
-        answer = self.send(call.session, None, "GET", Last_Event_Id=seen[-1])
-        self.note_ended(call.session, answer)
+        # What a stream keeps is bounded: of two large events one may be gone.
+        answer = self.resume_from(data, call.session, call.responses, complete=call.session.large < 2)
         if answer.status == 200:
             call.session.answers.append(answer)
             call.resumed.append(answer)
+            assert call.outcomes or not call.done, "what the server said meanwhile reaches the client"
+
+    def resume_from(self, data: st.DataObject, session: Session, seen: list[Answer], *, complete: bool) -> Answer:
+        """Resume a stream, after its last event or, as responses are lost on their way, after an earlier one."""
+        known = {event: content for answer in seen for event, content in answer.events.items()}
+        newest_first = sorted(known, key=position, reverse=True)
+        after = data.draw(st.sampled_from(newest_first[:1] * 2 + newest_first))
+        answer = self.send(session, None, "GET", Last_Event_Id=after)
+        self.note_ended(session, answer)
+        if answer.status == 200:
+            brought = answer.events
+            assert [*brought] == sorted(brought, key=position)
+            assert all(position(event) > position(after) for event in brought)
+            assert all(known.get(event, content) == content for event, content in brought.items())
+            if complete:
+                assert {event for event in known if position(event) > position(after)} <= brought.keys()
+        return answer
 
     def everything_open(self) -> list[tuple[Session, Answer]]:
         return [(s, answer) for s in self.sessions for answer in s.answers if not answer.finished]
@@ -349,6 +395,7 @@ class LegacyForModernMachine(SimulationMachine):
         state.answered.add(wire_id)
         assert call.answer is not None
         waits = not call.answer.finished and wire_id not in state.disturbed
+        call.done = call.done or wire_id not in state.disturbed
         match kind:
             case "result":
                 process.say(jsonrpc.result(wire_id, {"resultType": "complete", "text": text}))
@@ -396,6 +443,7 @@ class LegacyForModernMachine(SimulationMachine):
         state = self.states[process]
         call = state.calls[wire_id]
         state.answered.add(wire_id)
+        call.session.large += len(methods) if size else 0
         call.asked += 1
         number = next(self.counter)
         call.expected_state = f"state-{number}" if with_state else None
@@ -418,11 +466,12 @@ class LegacyForModernMachine(SimulationMachine):
         process.say(jsonrpc.result(wire_id, {"resultType": "input_required", "inputRequests": wanted}))
 
     @precondition(lambda self: self.open_puts())
-    @rule(data=st.data())
-    def report(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), times=st.integers(1, 4))
+    def report(self, data: st.DataObject, times: int) -> None:
         process, wire_id = data.draw(st.sampled_from(self.open_puts()))
         params = {"progressToken": wire_id, "message": f"<call {self.states[process].calls[wire_id].number}>"}
-        process.say(jsonrpc.notification("notifications/progress", params))
+        for progress in range(times):
+            process.say(jsonrpc.notification("notifications/progress", {**params, "progress": progress}))
 
     @precondition(lambda self: self.open_puts())
     @rule(data=st.data())
@@ -488,7 +537,7 @@ class LegacyForModernMachine(SimulationMachine):
         for call in self.calls:
             assert call.answer is not None
             assert len(call.outcomes) <= 1
-            for answer in (call.answer, *call.resumed):
+            for answer in call.responses:
                 assert answer.marks("call") <= {str(call.number)}
             if call.answer.outcome is not None:
                 assert call.answer.finished
@@ -551,6 +600,7 @@ class LegacyForModernMachine(SimulationMachine):
             call.resumed.clear()
         for session in self.sessions:
             session.answers.clear()
+            session.streams.clear()
         self.revoked.clear()
 
 

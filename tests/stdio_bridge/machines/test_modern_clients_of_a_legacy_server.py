@@ -14,6 +14,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from stdio_bridge.protocol import jsonrpc
 from tests.stdio_bridge.machines.simulation import (
+    CALL_SECONDS,
     CALL_SECONDS_IN_ALL,
     INPUT_SECONDS,
     RARELY,
@@ -37,6 +38,9 @@ QUESTIONS: dict[str, Message] = {
 }
 CAPABILITIES = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}}
 URIS = ("a:1", "a:2")
+# What is a little less than a call may take, and its client's answer.
+WORK_SECONDS = CALL_SECONDS - 4
+THOUGHT_SECONDS = INPUT_SECONDS - 4
 # Which of the questions a retry answers.
 KEPT = st.sampled_from(["all", "all", "one", "none"])
 
@@ -223,6 +227,68 @@ class ModernForLegacyMachine(SimulationMachine):
             for keep in retries:
                 if self.suspended() and self.suspended()[-1][0] is call:
                     self.retry_with(*self.suspended()[-1], keep)
+
+    @rule(
+        user=st.sampled_from(USERS),
+        steps=st.integers(0, 2),
+        question=st.sampled_from([*QUESTIONS]),
+        end=st.sampled_from(["answer", "silence", "reports"]),
+        really=RARELY,
+    )
+    def call_for_long(self, user: str, steps: int, question: str, end: str, *, really: bool) -> None:
+        """Make a call on which the server works for long, and its user thinks for long, each as long as it may."""
+        if not really:
+            return
+        number = len(self.calls)
+        params: Message = {"number": number, "name": "n", "uri": "u:"}
+        call = Call(number, user, ALL, "tools/call", params, {"progressToken": "long"})
+        self.calls.append(call)
+        call.answers.append(self.put(call))
+        self.simulation.settle()
+        self.note_suspended()
+        if call.process is None or not self.is_waiting(call):
+            return  # the answer, or a question, was on its way already
+        self.work(call, steps)
+        self.ask_by(call.process, question)
+        self.simulation.settle()
+        if not self.is_suspended(call):
+            return
+        self.note_suspended()
+        self.simulation.wait(THOUGHT_SECONDS)
+        self.retry_with(*self.suspended()[-1], "all")
+        if not self.is_waiting(call):
+            return
+        self.work(call, 2)
+        assert self.is_waiting(call), "the time in which its client was asked does not count"
+        match end:
+            case "answer":
+                self.answer_with(call, "result")
+            case "silence":
+                self.simulation.wait(CALL_SECONDS + 2)
+                assert not self.is_waiting(call), "a call ends for want of an answer"
+            case "reports":
+                self.work(call, 1)
+                assert not self.is_waiting(call), "a call ends though the server says that it works"
+
+    def is_waiting(self, call: Call) -> bool:
+        """Whether the call is at a sound server, and its client waits."""
+        process = call.process
+        return (
+            process is not None
+            and process.alive
+            and not process.told_to_end
+            and call.wire_id not in self.states[process].disturbed
+            and not call.answers[-1].finished
+        )
+
+    def work(self, call: Call, steps: int) -> None:
+        """Let time pass in which the server reports progress, just often enough."""
+        assert call.process is not None
+        for _ in range(steps):
+            self.simulation.wait(WORK_SECONDS)
+            params = {"progressToken": call.wire_id, "progress": 1, "message": f"<call {call.number}>"}
+            call.process.say(jsonrpc.notification("notifications/progress", params))
+            self.simulation.settle()
 
     @rule(user=st.sampled_from(USERS), tools=st.booleans(), uris=st.lists(st.sampled_from(URIS), max_size=3))
     def listen(self, user: str, tools: bool, uris: list[str]) -> None:
