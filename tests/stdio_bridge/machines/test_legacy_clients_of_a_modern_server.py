@@ -344,8 +344,8 @@ class LegacyForModernMachine(SimulationMachine):
         mark = question.get("params", {}).get("question", "nonsense")
         response = {"answers": mark, "by": session.name, "attempt": next(self.counter)}
         owner = next((call.session for call in self.calls if mark in call.wanted.values()), None)
-        if session is owner and mark not in self.given and kind == "result":
-            self.given[mark] = response
+        if session is owner and mark not in self.given:  # the first answer counts, also if it is an error
+            self.given[mark] = response if kind == "result" else {"action": "cancel"}
         outcome = {"result": response} if kind == "result" else {"error": {"code": -1, "message": "no"}}
         answer = self.send(session, {"jsonrpc": "2.0", "id": question["id"], **outcome})
         self.note_ended(session, answer)
