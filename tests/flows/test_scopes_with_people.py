@@ -136,16 +136,17 @@ def test_the_page_says_that_the_login_decides_and_then_offers_only_what_the_user
 ) -> None:
     reader = Client(oauth, "rita")
     first = reader.open()
-    assert first.text.count("only for some users, which your sign-in decides") == 2
-    assert "It also asked for" not in first.text
+    assert first.text.count("for some users only, as your sign-in decides") == 2
+    assert "may not have it" not in first.text
     assert reader.redeem(parameters_of(reader.go_on(oauth.decide(first)))["code"])["scope"] == "read"
     second = reader.open()
-    assert "only for some users" not in second.text
+    assert "for some users only" not in second.text
     assert set(Form(second.text).fields) == {"ticket"}, "nothing is left to choose"
     shown = " ".join(second.text.split())
     assert (
-        "<bdi>rita</bdi> may not have, which it does not get: Change issues "
-        '<span class="scope">(write)</span>; Delete issues <span class="scope">(admin)</span>.</p>' in shown
+        "<dt>Asked for too, but <bdi>rita</bdi> may not have it</dt> "
+        '<dd>Change issues <span class="scope quiet">write</span></dd> '
+        '<dd>Delete issues <span class="scope quiet">admin</span></dd> </div>' in shown
     )
     writer = Client(oauth, "wendy")
     oauth.browser = oauth.new_browser()
@@ -199,7 +200,7 @@ def test_a_user_who_may_have_nothing_of_what_was_asked_for_reads_so(
     assert "scope:write" in Form(page.text).fields
     refused = reader.go_on(oauth.decide(page))
     assert refused.status_code == 403
-    assert "rita may not use this server" in refused.text
+    assert "rita may not do this with time" in refused.text
     assert "Change issues (write)" in refused.text
     entry = audit_log.of(Event.LOGIN_REFUSED)[-1]
     assert (entry["scope"], entry["reason"]) == (scope, "rita may not have these scopes of this server")
@@ -219,7 +220,8 @@ def test_a_user_who_may_not_have_a_required_scope_does_not_get_in(
     reader = Client(oauth, "rita")
     refused = reader.go_on(oauth.decide(reader.open(scope)))
     assert refused.status_code == 403
-    assert "Read issues (read)" in refused.text
+    assert "rita may not use this server" in refused.text
+    assert "what every use of time needs: Read issues (read)" in refused.text
     assert "mcp-gateway-session" not in str(refused.headers)
     assert audit_log.of(Event.LOGIN_REFUSED)[0]["scope"] == "read"
     assert audit_log.of(Event.CODE_ISSUED) == []

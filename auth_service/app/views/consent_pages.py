@@ -175,15 +175,17 @@ def not_allowed(parts: Parts, shown: Shown, approved: AuthorizationRequest, name
 def scopes_not_allowed(
     parts: Parts, shown: Shown, approved: AuthorizationRequest, name: str, lacking: Sequence[str]
 ) -> Response:
-    """Tell a user who may not have the scopes without which nothing can be used so, and offer another account."""
+    """Tell a user who may not have any of what was asked for, or not what is always needed; offer another account."""
     resource = parts.settings.resources[approved.resource_name]
     record(Event.LOGIN_REFUSED, scope=" ".join(lacking), reason=f"{name} may not have these scopes of this server")
     user, server = display_text(name), display_text(resource.title or approved.resource_name)
-    what = "; ".join(f"{display_text(resource.scopes[scope].description)} ({scope})" for scope in lacking)
+    named = "; ".join(f"{display_text(resource.scopes[scope].description)} ({scope})" for scope in lacking)
+    is_always_needed = not resource.required_scopes.isdisjoint(lacking)
+    what = f"what every use of {server} needs" if is_always_needed else "any of what was asked for"
     error = PageError(
-        f"{user} may not use this server",
-        f"{capitalized(parts.provider.title)} signed you in as {user}, but that account may not have what is needed "
-        f"for {server}: {what}. Ask the operator of {parts.host} for it, or use another account. Nothing was allowed.",
+        f"{user} may not use this server" if is_always_needed else f"{user} may not do this with {server}",
+        f"{capitalized(parts.provider.title)} signed you in as {user}, but that account may not have {what}: {named}. "
+        f"Ask the operator of {parts.host} for it, or use another account. Nothing was allowed.",
         status=403,
     )
     return _render_with_choice(parts, "not_allowed.html", error, dataclasses.replace(shown, user=None), approved)
