@@ -19,6 +19,7 @@ from .http.server import HttpServer
 from .io.event_loop import Loop
 from .io.log_handler import StderrHandler
 from .io.metrics import Registry
+from .io.record_writer import open_destination
 from .io.systemd import HandedOver, Notifier
 from .options import Options, parse_options
 from .protocol.errors import HttpError, UsageError
@@ -46,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _print_tools_lock(options)
         handed_over = HandedOver(os.environ)
         verifier = load_verifier(options.identity_key, take_file=handed_over.take_file, now=time.time)
+        call_records = open_destination(options.call_records, identifier="mcp-call")
         listener = open_listener(options, handed_over)
     except UsageError as error:
         print(f"mcp-stdio-bridge: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2
     logging.basicConfig(level=options.log_level.upper(), handlers=[StderrHandler()])
     loop = Loop()
-    bridge = Bridge(loop, options, verifier)
+    bridge = Bridge(loop, options, verifier, call_records=call_records)
     server = HttpServer(
         bridge,
         loop,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 
+from .clients.call_log import CallLog
 from .clients.call_metrics import CallMetrics
 from .clients.call_records import CallObserver, CallRecords
 from .clients.call_spans import find_spans
@@ -19,6 +20,7 @@ from .http.json_errors import JSON_HEADERS, reply_error
 from .http.origin_check import OriginCheck
 from .io.event_loop import Loop
 from .io.metrics import CONTENT_TYPE, Registry
+from .io.record_writer import Destination, RecordWriter
 from .options import Options
 from .protocol import jsonrpc
 from .protocol.calls import CallOutcome
@@ -43,7 +45,9 @@ _LAST_SECONDS = 2.0
 class Bridge:
     """The application behind the socket. Everything happens on the loop's thread."""
 
-    def __init__(self, loop: Loop, options: Options, verifier: Verifier) -> None:
+    def __init__(
+        self, loop: Loop, options: Options, verifier: Verifier, *, call_records: Destination | None = None
+    ) -> None:
         self._loop = loop
         self._options = options
         self._verifier = verifier
@@ -63,6 +67,9 @@ class Bridge:
         observers: list[CallObserver] = [CallMetrics(self._registry)]
         if policy is not None and policy.quotas.running is not None:
             observers.append(policy.quotas.running)
+        self._call_log = self._make_call_log(call_records)
+        if self._call_log is not None:
+            observers.append(self._call_log)
         self._records = CallRecords(observers, clock=time.perf_counter, time=time.time)
         self._spans = find_spans(options)
         self._legacy = LegacyEra(self._leases, self._registry, policy=policy)
@@ -92,6 +99,18 @@ class Bridge:
         }
         loop.call_later(_TICK_SECONDS, self._tick)
         loop.call_later(options.keep_alive, self._keep_alive)
+
+    def _make_call_log(self, destination: Destination | None) -> CallLog | None:
+        lost = self._registry.counter("mcp_bridge_lost_call_records_total", "Records of calls that were not written")
+        if destination is None:
+            return None
+        return CallLog(
+            RecordWriter(destination, self._loop, lost),
+            self._loop,
+            server=self._options.server_name,
+            arguments=self._options.record_arguments,
+            key=self._verifier.key_for("recorded-arguments"),
+        )
 
     def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
@@ -209,8 +228,10 @@ class Bridge:
             era.keep_alive()
 
     def close(self) -> None:
-        """End the records of the calls that are still unanswered, and send the last spans."""
+        """End the records of the calls that are still unanswered, and write and send what waits for that."""
         self._records.close()
+        if self._call_log is not None:
+            self._call_log.close()
         if self._spans is not None:
             self._spans.close()
 

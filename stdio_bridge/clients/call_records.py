@@ -19,8 +19,10 @@ from stdio_bridge.protocol.mcp import LISTEN
 from .request_body import Body
 
 _OUTCOMES = {"403": CallOutcome.DENIED, "429": CallOutcome.OVER_QUOTA}
+# The largest whole number that every reader of JSON takes for what it is; a server may name any code.
+_MAX_CODE = 2**53 - 1
 # The parameters that say what a request is about, by its method.
-_NAMED_BY = {
+_NAMED_BY: dict[str, str] = {
     "tools/call": "name",
     "prompts/get": "name",
     "resources/read": "uri",
@@ -55,36 +57,42 @@ class CallRecord:
     def __init__(
         self,
         message: Message,
-        *,
         identity: Identity,
+        *,
         bytes_in: int,
-        traceparent: str | None,
+        traceparent: object,
         began_at: float,
         clock: Callable[[], float],
     ) -> None:
+        """`traceparent` is the header."""
+        params = message.get("params")
         self.identity = identity
         self.method: str = message["method"]
-        self.name = _name_of(message)
-        self.traceparent = traceparent
+        name = None
+        if isinstance(params, dict):
+            name = params.get(_NAMED_BY.get(self.method))
+            if traceparent is None and isinstance(meta := params.get("_meta"), dict):
+                traceparent = meta.get("traceparent")
+        self.name = name if isinstance(name, str) else None
+        self.traceparent = traceparent if isinstance(traceparent, str) else None
         self.bytes_in = bytes_in
         self.bytes_out = 0
         self.began_at = began_at
         self.seconds = 0.0
         self.outcome: CallOutcome | None = None
         self.error_code: int | None = None
+        self._ends: tuple[CallEnd, ...] = ()
         self._clock = clock
         self._started = clock()
-        self._ends: list[CallEnd] = []
 
     def observe(self, end: CallEnd) -> None:
         """Have a function called at the end."""
-        self._ends.append(end)
+        self._ends += (end,)
 
     def answered(self, answer: Message, outcome: CallOutcome | None = None, *, bytes_out: int) -> None:
         """End with an answer: what it says is the outcome, unless the bridge made it for a reason of its own."""
-        error = answer.get("error")
-        if error is not None:
-            self.end(outcome or CallOutcome.ERROR, error_code=error.get("code"), bytes_out=bytes_out)
+        if "error" in answer:
+            self.end(outcome or CallOutcome.ERROR, error_code=answer["error"].get("code"), bytes_out=bytes_out)
         elif outcome is None and self.method == "tools/call" and answer["result"].get("isError") is True:
             self.end(CallOutcome.TOOL_ERROR, bytes_out=bytes_out)
         else:
@@ -109,13 +117,14 @@ class CallRecord:
         """End. Only the first end counts."""
         if self.outcome is not None:
             return
-        self.outcome = outcome
-        self.error_code = error_code if type(error_code) is int else None
-        self.bytes_out = bytes_out
         self.seconds = self._clock() - self._started
-        ends, self._ends = self._ends, []
-        for each in ends:
+        self.outcome = outcome
+        if type(error_code) is int and abs(error_code) <= _MAX_CODE:
+            self.error_code = error_code
+        self.bytes_out = bytes_out
+        for each in self._ends:
             each(self)
+        self._ends = ()
 
 
 CallEnd = Callable[[CallRecord], None]
@@ -134,7 +143,7 @@ class _Unobserved(CallRecord):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__({"method": ""}, identity=ANYONE, bytes_in=0, traceparent=None, began_at=0.0, clock=lambda: 0.0)
+        super().__init__({"method": ""}, ANYONE, bytes_in=0, traceparent=None, began_at=0.0, clock=lambda: 0.0)
 
     def answered(self, answer: Message, outcome: CallOutcome | None = None, *, bytes_out: int) -> None:
         """Do nothing."""
@@ -163,12 +172,12 @@ class CallRecords:
         header = request.headers.get("traceparent")
         records = []
         for message in body.requests:
-            traceparent = header if header is not None else jsonrpc.meta_of(message).get("traceparent")
+            size = len(jsonrpc.encode(message)) if body.batch else body.size
             record = CallRecord(
                 message,
-                identity=identity,
-                bytes_in=len(jsonrpc.encode(message)) if body.batch else body.size,
-                traceparent=traceparent if isinstance(traceparent, str) else None,
+                identity,
+                bytes_in=size,
+                traceparent=header,
                 began_at=self._time(),
                 clock=self._clock,
             )
@@ -185,9 +194,3 @@ class CallRecords:
         """End the records of the calls that are still unanswered: their servers end with the bridge."""
         for record in list(self._open):
             record.end(CallOutcome.SERVER_EXIT)
-
-
-def _name_of(message: Message) -> str | None:
-    member = _NAMED_BY.get(message["method"])
-    name = None if member is None else jsonrpc.params_of(message).get(member)
-    return name if isinstance(name, str) else None

@@ -14,10 +14,11 @@ from stdio_bridge.protocol.jsonrpc import Kind, Message
 from stdio_bridge.protocol.request_metadata import unsupported
 from stdio_bridge.servers.leases import Leases
 
+from .answers import InitializeAnswer, replies_to
 from .call_records import CallRecord
 from .policy import Policy
 from .request_body import Body, accepts
-from .sessions import Answer, InitializeAnswer, Session, Sessions
+from .sessions import Session, Sessions
 
 _BATCH_VERSION = "2025-03-26"
 
@@ -48,13 +49,11 @@ class LegacyEra:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         refusals = _admit(session, body)
         # Made before anything is sent, as a server may answer at once.
-        answer = None
-        if body.requests:
-            answer = Answer(session, response, identity, records=records, batch=body.batch)
+        replies = iter(replies_to(session, response, identity, records, batch=body.batch))
         for position, message in enumerate(body.messages):
             kind = jsonrpc.kind_of(message)
-            if answer is not None and kind is Kind.REQUEST:
-                reply = answer.next_reply()
+            if kind is Kind.REQUEST:
+                reply = next(replies)
                 if position in refusals:
                     reply.finish(refusals[position], CallOutcome.DENIED)
                 else:
@@ -63,13 +62,12 @@ class LegacyEra:
                 session.lease.notify(session, message)
             else:
                 session.lease.backend.respond(session, message)
-        if answer is None:
+        if not records:
             response.reply("202 Accepted", [])
 
     def _initialize(self, message: Message, response: Response, identity: Identity, record: CallRecord) -> None:
         session = self.sessions.open(identity, message)
-        answer = InitializeAnswer(session, response, identity, record)
-        session.lease.initialize(session, message, answer.next_reply())
+        session.lease.initialize(session, message, InitializeAnswer(session, response, identity, record))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
         """Open a session's stream, or resume one. Raises HttpError."""

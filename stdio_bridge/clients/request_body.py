@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from stdio_bridge.http.exchange import Request
@@ -27,8 +28,7 @@ class Body:
 
 def parse_body(request: Request) -> Body:
     """Read a POST. Raises HttpError: 415, 406, or 400 on what is not JSON-RPC."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if not _is_json(request.headers.get("content-type", "")):
         raise HttpError("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
     if not accepts(request, "application/json", "text/event-stream"):
         raise HttpError(
@@ -56,7 +56,18 @@ def parse_body(request: Request) -> Body:
 
 def accepts(request: Request, *media_types: str) -> bool:
     """Whether the client takes answers of all these types."""
-    ranges = {part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
+    return _is_accepted(request.headers.get("accept", ""), media_types)
+
+
+# Clients write the same two headers in every request.
+@functools.lru_cache(maxsize=32)
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+@functools.lru_cache(maxsize=32)
+def _is_accepted(accept: str, media_types: tuple[str, ...]) -> bool:
+    ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     return "*/*" in ranges or all(
         media_type in ranges or f"{media_type.partition('/')[0]}/*" in ranges for media_type in media_types
     )

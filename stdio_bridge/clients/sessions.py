@@ -6,11 +6,10 @@ import collections
 import functools
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from stdio_bridge.http.exchange import Headers, Response
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.json_errors import JSON_HEADERS
 from stdio_bridge.http.open_responses import SSE_HEADERS, OpenResponses
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Isolation
@@ -27,7 +26,6 @@ from stdio_bridge.servers.eviction import CALL_SECONDS, Bounds, end_if_idle
 from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import EVICTED
 
-from .call_records import CallRecord
 from .policy import Access
 
 SESSION_HEADER = "Mcp-Session-Id"
@@ -214,102 +212,6 @@ class Session:
         end_if_idle(self, now, idle_timeout=self._sessions.pool.options.idle_timeout)
 
 
-class Answer:
-    """The answer to one POST that holds requests: JSON if there is nothing else to say, an event stream otherwise."""
-
-    def __init__(
-        self,
-        session: Session,
-        response: Response,
-        identity: Identity,
-        *,
-        records: Sequence[CallRecord],
-        batch: bool,
-    ) -> None:
-        self._session = session
-        self._response = response
-        self._identity = identity
-        self._missing = len(records)
-        self._records = iter(records)
-        self._replies: list[RequestReply] = []
-        self._batch = batch
-        self._stream: EventStream | None = None
-        self._headers: Headers = []
-        # "Disconnection SHOULD NOT be interpreted as the client cancelling its request."
-        session.open.hold(response, identity, self._gone, self._begin)
-
-    def next_reply(self) -> RequestReply:
-        """Return the reply to the next of its requests."""
-        reply = RequestReply(self, next(self._records))
-        self._replies.append(reply)
-        return reply
-
-    def _gone(self) -> None:
-        # A disconnect cancels no request.
-        if self._stream is None:
-            for reply in self._replies:
-                self._session.lease.backend.lose(self._session, reply)
-
-    def _begin(self) -> EventStream:
-        if self._stream is None:
-            self._stream = self._session.begin_stream(self._response, self._identity, self._headers)
-        return self._stream
-
-    def send(self, message: Message) -> None:
-        """Say something before the answer, which makes it a stream."""
-        if not self.is_lost:
-            self._session.deliver(self._begin(), message)
-        elif message["method"] != "notifications/progress":
-            # The client's GET stream can still bring it; progress would be of a request that the client has given up.
-            self._session.receive(message)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the client left before the answer became a stream, so that it cannot resume it."""
-        return self._stream is None and self._response.finished
-
-    def finish(self, message: Message) -> int:
-        """Answer one of the requests. Returns the number of bytes of JSON."""
-        self._missing -= 1
-        if not self._missing:
-            self._replies.clear()  # they refer to this answer
-        if self.is_lost:
-            return 0
-        data = jsonrpc.encode(message)
-        if self._batch or self._stream is not None:
-            self._session.deliver(self._begin(), message, data)
-            if self._missing == 0 and self._stream is not None:
-                self._session.end_stream(self._stream)
-                self._session.open.release(self._response)
-        else:
-            self._session.open.release(self._response)
-            self._response.reply("200 OK", [*JSON_HEADERS, *self._headers], data)
-        return len(data)
-
-
-class RequestReply:
-    """The reply to one request among those of a POST."""
-
-    def __init__(self, answer: Answer, record: CallRecord) -> None:
-        self._answer = answer
-        self._record = record
-
-    def send(self, message: Message) -> None:
-        """Say something before the answer."""
-        self._answer.send(message)
-
-    def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Answer. The outcome is there where the answer is the bridge's own."""
-        if outcome is None and self._answer.is_lost:
-            outcome = CallOutcome.CLIENT_GONE
-        bytes_out = self._answer.finish(message)
-        self._record.answered(message, outcome, bytes_out=bytes_out)
-
-    def left(self, *, is_connected: bool) -> None:
-        """Note that there will be no answer."""
-        self._record.left(is_connected=is_connected)
-
-
 class _ChangedReply:
     """A reply without what its client cannot use, or may not."""
 
@@ -322,35 +224,6 @@ class _ChangedReply:
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         self._reply.finish(self._change(message), outcome)
-
-
-class InitializeAnswer(Answer):
-    """The answer to `initialize`: a success opens the session."""
-
-    def __init__(self, session: Session, response: Response, identity: Identity, record: CallRecord) -> None:
-        super().__init__(session, response, identity, records=[record], batch=False)
-        self._headers = [(SESSION_HEADER, session.id)]
-
-    def _gone(self) -> None:
-        for reply in self._replies:
-            reply.left(is_connected=not self._response.finished)
-        # A session that has not begun cannot be resumed.
-        self._session.stop("the client left before the session began")
-
-    def _begin(self) -> EventStream:
-        stream = super()._begin()
-        self._session.open.hold(self._response, self._identity, self._gone)
-        return stream
-
-    def finish(self, message: Message) -> int:
-        """Answer, and end the server if it refused. Returns the number of bytes of JSON."""
-        self._session.version = _negotiated_version(message)
-        if self._session.version is None:
-            self._headers = []
-        size = super().finish(message)
-        if self._session.version is None:
-            self._session.stop("it refused to initialize")
-        return size
 
 
 class Sessions:
@@ -430,9 +303,3 @@ class Sessions:
         """End every event stream whose token has expired."""
         for session in self.all():
             session.open.end_streams(ended)
-
-
-def _negotiated_version(answer: Message) -> str | None:
-    result = answer.get("result")
-    version = result.get("protocolVersion") if isinstance(result, dict) else None
-    return version if isinstance(version, str) else None

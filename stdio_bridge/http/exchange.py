@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from waitress.task import Task
+from waitress.utilities import build_http_date
 
 from .body_budget import SMALL_BYTES
 from .parser import normal_headers
@@ -99,6 +101,7 @@ class ResponseTask(Task):  # type: ignore[misc] # waitress is untyped
             return
         head = b""
         if not self.wrote_header:  # type: ignore[has-type]  # waitress is untyped
+            self.response_headers.append(("Date", _http_date(int(self.start_time))))
             head = self.build_response_header()
             self.wrote_header = True
         if self.chunked_response and data:
@@ -114,3 +117,10 @@ class ResponseTask(Task):  # type: ignore[misc] # waitress is untyped
     def finish(self) -> None:
         if self.chunked_response and self.channel.connected:
             self.channel.write_soon(b"0\r\n\r\n")
+
+
+@functools.lru_cache(maxsize=1)
+def _http_date(second: int) -> str:
+    """Return a time as HTTP writes it. It is the same for every response of one second."""
+    date: str = build_http_date(second)
+    return date

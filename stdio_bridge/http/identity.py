@@ -28,12 +28,14 @@ _CACHED_ASSERTIONS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A verified user. `expires` is in seconds since 1970; None means never.
+    """A verified user, and how its client was let in. `expires` is in seconds since 1970; None means never.
 
     `scopes` are those that were granted, `grantable` others that the user can still be granted.
     """
 
     user: str
+    login: str | None = None
+    client: str | None = None
     grant: str | None = None
     resource: str | None = None
     expires: float | None = None
@@ -127,8 +129,10 @@ class AssertionVerifier:
             signed_at,
             Identity(
                 user=user,
+                login=_text_in(claims.get("name")),
+                client=_text_in(claims.get("client_id")),
                 grant=grant,
-                resource=resource if isinstance(resource, str) else None,
+                resource=_text_in(resource),
                 expires=float(expires),
                 scopes=_scopes_in(claims.get("scope")),
                 grantable=_scopes_in(claims.get("grantable_scope")),
@@ -171,6 +175,10 @@ def _load(serializer: URLSafeTimedSerializer, signed: str) -> tuple[dict[str, An
     if not isinstance(claims, dict):
         raise _forbidden("the signed value is not an object")
     return claims, signed_at.timestamp()
+
+
+def _text_in(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _scopes_in(value: object) -> frozenset[str]:

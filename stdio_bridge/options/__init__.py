@@ -1,7 +1,15 @@
 """What the bridge is told, on the command line and in its configuration file: one definition for each option."""
 
-from .definitions import DEFAULT_ENVIRONMENT, Isolation, Options
-from .kinds import DescriptorName
+from .definitions import DEFAULT_ENVIRONMENT, Isolation, Options, RecordedArguments
+from .kinds import DescriptorName, RecordsTarget
 from .reading import parse_options
 
-__all__ = ["DEFAULT_ENVIRONMENT", "DescriptorName", "Isolation", "Options", "parse_options"]
+__all__ = [
+    "DEFAULT_ENVIRONMENT",
+    "DescriptorName",
+    "Isolation",
+    "Options",
+    "RecordedArguments",
+    "RecordsTarget",
+    "parse_options",
+]

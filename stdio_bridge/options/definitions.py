@@ -41,6 +41,14 @@ class Isolation(enum.Enum):
     SHARED = "shared"
 
 
+class RecordedArguments(enum.Enum):
+    """What a record of a call has of the call's arguments."""
+
+    NONE = "none"
+    DIGEST = "digest"
+    FULL = "full"
+
+
 @dataclass(frozen=True)
 class Definition:
     """One option: its name, how its value is written, its heading in --help (None: there is no `--NAME`), its help."""
@@ -97,7 +105,7 @@ class Options:
         str,
         Definition(
             "replica",
-            kinds.REPLICA,
+            kinds.NAME,
             SERVING,
             "put NAME. before session ids, so that a router finds this replica again (a-z, 0-9 and -)",
         ),
@@ -111,6 +119,31 @@ class Options:
             "what to log on stderr: debug, info, warning or error; the server's own stderr is logged at info",
         ),
     ] = "info"
+
+    call_records: Annotated[
+        kinds.RecordsTarget | None,
+        Definition(
+            "call-records",
+            kinds.RECORDS,
+            SERVING,
+            "write one JSON line per call to this file, or as an entry to this socket of a journal: /PATH or "
+            "unix:/PATH",
+        ),
+    ] = None
+    record_arguments: Annotated[
+        RecordedArguments,
+        Definition(
+            "record-arguments",
+            kinds.member("WHAT", RecordedArguments),
+            SERVING,
+            "what --call-records has of a call's arguments: none, a keyed digest, or their full text, which may hold "
+            "passwords and private data",
+        ),
+    ] = RecordedArguments.NONE
+    server_name: Annotated[
+        str,
+        Definition("server-name", kinds.NAME, SERVING, "the server's name in --call-records"),
+    ] = ""
 
     identity_key: Annotated[
         Path | DescriptorName | None,

@@ -154,6 +154,21 @@ def _address(value: str) -> tuple[str, int] | Path:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordsTarget:
+    """Where records go: a file, or the native socket of a journal."""
+
+    path: Path
+    is_journal: bool
+
+
+def _records(value: str) -> RecordsTarget:
+    path = value.removeprefix("unix:")
+    if not path.startswith("/"):
+        raise InvalidValueError(f"{value!r} is neither /PATH nor unix:/PATH")
+    return RecordsTarget(path=Path(path), is_journal=path != value)
+
+
 def _path(value: str) -> Path:
     if not value.startswith("/"):
         raise InvalidValueError(f"{value!r} is not an absolute path")
@@ -213,7 +228,7 @@ def _key_file(value: str) -> Path | DescriptorName:
     return DescriptorName(name)
 
 
-def _replica(value: str) -> str:
+def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]{1,63}", value):
         raise InvalidValueError(f"{value!r} is not a name of 1 to 63 characters out of a-z, 0-9 and -")
     return value
@@ -246,10 +261,11 @@ ANY_TEXT = text("NAME", str)
 DIRECTORY = text("DIRECTORY", str)
 ADDRESS = text("ADDRESS", _address)
 PATH = replace(text("PATH", _path), schema={**_STRING, "pattern": "^/"})
+RECORDS = replace(text("TARGET", _records), schema={**_STRING, "pattern": "^(unix:)?/"})
 ORIGIN = text("ORIGIN", _origin)
 HOST = text("HOST", _host)
 KEY_FILE = text("KEYFILE", _key_file)
-REPLICA = replace(text("NAME", _replica), schema={**_STRING, "pattern": "^[a-z0-9-]{1,63}$"})
+NAME = replace(text("NAME", _name), schema={**_STRING, "pattern": "^[a-z0-9-]{1,63}$"})
 COUNT = count(at_least=1)
 COUNT_OR_NONE = count(at_least=0)
 SECONDS = Kind(

@@ -24,7 +24,8 @@ def call(name: str, request: dict[str, Any]) -> None:
     if name in {"log", "log and hang"}:
         say(method="notifications/message", params={"level": "info", "data": "working"})
     if name not in {"never", "log and hang"}:
-        say(id=request["id"], result={"content": [{"type": "text", "text": str(os.getpid())}]})
+        content = [{"type": "text", "text": str(os.getpid())}]
+        say(id=request["id"], result={"content": content, **({"isError": True} if name == "fail" else {})})
 
 
 for line in sys.stdin:

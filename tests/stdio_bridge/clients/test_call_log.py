@@ -1,0 +1,216 @@
+"""Records of calls as JSON: what is in a line, and what names of clients and servers cannot do to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from stdio_bridge.clients.call_log import CallLog
+from stdio_bridge.clients.call_records import CallRecord
+from stdio_bridge.http.identity import ANYONE, Identity
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.metrics import Counter
+from stdio_bridge.io.record_writer import RecordWriter
+from stdio_bridge.options import RecordedArguments
+from stdio_bridge.protocol.calls import CallOutcome
+from tests.stdio_bridge.running import rpc
+
+Message = dict[str, Any]
+OCTOCAT = Identity(user="github:1", login="octocat", client="https://app.example/client", grant="g1")
+SECRET = "hunter2"
+
+
+class Memory:
+    """A destination that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> int:
+        self.written += data
+        return len(data)
+
+    def wait(self, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Recording:
+    """A log whose lines the test reads."""
+
+    def __init__(self, arguments: RecordedArguments = RecordedArguments.NONE, key: bytes = b"k" * 32) -> None:
+        self.loop = Loop()
+        self.memory = Memory()
+        writer = RecordWriter(self.memory, self.loop, Counter())
+        self.log = CallLog(writer, self.loop, server="notes", arguments=arguments, key=key)
+
+    def line_of(
+        self,
+        method: str = "tools/call",
+        params: Message | None = None,
+        *,
+        identity: Identity = OCTOCAT,
+        traceparent: str | None = None,
+        error_code: object = None,
+    ) -> bytes:
+        """Let a call begin and end, and return its line."""
+        message = rpc(method, {"name": "look"} if params is None else params)
+        record = CallRecord(
+            message,
+            identity,
+            bytes_in=10,
+            traceparent=traceparent,
+            began_at=1_790_000_000.25,
+            clock=iter([5.0, 5.5]).__next__,
+        )
+        record.observe(self.log.begin(record, message))
+        record.end(CallOutcome.ERROR if error_code else CallOutcome.OK, error_code=error_code, bytes_out=20)
+        self.memory.written = b""
+        self.log.close()
+        assert self.memory.written.count(b"\n") == 1
+        return self.memory.written
+
+    def record_of(self, *args: Any, **more: Any) -> Message:
+        record: Message = json.loads(self.line_of(*args, **more))
+        return record
+
+
+def turn(loop: Loop) -> None:
+    """Let the loop do what is due, and wait for no longer than a moment."""
+    loop.call_later(0.01, lambda: None)
+    loop.turn()
+
+
+@pytest.fixture
+def recording() -> Iterator[Recording]:
+    recording = Recording()
+    yield recording
+    recording.loop.close()
+
+
+def test_a_record_says_who_did_what_and_how_it_ended(recording: Recording) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert recording.record_of(traceparent=f"00-{trace}-00f067aa0ba902b7-01", error_code=-32602) == {
+        "time": "2026-09-21T14:13:20.750Z",
+        "server": "notes",
+        "user": "github:1",
+        "login": "octocat",
+        "client": "https://app.example/client",
+        "grant": "g1",
+        "method": "tools/call",
+        "tool": "look",
+        "outcome": "error",
+        "error_code": -32602,
+        "milliseconds": 500.0,
+        "bytes_in": 10,
+        "bytes_out": 20,
+        "trace_id": trace,
+    }
+
+
+def test_members_without_a_value_are_absent(recording: Recording) -> None:
+    record = recording.record_of("ping", {}, identity=ANYONE)
+    assert set(record) == {"time", "server", "method", "outcome", "milliseconds", "bytes_in", "bytes_out"}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "named"),
+    [
+        ("prompts/get", {"name": "hello"}, {"prompt": "hello"}),
+        ("resources/read", {"uri": "memo://team/1"}, {"uri": "memo://team/1"}),
+        ("resources/read", {"uri": f"memo://team/1?token={SECRET}"}, {"uri": "memo://team/1"}),
+        ("resources/subscribe", {"uri": f"memo://team/1#{SECRET}"}, {"uri": "memo://team/1"}),
+        ("tools/call", {"name": "a?b#c"}, {"tool": "a?b#c"}),
+        ("tools/list", {"name": SECRET}, {}),
+        ("tools/call", {"name": 5}, {}),
+    ],
+)
+def test_a_request_is_known_by_what_it_names_and_by_nothing_else(
+    recording: Recording, method: str, params: Message, named: Message
+) -> None:
+    record = recording.record_of(method, params)
+    assert {name: record[name] for name in ("tool", "prompt", "uri") if name in record} == named
+    assert SECRET not in json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", 'a","outcome":"ok', "a\x00b", "\x1b[31m", "\x7f", "\u202eexe", "\ud800", "\U0001f600"]
+)
+def test_a_name_cannot_end_its_line_or_move_a_cursor_and_is_read_as_it_was(recording: Recording, name: str) -> None:
+    line = recording.line_of(params={"name": name})
+    assert all(0x20 <= byte < 0x7F for byte in line[:-1])
+    assert json.loads(line)["tool"] == name
+    assert json.loads(line)["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("character", ["a", "\n", "\u2028", "\U0001f600", "\ud800", '"', "\x7f"])
+def test_a_line_is_a_few_kib_at_most_however_long_the_names_are(character: str) -> None:
+    recording = Recording(RecordedArguments.FULL)
+    text = character * (1 << 20)
+    somebody = Identity(user=text, login=text, client=text, grant=text)
+    line = recording.line_of(text, {"name": text, "arguments": {text: text}}, identity=somebody)
+    assert len(line) < 12_000
+    record = json.loads(line)
+    assert text.startswith(record["method"])
+    assert record["method"]
+    recording.loop.close()
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    ["", "x", "00-" + "0" * 32 + "-00f067aa0ba902b7-01", "00-" + "g" * 32 + "-00f067aa0ba902b7-01", "\n" * 100_000],
+)
+def test_a_trace_context_that_is_none_is_left_out(recording: Recording, traceparent: str) -> None:
+    assert "trace_id" not in recording.record_of(traceparent=traceparent)
+
+
+@pytest.mark.parametrize("code", [10**400, -(10**400), 1.5, "x", True, None, [1]])
+def test_an_error_code_that_is_no_number_of_common_size_is_left_out(recording: Recording, code: object) -> None:
+    assert "error_code" not in recording.record_of(error_code=code)
+
+
+def test_by_default_nothing_of_the_arguments_is_recorded(recording: Recording) -> None:
+    line = recording.line_of(params={"name": "look", "arguments": {"password": SECRET}, "_meta": {"x": SECRET}})
+    assert SECRET.encode() not in line
+    assert b"argument" not in line
+
+
+def test_a_digest_tells_equal_arguments_from_others_but_not_what_they_are() -> None:
+    recording, other = Recording(RecordedArguments.DIGEST), Recording(RecordedArguments.DIGEST, key=b"other" * 8)
+    call = {"name": "look", "arguments": {"a": 1, "b": SECRET}}
+    same = {"name": "look", "arguments": {"b": SECRET, "a": 1}}
+    digest = recording.record_of(params=call)["arguments_digest"]
+    assert len(digest) == 64
+    assert recording.record_of(params=same)["arguments_digest"] == digest
+    assert recording.record_of(params={"name": "look", "arguments": {"a": 1}})["arguments_digest"] != digest
+    assert other.record_of(params=call)["arguments_digest"] != digest
+    assert SECRET.encode() not in recording.line_of(params=call)
+    assert "arguments_digest" not in recording.record_of(params={"name": "look"})
+    for each in (recording, other):
+        each.loop.close()
+
+
+def test_full_arguments_are_recorded_up_to_their_bound() -> None:
+    recording = Recording(RecordedArguments.FULL)
+    assert recording.record_of(params={"name": "look", "arguments": {"a": "\x7f\n"}})["arguments"] == {"a": "\x7f\n"}
+    record = recording.record_of(params={"name": "look", "arguments": {"a": "x" * 5000}})
+    assert "arguments" not in record
+    assert record["arguments_bytes"] == 5008
+    assert record["arguments_begin"].startswith('{"a":"xxx')
+    assert len(record["arguments_begin"]) == 1024
+    recording.loop.close()
+
+
+def test_calls_that_end_together_are_written_soon_and_in_order(recording: Recording) -> None:
+    for number in range(100):
+        message = rpc("tools/call", {"name": f"t{number}"})
+        record = CallRecord(message, OCTOCAT, bytes_in=1, traceparent=None, began_at=1.0, clock=lambda: 1.0)
+        record.observe(recording.log.begin(record, message))
+        record.end(CallOutcome.OK)
+    while recording.memory.written.count(b"\n") < 100:
+        turn(recording.loop)
+    lines = recording.memory.written.splitlines()
+    assert [json.loads(line)["tool"] for line in lines] == [f"t{number}" for number in range(100)]
