@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import GitHub, OpenIDConnect, is_loopback_host
 
@@ -39,7 +39,7 @@ class SignOn:
 class Login:
     """A finished login at the identity provider."""
 
-    identity: Identity
+    profile: Profile
     token: str | None = field(repr=False)
     """The token with which the provider can be asked about the user later; None if it gave none."""
     sign_ons: tuple[SignOn, ...] = ()
@@ -68,7 +68,7 @@ class IdentityProvider(Protocol):
     def finish_login(self, *, code: str, code_verifier: str) -> Login:
         """Redeem the code that the browser has brought back. Raises ProviderRefusal too."""
 
-    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Profile:
         """Return the user of a token from an earlier login, with the provider's current data.
 
         If the provider replaces the token, `replaced` is called with the new one at once, even if the call fails later.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 
 from . import IdentityProvider, Login
@@ -42,7 +42,7 @@ class BoundedProvider:
         with self.waiting():
             return self._provider.finish_login(code=code, code_verifier=code_verifier)
 
-    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Profile:
         """As the provider's."""
         with self.waiting():
             return self._provider.identify(token, replaced=replaced)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import GitHub
 
@@ -108,10 +108,10 @@ class GitHubProvider:
             if tokens is None:
                 raise self._explain(answer, is_vouched=True)
             sign_ons: dict[str, str] = {}
-            identity = self._identify(session, tokens.access_token, sign_ons=sign_ons)
+            profile = self._identify(session, tokens.access_token, sign_ons=sign_ons)
         # Also without memberships in the settings: these may be added, and logins should outlive that.
         return Login(
-            identity=identity,
+            profile=profile,
             token=tokens.dump(),
             sign_ons=tuple(SignOn(organization=name, url=url) for name, url in sign_ons.items()),
         )
@@ -120,7 +120,7 @@ class GitHubProvider:
         """Return the error for GitHub's answer at the callback."""
         return self._explain(parameters, is_vouched=False)
 
-    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Profile:
         """Ask GitHub again for name and memberships. Raises LoginError if the token is revoked."""
         tokens = _Tokens.parse(token)
         with http.Session() as session:
@@ -150,7 +150,7 @@ class GitHubProvider:
         )
         return answer or {}
 
-    def _identify(self, session: http.Session, token: str, *, sign_ons: dict[str, str] | None = None) -> Identity:
+    def _identify(self, session: http.Session, token: str, *, sign_ons: dict[str, str] | None = None) -> Profile:
         """Return the user of the token. `sign_ons` receives, by organization, the URL of its single sign-on."""
         sign_ons = {} if sign_ons is None else sign_ons
         try:
@@ -176,7 +176,7 @@ class GitHubProvider:
             path = f"{team}/memberships/{quote(login, safe='')}"
             if self._is_active(session, token, path, organization, sign_ons):
                 teams.add(name)
-        return Identity(
+        return Profile(
             subject=f"{self.name}:{user_id}",
             login=login,
             organizations=frozenset(organizations),

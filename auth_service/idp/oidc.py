@@ -16,7 +16,7 @@ from urllib.parse import quote_plus, urlsplit
 import jwt
 
 from auth_service.protocol import jwk_sets, redirect_uris
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import checking_all
@@ -127,11 +127,11 @@ class OidcProvider:
             claims = self._verify_id_token(id_token)
             if not hmac.compare_digest(str(claims.get("nonce")).encode(), _nonce(challenge).encode()):
                 raise LoginError("the ID token is for another login")
-            identity = self._ask_who(session, claims, tokens)
+            profile = self._ask_who(session, claims, tokens)
         refresh_token = tokens.get("refresh_token")
-        return Login(identity=identity, token=refresh_token if isinstance(refresh_token, str) else None)
+        return Login(profile=profile, token=refresh_token if isinstance(refresh_token, str) else None)
 
-    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Identity:
+    def identify(self, token: str, *, replaced: Callable[[str], None]) -> Profile:
         """Ask again with the refresh token of an earlier login. Raises LoginError if the provider refuses it."""
         with http.Session() as session:
             tokens = self._call_token_endpoint(session, {"grant_type": "refresh_token", "refresh_token": token})
@@ -179,11 +179,11 @@ class OidcProvider:
         """Return the error for the provider's answer at the callback (Core §3.1.2.6)."""
         return self._explain(parameters, is_vouched=False)
 
-    def _ask_who(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Identity:
+    def _ask_who(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> Profile:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())
         if not wanted <= claims.keys():
             claims = self._with_userinfo(session, claims, tokens)
-        return self._identity(claims)
+        return self._profile(claims)
 
     def _with_userinfo(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
         """Return the claims with those of the UserInfo endpoint (Core §5.3), which must be of the same user."""
@@ -200,7 +200,7 @@ class OidcProvider:
             raise LoginError("the UserInfo endpoint answered for another user")
         return userinfo | claims
 
-    def _identity(self, claims: dict[str, Any]) -> Identity:
+    def _profile(self, claims: dict[str, Any]) -> Profile:
         subject = claims.get("sub")
         if not _is_plain(subject):
             raise LoginError("the provider sent no usable sub")
@@ -211,7 +211,7 @@ class OidcProvider:
         if _is_plain(username) and username.lower().startswith(f"{self.name}#".lower()):
             is_vouched = False  # a login name must not look like a subject
         groups = claims.get(self._settings.groups_claim, [])
-        return Identity(
+        return Profile(
             subject=subject,
             login=username if is_vouched and _is_plain(username) else subject,
             groups=frozenset(

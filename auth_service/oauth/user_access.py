@@ -16,7 +16,7 @@ from auth_service.idp import Login, SignOn
 from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.http import SESSION_SECONDS
 from auth_service.protocol import access
-from auth_service.protocol.access import Identity, fold
+from auth_service.protocol.access import Profile, fold
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.settings import AllowList, Settings
 from auth_service.storage.grants import Grant
@@ -49,21 +49,21 @@ class UserAccess:
         Only the last one is kept: providers limit the tokens of a user (GitHub: ten) and revoke the oldest, which must
         not end the grants of that login.
         """
-        identity = login.identity
-        kept = {"at": time.time(), "token": login.token, **self._memberships_of(identity)}
-        self._store.last_logins.keep(identity.subject, self._seal(kept))
+        profile = login.profile
+        kept = {"at": time.time(), "token": login.token, **self._memberships_of(profile)}
+        self._store.last_logins.keep(profile.subject, self._seal(kept))
 
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 
-    def may_use(self, identity: Identity, resource_name: str) -> bool:
+    def may_use(self, profile: Profile, resource_name: str) -> bool:
         """Whether a user who has just logged in is on the allow-list of the resource with this name.
 
         A login name on the allow-list is pinned to the subject that first uses it.
         """
-        return self._admits(self._allowed(resource_name), identity)
+        return self._admits(self._allowed(resource_name), profile)
 
-    def find_scopes(self, identity: Identity, resource_name: str) -> frozenset[str]:
+    def find_scopes(self, profile: Profile, resource_name: str) -> frozenset[str]:
         """Return the scopes that a user who has just logged in, and may use the resource, may be granted.
 
         Login names are pinned as by `may_use`.
@@ -71,27 +71,27 @@ class UserAccess:
         return frozenset(
             scope
             for scope, allowed in self._scope_lists(resource_name)
-            if allowed is None or self._admits(allowed, identity)
+            if allowed is None or self._admits(allowed, profile)
         )
 
-    def find_last_identity(self, sub: str, login: str) -> Identity | None:
+    def find_last_profile(self, sub: str, login: str) -> Profile | None:
         """Return a user as last described by the identity provider; None if it was asked about other memberships."""
         kept = self._open(self._store.last_logins.find(sub))
         return None if kept is None or kept.get("asked") != self._asked else _as_remembered(sub, login, kept)
 
-    def expect_scopes(self, identity: Identity, resource_name: str) -> frozenset[str]:
+    def expect_scopes(self, profile: Profile, resource_name: str) -> frozenset[str]:
         """Return the scopes that a user like this may be granted, for a page. It changes nothing."""
         pins = self._store.pins.find(self._provider.name)
         return frozenset(
             scope
             for scope, allowed in self._scope_lists(resource_name)
-            if allowed is None or _would_admit(allowed, identity, pins=pins)
+            if allowed is None or _would_admit(allowed, profile, pins=pins)
         )
 
-    def find_usable(self, identity: Identity) -> list[str]:
+    def find_usable(self, profile: Profile) -> list[str]:
         """Return the names of the resources that a user like this may use, for a page. It changes nothing."""
         pins = self._store.pins.find(self._provider.name)
-        return [name for name in self._settings.resources if _would_admit(self._allowed(name), identity, pins=pins)]
+        return [name for name in self._settings.resources if _would_admit(self._allowed(name), profile, pins=pins)]
 
     def find_sign_ons(
         self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None
@@ -136,8 +136,8 @@ class UserAccess:
             # Without a token of the provider, what it said at the login counts for a while.
             is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
             return self._find_all(_as_remembered(grant.sub, grant.name, kept), name) if is_recent else frozenset()
-        identity = self._identify_again(grant.sub)
-        return frozenset() if identity is None else self._find_all(identity, name)
+        profile = self._identify_again(grant.sub)
+        return frozenset() if profile is None else self._find_all(profile, name)
 
     def _recheck_pinned(self, grant: Grant, resource_name: str) -> frozenset[str]:
         """Return the scopes of a user who may use the resource by name, whatever the provider says.
@@ -151,41 +151,41 @@ class UserAccess:
             required = self._settings.resources[resource_name].required_scopes
             held = required.union(grant.scope.split()).intersection(dict(lists))
             try:
-                identity = self._identify_again(grant.sub)
+                profile = self._identify_again(grant.sub)
             except ServiceUnavailable:
                 if not held <= found:
                     raise
-                identity = None
-            if identity is not None:
-                found = self.find_scopes(identity, resource_name)
+                profile = None
+            if profile is not None:
+                found = self.find_scopes(profile, resource_name)
         return self._unless_useless(found, resource_name)
 
-    def _find_all(self, identity: Identity, resource_name: str) -> frozenset[str]:
+    def _find_all(self, profile: Profile, resource_name: str) -> frozenset[str]:
         """Return the scopes that a user may have; none for one who may not use the resource."""
-        if not self.may_use(identity, resource_name):
+        if not self.may_use(profile, resource_name):
             return frozenset()
-        return self._unless_useless(self.find_scopes(identity, resource_name), resource_name)
+        return self._unless_useless(self.find_scopes(profile, resource_name), resource_name)
 
     def _unless_useless(self, scopes: frozenset[str], resource_name: str) -> frozenset[str]:
         """Return the scopes, or none if one is not among them that each request needs."""
         return scopes if self._settings.resources[resource_name].required_scopes <= scopes else frozenset()
 
-    def _admits(self, allowed: AllowList, identity: Identity) -> bool:
+    def _admits(self, allowed: AllowList, profile: Profile) -> bool:
         """Whether a list admits a user, whose login name is pinned if it is on the list."""
         pins = self._store.pins.find(self._provider.name) if allowed.users else {}
-        login = access.login_entry(identity, allowed, pins=pins)
-        if login is not None and identity.subject == (
-            pins.get(login) or self._store.pins.pin(self._provider.name, login, identity.subject)
+        login = access.login_entry(profile, allowed, pins=pins)
+        if login is not None and profile.subject == (
+            pins.get(login) or self._store.pins.pin(self._provider.name, login, profile.subject)
         ):
             return True
-        return access.is_member(identity, allowed)
+        return access.is_member(profile, allowed)
 
     def _is_pinned(self, allowed: AllowList, sub: str) -> bool:
         """Whether a login name on a list is pinned to this user, whose former login name may be another's."""
         pins = self._store.pins.find(self._provider.name) if allowed.users else {}
         return any(pins.get(fold(entry)) == sub for entry in allowed.users)
 
-    def _identify_again(self, sub: str) -> Identity | None:
+    def _identify_again(self, sub: str) -> Profile | None:
         """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token.
 
         What it says of memberships is kept in place of what it said at the last login.
@@ -201,16 +201,16 @@ class UserAccess:
                     break
                 known.add(kept["token"])
                 try:
-                    identity = self._provider.identify(
+                    profile = self._provider.identify(
                         kept["token"], replaced=partial(self._replace, sub, sealed, kept, known)
                     )
                 except LoginError:
                     continue
-                if identity.subject != sub:
+                if profile.subject != sub:
                     break
-                if kept != kept | self._memberships_of(identity):
-                    self._keep_memberships(identity, known)
-                return identity
+                if kept != kept | self._memberships_of(profile):
+                    self._keep_memberships(profile, known)
+                return profile
             return None
 
     def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:
@@ -218,17 +218,17 @@ class UserAccess:
         known.add(token)
         self._store.last_logins.replace(sub, sealed, by=self._seal(kept | {"token": token}))
 
-    def _keep_memberships(self, identity: Identity, known: set[str]) -> None:
+    def _keep_memberships(self, profile: Profile, known: set[str]) -> None:
         """Keep memberships that have changed since the login which one of these tokens is of."""
-        sealed = self._store.last_logins.find(identity.subject)
+        sealed = self._store.last_logins.find(profile.subject)
         kept = self._open(sealed)
-        memberships = self._memberships_of(identity)
+        memberships = self._memberships_of(profile)
         if sealed is not None and kept is not None and kept["token"] in known and kept != kept | memberships:
-            self._store.last_logins.replace(identity.subject, sealed, by=self._seal(kept | memberships))
+            self._store.last_logins.replace(profile.subject, sealed, by=self._seal(kept | memberships))
 
-    def _memberships_of(self, identity: Identity) -> dict[str, Any]:
+    def _memberships_of(self, profile: Profile) -> dict[str, Any]:
         """Return what is kept of a user's memberships."""
-        return {"asked": self._asked, **{kind: sorted(getattr(identity, kind)) for kind in _MEMBERSHIPS}}
+        return {"asked": self._asked, **{kind: sorted(getattr(profile, kind)) for kind in _MEMBERSHIPS}}
 
     def _open(self, sealed: str | None) -> dict[str, Any] | None:
         """Return the kept data of a login; None without data that this master key has encrypted."""
@@ -252,12 +252,12 @@ def _named(settings: Settings, kind: str) -> set[str]:
     return {name for allowed in settings.allow_lists.values() for name in getattr(allowed, kind)}
 
 
-def _would_admit(allowed: AllowList, identity: Identity, *, pins: Mapping[str, str]) -> bool:
+def _would_admit(allowed: AllowList, profile: Profile, *, pins: Mapping[str, str]) -> bool:
     """Whether a list admits a user, without pinning the login name."""
-    return access.login_entry(identity, allowed, pins=pins) is not None or access.is_member(identity, allowed)
+    return access.login_entry(profile, allowed, pins=pins) is not None or access.is_member(profile, allowed)
 
 
-def _as_remembered(sub: str, login: str, kept: dict[str, Any]) -> Identity:
+def _as_remembered(sub: str, login: str, kept: dict[str, Any]) -> Profile:
     """Return a user with the profile of the last login."""
     memberships: dict[str, Any] = {kind: frozenset(kept[kind]) for kind in _MEMBERSHIPS}
-    return Identity(subject=sub, login=login, **memberships)
+    return Profile(subject=sub, login=login, **memberships)

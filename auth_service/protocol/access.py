@@ -9,7 +9,7 @@ from auth_service.settings import AllowList
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class Profile:
     """A user as the identity provider knows them.
 
     `organizations`, `teams` and `groups` are those of the settings that the user is a member of.
@@ -23,7 +23,7 @@ class Identity:
     groups: frozenset[str] = frozenset()
 
 
-def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, str]) -> str | None:
+def login_entry(profile: Profile, allowed: AllowList, *, pins: Mapping[str, str]) -> str | None:
     """Return the entry of `allowed.users`, in lower case, that admits this user.
 
     `pins` maps lower-case login names to the subject that first used each. A login name can change hands, so from then
@@ -31,7 +31,7 @@ def login_entry(identity: Identity, allowed: AllowList, *, pins: Mapping[str, st
     """
     for entry in map(fold, allowed.users):
         pinned = pins.get(entry)
-        if pinned == identity.subject or (pinned is None and entry == fold(identity.login)):
+        if pinned == profile.subject or (pinned is None and entry == fold(profile.login)):
             return entry
     return None
 
@@ -45,10 +45,8 @@ def fold(login: str) -> str:
     return login.lower() if login.isascii() and not login.startswith("oidc:") else login
 
 
-def is_member(identity: Identity, allowed: AllowList) -> bool:
+def is_member(profile: Profile, allowed: AllowList) -> bool:
     """Whether one of the user's organizations, teams or groups is on the list. An empty list admits no user."""
     organizations = {name.lower() for name in allowed.organizations}
     teams = {name.lower() for name in allowed.teams}
-    return bool(
-        identity.organizations & organizations or identity.teams & teams or identity.groups & set(allowed.groups)
-    )
+    return bool(profile.organizations & organizations or profile.teams & teams or profile.groups & set(allowed.groups))

@@ -113,12 +113,12 @@ def finish_sign_in(parts: Parts, parameters: dict[str, str], *, home: bool) -> R
         raise PageError(f"{provider} did not sign you in", "Please try again.", links=_again(parts)) from error
     except ServiceUnavailable as error:
         raise _provider_down(parts, error) from error
-    identity = login.identity
-    record(Event.SESSION_STARTED, user=identity.subject, name=identity.login)
-    if parts.user_access.find_usable(identity):  # nothing is kept about people who may use no server
+    profile = login.profile
+    record(Event.SESSION_STARTED, user=profile.subject, name=profile.login)
+    if parts.user_access.find_usable(profile):  # nothing is kept about people who may use no server
         parts.user_access.remember(login)
     response = _redirect(f"{parts.settings.issuer}/") if home else _back(parts)
-    start_session(parts, response, sub=identity.subject, name=identity.login)
+    start_session(parts, response, sub=profile.subject, name=profile.login)
     return response
 
 

@@ -41,13 +41,13 @@ def callback(parts: Parts) -> Response:
         login = _log_in(parts, parameters, requested)
     except ServiceUnavailable as error:
         return no_login(parts, shown, dataclasses.replace(requested, scopes=attempt.scopes), error)
-    note(user=login.identity.subject, name=login.identity.login)
+    note(user=login.profile.subject, name=login.profile.login)
     return _finish_authorization(parts, shown, attempt.scopes, login)
 
 
 def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
     """Send the client its code, if the request as read now is still what the page showed."""
-    sub, name = login.identity.subject, login.identity.login
+    sub, name = login.profile.subject, login.profile.login
     requested = parts.authorization_requests.parse(shown.parameters)
     if not shown.is_what(parts, requested):
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
@@ -60,7 +60,7 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
         # The user who has just logged in is another one, and has allowed nothing.
         forget_session(parts)
-        return ask(parts, requested, notice=Notice.OTHER_USER, logged_in=login.identity)
+        return ask(parts, requested, notice=Notice.OTHER_USER, logged_in=login.profile)
     granted = _withhold(parts, shown, authorization, login)
     if isinstance(granted, Response):
         return granted
@@ -84,13 +84,13 @@ def _withhold(
     parts: Parts, shown: Shown, authorization: AuthorizationRequest, login: Login
 ) -> AuthorizationRequest | Response:
     """Return the request without scopes that the user may not have, or a page for a user who cannot use the server."""
-    name, resource_name = login.identity.login, authorization.resource_name
+    name, resource_name = login.profile.login, authorization.resource_name
     access = parts.user_access
-    if not access.may_use(login.identity, resource_name):
+    if not access.may_use(login.profile, resource_name):
         if sign_ons := access.find_sign_ons(login, resource_name):
             return sign_on_required(parts, shown, authorization, sign_ons)
         return not_allowed(parts, shown, authorization, name)
-    allowed = access.find_scopes(login.identity, resource_name)
+    allowed = access.find_scopes(login.profile, resource_name)
     withheld = tuple(scope for scope in authorization.scopes if scope not in allowed)
     granted = authorization.without(withheld)
     # Also one that was not asked for: without it the token would be good for nothing.

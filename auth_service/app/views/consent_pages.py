@@ -14,7 +14,7 @@ from auth_service.idp import SignOn
 from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.display import display_name, display_text
 from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnavailable
 
@@ -42,16 +42,16 @@ def note_request(parts: Parts, authorization: AuthorizationRequest) -> None:
     note(client=authorization.client_id, resource=parts.settings.resources[authorization.resource_name].url)
 
 
-def find_known_user(parts: Parts, authorization: AuthorizationRequest) -> Identity | None:
+def find_known_user(parts: Parts, authorization: AuthorizationRequest) -> Profile | None:
     """Return the signed-in user as of the last login, if that matters to the scopes of the request and is known."""
     resource = parts.settings.resources[authorization.resource_name]
     session = find_session(parts)
     if session is None or all(resource.scopes[scope].allowed is None for scope in authorization.scopes):
         return None
-    return parts.user_access.find_last_identity(session.sub, session.name)
+    return parts.user_access.find_last_profile(session.sub, session.name)
 
 
-def find_withheld(parts: Parts, authorization: AuthorizationRequest, user: Identity | None) -> tuple[str, ...]:
+def find_withheld(parts: Parts, authorization: AuthorizationRequest, user: Profile | None) -> tuple[str, ...]:
     """Return the scopes that are not offered to a user, who may not have them by what is known.
 
     It is none for a user of whom nothing is known. It is not all of them, and none that every request needs: then the
@@ -72,7 +72,7 @@ def ask(
     authorization: AuthorizationRequest,
     *,
     notice: Notice | None = None,
-    logged_in: Identity | None = None,
+    logged_in: Profile | None = None,
 ) -> Response:
     """Render the consent page. `logged_in` is the user of the notice OTHER_USER."""
     resource = parts.settings.resources[authorization.resource_name]

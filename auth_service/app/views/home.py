@@ -55,8 +55,8 @@ def show(parts: Parts) -> Response:
     session = find_session(parts)
     usable: list[str] | None = None
     if session is not None:
-        identity = parts.user_access.find_last_identity(session.sub, session.name)
-        usable = None if identity is None else parts.user_access.find_usable(identity)
+        profile = parts.user_access.find_last_profile(session.sub, session.name)
+        usable = None if profile is None else parts.user_access.find_usable(profile)
     elif parts.settings.home_page.public:
         usable = list(parts.settings.resources)
     servers = [_server(name, parts.settings.resources[name]) for name in usable or ()]

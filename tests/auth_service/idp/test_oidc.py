@@ -25,7 +25,7 @@ from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
 from auth_service.idp.oidc import OidcProvider
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
 from auth_service.settings import OpenIDConnect
 
@@ -137,7 +137,7 @@ def finish(provider: OidcProvider) -> Any:
     return provider.finish_login(code="code", code_verifier=VERIFIER)
 
 
-def identify(provider: OidcProvider, token: str) -> tuple[Identity, list[str]]:
+def identify(provider: OidcProvider, token: str) -> tuple[Profile, list[str]]:
     """Return who a token belongs to, and which tokens took its place."""
     replaced: list[str] = []
     return provider.identify(token, replaced=replaced.append), replaced
@@ -172,9 +172,9 @@ def test_offline_access_is_asked_for_only_where_the_provider_offers_it(stand_in:
 def test_a_valid_id_token_names_the_user_and_the_configured_groups(stand_in: StandIn, provider: OidcProvider) -> None:
     stand_in.issue(id_token(stand_in))
     login = finish(provider)
-    assert login.identity.subject == f"oidc:{ISSUER}#42"
-    assert login.identity.login == "alice"
-    assert login.identity.groups == {"staff"}
+    assert login.profile.subject == f"oidc:{ISSUER}#42"
+    assert login.profile.login == "alice"
+    assert login.profile.groups == {"staff"}
     assert login.token == "rt-1"
     assert stand_in.asked_for("/userinfo") == 0
     sent = dict(parse_qsl(str(stand_in.asked[-2].body)))
@@ -186,7 +186,7 @@ def test_an_audience_may_be_a_list_where_the_authorized_party_is_us(
     stand_in: StandIn, provider: OidcProvider, changes: dict[str, Any]
 ) -> None:
     stand_in.issue(id_token(stand_in, **changes))
-    assert finish(provider).identity.login == "alice"
+    assert finish(provider).profile.login == "alice"
 
 
 def hs256_with_public_key(stand_in: StandIn) -> str:
@@ -240,7 +240,7 @@ def test_an_id_token_that_is_wrong_in_any_way_logs_nobody_in(
 
 def test_an_id_token_without_a_kid_is_verified_where_one_key_fits(stand_in: StandIn, provider: OidcProvider) -> None:
     stand_in.issue(id_token(stand_in, kid=None))
-    assert finish(provider).identity.login == "alice"
+    assert finish(provider).profile.login == "alice"
     stand_in.answers["/tenant/jwks"] = (200, {"keys": [jwk(), jwk(OTHER_KEY, "2")]})
     with pytest.raises(LoginError):
         finish(make_provider(stand_in))
@@ -260,7 +260,7 @@ def test_rotated_keys_are_found_and_unknown_ones_do_not_have_the_set_fetched_eac
         finish(provider)
     assert stand_in.asked_for("/jwks") == 1
     now += 31
-    assert finish(provider).identity.login == "alice"
+    assert finish(provider).profile.login == "alice"
     for number in range(5):
         stand_in.issue(id_token(stand_in, kid=f"unknown-{number}"))
         with pytest.raises(LoginError):
@@ -269,14 +269,14 @@ def test_rotated_keys_are_found_and_unknown_ones_do_not_have_the_set_fetched_eac
     now += 3601
     stand_in.answers["/tenant/jwks"] = (500, b"")
     stand_in.issue(id_token(stand_in, key=EC_KEY, algorithm="ES256", kid="2"))
-    assert finish(provider).identity.login == "alice"  # the last good set stands in
+    assert finish(provider).profile.login == "alice"  # the last good set stands in
 
 
 def test_missing_claims_are_asked_for_and_must_be_the_same_users(stand_in: StandIn, provider: OidcProvider) -> None:
     stand_in.issue(id_token(stand_in, preferred_username=None, groups=None))
-    identity = finish(provider).identity
-    assert identity.login == "alice"
-    assert identity.groups == {"staff"}
+    profile = finish(provider).profile
+    assert profile.login == "alice"
+    assert profile.groups == {"staff"}
     assert stand_in.asked[-1].headers["Authorization"] == "Bearer at"
     for userinfo in ({"sub": "43", "groups": ["admins"]}, {"groups": ["admins"]}, {"sub": 42}):
         stand_in.answers["/tenant/userinfo"] = (200, userinfo)
@@ -307,8 +307,8 @@ def test_an_unverified_address_is_no_name_and_nothing_that_a_user_chose_stands_i
 ) -> None:
     provider = make_provider(stand_in, username_claim="email")
     stand_in.issue(id_token(stand_in, sub="boss@example.com", **claims))
-    identity = finish(provider).identity
-    assert identity.login == (login or f"oidc:{ISSUER}#boss@example.com")
+    profile = finish(provider).profile
+    assert profile.login == (login or f"oidc:{ISSUER}#boss@example.com")
 
 
 @pytest.mark.parametrize("name", [f"oidc:{ISSUER}#boss", f"OIDC:{ISSUER}#boss"])
@@ -316,9 +316,9 @@ def test_a_login_name_that_looks_like_another_subject_is_not_used(
     stand_in: StandIn, provider: OidcProvider, name: str
 ) -> None:
     stand_in.issue(id_token(stand_in, preferred_username=name))
-    assert finish(provider).identity.login == f"oidc:{ISSUER}#42"
+    assert finish(provider).profile.login == f"oidc:{ISSUER}#42"
     stand_in.issue(id_token(stand_in, preferred_username="oidc:boss"))
-    assert finish(provider).identity.login == "oidc:boss"
+    assert finish(provider).profile.login == "oidc:boss"
 
 
 @pytest.mark.parametrize(
@@ -337,18 +337,18 @@ def test_groups_are_matched_whole_and_letter_by_letter(
     stand_in: StandIn, provider: OidcProvider, claim: Any, groups: set[str]
 ) -> None:
     stand_in.issue(id_token(stand_in, groups=claim))
-    assert finish(provider).identity.groups == groups
+    assert finish(provider).profile.groups == groups
 
 
 def test_asking_again_uses_the_refresh_token_and_keeps_the_new_one(stand_in: StandIn, provider: OidcProvider) -> None:
     stand_in.issue(id_token(stand_in, nonce=None, groups=["admins"]), refresh_token="rt-2")
-    identity, kept = identify(provider, "rt-1")
+    profile, kept = identify(provider, "rt-1")
     assert kept == ["rt-2"]
-    assert identity.groups == {"admins"}
+    assert profile.groups == {"admins"}
     assert dict(parse_qsl(str(stand_in.asked[-2].body))) == {"grant_type": "refresh_token", "refresh_token": "rt-1"}
     stand_in.issue(None, refresh_token=None)
-    identity, kept = identify(provider, "rt-1")
-    assert (kept, identity.login) == ([], "alice")
+    profile, kept = identify(provider, "rt-1")
+    assert (kept, profile.login) == ([], "alice")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth_service.protocol import access, addresses, client_documents, clients, jwk_sets, parameters, pkce, scopes
-from auth_service.protocol.access import Identity
+from auth_service.protocol.access import Profile
 from auth_service.protocol.clients import Client, ClientMetadata
 from auth_service.protocol.errors import ClientDocumentError, OAuthError
 from auth_service.protocol.jwk_sets import KeySetError
@@ -174,25 +174,25 @@ def test_a_refresh_narrows_and_never_widens(requested: list[str], granted: list[
 
 @given(st.text(), st.sets(st.text()), st.sets(st.text()), st.sets(st.text()))
 def test_empty_lists_admit_nobody(login: str, organizations: set[str], teams: set[str], groups: set[str]) -> None:
-    identity = Identity(
+    profile = Profile(
         subject="s",
         login=login,
         organizations=frozenset(organizations),
         teams=frozenset(teams),
         groups=frozenset(groups),
     )
-    assert not access.is_member(identity, AllowList())
-    assert access.login_entry(identity, AllowList(), pins={}) is None
-    assert access.login_entry(identity, AllowList(), pins={login: "s"}) is None
+    assert not access.is_member(profile, AllowList())
+    assert access.login_entry(profile, AllowList(), pins={}) is None
+    assert access.login_entry(profile, AllowList(), pins={login: "s"}) is None
 
 
 @given(st.text(), st.text(min_size=1))
 def test_a_name_on_the_list_admits_that_name_in_any_ascii_case_and_no_other(login: str, listed: str) -> None:
-    identity = Identity(subject="s", login=login)
+    profile = Profile(subject="s", login=login)
     allowed = AllowList(users=(listed,))
     is_same = login == listed or (login.isascii() and listed.isascii() and login.lower() == listed.lower())
-    assert (access.login_entry(identity, allowed, pins={}) is not None) is is_same
-    assert access.login_entry(identity, allowed, pins={access.fold(listed): "another"}) is None
+    assert (access.login_entry(profile, allowed, pins={}) is not None) is is_same
+    assert access.login_entry(profile, allowed, pins={access.fold(listed): "another"}) is None
 
 
 HEADERS = st.dictionaries(
