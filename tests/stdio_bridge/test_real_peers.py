@@ -20,7 +20,7 @@ import pytest
 from mcp.client.client import Client
 
 from tests.peers import NODE, NPM_FOLDER, mcp1_python, npm_command
-from tests.stdio_bridge.running import Bridge
+from tests.stdio_bridge.running import ROOT, Bridge
 
 CLIENTS = Path(__file__).with_name("client_programs")
 PROGRAMS = Path(sys.executable).parent
@@ -177,6 +177,30 @@ def test_a_reference_server_is_listed_called_and_left(serve: Callable[[str], Ser
     assert served.peer.tool in tools
     assert served.peer.expected in content
     assert (version >= MODERN) == (mode != "legacy")
+
+
+@pytest.mark.parametrize("name", ["git", "everything", "memory"])
+def test_a_reference_server_is_as_its_own_lock_file_says(
+    serve: Callable[[str], Served], name: str, tmp_path: Path
+) -> None:
+    served = serve(name)
+    lock = tmp_path / "tools.lock.json"
+    printing = [sys.executable, "-m", "stdio_bridge", "--print-tools-lock", "--", *served.peer.command]
+    printed = subprocess.run(printing, capture_output=True, text=True, check=True, cwd=ROOT, timeout=CLIENT_SECONDS)
+    lock.write_text(printed.stdout)
+
+    async def use(url: str, mode: str) -> tuple[list[str], str]:
+        async with Client(url, mode=mode) as client:
+            tools = await client.list_tools()
+            result = await client.call_tool(served.peer.tool, served.peer.arguments)
+            return [tool.name for tool in tools.tools], str(result.content)
+
+    with Bridge("--no-identity", "--tools-lock", str(lock), command=served.peer.command) as bridge:
+        for mode in ("legacy", MODERN):
+            names, content = asyncio.run(use(f"http://127.0.0.1:{bridge.port}/mcp", mode))
+            assert names == asyncio.run(use(served.url, mode))[0]
+            assert served.peer.expected in content
+        assert b'mcp_bridge_hidden_tools{reason="changed"} 0' in bridge.request("GET", path="/metrics")[2]
 
 
 def _script(name: str, *mode: str) -> Callable[[Served], list[str]]:
