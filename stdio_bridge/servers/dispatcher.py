@@ -43,6 +43,10 @@ class Gate(Protocol):
     def hear(self, message: Message) -> None:
         """Take notice of a message of the server."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How large the messages are that are to be passed on later."""
+
 
 class Dispatcher:
     """One server's conversation, for the backend that speaks with it.

@@ -106,6 +106,8 @@ class Server:
         """Raise HttpError if it has too many unanswered calls, or too much unread input."""
         options = self._pool.options
         unread = self._process.unsent if self._process is not None else 0
+        if self.dispatcher.gate is not None:
+            unread += self.dispatcher.gate.held_bytes
         if (
             self.dispatcher.unanswered + calls > options.max_calls
             or unread > _UNSENT_FACTOR * options.max_message_bytes // 2

@@ -114,6 +114,7 @@ class ToolGate:
         # Complete lists, by who has asked for them.
         self._views: dict[str, Listing] = {}
         self._waiting: dict[str, dict[int, Message]] = {}
+        self._sizes: dict[int, int] = {}
         self._changes = 0
         self._is_watching = False
 
@@ -139,6 +140,7 @@ class ToolGate:
     def _admits_notification(self, message: Message, method: str) -> bool:
         if method == "notifications/cancelled":
             request_id = jsonrpc.params_of(message)["requestId"]
+            self._sizes.pop(request_id, None)
             return not any(waiting.pop(request_id, None) for waiting in self._waiting.values())
         if method.startswith("notifications/"):
             return True
@@ -167,6 +169,7 @@ class ToolGate:
         if view is None:
             is_asked = key in self._waiting
             self._waiting.setdefault(key, {})[message["id"]] = message
+            self._sizes[message["id"]] = len(jsonrpc.encode(message))
             if not is_asked:
                 self._list(key, message)
         return view
@@ -206,15 +209,26 @@ class ToolGate:
             del self._views[next(iter(self._views))]
         self._views[key] = listing
         self._hidden_tools.note(listing)
-        for message in self._waiting.pop(key).values():
+        for message in self._take_waiting(key):
             if self.admits(message):
                 self._dispatcher.pass_on(message)
 
     def not_listed(self, key: str, reason: str) -> None:
         """Refuse the requests that have waited for a list."""
-        for message in self._waiting.pop(key).values():
+        for message in self._take_waiting(key):
             text = f"the MCP server's tools cannot be compared: {reason}"
             self._refuse(message, jsonrpc.INTERNAL_ERROR, text, CallOutcome.ERROR)
+
+    def _take_waiting(self, key: str) -> list[Message]:
+        waiting = list(self._waiting.pop(key).values())
+        for message in waiting:
+            del self._sizes[message["id"]]
+        return waiting
+
+    @property
+    def held_bytes(self) -> int:
+        """How large the requests are that wait for a list."""
+        return sum(self._sizes.values())
 
     def hear(self, message: Message) -> None:
         """Take notice of a message of the server."""

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -389,3 +390,35 @@ for line in sys.stdin:
         for _ in range(2):
             error = client.call("look")["error"]
             assert error["message"] == "the MCP server's tools cannot be compared: the database is locked"
+
+
+def test_a_server_that_does_not_list_its_tools_fills_no_memory_with_calls(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text(render_lock(TOOLS))
+    program = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("method") == "initialize":
+        result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "n", "version": "1"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"""
+    options = ("--no-identity", "--tools-lock", str(tmp_path / "lock.json"), "--max-message-bytes", "100000")
+    with Bridge(*options, "--drain-timeout", "0.1", command=(sys.executable, "-c", program)) as bridge:
+        session = bridge.initialize("2025-03-26")
+        arguments = {"text": "x" * 90_000}
+        with ThreadPoolExecutor(4) as pool:
+            calls = [
+                pool.submit(
+                    bridge.request,
+                    "POST",
+                    rpc("tools/call", {"name": "look", "arguments": arguments}, number),
+                    Mcp_Session_Id=session,
+                )
+                for number in range(4)
+            ]
+            # Those that wait get their answers when the server ends.
+            done, waiting = wait(calls, return_when=FIRST_COMPLETED)
+            assert [each.result()[0] for each in done] == [503]
+            assert len(waiting) == 3
+            bridge.request("DELETE", Mcp_Session_Id=session)
+            assert {each.result()[0] for each in waiting} == {200}

@@ -219,3 +219,26 @@ def test_the_number_of_hidden_tools_is_bounded_in_memory_and_still_right(talk: C
     talk.call()
     talk.answer(*({"name": f"tool {number}"} for number in range(10_000)))
     assert b'mcp_bridge_hidden_tools{reason="new"} 10000\n' in talk.registry.render()
+
+
+def test_requests_that_wait_count_as_input_that_the_server_has_not_read(talk: Conversation) -> None:
+    gate = talk.dispatcher.gate
+    assert gate is not None
+    for _ in range(2):
+        talk.dispatcher.request(
+            talk.client,
+            {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "look", "arguments": "x" * 1000}},
+            talk.client,
+        )
+    assert 2000 < gate.held_bytes < 2300
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    talk.dispatcher.notify(talk.client, cancelled)
+    assert gate.held_bytes == 0
+    talk.call()
+    assert gate.held_bytes > 0
+    talk.answer(LOOK)
+    assert gate.held_bytes == 0
+    talk.dispatcher.receive(CHANGED)
+    talk.call()
+    talk.dispatcher.close("exited with status 3")
+    assert gate.held_bytes == 0
