@@ -91,7 +91,17 @@ class UserAccess:
     def find_usable(self, profile: Profile) -> list[str]:
         """Return the names of the resources that a user like this may use, for a page. It changes nothing."""
         pins = self._store.pins.find(self._provider.name)
-        return [name for name in self._settings.resources if _would_admit(self._allowed(name), profile, pins=pins)]
+        return [
+            name
+            for name, resource in self._settings.resources.items()
+            if all(
+                allowed is None or _would_admit(allowed, profile, pins=pins)
+                for allowed in (
+                    self._allowed(name),
+                    *(resource.scopes[each].allowed for each in resource.required_scopes),
+                )
+            )
+        ]
 
     def find_sign_ons(
         self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None

@@ -639,3 +639,12 @@ def test_removing_scopes_does_not_bring_back_a_grant_that_has_ended(store: Store
     revoke(store, "sid")
     assert store.grants.remove_scopes("sid", ["write"]) is None
     assert store.grants.find("sid") is None
+
+
+def test_a_server_is_shown_to_those_who_may_have_every_scope_that_it_requires(store: Store) -> None:
+    optional = make_users(store, Provider(), scopes_with(write={"groups": ["admins"]}), groups=["staff"])
+    assert optional.find_usable(MEMBER) == ["time"]
+    required = make_users(store, Provider(), scopes_with(read={"groups": ["admins"]}), groups=["staff"])
+    assert required.find_usable(MEMBER) == []
+    assert required.find_usable(ADMIN) == ["time"]
+    assert required.find_usable(dataclasses.replace(ADMIN, groups=frozenset({"admins"}))) == []
