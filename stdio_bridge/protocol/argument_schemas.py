@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any, NoReturn
 
 # In place of the value in what the library says of it.
@@ -43,14 +44,15 @@ class ArgumentSchema:
         if not isinstance(arguments, dict):
             return "arguments: must be an object"
         try:
+            # Half a surrogate pair has no form in UTF-8. Versions of the library up to 0.37 crash on it.
+            json.dumps(arguments, ensure_ascii=False).encode()
             if self._validator.is_valid(arguments):
                 return None
             faults = itertools.islice(self._validator.iter_errors(arguments), _MAX_FAULTS)
             return "; ".join(
                 _shortened(f"{_path('arguments', fault.instance_path)}: {fault.message}") for fault in faults
             )
-        except (ValueError, SystemError):
-            # Too deep for the library, or text with half a surrogate pair, which older versions report as SystemError.
+        except ValueError:  # too deep for the library, or no Unicode
             return "arguments: cannot be checked against the schema"
 
 

@@ -111,7 +111,16 @@ def test_no_value_of_an_argument_is_told(keyword: dict[str, Any], value: object)
         assert "7654321" not in found
 
 
-@given(st.recursive(st.text(min_size=6) | st.integers(10**6) | st.floats(min_value=1e6), st.lists, max_leaves=4))
+ANY_TEXT = st.text(st.characters(exclude_categories=[]), min_size=6)
+
+
+@given(
+    st.recursive(
+        ANY_TEXT | st.integers(10**6) | st.floats(min_value=1e6, allow_infinity=False),
+        lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+        max_leaves=6,
+    )
+)
 def test_no_value_is_told_whatever_it_is(value: object) -> None:
     schema = ArgumentSchema({"properties": {"p": {"enum": [1, "a"]}}})
     told = {schema.find_fault({"p": value}), "arguments: cannot be checked against the schema"}
@@ -137,7 +146,10 @@ def test_what_cannot_be_checked_is_refused() -> None:
         fault({"x": deep}, {"additionalProperties": {"type": "null"}})
         == "arguments: cannot be checked against the schema"
     )
-    assert fault({"title": "\ud800"}) == "arguments: cannot be checked against the schema"
+    for text in ("\ud800", "a\udfff", "\ude00\ud83d"):
+        for arguments in ({"title": text}, {text: "a"}, {"other": [{"x": text}]}):
+            assert fault(arguments, True) == "arguments: cannot be checked against the schema"
+    assert fault({"title": "\U0001f600"}, True) is None
 
 
 @pytest.mark.parametrize(
