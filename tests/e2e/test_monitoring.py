@@ -218,8 +218,9 @@ def router_and_prometheus(
     (folder / "tools.json").write_text('{"tools": {}, "version": 1}')
     router_port, node_port = free_port(), free_port()
     with contextlib.ExitStack() as running:
-        # One with a lock file, which no bridge of the stack has.
-        locked = running.enter_context(Bridge("--no-identity", "--tools-lock", str(folder / "tools.json")))
+        # One with a lock file and records, which no bridge of the stack has.
+        options = ("--tools-lock", str(folder / "tools.json"), "--call-records", str(folder / "calls.jsonl"))
+        locked = running.enter_context(Bridge("--no-identity", *options))
         addresses["locked"] = f"127.0.0.1:{locked.port}"
         running.enter_context(
             started(

@@ -140,6 +140,10 @@ CASES: dict[str, list[Case]] = {
         Case({bridge("mcp_bridge_denied_total", reason="rule"): "0+3x1500"}, 1500),
         Case({bridge("mcp_bridge_denied_total", reason="rule"): "0x40 0+1x60"}, 60),
     ],
+    "McpCallRecordsLost": [
+        Case({bridge("mcp_bridge_lost_call_records_total"): "0x20 1x20"}, 22, [OF_BRIDGE]),
+        Case({bridge("mcp_bridge_lost_call_records_total"): "7x40"}, 22),
+    ],
     "McpToolsHidden": [
         Case(
             {bridge("mcp_bridge_hidden_tools", reason="changed"): "0 2x10"},
