@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flask import Response, abort
 
 from auth_service.app.composition import Parts
-from auth_service.app.verify.endpoint import challenge_without_token
+from auth_service.app.verify.protected_resource import challenge_without_token
 from auth_service.protocol.client_programs import ClientProgram, programs_that_reach
 from auth_service.protocol.display import DisplayName, display_name, display_text
 from auth_service.settings import Resource

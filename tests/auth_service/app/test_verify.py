@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import time_machine
 
-from auth_service.app.verify import endpoint
+from auth_service.app.verify import endpoint, token_cache
 from auth_service.app.verify.endpoint import MAX_TOKEN_BYTES, MAX_URI_BYTES, REFRESH_SECONDS, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.backends.assertions import derive_identity_key
@@ -309,20 +309,20 @@ def test_without_redis_nobody_passes(tmp_path: Path, forward_auth: VerifyClient)
 def test_a_flood_of_bad_tokens_is_not_remembered(forward_auth: VerifyClient) -> None:
     for number in range(50):
         assert forward_auth.verify(f"Bearer bad{number}").status == 401
-    assert len(forward_auth.verifier._remembered) == 0
+    assert len(forward_auth.verifier.cache) == 0
 
 
 def test_the_number_of_remembered_tokens_is_limited(
     forward_auth: VerifyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "MAX_FORGERIES", 3)
-    monkeypatch.setattr(endpoint, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(token_cache, "MAX_FORGERIES", 3)
+    monkeypatch.setattr(token_cache, "MAX_TOKENS", 3)
     for _ in range(6):
         good = forward_auth.token()
         assert forward_auth.verify(f"Bearer {good}").status == 200
         assert forward_auth.verify(f"Bearer {forged(good)}").status == 401
-    assert len(forward_auth.verifier._forgeries) == 3
-    assert len(forward_auth.verifier._remembered) == 3
+    assert forward_auth.verifier.cache.forgeries == 3
+    assert len(forward_auth.verifier.cache) == 3
 
 
 def test_a_token_is_remembered_once_however_its_header_is_written(forward_auth: VerifyClient) -> None:
@@ -330,7 +330,7 @@ def test_a_token_is_remembered_once_however_its_header_is_written(forward_auth: 
     for authorization in (f"Bearer {token}", f"bearer {token}", f"BEARER   {token}", f"Bearer{' ' * 900}{token}"):
         for _ in range(2):
             assert forward_auth.verify(authorization).status == 200
-    assert len(forward_auth.verifier._remembered) == 1
+    assert len(forward_auth.verifier.cache) == 1
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_signature_is_taken_in_one_spelling_only(forward_auth: VerifyClient, s
     assert forward_auth.verify(f"Bearer {token}").status == 200
     answer = forward_auth.verify(f"Bearer {head}.{spell(signature)}")
     assert (answer.status, 'error="invalid_token"' in answer.headers["www-authenticate"]) == (401, True)
-    assert len(forward_auth.verifier._remembered) == 1
+    assert len(forward_auth.verifier.cache) == 1
 
 
 def test_a_forged_signature_is_checked_once(forward_auth: VerifyClient, monkeypatch: pytest.MonkeyPatch) -> None:
