@@ -16,7 +16,7 @@ from a2wsgi import WSGIMiddleware
 from auth_service.app.verify.endpoint import PATH_PREFIX, Verifier
 from auth_service.app.verify.grant_liveness import GrantWatch
 from auth_service.app.verify.traced import TracedVerifier
-from auth_service.app.views.errors import REFUSAL
+from auth_service.app.views.error_handlers import REFUSAL
 from auth_service.ops.metrics import CONTENT_TYPE, FLUSH_SECONDS, Metrics, metrics_directory
 from auth_service.protocol.parameters import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_URL_BYTES
 from auth_service.settings import Credentials, Settings

@@ -9,7 +9,18 @@ from flask import Flask
 from auth_service.protocol.parameters import MAX_BODY_BYTES
 
 from .composition import Parts
-from .views import account, authorize, callback, discovery, errors, home, hosts, refusals, registration, token
+from .views import (
+    account,
+    authorize,
+    callback,
+    discovery,
+    error_handlers,
+    home,
+    hosts,
+    registration,
+    router_refusals,
+    token,
+)
 from .views.pages import ExactResponse
 
 
@@ -22,7 +33,7 @@ def create_app(parts: Parts) -> Flask:
     app.extensions["gateway"] = parts
     path = urlsplit(parts.settings.issuer).path
     app.register_blueprint(discovery.make_blueprint(parts))
-    app.register_blueprint(refusals.blueprint)
+    app.register_blueprint(router_refusals.blueprint)
     if parts.settings.home_page.enabled:
         app.register_blueprint(home.blueprint, url_prefix=path)
         app.register_blueprint(home.visits)
@@ -35,5 +46,5 @@ def create_app(parts: Parts) -> Flask:
     ):
         app.register_blueprint(blueprint, url_prefix=path)
     hosts.serve_at_root(app, path)
-    errors.register(app, parts)
+    error_handlers.register(app, parts)
     return app

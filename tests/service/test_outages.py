@@ -211,5 +211,5 @@ def test_requests_during_an_outage_do_not_fill_the_log(place: Place, service: Se
     eventually(lambda: service.get("/readyz") == 503)
     for _ in range(50):
         assert refresh(service.issuer, tokens).status_code == 503
-    assert service.log.read_text().count("ERROR auth_service.app.views.errors: Redis is unavailable") < 25
+    assert service.log.read_text().count("ERROR auth_service.app.views.error_handlers: Redis is unavailable") < 25
     assert "Traceback" not in service.log.read_text()

@@ -144,7 +144,7 @@ _REMOVED: Final = {
 
 
 def _refusals(statuses: Sequence[str], group: str) -> dict[str, Any]:
-    """Return the middleware that gives Traefik's own answers the form of the endpoints (views/refusals.py)."""
+    """Return the middleware that gives Traefik's own answers the form of the endpoints (views/router_refusals.py)."""
     return {"status": list(statuses), "service": AUTH_SERVICE, "query": f"{REFUSALS_PATH}/{group}/{{status}}"}
 
 

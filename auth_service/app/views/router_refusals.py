@@ -19,7 +19,7 @@ from . import Endpoints, allow_any_origin, client_address
 from .pages import accepts_page
 from .statuses import Form, respond
 
-blueprint = Endpoints("refusals", __name__)
+blueprint = Endpoints("router_refusals", __name__)
 
 _FORMS = {"authorization": Form.PAGE, "mcp": Form.JSON_RPC, "by-grant": Form.JSON_RPC}
 """The forms of groups (traefik/middlewares.py); the others have OAuth's."""

@@ -132,7 +132,7 @@ def _render_unavailable(parts: Parts, error: ServiceUnavailable) -> Response:
 def _render_too_many(parts: Parts, error: TooManyRequests) -> Response:
     """Answer RFC 6585 §4."""
     _record_refusal(error)
-    # Traefik cannot tell this 429 from one of its own, and replaces it by what `refusals` answers.
+    # Traefik cannot tell this 429 from one of its own, and replaces it by what `router_refusals` answers.
     with contextlib.suppress(ServiceUnavailable):
         group = request.blueprint if request.blueprint in {"registration", "token"} else "authorization"
         parts.store.quotas.note_wait(f"{group} {client_address(parts)}", error.retry_after)
