@@ -177,12 +177,14 @@ in
         user = "root";
         group = "root";
       };
-      ${sandbox.emptyRoot}.d = {
+    }
+    // lib.genAttrs ([ sandbox.emptyRoots ] ++ map sandbox.emptyRootOf (lib.attrNames topology.bridgedHere)) (_: {
+      d = {
         mode = "0755";
         user = "root";
         group = "root";
       };
-    };
+    });
 
     systemd.services =
       lib.mapAttrs' (name: _: lib.nameValuePair (keys.identityKeyUnit name) (identityUnit name)) (

@@ -20,7 +20,10 @@ let
   template =
     name: server:
     let
-      home = if server.stateDirectory then "/var/lib/mcp-bridge-${name}" else "/tmp";
+      keeps = server.stateDirectory != false;
+      state = units.stateOf name server;
+      home = if keeps then "/var/lib/${state}" else "/tmp";
+      init = serverInit + lib.optionalString (server.stateDirectory == "per-user") " --per-user ${home}";
     in
     {
       description = "Process of the MCP server ${name}";
@@ -35,7 +38,7 @@ let
       serviceConfig = lib.mkMerge [
         server.serviceConfig
         (asDefaults {
-          ExecStart = "${serverInit} ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
+          ExecStart = "${init} ${utils.escapeSystemdExecArgs (server.command ++ server.arguments)}";
           Slice = units.sliceOf name;
           DynamicUser = true;
           EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
@@ -46,8 +49,8 @@ let
           TimeoutStopSec = server.timeouts.stop;
           WorkingDirectory = if server.workingDirectory != null then server.workingDirectory else home;
         })
-        (lib.mkIf server.stateDirectory (asDefaults {
-          StateDirectory = "mcp-bridge-${name}";
+        (lib.mkIf keeps (asDefaults {
+          StateDirectory = state;
           StateDirectoryMode = "0700";
           # What it keeps is its own whatever its unit is called.
           User = "mcp-${lib.substring 0 16 (builtins.hashString "sha256" name)}";

@@ -86,6 +86,15 @@ rec {
     OOMPolicy = "continue";
   };
 
+  # What the first process of a unit needs to show a server the files of its user alone: to mount in a namespace of its
+  # own, and then to drop the capability, which the unit's user namespace bounds. The server has none.
+  perUser = {
+    AmbientCapabilities = "CAP_SYS_ADMIN";
+    CapabilityBoundingSet = "CAP_SYS_ADMIN";
+    RestrictNamespaces = "mnt";
+    SystemCallFilter = lib.mkAfter [ "mount capset" ];
+  };
+
   # What `sandbox.network` of a server means.
   networks =
     let
@@ -147,11 +156,11 @@ rec {
 
   # What `sandbox.root` of a server means.
   roots = {
-    host = _: { };
+    host = _: _: { };
 
     # Of the host it sees the Nix store, what programs find shells, names and certificates by, and what it is given.
-    store = network: {
-      RootDirectory = emptyRoot;
+    store = network: name: {
+      RootDirectory = emptyRootOf name;
       MountAPIVFS = true;
       BindReadOnlyPaths = [
         "/nix/store"
@@ -173,15 +182,16 @@ rec {
     };
   };
 
-  # A directory with nothing in it but the places that systemd mounts things at.
-  emptyRoot = "/run/mcp-oauth-gateway/root";
+  # A directory with nothing in it but the places that systemd mounts things at, for one server.
+  emptyRoots = "/run/mcp-oauth-gateway/roots";
+  emptyRootOf = name: "${emptyRoots}/${name}";
 
   # Settings of the unit's `[Service]` section.
   serviceConfig =
-    sandbox:
+    name: sandbox:
     let
       network = networks.${sandbox.network};
-      root = roots.${sandbox.root} network;
+      root = roots.${sandbox.root} network name;
       relaxed = map (name: relaxations.${name}.serviceConfig) sandbox.relaxations;
     in
     lib.mkMerge [

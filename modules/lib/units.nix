@@ -7,6 +7,11 @@ rec {
   # In a slice's name each hyphen is a level.
   sliceOf = name: "mcp-gateway-${lib.replaceStrings [ "-" ] [ "\\x2d" ] name}.slice";
 
+  # What a server keeps. That of each user has a directory of another name: no one gets it when the servers option changes.
+  stateOf =
+    name: server:
+    if server.stateDirectory == "per-user" then serverUnit name else "mcp-bridge-${name}";
+
   # Starts a socket that has failed again.
   recovery = "mcp-gateway-recovery";
   recoveryOf = socket: "${recovery}@${socket}.service";

@@ -105,7 +105,7 @@ class ServerProcess:
 
     `on_line` gets each line of its stdout, `on_skipped` the beginning and the end of one that is too long; `on_exit` is
     called once, after the last line. What it logs is bounded by the allowance of all of the server's processes.
-    `start` starts it. Raises SpawnError when it cannot be started.
+    `start` starts it; `name` is what the log calls it. Raises SpawnError when it cannot be started.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class ServerProcess:
         loop: Loop,
         start: Callable[[], Child],
         *,
+        name: Callable[[], str],
         limits: Limits,
         traffic: Traffic,
         allowance: Allowance,
@@ -129,7 +130,9 @@ class ServerProcess:
         self._on_skipped = on_skipped
         self._on_exit = on_exit
         self._lines = LineSplitter(limits.max_line_bytes)
-        self._journal = LimitedLog(server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND, allowance=allowance)
+        self._journal = LimitedLog(
+            server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND, allowance=allowance, source=name
+        )
         self._stderr = _Stderr(self._journal)
         self._writer = Writer(loop, child.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = Reader(loop, child.stdout, self._read_stdout)

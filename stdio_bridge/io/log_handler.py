@@ -105,22 +105,27 @@ class LimitedLog:
         *,
         per_second: int,
         allowance: Allowance | None = None,
+        source: Callable[[], str] | None = None,
     ) -> None:
-        """The allowance, which others may share, bounds bytes besides."""
+        """The allowance, which others may share, bounds bytes besides. `source` begins each line."""
         self._logger = logger
         self._clock = clock
         self._per_second = per_second
         self._allowance = allowance
+        self._source = source
         self._second = 0
         self._logged = 0
         self._dropped = 0
 
     def log(self, level: int, text: str, *values: object) -> None:
         """Log a line, or leave it out."""
+        if self._source is not None:
+            text, values = f"%s: {text}", (self._source(), *values)
         second = int(self._clock())
         if second != self._second:
             if self._dropped:
-                self._logger.warning("%d more lines were not logged", self._dropped)
+                source = "" if self._source is None else f"{self._source()}: "
+                self._logger.warning("%s%d more lines were not logged", source, self._dropped)
             self._second, self._logged, self._dropped = second, 0, 0
         if self._logged < self._per_second and self._may_write(text % values if values else text):
             self._logged += 1

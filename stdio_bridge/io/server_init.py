@@ -5,7 +5,9 @@ standard input, output and error, and variables of its environment, over that co
 the server leaves behind; does what the bridge orders; and says how the server ended. When it ends, by itself or because
 the bridge has closed the connection, systemd ends whatever is left in the unit.
 
-Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, to start fast.
+Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, to start fast. After
+`--per-user DIRECTORY`, the server sees of this directory the part of its user alone, in the directory's place. For that
+the unit lends CAP_SYS_ADMIN in a user namespace of its own, which no server gets.
 """
 
 from __future__ import annotations
@@ -34,14 +36,20 @@ OUT_OF_MEMORY = "memory"
 TOO_MANY_TASKS = "tasks"
 
 _CONNECTION_FD = 3  # sd_listen_fds(3)
-# linux/prctl.h
+# linux/prctl.h, linux/sched.h, linux/mount.h, linux/capability.h
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_BIND = 2, 4, 4096
+_CAPABILITY_VERSION_3 = 0x20080522
 # linux/landlock.h, and the numbers of its system calls, which are the same on every architecture.
 _SCOPE_ABSTRACT_UNIX_SOCKET = 1
 _SCOPE_SIGNAL = 2
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
+_PER_USER = "--per-user"
 _CGROUPS = Path("/sys/fs/cgroup")
 # They speak of this process, not of the server.
 _NEVER_PASSED = (
@@ -52,9 +60,13 @@ _NEVER_PASSED = (
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
-def pack(environment: Mapping[str, str]) -> bytes:
-    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError."""
-    packed = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items()) or b"\0"
+def pack(environment: Mapping[str, str], user: str) -> bytes:
+    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError.
+
+    `user` names a user in hexadecimal digits; it is empty where there is none.
+    """
+    variables = (f"{name}={value}" for name, value in environment.items())
+    packed = b"".join(os.fsencode(part) + b"\0" for part in (user, *variables))
     if len(packed) > MAX_ENVIRONMENT_BYTES:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
     return packed
@@ -62,8 +74,11 @@ def pack(environment: Mapping[str, str]) -> bytes:
 
 def main(command: list[str]) -> int:
     """Run one server process. Returns the exit status, which is no concern of the server's."""
+    directory = None
+    if command[0] == _PER_USER:
+        _, directory, *command = command
     # The server has the same user: it must not get at the connection, nor change what this process does.
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         return 1
     _keep_to_itself(libc)
@@ -74,7 +89,14 @@ def main(command: list[str]) -> int:
             return 0  # the bridge has given up
         for pipe in pipes:
             os.set_inheritable(pipe, False)
-        given = dict(each.split("=", 1) for each in os.fsdecode(packed).split("\0") if each)
+        user, *variables = os.fsdecode(packed).split("\0")
+        given = dict(each.split("=", 1) for each in variables if each)
+        if directory is not None:
+            try:
+                _show_only(libc, directory, user)
+            except OSError as error:
+                _report(bridge, f"{FAILED}{directory}: {error.strerror}")
+                return 0
         own = {name: value for name, value in os.environ.items() if name not in _NEVER_PASSED}
         children = _watch_children()
         try:
@@ -111,6 +133,36 @@ def _keep_to_itself(libc: ctypes.CDLL) -> None:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         libc.syscall(_LANDLOCK_RESTRICT_SELF, domain, 0)
         os.close(domain)
+
+
+def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
+    """Put what a user has in a directory in its place, nothing where there is no user, and drop all capabilities.
+
+    Nobody in this mount namespace can take it away again, which would need a capability: neither the server nor, where
+    it may make them, user namespaces of its own, in which the kernel locks the mounts of this one. Raises OSError.
+    """
+    working_directory = Path.cwd()
+    _checked(libc.unshare(_CLONE_NEWNS))
+    target = os.fsencode(directory)
+    if user:
+        if not user.isalnum():  # and so has no slash
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        own = Path(directory) / user
+        own.mkdir(mode=0o700, exist_ok=True)
+        _checked(libc.mount(os.fsencode(own), target, None, _MS_BIND, None))
+    else:
+        _checked(libc.mount(b"none", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0700"))
+    # What it was in may have been covered.
+    os.chdir(working_directory)
+    _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    # Header and sets: of this process, none.
+    _checked(libc.capset(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)))
+
+
+def _checked(returned: int) -> None:
+    if returned != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def find_limits_met(cgroup: Path) -> list[str]:

@@ -25,10 +25,11 @@ class UnitChild:
     """A server behind a socket with `Accept=yes`. Its first process, `server_init`, does what the bridge asks for.
 
     The bridge has no power over the unit but by the connection: with it, the unit ends. `environment` is added to the
-    unit's. Raises SpawnError when it cannot be asked for.
+    unit's. `user` is the digest of the user that it is for; a unit that keeps files for each user gives it that user's,
+    and none where there is no user. Raises SpawnError when it cannot be asked for.
     """
 
-    def __init__(self, path: Path, *, environment: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, *, environment: Mapping[str, str], user: str) -> None:
         with contextlib.ExitStack() as undo:
             try:
                 self._connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -40,7 +41,7 @@ class UnitChild:
                 for end in server_ends:
                     os.fchmod(end.fileno(), _PIPE_MODE)
                 socket.send_fds(
-                    self._connection, [server_init.pack(environment)], [end.fileno() for end in server_ends]
+                    self._connection, [server_init.pack(environment, user)], [end.fileno() for end in server_ends]
                 )
             except OSError as error:
                 raise SpawnError(f"{path}: no unit of the server can be started: {error.strerror}") from error

@@ -17,6 +17,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts
 from stdio_bridge.protocol.errors import stopping, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.users import digest_of
 
 from .dispatcher import Dispatcher
 from .eviction import Bounds, Full, Occupant, find_victim
@@ -43,12 +44,12 @@ _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class Server:
     """One process of the server's command, and its dispatcher. What is written waits until the process may start.
 
-    It belongs to no user until `adopt`; a spare process starts before a user needs it.
+    `user` is empty where it is for several. A spare process starts before a user needs it, and gets one by `adopt`.
     """
 
-    def __init__(self, pool: ServerPool, on_end: Callable[[str], None], *, spare: bool = False) -> None:
+    def __init__(self, pool: ServerPool, on_end: Callable[[str], None], *, user: str | None) -> None:
         options = pool.options
-        self.user: str | None = None
+        self.user = user
         self.occupant: Occupant | None = None
         self.stopping = False
         self.heard = False
@@ -72,13 +73,14 @@ class Server:
             self.dispatcher.gate = ToolGate(self.dispatcher, pool.hidden_tools)
         self._pool = pool
         self._on_end = on_end
-        self._spare = spare
+        self._spare = user is None
+        self._number = pool.number_next()
         self._process: ServerProcess | None = None
         self._unwritten: list[bytes] = []
         self._asked_at = pool.loop.clock()
         self._permit_timer: Timer | None = None
         self._permit: StartPermit | None = None
-        self._permit = pool.start_limiter.ask(self._begin, low_priority=spare)
+        self._permit = pool.start_limiter.ask(self._begin, low_priority=self._spare)
 
     def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
         """Assign it to a user. `on_end` gets the reason of its end; no limit or gauge counts it without an occupant."""
@@ -132,7 +134,8 @@ class Server:
         try:
             self._process = ServerProcess(
                 pool.loop,
-                pool.start_child,
+                lambda: pool.start_child(self.user or ""),
+                name=lambda: self._name,
                 limits=Limits(
                     max_line_bytes=options.max_message_bytes,
                     max_unsent_bytes=_UNSENT_FACTOR * options.max_message_bytes,
@@ -145,7 +148,7 @@ class Server:
                 on_exit=self._exited,
             )
         except SpawnError as error:
-            log.error("%s", error)
+            log.error("%s: %s", self._name, error)
             self.stopping = True
             pool.failed_at = pool.loop.clock()
             pool.crashes.add()
@@ -193,7 +196,7 @@ class Server:
             self._pool.crashes.add()
             if not self.heard:
                 self._pool.failed_at = self._pool.loop.clock()
-            self._pool.crash_log.log(logging.WARNING, "the server %s", exit_)
+            self._pool.crash_log.log(logging.WARNING, "%s: the server %s", self._name, exit_)
         self._end(str(exit_))
 
     def _end(self, reason: str) -> None:
@@ -204,6 +207,11 @@ class Server:
 
     def _closed(self, reason: str) -> None:
         self._on_end(reason)
+
+    @property
+    def _name(self) -> str:
+        """What the log calls the process."""
+        return f"process {self._number} of {self.user}" if self.user else f"process {self._number}"
 
 
 class ServerPool:
@@ -222,6 +230,7 @@ class ServerPool:
         self.hidden_tools = None
         if options.tools_lock is not None:
             self.hidden_tools = HiddenTools(options.tools_lock, loop, registry)
+        self._numbered = 0
         self._servers: dict[Server, None] = {}
         self._warm_pool = WarmPool(loop, options.warm_spares, self._begin_spare)
         self.closed = False
@@ -274,11 +283,16 @@ class ServerPool:
         self.make_room(running, user, bounds, "--max-sessions")
         return self._take(user, on_end, occupant)
 
-    def start_child(self) -> Child:
-        """Start a server process in the way that the options ask for. Raises SpawnError."""
+    def number_next(self) -> int:
+        """Return the number of another process, by which the log knows it."""
+        self._numbered += 1
+        return self._numbered
+
+    def start_child(self, user: str) -> Child:
+        """Start a server process for a user in the way that the options ask for. Raises SpawnError."""
         options = self.options
         if options.server_socket is not None:
-            return UnitChild(options.server_socket, environment=options.environment)
+            return UnitChild(options.server_socket, environment=options.environment, user=digest_of(user))
         return SpawnedChild(
             options.command,
             environment=options.environment,
@@ -293,7 +307,7 @@ class ServerPool:
     def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
         if self.closed:
             raise stopping()
-        server = self._warm_pool.take() or Server(self, on_end)
+        server = self._warm_pool.take() or Server(self, on_end, user=user)
         self._servers[server] = None
         server.adopt(user, on_end, occupant)
         return server
@@ -331,7 +345,7 @@ class ServerPool:
             self.typical_start = min(seconds, _LONGEST_START_SECONDS)
 
     def _begin_spare(self, on_end: Callable[[str], None]) -> Server:
-        server = Server(self, on_end, spare=True)
+        server = Server(self, on_end, user=None)
         self._servers[server] = None
         return server
 

@@ -42,14 +42,30 @@ in
       environment.BROWSER = lib.getExe pkgs.chromium;
     }) sandboxes
     // {
-      # One that keeps something.
+      # Those that keep something: the same for all users, or of each user.
       keeper = {
         inherit command;
         stateDirectory = true;
       };
+      diary = {
+        inherit command;
+        stateDirectory = "per-user";
+      };
+      album = {
+        inherit command;
+        stateDirectory = "per-user";
+        isolation = "per-user";
+        sandbox = sandboxes.store;
+      };
     };
+  services.mcp-oauth-gateway.identityProvider.github.allowedUsers = [ "hubot" ];
   networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") (
-    lib.attrNames sandboxes ++ [ "keeper" ]
+    lib.attrNames sandboxes
+    ++ [
+      "album"
+      "diary"
+      "keeper"
+    ]
   );
   systemd.tmpfiles.settings.sandboxes."/opt".d = {
     mode = "0755";

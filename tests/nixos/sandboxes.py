@@ -3,8 +3,11 @@ import json
 from typing import Any
 
 SERVERS = ("none", "internet", "full", "browser", "nested", "store")
-ON_THE_INTERNET = ("internet", "browser", "store")
-WITHOUT_NETWORK = ("none", "nested", "keeper")
+KEEPERS = ("keeper", "diary", "album")
+# Whose processes have the files of their user alone; for that, their first process has a capability at first.
+OF_EACH_USER = ("diary", "album")
+ON_THE_INTERNET = ("internet", "browser", "store", "album")
+WITHOUT_NETWORK = ("none", "nested", "keeper", "diary")
 PORT = 7777
 INTERNET = ("192.31.196.7", "2620:4f:8000::7")
 NEIGHBOUR = "192.31.196.9"
@@ -13,7 +16,7 @@ PRIVATE = ("10.1.1.1", "172.16.1.1", "192.168.77.1", "100.64.1.1", "10.2.2.2", "
 CLOUDS = ("169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200")
 SPECIAL = ("192.88.99.1", "fec0::1", "2001::1", "2002::1", "5f00::1", "::10.2.2.2", "64:ff9b::10.2.2.2")
 # Tenths, as `systemd-analyze security --threshold` counts: what relaxations cost.
-EXPOSED = {"nested": 20}
+EXPOSED = {"nested": 20, "album": 20}
 FORBIDDEN = (*THIS_HOST, *PRIVATE, *CLOUDS, *SPECIAL)
 
 start_all()
@@ -23,7 +26,7 @@ machine.wait_for_unit("internet.service")
 machine.wait_for_open_port(PORT)
 machine.wait_for_open_port(443)
 machine.wait_until_succeeds("ip netns exec internet ss --listening --tcp --numeric --no-header | grep :7777")
-for server in (*SERVERS, "keeper"):
+for server in (*SERVERS, *KEEPERS):
     machine.wait_until_succeeds(f"test-client challenge https://{server}.mcp.example.com/mcp")
     machine.succeed(
         f"test-client login https://mcp.example.com https://{server}.mcp.example.com/mcp > /root/token-{server}"
@@ -40,17 +43,17 @@ def attempt(server: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
     return [each.get("done") for each in json.loads(answer)["done"]]
 
 
-def open_session(server: str, name: str) -> None:
+def open_session(server: str, name: str, *, token: str | None = None) -> None:
     """Begin a session that stays."""
     url = f"https://{server}.mcp.example.com/mcp"
-    machine.succeed(f"test-client open {url} --token-file /root/token-{server} > /root/session-{name}")
+    machine.succeed(f"test-client open {url} --token-file /root/token-{token or server} > /root/session-{name}")
 
 
-def attempt_in(name: str, server: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
+def attempt_in(name: str, server: str, *attempts: tuple[str, dict[str, Any]], token: str | None = None) -> list[Any]:
     """Let the server of a session try things."""
     arguments = {"attempts": [{"name": tool, "arguments": arguments} for tool, arguments in attempts]}
     answer = machine.succeed(
-        f"test-client call https://{server}.mcp.example.com/mcp --token-file /root/token-{server}"
+        f"test-client call https://{server}.mcp.example.com/mcp --token-file /root/token-{token or server}"
         f" --session-file /root/session-{name} --tool each --arguments '{json.dumps(arguments)}'"
     )
     return [each.get("done") for each in json.loads(answer)["done"]]
@@ -93,7 +96,7 @@ with subtest("a server without a network reaches nothing, and resolves no name")
         assert attempt(server, RESOLVE, ASK_RESOLVER) == [None, None], server
 
 with subtest("each is exposed no more than its network and its relaxations need"):
-    for server in (*SERVERS, "keeper"):
+    for server in (*SERVERS, *KEEPERS):
         most = EXPOSED.get(server, 15)
         status, report = machine.execute(
             f"systemd-analyze security --no-pager --threshold={most} mcp-server-{server}@1.service"
@@ -143,13 +146,15 @@ with subtest("a browser starts with its relaxations, and gains nothing by them")
     assert "<title>42</title>" in (shown or ""), shown
     assert given_up == 0
     assert attempt("internet", ("render", page), capset) == [None, None]
-    for server in (*SERVERS, "keeper"):
+    for server in (*SERVERS, *KEEPERS):
         open_session(server, server)
+        bounding = f"{1 << 21:016x}" if server in OF_EACH_USER else "0" * 16
         (unit,) = units_of(server)
         bridge = int(machine.succeed(f"systemctl show --property=MainPID --value mcp-bridge-{server}.service"))
         for pid in (bridge, *processes_of(unit)):
             capabilities = machine.succeed(f"grep ^Cap /proc/{pid}/status").split()[1::2]
-            assert capabilities == ["0" * 16] * 5, (server, capabilities)
+            bound = "0" * 16 if pid == bridge else bounding
+            assert capabilities == ["0" * 16, "0" * 16, "0" * 16, bound, "0" * 16], (server, capabilities)
             # With which the kernel dumps no core.
             assert machine.succeed(f"grep '^Max core' /proc/{pid}/limits").split()[4:6] == ["1", "1"]
         assert machine.succeed(f"grep '^Max processes' /proc/{bridge}/limits").split()[2:4] == ["1", "1"]
@@ -396,6 +401,68 @@ for server in ("none", "internet", "full"):
         machine.succeed(f"systemctl kill --signal=KILL mcp-bridge-{server}.service")
         machine.wait_until_fails("pgrep --full 'sleep 98765'")
         machine.wait_until_fails(f"systemctl list-units --all --plain --no-legend 'mcp-server-{server}@*' | grep .")
+
+for server in OF_EACH_USER:
+    home, private = f"/var/lib/mcp-server-{server}", f"/var/lib/private/mcp-server-{server}"
+    issuer, url = "https://mcp.example.com", f"https://{server}.mcp.example.com/mcp"
+    machine.succeed(f"test-client login {issuer} {url} --login hubot > /root/token-hubot")
+
+    with subtest(f"{server}: a process finds what an earlier one of its user has left"):
+        (environment,) = attempt(server, ("environment", {}))
+        assert environment["HOME"] == home
+        assert attempt(server, ("write", {"path": f"{home}/mine"})) == [f"{home}/mine"]
+        close_sessions(server)
+        assert attempt(server, ("read", {"path": "mine"}), ("list", {"path": home})) == ["written\n", ["mine"]]
+
+    with subtest(f"{server}: a process of another user finds nothing of it, by no path and by no system call"):
+        (of_octocat,) = machine.succeed(f"ls {private}").split()
+        assert machine.succeed(f"ls {private}/{of_octocat}").split() == ["mine"]
+        assert machine.succeed(f"stat --format=%a {private}/{of_octocat}").strip() == "700"
+        open_session(server, "octocat")
+        open_session(server, "hubot", token="hubot")
+        owners = {
+            machine.succeed(f"stat --format=%u /proc/{pid}").strip()
+            for u in units_of(server)
+            for pid in processes_of(u)
+        }
+        assert owners == {machine.succeed(f"stat --format=%u {private}/{of_octocat}").strip()}
+        assert attempt_in("hubot", server, ("list", {"path": home}), ("list", {"path": "."}), token="hubot") == [[], []]
+        (own,) = set(machine.succeed(f"ls {private}").split()) - {of_octocat}
+        forbidden = [
+            f"{root}{directory}{user}/mine"
+            for root in ("", "/proc/1/root", "/proc/1/cwd", "/proc/self/root")
+            for directory in (home, private, f"{home}/..", f"{private}/..", f"{home}/../{private.rpartition('/')[2]}")
+            for user in ("", f"/{of_octocat}", f"/../{of_octocat}", f"/{own}/../{of_octocat}")
+        ]
+        uncover = [("uncover", {"path": path}) for path in (home, private, "/var/lib/private", "/var/lib")]
+        calls = [("system_call", {"name": name}) for name in ("mount", "unshare")]
+        got = attempt_in(
+            "hubot", server, *(("read", {"path": path}) for path in forbidden), *uncover, *calls, token="hubot"
+        )
+        assert got == [None] * (len(forbidden) + len(uncover) + len(calls)), got
+        inside = [{"name": "uncover", "arguments": {"path": home}}]
+        (refused,) = attempt_in("hubot", server, ("in_namespaces", {"attempts": inside}), token="hubot")
+        assert "done" not in refused[0], refused
+
+    with subtest(f"{server}: both write at once, each to files of their own"):
+        diary = ("write", {"path": f"{home}/diary"})
+        assert attempt_in("hubot", server, diary, token="hubot") == [f"{home}/diary"]
+        assert attempt_in("octocat", server, ("read", {"path": f"{home}/diary"}), ("read", {"path": "mine"})) == [
+            None,
+            "written\n",
+        ]
+        assert machine.succeed(f"ls {private}/{of_octocat} {private}/{own}").split().count("diary") == 1
+        close_sessions(server)
+
+    with subtest(f"{server}: without the capability to keep users apart no process starts"):
+        broken = f"/run/systemd/system/mcp-server-{server}@.service.d"
+        machine.succeed(f"mkdir -p {broken} && printf '[Service]\nAmbientCapabilities=\n' > {broken}/broken.conf")
+        machine.succeed("systemctl daemon-reload")
+        why = machine.succeed(f"test-client refused {url} --token-file /root/token-{server}")
+        assert f"cannot be started: {home}: Operation not permitted" in why, why
+        machine.succeed(f"rm -r {broken} && systemctl daemon-reload")
+        assert attempt(server, ("read", {"path": "mine"})) == ["written\n"]
+        close_sessions(server)
 
 with subtest("many sessions leave no unit"):
     for _ in range(20):

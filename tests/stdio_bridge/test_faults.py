@@ -170,8 +170,8 @@ def test_noise_is_skipped_and_the_call_is_answered(tool: str) -> None:
 def test_what_is_too_long_to_be_logged_leaves_a_trace_in_the_log() -> None:
     with faulty() as bridge:
         bridge.call(bridge.initialize(), "stderr")
-        bridge.wait_for_line("WARNING left out a line of more than 8192 bytes on stderr")
-        bridge.wait_for_line("INFO short")
+        bridge.wait_for_line("WARNING process 1: left out a line of more than 8192 bytes on stderr")
+        bridge.wait_for_line("INFO process 1: short")
 
 
 def test_noise_is_counted() -> None:

@@ -81,6 +81,7 @@ in
     buildPlatform.canExecute = _: true;
     hostPlatform = { };
   };
+  systemd = mkPackage "systemd" { version = "257.13"; };
   traefik = mkPackage "traefik" { version = "3.7.15"; };
   mcp-oauth-gateway-next = mkPackage "mcp-oauth-gateway-next" { inherit python; };
 }
@@ -108,7 +109,6 @@ in
   "set-dns-record"
   "stand-in-github"
   "stand-in-resolver"
-  "systemd"
   "test-client"
   "tmux"
 ] (name: mkPackage name { })

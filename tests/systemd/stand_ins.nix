@@ -248,7 +248,16 @@ in
       default = true;
     };
 
+    boot.kernelPackages = mkOption {
+      type = types.attrsOf types.anything;
+      default.kernel.version = "6.12";
+    };
+
     systemd = {
+      package = mkOption {
+        type = types.package;
+        default = pkgs.systemd;
+      };
       services = mkUnits {
         serviceConfig = anything;
         environment = mkOption {

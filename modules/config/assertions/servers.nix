@@ -8,6 +8,8 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   inherit (gatewayLib) checks topology;
+  systemd = config.systemd.package.version;
+  linux = config.boot.kernelPackages.kernel.version;
   option = "services.mcp-oauth-gateway";
 
   # The lists that the chosen identity provider does not support.
@@ -29,6 +31,7 @@ let
     name: server:
     let
       replicas = topology.replicasOf server;
+      perUser = server.url == null && server.stateDirectory == "per-user";
     in
     [
       {
@@ -54,6 +57,22 @@ let
       {
         assertion = server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory;
         message = "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path.";
+      }
+      {
+        assertion = perUser -> server.settings.isolation or null != "shared";
+        message = "${option}.servers.${name}.stateDirectory: \"per-user\" needs `isolation` \"per-session\" or \"per-user\", so that each process has one user.";
+      }
+      {
+        assertion = perUser -> server.settings.warm-spares or 0 == 0;
+        message = "${option}.servers.${name}.stateDirectory: \"per-user\" does not go with `warmSpares`, whose processes start before they have a user.";
+      }
+      {
+        assertion = perUser -> server.settings.require-identity or null != null;
+        message = "${option}.servers.${name}.stateDirectory: \"per-user\" does not go with `settings.no-identity`, with which the bridge knows no users.";
+      }
+      {
+        assertion = perUser -> server.serviceConfig.PrivateUsers or false == true;
+        message = "${option}.servers.${name}.stateDirectory: \"per-user\" needs `serviceConfig.PrivateUsers`, and so does not go with the relaxation `namespaces`.";
       }
       {
         assertion = server.url == null -> replicas != [ ];
@@ -108,8 +127,13 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    assertions =
-      lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
+    assertions = [
+      {
+        assertion = topology.bridgedHere != { } -> lib.versionAtLeast systemd "257";
+        message = "systemd.package: systemd ${systemd} knows no `PrivatePIDs`, by which users of one server are kept apart. Use 257 or newer.";
+      }
+    ]
+    ++ lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
       ++ lib.mapAttrsToList (url: names: {
         assertion = false;
         message = "${option}.servers: ${names} have the same URL, ${url}.";
@@ -119,7 +143,12 @@ in
         message = "${names}: have the same port, ${port}; change one of them.";
       }) sharedPorts;
 
-    warnings = lib.concatLists (
+    warnings =
+      lib.optional (topology.bridgedHere != { } && lib.versionOlder linux "6.12") ''
+        boot.kernelPackages: Linux ${linux} cannot keep processes from abstract sockets of others, which users of one server
+        with `sandbox.network` other than "none" could then use against each other. Use 6.12 or newer.
+      ''
+      ++ lib.concatLists (
       lib.mapAttrsToList (
         name: server:
         lib.optional (lib.any checks.looksSecret (lib.attrNames server.environment)) ''

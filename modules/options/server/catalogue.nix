@@ -1,6 +1,7 @@
 # Well-known MCP servers, each with the sandbox that it needs. The packages are those of nixpkgs, if it has them.
 {
   config,
+  gatewayLib,
   lib,
   name,
   pkgs,
@@ -55,10 +56,10 @@ let
     };
 
     memory = node // {
-      summary = "a knowledge graph that outlives the conversation, one for all users.";
+      summary = "a knowledge graph that outlives the conversation: one for all users, or one for each with `stateDirectory = \"per-user\"`.";
       command = exe pkgs.mcp-server-memory;
       stateDirectory = lib.mkDefault true;
-      environment.MEMORY_FILE_PATH = lib.mkDefault "/var/lib/mcp-bridge-${name}/memory.jsonl";
+      environment.MEMORY_FILE_PATH = lib.mkDefault "/var/lib/${gatewayLib.units.stateOf name config}/memory.jsonl";
     };
 
     filesystem = node // {

@@ -53,12 +53,16 @@ in
     };
 
     stateDirectory = mkOption {
-      type = types.bool;
+      type = types.either types.bool (types.enum [ "per-user" ]);
       default = false;
-      example = true;
+      example = "per-user";
       description = ''
-        Whether the server keeps files. It may then write to {file}`/var/lib/mcp-bridge-NAME`, which is its home and working
-        directory. Without it, everything that the server writes is removed when the server ends.
+        Whether the server keeps files, in a directory that is its home and working directory.
+
+        - `false`: no. Everything that the server writes is removed when the server ends.
+        - `true`: yes, in {file}`/var/lib/mcp-bridge-NAME`, which the processes of all users share.
+        - `"per-user"`: yes, in {file}`/var/lib/mcp-server-NAME`, where each process sees the files of its own user and
+          no others. It needs `isolation` `per-session` or `per-user`, and no `warmSpares`.
       '';
     };
 

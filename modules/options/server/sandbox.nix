@@ -3,6 +3,7 @@
   config,
   gatewayLib,
   lib,
+  name,
   ...
 }:
 let
@@ -105,5 +106,8 @@ in
   };
 
   # The operator's own settings are merged with these.
-  config.serviceConfig = gatewayLib.sandbox.serviceConfig config.sandbox;
+  config.serviceConfig = lib.mkMerge [
+    (gatewayLib.sandbox.serviceConfig name config.sandbox)
+    (lib.mkIf (config.stateDirectory == "per-user") gatewayLib.sandbox.perUser)
+  ];
 }

@@ -7,7 +7,9 @@ import ctypes
 import json
 import os
 import shlex
+import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +78,7 @@ class Running:
             self.process = ServerProcess(
                 self.loop,
                 start,
+                name=lambda: "process 1",
                 limits=Limits(max_line_bytes=1 << 20, max_unsent_bytes=max_unsent_bytes, stop_seconds=stop_seconds),
                 traffic=Traffic(to_server=counter("to", ""), from_server=counter("from", "")),
                 allowance=Allowance(time.monotonic, per_second=1 << 20, at_once=1 << 20),
@@ -132,7 +135,7 @@ def in_unit(tmp_path: Path) -> Iterator[Start]:
 
         def start(command: Sequence[str]) -> Callable[[], Child]:
             path = sockets.enter_context(server_socket(tmp_path / "socket", *command))
-            return lambda: UnitChild(path, environment={"GIVEN": "a=b"})
+            return lambda: UnitChild(path, environment={"GIVEN": "a=b"}, user="")
 
         yield start
 
@@ -300,7 +303,7 @@ def test_the_server_gets_at_nothing_of_its_units_first_process(tmp_path: Path) -
     look = f"for part in {parts}; do head -c 1 /proc/$PPID/$part > /dev/null 2>&1 && echo $part; done; echo looked"
     with (
         server_socket(tmp_path / "socket", *shell(look), launcher=AS_A_USER) as path,
-        running(lambda: UnitChild(path, environment={})) as server,
+        running(lambda: UnitChild(path, environment={}, user="")) as server,
     ):
         server.wait_for_exit()
         assert server.lines == [b"looked"]
@@ -328,13 +331,63 @@ def test_the_server_gets_at_nothing_outside_its_unit(in_unit: Start, attempt: st
             assert "PermissionError" in inside.wait_for_exit()
 
 
+# What a unit lends its first process: CAP_SYS_ADMIN in a user namespace.
+LENT = ("unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "--")
+needs_namespaces = pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run((*LENT, "true"), capture_output=True, check=False).returncode != 0,
+    reason="needs user namespaces",
+)
+
+
+@needs_namespaces
+def test_each_user_finds_what_was_theirs_in_a_directory_and_nothing_of_others(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    command = ("--per-user", str(kept), *shell(f'cd {kept} && ls && cat * ../kept/*; echo "of $GIVEN" > mine'))
+    with server_socket(tmp_path / "socket", *command, launcher=LENT) as path:
+
+        def find(user: str) -> list[bytes]:
+            with running(lambda: UnitChild(path, environment={"GIVEN": user}, user=user)) as server:
+                server.wait_for_exit()
+                return server.lines
+
+        assert [find("a1"), find("b2"), find("")] == [[], [], []]
+        assert find("a1") == [b"mine", b"of a1", b"of a1"]
+        assert find("b2") == [b"mine", b"of b2", b"of b2"]
+        assert find("") == []
+    assert {entry.name: entry.stat().st_mode & 0o777 for entry in kept.iterdir()} == {"a1": 0o700, "b2": 0o700}
+
+
+@needs_namespaces
+@pytest.mark.parametrize("user", ["..", "a/b", "../a1"])
+def test_a_user_that_is_no_name_gets_no_process(user: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with (
+        server_socket(tmp_path / "socket", "--per-user", str(kept), "true", launcher=LENT) as path,
+        running(lambda: UnitChild(path, environment={}, user=user)) as server,
+    ):
+        assert server.wait_for_exit() == f"cannot be started: {kept}: Invalid argument"
+    assert list(kept.iterdir()) == []
+
+
+@needs_setpriv
+def test_where_users_cannot_be_kept_apart_no_process_is_started(tmp_path: Path) -> None:
+    with (
+        server_socket(tmp_path / "socket", "--per-user", str(tmp_path), "true", launcher=AS_A_USER) as path,
+        running(lambda: UnitChild(path, environment={}, user="a1")) as server,
+    ):
+        assert server.wait_for_exit() == f"cannot be started: {tmp_path}: Operation not permitted"
+
+
 def test_where_no_unit_can_be_asked_for_the_socket_is_named_and_nothing_left_open(tmp_path: Path) -> None:
     before = psutil.Process().num_fds()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as closed:
         closed.bind(str(tmp_path / "closed"))
     for name, reason in (("none", "No such file or directory"), ("closed", "Connection refused")):
         with pytest.raises(SpawnError, match=f"{name}: no unit of the server can be started: {reason}"):
-            UnitChild(tmp_path / name, environment={})
+            UnitChild(tmp_path / name, environment={}, user="")
     assert psutil.Process().num_fds() == before
 
 
@@ -343,7 +396,7 @@ def test_more_environment_than_a_message_holds_is_an_error_and_not_a_server_with
         server_socket(tmp_path / "socket", "cat") as path,
         pytest.raises(SpawnError, match="Argument list too long"),
     ):
-        UnitChild(path, environment={"A": "x" * server_init.MAX_ENVIRONMENT_BYTES})
+        UnitChild(path, environment={"A": "x" * server_init.MAX_ENVIRONMENT_BYTES}, user="")
 
 
 @pytest.mark.parametrize(

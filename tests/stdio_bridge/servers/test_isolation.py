@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,17 @@ from tests.stdio_bridge.running import KEY, SCRIPTED, Bridge, EventReader, asser
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, metric
 
 ONE, OTHER = "github:1", "github:2"
+# Answers everything, and writes to stderr which method was called.
+WRITES = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" in message:
+        sys.stderr.write(message["method"] + "\\n")
+        sys.stderr.flush()
+        server = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": server}), flush=True)
+"""
 
 
 @contextlib.contextmanager
@@ -59,6 +71,27 @@ class User:
         """Call the scripted server's tool, whose answer is a stream."""
         message = rpc("tools/call", {"name": "run", "arguments": {"steps": list(steps)}})
         return EventReader(self._bridge, "POST", message, **self.headers)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "begins"),
+    [
+        ("per-session", (), ["1 of github:1", "2 of github:2", "3 of github:1"]),
+        ("per-user", (), ["1 of github:1", "2 of github:2", "1 of github:1"]),
+        ("shared", (), ["1", "1", "1"]),
+        ("per-user", ("--warm-spares", "1"), ["1 of github:1"]),
+    ],
+)
+def test_the_log_says_which_process_wrote_a_line_and_whose_it_is(
+    tmp_path: Path, mode: str, options: tuple[str, ...], begins: list[str]
+) -> None:
+    with bridge(tmp_path, mode, *options, command=(sys.executable, "-c", WRITES)) as running:
+        if options:
+            eventually(lambda: metric(running, "mcp_bridge_spare_processes") == 1)
+        for number, (name, begin) in enumerate(zip((ONE, OTHER, ONE), begins, strict=False)):
+            session = User(running, name)
+            session.post(rpc(f"line {number}", {}))
+            running.wait_for_line(f"^INFO process {begin}: line {number}$")
 
 
 @pytest.mark.parametrize(

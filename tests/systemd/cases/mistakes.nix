@@ -16,7 +16,9 @@ let
       (if lib.isFunction changes then changes lib else changes)
     ];
   };
-  servers = servers: gateway { inherit servers; };
+  servers = changes: gateway (lib: {
+    servers = if lib.isFunction changes then changes lib else changes;
+  });
   hosts = changes: gateway (
     lib:
     lib.mkMerge [
@@ -46,9 +48,35 @@ let
       inherit version;
     };
   };
+  keeping = changes: servers (lib: {
+    time = lib.mkMerge [
+      { stateDirectory = "per-user"; }
+      changes
+    ];
+  });
 in
 {
   none = gateway { };
+  state-of-each-user = keeping { isolation = "per-user"; };
+  state-of-a-shared-process = keeping { isolation = "shared"; };
+  state-of-a-spare-process = keeping { settings.warm-spares = 1; };
+  state-of-unknown-users = keeping {
+    settings = {
+      require-identity = null;
+      no-identity = true;
+    };
+  };
+  state-without-a-user-namespace = keeping { sandbox.relaxations = [ "namespaces" ]; };
+  old-systemd = { pkgs, ... }: {
+    imports = [ (gateway { }) ];
+    systemd.package = pkgs.systemd // {
+      version = "256.9";
+    };
+  };
+  old-linux = {
+    imports = [ (gateway { }) ];
+    boot.kernelPackages.kernel.version = "6.6.30";
+  };
   no-domain = gateway (lib: { domain = lib.mkForce "not a domain"; });
   no-server = servers { time.enable = false; };
   no-name = servers { Upper.command = [ "/bin/true" ]; };
