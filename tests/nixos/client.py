@@ -55,11 +55,14 @@ def main() -> int:
     knock.set_defaults(run=_knock)
     tools = steps.add_parser("tools", help="print the names of the tools that there are")
     tools.set_defaults(run=_tools)
+    repeat = steps.add_parser("repeat", help="open and end sessions, one after the other")
+    repeat.set_defaults(run=_repeat)
+    repeat.add_argument("--count", type=int, required=True)
     call = steps.add_parser("call", help="print the text of a tool's answer")
     call.set_defaults(run=_call)
     call.add_argument("--tool", default="get_current_time")
     call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, refused, gone, end, stream, knock, tools, call):
+    for command in (opened, refused, gone, end, stream, knock, tools, repeat, call):
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
@@ -143,6 +146,12 @@ def _tools(options: argparse.Namespace) -> bool:
     session = _Session(options)
     sys.stdout.write(" ".join(sorted(session.list_tools())))
     session.end()
+    return False
+
+
+def _repeat(options: argparse.Namespace) -> bool:
+    for _ in range(options.count):
+        _Session(options).end()
     return False
 
 

@@ -314,7 +314,27 @@ def _environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def _open_files(count: int) -> int:
+    """Open as many files as that."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(open(os.devnull))  # noqa: PTH123 - a device
+        return count
+
+
+def _allocate(mib: int) -> int:
+    """Take memory, and write to all of it."""
+    return len(b"x" * (mib << 20))
+
+
+def _size(path: str) -> int:
+    """Return how many bytes the file system of a path has in all."""
+    found = os.statvfs(path)
+    return found.f_frsize * found.f_blocks
+
+
 TOOLS: dict[str, Callable[..., Any]] = {
+    "allocate": _allocate,
     "connect": _connect,
     "connect_abstract": _connect_abstract,
     "connect_unix": _connect_unix,
@@ -332,6 +352,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "listen": _listen,
     "log": _log,
     "mapped": _mapped,
+    "open_files": _open_files,
     "processes": _processes,
     "read": _read,
     "read_parent": _read_parent,
@@ -339,6 +360,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "resolve": _resolve,
     "send": _send,
     "signal": _signal,
+    "size": _size,
     "socket": _socket,
     "system_call": _system_call,
     "system_call_of_x32": _system_call_of_x32,

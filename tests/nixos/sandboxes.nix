@@ -37,9 +37,13 @@ in
   imports = [ ./full_flow.nix ];
 
   services.mcp-oauth-gateway.servers =
-    lib.mapAttrs (_: sandbox: {
+    lib.mapAttrs (name: sandbox: {
       inherit command sandbox;
       environment.BROWSER = lib.getExe pkgs.chromium;
+      limits = {
+        memory = lib.mkIf (name == "none") "256M";
+        tasks = lib.mkIf (name == "none") 100;
+      };
     }) sandboxes
     // {
       # Those that keep something: the same for all users, or of each user.

@@ -122,6 +122,13 @@ with subtest("a server on the internet reaches neither this host, nor its networ
         mapped = [("mapped", {"host": address, "port": PORT}) for address in FORBIDDEN if ":" not in address]
         assert attempt(server, ASK_RESOLVER, *mapped) == [None] * (len(mapped) + 1), server
 
+with subtest("a public name that leads to this host leads a server on the internet nowhere"):
+    by_name = ("connect", {"host": "mcp.example.com", "port": PORT})
+    own_name = ("resolve", {"name": "mcp.example.com"})
+    for server in ON_THE_INTERNET:
+        assert attempt(server, own_name, by_name) == [["127.0.0.1"], None], server
+    assert None not in attempt("full", own_name, by_name)
+
 with subtest("a neighbour with a public address is reached, but for who is told not to"):
     assert reached("browser", (NEIGHBOUR,)) == [NEIGHBOUR]
     assert reached("internet", (NEIGHBOUR,)) == []
@@ -182,6 +189,7 @@ with subtest("no server reads its bridge's key, or memory, environment or descri
 with subtest("what a server leaves in shared memory, queues and temporary files is found by no other, nor on the disk"):
     places: list[dict[str, Any]] = [{"way": way} for way in ("file in /dev/shm", "System V memory", "POSIX queue")]
     find = [("find", way) for way in places]
+    host_memory = 1024 * int(machine.succeed("grep ^MemTotal: /proc/meminfo").split()[1])
     for server in SERVERS:
         open_session(server, "leaver")
         assert attempt_in("leaver", server, *(("leave", way) for way in places)) == [way["way"] for way in places], (
@@ -195,6 +203,8 @@ with subtest("what a server leaves in shared memory, queues and temporary files 
     for server in SERVERS:
         temporary = ["/tmp/mcp-hostile-file", "/var/tmp/mcp-hostile-file"]
         assert attempt(server, *(("write", {"path": path}) for path in temporary)) == temporary
+        sizes = attempt(server, *(("size", {"path": path}) for path in ("/tmp", "/var/tmp", "/dev/shm")))
+        assert all(0 < size <= host_memory // 8 for size in sizes), (server, sizes)
     assert machine.succeed("find /tmp /var/tmp /dev/shm -name 'mcp-hostile*'") == ""
 
 with subtest("no server sees the gateway's settings, or the sockets of the journal"):
@@ -407,6 +417,11 @@ for server in OF_EACH_USER:
     issuer, url = "https://mcp.example.com", f"https://{server}.mcp.example.com/mcp"
     machine.succeed(f"test-client login {issuer} {url} --login hubot > /root/token-hubot")
 
+    def directory_with(file: str, private: str = private) -> str:
+        """Return the name of the one directory of a user that has the file; the health check has one, too."""
+        (found,) = machine.succeed(f"cd {private} && ls */{file}").split()
+        return found.partition("/")[0]
+
     with subtest(f"{server}: a process finds what an earlier one of its user has left"):
         (environment,) = attempt(server, ("environment", {}))
         assert environment["HOME"] == home
@@ -415,7 +430,7 @@ for server in OF_EACH_USER:
         assert attempt(server, ("read", {"path": "mine"}), ("list", {"path": home})) == ["written\n", ["mine"]]
 
     with subtest(f"{server}: a process of another user finds nothing of it, by no path and by no system call"):
-        (of_octocat,) = machine.succeed(f"ls {private}").split()
+        of_octocat = directory_with("mine")
         assert machine.succeed(f"ls {private}/{of_octocat}").split() == ["mine"]
         assert machine.succeed(f"stat --format=%a {private}/{of_octocat}").strip() == "700"
         open_session(server, "octocat")
@@ -427,7 +442,9 @@ for server in OF_EACH_USER:
         }
         assert owners == {machine.succeed(f"stat --format=%u {private}/{of_octocat}").strip()}
         assert attempt_in("hubot", server, ("list", {"path": home}), ("list", {"path": "."}), token="hubot") == [[], []]
-        (own,) = set(machine.succeed(f"ls {private}").split()) - {of_octocat}
+        diary = ("write", {"path": f"{home}/diary"})
+        assert attempt_in("hubot", server, diary, token="hubot") == [f"{home}/diary"]
+        own = directory_with("diary")
         forbidden = [
             f"{root}{directory}{user}/mine"
             for root in ("", "/proc/1/root", "/proc/1/cwd", "/proc/self/root")
@@ -444,14 +461,11 @@ for server in OF_EACH_USER:
         (refused,) = attempt_in("hubot", server, ("in_namespaces", {"attempts": inside}), token="hubot")
         assert "done" not in refused[0], refused
 
-    with subtest(f"{server}: both write at once, each to files of their own"):
-        diary = ("write", {"path": f"{home}/diary"})
-        assert attempt_in("hubot", server, diary, token="hubot") == [f"{home}/diary"]
+    with subtest(f"{server}: nor does that user find what the other one writes at the same time"):
         assert attempt_in("octocat", server, ("read", {"path": f"{home}/diary"}), ("read", {"path": "mine"})) == [
             None,
             "written\n",
         ]
-        assert machine.succeed(f"ls {private}/{of_octocat} {private}/{own}").split().count("diary") == 1
         close_sessions(server)
 
     with subtest(f"{server}: without the capability to keep users apart no process starts"):
@@ -464,7 +478,52 @@ for server in OF_EACH_USER:
         assert attempt(server, ("read", {"path": "mine"})) == ["written\n"]
         close_sessions(server)
 
-with subtest("many sessions leave no unit"):
-    for _ in range(20):
-        attempt("none", ("environment", {}))
-    machine.wait_until_fails("systemctl list-units --all --plain --no-legend 'mcp-server-*@*' | grep .")
+# Containers may have no such controllers.
+controllers = set(machine.succeed("cat /sys/fs/cgroup/cgroup.controllers").split())
+open_session("none", "alice")
+open_session("none", "bob")
+
+with subtest("a session that opens files without end stops itself alone"):
+    assert attempt_in("alice", "none", ("open_files", {"count": 1_000_000})) == [None]
+    assert attempt_in("bob", "none", ("open_files", {"count": 100})) == [100]
+
+if "pids" in controllers:
+    with subtest("a session that forks without end stops itself alone"):
+        assert attempt_in("alice", "none", ("fork", {"children": 200})) == [None]
+        assert attempt_in("bob", "none", ("fork", {"children": 20})) == [20]
+
+if "memory" in controllers:
+    with subtest("a session that takes all of its memory ends alone, and is told why"):
+        open_session("none", "glutton")
+        machine.fail(
+            "test-client call https://none.mcp.example.com/mcp --token-file /root/token-none"
+            " --session-file /root/session-glutton --tool allocate --arguments '{\"mib\": 1024}'"
+        )
+        log = "journalctl --namespace=* --no-pager --unit=mcp-bridge-none.service --output=cat"
+        machine.wait_until_succeeds(f"{log} | grep 'its unit ran out of the memory that it may have'")
+        assert len(attempt_in("bob", "none", ("processes", {}))) == 1
+
+close_sessions("none")
+
+
+def count_resources() -> dict[str, int]:
+    """Return what would grow if each session left something: descriptors, memory in MiB, control groups, units."""
+    bridge = int(machine.succeed("systemctl show --property=MainPID --value mcp-bridge-none.service"))
+    counted = {}
+    for name, pid in (("bridge", bridge), ("systemd", 1)):
+        counted[f"descriptors of {name}"] = int(machine.succeed(f"ls /proc/{pid}/fd | wc --lines"))
+        resident = machine.succeed(f"grep ^VmRSS: /proc/{pid}/status").split()[1]
+        counted[f"MiB of {name}"] = int(resident) // 1024
+    counted["control groups"] = int(machine.succeed("find /sys/fs/cgroup -type d | wc --lines"))
+    counted["units"] = int(machine.succeed("systemctl list-units --all --plain --no-legend | wc --lines"))
+    return counted
+
+
+with subtest("many sessions leave no unit, descriptor, control group or memory"):
+    repeat = "test-client repeat https://none.mcp.example.com/mcp --token-file /root/token-none --count {}"
+    machine.succeed(repeat.format(10))
+    at_first = count_resources()
+    machine.succeed(repeat.format(100))
+    machine.wait_until_fails("systemctl list-units --all --plain --no-legend 'mcp-server-none@*' | grep .")
+    at_last = count_resources()
+    assert all(at_last[each] < at_first[each] + 20 for each in at_last), (at_first, at_last)
