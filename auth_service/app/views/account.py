@@ -19,7 +19,7 @@ from auth_service.protocol.redirect_uris import Target
 from auth_service.storage.grants import Grant, StoredGrant
 from auth_service.storage.sessions import Session
 
-from . import Endpoints, form_parameters, record, upstream
+from . import Endpoints, form_parameters, provider_login, record
 from .browser import (
     FORM_TOKEN_FIELD,
     end_session,
@@ -86,8 +86,8 @@ def act(parts: Parts) -> Response:
         return _render(parts, "stale" if sends_cookies(parts) else "no-cookies")
     if session is None or form.get("action") == "sign-in":
         try:
-            attempt = upstream.Attempt(home=HOME_FIELD in form and parts.settings.home_page.enabled)
-            return upstream.send(parts, attempt, other_account=form.get("account") == "other")
+            attempt = provider_login.Attempt(home=HOME_FIELD in form and parts.settings.home_page.enabled)
+            return provider_login.send(parts, attempt, other_account=form.get("account") == "other")
         except ServiceUnavailable as error:
             raise _provider_down(parts, error) from error
     return _change(parts, session, form)
@@ -104,7 +104,7 @@ def finish_sign_in(parts: Parts, parameters: dict[str, str], *, home: bool) -> R
     try:
         if "code" not in parameters:
             raise parts.provider.explain_refusal(parameters)
-        login = upstream.finish(parts, parameters)
+        login = provider_login.finish(parts, parameters)
     except LoginError as error:
         if "code" not in parameters:
             raise PageError(

@@ -20,7 +20,7 @@ from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import may_be_remembered
 from auth_service.protocol.errors import ConsentDeclined, ServiceUnavailable
 
-from . import Endpoints, form_parameters, hosts, note, query_parameters, record, upstream
+from . import Endpoints, form_parameters, hosts, note, provider_login, query_parameters, record
 from .browser import FORM_TOKEN_FIELD, find_session, parse_form_token, sends_cookies
 from .consent_pages import (
     FORM_PURPOSE,
@@ -32,7 +32,7 @@ from .consent_pages import (
     no_login,
     note_request,
 )
-from .shown import Shown, consent_of, note_decision, show
+from .shown_request import Shown, consent_of, note_decision, show
 
 blueprint = Endpoints("authorize", __name__)
 
@@ -103,7 +103,9 @@ def decide(parts: Parts) -> Response:
 def _send(parts: Parts, shown: Shown, approved: AuthorizationRequest, *, other_account: bool = False) -> Response:
     """Send the browser to the identity provider, and keep what was shown and which scopes were allowed."""
     try:
-        return upstream.send(parts, upstream.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account)
+        return provider_login.send(
+            parts, provider_login.Attempt(shown=shown, scopes=approved.scopes), other_account=other_account
+        )
     except ServiceUnavailable as error:
         return no_login(parts, shown, approved, error)
 

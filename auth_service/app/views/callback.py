@@ -14,11 +14,11 @@ from auth_service.protocol import redirect_uris
 from auth_service.protocol.consent import Consent
 from auth_service.protocol.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
 
-from . import Endpoints, account, note, query_parameters, record, upstream
+from . import Endpoints, account, note, provider_login, query_parameters, record
 from .browser import forget_session, start_session
 from .consent_pages import Notice, ask, no_login, not_allowed, note_request, scopes_not_allowed, sign_on_required
 from .pages import protect
-from .shown import Shown, consent_of, note_decision
+from .shown_request import Shown, consent_of, note_decision
 
 blueprint = Endpoints("callback", __name__)
 
@@ -31,7 +31,7 @@ def callback(parts: Parts) -> Response:
         response = make_response("")
         protect(response)
         return response
-    attempt = upstream.consume(parts, parameters.get("state", ""))
+    attempt = provider_login.consume(parts, parameters.get("state", ""))
     if (shown := attempt.shown) is None:
         return account.finish_sign_in(parts, parameters, home=attempt.home)
     note_decision()
@@ -117,7 +117,7 @@ def _log_in(parts: Parts, parameters: dict[str, str], authorization: Authorizati
         try:
             if "code" not in parameters:
                 raise parts.provider.explain_refusal(parameters)
-            return upstream.finish(parts, parameters)
+            return provider_login.finish(parts, parameters)
         except LoginError as error:
             was = f"the login at {provider} failed" if "code" in parameters else f"{provider} did not log the user in"
             raise OAuthError("access_denied", was) from error

@@ -21,7 +21,7 @@ from auth_service.protocol.errors import PageError, ProviderRefusal, ServiceUnav
 from . import note, record
 from .browser import FORM_TOKEN_FIELD, find_session, keep_browser, make_form_token
 from .pages import capitalized, provider_targets, render_page
-from .shown import Shown, consent_of, show
+from .shown_request import Shown, consent_of, show
 
 FORM_PURPOSE: Final = "decision"
 SCOPE_FIELD: Final = "scope:"

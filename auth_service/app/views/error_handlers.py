@@ -27,7 +27,7 @@ from auth_service.protocol.redirect_uris import TargetKind
 
 from . import allow_any_origin, client_address, forbid_storing, record, statuses
 from .pages import protect, render_page, wants_page
-from .shown import has_decided
+from .shown_request import has_decided
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from auth_service.protocol.errors import PageError
 
 from .browser import browser_fingerprint, keep_browser, sends_cookies
 from .pages import protect
-from .shown import Shown
+from .shown_request import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
