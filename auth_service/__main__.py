@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from auth_service.app.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
 from auth_service.app.gunicorn_worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
 from auth_service.app.worker_settings import WorkerSettings
+from auth_service.oauth.declared_clients import check_clients, make_clients
 from auth_service.ops import logs
 from auth_service.ops.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
@@ -65,7 +66,9 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
     def reload(self) -> None:
         """Read the settings again. The last good ones stay in force while the file is not valid."""
         try:
-            self._settings = load_settings(self._settings_file)
+            settings = load_settings(self._settings_file)
+            make_clients(settings, self._credentials)
+            self._settings = settings
         except SettingsError as error:
             log.error("settings.refused: the last good ones stay in force: %s", error)
         self._worker_settings.renew()
@@ -139,11 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.settings)
+        check_clients(settings)
         if options.check:
             return 0
         if options.credentials is None:
             raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
         credentials = load_credentials(Path(options.credentials))
+        make_clients(settings, credentials)
         if os.environ.get("LISTEN_PID") != str(os.getpid()):  # otherwise systemd listens
             _check_address(settings.listen)
         _make_state_directory(Path(settings.state_directory))

@@ -19,6 +19,7 @@
     ./options/tracing.nix
     ./options/traefik.nix
 
+    ./config/assertions/clients.nix
     ./config/assertions/gateway.nix
     ./config/assertions/hosts.nix
     ./config/assertions/router.nix

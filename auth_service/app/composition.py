@@ -18,6 +18,7 @@ from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
+from auth_service.oauth.declared_clients import make_clients
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
 from auth_service.oauth.revocation import Revocation
@@ -155,6 +156,7 @@ class Parts:
             fetcher=self.fetcher,
             probe=self.probe,
             requester=partial(self._requester, self),
+            declared=make_clients(self.settings, self.credentials),
         )
 
     # The authorization server

@@ -51,18 +51,25 @@ class ClientLookup:
         fetcher: SafeFetcher,
         probe: DocumentProbe,
         requester: Callable[[], str],
+        declared: Mapping[str, Client],
     ) -> None:
-        """`probe` is told of each fetched document; `requester` returns the address of the current request."""
+        """Find the `declared` clients of the settings too, which they name by their client_id.
+
+        `probe` is told of each fetched document; `requester` returns the address of the current request.
+        """
         self._store = store
         self._documents = documents
         self._apps = apps
         self._fetcher = fetcher
         self._probe = probe
         self._requester = requester
+        self._declared = declared
         self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
 
     def find(self, client_id: str) -> Client | None:
         """Return a client as it is now. A document is used no longer than its headers allow."""
+        if (declared := self._declared.get(client_id)) is not None:
+            return declared
         if not client_documents.is_document_url(client_id):
             return self._store.clients.find(client_id)
         if not self._documents.enabled:
@@ -103,7 +110,8 @@ class ClientLookup:
         A document that is refused is not kept.
         """
         hosts = self._documents.allowed_hosts
-        if hosts is not None and client_documents.host_of(url) not in hosts:
+        # The operator has named the key set of a declared client.
+        if client_id not in self._declared and hosts is not None and client_documents.host_of(url) not in hosts:
             raise ClientHostNotAllowed
         kept = self._store.documents.find(url)
         if kept is not None and time.time() < kept.fresh_until:

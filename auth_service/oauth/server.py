@@ -46,7 +46,7 @@ from .user_access import UserAccess
 
 _DESCRIPTIONS = {
     "invalid_grant": "the refresh token is unknown, expired, revoked or of another client: log in again",
-    "unsupported_grant_type": "grant_type must be one of authorization_code, refresh_token",
+    "unsupported_grant_type": "grant_type must be one of authorization_code, refresh_token, client_credentials",
     "unauthorized_client": "the client has not registered this grant type: register it in grant_types",
 }
 """Descriptions of errors which Authlib describes with the client's own words, or not at all."""
@@ -171,13 +171,20 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
     # Tokens
 
     def token_response(
-        self, grant: Grant, *, scope: str, allowed: Collection[str], refresh_token: str | None
+        self,
+        grant: Grant,
+        *,
+        scope: str,
+        allowed: Collection[str],
+        refresh_token: str | None,
+        lifetime: int | None = None,
     ) -> dict[str, Any]:
         """Return a token response (RFC 6749 §5.1) with a new access token of that grant.
 
-        `allowed` are all scopes that its user may have.
+        `allowed` are all scopes that its user may have. `lifetime` is in seconds, if it is not that of users' tokens.
         """
-        lifetime = self.settings.lifetimes.access_token
+        if lifetime is None:
+            lifetime = self.settings.lifetimes.access_token
         response: dict[str, Any] = {
             "access_token": issue_access_token(
                 self.keys,

@@ -1,4 +1,4 @@
-"""The grant types of token requests: authorization code and refresh token."""
+"""The grant types of token requests: authorization code, refresh token and client credentials."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from authlib.oauth2.rfc6749 import grants as authlib_grants
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
-from auth_service.protocol import pkce, scopes
+from auth_service.protocol import pkce, resources, scopes
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import OAuthError
 from auth_service.storage.codes import Code, Redemption
-from auth_service.storage.grants import Grant
+from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.refresh_tokens import Rotation
 
+from .declared_clients import user_of
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
 
 
@@ -124,6 +125,58 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         return 200, body, []
 
 
+class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ignore[misc]  # Authlib ships no types
+    """Issue tokens to machines that the operator has declared (RFC 6749 §4.4). There is no refresh token (§4.4.3)."""
+
+    server: AuthorizationServer
+
+    def validate_requested_scope(self) -> None:
+        """Do nothing: the scopes are those of the declaration, of which a request may ask for some."""
+
+    def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+        """Issue a token of the client's grant for the resource, which is kept as long as a token is valid."""
+        server, client = self.server, self.request.client
+        declared = server.settings.declared_clients[client.client_id]
+        urls = {name: server.settings.resources[name].url for name in declared.servers}
+        default = declared.servers[0] if len(declared.servers) == 1 else None
+        name = resources.parse_resource(self.request.form.get("resource"), urls, default=default)
+        resource = server.settings.resources[name]
+        may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in declared.scopes]
+        requested = scopes.grantable(scopes.parse(self.request.form.get("scope")), supported=may_have, default=may_have)
+        scope = " ".join(each for each in may_have if each in requested or each in resource.required_scopes)
+        grant = self._find_or_make_grant(resource.url, scope, lifetime=declared.lifetime + ON_THE_WAY_SECONDS)
+        body = server.token_response(
+            grant, scope=scope, allowed=scope.split(), refresh_token=None, lifetime=declared.lifetime
+        )
+        audit.record(Event.TOKEN_ISSUED, of=grant, scope=scope)
+        return 200, body, []
+
+    def _find_or_make_grant(self, resource_url: str, scope: str, *, lifetime: int) -> Grant:
+        """Return the client's grant for these scopes of a resource, so that its tokens do not fill lists of grants."""
+        server, client = self.server, self.request.client
+        user = user_of(client.client_id)
+        for live in server.store.grants.find_of_user(user, client_id=client.client_id):
+            grant = live.grant
+            is_same = (grant.resource, grant.scope) == (resource_url, scope)
+            if is_same and server.store.grants.prolong(grant, lifetime=lifetime):
+                return grant
+        grant = Grant(
+            sid=new_sid(),
+            sub=user,
+            name=client.client_id,
+            client_id=client.client_id,
+            client_name=client.name,
+            resource=resource_url,
+            scope=scope,
+            redirect="",
+            created_at=int(time.time()),
+            needs_authentication=True,
+        )
+        server.store.grants.add(grant, lifetime=lifetime)
+        server.revocation.revoke_surplus(grant)
+        return grant
+
+
 @dataclass(frozen=True, kw_only=True)
 class _PresentedToken:
     """A refresh token that this service made, with Authlib's interface (`TokenMixin`)."""
@@ -136,4 +189,4 @@ class _PresentedToken:
         return self.grant.client_id == client.client_id
 
 
-TOKEN_GRANTS: Final = (AuthorizationCodeGrant, RefreshTokenGrant)
+TOKEN_GRANTS: Final = (AuthorizationCodeGrant, RefreshTokenGrant, ClientCredentialsGrant)

@@ -18,6 +18,10 @@ from . import jwk_sets, redirect_uris, scopes
 from .errors import OAuthError
 
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
+CLIENT_CREDENTIALS = "client_credentials"
+"""The grant type of clients that the operator has declared. No other client can have it."""
+MACHINE_PREFIX = "client:"
+"""The user of a client with its own tokens is `client:NAME`, which no identity provider's subject can be."""
 RESPONSE_TYPES_SUPPORTED = ("code",)
 REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic", "private_key_jwt")
 GENERATED_ID_PREFIX = "mcp_"

@@ -16,8 +16,11 @@ ENDPOINTS_AT_EVERY_HOST = ("/authorize", "/register", "/token", "/revoke")
 """Paths that clients of MCP 2025-03-26 request at the MCP server's host, whatever the metadata says."""
 
 
-def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool) -> dict[str, Any]:
-    """Return the RFC 8414 document, which is the OpenID discovery document too."""
+def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool, machines: bool) -> dict[str, Any]:
+    """Return the RFC 8414 document, which is the OpenID discovery document too.
+
+    `machines` says whether there are clients that get tokens for themselves.
+    """
     auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
     return {
         "issuer": issuer,
@@ -29,7 +32,10 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
         "scopes_supported": [*scopes, OFFLINE_ACCESS],
         "response_types_supported": list(clients.RESPONSE_TYPES_SUPPORTED),
         "response_modes_supported": ["query"],
-        "grant_types_supported": list(clients.GRANT_TYPES_SUPPORTED),
+        "grant_types_supported": [
+            *clients.GRANT_TYPES_SUPPORTED,
+            *([clients.CLIENT_CREDENTIALS] if machines else []),
+        ],
         "token_endpoint_auth_methods_supported": auth_methods,
         "token_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),
         "revocation_endpoint_auth_methods_supported": auth_methods,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .access import AllowList, GitHub, OpenIDConnect
 from .clients import DEFAULT_PROBE_URLS, MAX_PROBE_URLS, AppScheme, ClientDocuments
 from .credentials import Credentials, load_credentials, load_identity_key, load_master_key, load_redis_password
+from .declared_clients import DeclaredClient
 from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
 from .limits import Lifetimes, RateLimit
 from .resources import Resource, Scope
@@ -24,6 +25,7 @@ __all__ = [
     "AppScheme",
     "ClientDocuments",
     "Credentials",
+    "DeclaredClient",
     "GitHub",
     "Lifetimes",
     "OpenIDConnect",

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from .values import SettingsError
 
 MASTER_KEY_MIN_BYTES: Final = 32
+DECLARED_SECRET_MIN_CHARACTERS: Final = 32
+"""They are stored nowhere, and compared by a plain hash, so they must be random."""
+_DECLARED_CLIENT: Final = "declared-client."
 
 
 class Credentials:
     """The secrets, read once from the credentials directory. Its `repr` shows none of them."""
 
-    def __init__(self, *, client_secret: str, master_key: bytes, redis_password: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client_secret: str,
+        master_key: bytes,
+        redis_password: str | None = None,
+        declared_clients: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`declared_clients` are the secrets of the clients that the settings declare, by their client_id."""
+        self.declared_clients = declared_clients
         self.client_secret = client_secret
         self.redis_password = redis_password
         self._master_key = master_key
@@ -32,7 +46,9 @@ class Credentials:
 
 
 def load_credentials(directory: Path) -> Credentials:
-    """Read the secrets `client-secret`, `master-key` and, if there, `redis-password` from the credentials directory.
+    """Read the secrets from the credentials directory.
+
+    They are `client-secret`, `master-key` and, if there, `redis-password` and `declared-client.NAME`.
 
     Raises SettingsError with one line that names the missing or invalid file.
     """
@@ -42,8 +58,21 @@ def load_credentials(directory: Path) -> Credentials:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
     return Credentials(
-        client_secret=client_secret, master_key=master_key, redis_password=load_redis_password(directory)
+        client_secret=client_secret,
+        master_key=master_key,
+        redis_password=load_redis_password(directory),
+        declared_clients={
+            path.name.removeprefix(_DECLARED_CLIENT): _load_declared_secret(path)
+            for path in sorted(directory.glob(f"{_DECLARED_CLIENT}*"))
+        },
     )
+
+
+def _load_declared_secret(path: Path) -> str:
+    secret = _read_credential(path)
+    if not secret.isascii() or len(secret) < DECLARED_SECRET_MIN_CHARACTERS:
+        raise SettingsError(f"{path}: must be ASCII text of at least {DECLARED_SECRET_MIN_CHARACTERS} characters")
+    return secret.decode("ascii")
 
 
 def load_redis_password(directory: Path) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from .access import AllowList, GitHub, OpenIDConnect
 from .clients import ClientDocuments, ClientRules
+from .declared_clients import ClientName, DeclaredClient
 from .limits import Lifetimes, Limits
 from .resources import Resource
 from .tracing import Tracing
@@ -104,6 +105,9 @@ class Settings(Model):
     limits: Limits = Limits()
     clients: ClientRules = ClientRules()
     client_documents: ClientDocuments = ClientDocuments()
+    declared_clients: dict[ClientName, DeclaredClient] = Field(
+        default={}, description="Clients of the operator, by their client_id."
+    )
     home_page: HomePage = HomePage()
     default_resource: ResourceName | None = Field(
         default=None,
@@ -127,6 +131,8 @@ class Settings(Model):
                     raise ValueError(f"resources.{name}.url lies below that of resources.{other}, which answers there")
         if self.default_resource is not None and self.default_resource not in self.resources:
             raise ValueError(f"default_resource names no resource: {self.default_resource}")
+        for name, client in self.declared_clients.items():
+            self._check_declared_client(name, client)
         provider = self.identity_provider
         key, url = ("url", provider.url) if isinstance(provider, GitHub) else ("issuer", provider.issuer)
         if is_loopback_host(urlsplit(url).hostname or "") and not self.is_loopback:
@@ -146,6 +152,17 @@ class Settings(Model):
             for scope, definition in resource.scopes.items():
                 lists[f"resources.{name}.scopes.{scope}.allowed"] = definition.allowed
         return {key: allowed for key, allowed in lists.items() if allowed is not None}
+
+    def _check_declared_client(self, name: str, client: DeclaredClient) -> None:
+        if name in self.resources:
+            raise ValueError(
+                f"declared_clients.{name} has the name of a server, which is its identifier at /introspect"
+            )
+        if unknown := [server for server in client.servers if server not in self.resources]:
+            raise ValueError(f"declared_clients.{name}.servers: there is no server {unknown[0]}")
+        known = {scope for server in client.servers for scope in self.resources[server].scopes}
+        if foreign := [scope for scope in client.scopes if scope not in known]:
+            raise ValueError(f"declared_clients.{name}.scopes: none of its servers has the scope {foreign[0]}")
 
     def _is_page(self, url: str) -> bool:
         """Whether this is an endpoint of the gateway, so that no request there would reach a server."""

@@ -25,7 +25,7 @@ from .key_names import (
     user_index,
 )
 from .redis_client import BATCH, denial, denies_when_unavailable, is_refusal, prolong
-from .scripts import DROP_LOGIN, READ_GRANTS, REPLACE
+from .scripts import DROP_LOGIN, PROLONG_GRANT, READ_GRANTS, REPLACE
 
 REVOCATION_SECONDS: Final = 0.1
 """How long a worker may use its knowledge of a live grant. A revocation waits for so long."""
@@ -90,6 +90,7 @@ class Grants:
         self._lifetime = lifetime
         self._is_replicated = is_replicated
         self._read = connection.register_script(READ_GRANTS)
+        self._prolong = connection.register_script(PROLONG_GRANT)
         self._replace = connection.register_script(REPLACE)
 
     @denies_when_unavailable
@@ -107,6 +108,16 @@ class Grants:
             transaction.zadd(index, {grant.sid: self.rank(lifetime)})
             # Never shortened: a grant that is in no index would not be found when the user's access is ended.
             prolong(transaction, index, lifetime=max(lifetime, self._lifetime))
+
+    @denies_when_unavailable
+    def prolong(self, grant: Grant, *, lifetime: int) -> bool:
+        """Let a grant last for at least so many seconds; return whether it is still live.
+
+        Unlike `add`, it does not bring back a grant that has ended meanwhile.
+        """
+        keys = [grant_key(grant.sid), *indices(grant)]
+        args: list[str | int] = [lifetime, grant.sid, self.rank(lifetime), max(lifetime, self._lifetime)]
+        return not self._is_denied(grant.sid) and bool(self._prolong(keys=keys, args=args))
 
     def rank(self, lifetime: int) -> int:
         """Return the rank in the indices of a grant that ends after these seconds unless it is used.

@@ -41,6 +41,18 @@ end
 # KEYS any · ARGV lifetime
 PROLONG: Final = _PROLONG + "prolong(KEYS[1], ARGV[1])"
 
+# KEYS grant, indices
+# ARGV lifetime, sid, rank, index lifetime
+PROLONG_GRANT: Final = (
+    _NOTE_USE
+    + """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+prolong(KEYS[1], ARGV[1])
+note_use(2, ARGV[2], ARGV[3], ARGV[4])
+return 1
+"""
+)
+
 # KEYS redeemed, grant, refresh, client, unused clients, indices
 # ARGV code memory, grant lifetime, has refresh, client lifetime, attempt, client identifier, sid, rank, index lifetime
 REDEEM: Final = (

@@ -89,7 +89,10 @@ in
               "client-secret:${toString provider.clientSecretFile}"
               "master-key:${keys.masterKeyFile}"
             ]
-            ++ lib.optional (cfg.redis.passwordFile != null) "redis-password:${cfg.redis.passwordFile}";
+            ++ lib.optional (cfg.redis.passwordFile != null) "redis-password:${cfg.redis.passwordFile}"
+            ++ lib.mapAttrsToList (name: client: "declared-client.${name}:${client.secretFile}") (
+              lib.filterAttrs (_: client: client.secretFile != null) cfg.declaredClients
+            );
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";

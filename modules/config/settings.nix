@@ -79,6 +79,16 @@ let
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }
     // lib.optionalAttrs (server.url == null) { inherit (server.sandbox) network; }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
+  declaredClient =
+    client:
+    lib.filterAttrs (_: value: value != null && value != [ ]) {
+      inherit (client) title servers scopes;
+      lifetime = if client.servers == [ ] then null else client.lifetime;
+      public_key = if client.publicKeyFile == null then null else lib.readFile client.publicKeyFile;
+      jwks_url = client.jwksUrl;
+      secret = if client.secretFile == null then null else true;
+      redirect_uris = client.redirectUris;
+    };
 in
 {
   config = lib.mkIf cfg.enable {
@@ -119,6 +129,7 @@ in
         );
         allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
       };
+      declared_clients = lib.mkIf (cfg.declaredClients != { }) (lib.mapAttrs (_: declaredClient) cfg.declaredClients);
       home_page = mkDefaults {
         enabled = cfg.homePage.enable;
         inherit (cfg.homePage) public;

@@ -36,6 +36,88 @@ in
       description = "Applications whose redirect URIs have a scheme of their own. Claude, Cursor, Visual Studio Code, Warp and some others are known already, and so are schemes that are reversed domain names.";
     };
 
+    declaredClients = mkOption {
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            title = mkOption {
+              type = types.nullOr types.str;
+              default = null;
+              example = "Nightly report";
+              description = "The client's name on pages and in lists. If null, its client id.";
+            };
+
+            publicKeyFile = mkOption {
+              type = types.nullOr types.path;
+              default = null;
+              example = lib.literalExpression "./nightly.pub.pem";
+              description = "The client's public key in PEM: an elliptic curve, Ed25519, or RSA. It authenticates with the private key (`private_key_jwt`). Evaluation reads the file.";
+            };
+
+            jwksUrl = mkOption {
+              type = types.nullOr (types.strMatching "https://.+");
+              default = null;
+              example = "https://ci.example.com/jwks.json";
+              description = "Where the client publishes its public keys as a JWK set, at a public address.";
+            };
+
+            secretFile = mkOption {
+              type = types.nullOr types.externalPath;
+              default = null;
+              example = "/run/secrets/nightly-client-secret";
+              description = "File with the client's secret: at least 32 random characters.";
+            };
+
+            servers = mkOption {
+              type = types.listOf types.str;
+              default = [ ];
+              example = [ "wiki" ];
+              description = ''
+                The servers for which the client gets tokens of its own, without a user (`client_credentials`). In rules, lists
+                and logs its user is `client:NAME`.
+              '';
+            };
+
+            scopes = mkOption {
+              type = types.listOf types.str;
+              default = [ ];
+              example = [ "wiki:write" ];
+              description = "The scopes that it may have at these servers, in addition to those that each request needs. Allow-lists of scopes do not apply.";
+            };
+
+            lifetime = mkOption {
+              type = types.ints.between 1 86400;
+              default = 3600;
+              example = 600;
+              description = "For how many seconds a token of its own is valid.";
+            };
+
+            redirectUris = mkOption {
+              type = types.listOf types.str;
+              default = [ ];
+              example = [ "https://portal.example.com/oauth/callback" ];
+              description = "Instead of {option}`servers`: where the answers go if the client logs users in, and can neither register nor publish a metadata document.";
+            };
+          };
+        }
+      );
+      default = { };
+      example = lib.literalExpression ''
+        {
+          nightly = {
+            publicKeyFile = ./nightly.pub.pem;
+            servers = [ "wiki" ];
+          };
+        }
+      '';
+      description = ''
+        Clients that you declare, by their client id, which consists of lower-case letters, digits and hyphens, and is no
+        server's name. Each has {option}`servers` or {option}`redirectUris`. One with servers has exactly one of
+        {option}`publicKeyFile`, {option}`jwksUrl` and {option}`secretFile`; one with redirect URIs may have none, if it
+        cannot keep a secret.
+      '';
+    };
+
     clientDocuments = {
       enable = mkOption {
         type = types.bool;

@@ -236,6 +236,11 @@ def form_token_of(page: TestResponse) -> str:
     return unescape(match[1])
 
 
+def declared_secret(name: str) -> str:
+    """Return the secret of a client that the settings declare."""
+    return f"secret-of-{name}-".ljust(40, "x")
+
+
 def make_parts(
     settings: Settings, credentials: Credentials, store: Store, *, fetcher: SafeFetcher | None = None
 ) -> Parts:
@@ -287,7 +292,11 @@ def oauth(
     stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
     adapter = _InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
-    credentials = Credentials(client_secret="upstream-secret", master_key=b"m" * 32)
+    credentials = Credentials(
+        client_secret="upstream-secret",
+        master_key=b"m" * 32,
+        declared_clients={name: declared_secret(name) for name in settings.declared_clients},
+    )
     store = Store(settings)
     yield OAuthTestClient(
         settings,

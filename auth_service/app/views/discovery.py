@@ -26,8 +26,12 @@ def make_blueprint(parts: Parts) -> Blueprint:
         {name: resource.url for name, resource in settings.resources.items()}
     )
 
+    machines = any(client.servers for client in settings.declared_clients.values())
+
     def authorization_server() -> Response:
-        document = metadata.authorization_server(settings.issuer, scopes=scopes, client_documents=parts.probe.works)
+        document = metadata.authorization_server(
+            settings.issuer, scopes=scopes, client_documents=parts.probe.works, machines=machines
+        )
         # Whether client documents work may change.
         return _cacheable(jsonify(document), seconds=60)
 

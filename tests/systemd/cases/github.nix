@@ -68,6 +68,24 @@
           period = 1;
           burst = 20;
         });
+    declaredClients = {
+      nightly = {
+        title = "Nightly report";
+        secretFile = "/run/secrets/nightly";
+        servers = [ "notes" ];
+        scopes = [ "notes:write" ];
+        lifetime = 600;
+      };
+      ci = {
+        jwksUrl = "https://ci.example.com/jwks.json";
+        servers = [ "notes" ];
+      };
+      robot = {
+        publicKeyFile = ./robot.pub.pem;
+        servers = [ "notes" ];
+      };
+      portal.redirectUris = [ "https://portal.example.com/oauth/callback" ];
+    };
     clients.redirectSchemes.myapp = {
       name = "My App";
       callbacks = [ "myapp://mcp/oauth/callback" ];

@@ -19,6 +19,11 @@ let
   servers = changes: gateway (lib: {
     servers = if lib.isFunction changes then changes lib else changes;
   });
+  servers = servers: gateway { inherit servers; };
+  client = name: client: gateway {
+    declaredClients.${name} = client;
+  };
+  secretFile = "/run/secrets/client";
   hosts = changes: gateway (
     lib:
     lib.mkMerge [
@@ -79,6 +84,39 @@ in
   };
   no-domain = gateway (lib: { domain = lib.mkForce "not a domain"; });
   no-server = servers { time.enable = false; };
+  client-without-id = client "Upper" {
+    inherit secretFile;
+    servers = [ "time" ];
+  };
+  client-with-a-servers-name = client "time" {
+    inherit secretFile;
+    servers = [ "time" ];
+  };
+  client-of-no-kind = client "nightly" { inherit secretFile; };
+  client-of-both-kinds = client "nightly" {
+    inherit secretFile;
+    servers = [ "time" ];
+    redirectUris = [ "https://portal.example.com/callback" ];
+  };
+  client-with-two-proofs = client "nightly" {
+    inherit secretFile;
+    jwksUrl = "https://ci.example.com/jwks.json";
+    servers = [ "time" ];
+  };
+  client-without-proof = client "nightly" { servers = [ "time" ]; };
+  client-of-an-unknown-server = client "nightly" {
+    inherit secretFile;
+    servers = [ "other" ];
+  };
+  client-with-an-unknown-scope = client "nightly" {
+    inherit secretFile;
+    servers = [ "time" ];
+    scopes = [ "write" ];
+  };
+  client-with-users-and-scopes = client "portal" {
+    redirectUris = [ "https://portal.example.com/callback" ];
+    scopes = [ "mcp" ];
+  };
   no-name = servers { Upper.command = [ "/bin/true" ]; };
   no-command = servers { wiki = { }; };
   command-and-url = servers {

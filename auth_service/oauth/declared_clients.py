@@ -1,0 +1,104 @@
+"""Make the clients that the settings declare, in the form that registered ones have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from auth_service.protocol import jwk_sets, redirect_uris
+from auth_service.protocol.clients import CLIENT_CREDENTIALS, MACHINE_PREFIX, Client, ClientMetadata, hash_secret
+from auth_service.protocol.errors import OAuthError
+from auth_service.protocol.jwk_sets import KeySetError
+from auth_service.settings import Credentials, DeclaredClient, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from jwt.algorithms import AllowedOKPKeys
+
+
+def check_clients(settings: Settings) -> None:
+    """Check what does not depend on secrets. Raises SettingsError for a key or redirect URI that is not valid."""
+    for name, declared in settings.declared_clients.items():
+        for uri in declared.redirect_uris:
+            try:
+                redirect_uris.check(uri, settings.clients.redirect_schemes)
+            except OAuthError as error:
+                raise SettingsError(f"declared_clients.{name}.redirect_uris: {error.description}") from error
+        _find_keys(name, declared)
+
+
+def make_clients(settings: Settings, credentials: Credentials) -> dict[str, Client]:
+    """Return the declared clients by their client_id. Raises SettingsError as `check_clients`, or without a secret."""
+    check_clients(settings)
+    return {
+        name: _make(name, declared, credentials.declared_clients.get(name))
+        for name, declared in settings.declared_clients.items()
+    }
+
+
+def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
+    if not declared.secret:
+        secret = None
+    elif secret is None:
+        raise SettingsError(f"declared_clients.{name}.secret: the credential declared-client.{name} is missing")
+    jwks = _find_keys(name, declared)
+    has_keys = jwks is not None or declared.jwks_url is not None
+    grants = (CLIENT_CREDENTIALS,) if declared.servers else ("authorization_code", "refresh_token")
+    # Not validated as a stranger's metadata are: those never have this grant type, or no redirect URI.
+    metadata = ClientMetadata.model_construct(
+        redirect_uris=declared.redirect_uris,
+        client_name=declared.title or name,
+        token_endpoint_auth_method="client_secret_basic" if secret else "private_key_jwt" if has_keys else "none",
+        grant_types=grants,
+        jwks=jwks,
+        jwks_uri=declared.jwks_url,
+    )
+    return Client(
+        client_id=name,
+        metadata=metadata,
+        secret_hash=hash_secret(secret) if secret else None,
+        other_auth_methods=("client_secret_post",) if secret else (),
+    )
+
+
+def _find_keys(name: str, declared: DeclaredClient) -> dict[str, Any] | None:
+    where = f"declared_clients.{name}"
+    if declared.public_key is not None:
+        return {"keys": [_parse_pem(f"{where}.public_key", declared.public_key)]}
+    if declared.jwks is not None:
+        try:
+            jwk_sets.parse(declared.jwks)
+        except KeySetError as error:
+            raise SettingsError(f"{where}.jwks: {error}") from error
+    return declared.jwks
+
+
+def _parse_pem(where: str, pem: str) -> Mapping[str, Any]:
+    try:
+        key = load_pem_public_key(pem.encode())
+        if isinstance(key, RSAPublicKey):
+            text = RSAAlgorithm.to_jwk(key)
+        elif isinstance(key, EllipticCurvePublicKey):
+            text = ECAlgorithm.to_jwk(key)
+        else:
+            text = OKPAlgorithm.to_jwk(cast("AllowedOKPKeys", key))
+        jwk: dict[str, Any] = json.loads(text)
+        jwk.pop("key_ops", None)
+        jwk_sets.parse({"keys": [jwk]})
+    except (ValueError, TypeError, UnsupportedAlgorithm, jwt.PyJWTError) as error:
+        raise SettingsError(
+            f"{where}: must be a public key in PEM, of an elliptic curve, Ed25519, or RSA with 2048 bits or more"
+        ) from error
+    return jwk
+
+
+def user_of(name: str) -> str:
+    """Return the user that a machine acts as."""
+    return f"{MACHINE_PREFIX}{name}"

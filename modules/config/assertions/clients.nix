@@ -1,0 +1,68 @@
+# Mistakes in the clients that the operator declares.
+{
+  config,
+  gatewayLib,
+  lib,
+  ...
+}:
+let
+  cfg = config.services.mcp-oauth-gateway;
+  inherit (gatewayLib) topology;
+  option = "services.mcp-oauth-gateway";
+
+  of =
+    name: client:
+    let
+      proofs = lib.count (each: each != null) [
+        client.publicKeyFile
+        client.jwksUrl
+        client.secretFile
+      ];
+      unknownServers = lib.filter (server: !(topology.enabled ? ${server})) client.servers;
+      # A server without scopes of its own has `mcp`.
+      scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
+      known = lib.concatMap (server: scopesOf topology.enabled.${server}) (
+        lib.subtractLists unknownServers client.servers
+      );
+      unknownScopes = lib.subtractLists known client.scopes;
+    in
+    [
+      {
+        assertion = lib.match "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?" name != null;
+        message = "${option}.declaredClients.${name}: a client id consists of lower-case letters, digits and hyphens.";
+      }
+      {
+        assertion = !(topology.enabled ? ${name});
+        message = "${option}.declaredClients.${name}: is the name of a server, which is that server's identifier at /introspect; choose another one.";
+      }
+      {
+        assertion = (client.servers == [ ]) != (client.redirectUris == [ ]);
+        message = "${option}.declaredClients.${name}: set either `servers`, for a client that acts for itself, or `redirectUris`, for one that logs users in.";
+      }
+      {
+        assertion = proofs <= 1;
+        message = "${option}.declaredClients.${name}: set only one of `publicKeyFile`, `jwksUrl` and `secretFile`.";
+      }
+      {
+        assertion = client.servers != [ ] -> proofs > 0;
+        message = "${option}.declaredClients.${name}: set `publicKeyFile`, `jwksUrl` or `secretFile`, with which it proves who it is.";
+      }
+      {
+        assertion = unknownServers == [ ];
+        message = "${option}.declaredClients.${name}.servers: \"${toString unknownServers}\" is not in `servers`.";
+      }
+      {
+        assertion = unknownServers != [ ] || client.redirectUris != [ ] || unknownScopes == [ ];
+        message = "${option}.declaredClients.${name}.scopes: none of its servers has \"${toString unknownScopes}\".";
+      }
+      {
+        assertion = client.redirectUris != [ ] && client.servers == [ ] -> client.scopes == [ ];
+        message = "${option}.declaredClients.${name}.scopes: users decide about the scopes of a client that logs them in.";
+      }
+    ];
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = lib.concatLists (lib.mapAttrsToList of cfg.declaredClients);
+  };
+}
