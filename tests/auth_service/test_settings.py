@@ -314,6 +314,12 @@ def test_credentials_are_read_without_their_line_break_and_never_shown(tmp_path:
     assert "s3cret" not in repr(credentials)
 
 
+def test_secrets_of_declared_clients_are_read_by_their_names(tmp_path: Path) -> None:
+    credentials = load_credentials(write_credentials(tmp_path, **{"declared_client.nightly": b"n" * 32 + b"\n"}))
+    assert dict(credentials.declared_clients) == {"nightly": "n" * 32}
+    assert "nnn" not in repr(credentials)
+
+
 def test_a_server_key_is_the_documented_derivation() -> None:
     credentials = Credentials(client_secret="x", master_key=b"k" * 32)
     expected = hmac.new(b"k" * 32, b"mcp-oauth-gateway:identity-key:time", hashlib.sha256).hexdigest()
@@ -325,6 +331,11 @@ def test_a_server_key_is_the_documented_derivation() -> None:
     ("secrets", "message"),
     [
         ({"master_key": b"short"}, "master-key: must hold at least 32 bytes"),
+        (
+            {"declared_client.nightly": b"short"},
+            "declared-client.nightly: must be ASCII text of at least 32 characters",
+        ),
+        ({"declared_client.nightly": b"\xff" * 40}, "declared-client.nightly: must be ASCII text of at least 32"),
         ({"master_key": b""}, "master-key: the credential is empty"),
         ({"client_secret": b"\n"}, "client-secret: the credential is empty"),
         ({"client_secret": "schlüssel".encode()}, "client-secret: must be ASCII text"),

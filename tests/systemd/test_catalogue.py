@@ -18,7 +18,7 @@ FOLDER = Path("opt/npm")
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_servers_of_the_catalogue_work_in_their_sandboxes(tmp_path: Path) -> None:
     scripts = {package: Path(npm_command(f"@modelcontextprotocol/{package}")[1]) for package in PACKAGES}
     with deployed("catalogue", tmp_path) as machines:

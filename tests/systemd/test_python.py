@@ -28,7 +28,7 @@ exec chroot . setpriv --reuid=1000 --regid=1000 --clear-groups --no-new-privs en
   PATH="$ENVIRONMENT/bin:/usr/bin:/bin" HOME=/build LANG=C.UTF-8 \
   sh -c 'cd /build/checkout && exec "$@"' - python -m pytest -p no:cacheprovider -q "$@"
 """
-SECONDS = 1500
+SECONDS = 2700
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("debootstrap", "unshare", "setpriv", "ip"))),

@@ -68,25 +68,25 @@ def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Qem
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_the_whole_flow_with_every_unit_started_by_systemd(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "full_flow.py", one_host)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_every_unit_is_sandboxed_and_keys_are_for_root_alone(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "hardening.py", one_host)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_an_operator_sees_how_it_is_and_no_secret(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "operating.py", one_host)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_what_processes_are_started_by_recovers_from_every_failure(one_host: dict[str, QemuMachine]) -> None:
     run_script(SCENARIOS / "recovery.py", one_host)
 
@@ -99,28 +99,28 @@ def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_adding_changing_or_removing_a_server_touches_nothing_else(tmp_path: Path) -> None:
     with deployed("switching", tmp_path) as machines:
         run_script(SCENARIOS / "switching.py", machines)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_replica_that_dies_costs_its_own_sessions_only(tmp_path: Path) -> None:
     with deployed("replicas", tmp_path) as machines:
         run_script(SCENARIOS / "replicas.py", machines)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_several_hosts_are_one_gateway_and_outlive_each_other(tmp_path: Path) -> None:
     with deployed("several_hosts", tmp_path) as machines:
         run_script(SCENARIOS / "several_hosts.py", machines)
 
 
 @needs_container
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_certificates_are_obtained_by_each_kind_of_challenge(tmp_path: Path) -> None:
     with deployed("acme", tmp_path) as machines:
         run_script(SCENARIOS / "acme.py", machines)

@@ -175,6 +175,16 @@ def test_a_scope_with_an_allow_list_is_grantable_only_if_the_token_says_so(
     assert set(identity.grantable) == grantable
 
 
+def test_a_machine_can_be_granted_nothing_beyond_its_declaration(forward_auth: VerifyClient) -> None:
+    token = forward_auth.token(sub="client:nightly", scope="mcp read", resource=TRACKER_URL)
+    answer = forward_auth.verify(f"Bearer {token}", name="tracker")
+    identity = AssertionVerifier(derive_identity_key(CREDENTIALS, "tracker"), now=time.time).identify(
+        answer.headers["x-gateway-identity"]
+    )
+    assert (identity.user, set(identity.scopes)) == ("client:nightly", {"mcp", "read"})
+    assert set(identity.grantable) == set()
+
+
 def test_a_token_with_a_malformed_claim_is_refused(forward_auth: VerifyClient) -> None:
     token = forward_auth.token(grantable_scope=["write"])
     assert forward_auth.verify(f"Bearer {token}").status == 401

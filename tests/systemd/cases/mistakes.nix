@@ -19,7 +19,6 @@ let
   servers = changes: gateway (lib: {
     servers = if lib.isFunction changes then changes lib else changes;
   });
-  servers = servers: gateway { inherit servers; };
   client = name: client: gateway {
     declaredClients.${name} = client;
   };
