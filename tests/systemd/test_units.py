@@ -92,7 +92,7 @@ def test_what_processes_are_started_by_recovers_from_every_failure(one_host: dic
 
 
 @needs_container
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2400)
 def test_a_hostile_server_stays_in_its_sandbox(tmp_path: Path) -> None:
     with deployed("sandboxes", tmp_path) as machines:
         run_script(SCENARIOS / "sandboxes.py", machines)
