@@ -80,8 +80,8 @@ def prepare(options: Options) -> Stack:
     backends: dict[str, str] = {}
     for server, port in zip(options.servers, ports, strict=True):
         if isinstance(server, StdioServer):
-            key = _write(folder / f"identity-key-{server.name}", credentials.derive_key(f"identity-key:{server.name}"))
-            bridges.append(_bridge(server, port, key, options.tracing))
+            _write(folder / f"identity-key-{server.name}", credentials.derive_key(f"identity-key:{server.name}"))
+            bridges.append(_bridge(server, port, folder, options.tracing))
             backends[server.name] = f"http://127.0.0.1:{port}/mcp"
         else:
             backends[server.name] = server.url
@@ -155,12 +155,13 @@ def prepare(options: Options) -> Stack:
     )
 
 
-def _bridge(server: StdioServer, port: int, key: Path, tracing: Tracing | None) -> Part:
+def _bridge(server: StdioServer, port: int, folder: Path, tracing: Tracing | None) -> Part:
     return Part(
         server.name,
         (
             *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}"),
-            *("--require-identity", str(key)),
+            *("--require-identity", str(folder / f"identity-key-{server.name}")),
+            *("--call-records", str(folder / "calls.jsonl"), "--server-name", server.name),
             *(
                 ()
                 if tracing is None

@@ -14,6 +14,7 @@
     ./options/identity-provider/oidc.nix
     ./options/logs.nix
     ./options/metrics.nix
+    ./options/records.nix
     ./options/redis.nix
     ./options/servers.nix
     ./options/tracing.nix

@@ -11,7 +11,7 @@ from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
 
-from . import clients, configuration, diagnosis, grants, keys, tokens, tools, users
+from . import calls, clients, configuration, diagnosis, grants, keys, tokens, tools, users
 
 PROGRAM = "mcp-gatewayctl"
 
@@ -26,6 +26,7 @@ def gatewayctl() -> None:
 
 
 for command in (
+    calls.calls,
     clients.clients,
     grants.grants,
     users.users,

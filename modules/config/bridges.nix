@@ -65,6 +65,7 @@ let
       socket = "${socketOf name replica}.socket";
       derived = server.identityKeyFile == null;
       serverSocket = units.serverSocket name;
+      journal = lib.optional cfg.records.enable "systemd-journald@${units.callNamespace}.socket";
     in
     {
       description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
@@ -77,7 +78,10 @@ let
         socket
         "${units.serverUnit name}.socket"
       ]
-      ++ lib.optional derived "${keys.identityKeyUnit name}.service";
+      ++ lib.optional derived "${keys.identityKeyUnit name}.service"
+      ++ journal;
+      # Without a record rather than without an answer: the bridge starts if the journal does not.
+      wants = journal;
       # Requests wait in the socket meanwhile.
       stopIfChanged = false;
       # It ends the processes that it has, of which some may be started ahead of need.
@@ -112,7 +116,10 @@ let
           # directory, because the socket in it may be made again.
           TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
           BindPaths = [ "/run/systemd/notify" ] ++ collector.access.BindPaths or [ ];
-          BindReadOnlyPaths = [ "${dirOf serverSocket}:${dirOf units.socketOfBridge}" ];
+          BindReadOnlyPaths = [
+            "${dirOf serverSocket}:${dirOf units.socketOfBridge}"
+          ]
+          ++ lib.optional cfg.records.enable "-${units.callJournal}";
           # It starts nothing: no other process can be made, and nothing can be run from where it may write. Traces are
           # sent by a thread, and another one ends that.
           LimitNPROC = if isTraced then 3 else 1;

@@ -8,7 +8,7 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  inherit (gatewayLib) hardening topology;
+  inherit (gatewayLib) hardening topology units;
   namespace = cfg.journalNamespace;
   auditNamespace = "mcp-gateway-audit";
   auditSocket = "systemd-journald@${auditNamespace}.socket";
@@ -21,6 +21,15 @@ in
           [Journal]
           Storage=persistent
           SystemMaxUse=${cfg.journalSize}
+        '';
+      })
+      (lib.mkIf (cfg.records.enable && topology.bridgedHere != { }) {
+        # No record is dropped because there are many.
+        "systemd/journald@${units.callNamespace}.conf".text = ''
+          [Journal]
+          Storage=persistent
+          SystemMaxUse=${cfg.records.size}
+          RateLimitIntervalSec=0
         '';
       })
       (lib.mkIf (topology.has "auth") {

@@ -17,6 +17,10 @@ rec {
   recoveryOf = socket: "${recovery}@${socket}.service";
 
   serverSocket = name: "/run/mcp-oauth-gateway/servers/${name}/socket";
+  # The journal of records of calls, and where its sockets are.
+  callNamespace = "mcp-gateway-calls";
+  callJournal = "/run/systemd/journal.${callNamespace}";
+
   # The directory, in the only sandbox that has it.
   socketOfBridge = "/run/mcp-server/socket";
 }

@@ -18,6 +18,7 @@ in
         ./server/bridge.nix
         ./server/catalogue.nix
         ./server/command.nix
+        ./server/records.nix
         ./server/rules.nix
         ./server/sandbox.nix
         {

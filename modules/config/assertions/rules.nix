@@ -77,6 +77,10 @@ in
           message = "${option}.servers.${name}.limits.callsPerUser: a limit of calls needs a bridge, and a server with a `url` has none.";
         }
         ++ lib.singleton {
+          assertion = server.url != null -> server.records.arguments == cfg.records.arguments;
+          message = "${option}.servers.${name}.records.arguments: a record needs a bridge, and a server with a `url` has none.";
+        }
+        ++ lib.singleton {
           assertion = server.toolsLockFile != null -> server.url == null;
           message = "${option}.servers.${name}.toolsLockFile: a lock file needs a bridge, and a server with a `url` has none.";
         }

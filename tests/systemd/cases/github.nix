@@ -121,6 +121,11 @@
     journalNamespace = "gateway";
     journalSize = "200M";
     auditSize = "2G";
+    records = {
+      enable = true;
+      size = "3G";
+      arguments = "digest";
+    };
     logFiles = {
       enable = true;
       keepDays = 30;
@@ -203,6 +208,7 @@
         serverProtocolVersion = "2025-06-18";
         logLevel = "debug";
         replicas = 2;
+        records.arguments = "full";
         timeouts = {
           call = 60;
           callTotal = 600;

@@ -281,6 +281,12 @@ in
       limits.callsPerUser = 4;
     };
   };
+  records-without-a-bridge = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      records.arguments = "digest";
+    };
+  };
   lock-without-a-bridge = servers {
     wiki = {
       url = "http://10.0.0.5:3000/mcp";

@@ -32,6 +32,7 @@
     };
     health.enable = false;
     accessLog.enable = false;
+    records.enable = false;
     tracing.endpoint = "https://collector.example.com/v1/traces";
     servers.time = {
       enable = true;
