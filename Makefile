@@ -63,6 +63,7 @@ bench: debian-packages .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS
 	$(BIN)/python -m bench.verify $(ARGS)
 	$(BIN)/python -m bench.logins $(ARGS)
 	$(BIN)/python -m bench.streams --busy
+	$(BIN)/python -m bench.traces $(ARGS)
 
 evaluate: debian-packages .venv/test ## Evaluate the NixOS module anew, for tests/systemd/evaluated and docs/options.md
 	$(BIN)/python -m tests.systemd.evaluation

@@ -106,6 +106,14 @@ OURS_WARM = Bridge(name="mcp-stdio-bridge --warm-spares 1", arguments=_ours("--w
 OURS_SHARED = Bridge(
     name="mcp-stdio-bridge --isolation shared", arguments=_ours("--isolation", "shared"), headers=_assertion
 )
+
+
+def traced(endpoint: str, ratio: float) -> Bridge:
+    """Return ours with a collector."""
+    options = ("--tracing-endpoint", endpoint, "--tracing-sample-ratio", str(ratio))
+    return Bridge(name=f"--tracing-sample-ratio {ratio:g}", arguments=_ours(*options), headers=_assertion)
+
+
 OTHERS = (
     Bridge(
         name="mcp-proxy (PyPI)",

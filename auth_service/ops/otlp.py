@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import (
@@ -47,7 +47,7 @@ class Tracer:
         self._processor = BatchSpanProcessor(_Exporter(endpoint))
         provider = TracerProvider(
             sampler=sampling.ALWAYS_ON,  # whoever makes a span has decided
-            resource=Resource.create({"service.name": SERVICE_NAME}),
+            resource=_describe(),
             shutdown_on_exit=False,
         )
         provider.add_span_processor(self._processor)
@@ -75,6 +75,12 @@ class Tracer:
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
+
+
+def _describe() -> Resource:
+    """Say what sends the spans. `Resource.create` would start threads for that."""
+    about = {"service.name": SERVICE_NAME, "telemetry.sdk.language": "python", "telemetry.sdk.name": "opentelemetry"}
+    return OTELResourceDetector().detect().merge(Resource(about))
 
 
 class _Exporter(SpanExporter):

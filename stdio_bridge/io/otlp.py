@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import (
@@ -46,7 +46,7 @@ class Tracer:
         self._processor = BatchSpanProcessor(_Exporter(endpoint))
         provider = TracerProvider(
             sampler=sampling.ALWAYS_ON,  # it is decided before a span is made
-            resource=Resource.create({"service.name": service_name}),
+            resource=_describe(service_name),
             shutdown_on_exit=False,
         )
         provider.add_span_processor(self._processor)
@@ -72,6 +72,12 @@ class Tracer:
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         closing.join(_FLUSH_SECONDS)
+
+
+def _describe(service_name: str) -> Resource:
+    """Say what sends the spans. `Resource.create` would start threads for that: more than a bridge's unit may have."""
+    about = {"service.name": service_name, "telemetry.sdk.language": "python", "telemetry.sdk.name": "opentelemetry"}
+    return OTELResourceDetector().detect().merge(Resource(about))
 
 
 class OpenSpan:

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from stdio_bridge.io.otlp import Tracer
 from tests.otlp import SOON, Collector, Span
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER, VERSION, ModernClient
 from tests.stdio_bridge.running import ECHO, SCRIPTED, Bridge, EventReader, rpc
@@ -381,6 +383,25 @@ def test_the_last_spans_are_sent_at_the_end(collector: Collector, monkeypatch: p
         assert collector.requests == 0
         assert bridge.stop() == 0
     assert {span.name for span in collector.spans} == {"initialize", "tools/call log"}
+
+
+def test_a_bridge_has_one_thread_more_and_another_at_its_end_as_its_unit_allows(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def counted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    tracer = Tracer(collector.url, "mcp-bridge-test")
+    assert len(started) == 1
+    tracer.close()
+    assert len(started) == 2  # with the main thread, LimitNPROC= of modules/config/bridges.nix
+    for thread in started:
+        thread.join()
 
 
 # Without a collector
