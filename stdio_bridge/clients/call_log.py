@@ -19,6 +19,7 @@ from stdio_bridge.io.record_writer import RecordWriter
 from stdio_bridge.options import RecordedArguments
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.trace_context import find_trace_context
 
 from .call_records import CallEnd, CallRecord
 
@@ -33,8 +34,6 @@ _LONGEST_ESCAPE = len(r"\ud83d\ude00")
 _MAX_ARGUMENTS = 4096
 _MAX_BEGINNING = 1024
 _REMEMBERED = 1024
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
-_NO_TRACE = "0" * 32
 # What the name that a request gives is called.
 _NAMES = {"tools/call": "tool", "prompts/get": "prompt"}
 _encode = json.JSONEncoder(ensure_ascii=True).encode
@@ -136,8 +135,8 @@ def _named(method: str, name: str | None) -> dict[str, str | None]:
 
 
 def _trace(traceparent: str) -> str:
-    found = _TRACE.fullmatch(traceparent[:_MAX_CHARACTERS])
-    return "" if found is None or found[1] == _NO_TRACE else f',"trace_id":"{found[1]}"'
+    found = find_trace_context(traceparent[:_MAX_CHARACTERS])
+    return "" if found is None else f',"trace_id":"{found.trace_id}"'
 
 
 def _quoted(text: str) -> str:

@@ -41,12 +41,13 @@ _MAX_TEXT = 256
 _METHOD = re.compile(r"[A-Za-z0-9_/$.-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_/.-]{1,128}")
 _OTHER = "_OTHER"
+_URI = "mcp.resource.uri"
 _NAME_ATTRIBUTES = {
     "tools/call": "gen_ai.tool.name",
     "prompts/get": "gen_ai.prompt.name",
-    "resources/read": "mcp.resource.uri",
-    "resources/subscribe": "mcp.resource.uri",
-    "resources/unsubscribe": "mcp.resource.uri",
+    "resources/read": _URI,
+    "resources/subscribe": _URI,
+    "resources/unsubscribe": _URI,
 }
 _IN_SPAN_NAME = frozenset({"tools/call", "prompts/get"})
 
@@ -132,7 +133,10 @@ def _attributes(request: Request, message: Message, record: CallRecord) -> dict[
         "network.protocol.name": "http",
     }
     if method in _NAME_ATTRIBUTES and record.name is not None:
-        found[_NAME_ATTRIBUTES[method]] = record.name[:_MAX_TEXT]
+        attribute = _NAME_ATTRIBUTES[method]
+        # The rest of a URI may hold what is searched for, or a secret.
+        name = re.split("[?#]", record.name, maxsplit=1)[0] if attribute == _URI else record.name
+        found[attribute] = name[:_MAX_TEXT]
     if method == "tools/call":
         found["gen_ai.operation.name"] = "execute_tool"
     version = jsonrpc.meta_of(message).get(PROTOCOL_VERSION, request.headers.get("mcp-protocol-version"))

@@ -210,7 +210,7 @@ def test_a_stand_alone_request_has_its_version_and_no_session(collector: Collect
         assert span.attributes["mcp.protocol.version"] == VERSION
         assert span.attributes["gen_ai.prompt.name"] == "greeting"
         assert not {"mcp.session.id", "gen_ai.operation.name", "gen_ai.tool.name"} & span.attributes.keys()
-        client.request("resources/read", {"uri": "file:///notes"})
+        client.request("resources/read", {"uri": f"file:///notes?query={SECRET}#part"})
         assert collector.wait_for_span("resources/read").attributes["mcp.resource.uri"] == "file:///notes"
 
 
@@ -286,6 +286,19 @@ def test_nothing_of_arguments_results_and_users_is_sent(collector: Collector) ->
         StandAloneClient(bridge).params_at_server({"note": SECRET}, Traceparent=CALLER)
         spans = collector.wait_for(lambda spans: sum(span.name == "tools/call params" for span in spans) == 2)
         assert not [span for span in spans if SECRET.encode() in span.raw]
+
+
+def test_the_record_of_a_call_names_the_trace_that_it_has(collector: Collector, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    with traced(collector, "--call-records", str(records)) as bridge:
+        client = LegacyClient(bridge)
+        client.params_at_server(Traceparent=CALLER)
+        client.post(rpc("tools/call", {"name": "ok"}))
+        begun = collector.wait_for_span("tools/call ok")
+        assert bridge.stop() == 0
+    found = {each.get("tool"): each["trace_id"] for each in map(json.loads, records.read_text().splitlines())}
+    assert found["params"] == TRACE
+    assert found["ok"] == begun.trace_id, "a trace that the bridge has begun"
 
 
 def test_a_subscription_which_may_last_for_days_has_no_span(collector: Collector) -> None:
