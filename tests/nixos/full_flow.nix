@@ -36,7 +36,11 @@
           allowedTeams = [ "acme/platform" ];
         };
       };
-      tools.rules.convert_time.scopes = [ "convert" ];
+      limits.callsPerMinute = 1000;
+      tools.rules.convert_time = {
+        scopes = [ "convert" ];
+        arguments.properties.target_timezone.const = "UTC";
+      };
     };
   };
 

@@ -35,6 +35,8 @@ with subtest("a tool whose scope is for a team exists for its members only"):
     login = f"test-client login https://mcp.example.com {TIME} --scope 'mcp convert'"
     machine.succeed(f"{login} > /root/member")
     assert "T12:00:00" in machine.succeed(f"test-client call {TIME} --token-file /root/member {convert}")
+    elsewhere = convert.replace('"target_timezone":"UTC"', '"target_timezone":"Asia/Tokyo"')
+    machine.fail(f"test-client call {TIME} --token-file /root/member {elsewhere}")
     machine.succeed(f"{login} --login hubot > /root/other")
     assert machine.succeed(f"test-client tools {TIME} --token-file /root/other") == "get_current_time"
     machine.succeed(f"test-client call {TIME} --token-file /root/other")
