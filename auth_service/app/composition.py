@@ -69,7 +69,7 @@ class Parts:
         return self.credentials.derive_key("ticket")
 
     @cached_property
-    def upstream_key(self) -> bytes:
+    def provider_login_key(self) -> bytes:
         """The key from which the code verifiers of logins at the identity provider are derived."""
         return self.credentials.derive_key("upstream-verifier")
 

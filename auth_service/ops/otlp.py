@@ -46,7 +46,7 @@ class Tracer:
         """`endpoint` is the collector's URL for traces."""
         self._processor = BatchSpanProcessor(_Exporter(endpoint))
         provider = TracerProvider(
-            sampler=sampling.ALWAYS_ON,  # whoever makes a span has decided
+            sampler=sampling.ALWAYS_ON,  # the code that makes a span has decided
             resource=_describe(),
             shutdown_on_exit=False,
         )

@@ -248,7 +248,7 @@ def test_a_form_of_another_site_changes_nothing(oauth: OAuthTestClient) -> None:
     assert is_alive(oauth, mine)
 
 
-def test_a_ticket_of_another_browser_user_or_purpose_changes_nothing(oauth: OAuthTestClient) -> None:
+def test_a_form_token_of_another_browser_user_or_purpose_changes_nothing(oauth: OAuthTestClient) -> None:
     mine = grant(oauth)
     consent = oauth.authorize(mine["client_id"])
     sign_in(oauth)
@@ -264,7 +264,7 @@ def test_a_ticket_of_another_browser_user_or_purpose_changes_nothing(oauth: OAut
     assert is_alive(oauth, mine)
 
 
-def test_a_ticket_of_the_session_before_changes_nothing(oauth: OAuthTestClient) -> None:
+def test_a_form_token_of_the_session_before_changes_nothing(oauth: OAuthTestClient) -> None:
     theirs = grant(oauth, login="hubot")
     page = sign_in(oauth, "octocat")
     submit(oauth, page, action="sign-out")

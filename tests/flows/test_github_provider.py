@@ -212,7 +212,9 @@ def test_a_user_without_a_sound_id_and_login_is_nobody(oauth: OAuthTestClient, u
     assert oauth.follow(callback).status_code == 503
 
 
-def test_a_revoked_upstream_token_ends_the_login_of_a_member(oauth: OAuthTestClient, reconfigure: Reconfigure) -> None:
+def test_a_token_that_was_revoked_at_the_provider_ends_the_login_of_a_member(
+    oauth: OAuthTestClient, reconfigure: Reconfigure
+) -> None:
     reconfigure(allowed={"organizations": ["acme"]})
     client_id, issued = log_in(oauth, "hubot")
     oauth.stand_in.faults["/user"] = github.Fault(401, '{"message": "Bad credentials"}')

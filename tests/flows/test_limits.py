@@ -151,7 +151,7 @@ def test_forwarding_headers_of_clients_are_not_believed(oauth: OAuthTestClient) 
     assert statuses == [201] * 5 + [429]
 
 
-def test_a_flood_pushes_out_the_oldest_unused_clients_and_none_that_has_been_used(
+def test_a_flood_evicts_the_oldest_unused_clients_and_none_that_has_been_used(
     oauth: OAuthTestClient, connection: redis.Redis
 ) -> None:
     used = oauth.register()["client_id"]

@@ -351,7 +351,9 @@ def test_a_code_is_of_no_use_to_a_client_that_did_not_make_its_challenge(oauth: 
     assert oauth.redeem(client_id, code).status_code == 200
 
 
-def test_the_upstream_state_is_new_each_time_and_made_only_after_consent(oauth: OAuthTestClient) -> None:
+def test_the_state_of_a_login_at_the_provider_is_new_each_time_and_made_only_after_consent(
+    oauth: OAuthTestClient,
+) -> None:
     page = consent(oauth)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oauth.store.pending_logins, "add", lambda *_, **__: pytest.fail("nothing is approved yet"))

@@ -28,7 +28,7 @@ exec systemd-nspawn --directory="$FOLDER/root" --machine="$NAME" --register=no -
   --network-namespace-path="$NETWORK" --resolv-conf=off --console=read-only --capability=all \\
   --system-call-filter="bpf landlock_create_ruleset landlock_restrict_self"
 """
-# Ends the machine with whoever holds the other end of its standard input, however that one ends.
+# Ends the machine with the process that holds the other end of its standard input, however that process ends.
 DIE_WITH_PARENT = 'cat; kill -KILL "$1" 2> /dev/null'
 
 

@@ -54,8 +54,8 @@ def find_known_user(parts: Parts, authorization: AuthorizationRequest) -> Profil
 def find_withheld(parts: Parts, authorization: AuthorizationRequest, user: Profile | None) -> tuple[str, ...]:
     """Return the scopes that are not offered to a user, who may not have them by what is known.
 
-    It is none for a user of whom nothing is known. It is not all of them, and none that every request needs: then the
-    login decides, which knows more.
+    There are none if nothing is known of the user, or if it would be all of them. A scope that every request needs is
+    not among them. The login decides in these cases, which knows more.
     """
     if user is None:
         return ()

@@ -80,7 +80,7 @@ def finish(parts: Parts, parameters: dict[str, str]) -> Login:
 
 def _verifier(parts: Parts, state: str) -> str:
     """Return the code verifier of a login at the provider, derived from its state, so that nothing stores it."""
-    return hmac.new(parts.upstream_key, state.encode(), "sha256").hexdigest()
+    return hmac.new(parts.provider_login_key, state.encode(), "sha256").hexdigest()
 
 
 def _challenge(verifier: str) -> str:

@@ -143,7 +143,7 @@ def test_where_streams_take_all_places_the_time_to_come_back_is_when_a_token_end
         stream.close()
 
 
-def test_at_the_bound_of_all_a_user_with_one_session_is_not_pushed_out_by_one_with_many(tmp_path: Path) -> None:
+def test_at_the_bound_of_all_a_user_with_one_session_is_not_evicted_for_one_with_many(tmp_path: Path) -> None:
     with bridge(tmp_path, "per-session", "--max-sessions", "4") as running:
         lone = User(running, OTHER)
         many = [User(running, ONE) for _ in range(5)]

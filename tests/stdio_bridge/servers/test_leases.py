@@ -181,7 +181,7 @@ def test_a_log_message_that_may_be_of_two_requests_reaches_neither() -> None:
         while "mcp_bridge_calls_in_flight 1\n" not in running.request("GET", path="/metrics")[2].decode():
             pass
         assert len(client.call("log", meta=meta).messages) == 1
-        # A request that asked for none is in nobody's way.
+        # A request that asked for none delays no other.
         assert len(client.call("log").messages) == 1
         client.call("die")
         hanging.join(20)

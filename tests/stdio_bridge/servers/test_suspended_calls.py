@@ -87,7 +87,7 @@ def test_the_other_calls_of_the_user_go_on_while_one_is_suspended(client: Modern
     assert client.call("ask", **answers_to(asked)).said == [ACCEPT]
 
 
-def test_two_parked_calls_each_get_their_own_answer(client: ModernClient) -> None:
+def test_two_suspended_calls_each_get_their_own_answer(client: ModernClient) -> None:
     first, second = client.call("ask"), client.call("ask")
     yes, no = {"action": "accept", "content": {"name": "first"}}, {"action": "decline"}
     assert client.call("ask", **answers_to(second, no)).said == [no]
