@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from stdio_bridge.io.event_loop import Loop
-
-if TYPE_CHECKING:
-    from .pool import Server
 
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 
 
-class WarmPool:
+class Spare(Protocol):
+    """A server that is started ahead of need."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its process has been started and is not ending."""
+
+
+_Spare = TypeVar("_Spare", bound=Spare)
+
+
+class WarmPool(Generic[_Spare]):
     """Keeps that many servers started, and replaces those that are used or die.
 
     A server that dies before it is used is replaced later and later, so that a broken one does not keep a core busy.
     """
 
-    def __init__(self, loop: Loop, count: int, begin: Callable[[Callable[[str], None]], Server]) -> None:
+    def __init__(self, loop: Loop, count: int, begin: Callable[[Callable[[str], None]], _Spare]) -> None:
         self._loop = loop
         self._count = count
         self._begin = begin
-        self._warm: dict[Server, None] = {}
+        self._warm: dict[_Spare, None] = {}
         self._dead = 0
         self._retry = _FIRST_RETRY_SECONDS
         self._closed = False
@@ -33,7 +41,7 @@ class WarmPool:
     def __len__(self) -> int:
         return sum(spare.running for spare in self._warm)
 
-    def take(self) -> Server | None:
+    def take(self) -> _Spare | None:
         """Take a running spare process out and return it."""
         spare = next((spare for spare in self._warm if spare.running), None)
         if spare is not None:
@@ -54,7 +62,7 @@ class WarmPool:
         spare = self._begin(lambda _: self._lose(spare))
         self._warm[spare] = None
 
-    def _lose(self, spare: Server) -> None:
+    def _lose(self, spare: _Spare) -> None:
         del self._warm[spare]
         self._dead += 1
         self._loop.call_later(self._retry, self._replace)
