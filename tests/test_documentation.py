@@ -178,3 +178,14 @@ def test_a_word_that_the_glossary_has_another_for_is_found() -> None:
         "parked",
         "nobody's",
     ]
+
+
+def test_each_row_of_what_separates_names_tests_that_there_are() -> None:
+    table = (PROJECT / "SECURITY.md").read_text().partition("### What separates")[2].partition("\n## ")[0]
+    rows_of_tests = [line.rpartition(" | ")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows_of_tests) > 6
+    script = (PROJECT / "tests/nixos/sandboxes.py").read_text()
+    for cell in rows_of_tests:
+        names = re.findall(r"\*([^*]+)\*", cell)
+        assert names, cell
+        assert [name for name in names if f'{name}"' not in script] == []
