@@ -86,6 +86,31 @@ with subtest("no token or code is in any log"):
         assert text not in machine.succeed(JOURNAL)
         assert text not in machine.succeed(f"cat {LOG}")
 
+with subtest("an operator sees who called which tool, also in a journal that has been rotated"):
+    calls = "mcp-gatewayctl calls --json --since 1h --user octocat --server time"
+    machine.wait_until_succeeds(f"{calls} --outcome ok | grep tools/call")
+    machine.succeed("journalctl --namespace=mcp-gateway-calls --rotate")
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+    machine.wait_until_succeeds(f"test $({calls} --outcome ok | grep --count tools/call) -ge 2")
+    assert '"outcome": "ok"' in machine.succeed("mcp-gatewayctl calls --top --json --user octocat")
+    assert "the calls of this host" in machine.succeed("mcp-gatewayctl calls 2>&1")
+
+with subtest("a record that no bridge has written is none"):
+    written = machine.succeed(f"{calls} | tail --lines=1").strip()
+    forged = written.replace("octocat", "forged")
+    machine.succeed(f"echo '{forged}' | systemd-cat --namespace=mcp-gateway-calls --identifier=mcp-call")
+    machine.wait_until_succeeds("journalctl --namespace=mcp-gateway-calls --output=cat | grep forged")
+    assert "forged" not in machine.succeed("mcp-gatewayctl calls --json")
+
+with subtest("records have no token, and are lost with no restart of the bridge or of their journal"):
+    assert token not in machine.succeed("journalctl --namespace=mcp-gateway-calls --output=cat")
+    before = int(machine.succeed(f"{calls} | grep --count tools/call"))
+    machine.succeed("systemctl restart systemd-journald@mcp-gateway-calls.service")
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+    machine.succeed("systemctl restart mcp-bridge-time.service")
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+    machine.wait_until_succeeds(f"test $({calls} | grep --count tools/call) -ge {before + 2}")
+
 with subtest("after a restart the file goes on where it stopped"):
     machine.succeed("systemctl restart mcp-gateway-logs.service")
     machine.succeed("systemctl start mcp-gateway-health.service")
