@@ -133,6 +133,7 @@ let
     };
     hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
     set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";
+    stand-in-collector = runModule "stand-in-collector" "tests.nixos.stand_in_collector";
     stand-in-github = runModule "stand-in-github" "local.github";
     stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
     test-client = runModule "test-client" "tests.nixos.client";

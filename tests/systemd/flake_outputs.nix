@@ -152,6 +152,7 @@ let
     "hostile-server"
     "mcp-oauth-gateway-next"
     "set-dns-record"
+    "stand-in-collector"
     "stand-in-github"
     "stand-in-resolver"
     "test-client"

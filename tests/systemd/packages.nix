@@ -108,6 +108,7 @@ in
   "redis"
   "set-dns-record"
   "stand-in-github"
+  "stand-in-collector"
   "stand-in-resolver"
   "test-client"
   "tmux"

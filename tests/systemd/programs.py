@@ -43,6 +43,7 @@ MODULES = {
     "mcp-oauth-gateway-next": GATEWAY,
     "hostile-server": {"hostile-server": "tests.nixos.hostile_server"},
     "set-dns-record": {"set-dns-record": "tests.nixos.dns_record"},
+    "stand-in-collector": {"stand-in-collector": "tests.nixos.stand_in_collector"},
     "stand-in-github": {"stand-in-github": "local.github"},
     "stand-in-resolver": {"stand-in-resolver": "tests.nixos.stand_in_resolver"},
     "test-client": {"test-client": "tests.nixos.client"},

@@ -42,8 +42,9 @@ PIP_CONFIGURATION = Path("etc/pip.conf")
 def cached_root(checkout: Path) -> Path:
     """Return the root for this checkout's dependencies, building it at first use; needs root and a network."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text())
-    requirements = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    local = project["project"]["optional-dependencies"]["local"]
+    extras = project["project"]["optional-dependencies"]
+    requirements = [*project["project"]["dependencies"], *extras["tracing"], *project["build-system"]["requires"]]
+    local = extras["local"]
     tools = [line for line in local if line.startswith(TOOLS)]
     nixos = [line for line in (checkout / NIXOS_REQUIREMENTS).read_text().splitlines() if not line.startswith("#")]
     recipe = [SUITE, PACKAGES, requirements, tools, nixos, Path(__file__).read_text()]

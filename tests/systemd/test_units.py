@@ -163,3 +163,10 @@ def _write(upper: Path, files: dict[str, bytes]) -> None:
         path = upper / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+@needs_container
+@pytest.mark.timeout(1800)
+def test_every_part_sends_traces_from_within_its_sandbox(tmp_path: Path) -> None:
+    with deployed("tracing", tmp_path) as machines:
+        run_script(SCENARIOS / "tracing.py", machines)
