@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
+from stdio_bridge.protocol import strict_json
 from stdio_bridge.protocol.errors import UsageError
 
 from .definitions import Option, options_by_name
@@ -17,7 +17,7 @@ from .kinds import InvalidValueError
 def read_config(path: Path) -> Mapping[str, object]:
     """Read the values in a file, by the name of the option. Raises UsageError that names the file and the member."""
     try:
-        document = json.loads(path.read_bytes(), object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+        document = strict_json.parse(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -63,15 +63,3 @@ def _hint(name: str, known: Iterable[str]) -> str:
     written = re.sub(r"(?<=[a-z])(?=[A-Z])|_", "-", name).lower()
     nearest = difflib.get_close_matches(written, known, n=1)
     return f": did you mean {nearest[0]}?" if nearest else " (see --help)"
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
-    return document
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
 
-from . import visible_json
+from . import strict_json, visible_json
 from .jsonrpc import Message
 
 VERSION = 1
@@ -102,7 +100,7 @@ def definition_of(tool: Message) -> Message:
 def parse_lock(text: bytes) -> ToolLock:
     """Read a lock file. Raises InvalidLockError."""
     try:
-        document = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+        document = strict_json.parse(text)
     except (ValueError, RecursionError) as error:
         raise InvalidLockError(f"is not valid JSON: {error}") from error
     return make_lock(document)
@@ -217,15 +215,3 @@ def _shown(value: object, start: int) -> str | None:
         return ("…" if begin else "") + text + ("…" if len(value) > end else "")
     text = visible_json.render_short(value)
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "…"
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
-    return document
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
