@@ -120,6 +120,9 @@ with subtest("after a restart the file goes on where it stopped"):
 
 with subtest("an operator sees and ends what users allow"):
     machine.succeed("mcp-gatewayctl doctor")
+    machine.succeed("mcp-gatewayctl tools lock time --output /root/time.lock.json")
+    machine.succeed("grep '\"get_current_time\": {' /root/time.lock.json")
+    assert "and no lock file" in machine.fail("mcp-gatewayctl tools check time")
     assert "octocat" in machine.succeed("mcp-gatewayctl users list")
     machine.succeed("mcp-gatewayctl users revoke octocat")
     machine.fail(f"test-client call {SERVER} --token-file /root/token")
