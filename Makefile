@@ -62,6 +62,7 @@ bench: debian-packages .venv/test $(BENCH_PYTHON) $(NPM_BENCH)/ready $(NPM_TESTS
 	$(BIN)/python -m bench.conformance $(ARGS)
 	$(BIN)/python -m bench.verify $(ARGS)
 	$(BIN)/python -m bench.logins $(ARGS)
+	$(BIN)/python -m bench.units $(ARGS)
 	$(BIN)/python -m bench.streams --busy
 	$(BIN)/python -m bench.traces $(ARGS)
 

