@@ -104,12 +104,12 @@ with subtest("a record that no bridge has written is none"):
 
 with subtest("records have no token, and are lost with no restart of the bridge or of their journal"):
     assert token not in machine.succeed("journalctl --namespace=mcp-gateway-calls --output=cat")
-    before = int(machine.succeed(f"{calls} | grep --count tools/call"))
+    recorded = int(machine.succeed(f"{calls} | grep --count tools/call"))
     machine.succeed("systemctl restart systemd-journald@mcp-gateway-calls.service")
     machine.succeed(f"test-client call {SERVER} --token-file /root/token")
     machine.succeed("systemctl restart mcp-bridge-time.service")
     machine.succeed(f"test-client call {SERVER} --token-file /root/token")
-    machine.wait_until_succeeds(f"test $({calls} | grep --count tools/call) -ge {before + 2}")
+    machine.wait_until_succeeds(f"test $({calls} | grep --count tools/call) -ge {recorded + 2}")
 
 with subtest("after a restart the file goes on where it stopped"):
     machine.succeed("systemctl restart mcp-gateway-logs.service")
