@@ -73,8 +73,8 @@ in
               default = [ ];
               example = [ "wiki" ];
               description = ''
-                The servers for which the client gets tokens of its own, without a user (`client_credentials`). In rules, lists
-                and logs its user is `client:NAME`.
+                The servers for which the client gets tokens of its own, without a user (`client_credentials`). The user is
+                `client:NAME`, with the login name `NAME`; allow-lists do not apply.
               '';
             };
 
