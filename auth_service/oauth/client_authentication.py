@@ -44,10 +44,13 @@ class ClientAuthenticator:
     """Authenticate clients by the method that they registered, or by one that their document lists."""
 
     def __init__(self, clients: ClientLookup, identifiers: Identifiers, *, issuer: str) -> None:
-        """`issuer` is that of this service: it, or its token endpoint, must be the audience of assertions."""
+        """`issuer` is that of this service: it, or its token endpoint, must be the audience of assertions.
+
+        The issuer may end with a slash, as the MCP Python SDK 1.x writes it: the same URL (RFC 3986 §6.2.3).
+        """
         self._clients = clients
         self._identifiers = identifiers
-        self._audiences = [issuer, f"{issuer}/token"]
+        self._audiences = [issuer, f"{issuer}/", f"{issuer}/token"]
 
     def authenticate(self, form: Mapping[str, str], *, authorization: str | None) -> Authenticated:
         """Return the authenticated client of a request; `authorization` is its header of that name.

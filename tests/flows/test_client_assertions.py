@@ -97,7 +97,7 @@ def redeem(oauth: OAuthTestClient, code: str, unverified_assertion: str, **chang
     return oauth.token(**form)
 
 
-@pytest.mark.parametrize("audience", [ISSUER, f"{ISSUER}/token", [ISSUER]])
+@pytest.mark.parametrize("audience", [ISSUER, f"{ISSUER}/", f"{ISSUER}/token", [ISSUER]])
 @pytest.mark.parametrize("with_client_id", [True, False])
 def test_a_key_of_the_clients_key_set_proves_it(oauth: OAuthTestClient, audience: Any, with_client_id: bool) -> None:
     extra = {"client_id": CLIENT} if with_client_id else {}
@@ -176,7 +176,8 @@ def _unsigned() -> str:
         lambda: assertion(sub=["x"]),
         lambda: assertion(aud=None),
         lambda: assertion(aud="https://evil.example"),
-        lambda: assertion(aud=f"{ISSUER}/"),
+        lambda: assertion(aud=f"{ISSUER}//"),
+        lambda: assertion(aud=f"{ISSUER}/token/"),
         lambda: assertion(aud=f"{ISSUER}/authorize"),
         lambda: assertion(aud=[ISSUER, "https://evil.example"]),
         lambda: assertion(aud=[]),

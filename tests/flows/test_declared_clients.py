@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 import uuid
 from typing import Any
 
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from mcp.client.auth import OAuthClientProvider
+from mcp.client.auth.extensions.client_credentials import (
+    ClientCredentialsOAuthProvider,
+    PrivateKeyJWTOAuthProvider,
+    SignedJWTParameters,
+)
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from pydantic import AnyHttpUrl
 from werkzeug.test import TestResponse
 
 from auth_service.oauth.client_authentication import JWT_BEARER
@@ -117,6 +127,77 @@ def test_a_machine_may_send_its_secret_in_the_body(oauth: OAuthTestClient) -> No
         grant_type="client_credentials", client_id="nightly", client_secret=declared_secret("nightly")
     )
     assert claims_of(response)["client_id"] == "nightly"
+
+
+class Memory:
+    """What a client of the Python SDK keeps."""
+
+    def __init__(self) -> None:
+        self.tokens: OAuthToken | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return None
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        raise AssertionError(f"a machine registers: {client_info}")
+
+
+def authorization_of(oauth: OAuthTestClient, provider: OAuthClientProvider) -> str:
+    """Return the header with which the Python SDK asks the server, once it has got a token."""
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        if str(request.url) == RESOURCE:
+            return httpx2.Response(200 if "Authorization" in request.headers else 401)
+        response = oauth.browser.open(
+            request.url.path,
+            method=request.method,
+            base_url=f"https://{request.url.host}",
+            headers=dict(request.headers),
+            data=request.content,
+        )
+        return httpx2.Response(response.status_code, headers=list(response.headers), content=response.data)
+
+    async def ask_server() -> httpx2.Response:
+        async with httpx2.AsyncClient(auth=provider, transport=httpx2.MockTransport(respond)) as http:
+            return await http.post(RESOURCE)
+
+    response = asyncio.run(ask_server())
+    assert response.status_code == 200
+    return str(response.request.headers["Authorization"])
+
+
+def subject_of(authorization: str) -> str:
+    token = authorization.removeprefix("Bearer ")
+    return str(jwt.decode(token, options={"verify_signature": False})["sub"])
+
+
+def test_the_python_sdk_authenticates_a_machine_by_its_secret(oauth: OAuthTestClient) -> None:
+    provider = ClientCredentialsOAuthProvider(RESOURCE, Memory(), "nightly", declared_secret("nightly"), issuer=ISSUER)
+    assert subject_of(authorization_of(oauth, provider)) == "client:nightly"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_python_sdk_authenticates_a_machine_by_its_key(oauth: OAuthTestClient, version: int) -> None:
+    private = KEYS["ES256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    sign = SignedJWTParameters(
+        issuer="key-es256", subject="key-es256", signing_key=private, signing_algorithm="ES256"
+    ).create_assertion_provider()
+    audiences = []
+
+    async def sign_as_version(issuer: str) -> str:
+        # Version 1 keeps the issuer as a URL object, which adds the slash.
+        audiences.append(str(AnyHttpUrl(issuer)) if version == 1 else issuer)
+        return await sign(audiences[-1])
+
+    provider = PrivateKeyJWTOAuthProvider(RESOURCE, Memory(), "key-es256", sign_as_version, issuer=ISSUER)
+    assert subject_of(authorization_of(oauth, provider)) == "client:key-es256"
+    assert audiences == [f"{ISSUER}/" if version == 1 else ISSUER]
 
 
 def test_a_machine_with_several_servers_names_one(oauth: OAuthTestClient) -> None:
