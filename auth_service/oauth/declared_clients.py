@@ -48,16 +48,14 @@ def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
         secret = None
     elif secret is None:
         raise SettingsError(f"declared_clients.{name}.secret: the credential declared-client.{name} is missing")
-    jwks = _find_keys(name, declared)
-    has_keys = jwks is not None or declared.jwks_url is not None
     grants = (CLIENT_CREDENTIALS,) if declared.servers else ("authorization_code", "refresh_token")
     # Not validated as a stranger's metadata are: those never have this grant type, or no redirect URI.
     metadata = ClientMetadata.model_construct(
         redirect_uris=declared.redirect_uris,
         client_name=declared.title or name,
-        token_endpoint_auth_method="client_secret_basic" if secret else "private_key_jwt" if has_keys else "none",
+        token_endpoint_auth_method=auth_method_of(declared),
         grant_types=grants,
-        jwks=jwks,
+        jwks=_find_keys(name, declared),
         jwks_uri=declared.jwks_url,
     )
     return Client(
@@ -66,6 +64,14 @@ def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
         secret_hash=hash_secret(secret) if secret else None,
         other_auth_methods=("client_secret_post",) if secret else (),
     )
+
+
+def auth_method_of(declared: DeclaredClient) -> str:
+    """Return the method by which a declared client authenticates, or prefers to."""
+    if declared.secret:
+        return "client_secret_basic"
+    keys = declared.public_key, declared.jwks, declared.jwks_url
+    return "none" if all(each is None for each in keys) else "private_key_jwt"
 
 
 def _find_keys(name: str, declared: DeclaredClient) -> dict[str, Any] | None:

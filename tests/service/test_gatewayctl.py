@@ -20,7 +20,7 @@ from auth_service import cli
 from auth_service.cli import operator
 from auth_service.ops import audit
 from auth_service.settings import Settings
-from auth_service.storage.grants import Grant
+from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.store import Store
 from tests.auth_service.backends.test_revocation_notices import Server as RevocationListener
 from tests.auth_service.test_settings import MINIMAL
@@ -90,6 +90,60 @@ def test_clients_are_listed_shown_and_deleted_with_all_that_they_hold(
     assert refresh(service.issuer, tokens).status_code == 401, "the client is told to register again"
     assert "no such client" in run("clients", "show", tokens.client_id, status=1)
     assert "no such client" in run("clients", "delete", "mcp_nobody", status=1)
+
+
+def add_grant(connection: redis.Redis, *, sub: str, name: str, client_id: str, client_name: str = "x") -> None:
+    path = connection.connection_pool.connection_kwargs["path"]
+    store = Store(Settings.model_validate(MINIMAL | {"redis_url": f"unix://{path}"}))
+    grant = Grant(
+        sid=new_sid(),
+        sub=sub,
+        name=name,
+        client_id=client_id,
+        client_name=client_name,
+        resource="r",
+        scope="mcp",
+        redirect="",
+        created_at=1,
+    )
+    store.grants.add(grant, lifetime=100)
+    store.close()
+
+
+@pytest.fixture
+def declaring(service: Service, tmp_path: Path) -> str:
+    """Settings that declare two clients."""
+    document = json.loads((service.log.parent / "settings.json").read_text())
+    document["declared_clients"] = {
+        "nightly": {"secret": True, "servers": ["time"]},
+        "editor": {"redirect_uris": ["http://127.0.0.1/callback"], "title": "House editor"},
+    }
+    path = tmp_path / "declaring.json"
+    path.write_text(json.dumps(document))
+    return f"--settings={path}"
+
+
+def test_declared_clients_are_listed_also_without_grants(
+    run: Run, declaring: str, behind_its_back: redis.Redis
+) -> None:
+    add_grant(behind_its_back, sub="client:nightly", name="nightly", client_id="nightly")
+    add_grant(behind_its_back, sub="headless:ci", name="ci", client_id="mcp-gatewayctl")
+    listed = {each["client"]: each for each in run("clients", "list", declaring)}
+    members = ("name", "kind", "authentication", "redirect_uris", "grants")
+    assert {client: tuple(each[member] for member in members) for client, each in listed.items()} == {
+        "nightly": ("nightly", "declared", "client_secret_basic", [], 1),
+        "editor": ("House editor", "declared", "none", ["http://127.0.0.1/callback"], 0),
+        "mcp-gatewayctl": ("x", "headless", None, [], 1),
+    }
+    for client, each in listed.items():
+        assert run("clients", "show", client, declaring) == each
+
+
+def test_a_declared_client_is_not_deleted_by_command(run: Run, declaring: str, behind_its_back: redis.Redis) -> None:
+    add_grant(behind_its_back, sub="client:nightly", name="nightly", client_id="nightly")
+    assert "take it out of declaredClients" in run("clients", "delete", "nightly", declaring, status=1)
+    assert len(run("grants", "list", "--client", "nightly")) == 1
+    assert run("clients", "delete", "nightly") == {"client": "nightly", "ended_grants": 1}, "no longer declared"
 
 
 def test_grants_are_listed_filtered_shown_and_revoked(service: Service, run: Run) -> None:
@@ -242,22 +296,8 @@ def test_stats_count_what_there_is(service: Service, run: Run) -> None:
 
 
 def test_what_a_client_calls_itself_moves_no_terminal(run: Run, behind_its_back: redis.Redis) -> None:
-    path = behind_its_back.connection_pool.connection_kwargs["path"]
-    store = Store(Settings.model_validate(MINIMAL | {"redis_url": f"unix://{path}"}))
     hostile = "\x1b[2Jx\n\u202e\x9b"
-    grant = Grant(
-        sid="s",
-        sub="headless:x",
-        name=hostile,
-        client_id="c",
-        client_name=hostile,
-        resource="r",
-        scope="mcp",
-        redirect="",
-        created_at=1,
-    )
-    store.grants.add(grant, lifetime=100)
-    store.close()
+    add_grant(behind_its_back, sub="headless:x", name=hostile, client_id="c", client_name=hostile)
     for table in ("grants", "clients", "users"):
         printed = run(table, "list", plain=True)
         assert "[2Jx" in printed
