@@ -178,6 +178,13 @@ def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: 
     assert run("users", "revoke", "github:583231")["ended_grants"] == 0
 
 
+def test_the_id_of_a_machine_is_no_login_name(run: Run, behind_its_back: redis.Redis) -> None:
+    add_grant(behind_its_back, sub="client:nightly", name="nightly", client_id="nightly")
+    add_grant(behind_its_back, sub="oidc:1", name="client:nightly", client_id="c")
+    assert run("users", "revoke", "client:nightly") == {"user": "client:nightly", "ended_grants": 1}
+    assert [each["user"] for each in run("grants", "list")] == ["oidc:1"]
+
+
 def test_a_name_can_be_given_to_whoever_comes_next(service: Service, run: Run, audit_log: list[dict[str, str]]) -> None:
     service.log_in()
     assert run("users", "pins") == [{"name": "octocat", "user": "github:583231"}]
