@@ -30,7 +30,7 @@ class Reason(enum.Enum):
     CHANGED = "changed"
     """Its definition is not the one in the lock."""
     DUPLICATE = "duplicate"
-    """The list has two of this name."""
+    """The lock has it, and the list has two of this name."""
     MISSING = "missing"
     """The lock has it, and the list does not: nothing is hidden."""
 
@@ -62,14 +62,17 @@ class ToolLock:
     def __contains__(self, name: object) -> bool:
         return name in self._tools
 
-    def matches(self, tool: Message) -> bool:
-        """Whether a tool of a list has a name of the lock, and the definition that stands there.
+    def find_reason(self, name: str, tool: Message, *, is_repeated: bool) -> Reason | None:
+        """Return why a tool of a list is hidden, None if it is not. `is_repeated`: the list has two of this name.
 
         It takes no longer than the lock is large, whatever the list holds.
         """
-        name = tool.get("name")
-        locked = self._tools.get(name) if isinstance(name, str) else None
-        return locked is not None and _is_same(locked, definition_of(tool))
+        locked = self._tools.get(name)
+        if locked is None:
+            return Reason.NEW
+        if is_repeated:
+            return Reason.DUPLICATE
+        return None if _is_same(locked, definition_of(tool)) else Reason.CHANGED
 
     def compare(self, tools: Iterable[object]) -> list[Difference]:
         """Return what differs in a complete list, by name."""
@@ -79,16 +82,12 @@ class ToolLock:
             if name in found:
                 twice.add(name)
             found[name] = tool
-        differences = [Difference(tool=name, reason=Reason.DUPLICATE) for name in twice]
-        differences += [Difference(tool=name, reason=Reason.MISSING) for name in self._tools.keys() - found.keys()]
+        differences = [Difference(tool=name, reason=Reason.MISSING) for name in self._tools.keys() - found.keys()]
         for name, tool in found.items():
-            if name in twice or self.matches(tool):
-                continue
-            if name not in self._tools:
-                differences.append(Difference(tool=name, reason=Reason.NEW))
-                continue
-            changes = _changes(self._tools[name], definition_of(tool))
-            differences.append(Difference(tool=name, reason=Reason.CHANGED, changes=changes))
+            reason = self.find_reason(name, tool, is_repeated=name in twice)
+            if reason is not None:
+                changes = _changes(self._tools[name], definition_of(tool)) if reason is Reason.CHANGED else ()
+                differences.append(Difference(tool=name, reason=reason, changes=changes))
         return sorted(differences, key=lambda difference: difference.tool)
 
 

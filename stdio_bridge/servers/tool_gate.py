@@ -84,15 +84,13 @@ class Listing:
                 self._add(name, tool)
 
     def _add(self, name: str, tool: Message) -> None:
-        if name not in self.lock:
-            self._hide(name, Reason.NEW)
-        elif name in self.allowed or name in self.hidden:
-            self.allowed.discard(name)
-            self._hide(name, Reason.DUPLICATE)
-        elif self.lock.matches(tool):
+        is_repeated = name in self.allowed or name in self.hidden
+        reason = self.lock.find_reason(name, tool, is_repeated=is_repeated)
+        if reason is None:
             self.allowed.add(name)
         else:
-            self._hide(name, Reason.CHANGED)
+            self.allowed.discard(name)
+            self._hide(name, reason)
 
     def _hide(self, name: str, reason: Reason) -> None:
         if (before := self.hidden.get(name)) is not None:
@@ -254,7 +252,7 @@ class ToolGate:
         if not isinstance(name, str) or name not in self._lock:
             return False
         views = self._views.values()
-        shows = names[name] == 1 and self._lock.matches(tool)
+        shows = self._lock.find_reason(name, tool, is_repeated=names[name] > 1) is None
         if shows and any(view.hidden.get(name) is Reason.DUPLICATE for view in views):
             return False
         if shows != any(name in view.allowed for view in views):

@@ -42,7 +42,7 @@ def test_the_same_tools_are_the_same_file_in_any_order_and_spelling(
 def test_a_list_has_no_difference_from_its_own_file(tools: list[Message]) -> None:
     lock = parse_lock(render_lock(tools).encode())
     assert lock.compare(tools) == []
-    assert all(lock.matches(tool) for tool in tools)
+    assert all(lock.find_reason(str(tool["name"]), tool, is_repeated=False) is None for tool in tools)
 
 
 @given(TOOLS, TOOLS)
@@ -159,6 +159,12 @@ def test_what_differs_is_named_by_its_path() -> None:
 def test_a_tool_that_is_listed_twice_differs_even_if_both_are_as_locked() -> None:
     lock = parse_lock(render_lock([{"name": "a"}]).encode())
     assert lock.compare([{"name": "a"}, {"name": "a"}]) == [Difference(tool="a", reason=Reason.DUPLICATE)]
+
+
+def test_a_new_tool_that_is_listed_twice_is_new() -> None:
+    lock = parse_lock(render_lock([{"name": "a"}]).encode())
+    listed = [{"name": "a"}, {"name": "b"}, {"name": "b"}]
+    assert lock.compare(listed) == [Difference(tool="b", reason=Reason.NEW)]
 
 
 def test_a_difference_that_is_large_is_cut() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.tool_lock import parse_lock, render_lock
+from stdio_bridge.protocol.tool_lock import Reason, parse_lock, render_lock
 from stdio_bridge.servers.dispatcher import Dispatcher
-from stdio_bridge.servers.tool_gate import HiddenTools, ToolGate
+from stdio_bridge.servers.tool_gate import HiddenTools, Listing, ToolGate
 from tests.stdio_bridge.recording_peer import Message, RecordingPeer
 
 PREFIX = "io.modelcontextprotocol/"
@@ -219,6 +220,30 @@ def test_the_number_of_hidden_tools_is_bounded_in_memory_and_still_right(talk: C
     talk.call()
     talk.answer(*({"name": f"tool {number}"} for number in range(10_000)))
     assert b'mcp_bridge_hidden_tools{reason="new"} 10000\n' in talk.registry.render()
+
+
+@pytest.mark.parametrize(
+    ("listed", "hidden"),
+    [
+        ([LOOK], {}),
+        ([LOOK, LOOK], {"look": Reason.DUPLICATE}),
+        ([LOOK, {**LOOK, "title": "Look"}], {"look": Reason.DUPLICATE}),
+        ([{**LOOK, "title": "Look"}], {"look": Reason.CHANGED}),
+        ([{**LOOK, "title": "Look"}, LOOK], {"look": Reason.DUPLICATE}),
+        ([LOOK, {"name": "wipe"}], {"wipe": Reason.NEW}),
+        ([{"name": "wipe"}, LOOK, {"name": "wipe"}, {"name": "wipe"}], {"wipe": Reason.NEW}),
+    ],
+)
+def test_what_is_hidden_is_what_a_comparison_tells_the_operator(
+    listed: list[Message], hidden: dict[str, Reason]
+) -> None:
+    lock = parse_lock(render_lock([LOOK]).encode())
+    listing = Listing(lock=lock)
+    for tool in listed:
+        listing.add([tool])
+    assert listing.hidden == {each.tool: each.reason for each in lock.compare(listed)} == hidden
+    assert listing.allowed == {"look"} - hidden.keys()
+    assert +listing.counts == Counter(hidden.values())
 
 
 def test_requests_that_wait_count_as_input_that_the_server_has_not_read(talk: Conversation) -> None:
