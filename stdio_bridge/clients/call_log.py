@@ -19,6 +19,7 @@ from stdio_bridge.io.record_writer import RecordWriter
 from stdio_bridge.options import RecordedArguments
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import fold_method
 from stdio_bridge.protocol.trace_context import find_trace_context
 
 from .call_records import CallEnd, CallRecord
@@ -128,8 +129,8 @@ class CallLog:
 def _named(method: str, name: str | None) -> dict[str, str | None]:
     if name is None:
         return {"method": method}
-    if method in _NAMES:
-        return {"method": method, _NAMES[method]: name}
+    if (member := _NAMES.get(fold_method(method))) is not None:
+        return {"method": method, member: name}
     # The rest of a URI may hold what is searched for, or a secret.
     return {"method": method, "uri": re.split("[?#]", name, maxsplit=1)[0]}
 

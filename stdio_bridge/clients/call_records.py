@@ -14,7 +14,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LISTEN
+from stdio_bridge.protocol.mcp import LISTEN, fold_method
 
 from .request_body import Body
 
@@ -70,7 +70,7 @@ class CallRecord:
         self.method: str = message["method"]
         name = None
         if isinstance(params, dict):
-            name = params.get(_NAMED_BY.get(self.method))
+            name = params.get(_NAMED_BY.get(fold_method(self.method)))
             if traceparent is None and isinstance(meta := params.get("_meta"), dict):
                 traceparent = meta.get("traceparent")
         self.name = name if isinstance(name, str) else None

@@ -14,9 +14,9 @@ from stdio_bridge.http.identity import Identity
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
-from stdio_bridge.protocol.errors import HttpError, bad_request
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN
+from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, fold_method
 from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide, unknown
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
@@ -142,17 +142,12 @@ class Access:
     def check(self, messages: Sequence[Message]) -> Mapping[int, Message]:
         """Return the answers to those of the messages that must not reach the server, by their positions.
 
-        Raises HttpError, and then none must: 403 where the user can still be granted the scopes that are missing, 400
-        for a request without an id.
+        Raises HttpError, and then none must: 403 where the user can still be granted the scopes that are missing.
         """
         refusals: dict[int, Message] = {}
         needed: frozenset[str] = frozenset()
         for position, message in enumerate(messages):
-            if "method" not in message:
-                continue
-            if "id" not in message:
-                if not message["method"].startswith("notifications/"):
-                    raise bad_request(jsonrpc.INVALID_REQUEST, "a request must have an id")
+            if "method" not in message or "id" not in message:
                 continue
             try:
                 decision = self._decide(message["method"], jsonrpc.params_of(message))
@@ -199,7 +194,7 @@ class Access:
             decision = self._use(primitive, _string(params, member, f"params.{member}"))
             # To hear less needs no scope.
             return decision if method != "resources/unsubscribe" else _ALLOWED
-        if method in _KNOWN or method.strip().lower().partition("/")[0] not in self.policy.namespaces:
+        if method in _KNOWN or fold_method(method).partition("/")[0] not in self.policy.namespaces:
             return _ALLOWED
         return self._decide_by_parts(method, params)
 

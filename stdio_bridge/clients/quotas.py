@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import RETRY_SECONDS, HttpError, bad_request, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.mcp import fold_method
 from stdio_bridge.protocol.policy import Rule
 from stdio_bridge.protocol.quotas import CallRates, Excess, Quota
 from stdio_bridge.protocol.request_state import binding_of
@@ -27,9 +28,9 @@ _MAX_REPETITIONS = 10_000
 
 
 def is_call(message: Message) -> bool:
-    """Whether quotas count this. Careless servers take other spellings of a method for the method."""
+    """Whether quotas count this."""
     method = message.get("method")
-    return "id" in message and isinstance(method, str) and method.strip().lower() in _CALLS
+    return "id" in message and isinstance(method, str) and fold_method(method) in _CALLS
 
 
 class RunningCalls:

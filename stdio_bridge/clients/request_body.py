@@ -27,7 +27,7 @@ class Body:
 
 
 def parse_body(request: Request) -> Body:
-    """Read a POST. Raises HttpError: 415, 406, or 400 on what is not JSON-RPC."""
+    """Read a POST. Raises HttpError: 415, 406, or 400 on what is not JSON-RPC, or a request without an id."""
     if not _is_json(request.headers.get("content-type", "")):
         raise HttpError("415 Unsupported Media Type", jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
     if not accepts(request, "application/json", "text/event-stream"):
@@ -49,6 +49,9 @@ def parse_body(request: Request) -> Body:
             messages[position] = jsonrpc.without_null_params(message)
             if kind is Kind.REQUEST:
                 requests.append(messages[position])
+            elif kind is Kind.NOTIFICATION and not message["method"].startswith("notifications/"):
+                # A careless server would carry it out, and no rule, quota, lock or record would know of it.
+                raise InvalidMessage(jsonrpc.INVALID_REQUEST, "a request must have an id")
     except InvalidMessage as error:
         raise bad_request(error.code, str(error)) from error
     return Body(messages=messages, requests=requests, batch=batch, size=len(data))

@@ -113,6 +113,11 @@ LIST_CHANGES = {
 }
 
 
+def fold_method(method: str) -> str:
+    """Return the method that careless servers take this one for."""
+    return method.strip().lower()
+
+
 def without_task_tools(answer: Message) -> Message:
     """Leave out of an answer to `tools/list` what only a client that knows the tasks of 2025-11-25 can call."""
     result = answer.get("result")

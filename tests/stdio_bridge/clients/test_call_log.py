@@ -124,6 +124,8 @@ def test_members_without_a_value_are_absent(recording: Recording) -> None:
         ("resources/read", {"uri": f"memo://team/1?token={SECRET}"}, {"uri": "memo://team/1"}),
         ("resources/subscribe", {"uri": f"memo://team/1#{SECRET}"}, {"uri": "memo://team/1"}),
         ("tools/call", {"name": "a?b#c"}, {"tool": "a?b#c"}),
+        ("Tools/Call ", {"name": "look"}, {"tool": "look"}),
+        ("Resources/Read", {"uri": f"memo://team/1?token={SECRET}"}, {"uri": "memo://team/1"}),
         ("tools/list", {"name": SECRET}, {}),
         ("tools/call", {"name": 5}, {}),
     ],

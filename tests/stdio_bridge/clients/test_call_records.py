@@ -142,6 +142,12 @@ def test_a_tool_without_a_name_that_is_text_has_none(watched: Watched, params: M
     assert watched.begin(rpc("tools/call", params))[0].name is None
 
 
+@pytest.mark.parametrize("method", ["Tools/Call", " tools/call", "TOOLS/CALL\n"])
+def test_another_spelling_of_a_method_has_its_name_too(watched: Watched, method: str) -> None:
+    (record,) = watched.begin(rpc(method, {"name": "drop"}))
+    assert (record.method, record.name) == (method, "drop")
+
+
 def test_what_nothing_has_ended_ends_with_the_bridge(watched: Watched) -> None:
     ended, open_ = watched.begin(rpc("ping", {}), rpc("tools/call", {"name": "slow"}))
     ended.answered(jsonrpc.result(1, {}), bytes_out=1)

@@ -187,6 +187,18 @@ def test_what_a_client_is_asked_after_it_left_its_call_reaches_it_on_the_get_str
     listening.close()
 
 
+@pytest.mark.parametrize("method", ["tools/call", "Tools/Call", "ping", "Notifications/cancelled", ""])
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_request_without_an_id_does_not_reach_the_server(bridge: Bridge, method: str, is_batch: bool) -> None:
+    session = Session(bridge, "2025-03-26")
+    body = notification(method, name="do", arguments={"steps": []})
+    status, _, content = session.post([call(), body] if is_batch else body)
+    assert (status, json.loads(content)["error"]["code"]) == (400, -32600)
+    assert session.post(notification("notifications/anything"))[0] == 202
+    heard = brought(session.call({"heard": True})[-1])[0]
+    assert [note["method"] for note in heard] == ["notifications/anything"]
+
+
 # Batches
 
 
@@ -244,7 +256,7 @@ def test_a_client_of_2025_11_25_can_resume_before_the_first_message(bridge: Brid
 
 def test_streams_that_have_ended_are_kept_within_a_bound_the_last_to_end_the_longest(bridge: Bridge) -> None:
     session = Session(bridge)
-    longest = session.stream({"progress": 1}, {"wait": "the end"}, token="t")
+    longest = session.stream({"progress": 1}, {"wait": "notifications/end"}, token="t")
     longest.next()
     longest.close()
     shorter = []
@@ -252,7 +264,7 @@ def test_streams_that_have_ended_are_kept_within_a_bound_the_last_to_end_the_lon
         stream = session.stream({"progress": 1}, {"flood": 16, "bytes": 64_000}, token=f"{number}")
         stream.rest()
         shorter.append(str(stream.last_id))
-    session.post(notification("the end"))
+    session.post(notification("notifications/end"))
     eventually(lambda: metric(bridge, "mcp_bridge_calls_in_flight") == 0)
     # It began first, and yet what it brought in the end is there.
     assert session.listen(longest.last_id).rest()[-1]["id"] == 1

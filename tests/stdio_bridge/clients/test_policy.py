@@ -321,7 +321,7 @@ def test_a_request_without_an_id_is_not_passed_on_as_a_notification(bridge: Brid
     modern = Client(bridge, "modern").modern
     message = modern.message("tools/call", {"name": "drop"})
     del message["id"]
-    assert modern.bridge.request("POST", message, **modern.headers_for(message))[0] == 202  # and goes nowhere
+    assert modern.bridge.request("POST", message, **modern.headers_for(message))[0] == 400
     assert client.post({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}).status == 202
     assert [each["method"] for each in client.reached()[len(before) :]] in ([], ["notifications/roots/list_changed"])
 
