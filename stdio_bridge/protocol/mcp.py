@@ -10,6 +10,8 @@ from .jsonrpc import Message
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
+# Of a name or an id that a server chooses and that is remembered: a message may be far larger.
+MAX_KEPT_CHARACTERS = 256
 ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
 
 

@@ -19,7 +19,7 @@ from stdio_bridge.io.metrics import Registry
 from stdio_bridge.protocol import jsonrpc, visible_json
 from stdio_bridge.protocol.calls import CallOutcome, Purpose
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, PROTOCOL_VERSION
+from stdio_bridge.protocol.mcp import CLIENT_CAPABILITIES, LISTEN, MAX_KEPT_CHARACTERS, PROTOCOL_VERSION
 from stdio_bridge.protocol.policy import Primitive, unknown
 from stdio_bridge.protocol.tool_catalog import next_cursor
 from stdio_bridge.protocol.tool_lock import Reason, ToolLock
@@ -33,6 +33,7 @@ _CALL = "tools/call"
 _LIST = "tools/list"
 _CHANGED = "notifications/tools/list_changed"
 _MAX_PAGES = 1000
+_MAX_BYTES = 32 << 20
 # How many lists of one process are remembered: a modern server may have other tools for each set of capabilities.
 _MAX_VIEWS = 32
 _MAX_NAMED = 1000
@@ -58,7 +59,7 @@ class HiddenTools:
 
     def note(self, listing: Listing) -> None:
         """Take a complete list. What was not hidden, or for another reason, is logged."""
-        hidden = listing.hidden
+        hidden = listing.reasons
         for name, reason in hidden.items():
             if self._hidden.get(name) is not reason:
                 shown = visible_json.render_short(name[:_SHOWN_CHARACTERS])
@@ -69,11 +70,15 @@ class HiddenTools:
 
 @dataclass(kw_only=True)
 class Listing:
-    """All tools of a process, as they come page by page."""
+    """All tools of a process, as they come page by page.
+
+    `allowed` and `hidden` are in the lock. `new` are some of those that are not, by how their names begin.
+    """
 
     lock: ToolLock
     allowed: set[str] = field(default_factory=set)
     hidden: dict[str, Reason] = field(default_factory=dict)
+    new: set[str] = field(default_factory=set)
     counts: Counter[Reason] = field(default_factory=Counter)
 
     def add(self, tools: object) -> None:
@@ -83,21 +88,32 @@ class Listing:
             if isinstance(tool, dict) and isinstance(name, str):
                 self._add(name, tool)
 
+    @property
+    def reasons(self) -> dict[str, Reason]:
+        """Why each tool is hidden."""
+        return {**dict.fromkeys(self.new, Reason.NEW), **self.hidden}
+
     def _add(self, name: str, tool: Message) -> None:
         is_repeated = name in self.allowed or name in self.hidden
         reason = self.lock.find_reason(name, tool, is_repeated=is_repeated)
         if reason is None:
             self.allowed.add(name)
+        elif reason is Reason.NEW:
+            self._add_new(name)
         else:
             self.allowed.discard(name)
             self._hide(name, reason)
 
+    def _add_new(self, name: str) -> None:
+        """Count a tool that the lock does not have. One with a long name counts each time that it comes."""
+        if name not in self.new:
+            self.counts[Reason.NEW] += 1
+        if len(self.new) < _MAX_NAMED:
+            self.new.add(name[:MAX_KEPT_CHARACTERS])
+
     def _hide(self, name: str, reason: Reason) -> None:
         if (before := self.hidden.get(name)) is not None:
             self.counts[before] -= 1
-        elif name not in self.lock and len(self.hidden) >= _MAX_NAMED:
-            self.counts[reason] += 1
-            return
         self.hidden[name] = reason
         self.counts[reason] += 1
 
@@ -207,6 +223,7 @@ class ToolGate:
             del self._views[next(iter(self._views))]
         self._views[key] = listing
         self._hidden_tools.note(listing)
+        listing.new.clear()  # they have been noted, and nothing else asks about them
         for message in self._take_waiting(key):
             if self.admits(message):
                 self._dispatcher.pass_on(message)
@@ -272,11 +289,12 @@ class _Question:
         self._listing = listing
         self._changes = gate.changes
         self._pages = 0
+        self._bytes = 0
 
     def ask(self, cursor: str | None = None) -> None:
         """Ask for the page that begins there."""
         self._pages += 1
-        if self._pages > _MAX_PAGES:
+        if self._pages > _MAX_PAGES or self._bytes > _MAX_BYTES:
             self._gate.not_listed(self._key, "it lists too many, or they change all the time")
             return
         page = {} if cursor is None else {"cursor": cursor}
@@ -284,6 +302,7 @@ class _Question:
 
     def _take(self, answer: Message) -> None:
         error, result = answer.get("error"), answer.get("result")
+        self._bytes += len(jsonrpc.encode(answer))
         if self._changes != self._gate.changes:
             self._changes = self._gate.changes
             self._listing = Listing(lock=self._listing.lock)

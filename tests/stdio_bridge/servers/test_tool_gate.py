@@ -241,9 +241,51 @@ def test_what_is_hidden_is_what_a_comparison_tells_the_operator(
     listing = Listing(lock=lock)
     for tool in listed:
         listing.add([tool])
-    assert listing.hidden == {each.tool: each.reason for each in lock.compare(listed)} == hidden
+    assert listing.reasons == {each.tool: each.reason for each in lock.compare(listed)} == hidden
     assert listing.allowed == {"look"} - hidden.keys()
     assert +listing.counts == Counter(hidden.values())
+
+
+def test_hidden_tools_with_long_names_are_counted_and_not_kept_whole(talk: Conversation) -> None:
+    long = "y" * 257
+    listing = Listing(lock=parse_lock(render_lock([LOOK, {"name": long}]).encode()))
+    listing.add([{"name": "x" * 256}, {"name": "x" * 257}, {"name": "x" * 100_000}, {"name": long, "title": "new"}])
+    assert listing.new == {"x" * 256}
+    assert listing.hidden == {long: Reason.CHANGED}
+    assert listing.counts == {Reason.NEW: 3, Reason.CHANGED: 1}
+    talk.call()
+    talk.answer(LOOK, {"name": "x" * 257})
+    assert talk.methods() == ["tools/list", "tools/call"]
+    assert b'mcp_bridge_hidden_tools{reason="new"} 1\n' in talk.registry.render()
+
+
+def test_a_process_keeps_of_the_hidden_tools_those_in_the_lock_alone(talk: Conversation) -> None:
+    talk.call()
+    gate = talk.dispatcher.gate
+    assert isinstance(gate, ToolGate)
+    listing = Listing(lock=parse_lock(render_lock([LOOK]).encode()))
+    listing.add([LOOK, LOOK, {"name": "new"}])
+    gate.listed("", listing)
+    assert (listing.hidden, listing.new) == ({"look": Reason.DUPLICATE}, set())
+    assert listing.counts == {Reason.NEW: 1, Reason.DUPLICATE: 1}
+    talk.turn()
+    assert talk.client.answers[-1]["error"] == UNKNOWN
+
+
+def test_a_list_of_too_many_bytes_is_not_read_to_its_end(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdio_bridge.servers.tool_gate._MAX_BYTES", 3000)
+    talk.call()
+    for page in range(2):
+        talk.answer(LOOK if page == 0 else {"name": "x"}, {"name": "y" * 1000}, nextCursor="more")
+    talk.answer({"name": "y" * 500})
+    assert talk.methods() == ["tools/list"] * 3 + ["tools/call"]
+    talk.dispatcher.receive(CHANGED)
+    talk.call()
+    for page in range(3):
+        talk.answer(LOOK if page == 0 else {"name": "x"}, {"name": "y" * 1000}, nextCursor="more")
+    assert talk.methods()[4:] == ["tools/list"] * 3
+    text = "the MCP server's tools cannot be compared: it lists too many, or they change all the time"
+    assert talk.client.answers[-1]["error"]["message"] == text
 
 
 def test_requests_that_wait_count_as_input_that_the_server_has_not_read(talk: Conversation) -> None:
