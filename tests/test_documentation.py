@@ -115,6 +115,22 @@ def test_every_page_and_heading_that_a_source_names_is_there() -> None:
     ]
 
 
+def find_missing_modules(source: Path, text: str) -> list[str]:
+    """Return what a source names as a module, by a path in the project or in its own package, and is none."""
+    package = PROJECT / source.relative_to(PROJECT).parts[0]
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    return [path for path in named if not any((folder / path).exists() for folder in (PROJECT, package))]
+
+
+def test_every_module_that_a_source_names_is_there() -> None:
+    sources = [source for source in SOURCES if source.suffix == ".py" and source != Path(__file__)]
+    missing = {str(source): find_missing_modules(source, source.read_text()) for source in sources}
+    assert {source: paths for source, paths in missing.items() if paths} == {}
+    text = "`app/gone.py`, `app/flask_app.py`, `stdio_bridge/app.py`, `flask_app.py`, and `auth_service/gone.py`"
+    here = PROJECT / "auth_service/app/flask_app.py"
+    assert find_missing_modules(here, text) == ["app/gone.py", "auth_service/gone.py"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_make_target_that_a_page_names_is_there(page: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""All errors that a request can end with. One handler (`app/views/errors.py`) renders them."""
+"""All errors that a request can end with. One handler (`app/views/error_handlers.py`) renders them."""
 
 from __future__ import annotations
 

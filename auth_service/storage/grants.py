@@ -177,7 +177,7 @@ class Grants:
 
     @denies_when_unavailable
     def end(self, sids: list[str]) -> Ending:
-        """End grants on this host's disk and in Redis, which tells all workers (`verify/grant_liveness.py`).
+        """End grants on this host's disk and in Redis, which tells all workers (`app/verify/grant_liveness.py`).
 
         The number of round trips does not depend on the number of grants.
         """

@@ -19,7 +19,7 @@ from .pages import provider_targets, render_page
 
 blueprint = Endpoints("home", __name__)
 visits = Endpoints("visits", __name__)
-"""Requests of browsers at the URLs of servers, which Traefik sends here (`app/traefik.py`)."""
+"""Requests of browsers at the URLs of servers, which Traefik sends here (`app/traefik/routers.py`)."""
 
 _NETWORKS = {
     "none": "sandboxed, no network",
