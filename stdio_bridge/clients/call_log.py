@@ -11,7 +11,6 @@ import functools
 import hashlib
 import hmac
 import json
-import re
 import time
 
 from stdio_bridge.io.event_loop import Loop
@@ -20,6 +19,7 @@ from stdio_bridge.options import RecordedArguments
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import fold_method
+from stdio_bridge.protocol.resource_uris import without_query
 from stdio_bridge.protocol.trace_context import find_trace_context
 
 from .call_records import CallEnd, CallRecord
@@ -131,8 +131,7 @@ def _named(method: str, name: str | None) -> dict[str, str | None]:
         return {"method": method}
     if (member := _NAMES.get(fold_method(method))) is not None:
         return {"method": method, member: name}
-    # The rest of a URI may hold what is searched for, or a secret.
-    return {"method": method, "uri": re.split("[?#]", name, maxsplit=1)[0]}
+    return {"method": method, "uri": without_query(name)}
 
 
 def _trace(traceparent: str) -> str:

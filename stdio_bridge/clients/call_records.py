@@ -14,21 +14,13 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LISTEN, fold_method
+from stdio_bridge.protocol.mcp import LISTEN, USED_PARAMETERS, fold_method
 
 from .request_body import Body
 
 _OUTCOMES = {"403": CallOutcome.DENIED, "429": CallOutcome.OVER_QUOTA}
 # The largest whole number that every reader of JSON takes for what it is; a server may name any code.
 _MAX_CODE = 2**53 - 1
-# The parameters that say what a request is about, by its method.
-_NAMED_BY: dict[str, str] = {
-    "tools/call": "name",
-    "prompts/get": "name",
-    "resources/read": "uri",
-    "resources/subscribe": "uri",
-    "resources/unsubscribe": "uri",
-}
 
 
 class CallRecord:
@@ -70,7 +62,7 @@ class CallRecord:
         self.method: str = message["method"]
         name = None
         if isinstance(params, dict):
-            name = params.get(_NAMED_BY.get(fold_method(self.method)))
+            name = params.get(USED_PARAMETERS.get(fold_method(self.method)))
             if traceparent is None and isinstance(meta := params.get("_meta"), dict):
                 traceparent = meta.get("traceparent")
         self.name = name if isinstance(name, str) else None

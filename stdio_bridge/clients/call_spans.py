@@ -18,7 +18,8 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import ALL_VERSIONS, LISTEN, PROTOCOL_VERSION
+from stdio_bridge.protocol.mcp import ALL_VERSIONS, LISTEN, PROTOCOL_VERSION, USED_PARAMETERS
+from stdio_bridge.protocol.resource_uris import without_query
 from stdio_bridge.protocol.trace_context import (
     TRACEPARENT,
     TRACESTATE,
@@ -42,14 +43,8 @@ _METHOD = re.compile(r"[A-Za-z0-9_/$.-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_/.-]{1,128}")
 _OTHER = "_OTHER"
 _URI = "mcp.resource.uri"
-_NAME_ATTRIBUTES = {
-    "tools/call": "gen_ai.tool.name",
-    "prompts/get": "gen_ai.prompt.name",
-    "resources/read": _URI,
-    "resources/subscribe": _URI,
-    "resources/unsubscribe": _URI,
-}
-_IN_SPAN_NAME = frozenset({"tools/call", "prompts/get"})
+# Of names that are also in the span's name. All others are URIs.
+_NAME_ATTRIBUTES = {"tools/call": "gen_ai.tool.name", "prompts/get": "gen_ai.prompt.name"}
 
 
 class Sampler:
@@ -132,10 +127,9 @@ def _attributes(request: Request, message: Message, record: CallRecord) -> dict[
         "network.transport": "tcp",
         "network.protocol.name": "http",
     }
-    if method in _NAME_ATTRIBUTES and record.name is not None:
-        attribute = _NAME_ATTRIBUTES[method]
-        # The rest of a URI may hold what is searched for, or a secret.
-        name = re.split("[?#]", record.name, maxsplit=1)[0] if attribute == _URI else record.name
+    if method in USED_PARAMETERS and record.name is not None:
+        attribute = _NAME_ATTRIBUTES.get(method, _URI)
+        name = without_query(record.name) if attribute == _URI else record.name
         found[attribute] = name[:_MAX_TEXT]
     if method == "tools/call":
         found["gen_ai.operation.name"] = "execute_tool"
@@ -149,7 +143,7 @@ def _attributes(request: Request, message: Message, record: CallRecord) -> dict[
 
 def _span_name(attributes: dict[str, str]) -> str:
     method = attributes["mcp.method.name"]
-    name = attributes.get(_NAME_ATTRIBUTES[method], "") if method in _IN_SPAN_NAME else ""
+    name = attributes.get(_NAME_ATTRIBUTES[method], "") if method in _NAME_ATTRIBUTES else ""
     return f"{method} {name}" if _NAME.fullmatch(name) else method
 
 

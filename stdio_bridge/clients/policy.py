@@ -16,20 +16,14 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, fold_method
+from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, USED_PARAMETERS, fold_method
 from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide, unknown
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
 from .quotas import Quotas, RunningCalls, is_call
 
 # Requests that use one thing, and the parameter that names it.
-_USES = {
-    "tools/call": (Primitive.TOOLS, "name"),
-    "prompts/get": (Primitive.PROMPTS, "name"),
-    "resources/read": (Primitive.RESOURCES, "uri"),
-    "resources/subscribe": (Primitive.RESOURCES, "uri"),
-    "resources/unsubscribe": (Primitive.RESOURCES, "uri"),
-}
+_USES = {method: (Primitive(method.partition("/")[0]), parameter) for method, parameter in USED_PARAMETERS.items()}
 # Requests for lists, the member of the result that is the list, and the member that names each of its elements.
 _LISTS = {
     "tools/list": (Primitive.TOOLS, "tools", "name"),

@@ -68,8 +68,18 @@ SERVER_INFO = META_PREFIX + "serverInfo"
 
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
+# Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
+REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+# The parameter that names what a request uses, by its method.
+USED_PARAMETERS = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "resources/subscribe": "uri",
+    "resources/unsubscribe": "uri",
+}
 # Which parameter a request is named after, in `Mcp-Name`.
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED_BY = {method: parameter for method, parameter in USED_PARAMETERS.items() if method not in REMOVED}
 # Those that may be answered with InputRequiredResult (2026-07-28, "Supported Requests"): the same three.
 MAY_NEED_INPUT = frozenset(NAMED_BY)
 CACHEABLE = frozenset(
@@ -82,8 +92,6 @@ CACHEABLE = frozenset(
         "resources/read",
     }
 )
-# Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
-REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 
 LISTEN = "subscriptions/listen"
 # Every request of a client, in all revisions and in the extension for tasks.

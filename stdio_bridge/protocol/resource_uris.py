@@ -18,6 +18,7 @@ _DOT_SEGMENT = re.compile(r"(?:^|[/:])\.\.?(?=[/?#]|$)")
 # The URL Standard reads `http:host`, `http:///host` and `file:/path` as `http://host` and `file:///path`.
 _MISSING_SLASHES = re.compile(r"(?:https?|wss?|ftp):(?!//[^/])|file:(?!//(?!//))", re.IGNORECASE)
 _SCHEME_AND_AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*:(?://[^/?#]*)?", re.IGNORECASE)
+_QUERY = re.compile(r"[?#]")
 _REPEATED_SLASHES = re.compile(r"/{2,}")
 
 
@@ -38,6 +39,11 @@ def normalize_pattern(pattern: str) -> tuple[str, ...]:
     if "*" not in pattern:
         return (normalize_uri(pattern),)
     return tuple(_normalize(pattern.replace("*", _WILDCARD)).split(_WILDCARD))
+
+
+def without_query(uri: str) -> str:
+    """Return what a record may hold of a URI: the rest may be what is searched for, or a secret."""
+    return _QUERY.split(uri, maxsplit=1)[0]
 
 
 def _normalize(uri: str) -> str:
