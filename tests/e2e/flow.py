@@ -45,13 +45,13 @@ class SourceAddress(HTTPAdapter):
         super().init_poolmanager(*args, source_address=(self._address, 0), **options)
 
 
-def register(issuer: str) -> str:
+def register(issuer: str, *, client_name: str = "Test") -> str:
     """Register a public client and return its id."""
     answer = requests.post(
         f"{issuer}/register",
         json={
             "redirect_uris": [REDIRECT_URI],
-            "client_name": "Test",
+            "client_name": client_name,
             "token_endpoint_auth_method": "none",
             "grant_types": ["authorization_code", "refresh_token"],
         },

@@ -13,7 +13,7 @@ import requests
 from auth_service.app.traefik.middlewares import ORIGIN_HEADERS
 from tests.browser import Browser, Form
 from tests.e2e.conftest import RunningStack
-from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
+from tests.e2e.flow import MCP_HEADERS, Tokens, initialize, log_in, refresh, register
 from tests.e2e.router import Backend, Router
 
 
@@ -161,10 +161,11 @@ def test_a_user_who_declines_gives_no_code(stack: RunningStack) -> None:
 
 def test_a_user_ends_access_on_the_account_page_and_the_token_is_refused_at_once(stack: RunningStack) -> None:
     browser = Browser()
-    tokens = log_in(stack.issuer, stack.resource("time"), browser=browser)
+    client_id = register(stack.issuer, client_name="Ended on the page")
+    tokens = log_in(stack.issuer, stack.resource("time"), browser=browser, client_id=client_id)
     assert initialize(stack.resource("time"), tokens.access_token).status_code == 200
     page = browser.session.get(f"{stack.issuer}/account", timeout=10)
-    form = Form(page.text)
+    form = Form(next(card for card in page.text.split("<li>") if "Ended on the page" in card))
     ended = browser.session.post(form.action or "", data=form.fields | {"action": "end"}, timeout=10)
     assert "Access ended" in ended.text
     assert initialize(stack.resource("time"), tokens.access_token).status_code == 401

@@ -88,8 +88,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_a_request_without_a_session_id_reaches_the_replica_that_has_its_grants_session_from_any_address(
     site: Site,
 ) -> None:
-    replicas = set()
-    for number, address in enumerate(ADDRESSES[:12]):
+    replicas: set[str] = set()
+    for number, address in enumerate(ADDRESSES):
+        # The router chooses by the address. A few of them may all lead to two of the replicas.
+        if number >= 6 and replicas == set(NAMES):
+            break
         site.grant = f"grant-{number}"
         session = site.post("initialize", INITIALIZE, address=address).headers["Mcp-Session-Id"]
         replicas.add(session[0])

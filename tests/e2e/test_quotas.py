@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ LIMIT = "the limit of calls to tool make is 2 per minute and user"
 @pytest.fixture(params=["legacy", "modern"])
 def limited(request: pytest.FixtureRequest, stack: RunningStack, tmp_path: Path) -> Iterator[str]:
     """The URL of a server of each era, whose bridge begins with nothing counted."""
-    name = f"limited-{request.param}"
+    # A name of its own: the router may still have the routes of the test before when the auth service has these.
+    name = f"limited-{request.param}-{secrets.token_hex(4)}"
     url = stack.resource(name)
     credentials = load_credentials(stack.state_directory / "credentials")
     former = (stack.state_directory / "settings.json").read_text()
