@@ -11,6 +11,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.errors import HttpError, bad_request, not_allowed
 from stdio_bridge.protocol.jsonrpc import Kind, Message
+from stdio_bridge.protocol.mcp import LISTEN, fold_method
 from stdio_bridge.protocol.request_metadata import unsupported
 from stdio_bridge.servers.leases import Leases
 
@@ -56,6 +57,10 @@ class LegacyEra:
                 reply = next(replies)
                 if position in refusals:
                     reply.finish(refusals[position], CallOutcome.DENIED)
+                elif fold_method(message["method"]) == LISTEN:
+                    # Of the modern era only. A modern server would take it, without regard to rules.
+                    text = "Method not found"
+                    reply.finish(jsonrpc.error(message["id"], jsonrpc.METHOD_NOT_FOUND, text), CallOutcome.ERROR)
                 else:
                     session.request(message, reply)
             elif kind is Kind.NOTIFICATION:

@@ -484,6 +484,14 @@ def test_of_a_subscription_only_what_is_known_is_passed_on(bridge: Bridge) -> No
     assert client.send("subscriptions/listen", {}).message["error"]["code"] == -32602
 
 
+@pytest.mark.parametrize("method", ["subscriptions/listen", "Subscriptions/Listen"])
+def test_a_legacy_client_has_no_subscriptions_of_the_modern_era(bridge: Bridge, method: str) -> None:
+    client = Client(bridge, "legacy")
+    said = client.send(method, {"notifications": {"toolsListChanged": True, "acme/watch": ["drop"]}})
+    assert (said.status, said.message["error"]["code"]) == (200, -32601)
+    assert "acme/watch" not in json.dumps(client.reached())
+
+
 # Tasks of 2025-11-25
 
 
