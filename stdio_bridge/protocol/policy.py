@@ -14,7 +14,7 @@ from .argument_schemas import ArgumentSchema
 from .jsonrpc import INVALID_PARAMS
 from .mcp import LEGACY_RESOURCE_NOT_FOUND
 from .quotas import Quota
-from .resource_uris import AmbiguousUriError, normalize_pattern, normalize_uri
+from .resource_uris import AmbiguousUriError, normalize_pattern, normalize_uri, without_file_host
 
 
 class Primitive(enum.Enum):
@@ -182,8 +182,8 @@ class ResourceRules(Rules):
     """The rules for resources, by their URIs.
 
     A URI must satisfy the rule for it as it is written and the rule for its normal form, in which the rules are
-    compared, too: a server that takes two spellings for one resource does not get round a rule. One that servers read
-    in different ways does not exist.
+    compared, too: a server that takes two spellings for one resource does not get round a rule. A file of a host must
+    satisfy the rule for the local file, too. A URI that servers read in different ways does not exist.
     """
 
     def __init__(self, *, default: Rule, rules: Mapping[str, Rule]) -> None:
@@ -197,9 +197,12 @@ class ResourceRules(Rules):
     def find(self, name: str) -> tuple[Rule, ...]:
         """Return the rules that a use must satisfy."""
         try:
-            return self._rules.find(name), self._normal.find(normalize_uri(name))
+            normal = normalize_uri(name)
         except AmbiguousUriError:
             return (_DENIED,)
+        local = without_file_host(normal)
+        rules = self._rules.find(name), self._normal.find(normal)
+        return rules if local == normal else (*rules, self._normal.find(local))
 
     def find_unmatched(self, names: Iterable[str], templates: Iterable[str] = ()) -> list[str]:
         """Return the rules that match none of these URIs, nor what a template can stand for, sorted."""
