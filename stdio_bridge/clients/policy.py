@@ -16,7 +16,7 @@ from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
-from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, USED_PARAMETERS, fold_method
+from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, MAX_KEPT_CHARACTERS, USED_PARAMETERS, fold_method
 from stdio_bridge.protocol.policy import HIDDEN, Decision, Primitive, ResourceRules, Rule, Rules, decide, unknown
 from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
@@ -85,10 +85,10 @@ class Policy:
         return Access(self, identity)
 
     def learn_task(self, user: str, result: Message, rules: Iterable[Rule]) -> None:
-        """Note the rules that a call was held to, if its result is a task."""
+        """Note the rules that a call was held to, if its result is a task. One with a long id stays unknown."""
         task = result.get("task", result)
         task_id = task.get("taskId") if isinstance(task, dict) else None
-        if isinstance(task_id, str):
+        if isinstance(task_id, str) and len(task_id) <= MAX_KEPT_CHARACTERS:
             tasks = self._tasks.setdefault(user, {})
             self.known_tasks += task_id not in tasks
             # Processes may give the same id to tasks of several tools.

@@ -552,6 +552,20 @@ def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> Non
     assert policy.find_task("u", "-1") is None
 
 
+def test_a_task_with_a_long_id_is_not_kept_and_stays_hidden() -> None:
+    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
+    access = policy.access_of(Identity(user="u"))
+    for length, refused in [(256, False), (257, True)]:
+        task_id = "x" * length
+        policy.learn_task("u", {"task": {"taskId": task_id}}, [Rule()])
+        asked = rpc("tasks/get", {"taskId": task_id})
+        assert bool(access.check([asked])) == refused
+        answer = {"jsonrpc": "2.0", "id": 1, "result": {"tasks": [{"taskId": task_id}]}}
+        assert bool(access.answered(rpc("tasks/list", {}), answer)["result"]["tasks"]) != refused
+    policy.learn_task("other", {"taskId": "x" * 257}, [Rule()])
+    assert policy.known_tasks == 1
+
+
 def test_the_tasks_of_all_users_are_bounded_and_the_user_with_most_loses_its_oldest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
