@@ -111,6 +111,8 @@ let
           WatchdogSec = 60;
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;
+          # A net: all that clients and the server's processes send it is held within bounds of its own.
+          MemoryMax = "2G";
           OpenFile = "${escaped (if derived then keys.identityKeyFile name else server.identityKeyFile)}:identity-key:read-only";
           # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
           # directory, because the socket in it may be made again.

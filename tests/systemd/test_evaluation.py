@@ -476,6 +476,7 @@ def test_what_an_operator_sets_of_a_unit_adds_to_its_sandbox_or_replaces_one_par
     ("unit", "line"),
     [
         ("mcp-auth-service", "WatchdogSec=30"),
+        ("mcp-bridge-local", "MemoryMax=3G"),
         ("mcp-gateway-health", "TimeoutStartSec=1min"),
         ("mcp-gateway-logs", "PrivateNetwork=false"),
     ],
@@ -496,7 +497,9 @@ def test_limits_are_of_one_process_of_a_server_and_of_all_together() -> None:
     # The unit's first process is one of its tasks.
     assert {"MemoryMax=512M", "TasksMax=65", "CPUQuota=50%"} <= set(units["mcp-server-notes@.service"])
     assert {"MemoryMax=2G", "TasksMax=512", "CPUQuota=150%"} <= set(units["mcp-gateway-notes.slice"])
-    assert not [line for line in units["mcp-bridge-notes.service"] if line.startswith(("MemoryMax", "CPUQuota"))]
+    # The bridge's own is none of the server's.
+    limits = ("MemoryMax", "TasksMax", "CPUQuota")
+    assert [line for line in units["mcp-bridge-notes.service"] if line.startswith(limits)] == ["MemoryMax=2G"]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -271,6 +271,7 @@
   # What an operator sets of the gateway's own units.
   systemd.services = {
     mcp-auth-service.serviceConfig.WatchdogSec = 30;
+    mcp-bridge-local.serviceConfig.MemoryMax = "3G";
     mcp-gateway-health.serviceConfig.TimeoutStartSec = "1min";
     mcp-gateway-logs.serviceConfig.PrivateNetwork = false;
   };
