@@ -31,6 +31,9 @@ rec {
   enabled = lib.filterAttrs (_: server: server.enable) cfg.servers;
   bridged = lib.filterAttrs (_: server: server.url == null) enabled;
 
+  # A server without scopes of its own has `mcp`.
+  scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
+
   # Every bridge of one server: { name, host, address, port, offset, instance }.
   replicasOf =
     server:

@@ -19,9 +19,7 @@ let
         client.secretFile
       ];
       unknownServers = lib.filter (server: !(topology.enabled ? ${server})) client.servers;
-      # A server without scopes of its own has `mcp`.
-      scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
-      known = lib.concatMap (server: scopesOf topology.enabled.${server}) (
+      known = lib.concatMap (server: topology.scopesOf topology.enabled.${server}) (
         lib.subtractLists unknownServers client.servers
       );
       unknownScopes = lib.subtractLists known client.scopes;

@@ -10,8 +10,6 @@ let
   inherit (gatewayLib) topology;
   option = "services.mcp-oauth-gateway";
 
-  scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
-
   # As far as it can be seen here; the bridge looks closer, when its file is built.
   isLock = lock: lib.isAttrs lock && lock.version or null == 1 && lib.isAttrs (lock.tools or null);
 
@@ -59,7 +57,7 @@ let
         ++ map (scope: {
           assertion = false;
           message = "${option}.servers.${name}.${kind}.rules.\"${pattern}\".scopes: the server has no scope \"${scope}\".";
-        }) (lib.subtractLists (scopesOf server) rule.scopes)
+        }) (lib.subtractLists (topology.scopesOf server) rule.scopes)
       ) rules
     );
 in
