@@ -187,6 +187,47 @@ def test_a_catalog_knows_tools_until_they_change() -> None:
     assert catalog.find("t") is None
 
 
+def annotated(name: str, parameter: str) -> dict[str, object]:
+    schema = {"properties": {parameter: {"type": "string", "x-mcp-header": "Region"}}}
+    return {"name": name, "inputSchema": schema}
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\ud800"])
+def test_a_catalog_knows_tools_of_any_name_by_a_digest(name: str) -> None:
+    catalog = ToolCatalog()
+    catalog.learn({"tools": [annotated(name, "region")]})
+    found = catalog.find(name)
+    assert found is not None
+    assert [mirrored.path for mirrored in found] == [("region",)]
+    assert catalog.find(name + "x") is None
+    assert [len(key) for key in catalog._tools] == [32]
+
+
+def test_a_catalog_keeps_parameters_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdio_bridge.protocol.tool_catalog._MAX_SIZE", 1000)
+    catalog = ToolCatalog()
+    for _ in range(10):  # what is listed again is counted once
+        catalog.learn({"tools": [annotated("kept", "x" * 700), annotated("too large", "x" * 300)]})
+    kept = catalog.find("kept")
+    assert kept is not None
+    assert [len(mirrored.path[0]) for mirrored in kept] == [700]
+    assert catalog.find("too large") is None
+    catalog.complete = True
+    assert catalog.find("too large") == ()
+    catalog.forget()
+    catalog.learn({"tools": [annotated("too large", "x" * 300)]})
+    assert catalog.find("too large")
+
+
+def test_a_catalog_learns_a_tool_again_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdio_bridge.protocol.tool_catalog._MAX_TOOLS", 1)
+    catalog = ToolCatalog()
+    catalog.learn({"tools": [{"name": "a"}, {"name": "b"}]})
+    assert (catalog.find("a"), catalog.find("b")) == ((), None)
+    catalog.learn({"tools": [annotated("a", "region")]})
+    assert catalog.find("a")
+
+
 @pytest.mark.parametrize("result", [None, [], {}, {"tools": {}}, {"tools": None}])
 def test_a_catalog_takes_any_answer(result: object) -> None:
     ToolCatalog().learn(result)
