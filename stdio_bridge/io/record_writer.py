@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from .metrics import Counter
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 32 * 1024
+_MAX_WAITING_BYTES = 16 << 20
 _AT_ONCE = 128
 _RETRY_SECONDS = 0.05
 _LAST_SECONDS = 2.0
@@ -130,15 +131,21 @@ class RecordWriter:
         self._lost = lost
         self._log = LimitedLog(log, loop.clock, per_second=_LOGGED_FAILURES_PER_SECOND)
         self._waiting: collections.deque[bytes] = collections.deque()
+        self._bytes = 0
         self._is_retrying = False
 
     def write(self, lines: Iterable[bytes]) -> None:
         """Write lines, or let them wait for those before them."""
-        self._waiting.extend(lines)
+        for line in lines:
+            self._waiting.append(line)
+            self._bytes += len(line)
         if not self._is_retrying:
             self._send()
-        elif len(self._waiting) > _MAX_WAITING:
-            self._lose(len(self._waiting) - _MAX_WAITING)
+        elif self._has_too_many():
+            self._lose_while(self._has_too_many)
+
+    def _has_too_many(self) -> bool:
+        return len(self._waiting) > _MAX_WAITING or self._bytes > _MAX_WAITING_BYTES
 
     def _send(self) -> None:
         self._is_retrying = False
@@ -153,6 +160,7 @@ class RecordWriter:
 
     def _take(self, written: int) -> None:
         """Remove what is written from what waits. The rest of a line goes on in the next turn."""
+        self._bytes -= written
         while written:
             first = self._waiting.popleft()
             if len(first) > written:
@@ -160,10 +168,11 @@ class RecordWriter:
                 return
             written -= len(first)
 
-    def _lose(self, lines: int) -> None:
-        for _ in range(lines):
-            self._waiting.pop()
-        self._lost.add(lines)
+    def _lose_while(self, is_to_lose: Callable[[], bool]) -> None:
+        before = len(self._waiting)
+        while is_to_lose():
+            self._bytes -= len(self._waiting.pop())
+        self._lost.add(before - len(self._waiting))
         self._log.log(logging.ERROR, "records of calls were lost")
 
     def close(self) -> None:
@@ -171,5 +180,5 @@ class RecordWriter:
         self._destination.wait(_LAST_SECONDS)
         self._send()
         if self._waiting:
-            self._lose(len(self._waiting))
+            self._lose_while(lambda: bool(self._waiting))
         self._destination.close()

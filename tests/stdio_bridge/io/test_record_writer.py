@@ -82,6 +82,27 @@ def test_lines_beyond_the_bound_are_lost_and_counted(loop: Loop, monkeypatch: py
     assert destination.waits > 0
 
 
+def test_lines_beyond_the_bound_in_bytes_are_lost_and_counted(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_writer, "_MAX_WAITING_BYTES", 10)
+    destination, lost = Reluctant(), Counter()
+    writer = RecordWriter(destination, loop, lost)
+    writer.write([b"0123456\n"])  # its destination has yet to say that it takes nothing
+    writer.write([b"1\n", b"2\n"])
+    assert lost.value == 1
+    destination.takes = 4
+    while destination.written != b"0123456\n1\n":
+        turn(loop)
+    # What is written no longer counts.
+    destination.takes = BlockingIOError(errno.EAGAIN, "full")
+    for number in range(3, 10):
+        writer.write([b"%d\n" % number])
+    assert lost.value == 3
+    destination.takes = 100
+    writer.close()
+    assert destination.written == b"0123456\n1\n3\n4\n5\n6\n7\n"
+    assert lost.value == 3
+
+
 def test_what_is_not_written_at_the_end_is_counted(loop: Loop) -> None:
     destination, lost = Reluctant(), Counter()
     writer = RecordWriter(destination, loop, lost)
