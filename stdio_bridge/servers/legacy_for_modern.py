@@ -91,9 +91,9 @@ class LegacyForModern:
         level = client.metadata.log_level
         if level is not None and "logging" in self._capabilities and self._is_news(level):
             self._log_level = level
-            self.dispatcher.ask("logging/setLevel", {"level": level}, lambda _: call.begin())
+            self.dispatcher.ask("logging/setLevel", {"level": level}, lambda _: call.begin(client.message))
         else:
-            call.begin()
+            call.begin(client.message)
 
     def _is_news(self, level: str) -> bool:
         """Whether this level is lower than the server's; messages below a call's own level are left out later."""
@@ -184,13 +184,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 class LegacyCall:
     """A call of a legacy server, suspended while its client is asked: it may outlast the request that began it.
 
-    A client waits while it is NEW or AT_SERVER, and no other time.
+    A client waits while it is NEW or AT_SERVER, and no other time. The request, which may be large, is not kept.
     """
 
     def __init__(self, backend: LegacyForModern, user: _User, client: ModernCaller) -> None:
         self._backend = backend
         self._user = user
-        self._request = client.message
+        self._method = client.method
         self._state = State.NEW
         self._client: ModernCaller | None = None
         self._call: Call | None = None
@@ -218,11 +218,11 @@ class LegacyCall:
             self._backend.waits_no_more(client)
         return client
 
-    def begin(self) -> None:
+    def begin(self, request: Message) -> None:
         """Pass the request on, unless its client has left already."""
         if self._take(Input.BEGIN) is not None:
             self._user.calls.append(self)
-            self._call = self._backend.dispatcher.request(self._user, to_legacy.request(self._request), self)
+            self._call = self._backend.dispatcher.request(self._user, to_legacy.request(request), self)
 
     # What the server says
 
@@ -266,7 +266,7 @@ class LegacyCall:
 
     def _ask(self, request: Message) -> None:
         dispatcher, client = self._backend.dispatcher, self._client
-        if self._request["method"] not in MAY_NEED_INPUT:
+        if self._method not in MAY_NEED_INPUT:
             dispatcher.refuse(self._user, request, "the client cannot be asked during this request")
         elif client is None:
             self._asked[request["id"]] = request
