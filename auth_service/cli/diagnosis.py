@@ -11,13 +11,14 @@ import click
 
 from auth_service.backends import health as handshakes
 from auth_service.backends.assertions import derive_identity_key
-from auth_service.settings import Credentials, SettingsError, load_identity_key, load_master_key, load_settings
+from auth_service.settings import SettingsError, load_identity_key, load_settings
 
 from .doctor.examination import examine
 from .doctor.findings import Finding, Status
 from .operator import (
     Operator,
     as_json,
+    load_derivable,
     master_key_option,
     print_json,
     print_record,
@@ -98,7 +99,7 @@ def health(
     if identity_keys is not None:
         keys = {name: load_identity_key(identity_keys / f"identity-{name}") for name in chosen}
     else:
-        credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+        credentials = load_derivable(master_key)
         keys = {name: derive_identity_key(credentials, name) for name in chosen}
     width = max(map(len, chosen))
     results = []

@@ -13,12 +13,13 @@ import click
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.keys.signing_key_rotation import PUBLICATION_SECONDS, KeyInUseError, KeyState
 from auth_service.oauth.introspection import derive_introspection_key
-from auth_service.settings import Credentials, SettingsError, load_master_key
+from auth_service.settings import Credentials, SettingsError
 
 from .operator import (
     IdCommand,
     Operator,
     as_json,
+    load_derivable,
     master_key_option,
     print_record,
     print_records,
@@ -107,7 +108,7 @@ def introspection(*, name: str, master_key: Path) -> None:
 def _print_derived(name: str, master_key: Path, derive: Callable[[Credentials, str], bytes]) -> None:
     if not _RESOURCE_NAME.fullmatch(name):
         raise SettingsError(f"{name}: is no server name: use lower-case letters, digits and inner hyphens")
-    credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+    credentials = load_derivable(master_key)
     click.echo(derive(credentials, name).decode())
 
 

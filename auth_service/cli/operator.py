@@ -24,9 +24,11 @@ from auth_service.ops.logs import AuditHandler, LineFormatter, escape
 from auth_service.protocol.clients import MACHINE_PREFIX
 from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
+    Credentials,
     Settings,
     SettingsError,
     load_credentials,
+    load_master_key,
     load_redis_password,
     load_settings,
 )
@@ -142,6 +144,11 @@ master_key_option = click.option(
     metavar="FILE",
     help="The key from which all others are derived; by default the one of the running service.",
 )
+
+
+def load_derivable(master_key: Path) -> Credentials:
+    """Return credentials that only derive keys. Raises SettingsError as `load_master_key`."""
+    return Credentials(client_secret="", master_key=load_master_key(master_key))
 
 
 def with_operator(

@@ -13,9 +13,9 @@ from auth_service.backends import surveys
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.backends.surveys import Answer, Change, Survey
 from auth_service.ops.logs import escape
-from auth_service.settings import Credentials, load_master_key, load_settings
+from auth_service.settings import load_settings
 
-from .operator import as_json, master_key_option, print_json, settings_option
+from .operator import as_json, load_derivable, master_key_option, print_json, settings_option
 
 P = ParamSpec("P")
 _MAX_NAMED = 20
@@ -45,7 +45,7 @@ def _with_answers(command: Callable[Concatenate[list[Answer], P], None]) -> Call
         if name not in settings.resources:
             known = ", ".join(settings.resources)
             raise click.UsageError(f"{name}: no server has that name; known servers: {known}")
-        credentials = Credentials(client_secret="", master_key=load_master_key(master_key))
+        credentials = load_derivable(master_key)
         answers = list(surveys.ask_all(settings, {name: derive_identity_key(credentials, name)}))
         for each in answers:
             if isinstance(each.survey, Survey):
