@@ -51,6 +51,8 @@ _NAMESPACES = {
 _SUBSCRIPTIONS = "resourceSubscriptions"
 _TASK_IDS = "taskIds"
 _ALLOWED = Decision(exists=True)
+# Of one batch: to collect errors takes longer than to check.
+_MAX_EXPLAINED_REFUSALS = 10
 _MAX_TASKS_PER_USER = 1000
 _MAX_TASKS = 100_000
 
@@ -146,7 +148,7 @@ class Access:
             try:
                 decision = self._decide(message["method"], jsonrpc.params_of(message))
                 if decision.is_allowed:
-                    self._check_arguments(message)
+                    self._check_arguments(message, explain=len(refusals) < _MAX_EXPLAINED_REFUSALS)
             except _Refused as refused:
                 refusals[position] = jsonrpc.error(message["id"], refused.code, str(refused), refused.data)
             else:
@@ -198,13 +200,13 @@ class Access:
         rules = self.policy.rules.get(primitive) if primitive is not None else None
         return () if rules is None else rules.find(jsonrpc.params_of(message)[member])
 
-    def _check_arguments(self, message: Message) -> None:
+    def _check_arguments(self, message: Message, *, explain: bool) -> None:
         """Check the arguments of a use. Raises _Refused."""
         for rule in self._rules_for(message):
             if rule.arguments is None:
                 continue
             arguments = jsonrpc.params_of(message).get("arguments")
-            fault = rule.arguments.find_fault({} if arguments is None else arguments)
+            fault = rule.arguments.find_fault({} if arguments is None else arguments, explain=explain)
             if fault is not None:
                 raise _Refused(jsonrpc.INVALID_PARAMS, f"Invalid arguments: {fault}")
 

@@ -77,8 +77,11 @@ class ArgumentSchema:
         self._divides = "multipleOf" in used
         self._max_depth = _MAX_BRANCHING_DEPTH if used & _REFERENCES and used & _BRANCHES else None
 
-    def find_fault(self, arguments: object) -> str | None:
-        """Return what is wrong with the arguments, without any value; by the names of the members where it is cheap."""
+    def find_fault(self, arguments: object, *, explain: bool = True) -> str | None:
+        """Return what is wrong with the arguments, without any value.
+
+        With `explain`, and where schema and arguments are small and plain, it names the members.
+        """
         if not isinstance(arguments, dict):
             return "arguments: must be an object"
         size = _measure(arguments)
@@ -92,7 +95,7 @@ class ArgumentSchema:
             if self._validator.is_valid(arguments):
                 return None
             is_small = len(text) <= _MAX_EXPLAINED_CHARACTERS and size.depth <= _MAX_EXPLAINED_DEPTH
-            if not is_small or not self._is_explained:
+            if not (explain and is_small and self._is_explained):
                 return "arguments: do not keep to the schema of the rule that decides about this call"
             faults = itertools.islice(self._validator.iter_errors(arguments), _MAX_FAULTS)
             return "; ".join(

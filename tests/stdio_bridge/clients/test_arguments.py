@@ -220,6 +220,17 @@ def test_each_request_of_a_batch_is_checked_by_itself(bridge: Bridge) -> None:
     ]
 
 
+def test_only_the_first_refusals_of_a_batch_are_explained(bridge: Bridge) -> None:
+    client = Client(bridge, "legacy", scope="write")
+    client.headers["Mcp_Session_Id"] = bridge.initialize("2025-03-26", **client.identity("write", ""))
+    calls = [rpc("tools/call", {"name": "make", "arguments": {"path": 1}}, number) for number in range(12)]
+    answers = {each["id"]: each["error"] for each in client.post(calls).messages}
+    assert {error["code"] for error in answers.values()} == {-32602}
+    explained = 'Invalid arguments: arguments.path: the value is not of type "string"'
+    refused = "Invalid arguments: arguments: do not keep to the schema of the rule that decides about this call"
+    assert [answers[number]["message"] for number in range(12)] == [explained] * 10 + [refused] * 2
+
+
 @pytest.fixture(params=["legacy server", "modern server"])
 def asking(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModernClient]:
     (tmp_path / "bridge.json").write_text(json.dumps(RULES))
