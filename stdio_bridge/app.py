@@ -145,9 +145,9 @@ class Bridge:
     def _post(self, request: Request, response: Response, identity: Identity) -> None:
         body = parse_body(request)
         records = self._records.begin(request, body, identity)
-        if self._spans is not None:
-            body = self._spans.begin(request, body, records)
         try:
+            if self._spans is not None:
+                body = self._spans.begin(request, body, records)
             # A running call may need its client's answers and notifications to finish.
             if self._draining and body.requests:
                 raise stopping()

@@ -162,7 +162,17 @@ class CallRecords:
         if not self._observers:
             return [self._unobserved] * len(body.requests)
         header = request.headers.get("traceparent")
-        records = []
+        records: list[CallRecord] = []
+        try:
+            self._begin(body, identity, header, records)
+        except Exception:
+            # Those who were told of a beginning are told of an end.
+            for record in records:
+                record.end(CallOutcome.ERROR, error_code=jsonrpc.INTERNAL_ERROR)
+            raise
+        return records
+
+    def _begin(self, body: Body, identity: Identity, header: str | None, records: list[CallRecord]) -> None:
         for message in body.requests:
             size = len(jsonrpc.encode(message)) if body.batch else body.size
             record = CallRecord(
@@ -180,7 +190,6 @@ class CallRecords:
                 end = observer.begin(record, message)
                 if end is not None:
                     record.observe(end)
-        return records
 
     def close(self) -> None:
         """End the records of the calls that are still unanswered: their servers end with the bridge."""

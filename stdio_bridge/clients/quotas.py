@@ -24,6 +24,7 @@ from .call_records import CallEnd, CallRecord
 _CALLS = frozenset({"tools/call", "prompts/get", "resources/read"})
 # What only a repetition has (2026-07-28, "Multi Round-Trip Requests").
 _OF_REPETITION = frozenset({"inputResponses", "requestState"})
+_MAX_REPETITIONS_PER_USER = 1000
 _MAX_REPETITIONS = 10_000
 
 
@@ -75,9 +76,10 @@ class Quotas:
         )
         self._clock = clock
         self.rates = CallRates()
-        # How often a call may be repeated, as the server has answered it with questions; the oldest first. With other
-        # arguments, or another state than the answer had, it is another call.
-        self._repetitions: collections.OrderedDict[str, int] = collections.OrderedDict()
+        # How often a user may repeat a call, as the server has answered it with questions. With other arguments, or
+        # another state than the answer had, it is another call. Of each user the oldest is first.
+        self._repetitions: dict[str, collections.OrderedDict[str, int]] = {}
+        self._kept_repetitions = 0
 
     @property
     def hold_for_all(self) -> bool:
@@ -110,16 +112,17 @@ class Quotas:
                 raise _over(excess)
             self.rates.count(user, wanted, now)
         for key in repeated:
-            self._repetitions[key] -= 1
-            if not self._repetitions[key]:
-                del self._repetitions[key]
+            self._repetitions[user][key] -= 1
+            if not self._repetitions[user][key]:
+                self._forget_repetition(user, key)
 
     def _is_repetition(self, user: str, message: Message, repeated: list[str]) -> bool:
         """Whether the server's answer lets the user repeat this call. Adds its key to those that do."""
         if not _OF_REPETITION & jsonrpc.params_of(message).keys():
             return False
         key = _key(user, message, jsonrpc.params_of(message).get("requestState"))
-        if self._repetitions.get(key, 0) <= repeated.count(key):
+        kept = self._repetitions.get(user)
+        if kept is None or kept.get(key, 0) <= repeated.count(key):
             return False
         repeated.append(key)
         return True
@@ -129,10 +132,21 @@ class Quotas:
         if result.get("resultType") != "input_required" or not is_call(request):
             return
         key = _key(user, request, result.get("requestState"))
-        self._repetitions[key] = self._repetitions.get(key, 0) + 1
-        self._repetitions.move_to_end(key)
-        if len(self._repetitions) > _MAX_REPETITIONS:
-            self._repetitions.popitem(last=False)
+        kept = self._repetitions.setdefault(user, collections.OrderedDict())
+        self._kept_repetitions += key not in kept
+        kept[key] = kept.get(key, 0) + 1
+        kept.move_to_end(key)
+        if len(kept) > _MAX_REPETITIONS_PER_USER:
+            self._forget_repetition(user, next(iter(kept)))
+        elif self._kept_repetitions > _MAX_REPETITIONS:
+            most = max(self._repetitions, key=lambda each: len(self._repetitions[each]))
+            self._forget_repetition(most, next(iter(self._repetitions[most])))
+
+    def _forget_repetition(self, user: str, key: str) -> None:
+        del self._repetitions[user][key]
+        self._kept_repetitions -= 1
+        if not self._repetitions[user]:
+            del self._repetitions[user]
 
 
 def _key(user: str, request: Message, state: object) -> str:

@@ -156,6 +156,25 @@ def test_what_nothing_has_ended_ends_with_the_bridge(watched: Watched) -> None:
     assert open_.outcome is CallOutcome.SERVER_EXIT
 
 
+def test_if_an_observer_fails_at_a_beginning_the_others_are_told_of_the_end() -> None:
+    class Failing:
+        def begin(self, record: CallRecord, message: Message) -> CallEnd:
+            if message["method"] == "ping":
+                return lambda ended: None
+            raise RuntimeError(message["method"])
+
+    observer = Observer()
+    records = CallRecords([observer, Failing()], clock=lambda: 0.0, time=lambda: 0.0)
+    messages = [rpc("ping", {}), rpc("tools/call", {"name": "look"}), rpc("ping", {})]
+    body = Body(messages=messages, requests=messages, batch=True, size=1)
+    with pytest.raises(RuntimeError, match="tools/call"):
+        records.begin(cast("Request", _Request()), body, ANYONE)
+    assert observer.ended == [record for record, _ in observer.begun]
+    assert [(record.outcome, record.error_code) for record in observer.ended] == [(CallOutcome.ERROR, -32603)] * 2
+    records.close()
+    assert len(observer.ended) == 2
+
+
 def test_without_observers_no_record_is_made() -> None:
     records = CallRecords([], clock=lambda: 0.0, time=lambda: 0.0)
     body = Body(messages=[], requests=[rpc("ping", {}), rpc("ping", {})], batch=True, size=1)

@@ -339,8 +339,9 @@ def test_an_answer_that_asks_nothing_frees_no_repetition() -> None:
         access.admit([call])
 
 
-def test_repetitions_that_are_expected_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stdio_bridge.clients.quotas._MAX_REPETITIONS", 2)
+@pytest.mark.parametrize("bound", ["_MAX_REPETITIONS", "_MAX_REPETITIONS_PER_USER"])
+def test_repetitions_that_are_expected_are_bounded(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(f"stdio_bridge.clients.quotas.{bound}", 2)
     access = access_of(calls_per_minute=3)
     asked = {"jsonrpc": "2.0", "id": 1, "result": {"resultType": "input_required"}}
     asking = [rpc("tools/call", {"name": name, "inputResponses": {}}) for name in "abc"]
@@ -350,6 +351,21 @@ def test_repetitions_that_are_expected_are_bounded(monkeypatch: pytest.MonkeyPat
     access.admit([asking[1], asking[2]])
     with pytest.raises(HttpError, match="over quota"):
         access.admit([asking[0]])
+
+
+def test_one_user_does_not_push_out_what_another_may_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdio_bridge.clients.quotas._MAX_REPETITIONS", 3)
+    access = access_of(calls_per_minute=1)
+    asked = {"jsonrpc": "2.0", "id": 1, "result": {"resultType": "input_required"}}
+    call = rpc("tools/call", {"name": "ask", "inputResponses": {}})
+    access.admit([call])
+    access.answered(call, asked)
+    other_user = access.policy.access_of(Identity(user="v"))
+    for name in "abcdef":
+        other_user.answered(rpc("tools/call", {"name": name}), asked)
+    access.admit([call])
+    with pytest.raises(HttpError, match="over quota"):
+        access.admit([call])
 
 
 def test_a_resource_that_two_rules_decide_about_counts_for_both_and_once_for_one() -> None:
