@@ -18,6 +18,8 @@ import click
 
 from auth_service.ops.logs import escape
 
+from .operator import parse_duration
+
 NAMESPACE: Final = "mcp-gateway-calls"
 IDENTIFIER: Final = "mcp-call"
 OUTCOMES: Final = (
@@ -35,8 +37,6 @@ Record = dict[str, Any]
 
 # Local users can write to a journal, but not in the name of another unit.
 _UNIT: Final = re.compile(r"mcp-bridge-.+\.service")
-_AGO: Final = re.compile(r"([0-9]{1,6})(s|m|h|d)")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DEFAULT_SINCE: Final = timedelta(days=1)
 _COLUMNS: Final = {"time": 24, "server": 12, "login": 16, "name": 28, "outcome": 11, "milliseconds": 12, "client": 0}
 _HEADINGS: Final = {"name": "tool or method", "login": "user", "milliseconds": "ms"}
@@ -47,8 +47,8 @@ def _parse_time(_context: click.Context | None, _option: click.Parameter | None,
     if value is None:
         return None
     try:
-        if ago := _AGO.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if (ago := parse_duration(value)) is not None:
+            return datetime.now(UTC) - timedelta(seconds=ago)
         read = datetime.fromisoformat(value)
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(

@@ -48,6 +48,9 @@ _ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:", MACHINE_PREF
 _HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
 """An id of a grant or key that begins with a hyphen; longer than any option."""
 
+_DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -280,6 +283,12 @@ def end_grants(
             f"all else is still there (registration, consents, browser sessions): Redis says {refusal.reason}. "
             "Run this again once Redis writes."
         )
+
+
+def parse_duration(text: str) -> int | None:
+    """Return the seconds of a duration such as 90m, 12h or 30d; None if the text is none."""
+    match = _DURATION.fullmatch(text)
+    return None if match is None else int(match[1]) * _UNITS[match[2]]
 
 
 def timestamp(seconds: float | None) -> str | None:
