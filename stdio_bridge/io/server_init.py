@@ -147,9 +147,8 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
     if user:
         if not user.isalnum():  # and so has no slash
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        own = Path(directory) / user
-        own.mkdir(mode=0o700, exist_ok=True)
-        _checked(libc.mount(os.fsencode(own), target, None, _MS_BIND, None))
+        _enter(Path(directory) / user)
+        _checked(libc.mount(b".", target, None, _MS_BIND, None))
     else:
         _checked(libc.mount(b"none", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0700"))
     # What it was in may have been covered.
@@ -157,6 +156,17 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
     _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     # Header and sets: of this process, none.
     _checked(libc.capset(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)))
+
+
+def _enter(own: Path) -> None:
+    """Make a directory the working directory, a new one where there is none. Raises OSError, also for a symlink."""
+    with contextlib.suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    entered = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchdir(entered)
+    finally:
+        os.close(entered)
 
 
 def _checked(returned: int) -> None:

@@ -443,3 +443,35 @@ def test_people_are_told_what_a_unit_reports(report: str, told: str) -> None:
 def wait_until_gone(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait(GRACE_SECONDS)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_a_user_has_is_a_directory_that_is_made_once(place: Path) -> None:
+    own = place / "75"
+    for _ in range(2):
+        server_init._enter(own)
+        assert Path.cwd() == own
+        os.chdir(place)
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("target", ["other", "missing", "file"])
+def test_what_a_user_has_is_not_what_a_symlink_names(place: Path, target: str) -> None:
+    (place / "other").mkdir()
+    (place / "file").touch()
+    (place / "75").symlink_to(place / target)
+    with pytest.raises(NotADirectoryError):
+        server_init._enter(place / "75")
+    assert Path.cwd() == place
+    assert not (place / "missing").exists()
+
+
+def test_what_a_user_has_is_no_file(place: Path) -> None:
+    (place / "75").touch()
+    with pytest.raises(NotADirectoryError):
+        server_init._enter(place / "75")
