@@ -24,7 +24,7 @@ from . import jsonrpc
 from .calls import Call, CallOutcome, CallsInFlight, CallTimeouts, Purpose
 from .events import Answer, Closed, Event, Notification, Progress, ServerRequest, ToServer, dropped
 from .jsonrpc import Message, RequestId
-from .mcp import SUBSCRIPTION_ID
+from .mcp import MAX_KEPT_CHARACTERS, SUBSCRIPTION_ID
 from .recipients import TOO_MANY_SUBSCRIPTIONS, Recipients
 
 _MAX_SERVER_REQUESTS = 1000
@@ -234,13 +234,16 @@ class Connection:
             return [_refusal(message["id"], text)]
         if self._is_asked_too_much(client):
             return [_refusal(message["id"], "too many requests are unanswered")]
+        token = jsonrpc.meta_of(message).get("progressToken")
+        if len(jsonrpc.encode(message["id"])) + len(jsonrpc.encode(token)) > 2 * MAX_KEPT_CHARACTERS:
+            return [_refusal(message["id"], "its id or its progress token is too long")]
         self._next_id += 1
         # A string, so that it differs from the integers of a client in logs and traces.
         wire_id = f"s{self._next_id}"
         self._asked[wire_id] = _ServerRequest(
             server_id=message["id"],
             client=client,
-            progress_token=jsonrpc.meta_of(message).get("progressToken"),
+            progress_token=token,
         )
         return [ServerRequest(client, self._calls.only_one_of(client), {**message, "id": wire_id})]
 

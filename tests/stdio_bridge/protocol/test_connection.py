@@ -204,6 +204,28 @@ def test_a_ping_of_the_server_is_answered_without_any_client(talk: Conversation)
     assert talk.sent == [{"jsonrpc": "2.0", "id": "p", "result": {}}]
 
 
+@pytest.mark.parametrize(
+    ("server_id", "token"), [("x" * 510, 1), (1, "x" * 510), ("x" * 256, "x" * 256), (1, ["x"] * 200)]
+)
+def test_a_question_with_a_long_id_or_progress_token_is_refused_and_not_kept(
+    talk: Conversation, server_id: object, token: object
+) -> None:
+    client = RecordingPeer()
+    talk.ask(client, 1)
+    talk.say(id=server_id, method="roots/list", params={"_meta": {"progressToken": token}})
+    assert client.received == []
+    assert talk.sent[-1]["id"] == server_id
+    assert "too long" in talk.sent[-1]["error"]["message"]
+    assert talk.connection._asked == {}
+
+
+def test_a_question_with_an_id_and_a_progress_token_of_some_length_is_asked(talk: Conversation) -> None:
+    talk.ask(RecordingPeer(), 1)
+    talk.say(id="x" * 250, method="roots/list", params={"_meta": {"progressToken": "y" * 250}})
+    assert [asked.server_id for asked in talk.connection._asked.values()] == ["x" * 250]
+    assert "error" not in talk.sent[-1]
+
+
 def test_a_question_that_the_server_takes_back_is_taken_back_where_it_was_asked(talk: Conversation) -> None:
     client = RecordingPeer()
     reply = talk.ask(client, 1)
