@@ -102,6 +102,9 @@ class Bridge:
 
     def _make_call_log(self, destination: Destination | None) -> CallLog | None:
         lost = self._registry.counter("mcp_bridge_lost_call_records_total", "Records of calls that were not written")
+        unrecorded = self._registry.counter(
+            "mcp_bridge_unrecorded_requests_total", "Requests without a record, as their users had too many"
+        )
         if destination is None:
             return None
         return CallLog(
@@ -110,6 +113,7 @@ class Bridge:
             server=self._options.server_name,
             arguments=self._options.record_arguments,
             key=self._verifier.key_for("recorded-arguments"),
+            unrecorded=unrecorded,
         )
 
     def __call__(self, request: Request, response: Response) -> None:

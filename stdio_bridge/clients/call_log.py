@@ -14,6 +14,7 @@ import json
 import time
 
 from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.metrics import Counter
 from stdio_bridge.io.record_writer import RecordWriter
 from stdio_bridge.options import RecordedArguments
 from stdio_bridge.protocol import jsonrpc
@@ -23,6 +24,7 @@ from stdio_bridge.protocol.resource_uris import without_query
 from stdio_bridge.protocol.trace_context import find_trace_context
 
 from .call_records import CallEnd, CallRecord
+from .record_allowances import RecordAllowances
 
 # Calls that end at about the same time are written together, which takes half of the time.
 _DELAY_SECONDS = 0.05
@@ -51,13 +53,18 @@ class CallLog:
         server: str,
         arguments: RecordedArguments = RecordedArguments.NONE,
         key: bytes,
+        unrecorded: Counter,
     ) -> None:
-        """`server` is the server's name; the key is that of digests of arguments."""
+        """`server` is the server's name; the key is that of digests of arguments.
+
+        `unrecorded` counts the records that are not written since their user has had too many.
+        """
         self._writer = writer
         self._loop = loop
         self._server = server
         self._arguments = arguments
         self._key = key
+        self._allowances = RecordAllowances(loop, unrecorded)
         self._ended: list[tuple[CallRecord, str]] = []
         self._heads: dict[tuple[str | None, ...], str] = {}
         self._second = -1
@@ -81,6 +88,8 @@ class CallLog:
         return f',"arguments_bytes":{len(text)},"arguments_begin":{beginning}'
 
     def _end(self, record: CallRecord, arguments: str = "") -> None:
+        if not self._allowances.admit(record):
+            return
         if not self._ended:
             self._loop.call_later(_DELAY_SECONDS, self._write)
         self._ended.append((record, arguments))
@@ -121,7 +130,8 @@ class CallLog:
         return head
 
     def close(self) -> None:
-        """Write what waits to be written."""
+        """Write what waits to be written, and log what was left out."""
+        self._allowances.report()
         self._write()
         self._writer.close()
 

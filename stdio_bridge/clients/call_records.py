@@ -44,6 +44,7 @@ class CallRecord:
         "outcome",
         "seconds",
         "traceparent",
+        "was_refused",
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class CallRecord:
         self.seconds = 0.0
         self.outcome: CallOutcome | None = None
         self.error_code: int | None = None
+        self.was_refused = False
         self._ends: tuple[CallEnd, ...] = ()
         self._clock = clock
         self._started = clock()
@@ -91,7 +93,9 @@ class CallRecord:
             self.end(outcome or CallOutcome.OK, bytes_out=bytes_out)
 
     def refused(self, error: HttpError) -> None:
-        """End with an HTTP error."""
+        """End with an HTTP error: the server has not seen the request."""
+        if self.outcome is None:
+            self.was_refused = True
         body = error.message["error"]
         self.end(_OUTCOMES.get(error.status[:3], CallOutcome.ERROR), error_code=body["code"])
 

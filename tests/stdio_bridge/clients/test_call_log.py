@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from stdio_bridge.io.metrics import Counter
 from stdio_bridge.io.record_writer import RecordWriter
 from stdio_bridge.options import RecordedArguments
 from stdio_bridge.protocol.calls import CallOutcome
+from stdio_bridge.protocol.errors import HttpError, bad_request
 from tests.stdio_bridge.running import rpc
 
 Message = dict[str, Any]
@@ -45,7 +46,8 @@ class Recording:
         self.loop = Loop()
         self.memory = Memory()
         writer = RecordWriter(self.memory, self.loop, Counter())
-        self.log = CallLog(writer, self.loop, server="notes", arguments=arguments, key=key)
+        self.unrecorded = Counter()
+        self.log = CallLog(writer, self.loop, server="notes", arguments=arguments, key=key, unrecorded=self.unrecorded)
 
     def line_of(
         self,
@@ -204,6 +206,95 @@ def test_full_arguments_are_recorded_up_to_their_bound() -> None:
     assert record["arguments_begin"].startswith('{"a":"xxx')
     assert len(record["arguments_begin"]) == 1024
     recording.loop.close()
+
+
+def end_many(
+    recording: Recording,
+    count: int,
+    *,
+    method: str = "tools/call",
+    outcome: CallOutcome = CallOutcome.DENIED,
+    error: HttpError | None = None,
+    identity: Identity = OCTOCAT,
+) -> None:
+    for _ in range(count):
+        message = rpc(method, {"name": "look"})
+        record = CallRecord(message, identity, bytes_in=1, traceparent=None, began_at=1.0, clock=lambda: 1.0)
+        record.observe(recording.log.begin(record, message))
+        if error is not None:
+            record.refused(error)
+        else:
+            record.end(outcome)
+
+
+@pytest.fixture
+def clock(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Stop the loop's clock, which only the test moves."""
+    now = [recording.loop.clock()]
+    monkeypatch.setattr(recording.loop, "clock", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        {"outcome": CallOutcome.DENIED},
+        {"outcome": CallOutcome.OVER_QUOTA},
+        {"outcome": CallOutcome.OK, "method": "tools/list"},
+        {"outcome": CallOutcome.ERROR, "method": "no/such"},
+        {"error": bad_request(-32600, "no")},
+    ],
+)
+def test_requests_that_cost_nothing_have_a_bounded_number_of_records(
+    recording: Recording, clock: list[float], caplog: pytest.LogCaptureFixture, ended: dict[str, Any]
+) -> None:
+    end_many(recording, 107, **ended)
+    clock[0] += 0.5
+    end_many(recording, 13, **ended)
+    assert recording.unrecorded.value == 7 + 3
+    end_many(recording, 5, outcome=CallOutcome.ERROR)
+    end_many(recording, 5, outcome=CallOutcome.OK, method="Prompts/Get")
+    end_many(recording, 5, identity=Identity(user="github:2"), **ended)
+    recording.log.close()
+    assert recording.memory.written.count(b"\n") == 100 + 10 + 15
+    assert [record.getMessage() for record in caplog.records] == [
+        "10 requests of 'github:1' have no record: too many were refused, or use nothing"
+    ]
+
+
+def test_what_has_no_record_is_logged_once_a_minute(
+    recording: Recording, clock: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[tuple[float, Callable[[], None]]] = []
+    monkeypatch.setattr(recording.loop, "call_later", lambda seconds, do: timers.append((seconds, do)))
+    for number in (3, 4):
+        end_many(recording, 100 + number)
+        reports = [do for seconds, do in timers if seconds == 60]
+        assert len(reports) == number - 2
+        assert len(caplog.records) == number - 3
+        reports[-1]()
+        assert caplog.records[-1].args == (number, "'github:1'")
+        clock[0] += 60
+
+
+def test_executed_calls_always_have_a_record(recording: Recording, clock: list[float]) -> None:
+    for outcome in (CallOutcome.OK, CallOutcome.TOOL_ERROR, CallOutcome.ERROR, CallOutcome.CLIENT_GONE):
+        end_many(recording, 300, outcome=outcome)
+    recording.log.close()
+    assert recording.memory.written.count(b"\n") == 1200
+    assert recording.unrecorded.value == 0
+
+
+def test_the_number_of_users_with_an_allowance_is_bounded_and_none_is_forgotten_unreported(
+    recording: Recording, clock: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stdio_bridge.clients.record_allowances._MAX_USERS", 2)
+    end_many(recording, 103)
+    for number in (2, 3):
+        end_many(recording, 1, identity=Identity(user=f"github:{number}"))
+    assert [record.args for record in caplog.records] == [(3, "'github:1'")]
+    recording.log.close()
+    assert len(caplog.records) == 1
 
 
 def test_calls_that_end_together_are_written_soon_and_in_order(recording: Recording) -> None:
