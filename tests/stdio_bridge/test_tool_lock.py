@@ -269,7 +269,8 @@ def test_an_unknown_method_for_tools_does_not_reach_the_server(start: Start, cli
 def test_a_call_without_an_id_does_not_reach_the_server(start: Start) -> None:
     with start(TOOLS) as bridge:
         client = Client(bridge, "legacy")
-        assert client.post({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "wipe"}}) == []
+        (answer,) = client.post({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "wipe"}})
+        assert answer["error"]["code"] == -32600
         assert "tools/call wipe" not in client.seen()
 
 
