@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -26,6 +28,18 @@ CLIENT = {"name": "test", "version": "1"}
 INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT}
 
 
+def wait_until_serving(url: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            assert requests.get(url, timeout=WAIT_SECONDS).status_code == 200
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.05)
+        else:
+            return
+
+
 class Site:
     """Three replicas behind the router. Who asks is whom a test says."""
 
@@ -41,6 +55,8 @@ class Site:
             command = (sys.executable, "-m", "stdio_bridge", *options, "--", sys.executable, str(ECHO))
             self._replicas.append(subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL))
             urls[name] = f"http://{address}/mcp"
+        for url in urls.values():
+            wait_until_serving(urljoin(url, "/healthz"))
         self._router = Router(
             folder,
             {"replicas": urls},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,11 @@ from .conftest import Place, eventually
 
 PASSWORD = "the password"
 SERVICE = "gateway"
+ATTEMPTS = 5
+
+
+class PortTakenError(Exception):
+    """A server has ended, as another program has taken its port meanwhile."""
 
 
 class Sentinels:
@@ -28,19 +33,25 @@ class Sentinels:
         self._program = find_redis()
         self._processes: list[subprocess.Popen[bytes]] = []
         self.sentinels: list[subprocess.Popen[bytes]] = []
-        self.ports = [free_port(), free_port()]
-        try:
-            self._start_all()
-        except BaseException:
-            self.stop()
-            raise
+        for _ in range(ATTEMPTS):
+            try:
+                self._start_all()
+            except PortTakenError:
+                self.stop()
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                return
+        raise AssertionError("a port was taken each time")
 
     def _start_all(self) -> None:
+        self.ports = [free_port(), free_port()]
         master, replica = self.ports
         security = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
         self.master = self._start("master", "--port", str(master), *security)
         self.replica = self._start("replica", "--port", str(replica), "--replicaof", f"127.0.0.1 {master}", *security)
-        eventually(lambda: self._role(replica).get("master_link_status") == "up")
+        self._wait_until(lambda: self._role(replica).get("master_link_status") == "up")
         self.sentinel_ports = [free_port() for _ in range(3)]
         for number, port in enumerate(self.sentinel_ports):
             file = self._folder / f"sentinel-{number}.conf"
@@ -52,9 +63,19 @@ class Sentinels:
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
             self.sentinels.append(self._start(f"sentinel-{number}", str(file), "--sentinel"))
-        eventually(lambda: all(self._knows_all(port) for port in self.sentinel_ports))
+        self._wait_until(lambda: all(self._knows_all(port) for port in self.sentinel_ports))
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait while all processes live. Raises PortTakenError if one has ended."""
+
+        def holds() -> bool:
+            if any(process.poll() is not None for process in self._processes):
+                raise PortTakenError
+            return condition()
+
+        eventually(holds)
 
     def client(self, port: int) -> redis.Redis:
         """Return a client of one server."""
@@ -70,6 +91,8 @@ class Sentinels:
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait(10)
+        self._processes.clear()
+        self.sentinels.clear()
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
