@@ -571,6 +571,8 @@ class ModernForLegacyMachine(SimulationMachine):
 
     @rule(seconds=st.sampled_from([0, 0, 1, 1, 12, 31, 46, 75]))
     def wait(self, seconds: float) -> None:
+        # A question that is on its way now begins to wait for its client now.
+        self.simulation.settle()
         self.note_suspended()
         self.simulation.wait(seconds)
 
