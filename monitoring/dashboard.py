@@ -1,4 +1,4 @@
-"""Grafana's dashboard, as code: `make dashboard` writes monitoring/dashboards/mcp-gateway.json anew."""
+"""Grafana's dashboard, as code: `make dashboard` writes monitoring/dashboards/mcp-gateway.json."""
 
 from __future__ import annotations
 

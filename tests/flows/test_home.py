@@ -23,7 +23,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Two users, one of whom may use one server only."""
+    """Octocat may use both servers, hubot only one."""
     document = settings.model_dump() | {"allowed": {"users": ["octocat", "hubot"]}}
     document["resources"]["time"] |= {"title": "The <clock>", "description": "Tells the time", "network": "none"}
     document["resources"]["fetch"]["allowed"] = {"users": ["octocat"]}

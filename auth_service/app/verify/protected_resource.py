@@ -29,7 +29,7 @@ def header_text(value: str) -> str:
 
 def challenge_without_token(resource: Resource) -> str:
     """Return the challenge to a request without a token (RFC 9728 §5.1, RFC 6750 §3)."""
-    required = sorted(scope for scope, definition in resource.scopes.items() if definition.required)
+    required = sorted(resource.required_scopes)
     members = {"resource_metadata": protected_resource_url(resource.url)}
     return _challenge(members | ({"scope": " ".join(required)} if required else {}))
 

@@ -45,7 +45,7 @@ _NOTICES = frozenset({"ended", "all-ended", "signed-out"})
 class Access:
     """The access of one program to one server, from all its logins together.
 
-    A program that registers anew for each login is a new client each time. To a user it is one program: the same name,
+    A program that registers at each login is a new client each time. To a user it is one program: the same name,
     publisher and recipient of the answers.
     """
 

@@ -46,7 +46,7 @@ def check_tools(answer: Answer) -> str:
         raise CheckFailed(
             f"{answer.endpoint} hides {len(hidden)} tools: {tools.summary_of(survey)}",
             f"The server has changed. See mcp-gatewayctl tools diff {answer.name}; when you have reviewed it, make the "
-            f"lock file anew with mcp-gatewayctl tools lock {answer.name}.",
+            f"lock file again with mcp-gatewayctl tools lock {answer.name}.",
             status=Status.WARNING,
         )
     return f"{answer.endpoint}: {tools.summary_of(survey)}"
