@@ -185,6 +185,21 @@ class ModernForLegacyMachine(SimulationMachine):
             user or call.user, next(self.counter), call.method, params, call.declared, **call.meta
         )
 
+    def put_again(self, call: Call, user: str | None = None, **more: object) -> Answer:
+        """Retry, at a server that lists its tools: the retry may need to wait for that, as every call may."""
+        answer = self.put(call, user, **more)
+        self.simulation.settle()
+        while waiting := [
+            (process, wire_id)
+            for process in self.alive()
+            for wire_id, message in self.states[process].own.items()
+            if message["method"] == "tools/list" and self.states[process].is_open(wire_id)
+        ]:
+            for process, wire_id in waiting:
+                self.answer_own(process, wire_id)
+            self.simulation.settle()
+        return answer
+
     @rule(
         user=st.sampled_from(USERS),
         declared=st.sampled_from(DECLARED),
@@ -339,21 +354,18 @@ class ModernForLegacyMachine(SimulationMachine):
         }
         if wrong == "user":
             (other,) = set(USERS) - {call.user}
-            refused = self.put(call, user=other, inputResponses=responses, requestState=state)
-            self.simulation.settle()
+            refused = self.put_again(call, user=other, inputResponses=responses, requestState=state)
             assert refused.status == 400
             return
         if wrong == "name":
-            refused = self.put(call, inputResponses=responses, requestState=state, name="other")
-            self.simulation.settle()
+            refused = self.put_again(call, inputResponses=responses, requestState=state, name="other")
             assert refused.status == 400
             return
         self.simulation.settle()
         expired = self.simulation.now >= self.suspended_at[state] + INPUT_SECONDS
         spent = state in self.spent or expired
         self.spent.add(state)
-        answer = self.put(call, inputResponses=responses, requestState=state)
-        self.simulation.settle()
+        answer = self.put_again(call, inputResponses=responses, requestState=state)
         if spent:
             assert answer.status == 400, "a state is good once, and for a time"
             return
@@ -663,3 +675,23 @@ TestModernForLegacy = pytest.mark.timeout(600)(ModernForLegacyMachine.TestCase)
 TestModernForLegacy.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_a_retry_of_another_user_waits_for_the_tools_of_a_slow_server() -> None:
+    machine = ModernForLegacyMachine()
+    machine.begin(isolation="per-session", slow=True, ending="silence")
+    machine.call("ada", ALL, "tools/call", None, None, arguments=True, questions=[], meanwhile="nothing", retries=[])
+    (call,) = machine.calls
+    (process,) = machine.alive()
+    for wire_id in list(machine.states[process].own):
+        machine.answer_own(process, wire_id)
+    machine.simulation.settle()
+    machine.ask_by(process, "elicitation/create")
+    machine.simulation.settle()
+    (suspended,) = machine.suspended()
+    machine.retry_with(*suspended, "all", "user")
+    machine.retry_with(*suspended, "all", "name")
+    machine.retry_with(*suspended, "all")
+    machine.answer_with(call, "result")
+    machine.each_answer_is_one_and_about_its_own_call()
+    machine.teardown()
