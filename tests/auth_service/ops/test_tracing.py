@@ -47,3 +47,16 @@ def test_callers_that_trace_their_part_have_all_of_it_traced() -> None:
 def test_without_a_collector_the_sdk_is_not_imported() -> None:
     script = "import sys, auth_service.__main__, auth_service.cli; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_tracer_has_one_thread_which_ends_with_it() -> None:
+    script = (
+        "import threading\n"
+        "from auth_service.ops.otlp import Tracer\n"
+        "tracer = Tracer('http://127.0.0.1:1/v1/traces')\n"
+        "(started,) = set(threading.enumerate()) - {threading.main_thread()}\n"
+        "tracer.close()\n"
+        "started.join(60)\n"
+        "assert not started.is_alive()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
