@@ -29,6 +29,7 @@ from auth_service.oauth.user_access import UserAccess
 from auth_service.settings import Credentials, OpenIDConnect, Settings
 from auth_service.storage.denials import Denials
 from auth_service.storage.store import Store
+from auth_service.storage.user_credentials import UserCredentials
 
 SIGNING_KEYS_DIRECTORY: Final = "signing-keys"
 
@@ -84,6 +85,15 @@ class Parts:
     def store(self) -> Store:
         """Redis."""
         return Store(self.settings, password=self._redis_password, denials=self.denials)
+
+    @cached_property
+    def user_credentials(self) -> UserCredentials:
+        """The users' own credentials."""
+        return UserCredentials(
+            self.store.redis,
+            derive_key=self.credentials.derive_key,
+            grant_lifetime=self.settings.lifetimes.refresh_token,
+        )
 
     @cached_property
     def signing_keys(self) -> SigningKeys:

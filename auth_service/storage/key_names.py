@@ -14,6 +14,7 @@ UNUSED_CLIENTS: Final = "unused-clients"
 SIGNING_KEYS: Final = "signing-keys"
 SIGNED_UNTIL: Final = "signed-until"
 DOCUMENT_PROBES: Final = "document-probes"
+USER_CREDENTIALS_PREFIX: Final = "user-credentials:"
 
 
 def client_key(client_id: str) -> str:
@@ -44,6 +45,11 @@ def client_index(client_id: str) -> str:
 def login_key(sub: str) -> str:
     """Return the key of a user's last login."""
     return f"login-of-user:{sub}"
+
+
+def user_credentials_key(resource_name: str, sub: str) -> str:
+    """Return the key of a user's own credentials at a server, whose name has no colon."""
+    return f"{USER_CREDENTIALS_PREFIX}{resource_name}:{sub}"
 
 
 def document_proof_key(instance: str, host: str) -> str:

@@ -115,6 +115,36 @@ redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 1
 """
 
+# As REPLACE, for a member of a hash; an empty new value removes it, and further members with it.
+# KEYS hash · ARGV member, former, new, further members
+REPLACE_CREDENTIAL: Final = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+else
+  redis.call('HDEL', KEYS[1], ARGV[1], unpack(ARGV, 4))
+end
+return 1
+"""
+
+# Not of what was removed meanwhile.
+# KEYS hash · ARGV now, lifetime, prefix of members with a time, members
+NOTE_CREDENTIAL_USE: Final = (
+    _PROLONG
+    + """
+for position = 4, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], ARGV[position]) == 1 then
+    redis.call('HSET', KEYS[1], ARGV[3] .. ARGV[position], ARGV[1])
+  end
+end
+prolong(KEYS[1], ARGV[2])
+"""
+)
+
+# `EXPIRE … LT` would be enough, but needs Redis 7.0.
+# KEYS any · ARGV lifetime
+SHORTEN: Final = "if redis.call('TTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], ARGV[1]) end"
+
 # At once, or it could be the login of a grant that has come in between.
 # KEYS index of the user, login
 DROP_LOGIN: Final = "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) end"

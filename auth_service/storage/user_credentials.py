@@ -1,0 +1,224 @@
+"""Users' own credentials: what a user has entered, or connected, for a server that acts at another service.
+
+A value is stored encrypted only, under a key that is derived from the master key for one server and one user. Its
+variable is bound to it as well. So a record that is copied to another user, server or variable is of no use there.
+Whoever reads Redis sees which user has set which variable, and when.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import redis
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .key_names import USER_CREDENTIALS_PREFIX, user_credentials_key
+from .redis_client import BATCH, denial, denies_when_unavailable, prolong
+from .scripts import NOTE_CREDENTIAL_USE, REPLACE_CREDENTIAL, SHORTEN
+
+KEPT_SECONDS: Final = 7 * 24 * 3600
+"""How long credentials outlive the user's last grant of their server, so that a new login need not ask for them."""
+_NONCE_BYTES: Final = 12
+_USED: Final = "used "
+"""Before a variable's name, in the name of the member with the time of its last use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """What a server's process is given in a variable, and what renews it if it ends."""
+
+    value: str = field(repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    expires_at: int | None = None
+    """When the value ends, in seconds since 1970; None for one without a known end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSecret:
+    """A secret as stored."""
+
+    secret: Secret
+    record: str = field(repr=False)
+    """The encrypted record, which tells this secret from those before and after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CredentialState:
+    """What may be shown of a credential."""
+
+    resource_name: str
+    sub: str
+    variable: str
+    set_at: int
+    used_at: int | None
+
+
+class UserCredentials:
+    """The credentials of all users. Every method raises ServiceUnavailable when Redis does not answer."""
+
+    def __init__(self, connection: redis.Redis, *, derive_key: Callable[[str], bytes], grant_lifetime: int) -> None:
+        """Share a connection pool. `derive_key` returns 64 hexadecimal digits for each purpose.
+
+        `grant_lifetime` is how many seconds a grant outlives its last use.
+        """
+        self._redis = connection
+        self._derive_key = derive_key
+        self._grant_lifetime = grant_lifetime
+        self._replace = connection.register_script(REPLACE_CREDENTIAL)
+        self._note_use = connection.register_script(NOTE_CREDENTIAL_USE)
+        self._shorten = connection.register_script(SHORTEN)
+
+    @denies_when_unavailable
+    def put(self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret]) -> None:
+        """Store what a user has just entered or connected, in the place of what was there.
+
+        It ends soon if the user gets no grant.
+        """
+        key = user_credentials_key(resource_name, sub)
+        now = int(time.time())
+        with self._redis.pipeline() as transaction:
+            for variable, secret in secrets_by_variable.items():
+                transaction.hset(key, variable, self._seal(resource_name, sub, variable, secret, set_at=now))
+                transaction.hdel(key, _USED + variable)
+            prolong(transaction, key, lifetime=KEPT_SECONDS)
+            transaction.execute()
+
+    @denies_when_unavailable
+    def renew(self, resource_name: str, sub: str, variable: str, former: StoredSecret, secret: Secret) -> bool:
+        """Replace a secret by the one that renews it; return False if the user has changed or removed it meanwhile."""
+        set_at = int(json.loads(former.record)["set_at"])
+        record = self._seal(resource_name, sub, variable, secret, set_at=set_at)
+        keys = [user_credentials_key(resource_name, sub)]
+        return bool(self._replace(keys=keys, args=[variable, former.record, record]))
+
+    @denies_when_unavailable
+    def discard(self, resource_name: str, sub: str, variable: str, former: StoredSecret) -> bool:
+        """Remove a secret that is good for nothing; return False if the user has changed or removed it meanwhile."""
+        keys = [user_credentials_key(resource_name, sub)]
+        return bool(self._replace(keys=keys, args=[variable, former.record, "", _USED + variable]))
+
+    @denies_when_unavailable
+    def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
+        """Remove credentials of a user; return those that were there."""
+        key = user_credentials_key(resource_name, sub)
+        with self._redis.pipeline() as transaction:
+            for variable in variables:
+                transaction.hdel(key, variable)
+                transaction.hdel(key, _USED + variable)
+            answers = transaction.execute()
+        return [variable for variable, removed in zip(variables, answers[::2], strict=True) if removed]
+
+    @denies_when_unavailable
+    def read_all(self, resource_name: str, sub: str) -> dict[str, StoredSecret]:
+        """Return the secrets of a user at a server, by variable. One that cannot be decrypted is left out."""
+        records = cast("dict[str, str]", self._redis.hgetall(user_credentials_key(resource_name, sub)))
+        found = {
+            variable: self._open(resource_name, sub, variable, record)
+            for variable, record in records.items()
+            if not variable.startswith(_USED)
+        }
+        return {
+            variable: StoredSecret(secret=secret, record=records[variable])
+            for variable, secret in found.items()
+            if secret is not None
+        }
+
+    def find_missing(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
+        """Return those of these variables for which a user has set nothing that can be decrypted."""
+        if not variables:
+            return []
+        held = self.read_all(resource_name, sub)
+        return [variable for variable in variables if variable not in held]
+
+    @denies_when_unavailable
+    def find_states(self, sub: str, resource_names: Collection[str]) -> list[CredentialState]:
+        """Return what may be shown of a user's credentials at these servers. Nothing is decrypted."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in resource_names:
+                pipeline.hgetall(user_credentials_key(name, sub))
+            answers = cast("list[dict[str, str]]", pipeline.execute())
+        return [
+            state
+            for name, members in zip(resource_names, answers, strict=True)
+            for state in _states(name, sub, members)
+        ]
+
+    def find_all_states(self) -> Iterator[CredentialState]:
+        """Find what may be shown of all credentials by a scan, for operators and never for a request of a client."""
+        with denial():
+            seen: set[str] = set()
+            for key in self._redis.scan_iter(match=USER_CREDENTIALS_PREFIX + "*", count=BATCH):
+                if key in seen:
+                    continue
+                seen.add(key)
+                resource_name, _, sub = key.removeprefix(USER_CREDENTIALS_PREFIX).partition(":")
+                yield from _states(resource_name, sub, cast("dict[str, str]", self._redis.hgetall(key)))
+
+    @denies_when_unavailable
+    def note_use(self, resource_name: str, sub: str, variables: Collection[str]) -> None:
+        """Note that a process has been given these, which keeps them as a grant's use does."""
+        self._note_use(
+            keys=[user_credentials_key(resource_name, sub)],
+            args=[int(time.time()), self._lifetime, _USED, *variables],
+        )
+
+    @denies_when_unavailable
+    def keep(self, resource_name: str, sub: str) -> None:
+        """Keep the credentials of a user who has just got or renewed a grant for longer than that grant."""
+        with self._redis.pipeline() as transaction:
+            prolong(transaction, user_credentials_key(resource_name, sub), lifetime=self._lifetime)
+            transaction.execute()
+
+    @denies_when_unavailable
+    def end_soon(self, resource_name: str, sub: str) -> None:
+        """Let the credentials of a user end who has no grant of the server any more, unless the user gets one."""
+        self._shorten(keys=[user_credentials_key(resource_name, sub)], args=[KEPT_SECONDS])
+
+    @property
+    def _lifetime(self) -> int:
+        return self._grant_lifetime + KEPT_SECONDS
+
+    def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, *, set_at: int) -> str:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        content = {"value": secret.value, "refresh_token": secret.refresh_token, "expires_at": secret.expires_at}
+        cipher = self._cipher(resource_name, sub)
+        sealed = cipher.encrypt(nonce, json.dumps(content).encode(), _bound(resource_name, sub, variable))
+        return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
+
+    def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:
+        sealed = base64.b64decode(json.loads(record)["sealed"])
+        cipher, bound = self._cipher(resource_name, sub), _bound(resource_name, sub, variable)
+        try:
+            content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+        except InvalidTag:  # of another master key, or copied here
+            return None
+        return Secret(**json.loads(content))
+
+    def _cipher(self, resource_name: str, sub: str) -> AESGCM:
+        # The name of a server has no colon.
+        return AESGCM(bytes.fromhex(self._derive_key(f"user-credential:{resource_name}:{sub}").decode()))
+
+
+def _bound(resource_name: str, sub: str, variable: str) -> bytes:
+    """Return what a record belongs to, which its encryption authenticates."""
+    return json.dumps([resource_name, sub, variable]).encode()
+
+
+def _states(resource_name: str, sub: str, members: Mapping[str, str]) -> Iterator[CredentialState]:
+    for variable, record in sorted(members.items()):
+        if not variable.startswith(_USED):
+            used = members.get(_USED + variable)
+            yield CredentialState(
+                resource_name=resource_name,
+                sub=sub,
+                variable=variable,
+                set_at=int(json.loads(record)["set_at"]),
+                used_at=None if used is None else int(used),
+            )
