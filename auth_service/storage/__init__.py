@@ -10,7 +10,7 @@
 | `refresh:SID` | the grant's refresh generation (`refresh_tokens`), and when former ones were used | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by last use | as their last grant |
 | `login-of-user:SUB` | the provider's token of the user, encrypted (`logins`) | as their last grant |
-| `user-credentials:NAME:SUB` | what a user has set for a server, encrypted (`user_credentials`) | a week after the last grant |
+| `user-credentials:NAME:SUB` | what a user has set for a server, encrypted (`user_credentials`) | a week after grants |
 | `login:HASH` | an authorization request during the login at the identity provider | 10 minutes |
 | `logins` | the hashes of these, by the time of the redirect there | a day after the newest |
 | `session:HASH` | the user who is signed in (`sessions`) | `lifetimes.session` at most |
