@@ -26,6 +26,7 @@
     ./config/assertions/router.nix
     ./config/assertions/rules.nix
     ./config/assertions/servers.nix
+    ./config/assertions/user-credentials.nix
     ./config/auth.nix
     ./config/bridges.nix
     ./config/health.nix

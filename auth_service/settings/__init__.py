@@ -14,6 +14,7 @@ from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
 from .limits import Lifetimes, RateLimit
 from .resources import Resource, Scope
 from .tracing import Tracing
+from .user_credentials import Connection, UserCredential
 from .values import SettingsError, is_loopback_host
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AllowList",
     "AppScheme",
     "ClientDocuments",
+    "Connection",
     "Credentials",
     "DeclaredClient",
     "GitHub",
@@ -35,6 +37,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Tracing",
+    "UserCredential",
     "is_loopback_host",
     "load_credentials",
     "load_identity_key",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from .user_credentials import CLIENT_SECRET_PREFIX
 from .values import SettingsError
 
 MASTER_KEY_MIN_BYTES: Final = 32
@@ -26,8 +27,14 @@ class Credentials:
         master_key: bytes,
         redis_password: str | None = None,
         declared_clients: Mapping[str, str] = MappingProxyType({}),
+        connections: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`declared_clients` are the secrets of the clients that the settings declare, by their client_id."""
+        """Keep the secrets.
+
+        `declared_clients` are those of the clients that the settings declare, by their client_id; `connections` are
+        those of this service at the services where users connect their accounts, by `SERVER.NAME`.
+        """
+        self.connections = connections
         self.declared_clients = declared_clients
         self.client_secret = client_secret
         self.redis_password = redis_password
@@ -48,24 +55,32 @@ class Credentials:
 def load_credentials(directory: Path) -> Credentials:
     """Read the secrets from the credentials directory.
 
-    They are `client-secret`, `master-key` and, if there, `redis-password` and `declared-client.NAME`.
+    They are `client-secret`, `master-key` and, if there, `redis-password`, `declared-client.NAME` and
+    `user-credential-secret.SERVER.NAME`.
 
     Raises SettingsError with one line that names the missing or invalid file.
     """
     master_key = load_master_key(directory / "master-key")
-    try:
-        client_secret = _read_credential(directory / "client-secret").decode("ascii")
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{directory / 'client-secret'}: must be ASCII text") from error
     return Credentials(
-        client_secret=client_secret,
+        client_secret=_read_ascii(directory / "client-secret"),
         master_key=master_key,
         redis_password=load_redis_password(directory),
         declared_clients={
             path.name.removeprefix(_DECLARED_CLIENT): _load_declared_secret(path)
             for path in sorted(directory.glob(f"{_DECLARED_CLIENT}*"))
         },
+        connections={
+            path.name.removeprefix(CLIENT_SECRET_PREFIX): _read_ascii(path)
+            for path in sorted(directory.glob(f"{CLIENT_SECRET_PREFIX}*"))
+        },
     )
+
+
+def _read_ascii(path: Path) -> str:
+    try:
+        return _read_credential(path).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: must be ASCII text") from error
 
 
 def _load_declared_secret(path: Path) -> str:

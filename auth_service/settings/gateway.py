@@ -141,6 +141,13 @@ class Settings(Model):
                 "name the real provider"
             )
         self._check_lists(self.allow_lists)
+        for name, resource in self.resources.items():
+            for variable, credential in resource.user_credentials.items():
+                if credential.oauth is not None and credential.oauth.is_stand_in and not self.is_loopback:
+                    raise ValueError(
+                        f"resources.{name}.user_credentials.{variable}.oauth has a loopback stand-in, which only a "
+                        "loopback issuer may use: name the real service"
+                    )
         return self
 
     @property

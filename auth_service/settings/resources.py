@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from .access import AllowList
+from .user_credentials import UserCredential, VariableName
 from .values import BaseUrl, Model, PublicUrl, ReplicaName, ScopeName
 
 
@@ -40,6 +41,9 @@ class Resource(Model):
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
     )
     allowed: AllowList | None = Field(default=None, description="Who may use it; by default the gateway's list.")
+    user_credentials: dict[VariableName, UserCredential] = Field(
+        default={}, max_length=20, description="What each user provides, by the environment variable that it is for."
+    )
 
     @model_validator(mode="after")
     def _is_routable(self) -> Resource:

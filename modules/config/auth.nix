@@ -24,6 +24,12 @@ let
     check = if topology.has "auth" then "${service} --check --settings" else null;
   };
   ownRedis = cfg.redis.url == null;
+  connectionSecrets =
+    server:
+    { userCredentials, ... }:
+    lib.mapAttrsToList (name: { oauth, ... }: "user-credential-secret.${server}.${name}:${oauth.clientSecretFile}") (
+      lib.filterAttrs (_: { oauth, ... }: oauth != null && oauth.clientSecretFile != null) userCredentials
+    );
 in
 {
   config = lib.mkIf cfg.enable {
@@ -92,7 +98,8 @@ in
             ++ lib.optional (cfg.redis.passwordFile != null) "redis-password:${cfg.redis.passwordFile}"
             ++ lib.mapAttrsToList (name: client: "declared-client.${name}:${client.secretFile}") (
               lib.filterAttrs (_: client: client.secretFile != null) cfg.declaredClients
-            );
+            )
+            ++ lib.concatLists (lib.mapAttrsToList connectionSecrets topology.enabled);
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";

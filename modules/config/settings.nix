@@ -68,6 +68,31 @@ let
         );
       };
 
+  connection =
+    oauth:
+    {
+      authorization_endpoint = oauth.authorizationEndpoint;
+      token_endpoint = oauth.tokenEndpoint;
+      client_id = oauth.clientId;
+      scopes = lib.defaultTo [ ] oauth.scopes;
+    }
+    // lib.filterAttrs (_: value: value != null && value != { }) {
+      token_endpoint_auth_method = oauth.tokenEndpointAuthMethod;
+      authorization_parameters = oauth.authorizationParameters;
+      revocation_endpoint = oauth.revocationEndpoint;
+      inherit (oauth) issuer;
+    };
+
+  userCredential =
+    credential:
+    {
+      inherit (credential) label;
+    }
+    // lib.filterAttrs (_: value: value != null) {
+      inherit (credential) help pattern;
+      oauth = lib.mapNullable connection credential.oauth;
+    };
+
   resource =
     server:
     {
@@ -78,7 +103,11 @@ let
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }
     // lib.optionalAttrs (server.url == null) { inherit (server.sandbox) network; }
-    // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; };
+    // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; }
+    // lib.optionalAttrs (server.userCredentials != { }) {
+      user_credentials = lib.mapAttrs (_: userCredential) server.userCredentials;
+    };
+
   declaredClient =
     client:
     lib.filterAttrs (_: value: value != null && value != [ ]) {

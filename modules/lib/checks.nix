@@ -35,6 +35,19 @@ in
     matches "https://${lib.escapeRegex cfg.domain}(:[0-9]+)?/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
     || matches "https://[^/]+/\\.well-known(/.*)?" url;
 
+  isVariable = matches "[A-Za-z_][A-Za-z0-9_]{0,99}";
+
+  # The same as in auth_service/settings/user_credentials.py.
+  startsPrograms = matches (lib.concatStrings [
+    "PATH|HOME|PWD|OLDPWD|SHELL|USER|LOGNAME|ENV|IFS|PS4|SHELLOPTS|BASHOPTS|CDPATH|TMPDIR|TMP|TEMP|CLASSPATH|EDITOR"
+    "|VISUAL|PAGER|BROWSER|NLSPATH|LOCPATH|HOSTALIASES|RES_OPTIONS|LOCALDOMAIN|SSLKEYLOGFILE|RUBYOPT|RUBYLIB|PERLLIB"
+    "|PHPRC|PHP_INI_SCAN_DIR|DOTNET_STARTUP_HOOKS|_?JAVA_(TOOL_)?OPTIONS|JDK_JAVA_OPTIONS"
+    "|GIT_(SSH|SSH_COMMAND|ASKPASS|EXEC_PATH|CONFIG.*|EXTERNAL_DIFF|PROXY_COMMAND|TEMPLATE_DIR|PAGER|EDITOR|SEQUENCE_EDITOR)"
+    "|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|.*_(proxy|PROXY)|(npm_config|NPM_CONFIG)_.*"
+    "|(LD|DYLD|BASH|NODE|DENO|BUN|UV|PIP|GLIBC|MALLOC|GCONV|NIX|XDG|SYSTEMD|LISTEN|LUA|GEM|BUNDLE)_.*"
+    "|(PYTHON|PERL5|NOTIFY_).*"
+  ]);
+
   looksSecret =
     variable:
     lib.any (word: lib.hasInfix word variable) [

@@ -21,6 +21,7 @@ in
         ./server/records.nix
         ./server/rules.nix
         ./server/sandbox.nix
+        ./server/user-credentials.nix
         {
           _module.args = {
             inherit gatewayLib pkgs;

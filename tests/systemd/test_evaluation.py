@@ -134,6 +134,10 @@ def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
     for option in secrets:
         # A provider that is not chosen is not looked at.
         chosen = 'identityProvider.oidc.issuer = "https://login.example.com";' if "oidc" in option else ""
+        if ".oauth." in option:
+            path = option.rpartition(".")[0]
+            endpoints = 'authorizationEndpoint = "https://a.example/a"; tokenEndpoint = "https://a.example/t";'
+            chosen = f'{path} = {{ {endpoints} clientId = "x"; }}; {path.removesuffix(".oauth")}.label = "x";'
         case = tmp_path / "case.nix"
         case.write_text(
             f"""
@@ -296,7 +300,7 @@ def test_a_bridge_listens_where_its_route_leads() -> None:
         if line.startswith("ListenStream=")
     }
     resources = settings_of(configuration).resources
-    endpoints = {url for name in ("notes", "local") for url in resources[name].endpoints}
+    endpoints = {url for name in ("notes", "local", "issues") for url in resources[name].endpoints}
     assert {f"http://{socket}/mcp" for socket in sockets} == endpoints
 
 
@@ -557,8 +561,9 @@ def test_every_mistake_that_a_module_names_is_made_in_some_case() -> None:
 
 def test_one_mistake_is_one_complaint() -> None:
     cases = json.loads(evaluated("mistakes").read_text())
-    fine = [cases.pop(name) for name in ("none", "several-hosts", "state-of-each-user")]
-    assert fine == [{"failedAssertions": [], "warnings": []}] * 3
+    accepted = ("none", "several-hosts", "state-of-each-user", "credentials-of-users")
+    fine = [cases.pop(name) for name in accepted]
+    assert fine == [{"failedAssertions": [], "warnings": []}] * 4
     assert [name for name, case in cases.items() if not case["failedAssertions"] and not case["warnings"]] == []
 
 
@@ -627,6 +632,44 @@ def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:
     assert not [line for line in unit if line.startswith("LoadCredential=") or "master-key" in line]
 
 
+def test_the_auth_service_alone_gets_the_client_secrets_of_connections() -> None:
+    configuration = load(evaluated("github"))
+    secret = "LoadCredential=user-credential-secret.issues.DRIVE_TOKEN:/run/secrets/drive"
+    assert [unit for unit, lines in configuration.units.items() if secret in lines] == ["mcp-auth-service.service"]
+    credentials = settings_of(configuration).resources["issues"].user_credentials
+    assert credentials["TRACKER_TOKEN"].pattern == "trk_[A-Za-z0-9]{20,}"
+    connection = credentials["DRIVE_TOKEN"].oauth
+    assert connection is not None
+    assert connection.issuer == "https://login.example.com"
+    assert connection.revocation_endpoint == "https://drive.example.com/revoke"
+    assert connection.token_endpoint_auth_method == "client_secret_post"
+    assert connection.authorization_parameters == {"access_type": "offline"}
+    assert "/run/secrets/drive" not in configuration.files["mcp-oauth-gateway/settings.json"]
+
+
+@needs_nix
+@pytest.mark.parametrize("missing", ["authorizationEndpoint", "tokenEndpoint", "clientId"])
+def test_a_connection_without_endpoints_or_client_is_refused(tmp_path: Path, missing: str) -> None:
+    whole = {
+        "authorizationEndpoint": '"https://a.example/authorize"',
+        "tokenEndpoint": '"https://a.example/token"',
+        "clientId": '"gateway"',
+        "scopes": "[ ]",
+    }
+    settings = " ".join(f"{name} = {value};" for name, value in whole.items() if name != missing)
+    case = tmp_path / "case.nix"
+    case.write_text(
+        f"""
+        {{
+          imports = [ {evaluation.cases()["full_flow"]} ];
+          services.mcp-oauth-gateway.servers.time.userCredentials.TOKEN = {{ label = "x"; oauth = {{ {settings} }}; }};
+        }}
+        """
+    )
+    with pytest.raises(RuntimeError, match=rf"oauth\.{missing}' was accessed but has no value defined"):
+        evaluation.evaluate(case)
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_health_check_has_the_keys_of_all_servers_and_never_the_master_key(name: str) -> None:
     for configuration in load_machines(evaluated(name)).values():
@@ -663,6 +706,7 @@ def test_prometheus_scrapes_every_part_with_the_labels_that_the_alerts_rely_on()
     assert gateway["static_configs"] == [
         {"targets": ["127.0.0.1:9010"], "labels": {"part": "auth"}},
         {"targets": ["127.0.0.1:9110"], "labels": {"part": "router"}},
+        {"targets": ["127.0.0.1:21013"], "labels": {"part": "bridge", "server": "issues"}},
         {"targets": ["127.0.0.1:21921"], "labels": {"part": "bridge", "server": "local"}},
         {"targets": ["127.0.0.1:21000", "127.0.0.1:21001"], "labels": {"part": "bridge", "server": "notes"}},
     ]

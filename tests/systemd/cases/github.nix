@@ -265,6 +265,31 @@
       };
       wiki.url = "http://10.0.0.5:3000/mcp";
       local.command = [ (lib.getExe pkgs.mcp-server-time) ];
+      issues = {
+        command = [ (lib.getExe pkgs.mcp-server-time) ];
+        isolation = "per-user";
+        userCredentials = {
+          TRACKER_TOKEN = {
+            label = "Tracker token";
+            help = "Create one in the tracker's settings.";
+            pattern = "trk_[A-Za-z0-9]{20,}";
+          };
+          DRIVE_TOKEN = {
+            label = "Drive";
+            oauth = {
+              authorizationEndpoint = "https://drive.example.com/authorize";
+              tokenEndpoint = "https://drive.example.com/token";
+              revocationEndpoint = "https://drive.example.com/revoke";
+              issuer = "https://login.example.com";
+              clientId = "gateway";
+              clientSecretFile = "/run/secrets/drive";
+              tokenEndpointAuthMethod = "client_secret_post";
+              scopes = [ "files.read" ];
+              authorizationParameters.access_type = "offline";
+            };
+          };
+        };
+      };
     };
   };
 

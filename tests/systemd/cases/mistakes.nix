@@ -58,9 +58,59 @@ let
       changes
     ];
   });
+  asking = changes: servers (lib: {
+    time = lib.mkMerge [
+      { userCredentials.API_TOKEN.label = "Token"; }
+      changes
+    ];
+  });
+  connecting = changes: asking {
+    userCredentials.API_TOKEN.oauth = {
+      authorizationEndpoint = "https://api.example.com/authorize";
+      tokenEndpoint = "https://api.example.com/token";
+      clientId = "gateway";
+      scopes = [ "read" ];
+    }
+    // changes;
+  };
 in
 {
   none = gateway { };
+  credentials-of-users = connecting { };
+  credentials-of-a-shared-process = asking { isolation = "shared"; };
+  credentials-of-a-spare-process = asking { warmSpares = 1; };
+  credentials-of-unknown-users = asking {
+    settings = {
+      require-identity = null;
+      no-identity = true;
+    };
+  };
+  credentials-without-a-bridge = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      userCredentials.API_TOKEN.label = "Token";
+    };
+  };
+  credential-of-no-variable = asking { userCredentials."API-TOKEN".label = "Token"; };
+  credential-that-starts-programs = asking { userCredentials.LD_PRELOAD.label = "Token"; };
+  credential-that-is-set = asking {
+    userCredentials.API_KEY.label = "Key";
+    environment.API_KEY = "x";
+  };
+  credential-of-two-kinds = asking {
+    userCredentials.OTHER_TOKEN = {
+      label = "Token";
+      pattern = ".+";
+      oauth = {
+        authorizationEndpoint = "https://api.example.com/authorize";
+        tokenEndpoint = "https://api.example.com/token";
+        clientId = "gateway";
+        scopes = [ ];
+      };
+    };
+  };
+  credential-without-scopes = connecting { scopes = null; };
+  credential-without-its-secret = connecting { tokenEndpointAuthMethod = "client_secret_post"; };
   state-of-each-user = keeping { isolation = "per-user"; };
   state-of-a-shared-process = keeping { isolation = "shared"; };
   state-of-a-spare-process = keeping { settings.warm-spares = 1; };
