@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from auth_service.app.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
 from auth_service.app.gunicorn_worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
 from auth_service.app.worker_settings import WorkerSettings
+from auth_service.oauth.connections import make_services
 from auth_service.oauth.declared_clients import check_clients, make_clients
 from auth_service.ops import logs
 from auth_service.ops.metrics import WorkerSlots, metrics_directory
@@ -68,6 +69,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
         try:
             settings = load_settings(self._settings_file)
             make_clients(settings, self._credentials)
+            make_services(settings, self._credentials)
             self._settings = settings
         except SettingsError as error:
             log.error("settings.refused: the last good ones stay in force: %s", error)
@@ -149,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SettingsError("no credentials: set $CREDENTIALS_DIRECTORY or give --credentials DIRECTORY")
         credentials = load_credentials(Path(options.credentials))
         make_clients(settings, credentials)
+        make_services(settings, credentials)
         if os.environ.get("LISTEN_PID") != str(os.getpid()):  # otherwise systemd listens
             _check_address(settings.listen)
         _make_state_directory(Path(settings.state_directory))

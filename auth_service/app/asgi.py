@@ -28,7 +28,7 @@ from .traefik import dynamic_configuration
 from .upkeep import Upkeep
 from .views import client_address
 
-FLASK_THREADS = 24
+FLASK_THREADS = 32
 """More than may wait for the identity provider (`idp/bounded.py`) and documents (`oauth/client_lookup.py`) together."""
 BODY_SECONDS = 10
 """How long a client may take to send a request's body."""
@@ -70,6 +70,7 @@ class Application:
         )
         parts.denials.prepare()
         self._notices = parts.notices
+        self._connections = parts.connections
         self._watch = GrantWatch(settings.redis_url, parts.denials, password=credentials.redis_password)
         self._verifier = Verifier(settings, credentials, parts.signing_keys, self._watch)
         self._traced = None if settings.tracing is None else TracedVerifier(self._verifier, settings.tracing)
@@ -162,6 +163,7 @@ class Application:
         await _end(tasks)
         await self._watch.close()
         await asyncio.to_thread(self._notices.close)
+        await asyncio.to_thread(self._connections.close)
         if self._traced is not None:
             await asyncio.to_thread(self._traced.close)
         self._flush()

@@ -18,6 +18,7 @@ from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
+from auth_service.oauth.connections import Connections, make_services
 from auth_service.oauth.declared_clients import make_clients
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
@@ -93,6 +94,16 @@ class Parts:
             self.store.redis,
             derive_key=self.credentials.derive_key,
             grant_lifetime=self.settings.lifetimes.refresh_token,
+        )
+
+    @cached_property
+    def connections(self) -> Connections:
+        """The users' accounts at other services, which must be closed at the end."""
+        return Connections(
+            make_services(self.settings, self.credentials),
+            self.user_credentials,
+            self.store.locks,
+            verifier_key=self.credentials.derive_key("connection-verifier"),
         )
 
     @cached_property

@@ -39,6 +39,11 @@ class Secret:
     expires_at: int | None = None
     """When the value ends, in seconds since 1970; None for one without a known end."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the value has ended, and nothing renews it."""
+        return self.refresh_token is None and self.expires_at is not None and self.expires_at <= time.time()
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSecret:
@@ -131,11 +136,11 @@ class UserCredentials:
         }
 
     def find_missing(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
-        """Return those of these variables for which a user has set nothing that can be decrypted."""
+        """Return those of these variables for which a user has nothing that can be decrypted, and used or renewed."""
         if not variables:
             return []
         held = self.read_all(resource_name, sub)
-        return [variable for variable in variables if variable not in held]
+        return [variable for variable in variables if variable not in held or held[variable].secret.is_over]
 
     @denies_when_unavailable
     def find_states(self, sub: str, resource_names: Collection[str]) -> list[CredentialState]:

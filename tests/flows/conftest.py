@@ -18,7 +18,6 @@ import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from requests.adapters import BaseAdapter
 from werkzeug.test import TestResponse
 
 from auth_service.app.composition import Parts
@@ -34,6 +33,7 @@ from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 from local import github
 from tests.browser import Form
+from tests.in_process import InProcess
 
 ISSUER = "https://auth.example.com"
 GITHUB = "https://github.com"
@@ -42,48 +42,6 @@ REDIRECT = "http://127.0.0.1:33418/callback"
 VERIFIER = "v" * 43
 CLIENT_METADATA = ClientMetadata.model_fields.keys()
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
-
-
-class _InProcess(BaseAdapter):
-    """Answers what the service asks of GitHub from the stand-in, without a socket."""
-
-    def __init__(self, app: Flask) -> None:
-        super().__init__()
-        self._app = app
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        parts = urlsplit(request.url or "")
-        answer = self._app.test_client().open(
-            parts.path,
-            method=request.method or "GET",
-            query_string=str(parts.query),
-            headers=dict(request.headers),
-            data=request.body,
-        )
-        response = requests.Response()
-        response.status_code = answer.status_code
-        response.headers.update(answer.headers)
-        response.raw = _Body(answer.data)
-        response.request = request
-        return response
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Body:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, amount: int | None = None, *, decode_content: bool = False) -> bytes:
-        taken, self._data = self._data[:amount], self._data[amount or len(self._data) :]
-        return taken
-
-    def release_conn(self) -> None:
-        """Nothing is held."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass
@@ -290,7 +248,7 @@ def oauth(
 ) -> Iterator[OAuthTestClient]:
     """The service with the stand-in GitHub behind it."""
     stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
-    adapter = _InProcess(github.create_app(stand_in))
+    adapter = InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
     credentials = Credentials(
         client_secret="upstream-secret",

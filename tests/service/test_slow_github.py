@@ -10,6 +10,7 @@ import requests
 from flask import Flask, request
 
 from auth_service.app import asgi
+from auth_service.idp import connected_service
 from auth_service.idp.bounded import MAX_CONCURRENT
 from auth_service.oauth.client_lookup import MAX_WAITING
 from local import github
@@ -75,4 +76,4 @@ def test_a_slow_github_holds_those_who_log_in_and_nobody_else(gate: list[Gate], 
 
 
 def test_there_are_threads_left_when_everything_outside_is_slow() -> None:
-    assert asgi.FLASK_THREADS >= MAX_CONCURRENT + MAX_WAITING + 4
+    assert asgi.FLASK_THREADS >= MAX_CONCURRENT + MAX_WAITING + connected_service.MAX_CONCURRENT + 4

@@ -57,6 +57,14 @@ def test_what_is_missing_is_named_in_the_order_asked_for(credentials: UserCreden
     assert credentials.find_missing("tickets", ALICE, []) == []
 
 
+def test_what_has_ended_is_missing_unless_it_can_be_renewed(credentials: UserCredentials) -> None:
+    over = Secret(value="x", expires_at=1)
+    lasting = Secret(value="x", expires_at=10**11)
+    secrets = {"OVER": over, "LASTING": lasting, "RENEWABLE": Secret(value="x", refresh_token="r", expires_at=1)}
+    credentials.put("tickets", ALICE, secrets)
+    assert credentials.find_missing("tickets", ALICE, list(secrets)) == ["OVER"]
+
+
 @pytest.mark.parametrize(
     ("resource_name", "sub", "variable"),
     [

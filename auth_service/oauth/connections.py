@@ -1,0 +1,259 @@
+"""Accounts at other services that users have connected: their tokens are kept, refreshed and revoked here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from auth_service.idp.connected_service import (
+    CALL_SECONDS,
+    MAX_CONCURRENT,
+    AccountRefusedError,
+    ConnectedService,
+    Tokens,
+)
+from auth_service.protocol.errors import ServiceUnavailable
+from auth_service.settings import Connection, Credentials, Settings, SettingsError
+from auth_service.storage.locks import Locks
+from auth_service.storage.user_credentials import Secret, StoredSecret, UserCredentials
+
+CALLBACK_PATH: Final = "/connections/callback"
+REFRESH_AHEAD_SECONDS: Final = 600
+"""How long before its end a token is renewed. A bridge ends processes up to five minutes before that."""
+_REFRESH_SECONDS: Final = CALL_SECONDS + 10
+"""Longer than a refresh can take: a refresh token must not be used twice, as services then revoke all its tokens."""
+_WAIT_SECONDS: Final = 5
+MAX_WAITING: Final = 1000
+"""How many revocations may wait for the other services. Above that the newest are dropped."""
+CLOSE_SECONDS: Final = 5
+
+log = logging.getLogger(__name__)
+
+
+def make_services(settings: Settings, credentials: Credentials) -> dict[tuple[str, str], ConnectedService]:
+    """Return the services by server and variable. Raises SettingsError where a client secret is missing or useless."""
+    slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+    return {
+        (resource_name, variable): ConnectedService(
+            credential.oauth,
+            name=f"resources.{resource_name}.user_credentials.{variable}.oauth",
+            client_secret=_find_secret(resource_name, variable, credential.oauth, credentials),
+            callback_url=f"{settings.issuer}{CALLBACK_PATH}/{resource_name}/{variable}",
+            slots=slots,
+        )
+        for resource_name, resource in settings.resources.items()
+        for variable, credential in resource.user_credentials.items()
+        if credential.oauth is not None
+    }
+
+
+def _find_secret(resource_name: str, variable: str, oauth: Connection, credentials: Credentials) -> str | None:
+    secret = credentials.connections.get(f"{resource_name}.{variable}")
+    method = oauth.token_endpoint_auth_method
+    where = f"resources.{resource_name}.user_credentials.{variable}.oauth.token_endpoint_auth_method"
+    credential = f"the credential user-credential-secret.{resource_name}.{variable}"
+    if method not in {None, "none"} and secret is None:
+        raise SettingsError(f"{where}: {credential} is missing")
+    if method == "none" and secret is not None:
+        raise SettingsError(f"{where}: is `none`, so {credential} would not be used")
+    return secret
+
+
+class Connections:
+    """The accounts of all users."""
+
+    def __init__(
+        self,
+        services: Mapping[tuple[str, str], ConnectedService],
+        kept: UserCredentials,
+        locks: Locks,
+        *,
+        verifier_key: bytes,
+    ) -> None:
+        """`verifier_key` is the key from which code verifiers are derived."""
+        self._services = services
+        self._kept = kept
+        self._locks = locks
+        self._verifier_key = verifier_key
+        self._revocations = _Revocations()
+
+    def is_connection(self, resource_name: str, variable: str) -> bool:
+        """Whether the user connects an account for this variable, rather than pasting a value."""
+        return (resource_name, variable) in self._services
+
+    # Connecting
+
+    def authorization_url(self, resource_name: str, variable: str, *, state: str) -> str:
+        """Return where to send the browser of a user who wants to connect an account."""
+        service = self._services[resource_name, variable]
+        digest = hashlib.sha256(self._verifier(resource_name, variable, state).encode()).digest()
+        challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return service.authorization_url(state=state, code_challenge=challenge)
+
+    def is_issuer(self, resource_name: str, variable: str, issuer: str | None) -> bool:
+        """Whether an answer with this `iss` can be of the service that the browser was sent to."""
+        return self._services[resource_name, variable].is_issuer(issuer)
+
+    def connect(self, resource_name: str, variable: str, sub: str, *, code: str, state: str) -> None:
+        """Redeem the code that the browser has brought back, and keep the tokens for this user at this server.
+
+        Raises AccountRefusedError, or ServiceUnavailable. Not checked here: that the code is an answer to this state,
+        in the browser of this user.
+        """
+        verifier = self._verifier(resource_name, variable, state)
+        tokens = self._services[resource_name, variable].redeem(code=code, code_verifier=verifier)
+        self._kept.put(resource_name, sub, {variable: _secret(tokens)})
+
+    def _verifier(self, resource_name: str, variable: str, state: str) -> str:
+        """Return a code verifier, derived so that nothing stores it."""
+        return hmac.new(self._verifier_key, f"{resource_name}.{variable}.{state}".encode(), "sha256").hexdigest()
+
+    # Using
+
+    def read_fresh(self, resource_name: str, sub: str) -> dict[str, Secret]:
+        """Return the secrets of a user at a server, by variable, with access tokens that are renewed where they end.
+
+        A token that has ended, and that the other service does not renew, is removed and left out. Raises
+        ServiceUnavailable if that service cannot say.
+        """
+        found = {
+            variable: self._renew(resource_name, sub, variable, stored)
+            for variable, stored in self._kept.read_all(resource_name, sub).items()
+        }
+        return {variable: secret for variable, secret in found.items() if secret is not None}
+
+    def _renew(self, resource_name: str, sub: str, variable: str, stored: StoredSecret) -> Secret | None:
+        service = self._services.get((resource_name, variable))
+        ahead = 0 if stored.secret.refresh_token is None else REFRESH_AHEAD_SECONDS
+        if service is None or not _ends_within(stored.secret, ahead):
+            return stored.secret
+        try:
+            return self._renew_alone(service, resource_name, sub, variable)
+        except ServiceUnavailable:
+            if _ends_within(stored.secret, 0):
+                raise
+            return stored.secret  # it is good for a while
+
+    def _renew_alone(self, service: ConnectedService, resource_name: str, sub: str, variable: str) -> Secret | None:
+        """Renew a token unless another worker has just done so."""
+        lock = self._locks.only_one(
+            f"refresh {resource_name} {variable} {sub}", seconds=_REFRESH_SECONDS, wait=_WAIT_SECONDS
+        )
+        # A request that waits for another one of the user counts as waiting for the service.
+        with service.waiting(), lock:
+            while (stored := self._kept.read_all(resource_name, sub).get(variable)) is not None:
+                if not _ends_within(stored.secret, REFRESH_AHEAD_SECONDS):
+                    return stored.secret
+                renewed = self._refresh(service, stored.secret)
+                if renewed is None:
+                    if self._kept.discard(resource_name, sub, variable, stored):
+                        return None
+                elif self._kept.renew(resource_name, sub, variable, stored, renewed):
+                    return renewed
+                else:  # the user has removed or replaced the account meanwhile
+                    self._revocations.add(service, renewed)
+            return None
+
+    @staticmethod
+    def _refresh(service: ConnectedService, secret: Secret) -> Secret | None:
+        """Return the new tokens; None if there can be none."""
+        if secret.refresh_token is None:
+            return None
+        try:
+            return _secret(service.refresh(secret.refresh_token))
+        except AccountRefusedError as error:
+            log.info("%s: a user has to connect the account again", error)
+            return None
+
+    # Removing
+
+    def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
+        """Remove credentials of a user; return those that were there. Tokens are revoked later, if they can be."""
+        held = self._kept.read_all(resource_name, sub)
+        removed = self._kept.remove(resource_name, sub, variables)
+        for variable in removed:
+            service = self._services.get((resource_name, variable))
+            if service is not None and variable in held:
+                self._revocations.add(service, held[variable].secret)
+        return removed
+
+    def close(self) -> None:
+        """Wait for revocations under way, for a short time."""
+        self._revocations.close()
+
+
+def _secret(tokens: Tokens) -> Secret:
+    return Secret(value=tokens.access_token, refresh_token=tokens.refresh_token, expires_at=tokens.expires_at)
+
+
+def _ends_within(secret: Secret, seconds: int) -> bool:
+    return secret.expires_at is not None and secret.expires_at - seconds <= time.time()
+
+
+class _Revocations:
+    """Revocations at other services, in the background and at best: nothing waits for them, none is tried twice."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, service: ConnectedService, secret: Secret) -> None:
+        """Revoke the refresh token first, which ends its access tokens at most services, then the access token."""
+        if not service.can_revoke:
+            return
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                log.warning("%s: a token is not revoked: more than %d are waiting", service.name, MAX_WAITING)
+                return
+            self._waiting.append(lambda: _revoke(service, secret))
+            if self._thread is None:
+                self._start()
+
+    def _start(self) -> None:
+        # A daemon thread: a service that does not answer must not keep the process from ending.
+        thread = threading.Thread(target=self._run, name="connection-revocations", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The caller must go on to remove the tokens; the next revocation tries again to start the thread.
+            log.exception("a token could not be revoked")
+        else:
+            self._thread = thread
+
+    def close(self) -> None:
+        """Wait for those that were added, at most for a few seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._thread is None, CLOSE_SECONDS):
+                self._waiting.clear()
+
+    def _run(self) -> None:
+        while (revocation := self._next()) is not None:
+            revocation()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._thread = None
+            self._changed.notify_all()
+            return None
+
+
+def _revoke(service: ConnectedService, secret: Secret) -> None:
+    try:
+        if secret.refresh_token is not None:
+            service.revoke(secret.refresh_token, is_refresh_token=True)
+        service.revoke(secret.value, is_refresh_token=False)
+    except ServiceUnavailable:
+        log.warning("%s: a token could not be revoked, and is valid there until it ends", service.name)
+    except Exception:
+        # The thread goes on, as no other revokes tokens.
+        log.exception("%s: a token could not be revoked", service.name)
