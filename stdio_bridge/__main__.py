@@ -20,6 +20,7 @@ from .io.event_loop import Loop
 from .io.log_handler import StderrHandler
 from .io.metrics import Registry
 from .io.record_writer import open_destination
+from .io.secrecy import forbid_core_dumps
 from .io.systemd import HandedOver, Notifier
 from .options import Options, parse_options
 from .protocol.errors import HttpError, UsageError
@@ -46,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_tools_lock:
             return _print_tools_lock(options)
         handed_over = HandedOver(os.environ)
-        verifier = load_verifier(options.identity_key, take_file=handed_over.take_file, now=time.time)
+        verifier = load_verifier(
+            options.identity_key,
+            take_file=handed_over.take_file,
+            now=time.time,
+            keep_assertions=bool(options.credentials_urls),
+        )
+        if options.credentials_urls:
+            forbid_core_dumps()
         call_records = open_destination(options.call_records, identifier="mcp-call")
         listener = open_listener(options, handed_over)
     except UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 from .clients.call_log import CallLog
 from .clients.call_metrics import CallMetrics
@@ -33,6 +34,9 @@ from .servers.readiness import Readiness
 from .servers.survey import Offers, SurveyError, Surveys, report_in_steps
 from .servers.suspended_calls import SuspendedCalls
 
+if TYPE_CHECKING:
+    from .servers.user_credentials import UserCredentials
+
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
@@ -40,6 +44,15 @@ _TICK_SECONDS = 1.0
 _STEPS_AT_ONCE = 20
 # After this time the bridge exits even if a process has not ended, or a client has not read its output.
 _LAST_SECONDS = 2.0
+
+
+def _find_credentials(loop: Loop, options: Options, verifier: Verifier) -> UserCredentials | None:
+    """Return what asks for users' credentials, where they have any."""
+    if not options.credentials_urls:
+        return None
+    from .servers.user_credentials import UserCredentials  # noqa: PLC0415 - loads what decrypts them
+
+    return UserCredentials(loop, options.credentials_urls, verifier, now=time.time)
 
 
 class Bridge:
@@ -55,7 +68,7 @@ class Bridge:
         self._registry = Registry()
         self._requests = self._registry.counter("mcp_bridge_requests_total", "HTTP requests to the MCP endpoint")
         self._refused = self._registry.counter("mcp_bridge_refused_total", "Requests that were refused")
-        self._pool = ServerPool(loop, options, self._registry)
+        self._pool = ServerPool(loop, options, self._registry, credentials=_find_credentials(loop, options, verifier))
         era_cache = EraCache(
             era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
         )
@@ -172,9 +185,12 @@ class Bridge:
     def _revocation(self, request: Request, response: Response) -> None:
         if request.method != "POST":
             raise not_allowed("POST")
-        grant = self._verifier.revoked_grant(request.body())
+        revoked = self._verifier.parse_revocation(request.body())
+        if revoked.user is not None:
+            self._leases.end_at_once(revoked.user, "the user's credentials have changed")
         for era in self._eras:
-            era.end_responses(lambda identity: identity.grant == grant, "the grant was revoked")
+            if revoked.grant is not None:
+                era.end_responses(lambda identity: identity.grant == revoked.grant, "the grant was revoked")
         response.reply("204 No Content", [])
 
     def _survey(self, request: Request, response: Response) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from stdio_bridge.http.exchange import Headers, Response
 from stdio_bridge.http.identity import Identity
-from stdio_bridge.http.json_errors import JSON_HEADERS
+from stdio_bridge.http.json_errors import JSON_HEADERS, reply_error
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallOutcome
+from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.event_stream import EventStream
-from stdio_bridge.protocol.jsonrpc import Message
+from stdio_bridge.protocol.jsonrpc import Message, RequestId
 from stdio_bridge.servers.backend import Reply
 
 from .call_records import CallRecord
@@ -164,6 +165,16 @@ class InitializeAnswer(Answer):
         super().finish(message, outcome)
         if self._session.version is None:
             self._session.stop("it refused to initialize")
+
+    def refuse(self, request_id: RequestId, error: HttpError) -> None:
+        """Answer with an HTTP error, or with its JSON-RPC error alone once the response is a stream."""
+        self._record.refused(error)
+        if self._stream is None and not self.is_lost:
+            self._session.open.release(self._response)
+            reply_error(self._response, error, request_id)
+            self._session.stop("it was not started")
+        else:
+            self.finish({**error.message, "id": request_id})
 
 
 def _negotiated_version(answer: Message) -> str | None:

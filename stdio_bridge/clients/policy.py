@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from stdio_bridge.http.identity import Identity
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.challenges import challenged
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.mcp import LIST_CHANGES, LISTEN, MAX_KEPT_CHARACTERS, USED_PARAMETERS, fold_method
@@ -282,15 +282,12 @@ class Access:
 
     def _insufficient_scope(self, needed: frozenset[str]) -> HttpError:
         """403 that names every scope the next token should have: clients ask for those of the challenge alone."""
-        text = "the access token lacks a scope that this needs"
-        challenge = {
-            "error": "insufficient_scope",
-            "error_description": text,
-            **({} if self.identity.resource is None else {"resource_metadata": _metadata_url(self.identity.resource)}),
-            "scope": " ".join(sorted(needed | self.identity.scopes)),
-        }
-        header = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in challenge.items())
-        return HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, text, headers=(("WWW-Authenticate", header),))
+        return challenged(
+            "insufficient_scope",
+            "the access token lacks a scope that this needs",
+            resource=self.identity.resource,
+            scopes=needed | self.identity.scopes,
+        )
 
     # Answers
 
@@ -358,9 +355,3 @@ def _objects(result: Message, member: str) -> list[Message]:
 def _unknown(primitive: Primitive, name: str) -> _Refused:
     code, text = unknown(primitive, name)
     return _Refused(code, text, {"uri": name} if primitive is Primitive.RESOURCES else None)
-
-
-def _metadata_url(resource: str) -> str:
-    """Return where the document of a resource stands (RFC 9728 §3.1)."""
-    parts = urlsplit(resource)
-    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path}"

@@ -60,7 +60,7 @@ class Session:
         self.access: Access | None = None
         self.last_used = pool.loop.clock()
         self.open = OpenResponses()
-        self.lease = sessions.leases.of_session(user, initialize)
+        self.lease = sessions.leases.of_session(identity, initialize)
         self._sessions = sessions
         self._streams: dict[int, EventStream] = {}
         self._next_stream = _STANDALONE

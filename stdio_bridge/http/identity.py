@@ -6,11 +6,11 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from itsdangerous import BadSignature, URLSafeTimedSerializer, want_bytes
 
 from stdio_bridge.io.secrecy import hide_memory
 from stdio_bridge.options import DescriptorName
@@ -30,7 +30,8 @@ _CACHED_ASSERTIONS = 1024
 class Identity:
     """A verified user, and how its client was let in. `expires` is in seconds since 1970; None means never.
 
-    `scopes` are those that were granted, `grantable` others that the user can still be granted.
+    `scopes` are those that were granted, `grantable` others that the user can still be granted. `assertion` is what
+    says all this, where users' credentials are asked for.
     """
 
     user: str
@@ -41,6 +42,15 @@ class Identity:
     expires: float | None = None
     scopes: frozenset[str] = frozenset()
     grantable: frozenset[str] = frozenset()
+    assertion: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revoked:
+    """What a revocation notice is about: a grant, or all processes of a user."""
+
+    grant: str | None = None
+    user: str | None = None
 
 
 ANYONE = Identity(user="")
@@ -52,14 +62,17 @@ class Verifier(Protocol):
     def identify(self, assertion: str | None) -> Identity:
         """Return the verified user. Raises HttpError."""
 
-    def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation notice names. Raises HttpError."""
+    def parse_revocation(self, body: bytes) -> Revoked:
+        """Return what a revocation notice is about. Raises HttpError."""
 
     def check_survey(self, body: bytes) -> None:
         """Check that the operator asks what the server offers. Raises HttpError."""
 
+    def sign_credential_request(self, assertion: str, nonce: str) -> bytes:
+        """Return the body of a request for the credentials of the user of that assertion. Raises HttpError."""
+
     def key_for(self, purpose: str) -> bytes:
-        """Return a key for something that this bridge signs for itself."""
+        """Return a key for something that this bridge signs for itself, or shares with the gateway."""
 
 
 class NoVerifier:
@@ -69,13 +82,17 @@ class NoVerifier:
         """Return the only user, whatever the request claims."""
         return ANYONE
 
-    def revoked_grant(self, body: bytes) -> str:
+    def parse_revocation(self, body: bytes) -> Revoked:
         """Refuse: without a key no revocation can be verified."""
         raise _forbidden("this bridge takes no revocations: it was started with --no-identity")
 
     def check_survey(self, body: bytes) -> None:
         """Refuse: without a key no operator can be verified."""
         raise _forbidden("this bridge tells nobody what its server offers: it was started with --no-identity")
+
+    def sign_credential_request(self, assertion: str, nonce: str) -> bytes:
+        """Refuse: without a key no user has credentials."""
+        raise _forbidden("this bridge asks for no user's credentials: it was started with --no-identity")
 
     def key_for(self, purpose: str) -> bytes:
         """Return a random key."""
@@ -93,8 +110,11 @@ class AssertionVerifier:
     Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
     """
 
-    def __init__(self, key: bytes, *, now: Callable[[], float]) -> None:
+    def __init__(self, key: bytes, *, now: Callable[[], float], keep_assertions: bool = False) -> None:
+        """With `keep_assertions`, an identity has its assertion."""
         self._key = key
+        self._keep_assertions = keep_assertions
+        self._credential_requests = _serializer(key, "mcp-oauth-gateway.credential-request")
         self._assertions = _serializer(key, "mcp-oauth-gateway.identity")
         self._revocations = _serializer(key, "mcp-oauth-gateway.revocation")
         self._surveys = _serializer(key, "mcp-oauth-gateway.survey")
@@ -136,18 +156,25 @@ class AssertionVerifier:
                 expires=float(expires),
                 scopes=_scopes_in(claims.get("scope")),
                 grantable=_scopes_in(claims.get("grantable_scope")),
+                assertion=assertion if self._keep_assertions else None,
             ),
         )
         self._cache[assertion] = verified
         return verified
 
-    def revoked_grant(self, body: bytes) -> str:
-        """Return the grant that a revocation notice names. Raises HttpError."""
+    def parse_revocation(self, body: bytes) -> Revoked:
+        """Return what a revocation notice is about. Raises HttpError."""
         claims, _ = _load(self._revocations, body.decode("latin-1"))
-        grant = claims.get("sid")
-        if not isinstance(grant, str):
-            raise _forbidden("the revocation is not valid")
-        return grant
+        grant, user = claims.get("sid"), claims.get("sub")
+        if isinstance(grant, str):
+            return Revoked(grant=grant)
+        if isinstance(user, str) and user:
+            return Revoked(user=user)
+        raise _forbidden("the revocation is not valid")
+
+    def sign_credential_request(self, assertion: str, nonce: str) -> bytes:
+        """Return the body of a request for the credentials of the user of that assertion."""
+        return want_bytes(self._credential_requests.dumps({"assertion": assertion, "nonce": nonce}))
 
     def check_survey(self, body: bytes) -> None:
         """Check that the operator asks what the server offers. Raises HttpError on a forged or old request."""
@@ -195,6 +222,7 @@ def load_verifier(
     *,
     take_file: Callable[[DescriptorName], BinaryIO],
     now: Callable[[], float],
+    keep_assertions: bool = False,
 ) -> Verifier:
     """Make the verifier for the key in that file; without one everyone is trusted. Raises UsageError."""
     if source is None:
@@ -208,4 +236,4 @@ def load_verifier(
         raise UsageError(f"{option}: cannot be read: {error.strerror}") from error
     if len(key) < _KEY_MIN_BYTES:
         raise UsageError(f"{option}: must hold at least {_KEY_MIN_BYTES} bytes")
-    return AssertionVerifier(key, now=now)
+    return AssertionVerifier(key, now=now, keep_assertions=keep_assertions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -24,6 +24,9 @@ _KEPT_LINE_CHARACTERS = 500
 _LOGGED_LINES_PER_SECOND = 100
 _LOGGED_NON_JSON_BYTES = 200
 _END_GRACE_SECONDS = 0.2
+# Shorter texts are no secrets, and common in what is no secret.
+_MIN_SECRET_BYTES = 4
+_REDACTED = b"[redacted]"
 
 
 class SpawnError(Exception):
@@ -81,8 +84,9 @@ class Child(Protocol):
 class _Stderr:
     """Passes the server's stderr on to the log; keeps the last lines."""
 
-    def __init__(self, journal: LimitedLog) -> None:
+    def __init__(self, journal: LimitedLog, redact: Callable[[bytes], bytes]) -> None:
         self._journal = journal
+        self._redact = redact
         self._lines = LineSplitter(_STDERR_LINE_BYTES)
         self.last: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
 
@@ -90,7 +94,7 @@ class _Stderr:
         for line in self._lines.feed(data) if data else (self._lines.flush(),):
             self._tell_of_skipped()
             if line:
-                text = line.decode("utf-8", "replace")
+                text = self._redact(line).decode("utf-8", "replace")
                 self.last.append(text[:_KEPT_LINE_CHARACTERS])
                 self._journal.log(logging.INFO, "%s", text)
         self._tell_of_skipped()
@@ -105,7 +109,8 @@ class ServerProcess:
 
     `on_line` gets each line of its stdout, `on_skipped` the beginning and the end of one that is too long; `on_exit` is
     called once, after the last line. What it logs is bounded by the allowance of all of the server's processes.
-    `start` starts it; `name` is what the log calls it. Raises SpawnError when it cannot be started.
+    `start` starts it; `name` is what the log calls it. What it writes is logged without the `secrets` that it has.
+    Raises SpawnError when it cannot be started.
     """
 
     def __init__(
@@ -120,6 +125,7 @@ class ServerProcess:
         on_line: Callable[[bytes], None],
         on_skipped: Callable[[bytes, bytes], None],
         on_exit: Callable[[Exit], None],
+        secrets: Sequence[str] = (),
     ) -> None:
         self._child = child = start()
         child.watch(loop, self._ended)
@@ -133,7 +139,10 @@ class ServerProcess:
         self._journal = LimitedLog(
             server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND, allowance=allowance, source=name
         )
-        self._stderr = _Stderr(self._journal)
+        # The longest first, as it may contain another one.
+        encoded = sorted((secret.encode("utf-8", "surrogateescape") for secret in secrets), key=len, reverse=True)
+        self._secrets = [secret for secret in encoded if len(secret) >= _MIN_SECRET_BYTES]
+        self._stderr = _Stderr(self._journal, self._redact)
         self._writer = Writer(loop, child.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = Reader(loop, child.stdout, self._read_stdout)
         self._stderr_reader = Reader(loop, child.stderr, self._stderr.feed)
@@ -159,6 +168,7 @@ class ServerProcess:
 
     def log_non_json(self, problem: str, line: bytes) -> None:
         """Log that a line of its stdout was skipped, and keep it for people if it is no message gone wrong."""
+        line = self._redact(line)
         if line and not line.lstrip().startswith((b"{", b"[")):
             self._last_non_json.append(line[:_KEPT_LINE_CHARACTERS].decode("utf-8", "replace"))
         start = line[:_LOGGED_NON_JSON_BYTES].decode("utf-8", "replace")
@@ -173,6 +183,16 @@ class ServerProcess:
         step = self._limits.stop_seconds / 3
         self._loop.call_later(step, self._child.terminate)
         self._loop.call_later(2 * step, self._child.kill)
+
+    def kill(self, reason: str) -> None:
+        """End it by SIGKILL. `on_exit` follows."""
+        self.stop(reason)
+        self._child.kill()
+
+    def _redact(self, line: bytes) -> bytes:
+        for secret in self._secrets:
+            line = line.replace(secret, _REDACTED)
+        return line
 
     def _read_stdout(self, data: bytes) -> None:
         self._traffic.from_server.add(len(data))

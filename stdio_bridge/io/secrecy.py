@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 
 from stdio_bridge.protocol.errors import UsageError
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+# core(5): no dump, not even to a program that collects them. 0 would forbid those to files alone.
+_NO_CORE_DUMP = 1
 
 
 def hide_memory() -> None:
@@ -20,3 +23,8 @@ def hide_memory() -> None:
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise UsageError(f"--require-identity: the key cannot be protected from the server: prctl: {reason}")
+
+
+def forbid_core_dumps() -> None:
+    """Let the servers that are started from now on leave no core dumps, in which their users' credentials would be."""
+    resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE_DUMP, _NO_CORE_DUMP))

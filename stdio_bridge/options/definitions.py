@@ -155,6 +155,18 @@ class Options:
             "systemd hands over (OpenFile=PATH:NAME), so that the server's user needs no permission to read it",
         ),
     ] = None
+    credentials_urls: Annotated[
+        tuple[str, ...],
+        Definition(
+            "credentials-url",
+            kinds.several(kinds.CREDENTIALS),
+            ACCESS,
+            "before a process is started for a user, ask the gateway's auth service here for the user's own "
+            "credentials, which become variables of the process' environment, such as "
+            "http://127.0.0.1:9000/credentials/NAME; repeatable: if one cannot be reached, the next one is asked. "
+            "Needs --require-identity; not with --isolation shared or --warm-spares",
+        ),
+    ] = ()
     no_identity: Annotated[
         bool, Definition("no-identity", kinds.FLAG, ACCESS, "accept every request; all are of one user")
     ] = False

@@ -20,6 +20,8 @@ DescriptorName = NewType("DescriptorName", str)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # Without a user, query and fragment; with a path.
 _COLLECTOR = r"^https?://[^/@?#\s]+/[^?#\s]+$"
+# An address, as a name would have to be resolved while clients wait.
+_CREDENTIALS = r"^http://([0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/[!-\"$->@-~]*$"
 _MAX_SECONDS = 1e9
 _MAX_COUNT = 10**11
 
@@ -185,6 +187,20 @@ def _collector(value: str) -> str:
     return value
 
 
+def _credentials(value: str) -> str:
+    example = "such as http://127.0.0.1:9000/credentials/NAME"
+    found = re.fullmatch(_CREDENTIALS, value)
+    if found is None:
+        raise InvalidValueError(f"{value!r} is not an http URL with an IP address and a path, {example}")
+    try:
+        ipaddress.ip_address(found[1].strip("[]"))
+    except ValueError as error:
+        raise InvalidValueError(f"{value!r} has no valid IP address, {example}") from error
+    if not 0 < int((found[2] or ":80")[1:]) < 65536:
+        raise InvalidValueError(f"{value!r} has no valid port, {example}")
+    return value
+
+
 def _origin(value: str) -> str:
     """An origin as browsers write it: without a path, and without the port that its scheme has anyway."""
     if value in ("*", "null"):
@@ -281,6 +297,7 @@ RATIO = Kind(
     schema={"type": "number", "minimum": 0, "maximum": 1},
 )
 COLLECTOR = replace(text("URL", _collector), schema={**_STRING, "pattern": _COLLECTOR})
+CREDENTIALS = replace(text("URL", _credentials), schema={**_STRING, "pattern": _CREDENTIALS})
 FLAG = Kind(from_json=_flag_from_json, schema={"type": "boolean"})
 """On the command line it stands without a value, and means true."""
 VARIABLES: Kind[Mapping[str, str]] = Kind(

@@ -16,7 +16,7 @@ from stdio_bridge.protocol.mcp import MODERN_VERSIONS
 
 from .command_line import read_command_line
 from .config_file import read_config
-from .definitions import DEFAULT_ENVIRONMENT, Options, options_by_name
+from .definitions import DEFAULT_ENVIRONMENT, Isolation, Options, options_by_name
 
 # Never passed on, whatever is allowed: they speak of the bridge's own process.
 _NEVER_PASSED = (
@@ -39,7 +39,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
     values = {**in_file, **given.values}
     if given.print_tools_lock:
         # It serves no client, and one process is enough.
-        of_no_use = {*_IDENTITY, "tools-lock", "warm-spares"}
+        of_no_use = {*_IDENTITY, "credentials-url", "tools-lock", "warm-spares"}
         values = {**{name: value for name, value in values.items() if name not in of_no_use}, "no-identity": True}
     attributes: dict[str, Any] = {options_by_name()[name].attribute: value for name, value in values.items()}
     options = Options(environment={}, print_tools_lock=given.print_tools_lock, **attributes)
@@ -73,6 +73,8 @@ def _check(options: Options) -> None:
         raise UsageError("no server command: give it after --, or as the member command of the configuration file")
     if (options.identity_key is None) == (not options.no_identity):
         raise UsageError("give either --require-identity KEYFILE or --no-identity")
+    if options.credentials_urls:
+        _check_credentials(options)
     if options.server_version in MODERN_VERSIONS:
         raise UsageError(
             f"--server-protocol-version {options.server_version} has no initialize: use --server-era modern"
@@ -81,6 +83,15 @@ def _check(options: Options) -> None:
         raise UsageError(
             f"--server-protocol-version {options.server_version}: a server of --server-era modern is not initialized"
         )
+
+
+def _check_credentials(options: Options) -> None:
+    if options.identity_key is None:
+        raise UsageError("--credentials-url: needs --require-identity, as credentials are asked for in a user's name")
+    if options.isolation is Isolation.SHARED:
+        raise UsageError("--credentials-url: not with --isolation shared, where all users share one process")
+    if options.warm_spares:
+        raise UsageError("--credentials-url: not with --warm-spares, which start before their user is known")
 
 
 def _find_program(name: str, environment: Mapping[str, str], directory: str | None) -> str:

@@ -24,6 +24,13 @@ class Reply(Protocol):
         """Answer. The outcome is there where the server has not answered, and the answer is the bridge's own."""
 
 
+class InitializeReply(Reply, Protocol):
+    """Where the answer to a session's `initialize` goes."""
+
+    def refuse(self, request_id: RequestId, error: HttpError) -> None:
+        """Answer with an HTTP error, or with its JSON-RPC error alone once the response is a stream."""
+
+
 class Client(Protocol):
     """A client for which a backend speaks to the server."""
 

@@ -41,7 +41,8 @@ class CallLease(ServerLease):
         self._initialize = own_initialize(first.metadata, parts.era_cache.versions)
         self._is_to_start_again = False
         self._found_modern = found_modern
-        super().__init__(parts, user, forget=forget)
+        self._is_stopped = False
+        super().__init__(parts, user, first.identity, forget=forget)
 
     def begin(self) -> None:
         """Begin the handshake."""
@@ -76,10 +77,14 @@ class CallLease(ServerLease):
             self._backend.leave(client)
 
     def _handshake_done(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Gone):
-            self._is_to_start_again = True
+        if isinstance(outcome, Gone) and self._server.refusal is None:
+            self._is_to_start_again = not self._is_stopped
             return
         waiting, self._waiting = self._waiting, []
+        if self._server.refusal is not None:
+            for client in waiting:
+                client.refuse(self._server.refusal)
+            return
         if isinstance(outcome, Failed):
             reason = outcome.message["error"].get("message")
             text = reason if isinstance(reason, str) else "the MCP server refused to initialize"
@@ -117,11 +122,14 @@ class CallLease(ServerLease):
         self.stop(EVICTED)
 
     def tick(self, now: float) -> None:
-        """End a server that has been idle for too long."""
+        """End a server that has been idle for too long, or whose user's credential is about to end."""
+        if self._server.is_due(now) and not self._waiting and self.dispatcher.idle:
+            self.stop("its user's credential is about to end")
         end_if_idle(self, now, idle_timeout=self._parts.pool.options.idle_timeout)
 
     def stop(self, reason: str) -> None:
         """End the server; the next call gets another one."""
+        self._is_stopped = True
         self._forget(self)
         self._server.stop(reason)
 
@@ -139,8 +147,13 @@ class CallLease(ServerLease):
     def _start_again(self) -> None:
         """Start another process, and initialize it at once."""
         self._is_to_start_again = False
+        pool = self._parts.pool
+        newest = self._waiting[-1].identity if self._waiting else None
+        if newest is None and pool.credentials is not None:
+            self._forget(self)  # nobody waits for it, and nobody's identity is there to ask with
+            return
         try:
-            self._server = self._parts.pool.start(self, self._ended)
+            self._server = pool.start(self, self._ended, newest)
         except HttpError as error:
             self._forget(self)
             waiting, self._waiting = self._waiting, []

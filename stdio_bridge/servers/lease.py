@@ -6,6 +6,8 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stdio_bridge.http.identity import Identity
+
 from .dispatcher import Dispatcher
 from .handshake import EraCache
 from .pool import EVICTED, ServerPool
@@ -24,13 +26,15 @@ class LeaseParts:
 class ServerLease(abc.ABC):
     """The lease of one server process. Raises HttpError if no process may start."""
 
-    def __init__(self, parts: LeaseParts, user: str, *, forget: Callable[[ServerLease], None]) -> None:
-        """`forget` is called when the server ends."""
+    def __init__(
+        self, parts: LeaseParts, user: str, identity: Identity, *, forget: Callable[[ServerLease], None]
+    ) -> None:
+        """`forget` is called when the server ends. `identity` is of the client that it is started for."""
         self._parts = parts
         self._forget = forget
         self.user = user
         """The user whose limit counts its process."""
-        self._server = parts.pool.start(self, self._ended)
+        self._server = parts.pool.start(self, self._ended, identity)
         self.last_used = parts.pool.loop.clock()
 
     @property
@@ -41,7 +45,7 @@ class ServerLease(abc.ABC):
     @property
     def ending(self) -> bool:
         """Whether it takes no new clients."""
-        return self._server.ending
+        return self._server.ending or self._server.is_due(self._parts.pool.loop.clock())
 
     def check_room(self, calls: int = 1) -> None:
         """Raise HttpError if the server can take no more calls."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from stdio_bridge.http.identity import Identity
 from stdio_bridge.options import Isolation
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.to_legacy import client_capabilities
@@ -44,20 +45,23 @@ class Leases:
         self._calls: dict[CallLease, None] = {}
         self._by_key: dict[Key, ServerLease] = {}
 
-    def of_session(self, user: str, initialize: Message) -> SessionLease:
+    def of_session(self, identity: Identity, initialize: Message) -> SessionLease:
         """Return the server that a new session belongs to, by the isolation that is asked for. Raises HttpError."""
+        user = identity.user
         isolation = self.pool.options.isolation
         if isolation is Isolation.PER_SESSION:
             for abandoned in self._sessions:
                 if abandoned.is_left_for(user, initialize):
                     return abandoned
-            lease = SessionLease(self._parts, user, exclusive=True, forget=self._forget)
+            lease = SessionLease(self._parts, user, identity, exclusive=True, forget=self._forget)
         else:
             key = Key(user=user if isolation is Isolation.PER_USER else _EVERYONE, of_calls=False)
             known = self._by_key.get(key)
             if isinstance(known, SessionLease) and not known.ending:
                 return known
-            lease = self._by_key[key] = SessionLease(self._parts, key.user, exclusive=False, forget=self._forget)
+            lease = self._by_key[key] = SessionLease(
+                self._parts, key.user, identity, exclusive=False, forget=self._forget
+            )
         self._sessions[lease] = None
         return lease
 
@@ -106,6 +110,13 @@ class Leases:
     def _take_out(self, lease: ServerLease) -> None:
         for key in [key for key, known in self._by_key.items() if known is lease]:
             del self._by_key[key]
+
+    def end_at_once(self, user: str, reason: str) -> None:
+        """End all processes of a user, with their sessions."""
+        self.pool.end_at_once(user, reason)
+        for lease in [*self._sessions, *self._calls]:
+            if lease.user == user:
+                lease.evict()
 
     def tick(self, now: float) -> None:
         """End idle servers and sessions, and calls whose client has not come back in time."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from stdio_bridge.http.identity import Identity
 from stdio_bridge.io.child_process import Child, Exit, Limits, ServerProcess, SpawnError, Traffic
 from stdio_bridge.io.event_loop import Loop, Timer
 from stdio_bridge.io.log_handler import Allowance, LimitedLog
@@ -15,7 +18,7 @@ from stdio_bridge.io.unit_child import UnitChild
 from stdio_bridge.options import Options
 from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.calls import CallTimeouts
-from stdio_bridge.protocol.errors import stopping, unavailable
+from stdio_bridge.protocol.errors import HttpError, stopping, unavailable
 from stdio_bridge.protocol.jsonrpc import Message
 from stdio_bridge.protocol.users import digest_of
 
@@ -25,6 +28,9 @@ from .message_reader import MessageReader
 from .start_limiter import StartLimiter, StartPermit
 from .tool_gate import HiddenTools, ToolGate
 from .warm_pool import WarmPool
+
+if TYPE_CHECKING:
+    from .user_credentials import Delivered, Question, UserCredentials
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +44,7 @@ _LOGGED_REFUSALS_PER_SECOND = 1
 # A server that has written nothing for this long is waiting for something, and uses no core.
 _LONGEST_START_SECONDS = 10.0
 _FIRST_GUESS_SECONDS = 1.0
+_NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 _START_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -45,14 +52,19 @@ class Server:
     """One process of the server's command, and its dispatcher. What is written waits until the process may start.
 
     `user` is empty where it is for several. A spare process starts before a user needs it, and gets one by `adopt`.
+    Where users have credentials, a process for the user of an identity waits for theirs before it asks to start.
     """
 
-    def __init__(self, pool: ServerPool, on_end: Callable[[str], None], *, user: str | None) -> None:
+    def __init__(
+        self, pool: ServerPool, on_end: Callable[[str], None], *, user: str | None, identity: Identity | None = None
+    ) -> None:
         options = pool.options
         self.user = user
         self.occupant: Occupant | None = None
         self.stopping = False
         self.heard = False
+        self.refusal: HttpError | None = None
+        """Why it was not started, as its clients are to be told; None if it was, or they are told as of a crash."""
         timeouts = CallTimeouts(idle=options.call_timeout, total=options.call_timeout_total)
         self.dispatcher = Dispatcher(
             self._write,
@@ -80,7 +92,14 @@ class Server:
         self._asked_at = pool.loop.clock()
         self._permit_timer: Timer | None = None
         self._permit: StartPermit | None = None
-        self._permit = pool.start_limiter.ask(self._begin, low_priority=self._spare)
+        self._environment = _NO_VARIABLES
+        self._is_for_user = pool.credentials is not None and identity is not None
+        self._due_at: float | None = None
+        self._question: Question | None = None
+        if pool.credentials is not None and identity is not None:
+            self._question = pool.credentials.ask(identity, self._take_credentials)
+        else:
+            self._ask_to_start()
 
     def adopt(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> None:
         """Assign it to a user. `on_end` gets the reason of its end; no limit or gauge counts it without an occupant."""
@@ -88,6 +107,24 @@ class Server:
         self.occupant = occupant
         self._on_end = on_end
         self._asked_at = self._pool.asked_at = self._pool.loop.clock()
+
+    def _take_credentials(self, answer: Delivered | HttpError) -> None:
+        if isinstance(answer, HttpError):
+            self.refusal = answer
+            log.info("%s was not started: %s", self._name, answer)
+            self._end(f"was not started: {answer}")
+            return
+        self._environment = answer.environment
+        if answer.good_for is not None:
+            self._due_at = self._pool.loop.clock() + answer.good_for
+        self._ask_to_start()
+
+    def _ask_to_start(self) -> None:
+        self._permit = self._pool.start_limiter.ask(self._begin, low_priority=self._spare)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it should end once it is idle, as its user's credential is about to end."""
+        return self._due_at is not None and now >= self._due_at
 
     @property
     def counted(self) -> bool:
@@ -116,11 +153,15 @@ class Server:
         ):
             raise unavailable("the MCP server has too many unanswered calls, or too much unread input")
 
-    def stop(self, reason: str) -> None:
-        """End the process; what is still in flight fails when it is gone."""
+    def stop(self, reason: str, *, at_once: bool = False) -> None:
+        """End the process; what is still in flight fails when it is gone. `at_once` gives it no time to end itself."""
+        if at_once and self._process is not None:
+            self._process.kill(reason)
         if self.stopping:
             return
         self.stopping = True
+        if self._question is not None:
+            self._question.cancel()
         if self._process is not None:
             self._process.stop(reason)
         else:
@@ -131,10 +172,11 @@ class Server:
             return  # stopped in the same turn as its permit came; `_end`, which is due, gives that back
         pool = self._pool
         options = pool.options
+        environment, self._environment = self._environment, _NO_VARIABLES
         try:
             self._process = ServerProcess(
                 pool.loop,
-                lambda: pool.start_child(self.user or ""),
+                lambda: pool.start_child(self.user or "", environment),
                 name=lambda: self._name,
                 limits=Limits(
                     max_line_bytes=options.max_message_bytes,
@@ -146,6 +188,7 @@ class Server:
                 on_line=self._reader.take,
                 on_skipped=self._reader.take_too_long,
                 on_exit=self._exited,
+                secrets=tuple(environment.values()),
             )
         except SpawnError as error:
             log.error("%s: %s", self._name, error)
@@ -194,7 +237,8 @@ class Server:
     def _exited(self, exit_: Exit) -> None:
         if not self.stopping:
             self._pool.crashes.add()
-            if not self.heard:
+            # With a user's own credentials it says more of these than of the server.
+            if not self.heard and not self._is_for_user:
                 self._pool.failed_at = self._pool.loop.clock()
             self._pool.crash_log.log(logging.WARNING, "%s: the server %s", self._name, exit_)
         self._end(str(exit_))
@@ -217,8 +261,12 @@ class Server:
 class ServerPool:
     """Every running server of one bridge, and those that wait to be started."""
 
-    def __init__(self, loop: Loop, options: Options, registry: Registry) -> None:
+    def __init__(
+        self, loop: Loop, options: Options, registry: Registry, *, credentials: UserCredentials | None = None
+    ) -> None:
+        """With `credentials`, each process for a user starts with what that user has given for this server."""
         self.loop = loop
+        self.credentials = credentials
         self.options = options
         self.start_limiter = StartLimiter(options.starts_at_once)
         self.allowance = Allowance(loop.clock, per_second=_LOGGED_BYTES_PER_SECOND, at_once=_LOGGED_BYTES_AT_ONCE)
@@ -269,8 +317,11 @@ class ServerPool:
     def _count_running(self) -> int:
         return sum(server.counted and server.running for server in self._servers)
 
-    def start(self, occupant: Occupant, on_end: Callable[[str], None]) -> Server:
-        """Start a server for an occupant, or take a spare. Raises HttpError when too many run."""
+    def start(self, occupant: Occupant, on_end: Callable[[str], None], identity: Identity | None = None) -> Server:
+        """Start a server for an occupant, or take a spare. Raises HttpError when too many run.
+
+        Where users have credentials, it starts with those of the user of `identity`.
+        """
         user, options = occupant.user, self.options
         bounds = Bounds(in_all=options.max_sessions, of_user=options.max_sessions_per_user)
         ending = [server.user for server in self._servers if server.counted and server.ending]
@@ -281,33 +332,41 @@ class ServerPool:
             raise unavailable("too many processes are being ended", retry_seconds=math.ceil(options.stop_timeout))
         running = [s.occupant for s in self._servers if s.occupant is not None and not s.ending]
         self.make_room(running, user, bounds, "--max-sessions")
-        return self._take(user, on_end, occupant)
+        if self.credentials is not None and (identity is None or identity.user != user):
+            raise unavailable("the bridge does not know whose credentials the process needs")
+        return self._take(user, on_end, occupant, identity)
 
     def number_next(self) -> int:
         """Return the number of another process, by which the log knows it."""
         self._numbered += 1
         return self._numbered
 
-    def start_child(self, user: str) -> Child:
-        """Start a server process for a user in the way that the options ask for. Raises SpawnError."""
+    def start_child(self, user: str, credentials: Mapping[str, str]) -> Child:
+        """Start a server process for a user in the way that the options ask for. Raises SpawnError.
+
+        `credentials` are variables for its environment alone.
+        """
         options = self.options
+        environment = {**options.environment, **credentials}
         if options.server_socket is not None:
-            return UnitChild(options.server_socket, environment=options.environment, user=digest_of(user))
+            return UnitChild(options.server_socket, environment=environment, user=digest_of(user))
         return SpawnedChild(
             options.command,
-            environment=options.environment,
+            environment=environment,
             directory=options.directory,
             open_files=options.open_files,
         )
 
     def start_probe(self, on_end: Callable[[str], None]) -> Server:
-        """Start a server for the bridge's own question, which no limit and no gauge counts."""
-        return self._take("", on_end, None)
+        """Start a server for the bridge's own question, which no limit and no gauge counts. It has no credentials."""
+        return self._take("", on_end, None, None)
 
-    def _take(self, user: str, on_end: Callable[[str], None], occupant: Occupant | None) -> Server:
+    def _take(
+        self, user: str, on_end: Callable[[str], None], occupant: Occupant | None, identity: Identity | None
+    ) -> Server:
         if self.closed:
             raise stopping()
-        server = self._warm_pool.take() or Server(self, on_end, user=user)
+        server = self._warm_pool.take() or Server(self, on_end, user=user, identity=identity)
         self._servers[server] = None
         server.adopt(user, on_end, occupant)
         return server
@@ -348,6 +407,14 @@ class ServerPool:
         server = Server(self, on_end, user=None)
         self._servers[server] = None
         return server
+
+    def end_at_once(self, user: str, reason: str) -> None:
+        """End all processes of a user, also those that wait for their credentials, or are being ended already."""
+        for server in list(self._servers):
+            if server.user == user:
+                if not server.running and not server.ending:
+                    server.refusal = unavailable(reason, retry_seconds=1)
+                server.stop(reason, at_once=True)
 
     def forget(self, server: Server) -> None:
         """Forget a server that has ended."""

@@ -34,10 +34,14 @@ class Readiness:
         self._answered_at = -float("inf")
 
     def answer(self, response: Response) -> None:
-        """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops."""
+        """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops.
+
+        Where users have credentials, no process can be started to ask it, and what a user's process does says more of
+        that user's credentials: there it is ready while the bridge serves.
+        """
         if self._pool.closed:
             raise stopping()
-        if self._believes():
+        if self._pool.credentials is not None or self._believes():
             response.reply("200 OK", JSON_HEADERS, b'{"status":"ready"}')
             return
         self._waiting.append(response)

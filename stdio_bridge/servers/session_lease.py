@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stdio_bridge.http.identity import Identity
 from stdio_bridge.protocol import jsonrpc, to_legacy
 from stdio_bridge.protocol.calls import CallOutcome
 from stdio_bridge.protocol.jsonrpc import Message
 
-from .backend import Reply, SessionBackend, SessionClient
+from .backend import InitializeReply, SessionBackend, SessionClient
 from .handshake import Failed, Handshake, Initialized, Modern, Outcome
 from .lease import LeaseParts, ServerLease
 from .modern_for_legacy import ModernForLegacy
@@ -24,9 +25,17 @@ class SessionLease(ServerLease):
     for an older revision that the bridge knows is given it: revisions only add.
     """
 
-    def __init__(self, parts: LeaseParts, user: str, *, exclusive: bool, forget: Callable[[ServerLease], None]) -> None:
+    def __init__(
+        self,
+        parts: LeaseParts,
+        user: str,
+        identity: Identity,
+        *,
+        exclusive: bool,
+        forget: Callable[[ServerLease], None],
+    ) -> None:
         self._clients: dict[SessionClient, Message] = {}
-        super().__init__(parts, user, forget=forget)
+        super().__init__(parts, user, identity, forget=forget)
         self.exclusive = exclusive
         # A server is taken for a legacy one until the handshake shows that it is not.
         self.backend: SessionBackend = SessionPassthrough(self.dispatcher)
@@ -34,7 +43,7 @@ class SessionLease(ServerLease):
         self._result: Message | None = None
         self._handshake: Handshake | None = None
         self._asked_with: Message | None = None
-        self._waiting: list[tuple[SessionClient, Message, Reply]] = []
+        self._waiting: list[tuple[SessionClient, Message, InitializeReply]] = []
         self._told_initialized = False
 
     def is_left_for(self, user: str, initialize: Message) -> bool:
@@ -80,7 +89,9 @@ class SessionLease(ServerLease):
         super().evict()
 
     def tick(self, now: float) -> None:
-        """End a server that has been idle for too long."""
+        """End a server that has been idle for too long, or whose user's credential is about to end."""
+        if self._server.is_due(now) and not any(self.backend.has_calls_of(client) for client in self._clients):
+            self.evict()
         if not self._clients and not self.ending and now - self.last_used > self._parts.pool.options.idle_timeout:
             self._server.stop("it was idle")
 
@@ -101,7 +112,7 @@ class SessionLease(ServerLease):
 
     # The handshake
 
-    def initialize(self, client: SessionClient, message: Message, reply: Reply) -> None:
+    def initialize(self, client: SessionClient, message: Message, reply: InitializeReply) -> None:
         """Answer a session's `initialize`, with what the server says or has said to the first."""
         if self._result is not None:
             reply.finish(self._answer(message, self._result))
@@ -110,7 +121,7 @@ class SessionLease(ServerLease):
         else:
             self._begin(message, reply)
 
-    def _begin(self, message: Message, reply: Reply) -> None:
+    def _begin(self, message: Message, reply: InitializeReply) -> None:
         self._asked_with = _asked_with(message)
         params = jsonrpc.params_of(message)
         if isinstance(asked := params.get("protocolVersion"), str):
@@ -124,7 +135,13 @@ class SessionLease(ServerLease):
         self._handshake = Handshake(self.dispatcher, loop, era_cache, sent, done, before=reply.send)
         self._handshake.begin_for_legacy()
 
-    def _handshake_done(self, sent: Message, message: Message, reply: Reply, outcome: Outcome) -> None:
+    def _handshake_done(self, sent: Message, message: Message, reply: InitializeReply, outcome: Outcome) -> None:
+        if self._server.refusal is not None:
+            reply.refuse(message["id"], self._server.refusal)
+            waiting, self._waiting = self._waiting, []
+            for _, asked, waits in waiting:
+                waits.refuse(asked["id"], self._server.refusal)
+            return
         if isinstance(outcome, Failed):
             # A client of both eras would take a code of the modern one for a modern server's.
             self._refused(message, reply, to_legacy.answer({**outcome.message, "id": message["id"]}), outcome.outcome)
@@ -148,7 +165,7 @@ class SessionLease(ServerLease):
             emulation.take_over(client, own)
         return to_legacy.initialize_result(initialize, discovered)
 
-    def _refused(self, message: Message, reply: Reply, refusal: Message, outcome: CallOutcome | None) -> None:
+    def _refused(self, message: Message, reply: InitializeReply, refusal: Message, outcome: CallOutcome | None) -> None:
         reply.finish(refusal, outcome)
         self._handshake = None
         waiting, self._waiting = self._waiting, []

@@ -210,6 +210,8 @@ class _Survey:
             self._fail(f"{method}: {text if isinstance(text, str) else 'the answer is no list'}")
 
     def _fail(self, text: str) -> None:
+        if self._pool.credentials is not None:
+            text += " (it was started without a user's credentials)"
         self._finish(SurveyError(text))
 
     def _finish(self, result: Offers | SurveyError) -> None:

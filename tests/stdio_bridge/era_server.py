@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -140,12 +141,20 @@ def call(request: Message) -> None:
             refuse(request, -32042, "visit first", {"elicitations": [wanted]})
     elif name == "die":
         os._exit(4)
+    elif name == "betray":
+        sys.stdout.write(f"stdout: {os.environ['TOKEN']}\n")
+        sys.stdout.flush()
+        sys.stderr.write(f"stderr: {os.environ['TOKEN']}\n")
+        sys.stderr.flush()
+        os._exit(4)
     elif name != "hang":
         facts: Message = {
             "seen": seen,
             "initialize": initialized_with,
             "params": params,
             "pid": os.getpid(),
+            "token": os.environ.get("TOKEN"),
+            "core": resource.getrlimit(resource.RLIMIT_CORE),
             "calls": len(called),
         }
         text(request, facts.get(name, "ok"))

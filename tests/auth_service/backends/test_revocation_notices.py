@@ -109,7 +109,9 @@ def test_a_bridge_accepts_the_signed_messages(server: Server) -> None:
     make_notices(time=[f"{server.origin}/mcp"])(grant("abc"))
     body = server.told.get(timeout=WAIT_SECONDS)
     assert (
-        AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0).revoked_grant(body.encode())
+        AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0)
+        .parse_revocation(body.encode())
+        .grant
         == "abc"
     )
 

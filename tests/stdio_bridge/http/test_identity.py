@@ -6,7 +6,7 @@ import pytest
 import time_machine
 from itsdangerous import URLSafeTimedSerializer
 
-from stdio_bridge.http.identity import AssertionVerifier
+from stdio_bridge.http.identity import AssertionVerifier, Revoked
 from stdio_bridge.protocol.errors import HttpError
 
 KEY = b"k" * 64
@@ -93,9 +93,28 @@ def test_an_assertion_seen_before_is_refused_once_it_is_old() -> None:
 
 def test_a_revocation_names_its_grant_and_an_identity_assertion_is_none() -> None:
     revocation = sign({"sid": "g1"}, salt="mcp-oauth-gateway.revocation")
-    assert verifier().revoked_grant(revocation.encode()) == "g1"
+    assert verifier().parse_revocation(revocation.encode()) == Revoked(grant="g1")
     with pytest.raises(HttpError):
-        verifier().revoked_grant(sign(CLAIMS).encode())
+        verifier().parse_revocation(sign(CLAIMS).encode())
+
+
+def test_a_revocation_names_a_user() -> None:
+    revocation = sign({"sub": "github:1"}, salt="mcp-oauth-gateway.revocation")
+    assert verifier().parse_revocation(revocation.encode()) == Revoked(user="github:1")
+
+
+@pytest.mark.parametrize("claims", [{}, {"sub": ""}, {"sub": 1}, {"sid": None}, {"user": "github:1"}])
+def test_a_revocation_of_nothing_is_refused(claims: object) -> None:
+    with pytest.raises(HttpError):
+        verifier().parse_revocation(sign(claims, salt="mcp-oauth-gateway.revocation").encode())
+
+
+def test_an_identity_has_its_assertion_only_where_it_is_asked_for() -> None:
+    assertion = sign(CLAIMS)
+    keeping = AssertionVerifier(KEY, now=lambda: NOW, keep_assertions=True)
+    assert keeping.identify(assertion).assertion == assertion
+    assert assertion not in repr(keeping.identify(assertion))
+    assert verifier().identify(assertion).assertion is None
 
 
 @pytest.mark.parametrize("signed_at", [NOW - 60, NOW + 10])

@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from stdio_bridge.app import Bridge
 from stdio_bridge.http.exchange import Headers, Request, Response
-from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.identity import Identity, Revoked
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.options import parse_options
 from tests.stdio_bridge.modern_client import NAMED_BY, PREFIX, VERSION
@@ -63,11 +63,14 @@ class NamedUser:
     def identify(self, assertion: str | None) -> Identity:
         return Identity(user=assertion or "", grant=f"grant of {assertion}")
 
-    def revoked_grant(self, body: bytes) -> str:
-        return body.decode()
+    def parse_revocation(self, body: bytes) -> Revoked:
+        return Revoked(grant=body.decode())
 
     def check_survey(self, body: bytes) -> None:
         """Believe every request."""
+
+    def sign_credential_request(self, assertion: str, nonce: str) -> bytes:
+        return f"{assertion} {nonce}".encode()
 
     def key_for(self, purpose: str) -> bytes:
         return purpose.encode().ljust(32)

@@ -61,6 +61,7 @@ WHO = {"require-identity", "no-identity"}
 WHAT = {"command", "server-socket"}
 RULES = {"tools", "prompts", "resources"}  # see test_rules
 LOCK = {"tools-lock"}  # see test_lock_file
+CREDENTIALS = {"credentials-url"}  # only with identities, see test_user_credentials
 WRONG: list[tuple[str, object]] = [
     ("allow-host", "a.example"),
     ("allow-host", [1]),
@@ -75,6 +76,9 @@ WRONG: list[tuple[str, object]] = [
     ("command", []),
     ("command", "true"),
     ("command", ["true", 1]),
+    ("credentials-url", "http://127.0.0.1:9000/credentials/time"),
+    ("credentials-url", ["http://auth.example/credentials/time"]),
+    ("credentials-url", ["https://127.0.0.1:9000/credentials/time"]),
     ("cwd", 1),
     ("env", ["A=1"]),
     ("env", {"A": 1}),
@@ -119,7 +123,7 @@ def refused(config: Path, members: object, *arguments: str) -> str:
 
 
 def test_there_is_a_sample_of_every_option() -> None:
-    assert SAMPLES.keys() | WHO | WHAT | RULES | LOCK == options_by_name().keys()
+    assert SAMPLES.keys() | WHO | WHAT | RULES | LOCK | CREDENTIALS == options_by_name().keys()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -1,0 +1,181 @@
+"""Users' own credentials: asked of the auth service for each process that starts for a user, and kept by nothing here.
+
+Only imported where there are any, as this loads what decrypts them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from stdio_bridge.http.identity import Identity, Verifier
+from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.http_post import Answer, Post
+from stdio_bridge.io.log_handler import LimitedLog
+from stdio_bridge.protocol.challenges import challenged
+from stdio_bridge.protocol.errors import RETRY_SECONDS, HttpError, unavailable
+
+from .start_limiter import StartLimiter, StartPermit
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 16
+"""How many questions may be under way; more wait."""
+TOTAL_SECONDS: Final = 10.0
+"""How long a process waits for its credentials. Less than `--keep-alive`, so that the refusal is an HTTP error."""
+_ONE_SECONDS: Final = 8.0
+_LOGGED_PER_SECOND = 1
+_MAX_RETRY_SECONDS = 600
+# A process ends, when it is idle, this long before its credential does, or after three quarters of a short time.
+_AHEAD_SECONDS = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """The credentials of one user, as variables of the environment.
+
+    `good_for` is after how many seconds a process with them should end; None means never.
+    """
+
+    environment: Mapping[str, str] = field(repr=False)
+    good_for: float | None
+
+
+Taken = Callable[[Delivered | HttpError], None]
+
+
+class UserCredentials:
+    """Asks the auth service, at one address after the other until one answers."""
+
+    def __init__(self, loop: Loop, urls: tuple[str, ...], verifier: Verifier, *, now: Callable[[], float]) -> None:
+        """`now` is in seconds since 1970."""
+        self._loop = loop
+        self._urls = urls
+        self._verifier = verifier
+        self._now = now
+        self._fernet = Fernet(base64.urlsafe_b64encode(verifier.key_for("credentials")))
+        self._limiter = StartLimiter(AT_ONCE)
+        self._log = LimitedLog(log, loop.clock, per_second=_LOGGED_PER_SECOND)
+
+    def ask(self, identity: Identity, taken: Taken) -> Question:
+        """Ask for the credentials of a user. `taken` is called once, not before this returns, unless it is given up."""
+        return Question(self, self._loop, self._limiter, identity, taken)
+
+    def send(
+        self, url_number: int, identity: Identity, nonce: str, done: Callable[[Answer | str], None]
+    ) -> Post | None:
+        """Send a question to one of the addresses; None where there are no more."""
+        if url_number >= len(self._urls):
+            return None
+        body = self._verifier.sign_credential_request(identity.assertion or "", nonce)
+        return Post(self._loop, self._urls[url_number], body, done, seconds=_ONE_SECONDS)
+
+    def read(self, answer: Answer | str, identity: Identity, nonce: str) -> Delivered | HttpError | None:
+        """Return what an answer says; None where another address may say more."""
+        if isinstance(answer, str):
+            self._log.log(logging.WARNING, "the auth service cannot be asked for a user's credentials: %s", answer)
+            return None
+        if answer.status == HTTPStatus.OK:
+            return self._open(answer.body, identity, nonce)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            text = "a credential that this server needs of you is missing: log in again"
+            return challenged("invalid_token", text, resource=identity.resource, scopes=identity.scopes)
+        if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            self._log.log(logging.ERROR, "the auth service refused a question for credentials: HTTP %d", answer.status)
+        return _unavailable(answer.headers.get("retry-after", ""))
+
+    def _open(self, body: bytes, identity: Identity, nonce: str) -> Delivered | HttpError:
+        """Return what was encrypted for this bridge, in answer to this question and about this user alone."""
+        try:
+            content = json.loads(self._fernet.decrypt(json.loads(body)["credentials"]))
+            named, environment, expires_at = content["sub"], content["environment"], content["expires_at"]
+            is_valid = (
+                secrets.compare_digest(content["nonce"], nonce)
+                and named == identity.user
+                and _is_environment(environment)
+                and isinstance(expires_at, int | float | None)
+            )
+        except (InvalidToken, ValueError, TypeError, KeyError, RecursionError):
+            is_valid, environment, expires_at = False, {}, None
+        if not is_valid:
+            self._log.log(logging.ERROR, "the auth service's answer to a question for credentials is not valid")
+            return _unavailable("")
+        if expires_at is None:
+            return Delivered(environment=environment, good_for=None)
+        left = expires_at - self._now()
+        if left <= 0:
+            self._log.log(logging.WARNING, "a user's credential has ended before a process could start with it")
+            return _unavailable("")
+        return Delivered(environment=environment, good_for=left - min(_AHEAD_SECONDS, left / 4))
+
+
+class Question:
+    """A question under way."""
+
+    def __init__(
+        self, credentials: UserCredentials, loop: Loop, limiter: StartLimiter, identity: Identity, taken: Taken
+    ) -> None:
+        self._credentials = credentials
+        self._identity = identity
+        self._taken: Taken | None = taken
+        self._nonce = secrets.token_urlsafe(24)
+        self._post: Post | None = None
+        self._url_number = 0
+        self._timer = loop.call_later(TOTAL_SECONDS, lambda: self._finish(_unavailable("")))
+        self._permit: StartPermit | None = None
+        # Not at once: nothing is answered before `ask` returns.
+        loop.call_soon(lambda: self._begin(limiter))
+
+    def cancel(self) -> None:
+        """Give it up: whatever the answer is, it is not used. Harmless when it is over."""
+        self._taken = None
+        self._timer.cancel()
+        if self._post is not None:
+            self._post.cancel()
+        if self._permit is not None:
+            self._permit.release()
+
+    def _begin(self, limiter: StartLimiter) -> None:
+        if self._taken is not None:
+            self._permit = limiter.ask(self._send)
+
+    def _send(self) -> None:
+        if self._taken is None:
+            return
+        self._post = self._credentials.send(self._url_number, self._identity, self._nonce, self._read)
+        if self._post is None:
+            self._finish(_unavailable(""))
+
+    def _read(self, answer: Answer | str) -> None:
+        result = self._credentials.read(answer, self._identity, self._nonce)
+        if result is None:
+            self._url_number += 1
+            self._send()
+        else:
+            self._finish(result)
+
+    def _finish(self, result: Delivered | HttpError) -> None:
+        taken = self._taken
+        self.cancel()
+        if taken is not None:
+            taken(result)
+
+
+def _is_environment(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and name and "=" not in name and isinstance(text, str) and "\0" not in f"{name}{text}"
+        for name, text in value.items()
+    )
+
+
+def _unavailable(retry_after: str) -> HttpError:
+    seconds = min(int(retry_after), _MAX_RETRY_SECONDS) if retry_after.isdecimal() else RETRY_SECONDS
+    return unavailable("the user's credentials cannot be had now: try again later", retry_seconds=max(1, seconds))

@@ -1,0 +1,344 @@
+"""Users' own credentials: each process gets those of its user, and no process starts without them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service, encrypt
+from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
+from tests.stdio_bridge.running import KEY, Bridge, assertion, rpc, signed
+from tests.stdio_bridge.socket_activation import server_socket
+from tests.stdio_bridge.test_faults import metric
+from tests.stdio_bridge.user_client import RESOURCE, Client
+
+SERVERS = {"legacy server": LEGACY_SERVER, "modern server": MODERN_SERVER}
+ERAS = ("legacy", "modern")
+CHALLENGE = (
+    'Bearer error="invalid_token", error_description="a credential that this server needs of you is missing: log in '
+    'again", resource_metadata="https://mcp.example.com/.well-known/oauth-protected-resource/notes/mcp", scope="read"'
+)
+
+
+@pytest.fixture
+def service() -> Iterator[CredentialService]:
+    with credential_service() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def bridge_of(
+    folder: Path, url: str, *options: str, command: tuple[str, ...] = LEGACY_SERVER, in_units: bool = False
+) -> Iterator[Bridge]:
+    (folder / "key").write_text(KEY)
+    own = ("--require-identity", str(folder / "key"), "--credentials-url", url, "--drain-timeout", "0.1", *options)
+    with contextlib.ExitStack() as stack:
+        if in_units:
+            path = stack.enter_context(server_socket(folder / "server", *command))
+            yield stack.enter_context(Bridge(*own, "--server-socket", str(path), command=()))
+        else:
+            yield stack.enter_context(Bridge(*own, command=command))
+
+
+def begin(bridge: Bridge, era: str, user: str) -> tuple[int, dict[str, str], bytes]:
+    """Send the first request of a user's client, for which a process has to start."""
+    headers = {"X_Gateway_Identity": assertion(user, aud=RESOURCE, scope="read")}
+    if era == "legacy":
+        info = {"name": "t", "version": "1"}
+        params: Any = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        return bridge.request("POST", rpc("initialize", params), **headers)
+    prefix = "io.modelcontextprotocol/"
+    meta = {f"{prefix}protocolVersion": "2026-07-28", f"{prefix}clientCapabilities": {}}
+    params = {"name": "token", "arguments": {}, "_meta": meta}
+    headers |= {"Mcp_Method": "tools/call", "Mcp_Name": "token", "MCP_Protocol_Version": "2026-07-28"}
+    return bridge.request("POST", rpc("tools/call", params), **headers)
+
+
+def said(client: Client, tool: str) -> Any:
+    return json.loads(client.call(tool).message["result"]["content"][0]["text"])
+
+
+def tell(bridge: Bridge, user: str) -> None:
+    """Tell the bridge that the credentials of a user have changed."""
+    status, _, _ = bridge.request("POST", signed("revocation", {"sub": user}).encode(), path="/revocations")
+    assert status == 204
+
+
+@pytest.mark.parametrize("in_units", [False, True], ids=["child processes", "units"])
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+def test_the_processes_of_two_users_have_each_its_user_s_own(
+    service: CredentialService, tmp_path: Path, server: str, isolation: str, in_units: bool
+) -> None:
+    service.give("ann", "bob")
+    options = ("--isolation", isolation)
+    with bridge_of(tmp_path, service.url, *options, command=SERVERS[server], in_units=in_units) as bridge:
+        clients = [Client(bridge, era, user=user) for user in ("ann", "bob") for era in ERAS]
+        assert [said(client, "token") for client in clients] == [f"token-of-{client.user}" for client in clients]
+        assert len({said(client, "pid") for client in clients}) == len(clients)
+        # One question for each process, and none for what comes after.
+        assert sorted(service.asked.queue) == ["ann", "ann", "bob", "bob"]
+        assert {tuple(said(client, "core")) for client in clients} == {(1, 1)} or in_units
+        processes = [*psutil.Process(bridge.process.pid).children(recursive=True), psutil.Process(bridge.process.pid)]
+        assert "token-of" not in str([process.cmdline() for process in processes])
+        assert "token-of" not in str([psutil.Process(bridge.process.pid).environ() for _ in "_"])
+        bridge.stop()
+        assert not [line for line in bridge.lines if "token-of" in line]
+
+
+def test_what_a_server_says_of_its_credential_is_in_no_log_and_no_text_about_its_end(
+    service: CredentialService, tmp_path: Path
+) -> None:
+    service.give("ann")
+    with bridge_of(tmp_path, service.url) as bridge:
+        client = Client(bridge, "legacy", user="ann")
+        text = client.call("betray").message["error"]["message"]
+        assert "stderr: [redacted]" in text
+        assert "stdout: [redacted]" in text
+        bridge.stop()
+        assert [line for line in bridge.lines if "stderr: [redacted]" in line]
+        assert not [line for line in bridge.lines if "token-of" in line]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("server", SERVERS)
+def test_without_its_user_s_credential_no_process_starts_and_the_client_is_sent_to_log_in(
+    service: CredentialService, tmp_path: Path, server: str, era: str
+) -> None:
+    with bridge_of(tmp_path, service.url, command=SERVERS[server]) as bridge:
+        status, headers, content = begin(bridge, era, "ann")
+        assert (status, headers["www-authenticate"]) == (401, CHALLENGE)
+        assert json.loads(content)["id"] == 1
+        assert "mcp-session-id" not in headers
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        service.give("ann")
+        assert said(Client(bridge, era, user="ann"), "token") == "token-of-ann"
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+def test_while_the_auth_service_cannot_be_reached_clients_are_told_when_to_try_again(
+    tmp_path: Path, isolation: str, era: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/credentials/notes"
+    with bridge_of(tmp_path, url, "--isolation", isolation) as bridge:
+        status, headers, content = begin(bridge, era, "ann")
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert json.loads(content)["id"] == 1
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        bridge.wait_for_line("WARNING .*cannot be asked for a user's credentials: Connection refused")
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_an_auth_service_that_is_asked_in_vain_says_when_to_try_again(
+    service: CredentialService, tmp_path: Path, era: str
+) -> None:
+    service.refusals["ann"] = (503, {"Retry-After": "7"})
+    with bridge_of(tmp_path, service.url) as bridge:
+        status, headers, _ = begin(bridge, era, "ann")
+        assert (status, headers["retry-after"]) == (503, "7")
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 500])
+def test_any_other_refusal_starts_nothing_and_is_logged(
+    service: CredentialService, tmp_path: Path, status: int
+) -> None:
+    service.refusals["ann"] = (status, {"Location": service.url})
+    with bridge_of(tmp_path, service.url) as bridge:
+        assert begin(bridge, "modern", "ann")[0] == 503
+        bridge.wait_for_line(f"ERROR .*refused a question for credentials: HTTP {status}")
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        assert service.asked.qsize() == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "body"),
+    [
+        pytest.param({"nonce": "another"}, None, id="an answer to another question"),
+        pytest.param({"nonce": None}, None, id="an answer to none"),
+        pytest.param({"sub": "bob"}, None, id="about another user"),
+        pytest.param({"sub": None}, None, id="about no user"),
+        pytest.param({"environment": {"TOKEN": 1}}, None, id="a value that is no text"),
+        pytest.param({"environment": {"TOKEN": "a\0b"}}, None, id="a value with NUL"),
+        pytest.param({"environment": {"A=B": "c"}}, None, id="a name with an equals sign"),
+        pytest.param({"environment": ["TOKEN"]}, None, id="variables that are no object"),
+        pytest.param({"expires_at": "never"}, None, id="an end that is no time"),
+        pytest.param({"expires_at": 1}, None, id="an end that is over"),
+        pytest.param({}, b"{}", id="nothing"),
+        pytest.param({}, b"[", id="no JSON"),
+        pytest.param({}, b'{"credentials": 7}', id="no text"),
+        pytest.param({}, b'{"credentials": "rubbish"}', id="not encrypted"),
+        pytest.param({}, encrypt({}, key="6" * 64), id="encrypted for another server"),
+        pytest.param({}, b" " * (2 << 20), id="more than is read"),
+    ],
+)
+def test_an_answer_that_is_not_for_this_question_and_user_starts_nothing(
+    service: CredentialService, tmp_path: Path, changed: dict[str, Any], body: bytes | None
+) -> None:
+    service.give("ann", "bob")
+    service.changed, service.body = changed, body
+    with bridge_of(tmp_path, service.url) as bridge:
+        assert begin(bridge, "modern", "ann")[0] == 503
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        bridge.stop()
+        assert not [line for line in bridge.lines if "token-of" in line]
+
+
+def test_the_next_address_is_asked_where_one_cannot_be_reached(service: CredentialService, tmp_path: Path) -> None:
+    service.give("ann")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/credentials/notes"
+    with bridge_of(tmp_path, url, "--credentials-url", service.url) as bridge:
+        assert said(Client(bridge, "modern", user="ann"), "token") == "token-of-ann"
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+def test_an_answer_that_is_under_way_when_the_credential_changes_is_not_used(
+    service: CredentialService, tmp_path: Path, isolation: str, era: str
+) -> None:
+    service.give("ann")
+    service.open.clear()
+    with bridge_of(tmp_path, service.url, "--isolation", isolation) as bridge:
+        with in_background(bridge, era, "ann") as answered:
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            tell(bridge, "ann")
+            assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
+        assert answered[0][0] in (404, 503)
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        service.environments["ann"] = {"TOKEN": "another"}
+        service.open.set()
+        assert said(Client(bridge, era, user="ann"), "token") == "another"
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_another_user_s_process_is_neither_waited_for_nor_taken_over(
+    service: CredentialService, tmp_path: Path, era: str
+) -> None:
+    service.give("ann", "bob")
+    service.open.clear()
+    with bridge_of(tmp_path, service.url, "--isolation", "per-user") as bridge:
+        with in_background(bridge, era, "ann") as of_ann, in_background(bridge, era, "bob") as of_bob:
+            assert {service.asked.get(timeout=WAIT_SECONDS), service.asked.get(timeout=WAIT_SECONDS)} == {"ann", "bob"}
+            tell(bridge, "ann")
+            assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
+            service.open.set()
+        assert of_ann[0][0] in (404, 503)
+        assert of_bob[0][0] == 200
+        assert said(Client(bridge, "modern", user="bob"), "token") == "token-of-bob"
+        assert said(Client(bridge, "modern", user="ann"), "token") == "token-of-ann"
+
+
+def test_a_client_that_leaves_gives_its_question_up(service: CredentialService, tmp_path: Path) -> None:
+    service.give("ann")
+    service.open.clear()
+    with bridge_of(tmp_path, service.url) as bridge:
+        head = f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nX-Gateway-Identity: {assertion('ann')}\r\n"
+        info = {"name": "t", "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        body = json.dumps(rpc("initialize", params))
+        head += "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+        with socket.create_connection(("127.0.0.1", bridge.port)) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+        assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_bridge_that_stops_gives_its_questions_up(service: CredentialService, tmp_path: Path, era: str) -> None:
+    service.give("ann")
+    service.open.clear()
+    with bridge_of(tmp_path, service.url) as bridge, in_background(bridge, era, "ann"):
+        assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+        assert bridge.stop() == 0
+        assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
+
+
+@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+def test_a_change_ends_the_processes_of_its_user_alone(
+    service: CredentialService, tmp_path: Path, isolation: str
+) -> None:
+    service.give("ann", "bob")
+    with bridge_of(tmp_path, service.url, "--isolation", isolation, "--stop-timeout", "600") as bridge:
+        clients = [Client(bridge, era, user=user) for user in ("ann", "bob") for era in ERAS]
+        servers = {client: psutil.Process(said(client, "pid")) for client in clients}
+        service.environments["ann"] = {"TOKEN": "another"}
+        tell(bridge, "ann")
+        for client, server in servers.items():
+            if client.user == "ann":
+                server.wait(WAIT_SECONDS)
+            else:
+                assert said(client, "pid") == server.pid
+        assert clients[0].call("token").status == 404
+        assert said(clients[1], "token") == "another"
+        assert said(Client(bridge, "legacy", user="ann"), "token") == "another"
+
+
+def test_a_change_ends_a_process_that_reads_nothing(service: CredentialService, tmp_path: Path) -> None:
+    service.give("ann")
+    with bridge_of(tmp_path, service.url, "--stop-timeout", "600") as bridge:
+        client = Client(bridge, "modern", user="ann")
+        server = psutil.Process(said(client, "pid"))
+        server.suspend()
+        tell(bridge, "ann")
+        server.wait(WAIT_SECONDS)
+
+
+def test_a_bridge_is_ready_without_a_user_and_starts_nothing_for_that(
+    service: CredentialService, tmp_path: Path
+) -> None:
+    with bridge_of(tmp_path, service.url) as bridge:
+        assert bridge.request("GET", path="/readyz")[0] == 200
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        assert service.asked.empty()
+
+
+def test_a_process_that_fails_with_its_user_s_credential_makes_no_bridge_unready(
+    service: CredentialService, tmp_path: Path
+) -> None:
+    service.give("ann")
+    with bridge_of(tmp_path, service.url, command=("false",)) as bridge:
+        assert begin(bridge, "modern", "ann")[0] == 200
+        assert metric(bridge, "mcp_bridge_crashes_total") > 0
+        assert bridge.request("GET", path="/readyz")[0] == 200
+        assert json.loads(bridge.request("GET", path="/statusz")[2])["mcp-stdio-bridge"]["failed"] is None
+
+
+@pytest.mark.parametrize(("command", "status"), [(LEGACY_SERVER, 200), (("false",), 502)])
+def test_a_survey_asks_a_process_that_has_no_credentials(
+    service: CredentialService, tmp_path: Path, command: tuple[str, ...], status: int
+) -> None:
+    with bridge_of(tmp_path, service.url, command=command) as bridge:
+        answered, _, content = bridge.request("POST", signed("survey", {}).encode(), path="/survey")
+        assert answered == status, content
+        assert service.asked.empty()
+        assert (b"(it was started without a user's credentials)" in content) == (status == 502)
+
+
+@contextlib.contextmanager
+def in_background(bridge: Bridge, era: str, user: str) -> Iterator[list[tuple[int, dict[str, str], bytes]]]:
+    """Send a first request, whose answer is there once this is over; none if the bridge has ended."""
+    answers: list[tuple[int, dict[str, str], bytes]] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            answers.append(begin(bridge, era, user))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield answers
+    finally:
+        asking.join(WAIT_SECONDS)
+        assert not asking.is_alive()
