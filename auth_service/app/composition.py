@@ -19,6 +19,7 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
 from auth_service.oauth.connections import Connections, make_services
+from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.declared_clients import make_clients
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.introspection import Introspection
@@ -140,6 +141,13 @@ class Parts:
     def revocation(self) -> Revocation:
         """The part that ends access."""
         return Revocation(self.store, grants_per_client=self.settings.limits.grants_per_client, notify=self.notices)
+
+    @cached_property
+    def credential_changes(self) -> CredentialChanges:
+        """The part that changes users' own credentials."""
+        return CredentialChanges(
+            self.settings, self.store, self.user_credentials, self.connections, revocation=self.revocation
+        )
 
     # Users
 

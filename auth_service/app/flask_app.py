@@ -17,6 +17,7 @@ from .views import (
     error_handlers,
     home,
     hosts,
+    provide,
     registration,
     router_refusals,
     token,
@@ -41,6 +42,7 @@ def create_app(parts: Parts) -> Flask:
         account.blueprint,
         authorize.blueprint,
         callback.blueprint,
+        provide.blueprint,
         registration.blueprint,
         token.blueprint,
     ):

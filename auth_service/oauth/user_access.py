@@ -49,9 +49,15 @@ class UserAccess:
         Only the last one is kept: providers limit the tokens of a user (GitHub: ten) and revoke the oldest, which must
         not end the grants of that login.
         """
-        profile = login.profile
-        kept = {"at": time.time(), "token": login.token, **self._memberships_of(profile)}
-        self._store.last_logins.keep(profile.subject, self._seal(kept))
+        self.remember_sealed(login.profile.subject, self.seal(login))
+
+    def seal(self, login: Login) -> str:
+        """Return a login, encrypted, for `remember_sealed`."""
+        return self._seal({"at": time.time(), "token": login.token, **self._memberships_of(login.profile)})
+
+    def remember_sealed(self, sub: str, sealed_login: str) -> None:
+        """Keep a login of this user as `remember` does."""
+        self._store.last_logins.keep(sub, sealed_login)
 
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()

@@ -58,6 +58,11 @@ class Event(StrEnum):
     INTROSPECTION_REFUSED = "introspection.refused"
     VERIFY_REFUSED = "verify.refused"
 
+    CREDENTIAL_SET = "credential.set"
+    CREDENTIAL_REPLACED = "credential.replaced"
+    CREDENTIAL_REMOVED = "credential.removed"
+    CREDENTIAL_EXPIRED = "credential.expired"
+
     NAME_UNPINNED = "name.unpinned"
 
     KEY_ADDED = "key.added"
@@ -161,6 +166,7 @@ def record(
     redirect: str | None = None,
     address: str | None = None,
     key: str | None = None,
+    credential: str | None = None,
     by: str | None = None,
     reason: str | None = None,
 ) -> None:
@@ -180,6 +186,7 @@ def record(
         "redirect": redirect,
         "address": address,
         "key": key,
+        "credential": credential,
         "by": by,
         "reason": reason,
     }

@@ -17,6 +17,13 @@ _BLANK = frozenset("\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 _SPACES = re.compile(r"\s+")
 
+# A name in ASCII that is no number and no Punycode, without user information: what is read is where it leads.
+_PLAIN_URL = re.compile(
+    r"https://(?!.*xn--)([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}(:[0-9]{1,5})?(/[\w./~%?&=+#-]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_PUNCTUATION = ".,;:!?)"
+
 # Scripts with letters that look alike, and the letters of other scripts that look Latin.
 _CONFUSABLE_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
 _LATIN_TWINS = frozenset("аеорсухіјѕԁһӏԛԝьгпкмнтвАВЕЗКМНОРСТУХІЈЅԌοαεικνρτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧօոսցհղ")
@@ -40,10 +47,9 @@ class DisplayName:
 
 def display_name(unverified_name: str) -> DisplayName:
     """Return a name without invisible and reordering characters and towers of marks, and not too long."""
-    normalized = unicodedata.normalize("NFC", unverified_name)
-    spaced = _SPACES.sub(" ", normalized)
-    visible = "".join(character for character in spaced if not _is_invisible(character))
-    text = _SPACES.sub(" ", _without_towers(visible)).strip()
+    spaced = _spaced(unverified_name)
+    visible = _visible(spaced)
+    text = _tidied(visible)
     if len(text) > MAX_LENGTH:
         text = text[: MAX_LENGTH - 1].rstrip() + "…"
     return DisplayName(
@@ -56,6 +62,45 @@ def display_name(unverified_name: str) -> DisplayName:
 def display_text(text: str) -> str:
     """Return only the text of `display_name`."""
     return display_name(text).text
+
+
+def display_text_in_full(text: str) -> str:
+    """Return a text as `display_text` does, of any length."""
+    return _tidied(_visible(_spaced(text)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A piece of a text."""
+
+    text: str
+    url: str | None = None
+    """Where it leads to, if it is a link. A link's text is its URL."""
+
+
+def split_links(text: str) -> list[TextPart]:
+    """Return the pieces of a text, in which words that are plain https URLs are links."""
+    pieces: list[TextPart] = []
+    for word in re.split(r"( )", text):
+        url = word.rstrip(_PUNCTUATION)
+        if not _PLAIN_URL.fullmatch(url):
+            pieces.append(TextPart(text=word))
+            continue
+        pieces.append(TextPart(text=url, url=url))
+        pieces.append(TextPart(text=word[len(url) :]))
+    return [piece for piece in pieces if piece.text]
+
+
+def _spaced(text: str) -> str:
+    return _SPACES.sub(" ", unicodedata.normalize("NFC", text))
+
+
+def _visible(text: str) -> str:
+    return "".join(character for character in text if not _is_invisible(character))
+
+
+def _tidied(text: str) -> str:
+    return _SPACES.sub(" ", _without_towers(text)).strip()
 
 
 def _is_invisible(character: str) -> bool:

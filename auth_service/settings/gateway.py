@@ -21,8 +21,8 @@ from .values import BaseUrl, Model, Network, PublicUrl, ResourceName, SettingsEr
 
 OWN_PATHS = frozenset(
     {
-        *("/register", "/authorize", "/consent", "/callback", "/account", "/token", "/revoke", "/introspect"),
-        *("/jwks", "/style.css"),
+        *("/register", "/authorize", "/consent", "/callback", "/provide", "/account"),
+        *("/token", "/revoke", "/introspect", "/jwks", "/style.css"),
     }
 )
 """Paths of the gateway's own endpoints at its issuer, without `/register/ID` and well-known documents."""

@@ -13,6 +13,8 @@
 | `user-credentials:NAME:SUB` | what a user has set for a server, encrypted (`user_credentials`) | a week after grants |
 | `login:HASH` | an authorization request during the login at the identity provider | 10 minutes |
 | `logins` | the hashes of these, by the time of the redirect there | a day after the newest |
+| `waiting-login:HASH` | a complete login for which the user is asked for credentials | 30 minutes |
+| `waiting-logins` | the hashes of these, by the time of the login | a day after the newest |
 | `session:HASH` | the user who is signed in (`sessions`) | `lifetimes.session` at most |
 | `sessions-of-user:SUB` | the hashes of these, by their end | as the last of them |
 | `approvals-of-user:SUB` | digest → remembered consent and its time (`consents`) | 90 days after the last one |

@@ -1,10 +1,11 @@
-"""Logins at the identity provider: those under way, and the last one of each user."""
+"""Logins at the identity provider: those under way, those that wait for the user, and the last one of each user."""
 
 from __future__ import annotations
 
 import hmac
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import redis
@@ -19,33 +20,40 @@ INDEX_SECONDS: Final = 86400
 
 
 class PendingLogins:
-    """Logins under way. Every method raises ServiceUnavailable when Redis does not answer."""
+    """Logins that end in the browser in which they began. Every method raises ServiceUnavailable without Redis."""
 
-    def __init__(self, connection: redis.Redis) -> None:
-        """Share a connection pool."""
+    def __init__(self, connection: redis.Redis, *, kind: str = "login") -> None:
+        """Share a connection pool. `kind` is in the names of all keys."""
         self._redis = connection
+        self._prefix = f"{kind}:"
+        self._index = f"{kind}s"
         self._keep_newest = connection.register_script(KEEP_NEWEST)
 
     @denies_when_unavailable
     def add(self, state: str, login: dict[str, Any], *, lifetime: int) -> None:
-        """Keep the data for the callback under the hash of the provider's `state`."""
+        """Keep the data of a login under the hash of its `state`. Its member `browser` says which browser it is of."""
         name = hashed(state)
         self._keep_newest(
-            keys=["logins", f"login:{name}"],
-            args=[json.dumps(login), lifetime, name, time.time(), MAX_LOGINS, "login:", INDEX_SECONDS],
+            keys=[self._index, self._prefix + name],
+            args=[json.dumps(login), lifetime, name, time.time(), MAX_LOGINS, self._prefix, INDEX_SECONDS],
         )
+
+    @denies_when_unavailable
+    def find(self, state: str, *, browser: str) -> dict[str, Any] | None:
+        """Return a login to its own browser."""
+        return self._read(self._redis.get, state, browser)
 
     @denies_when_unavailable
     def consume(self, state: str, *, browser: str) -> dict[str, Any] | None:
         """Return a login once, to its own browser. A request of another browser does not use it up."""
-        key = f"login:{hashed(state)}"
-        login: dict[str, Any] | None = None
-        for read in (self._redis.get, self._redis.getdel):
-            document = cast("str | None", read(key))
-            login = json.loads(document) if document is not None else None
-            if login is None or not hmac.compare_digest(login["browser"], browser):
-                return None
-        return login
+        if self._read(self._redis.get, state, browser) is None:
+            return None
+        return self._read(self._redis.getdel, state, browser)
+
+    def _read(self, read: Callable[[str], object], state: str, browser: str) -> dict[str, Any] | None:
+        document = cast("str | None", read(self._prefix + hashed(state)))
+        login: dict[str, Any] | None = json.loads(document) if document is not None else None
+        return login if login is not None and hmac.compare_digest(login["browser"], browser) else None
 
 
 class LastLogins:

@@ -44,6 +44,7 @@ class Store:
         self.consents = Consents(self.redis)
         self.sessions = Sessions(self.redis)
         self.pending_logins = PendingLogins(self.redis)
+        self.waiting_logins = PendingLogins(self.redis, kind="waiting-login")
         self.last_logins = LastLogins(self.redis, grant_lifetime=lifetimes.refresh_token)
         self.pins = Pins(self.redis)
         self.quotas = Quotas(self.redis)

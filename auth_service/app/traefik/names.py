@@ -14,7 +14,7 @@ NO_REPLICA: Final = "mcp.no-replica"
 """The service that answers if no replica of a server is live, and its middleware."""
 AUTHORIZATION_PATHS: Final = {
     "registration": ("/register",),
-    "authorization": ("/authorize", "/consent", "/callback", "/account"),
+    "authorization": ("/authorize", "/consent", "/callback", "/provide", "/account"),
     "token": ("/token", "/revoke", "/introspect"),
     "metadata": ("/jwks", "/style.css"),
 }

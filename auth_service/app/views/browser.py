@@ -136,8 +136,8 @@ def make_form_token(parts: Parts, purpose: str, content: dict[str, Any]) -> str:
     return str(_serializer(parts, purpose).dumps(members))
 
 
-def parse_form_token(parts: Parts, purpose: str, unverified_token: str) -> FormToken:
-    """Return what the form token of a submitted form says.
+def parse_form_token(parts: Parts, purpose: str, unverified_token: str, *, lifetime: int | None = None) -> FormToken:
+    """Return what the form token of a submitted form says. `lifetime` is in seconds, by default that of a login.
 
     Raises PageError if another site sent the form, or if this service did not sign the token.
     """
@@ -149,7 +149,7 @@ def parse_form_token(parts: Parts, purpose: str, unverified_token: str) -> FormT
     serializer = _serializer(parts, purpose)
     is_recent = True
     try:
-        members = serializer.loads(unverified_token, max_age=parts.settings.lifetimes.login)
+        members = serializer.loads(unverified_token, max_age=lifetime or parts.settings.lifetimes.login)
     except SignatureExpired:
         members, is_recent = serializer.loads(unverified_token), False
     except (BadTimeSignature, BadData) as error:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
-from flask import Response, make_response, redirect, request
+from flask import Response, make_response, request
 
 from auth_service.app.composition import Parts
 from auth_service.idp import Login
 from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
-from auth_service.protocol import redirect_uris
-from auth_service.protocol.consent import Consent
 from auth_service.protocol.errors import AuthorizationRedirectError, LoginError, OAuthError, ServiceUnavailable
 
-from . import Endpoints, account, note, provider_login, query_parameters, record
+from . import Endpoints, account, note, provide, provider_login, query_parameters, record
 from .browser import forget_session, start_session
+from .code_answer import find_change, send_code
 from .consent_pages import Notice, ask, no_login, not_allowed, note_request, scopes_not_allowed, sign_on_required
 from .pages import protect
-from .shown_request import Shown, consent_of, note_decision
+from .shown_request import Shown, note_decision
 
 blueprint = Endpoints("callback", __name__)
 
@@ -46,36 +45,34 @@ def callback(parts: Parts) -> Response:
 
 
 def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], login: Login) -> Response:
-    """Send the client its code, if the request as read now is still what the page showed."""
+    """Send the client its code, if the request as read now is still what the page showed.
+
+    First the user is asked for credentials that the server needs.
+    """
     sub, name = login.profile.subject, login.profile.login
     requested = parts.authorization_requests.parse(shown.parameters)
-    if not shown.is_what(parts, requested):
-        record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
-        return ask(parts, requested, notice=Notice.CHANGED)
-    authorization = dataclasses.replace(requested, scopes=scopes)
-    consent = consent_of(parts, authorization)
-    if _is_withdrawn(parts, shown.approved_by, consent):
-        return ask(parts, requested)
+    if (page := find_change(parts, shown, requested, scopes)) is not None:
+        return page
     if not shown.is_for(sub):
         record(Event.LOGIN_REFUSED, reason="another user was shown the page, or gave the remembered consent")
         # The user who has just logged in is another one, and has allowed nothing.
         forget_session(parts)
         return ask(parts, requested, notice=Notice.OTHER_USER, logged_in=login.profile)
-    granted = _withhold(parts, shown, authorization, login)
+    granted = _withhold(parts, shown, dataclasses.replace(requested, scopes=scopes), login)
     if isinstance(granted, Response):
         return granted
     record(Event.LOGIN_ACCEPTED)
-    code = parts.server.issue_code(granted, sub=sub, name=name)
-    parts.user_access.remember(login)
-    if shown.approved_by is None:
-        # Not what was withheld: the user is asked for it again when it can be had.
-        parts.store.consents.remember(sub, consent_of(parts, granted))
-    location = redirect_uris.with_parameters(
-        authorization.redirect_uri,
-        {"code": code, "state": authorization.state, "iss": parts.settings.issuer},
+    sealed = parts.user_access.seal(login)
+    response = (
+        provide.wait(
+            parts,
+            provide.Waiting(
+                shown=shown, scopes=scopes, granted=granted.scopes, sub=sub, name=name, sealed_login=sealed
+            ),
+        )
+        if provide.find_missing(parts, granted.resource_name, sub)
+        else send_code(parts, shown, granted, sub=sub, name=name, sealed_login=sealed)
     )
-    response = make_response(redirect(location, code=303))
-    protect(response)
     start_session(parts, response, sub=sub, name=name)
     return response
 
@@ -103,11 +100,6 @@ def _withhold(
     if withheld:
         record(Event.SCOPE_WITHHELD, scope=" ".join(withheld), reason=f"{name} may not have it")
     return granted
-
-
-def _is_withdrawn(parts: Parts, approved_by: str | None, consent: Consent) -> bool:
-    """Whether the remembered consent, without which there was no page, has ended during the login."""
-    return approved_by is not None and not parts.store.consents.is_remembered(approved_by, consent)
 
 
 def _log_in(parts: Parts, parameters: dict[str, str], authorization: AuthorizationRequest) -> Login:

@@ -223,6 +223,10 @@ def _make_form_token(parts: Parts, shown: Shown) -> str:
 
 def _form_targets(parts: Parts, authorization: AuthorizationRequest) -> tuple[str, ...]:
     """Return the CSP sources that the answer to a decision may redirect to."""
+    return tuple(dict.fromkeys((*provider_targets(parts), *answer_targets(parts, authorization))))
+
+
+def answer_targets(parts: Parts, authorization: AuthorizationRequest) -> tuple[str, ...]:
+    """Return the CSP sources of the client's redirect URI."""
     apps = parts.settings.clients.redirect_schemes
-    answer = redirect_uris.form_action_sources(authorization.redirect_uri, apps)
-    return tuple(dict.fromkeys((*provider_targets(parts), *answer)))
+    return tuple(redirect_uris.form_action_sources(authorization.redirect_uri, apps))

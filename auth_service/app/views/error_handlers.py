@@ -38,6 +38,8 @@ _REFUSALS = {
     "authorize.authorize": Event.AUTHORIZATION_REFUSED,
     "authorize.decide": Event.CONSENT_REFUSED,
     "callback.callback": Event.LOGIN_REFUSED,
+    "provide.show": Event.LOGIN_REFUSED,
+    "provide.act": Event.LOGIN_REFUSED,
     "account.act": Event.CONSENT_REFUSED,
     "registration.register": Event.REGISTRATION_REFUSED,
     "registration.read": Event.REGISTRATION_REFUSED,

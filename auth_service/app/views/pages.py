@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _PAGE_ENDPOINTS = frozenset(
-    {"authorize.authorize", "authorize.decide", "callback.callback", "account.show", "account.act", "home.show"}
+    {
+        *("authorize.authorize", "authorize.decide", "callback.callback", "provide.show", "provide.act"),
+        *("account.show", "account.act", "home.show"),
+    }
 )
 _STYLESHEET = Path(__file__).parent / "static" / "style.css"
 

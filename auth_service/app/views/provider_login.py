@@ -51,25 +51,30 @@ def send(parts: Parts, attempt: Attempt, *, other_account: bool = False) -> Resp
 def consume(parts: Parts, state: str) -> Attempt:
     """Return why this browser was sent away, once. Raises PageError if it was another browser, or too long ago."""
     login = parts.store.pending_logins.consume(state, browser=browser_fingerprint(parts)) if state else None
-    if login is None and not sends_cookies(parts):
-        raise PageError(
-            "This browser sent no cookie",
-            "A sign-in must end in the browser in which it began, which a cookie tells. Nothing was allowed. Allow "
-            f"cookies for {parts.host}, then start again from the application that you want to connect.",
-            help_clients=True,
-        )
     if login is None or "shown" not in login["attempt"]:  # from an earlier version, before the update
-        raise PageError(
-            "This sign-in cannot be continued",
-            "It is finished already, took too long, or began in another browser. "
-            "Nothing was allowed. Start again from the application that you want to connect.",
-            help_clients=True,
-        )
+        raise cannot_be_continued(parts)
     attempt = login["attempt"]
     return Attempt(
         shown=Shown(**attempt["shown"]) if attempt["shown"] is not None else None,
         scopes=tuple(attempt["scopes"]),
         home=attempt.get("home", False),
+    )
+
+
+def cannot_be_continued(parts: Parts) -> PageError:
+    """Return the error for a login that is not under way in this browser."""
+    if not sends_cookies(parts):
+        return PageError(
+            "This browser sent no cookie",
+            "A sign-in must end in the browser in which it began, which a cookie tells. Nothing was allowed. Allow "
+            f"cookies for {parts.host}, then start again from the application that you want to connect.",
+            help_clients=True,
+        )
+    return PageError(
+        "This sign-in cannot be continued",
+        "It is finished already, took too long, or began in another browser. "
+        "Nothing was allowed. Start again from the application that you want to connect.",
+        help_clients=True,
     )
 
 

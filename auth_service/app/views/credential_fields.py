@@ -1,0 +1,98 @@
+"""Users' own credentials in forms: the fields of a page, and what a user has entered there.
+
+The texts are the operator's. They are shown as text: only a plain https URL becomes a link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from auth_service.app.composition import Parts
+from auth_service.protocol.display import TextPart, display_text_in_full, split_links
+from auth_service.settings.user_credentials import MAX_VALUE_BYTES, UserCredential
+from auth_service.storage.user_credentials import Secret
+
+VALUE_FIELD: Final = "value:"
+"""Before the variable's name, in the name of a field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A credential as a page asks for it."""
+
+    variable: str
+    name: str
+    """Of the form's field."""
+    label: str
+    help: list[TextPart]
+    is_connected: bool
+    """Whether the user connects an account instead of entering a value."""
+    problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """What a user has entered: what can be kept, and why the rest cannot, by variable."""
+
+    secrets: dict[str, Secret]
+    problems: dict[str, str]
+
+
+def describe(
+    parts: Parts, resource_name: str, variables: Sequence[str], *, problems: Mapping[str, str] | None = None
+) -> list[Field]:
+    """Return the fields for these variables of a server."""
+    wanted = parts.settings.resources[resource_name].user_credentials
+    return [
+        Field(
+            variable=variable,
+            name=VALUE_FIELD + variable,
+            label=display_text_in_full(wanted[variable].label),
+            help=split_links(display_text_in_full(wanted[variable].help or "")),
+            is_connected=wanted[variable].oauth is not None,
+            problem=(problems or {}).get(variable),
+        )
+        for variable in variables
+    ]
+
+
+def digest(parts: Parts, resource_name: str, variables: Sequence[str]) -> str:
+    """Return what tells these fields from all others; variables that the server does not have any more count too."""
+    wanted = parts.settings.resources[resource_name].user_credentials
+    members = [
+        (variable, wanted[variable].model_dump(mode="json") if variable in wanted else None) for variable in variables
+    ]
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
+
+
+def read(parts: Parts, resource_name: str, variables: Sequence[str], form: Mapping[str, str]) -> Entered:
+    """Return what a form has in the fields of these variables. No text quotes a value."""
+    wanted = parts.settings.resources[resource_name].user_credentials
+    secrets: dict[str, Secret] = {}
+    problems: dict[str, str] = {}
+    for variable in variables:
+        credential = wanted[variable]
+        if credential.oauth is not None:
+            continue
+        value = form.get(VALUE_FIELD + variable, "").strip(" ")
+        if (problem := _find_problem(credential, value)) is None:
+            secrets[variable] = Secret(value=value)
+        else:
+            problems[variable] = problem
+    return Entered(secrets=secrets, problems=problems)
+
+
+def _find_problem(credential: UserCredential, value: str) -> str | None:
+    if not value:
+        return "Nothing was entered."
+    if len(value.encode(errors="replace")) > MAX_VALUE_BYTES:
+        return f"This is too long: at most {MAX_VALUE_BYTES:,} bytes can be kept."
+    if not value.isprintable():
+        return "This has line breaks or control characters: copy the value alone."
+    if not credential.accepts(value):
+        return "This does not look as it should: check that you have copied the right value, and all of it."
+    return None

@@ -1,0 +1,71 @@
+"""Changes of users' own credentials, each with what follows from it: audit events, ended grants, notices to bridges."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.settings import Settings
+from auth_service.storage.store import Store
+from auth_service.storage.user_credentials import Secret, UserCredentials
+
+from .connections import Connections
+from .revocation import Revocation
+
+
+class CredentialChanges:
+    """Change credentials. Every method raises ServiceUnavailable when Redis does not answer."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        credentials: UserCredentials,
+        connections: Connections,
+        *,
+        revocation: Revocation,
+    ) -> None:
+        """`revocation` ends the grants of users who remove what their server needs."""
+        self._settings = settings
+        self._store = store
+        self._credentials = credentials
+        self._connections = connections
+        self._revocation = revocation
+
+    def put(self, resource_name: str, sub: str, name: str, secrets: Mapping[str, Secret]) -> None:
+        """Keep what a user has entered or connected, in the place of what was there."""
+        if not secrets:
+            return
+        former = {state.variable for state in self._credentials.find_states(sub, [resource_name])}
+        self._credentials.put(resource_name, sub, secrets)
+        for variable in secrets:
+            event = Event.CREDENTIAL_REPLACED if variable in former else Event.CREDENTIAL_SET
+            self._record(event, resource_name, sub, variable, name=name)
+
+    def remove(self, resource_name: str, sub: str, variables: Collection[str], *, by: str) -> list[str]:
+        """Remove credentials of a user, and end the user's grants at their server; return those that were there."""
+        removed = self._connections.remove(resource_name, sub, variables)
+        for variable in removed:
+            self._record(Event.CREDENTIAL_REMOVED, resource_name, sub, variable, by=by)
+        self.end_grants(resource_name, sub, by=by, reason="a credential of the user was removed")
+        return removed
+
+    def end_grants(self, resource_name: str, sub: str, *, by: str, reason: str) -> None:
+        """End the grants of a user at a server, so that each client logs in again and the user is asked."""
+        url = self._settings.resources[resource_name].url
+        sids = [each.grant.sid for each in self._store.grants.find_of_user(sub) if each.grant.resource == url]
+        self._revocation.revoke_grants(sids, by=by, reason=reason)
+
+    def _record(
+        self,
+        event: Event,
+        resource_name: str,
+        sub: str,
+        variable: str,
+        *,
+        name: str | None = None,
+        by: str | None = None,
+    ) -> None:
+        url = self._settings.resources[resource_name].url
+        audit.record(event, user=sub, name=name, resource=url, credential=variable, by=by)
