@@ -83,6 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server.stop_accepting()  # the next process accepts what comes from now on
         bridge.drain()
 
+    def fall_asleep() -> None:
+        if server.is_awaited:
+            return
+        log.info("asleep: the next request starts the bridge")
+        # Nothing is accepted from here on. What connects meanwhile waits in the socket, for which systemd starts the
+        # next process.
+        server.stop_accepting()
+        notifier.tell("STOPPING=1")
+        loop.stop()
+
+    bridge.fall_asleep = fall_asleep
+
     def stop(_signal: int, _frame: object) -> None:
         loop.call_soon(drain)
         server.wake()

@@ -72,11 +72,11 @@ class Bridge:
         era_cache = EraCache(
             era=None if options.server_era == "auto" else ServerEra(options.server_era), versions=options.versions
         )
-        suspended_calls = SuspendedCalls(
+        self._suspended_calls = suspended_calls = SuspendedCalls(
             verifier.key_for("request-state"), seconds=options.input_timeout, clock=loop.clock
         )
         self._leases = Leases(self._pool, era_cache, suspended_calls)
-        policy = find_policy(options, self._registry, clock=loop.clock)
+        self._policy = policy = find_policy(options, self._registry, clock=loop.clock)
         observers: list[CallObserver] = [CallMetrics(self._registry)]
         if policy is not None and policy.quotas.running is not None:
             observers.append(policy.quotas.running)
@@ -99,7 +99,9 @@ class Bridge:
         self._rules = rules
         self._draining = False
         self._ready = Readiness(loop, self._pool)
+        self._last_used = loop.clock()
         self.flushed: Callable[[], bool] = lambda: True
+        self.fall_asleep: Callable[[], None] = lambda: None
         self._routes: dict[str, Callable[[Request, Response], None]] = {
             "/mcp": self._mcp,
             "/mcp/": self._mcp,
@@ -131,6 +133,7 @@ class Bridge:
 
     def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
+        self._last_used = self._loop.clock()
         route = self._routes.get(request.path)
         try:
             if route is None:
@@ -241,6 +244,25 @@ class Bridge:
         self._leases.tick(now)
         for era in self._eras:
             era.end_streams(lambda identity: identity.expires is not None and identity.expires <= seconds)
+        self._sleep_if_idle(now)
+
+    def _sleep_if_idle(self, now: float) -> None:
+        options = self._options
+        if not options.idle_exit or options.warm_spares or self._draining:
+            return
+        if self._is_in_use(now):
+            self._last_used = now
+        elif now - self._last_used >= options.idle_exit:
+            self.fall_asleep()
+
+    def _is_in_use(self, now: float) -> bool:
+        """Whether a client could tell that this process has ended, other than by a connection that it has open."""
+        return bool(
+            len(self._pool)
+            or self._legacy.sessions.all()
+            or len(self._suspended_calls)
+            or (self._policy is not None and self._policy.remembers_users(now))
+        )
 
     def _keep_alive(self) -> None:
         self._loop.call_later(self._options.keep_alive, self._keep_alive)

@@ -86,6 +86,10 @@ class Policy:
         """Return what a request's user may do."""
         return Access(self, identity)
 
+    def remembers_users(self, now: float) -> bool:
+        """Whether a user would have other rights if this were forgotten: calls of the last minute, or tasks."""
+        return bool(self.known_tasks) or self.quotas.rates.counts_at(now)
+
     def learn_task(self, user: str, result: Message, rules: Iterable[Rule]) -> None:
         """Note the rules that a call was held to, if its result is a task. One with a long id stays unknown."""
         task = result.get("task", result)

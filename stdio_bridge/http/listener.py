@@ -56,6 +56,8 @@ def open_listener(options: Options, handed_over: HandedOver) -> Listener:
         if options.listen is not None:
             raise UsageError("--listen: systemd hands over a socket already: leave it out")
         return Listener(inherited, inherited=True)
+    if options.idle_exit:
+        raise UsageError("--idle-exit: systemd hands over no socket, and nothing would start the bridge again")
     if options.listen is None:
         raise UsageError("--listen ADDRESS is missing, and systemd hands over no socket")
     if isinstance(options.listen, Path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -155,6 +156,15 @@ class HttpServer:
     def flushed(self) -> bool:
         """Whether all output has been sent to its clients."""
         return not any(channel.total_outbufs_len for channel in self._server.active_channels.values())
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a client is connected, or waits for its connection to be accepted."""
+        if self.connections:
+            return True
+        waiting = select.poll()
+        waiting.register(self._server.fileno, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def stop_accepting(self) -> None:
         """Leave new connections to the next process that listens."""

@@ -336,6 +336,16 @@ class Options:
             "end a session that has had no call and no open stream, and a process without sessions, after this time",
         ),
     ] = 1800.0
+    idle_exit: Annotated[
+        float,
+        Definition(
+            "idle-exit",
+            kinds.SECONDS_OR_NONE,
+            LIMITS,
+            "exit with status 0 after this time without a request, session and process, where systemd hands over a "
+            "socket and so starts the bridge for the next request; never if it is 0, or with --warm-spares",
+        ),
+    ] = 0.0
     keep_alive: Annotated[
         float,
         Definition(

@@ -108,17 +108,27 @@ def count(*, at_least: int) -> Kind[int]:
 
 def _seconds_from_text(value: str) -> float:
     try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < _MAX_SECONDS:
-        raise InvalidValueError(f"{value!r} is not a positive number of seconds")
-    return seconds
+        return _seconds_from_json(float(value))
+    except ValueError as error:
+        raise InvalidValueError(f"{value!r} is not a positive number of seconds") from error
 
 
 def _seconds_from_json(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MAX_SECONDS:
         raise InvalidValueError(f"{value!r} is not a positive number of seconds")
+    return float(value)
+
+
+def _seconds_or_none_from_text(value: str) -> float:
+    try:
+        return _seconds_or_none_from_json(float(value))
+    except ValueError as error:
+        raise InvalidValueError(f"{value!r} is not a number of seconds") from error
+
+
+def _seconds_or_none_from_json(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MAX_SECONDS:
+        raise InvalidValueError(f"{value!r} is not a number of seconds")
     return float(value)
 
 
@@ -289,6 +299,12 @@ SECONDS = Kind(
     from_text=_seconds_from_text,
     from_json=_seconds_from_json,
     schema={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": _MAX_SECONDS},
+)
+SECONDS_OR_NONE = Kind(
+    metavar="SECONDS",
+    from_text=_seconds_or_none_from_text,
+    from_json=_seconds_or_none_from_json,
+    schema={"type": "number", "minimum": 0, "exclusiveMaximum": _MAX_SECONDS},
 )
 RATIO = Kind(
     metavar="RATIO",

@@ -93,6 +93,10 @@ class CallRates:
     def __len__(self) -> int:
         return len(self._users)
 
+    def counts_at(self, now: float) -> bool:
+        """Whether any call was made within the last minute."""
+        return bool(self._users) and now - next(reversed(self._users.values())).last < _MINUTE
+
     def seconds_until_room(self, user: str, now: float) -> float:
         """Return how long this user has to wait since too many others have called: none of them may be forgotten."""
         while self._users and self._seconds_of_oldest(now) <= 0:
