@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.oauth.server import AuthorizationServer
 from auth_service.oauth.token_grants import TOKEN_GRANTS
 from auth_service.oauth.user_access import UserAccess
+from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Credentials, OpenIDConnect, Settings
 from auth_service.storage.denials import Denials
 from auth_service.storage.store import Store
@@ -140,7 +142,22 @@ class Parts:
     @cached_property
     def revocation(self) -> Revocation:
         """The part that ends access."""
-        return Revocation(self.store, grants_per_client=self.settings.limits.grants_per_client, notify=self.notices)
+        return Revocation(
+            self.store,
+            grants_per_client=self.settings.limits.grants_per_client,
+            notify=self.notices,
+            last_ended={
+                resource.url: partial(self._forget_user_at, name)
+                for name, resource in self.settings.resources.items()
+                if resource.user_credentials
+            },
+        )
+
+    def _forget_user_at(self, resource_name: str, sub: str) -> None:
+        """End what a user without a grant has at a server: processes at once, credentials after a while."""
+        self.notices.end_processes(resource_name, sub)
+        with contextlib.suppress(ServiceUnavailable):  # they end by themselves, only later
+            self.user_credentials.end_soon(resource_name, sub)
 
     @cached_property
     def credential_changes(self) -> CredentialChanges:

@@ -13,6 +13,7 @@ from .views import (
     account,
     authorize,
     callback,
+    credential_delivery,
     discovery,
     error_handlers,
     home,
@@ -35,6 +36,7 @@ def create_app(parts: Parts) -> Flask:
     path = urlsplit(parts.settings.issuer).path
     app.register_blueprint(discovery.make_blueprint(parts))
     app.register_blueprint(router_refusals.blueprint)
+    app.register_blueprint(credential_delivery.blueprint)
     if parts.settings.home_page.enabled:
         app.register_blueprint(home.blueprint, url_prefix=path)
         app.register_blueprint(home.visits)

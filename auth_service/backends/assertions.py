@@ -57,6 +57,10 @@ class BackendSigner:
         """Return the body of `POST /revocations` for a grant that has ended."""
         return _text(self._revocation.dumps({"sid": sid}))
 
+    def sign_user_revocation(self, sub: str) -> str:
+        """Return the body of `POST /revocations` that ends all processes of a user."""
+        return _text(self._revocation.dumps({"sub": sub}))
+
 
 def _text(signed: str | bytes) -> str:
     return signed if isinstance(signed, str) else signed.decode("ascii")

@@ -1,4 +1,4 @@
-"""Tell bridges that a grant has ended, so that they end its streams (docs/contracts.md, "Revocation notices")."""
+"""Tell bridges of the end of a grant or of a user's credentials (docs/contracts.md, "Revocation notices")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -42,6 +41,7 @@ class RevocationNotices:
         self.outcomes: Counter[str] = Counter({DELIVERED: 0, UNDELIVERED: 0})
         """How many notices each outcome had, for the metrics."""
         self._counting = threading.Lock()
+        self._resources = settings.resources
         self._origins: dict[str, _Origin] = {}
         self._targets: dict[str, tuple[BackendSigner, list[_Origin]]] = {}
         for name, resource in settings.resources.items():
@@ -55,7 +55,19 @@ class RevocationNotices:
             return
         signer, origins = target
         for origin in origins:
-            origin.add(_Revocation(signer, grant.sid))
+            origin.add(lambda: signer.sign_revocation(grant.sid))
+
+    def end_processes(self, resource_name: str, sub: str) -> None:
+        """Tell the bridges of a server to end all processes of a user, whose credentials have changed or are gone.
+
+        They discard answers with former credentials that are on their way (docs/contracts.md, "Delivery of users'
+        credentials").
+        """
+        if (resource := self._resources.get(resource_name)) is None:
+            return
+        signer, origins = self._targets[resource.url]
+        for origin in origins:
+            origin.add(lambda: signer.sign_user_revocation(sub))
 
     def _count(self, outcome: str, notices: int) -> None:
         with self._counting:
@@ -70,31 +82,25 @@ class RevocationNotices:
             origin.wait_until(deadline)
 
 
-@dataclass(frozen=True, slots=True)
-class _Revocation:
-    signer: BackendSigner
-    sid: str
-
-
 class _Origin:
     """The waiting notices of one origin. A thread sends them in order, and ends when none is left."""
 
     def __init__(self, url: str, count: Callable[[str, int], None]) -> None:
         self._url = url
         self._count = count
-        self._waiting: deque[_Revocation] = deque()
+        self._waiting: deque[Callable[[], str]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closing = False
 
-    def add(self, revocation: _Revocation) -> None:
-        """Send this notice after all earlier ones."""
+    def add(self, sign: Callable[[], str]) -> None:
+        """Send a notice after all earlier ones. It is signed when it is sent."""
         with self._changed:
             if len(self._waiting) == MAX_WAITING:
                 self._waiting.popleft()
                 self._count(UNDELIVERED, 1)
                 log.warning("revocation.unheard: %s: more than %d are waiting", self._url, MAX_WAITING)
-            self._waiting.append(revocation)
+            self._waiting.append(sign)
             if self._thread is None:
                 self._start()
 
@@ -122,9 +128,9 @@ class _Origin:
             self._thread = thread
 
     def _run(self) -> None:
-        while (revocation := self._next()) is not None:
+        while (sign := self._next()) is not None:
             try:
-                heard = _post(self._url, revocation.signer.sign_revocation(revocation.sid))
+                heard = _post(self._url, sign())
             except Exception:
                 # The thread goes on, as no other sends the notices of this origin.
                 log.exception("revocation.unheard: %s", self._url)
@@ -139,7 +145,7 @@ class _Origin:
         self._count(UNDELIVERED, len(self._waiting))
         self._waiting.clear()
 
-    def _next(self) -> _Revocation | None:
+    def _next(self) -> Callable[[], str] | None:
         with self._changed:
             if self._waiting:
                 return self._waiting.popleft()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
-from auth_service.protocol.errors import PartlyRefused, WritesRefused
+from auth_service.protocol.errors import PartlyRefused, ServiceUnavailable, WritesRefused
 from auth_service.storage.grants import REVOCATION_SECONDS, Grant
 from auth_service.storage.redis_client import BATCH
 from auth_service.storage.store import Store
@@ -21,14 +23,23 @@ class Revocation:
     `by` and `reason` are for the audit log: see `audit.record`.
     """
 
-    def __init__(self, store: Store, *, grants_per_client: int, notify: Callable[[Grant], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        grants_per_client: int,
+        notify: Callable[[Grant], None],
+        last_ended: Mapping[str, Callable[[str], None]] = MappingProxyType({}),
+    ) -> None:
         """`notify` tells the bridges of each grant that has ended.
 
-        A user has at most `grants_per_client` grants for one client.
+        A user has at most `grants_per_client` grants for one client. `last_ended` has, by a resource's URL, what is to
+        be done for a user whose last grant there has ended.
         """
         self._store = store
         self._grants_per_client = grants_per_client
         self._notify = notify
+        self._last_ended = last_ended
         self.deferred = 0
         """How many grants it has ended while Redis took no writes. They are denied until Redis has removed them."""
 
@@ -52,9 +63,20 @@ class Revocation:
                 audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
                 self._notify(grant)
             ended += ending.grants
+        self._tell_of_last_grants(ended)
         if ended:
             time.sleep(REVOCATION_SECONDS)
         return ended
+
+    def _tell_of_last_grants(self, ended: list[Grant]) -> None:
+        for sub, resource_url in sorted({(grant.sub, grant.resource) for grant in ended}):
+            if (act := self._last_ended.get(resource_url)) is None:
+                continue
+            # The grants have ended whatever Redis says now: where it says nothing, the user has none.
+            with contextlib.suppress(ServiceUnavailable):
+                if any(found.grant.resource == resource_url for found in self._store.grants.find_of_user(sub)):
+                    continue
+            act(sub)
 
     def revoke_surplus(self, newest: Grant) -> None:
         """End the least recently used grants of a user who has too many for one client, but not this one."""

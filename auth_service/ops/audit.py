@@ -62,6 +62,8 @@ class Event(StrEnum):
     CREDENTIAL_REPLACED = "credential.replaced"
     CREDENTIAL_REMOVED = "credential.removed"
     CREDENTIAL_EXPIRED = "credential.expired"
+    CREDENTIAL_DELIVERED = "credential.delivered"
+    CREDENTIAL_REFUSED = "credential.refused"
 
     NAME_UNPINNED = "name.unpinned"
 

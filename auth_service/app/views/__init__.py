@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from auth_service.app.composition import Parts
 from auth_service.ops import audit
-from auth_service.ops.audit import Event
+from auth_service.ops.audit import AuditedGrant, Event
 from auth_service.protocol import addresses, parameters
 from auth_service.protocol.errors import OAuthError
 
@@ -59,11 +59,11 @@ def note(**values: str | None) -> None:
     g.setdefault("noted", {}).update(known)
 
 
-def record(event: Event, **values: str | None) -> None:
+def record(event: Event, *, of: AuditedGrant | None = None, **values: str | None) -> None:
     """Write an event to the audit log, with what is noted about this request."""
     # `client_address` says why this header can be believed.
     address = request.headers.get("X-Real-Ip", request.remote_addr)
-    audit.record(event, **{"address": address, **g.get("noted", {}), **values})
+    audit.record(event, of=of, **{"address": address, **g.get("noted", {}), **values})
 
 
 def query_parameters() -> dict[str, str]:

@@ -116,6 +116,17 @@ def test_a_bridge_accepts_the_signed_messages(server: Server) -> None:
     )
 
 
+def test_a_bridge_is_told_to_end_the_processes_of_a_user(server: Server) -> None:
+    notices = make_notices(time=[f"{server.origin}/mcp"])
+    notices.end_processes("time", "github:1")
+    notices.end_processes("removed meanwhile", "github:1")
+    body = server.told.get(timeout=WAIT_SECONDS)
+    verifier = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0)
+    assert verifier.parse_revocation(body.encode()).user == "github:1"
+    notices.close()
+    assert server.told.empty()
+
+
 def test_a_server_that_hangs_delays_no_other(server: Server, hanging: Server) -> None:
     revoked = make_notices(time=[f"{server.origin}/mcp"], slow=[f"{hanging.origin}/mcp"])
     for number in range(40):
