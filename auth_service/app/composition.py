@@ -163,7 +163,12 @@ class Parts:
     def credential_changes(self) -> CredentialChanges:
         """The part that changes users' own credentials."""
         return CredentialChanges(
-            self.settings, self.store, self.user_credentials, self.connections, revocation=self.revocation
+            self.settings,
+            self.store,
+            self.user_credentials,
+            self.connections,
+            revocation=self.revocation,
+            end_processes=self.notices.end_processes,
         )
 
     # Users

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
@@ -25,13 +25,18 @@ class CredentialChanges:
         connections: Connections,
         *,
         revocation: Revocation,
+        end_processes: Callable[[str, str], None],
     ) -> None:
-        """`revocation` ends the grants of users who remove what their server needs."""
+        """`revocation` ends the grants of users who remove what their server needs.
+
+        `end_processes` ends all processes of a user at a server, which have what was there before.
+        """
         self._settings = settings
         self._store = store
         self._credentials = credentials
         self._connections = connections
         self._revocation = revocation
+        self._end_processes = end_processes
 
     def put(self, resource_name: str, sub: str, name: str, secrets: Mapping[str, Secret]) -> None:
         """Keep what a user has entered or connected, in the place of what was there."""
@@ -39,6 +44,7 @@ class CredentialChanges:
             return
         former = {state.variable for state in self._credentials.find_states(sub, [resource_name])}
         self._credentials.put(resource_name, sub, secrets)
+        self._end_processes(resource_name, sub)
         for variable in secrets:
             event = Event.CREDENTIAL_REPLACED if variable in former else Event.CREDENTIAL_SET
             self._record(event, resource_name, sub, variable, name=name)
@@ -46,6 +52,7 @@ class CredentialChanges:
     def remove(self, resource_name: str, sub: str, variables: Collection[str], *, by: str) -> list[str]:
         """Remove credentials of a user, and end the user's grants at their server; return those that were there."""
         removed = self._connections.remove(resource_name, sub, variables)
+        self._end_processes(resource_name, sub)
         for variable in removed:
             self._record(Event.CREDENTIAL_REMOVED, resource_name, sub, variable, by=by)
         self.end_grants(resource_name, sub, by=by, reason="a credential of the user was removed")

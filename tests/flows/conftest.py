@@ -23,6 +23,7 @@ from werkzeug.test import TestResponse
 from auth_service.app.composition import Parts
 from auth_service.app.flask_app import create_app
 from auth_service.app.views import client_address
+from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import SafeFetcher
@@ -30,6 +31,7 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import ClientMetadata
 from auth_service.settings import Credentials, Settings
+from auth_service.storage.grants import Grant
 from auth_service.storage.store import Store
 from local import github
 from tests.browser import Form
@@ -199,6 +201,20 @@ def declared_secret(name: str) -> str:
     return f"secret-of-{name}-".ljust(40, "x")
 
 
+class ToldBridges:
+    """In place of the notices to bridges: keeps whose processes they are to end."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+
+    def __call__(self, grant: Grant) -> None:
+        """Take no notice of a grant that has ended."""
+
+    def end_processes(self, resource_name: str, sub: str) -> None:
+        """Keep a server and a user."""
+        self.ended.append((resource_name, sub))
+
+
 def make_parts(
     settings: Settings, credentials: Credentials, store: Store, *, fetcher: SafeFetcher | None = None
 ) -> Parts:
@@ -208,6 +224,7 @@ def make_parts(
     """
     parts = Parts(settings, lambda: credentials, redis_password=None, requester=client_address)
     parts.store = store
+    parts.notices = cast(RevocationNotices, ToldBridges())
     parts.revocation = Revocation(
         store, grants_per_client=settings.limits.grants_per_client, notify=lambda _grant: None
     )

@@ -28,7 +28,7 @@ from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.http_post import Answer
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.servers.user_credentials import Delivered, UserCredentials
-from tests.flows.conftest import RESOURCE, AuditLog, OAuthTestClient
+from tests.flows.conftest import RESOURCE, AuditLog, OAuthTestClient, ToldBridges
 
 CREDENTIALS = Credentials(client_secret="x", master_key=b"m" * 32)
 KEY = derive_identity_key(CREDENTIALS, "time")
@@ -309,15 +309,26 @@ def test_a_record_that_was_copied_from_another_user_is_not_handed_out(
     assert bridge.request(ANN, "a").status_code == 401
 
 
-def test_the_user_s_last_grant_of_a_server_ends_the_processes_there(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr(parts.notices, "end_processes", lambda name, sub: told.append((name, sub)))
-    del parts.revocation  # the tests' own tells nobody
+def test_the_user_s_last_grant_of_a_server_ends_the_processes_there(parts: Parts) -> None:
+    del parts.revocation  # that of the tests tells nobody
+    told = cast(ToldBridges, parts.notices).ended
     for sub, sid in ((ANN, "a1"), (ANN, "a2"), (BOB, "b")):
         allow(parts, sub, sid)
     parts.revocation.revoke_grant("a1", by="user", reason="x")
     assert told == []
     parts.revocation.revoke_grants(["a2", "b"], by="user", reason="x")
     assert told == [("time", ANN), ("time", BOB)]
+
+
+def test_what_is_replaced_or_removed_ends_the_processes_that_have_it(parts: Parts, bridge: Bridge) -> None:
+    told = cast(ToldBridges, parts.notices).ended
+    allow(parts, ANN, "a")
+    provide(parts, ANN)
+    parts.credential_changes.put("time", ANN, "ann", {"API_TOKEN": Secret(value="another")})
+    assert told == [("time", ANN)]
+    delivered = bridge.ask(ANN, "a")
+    assert isinstance(delivered, Delivered)
+    assert delivered.environment["API_TOKEN"] == "another"
+    parts.credential_changes.remove("time", ANN, ["API_TOKEN"], by="user")
+    assert told == [("time", ANN)] * 2
+    assert bridge.request(ANN, "a").status_code == 401
