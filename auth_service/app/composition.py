@@ -227,6 +227,7 @@ class Parts:
             self.user_access,
             self.clients,
             revocation=self.revocation,
+            user_credentials=self.user_credentials,
             refresh_key=self.credentials.derive_key("refresh-token"),
         )
         for grant in TOKEN_GRANTS:

@@ -37,6 +37,7 @@ from auth_service.settings import Settings
 from auth_service.storage.codes import Code
 from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.store import Store
+from auth_service.storage.user_credentials import UserCredentials
 
 from .authorization_requests import AuthorizationRequest
 from .client_authentication import ClientAuthenticator
@@ -91,6 +92,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         clients: ClientLookup,
         *,
         revocation: Revocation,
+        user_credentials: UserCredentials,
         refresh_key: bytes,
     ) -> None:
         """Refresh tokens are derived from `refresh_key`, so that they need not be stored."""
@@ -100,6 +102,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.keys = keys
         self.user_access = user_access
         self.revocation = revocation
+        self._user_credentials = user_credentials
         self.authenticator = ClientAuthenticator(clients, store.identifiers, issuer=settings.issuer)
         self.refresh_key = refresh_key
 
@@ -165,8 +168,15 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         )
         code = secrets.token_urlsafe(32)
         self.store.codes.add(code, record, grant)
+        self.keep_credentials(grant)
         audit.record(Event.CODE_ISSUED, of=grant, scope=grant.scope, redirect=grant.redirect)
         return code
+
+    def keep_credentials(self, grant: Grant) -> None:
+        """Let what the user has set for the resource of a new or renewed grant outlive that grant."""
+        name = self.settings.find_resource_name(grant.resource)
+        if name is not None and self.settings.resources[name].user_credentials:
+            self._user_credentials.keep(name, grant.sub)
 
     # Tokens
 

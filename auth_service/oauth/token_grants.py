@@ -119,6 +119,7 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
             raise OAuthError("invalid_grant", "the refresh token was used before: the grant is revoked")
         if rotation is Rotation.GRANT_GONE:
             raise OAuthError("invalid_grant", "the grant was revoked")
+        server.keep_credentials(grant)
         refresh_token = server.make_refresh_token(grant.sid, successor)
         body = server.token_response(grant, scope=scope, allowed=allowed, refresh_token=refresh_token)
         audit.record(Event.TOKEN_REFRESHED, of=grant, scope=scope)

@@ -1,12 +1,15 @@
-"""The account page: it shows which applications have access to which servers, and ends it."""
+"""The account page: it shows which applications have access to which servers, and ends it.
+
+It shows as well which credentials of the user the gateway keeps, and replaces and removes them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flask import Response, make_response, redirect, request
 
@@ -19,7 +22,7 @@ from auth_service.protocol.redirect_uris import Target
 from auth_service.storage.grants import Grant, StoredGrant
 from auth_service.storage.sessions import Session
 
-from . import Endpoints, form_parameters, provider_login, record
+from . import Endpoints, credential_fields, form_parameters, provider_login, record
 from .browser import (
     FORM_TOKEN_FIELD,
     end_session,
@@ -31,14 +34,14 @@ from .browser import (
     start_session,
 )
 from .consent_pages import page_of_refusal
-from .pages import capitalized, protect, provider_targets, render_page
+from .pages import capitalized, moment, protect, provider_targets, render_page
 
 blueprint = Endpoints("account", __name__)
 
 _FORM_PURPOSE = "account"
 HOME_FIELD = "home"
 """The field of a form of the home page: the sign-in leads back there."""
-_NOTICES = frozenset({"ended", "all-ended", "signed-out"})
+_NOTICES = frozenset({"ended", "all-ended", "signed-out", "credential-removed", "credential-replaced"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,8 @@ def act(parts: Parts) -> Response:
             return provider_login.send(parts, attempt, other_account=form.get("account") == "other")
         except ServiceUnavailable as error:
             raise _provider_down(parts, error) from error
+    if "credential" in token.content:
+        return _change_credential(parts, session, token.content, form)
     return _change(parts, session, form)
 
 
@@ -164,6 +169,37 @@ def _change(parts: Parts, session: Session, form: dict[str, str]) -> Response:
             return _render(parts, "stale")
 
 
+def _change_credential(parts: Parts, session: Session, shown: dict[str, str], form: dict[str, str]) -> Response:
+    """Replace or remove the credential that the form was for, if it is still there and still what the page showed."""
+    held = next((each for each in _find_held(parts, session) if each.id == shown["credential"]), None)
+    if held is None or held.digest != shown["digest"]:
+        return _render(parts, "stale")
+    resource_name, variable = held.resource_name, held.variable
+    match form.get("action"):
+        case "remove-credential":
+            parts.credential_changes.remove(resource_name, session.sub, [variable], by="user")
+            return _back(parts, "credential-removed")
+        case "replace-credential" if held.field is not None and not held.field.is_connected:
+            entered = credential_fields.read(parts, resource_name, [variable], form)
+            if entered.problems:
+                return _render(parts, "credential-problem", problems={held.id: entered.problems[variable]})
+            parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
+            return _back(parts, "credential-replaced")
+        case _:
+            return _render(parts, "stale")
+
+
+def _find_held(
+    parts: Parts, session: Session, *, problems: Mapping[str, str] | None = None
+) -> list[credential_fields.Held]:
+    return credential_fields.find_held(parts, session.sub, list(parts.settings.resources), problems=problems)
+
+
+def _token_of(parts: Parts, session: Session, held: credential_fields.Held) -> str:
+    content = {"sub": session.sub, "credential": held.id, "digest": held.digest}
+    return make_form_token(parts, _FORM_PURPOSE, content)
+
+
 def _back(parts: Parts, notice: str = "") -> Response:
     query = f"?notice={notice}" if notice else ""
     return _redirect(f"{parts.settings.issuer}/account{query}")
@@ -175,18 +211,20 @@ def _redirect(url: str) -> Response:
     return response
 
 
-def _render(parts: Parts, notice: str) -> Response:
+def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = None) -> Response:
     session = find_session(parts)
+    held = _find_held(parts, session, problems=problems) if session is not None else []
     response = render_page(
         parts,
         "account.html" if session is not None else "sign_in.html",
-        status=400 if notice in {"stale", "no-cookies"} else 200,
+        status=400 if notice in {"stale", "no-cookies", "credential-problem"} else 200,
         form_targets=provider_targets(parts) if session is None else (),
         action=f"{parts.settings.issuer}/account",
         form_token=form_token(parts, session),
         session=session,
         user=display_text(session.name) if session is not None else "",
         accesses=_accesses(parts, session) if session is not None else (),
+        credentials=[(each, _token_of(parts, session, each)) for each in held] if session is not None else (),
         provider=parts.provider.title,
         notice=notice,
     )
@@ -233,10 +271,6 @@ def _merge(parts: Parts, access_id: str, held: list[StoredGrant]) -> Access:
         resource_url=newest.resource,
         server=display_name(title),
         scopes=tuple(dict.fromkeys(scope for live in held for scope in live.grant.scope.split())),
-        since=_time(min(live.grant.created_at for live in held)),
-        last_used=_time(max(uses)) if uses else None,
+        since=moment(min(live.grant.created_at for live in held)),
+        last_used=moment(max(uses)) if uses else None,
     )
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -9,12 +9,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from auth_service.app.composition import Parts
-from auth_service.protocol.display import TextPart, display_text_in_full, split_links
+from auth_service.protocol.display import DisplayName, TextPart, display_name, display_text_in_full, split_links
 from auth_service.settings.user_credentials import MAX_VALUE_BYTES, UserCredential
 from auth_service.storage.user_credentials import Secret
+
+from .pages import moment
 
 VALUE_FIELD: Final = "value:"
 """Before the variable's name, in the name of a field."""
@@ -32,6 +35,27 @@ class Field:
     is_connected: bool
     """Whether the user connects an account instead of entering a value."""
     problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A credential that the gateway keeps for a user."""
+
+    resource_name: str
+    server: DisplayName
+    variable: str
+    label: str
+    set_at: datetime
+    used_at: datetime | None
+    field: Field | None
+    """What replaces it; None if the server does not ask for it any more."""
+    digest: str
+    """What tells what a page shows of it from everything else."""
+
+    @property
+    def id(self) -> str:
+        """Names it in the form; the name of a server has no colon."""
+        return f"{self.resource_name}:{self.variable}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +82,32 @@ def describe(
         )
         for variable in variables
     ]
+
+
+def find_held(
+    parts: Parts, sub: str, resource_names: Sequence[str], *, problems: Mapping[str, str] | None = None
+) -> list[Held]:
+    """Return what is kept for a user at these servers. `problems` are those of a form, by `Held.id`."""
+    found: list[Held] = []
+    for state in parts.user_credentials.find_states(sub, resource_names):
+        name, variable = state.resource_name, state.variable
+        resource = parts.settings.resources[name]
+        problem = (problems or {}).get(f"{name}:{variable}")
+        shown = [variable] if variable in resource.user_credentials else []
+        field = next(iter(describe(parts, name, shown, problems={variable: problem} if problem else None)), None)
+        found.append(
+            Held(
+                resource_name=name,
+                server=display_name(resource.title or name),
+                variable=variable,
+                label=variable if field is None else field.label,
+                set_at=moment(state.set_at),
+                used_at=None if state.used_at is None else moment(state.used_at),
+                field=field,
+                digest=digest(parts, name, [variable]),
+            )
+        )
+    return found
 
 
 def digest(parts: Parts, resource_name: str, variables: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import Response, abort
@@ -15,6 +16,7 @@ from auth_service.settings import Resource
 from . import Endpoints
 from .account import HOME_FIELD, form_token
 from .browser import find_session, keep_browser
+from .credential_fields import Held, describe, find_held
 from .pages import provider_targets, render_page
 
 blueprint = Endpoints("home", __name__)
@@ -38,6 +40,14 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Credential:
+    """What a server needs from a user, and what is kept of it."""
+
+    label: str
+    held: Held | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Server:
     """A server as the pages show it."""
 
@@ -47,6 +57,8 @@ class Server:
     url: str
     network: str | None
     panels: list[Panel]
+    credentials: list[Credential]
+    """What the server needs from the user who is signed in."""
 
 
 @blueprint.get("/")
@@ -59,7 +71,16 @@ def show(parts: Parts) -> Response:
         usable = None if profile is None else parts.user_access.find_usable(profile)
     elif parts.settings.home_page.public:
         usable = list(parts.settings.resources)
-    servers = [_server(name, parts.settings.resources[name]) for name in usable or ()]
+    shown = usable or []
+    held = {each.id: each for each in find_held(parts, session.sub, shown)} if session is not None else {}
+    servers = [
+        _server(
+            name,
+            parts.settings.resources[name],
+            credentials=_credentials(parts, name, held) if session is not None else (),
+        )
+        for name in shown
+    ]
     response = render_page(
         parts,
         "home.html",
@@ -96,12 +117,21 @@ def visit(parts: Parts, name: str, status: str) -> Response:
     return response
 
 
-def _server(name: str, resource: Resource) -> Server:
+def _credentials(parts: Parts, name: str, held: Mapping[str, Held]) -> list[Credential]:
+    wanted = list(parts.settings.resources[name].user_credentials)
+    return [
+        Credential(label=field.label, held=held.get(f"{name}:{field.variable}"))
+        for field in describe(parts, name, wanted)
+    ]
+
+
+def _server(name: str, resource: Resource, *, credentials: Sequence[Credential] = ()) -> Server:
     return Server(
         name=name,
         title=display_name(resource.title or name),
         description=resource.description or "",
         url=resource.url,
+        credentials=list(credentials),
         network=_NETWORKS.get(resource.network or ""),
         panels=[
             Panel(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,11 @@ def provider_targets(parts: Parts) -> tuple[str, ...]:
         return ("https:",)
     source = redirect_uris.form_action_source(url)
     return (source,) if source in _SELF_CONTAINED else (source, "https:")
+
+
+def moment(seconds: int) -> datetime:
+    """Return a time as pages show it."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def capitalized(text: str) -> str:
