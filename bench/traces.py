@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.e2e.conftest import free_port
+from local.ports import free_port
 
 from . import report
 from .bridge import CLIENTS, DIRECT, measure_server

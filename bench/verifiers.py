@@ -30,6 +30,7 @@ from auth_service.keys.access_tokens import issue_access_token
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import load_credentials, load_settings
 from local.options import require_program
+from local.ports import free_port
 from local.stack import find_redis
 
 from . import report
@@ -275,9 +276,3 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from auth_service.settings import (
 from local.health import ask_http, ask_redis, ask_resource
 from local.launcher import current_launcher
 from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
+from local.ports import free_ports
 from local.processes import Part
 
 OLDEST_REDIS = (6, 2)
@@ -69,7 +69,7 @@ def prepare(options: Options) -> Stack:
     if len(os.fsencode(redis_socket)) > SOCKET_PATH_LIMIT:
         raise UsageError(f"{redis_socket}: too long for a socket: choose a shorter --state-directory")
     entry_points = _free_entry_points(options.port)
-    auth_port, github_port, *ports = _free_ports(2 + len(options.servers))
+    auth_port, github_port, *ports = free_ports(2 + len(options.servers))
     auth_url, github_url = f"http://127.0.0.1:{auth_port}", f"http://127.0.0.1:{github_port}"
 
     issuer = f"http://localhost:{options.port}"
@@ -305,13 +305,6 @@ def _has_loopback6() -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that are free at this moment."""
-    with ExitStack() as open_sockets:
-        listeners = [open_sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _write_credentials(folder: Path, options: Options) -> Credentials:
