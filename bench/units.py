@@ -1,13 +1,16 @@
 """Measures what a systemd unit for each process costs, next to child processes: `python -m bench.units`, as root.
 
 The module's own units run in the container of tests/systemd, with every part of the sandbox, in front of the echo
-server. Beside them, the same bridge starts the same server as children of its own.
+server. Beside them, the same bridge, in the same sandbox and with the same options, starts the same server as children
+of its own, which have its sandbox. Both keep records of calls and hold them to a rule, as the module's bridge does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -24,12 +27,12 @@ from .unit_client import CLIENTS
 
 CHILDREN, UNITS = "child processes", "systemd units"
 _KEY = "/run/mcp-oauth-gateway/identity-time"
-_ECHO = f"/usr/bin/python3 {SOURCE}/bench/echo_server.py"
-_DROP_IN = "/run/systemd/system/mcp-server-time@.service.d"
-# What costs time at each system call, also in the processes that a bridge starts.
-_FILTERS = ("Lock", "MemoryDeny", "NoNewPrivileges", "RestrictNamespaces", "RestrictRealtime", "SystemCall")
-_BRIDGE_DROP_IN = "/run/systemd/system/mcp-bridge-time.service.d"
-_UNLIMITED = "--calls-per-minute 1000000000"
+_ECHO = ("/usr/bin/python3", f"{SOURCE}/bench/echo_server.py")
+_UNITS = "/etc/systemd/system"
+_CONFIGURATION = "/etc/mcp-oauth-gateway/bridge-time.json"
+# Not in /run, of which the bridges see little.
+_OTHER_CONFIGURATION = "/opt/bridge-{}.json"
+_UNLIMITED = 1_000_000_000
 _PORT_OF_UNITS, _PORT_OF_CHILDREN = 22456, 22999
 
 
@@ -57,23 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(machine: QemuMachine, rounds: int) -> dict[str, Any]:
     machine.start()
     machine.wait_for_unit("mcp-auth-service.service")
-    unit = machine.succeed("cat /etc/systemd/system/mcp-server-time@.service")
+    unit = _read(machine, f"{_UNITS}/mcp-server-time@.service")
     (start,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
     init = start.partition(' "')[0]  # the server's own command follows in quotes
+    _write(machine, f"{_UNITS}/mcp-server-time@.service", unit.replace(start, f"{init} {' '.join(_ECHO)}"))
+    # Two bridges that differ in nothing but how they start processes.
+    options = {**json.loads(_read(machine, _CONFIGURATION)), "calls-per-minute": _UNLIMITED}
+    _set_up_bridge(machine, "units", _PORT_OF_UNITS, options)
+    own = {name: value for name, value in options.items() if name != "server-socket"}
+    _set_up_bridge(machine, "children", _PORT_OF_CHILDREN, {**own, "command": _ECHO})
     machine.succeed(
-        f"mkdir -p {_DROP_IN} && printf '[Service]\\nExecStart=\\n{init} {_ECHO}\\n' > {_DROP_IN}/echo.conf",
-        f"mkdir -p {_BRIDGE_DROP_IN} && {{ printf '[Service]\\nExecStart=\\n' &&"
-        f" grep ^ExecStart= /etc/systemd/system/mcp-bridge-time.service | sed 's/$/ {_UNLIMITED}/'; }}"
-        f" > {_BRIDGE_DROP_IN}/unlimited.conf",
         "systemctl daemon-reload",
-        "systemctl start mcp-bridge-time.service",
-        f"systemd-run --unit=children {_filters(machine)} mcp-stdio-bridge --listen 127.0.0.1:{_PORT_OF_CHILDREN}"
-        f" --require-identity {_KEY} {_UNLIMITED} -- {_ECHO}",
+        "systemctl stop mcp-bridge-time.socket mcp-bridge-time.service",
+        "systemctl start bench-units.service bench-children.service",
     )
-    for port in (_PORT_OF_UNITS, _PORT_OF_CHILDREN):
-        machine.wait_for_open_port(port)
     ways = {
-        CHILDREN: (_PORT_OF_CHILDREN, "children.service", ""),
+        CHILDREN: (_PORT_OF_CHILDREN, "bench-children.service", ""),
         # There is a control group of the server's slice only while a process runs.
         UNITS: (_PORT_OF_UNITS, "mcp-gateway.slice", "/mcp-gateway-time.slice"),
     }
@@ -86,11 +88,25 @@ def _measure(machine: QemuMachine, rounds: int) -> dict[str, Any]:
     return figures
 
 
-def _filters(machine: QemuMachine) -> str:
-    """Return options that filter the other bridge's system calls as the module filters those of its own."""
-    unit = machine.succeed("cat /etc/systemd/system/mcp-bridge-time.service")
-    kept = [line for line in unit.splitlines() if line.startswith(_FILTERS)]
-    return " ".join(f"--property='{line}'" for line in kept)
+def _set_up_bridge(machine: QemuMachine, name: str, port: int, options: dict[str, Any]) -> None:
+    """Copy the units of the module's bridge, with other options."""
+    path = _OTHER_CONFIGURATION.format(name)
+    _write(machine, path, json.dumps(options))
+    for kind in ("socket", "service"):
+        text = _read(machine, f"{_UNITS}/mcp-bridge-time.{kind}").replace("mcp-bridge-time", f"bench-{name}")
+        lines = text.replace(f":{_PORT_OF_UNITS}", f":{port}").splitlines()
+        # It keeps the module's bridge, which starts no process, from starting any.
+        kept = [line for line in lines if not line.startswith("LimitNPROC=")]
+        changed = [re.sub("--config .*", f"--config {path}", line) for line in kept]
+        _write(machine, f"{_UNITS}/bench-{name}.{kind}", "\n".join(changed))
+
+
+def _read(machine: QemuMachine, path: str) -> str:
+    return machine.succeed(f"cat {path}")
+
+
+def _write(machine: QemuMachine, path: str, text: str) -> None:
+    machine.succeed(f"printf %s {shlex.quote(text)} > {path}")
 
 
 def write_table(figures: dict[str, Any], machine: dict[str, str | int | float]) -> str:
