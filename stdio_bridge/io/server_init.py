@@ -5,9 +5,10 @@ standard input, output and error, and variables of its environment, over that co
 the server leaves behind; does what the bridge orders; and says how the server ended. When it ends, by itself or because
 the bridge has closed the connection, systemd ends whatever is left in the unit.
 
-Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, to start fast. After
-`--per-user DIRECTORY`, the server sees of this directory the part of its user alone, in the directory's place. For that
-the unit lends CAP_SYS_ADMIN in a user namespace of its own, which no server gets.
+Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, nor pathlib, to start
+fast and to take little memory as long as the server runs. After `--per-user DIRECTORY`, the server sees of this
+directory the part of its user alone, in the directory's place. For that the unit lends CAP_SYS_ADMIN in a user
+namespace of its own, which no server gets.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 TERMINATE = b"terminate"
 KILL = b"kill"
@@ -50,7 +50,7 @@ _SCOPE_SIGNAL = 2
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
 _PER_USER = "--per-user"
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS = "/sys/fs/cgroup"
 # They speak of this process, not of the server.
 _NEVER_PASSED = (
     "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
@@ -141,13 +141,13 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
     Nobody in this mount namespace can take it away again, which would need a capability: neither the server nor, where
     it may make them, user namespaces of its own, in which the kernel locks the mounts of this one. Raises OSError.
     """
-    working_directory = Path.cwd()
+    working_directory = os.getcwd()
     _checked(libc.unshare(_CLONE_NEWNS))
     target = os.fsencode(directory)
     if user:
         if not user.isalnum():  # and so has no slash
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        _enter(Path(directory) / user)
+        _enter(f"{directory}/{user}")
         _checked(libc.mount(b".", target, None, _MS_BIND, None))
     else:
         _checked(libc.mount(b"none", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0700"))
@@ -158,10 +158,10 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
     _checked(libc.capset(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)))
 
 
-def _enter(own: Path) -> None:
+def _enter(own: str) -> None:
     """Make a directory the working directory, a new one where there is none. Raises OSError, also for a symlink."""
     with contextlib.suppress(FileExistsError):
-        own.mkdir(mode=0o700)
+        os.mkdir(own, mode=0o700)
     entered = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchdir(entered)
@@ -175,27 +175,32 @@ def _checked(returned: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def find_limits_met(cgroup: Path) -> list[str]:
+def find_limits_met(cgroup: str) -> list[str]:
     """Return which limits of its control group the unit has met, where the kernel counts that."""
     counted = ((OUT_OF_MEMORY, "memory.events", "oom_kill"), (TOO_MANY_TASKS, "pids.events", "max"))
-    return [limit for limit, file, event in counted if _count(cgroup / file, event) > 0]
+    return [limit for limit, file, event in counted if _count(f"{cgroup}/{file}", event) > 0]
 
 
-def _count(file: Path, event: str) -> int:
+def _count(file: str, event: str) -> int:
     with contextlib.suppress(OSError):
-        for line in file.read_text().splitlines():
+        for line in _read(file).splitlines():
             name, _, count = line.partition(" ")
             if name == event:
                 return int(count)
     return 0
 
 
-def _find_cgroup() -> Path:
+def _find_cgroup() -> str:
     # Of cgroup2, whose entry begins so whatever others there are.
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in _read("/proc/self/cgroup").splitlines():
         if line.startswith("0::/"):
-            return _CGROUPS / line.removeprefix("0::/")
+            return _CGROUPS + line.removeprefix("0::")
     return _CGROUPS
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def _watch_children() -> socket.socket:
