@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 MAX_STEPS = 20
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 
 
 class Form(HTMLParser):

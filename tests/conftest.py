@@ -20,6 +20,8 @@ from tests.leftovers import Leftovers
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
+START_SECONDS = 60
+
 
 class RedisServer:
     """A Redis of its own on a unix socket, which tests may stop and start again.
@@ -46,7 +48,8 @@ class RedisServer:
             ]
         )
         with self.client() as client:
-            for _ in range(500):
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and self._process.poll() is None:
                 with contextlib.suppress(redis.ConnectionError):
                     client.ping()
                     return
@@ -61,14 +64,14 @@ class RedisServer:
                 with self.client() as client:
                     client.save()
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(START_SECONDS)
             self._process = None
 
     def kill(self) -> None:
         """End it without a chance to write anything more."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(START_SECONDS)
         self._process = None
 
     def signal(self, number: signal.Signals) -> None:

@@ -42,7 +42,7 @@ class ConnectProxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for each in (self._listener, *self._sockets):
             each.close()
 

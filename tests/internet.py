@@ -156,7 +156,7 @@ class Internet:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)  # SSLSocket's own forgets that there was TLS
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for connection in self._connections:
             connection.close()
 

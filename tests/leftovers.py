@@ -9,7 +9,7 @@ import time
 
 import psutil
 
-GRACE_SECONDS = 20
+GRACE_SECONDS = 60
 
 
 class Leftovers:

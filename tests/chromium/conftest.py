@@ -39,7 +39,7 @@ from tests.internet import internet, respond_json
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
 DOCUMENT_HOST = "tools.example.com"
 DOCUMENT_CLIENT = f"https://{DOCUMENT_HOST}/oauth/client.json"
-WAIT_SECONDS = 10
+WAIT_SECONDS = 60
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Site:
             "token_endpoint_auth_method": "none",
             "grant_types": ["authorization_code", "refresh_token"],
         } | metadata
-        answer = requests.post(f"{self.issuer}/register", json=body, timeout=10)
+        answer = requests.post(f"{self.issuer}/register", json=body, timeout=60)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["client_id"])
 

@@ -71,7 +71,7 @@ def test_a_login_needs_no_mouse(chromium: Chromium, site: Site) -> None:
             "code": code,
             "code_verifier": "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
         },
-        timeout=10,
+        timeout=60,
     )
     assert token.json()["scope"] == "time:read time:set"
 

@@ -48,7 +48,7 @@ class AgentStack(RunningStack):
         service.send_signal(signal.SIGHUP)
         _, alive = psutil.wait_procs(workers, timeout=WAIT_SECONDS)
         assert not alive, self.output
-        document = requests.get(f"{self.issuer}/.well-known/oauth-authorization-server", timeout=10).json()
+        document = requests.get(f"{self.issuer}/.well-known/oauth-authorization-server", timeout=60).json()
         assert not document["client_id_metadata_document_supported"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from local.ports import free_port
 from tests.clients.conftest import AgentStack
 from tests.clients.programs import (
     ClaudeCode,
@@ -21,7 +22,6 @@ from tests.clients.programs import (
     Opencode,
     Program,
 )
-from tests.e2e.conftest import free_port
 
 MAX_RUNS = 20
 """Runs of a program until its token has ended: each takes a good part of the token's life."""

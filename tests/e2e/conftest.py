@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from local.ports import free_port
 from tests.e2e.echo import EchoServer
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 100
-STOP_SECONDS = 30
+STOP_SECONDS = 60
 
 
 class RunningStack:
@@ -74,12 +74,6 @@ class RunningStack:
     def resource(self, name: str) -> str:
         """Return the URL of a server."""
         return f"{self.issuer}/{name}/mcp"
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

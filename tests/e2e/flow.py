@@ -55,7 +55,7 @@ def register(issuer: str, *, client_name: str = "Test") -> str:
             "token_endpoint_auth_method": "none",
             "grant_types": ["authorization_code", "refresh_token"],
         },
-        timeout=10,
+        timeout=60,
     )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["client_id"])
@@ -70,7 +70,7 @@ class Code:
 
     def redeem(self) -> requests.Response:
         """Redeem it as the client that asked for it."""
-        return requests.post(f"{self.issuer}/token", data=self.form, timeout=20)
+        return requests.post(f"{self.issuer}/token", data=self.form, timeout=60)
 
 
 def obtain_code(
@@ -133,14 +133,14 @@ def log_in(
 def refresh(issuer: str, tokens: Tokens) -> requests.Response:
     """Ask for new tokens."""
     form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token, "client_id": tokens.client_id}
-    return requests.post(f"{issuer}/token", data=form, timeout=10)
+    return requests.post(f"{issuer}/token", data=form, timeout=60)
 
 
 def initialize(resource: str, token: str | None, headers: dict[str, str] | None = None) -> requests.Response:
     """Send `initialize` with that token."""
     authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
     return requests.post(
-        resource, json=INITIALIZE, headers={**MCP_HEADERS, **authorization, **(headers or {})}, timeout=20
+        resource, json=INITIALIZE, headers={**MCP_HEADERS, **authorization, **(headers or {})}, timeout=60
     )
 
 

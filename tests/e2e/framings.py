@@ -74,7 +74,7 @@ def walk_through(issuer: str, resource: str, adapter: HTTPAdapter) -> None:
     browser.session.mount(issuer, adapter)
 
     def form(path: str, **values: str) -> dict[str, Any]:
-        answer = browser.session.post(f"{issuer}{path}", data=values, timeout=20)
+        answer = browser.session.post(f"{issuer}{path}", data=values, timeout=60)
         assert answer.status_code == 200, answer.text
         document: dict[str, Any] = answer.json()
         return document
@@ -84,14 +84,14 @@ def walk_through(issuer: str, resource: str, adapter: HTTPAdapter) -> None:
         "token_endpoint_auth_method": "client_secret_post",
         "grant_types": ["authorization_code", "refresh_token"],
     }
-    answer = browser.session.post(f"{issuer}/register", json=metadata, timeout=20)
+    answer = browser.session.post(f"{issuer}/register", json=metadata, timeout=60)
     assert answer.status_code == 201, answer.text
     client = answer.json()
     answer = browser.session.put(
         client["registration_client_uri"],
         json={**metadata, "client_id": client["client_id"], "client_name": "Renamed"},
         headers={"Authorization": f"Bearer {client['registration_access_token']}"},
-        timeout=20,
+        timeout=60,
     )
     assert (answer.status_code, answer.json()["client_name"]) == (200, "Renamed"), answer.text
     proof = {"client_id": client["client_id"], "client_secret": client["client_secret"]}
@@ -115,6 +115,6 @@ def walk_through(issuer: str, resource: str, adapter: HTTPAdapter) -> None:
     form("/revoke", token=tokens["refresh_token"], **proof)
     assert form("/introspect", token=tokens["access_token"], **proof) == {"active": False}
 
-    page = Form(browser.session.get(f"{issuer}/account", timeout=20).text)
-    answer = browser.session.post(page.action or "", data=page.fields | {"action": "sign-out"}, timeout=20)
+    page = Form(browser.session.get(f"{issuer}/account", timeout=60).text)
+    answer = browser.session.post(page.action or "", data=page.fields | {"action": "sign-out"}, timeout=60)
     assert answer.url.endswith("?notice=signed-out"), answer.text

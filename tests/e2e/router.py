@@ -18,7 +18,7 @@ import requests
 from auth_service.app.traefik import dynamic_configuration
 from auth_service.settings import Settings
 from local.options import require_program
-from tests.e2e.conftest import free_port
+from local.ports import free_port
 from tests.e2e.flow import SourceAddress
 
 WAIT_SECONDS = 60
@@ -162,7 +162,7 @@ class Router:
                 f"{self._scheme}://127.0.0.1:{self.port}{path}",
                 headers={"Host": "localhost", **(headers or {})},
                 verify=False,
-                timeout=10,
+                timeout=60,
             )
 
     def wait_until(self, condition: Callable[[], object]) -> None:
@@ -179,6 +179,6 @@ class Router:
     def stop(self) -> None:
         """End Traefik and what it asks."""
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         self._log.close()
         self._auth.stop()

@@ -79,7 +79,7 @@ def test_the_python_sdk_logs_in_and_calls_a_tool(stack: RunningStack) -> None:
             callback_handler=clicks.wait,
         )
         async with (
-            httpx2.AsyncClient(auth=provider, timeout=20) as http,
+            httpx2.AsyncClient(auth=provider, timeout=60) as http,
             streamable_http_client(url, http_client=http) as streams,
             ClientSession(streams[0], streams[1]) as session,
         ):

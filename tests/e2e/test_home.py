@@ -14,7 +14,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 
 def test_the_home_page_leads_a_user_who_signs_in_to_the_servers(stack: RunningStack) -> None:
     browser = Browser()
-    stranger = browser.session.get(f"{stack.issuer}/", timeout=20)
+    stranger = browser.session.get(f"{stack.issuer}/", timeout=60)
     assert stranger.status_code == 200
     assert stack.resource("time") not in stranger.text
     shown = browser.open(f"{stack.issuer}/")
@@ -29,8 +29,8 @@ def test_the_home_page_leads_a_user_who_signs_in_to_the_servers(stack: RunningSt
 
 def test_a_browser_at_a_servers_url_gets_a_page_with_the_clients_challenge(stack: RunningStack) -> None:
     url = stack.resource("time")
-    client = requests.get(url, headers=MCP_HEADERS, timeout=20)
-    page = requests.get(url, headers=BROWSER, timeout=20)
+    client = requests.get(url, headers=MCP_HEADERS, timeout=60)
+    page = requests.get(url, headers=BROWSER, timeout=60)
     assert page.status_code == client.status_code == 401
     assert page.headers["WWW-Authenticate"] == client.headers["WWW-Authenticate"]
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -53,7 +53,7 @@ def test_a_browser_at_a_servers_url_gets_a_page_with_the_clients_challenge(stack
 def test_every_other_request_is_answered_as_a_clients(
     stack: RunningStack, method: str, headers: dict[str, str]
 ) -> None:
-    answer = requests.request(method, stack.resource("time"), headers=headers, timeout=20)
+    answer = requests.request(method, stack.resource("time"), headers=headers, timeout=60)
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
@@ -66,4 +66,4 @@ def test_the_page_has_no_address_of_its_own(stack: RunningStack, path: str) -> N
     prepared = requests.Request("GET", stack.issuer, headers=BROWSER).prepare()
     prepared.url = stack.issuer + path
     with requests.Session() as session:
-        assert session.send(prepared, timeout=20).status_code == 404
+        assert session.send(prepared, timeout=60).status_code == 404

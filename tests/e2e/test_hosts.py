@@ -82,7 +82,7 @@ def test_the_local_stack_says_by_which_name_it_is_to_be_reached(
         socket.create_connection((address, stack.port)).close()
     except OSError:
         pytest.skip(f"the stack does not listen on {address}")
-    answer = requests.request(method, f"http://{name}:{stack.port}{path}", timeout=20)
+    answer = requests.request(method, f"http://{name}:{stack.port}{path}", timeout=60)
     assert answer.status_code == 421
     assert f"{stack.issuer}: write localhost in the URL" in answer.json()["error_description"]
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -92,7 +92,7 @@ def test_the_local_stack_says_by_which_name_it_is_to_be_reached(
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_the_local_stack_says_so_to_a_servers_client_too(stack: RunningStack, method: str, path: str) -> None:
     headers = {"Accept": "application/json, text/event-stream", "Authorization": "Bearer x"}
-    answer = requests.request(method, f"http://127.0.0.1:{stack.port}{path}", headers=headers, timeout=20)
+    answer = requests.request(method, f"http://127.0.0.1:{stack.port}{path}", headers=headers, timeout=60)
     assert answer.status_code == 421
     assert f"{stack.issuer}: write localhost in the URL" in answer.json()["error"]["message"]
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -102,7 +102,7 @@ def test_the_local_stack_says_so_to_a_servers_client_too(stack: RunningStack, me
 @pytest.mark.parametrize("path", ["/account", "/time/mcp"])
 def test_a_browser_reads_it_as_a_page(stack: RunningStack, path: str) -> None:
     url = f"http://127.0.0.1:{stack.port}{path}"
-    answer = requests.get(url, headers={"Accept": "text/html"}, timeout=20)
+    answer = requests.get(url, headers={"Accept": "text/html"}, timeout=60)
     assert answer.status_code == 421
     assert "This gateway has another name" in answer.text
 
@@ -110,10 +110,10 @@ def test_a_browser_reads_it_as_a_page(stack: RunningStack, path: str) -> None:
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "LOCALHOST"])
 def test_a_resource_is_described_whatever_port_the_host_header_names(stack: RunningStack, host: str) -> None:
     path = "/.well-known/oauth-protected-resource/time/mcp"
-    answer = requests.get(f"{stack.issuer}{path}", headers={"Host": host}, timeout=20)
+    answer = requests.get(f"{stack.issuer}{path}", headers={"Host": host}, timeout=60)
     assert answer.json()["resource"] == f"{stack.issuer}/time/mcp"
 
 
 def test_any_other_name_is_not_answered(stack: RunningStack) -> None:
-    answer = requests.get(f"{stack.issuer}/time/mcp", headers={"Host": "rebinding.example"}, timeout=20)
+    answer = requests.get(f"{stack.issuer}/time/mcp", headers={"Host": "rebinding.example"}, timeout=60)
     assert answer.status_code == 404

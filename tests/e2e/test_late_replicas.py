@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.conftest import free_port
+from local.ports import free_port
 from tests.e2e.flow import SourceAddress
 from tests.e2e.router import Router
 

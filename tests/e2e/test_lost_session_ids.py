@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from auth_service.protocol.parameters import MAX_BYTES_KEPT
-from tests.e2e.conftest import free_port
+from local.ports import free_port
 from tests.e2e.flow import SourceAddress
 from tests.e2e.router import TOO_LARGE, Router
 from tests.stdio_bridge.running import KEY, assertion

@@ -23,9 +23,10 @@ from cryptography.x509.oid import NameOID
 
 from auth_service import cli
 from local.options import require_program
+from local.ports import free_port
 from tests.stdio_bridge.running import Bridge
 
-from .conftest import RunningStack, free_port
+from .conftest import RunningStack
 from .flow import MCP_HEADERS, initialize, log_in
 
 PROJECT = Path(__file__).parents[2]
@@ -196,7 +197,7 @@ def use(stack: RunningStack) -> None:
     for tool in ("get_current_time", "invented"):
         call = {"name": tool, "arguments": {"timezone": "UTC"}}
         body = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
-        assert requests.post(resource, json=body, headers={**MCP_HEADERS, **session}, timeout=20).status_code == 200
+        assert requests.post(resource, json=body, headers={**MCP_HEADERS, **session}, timeout=60).status_code == 200
     assert initialize(resource, None).status_code == 401
 
 

@@ -12,7 +12,7 @@ from auth_service import cli
 from .conftest import RunningStack
 from .flow import MCP_HEADERS, initialize, log_in, refresh
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 
 
 def operate(stack: RunningStack, *arguments: str) -> int:

@@ -54,10 +54,10 @@ def limited(request: pytest.FixtureRequest, stack: RunningStack, tmp_path: Path)
     with Bridge("--config", str(tmp_path / "bridge.json"), command=command) as bridge:
         document["resources"][name] = {"url": url, "backends": [f"http://127.0.0.1:{bridge.port}/mcp"]}
         load(stack, json.dumps(document))
-        eventually(lambda: requests.post(url, json={}, timeout=20).status_code == 401)
+        eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 401)
         yield url
         load(stack, former)
-        eventually(lambda: requests.post(url, json={}, timeout=20).status_code == 404)
+        eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 404)
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
@@ -75,7 +75,7 @@ def test_the_refusal_of_a_call_over_a_quota_passes_the_router_as_it_is(
 
     def call(path: str) -> requests.Response:
         message = rpc("tools/call", {"name": "make", "arguments": {"path": path}, **meta}, 5)
-        return requests.post(limited, json=message, headers=headers, timeout=20)
+        return requests.post(limited, json=message, headers=headers, timeout=60)
 
     refused = call("/etc/secret")
     told = 'Invalid arguments: arguments.path: the value does not match "^/srv/"'
@@ -103,7 +103,7 @@ def test_an_unmodified_client_says_so_and_goes_on_after_a_call_over_a_quota(
 
     async def run() -> None:
         async with (
-            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=20) as http,
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http,
             Client(streamable_http_client(limited, http_client=http), mode=mode) as client,
         ):
             for _ in range(2):

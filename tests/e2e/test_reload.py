@@ -36,7 +36,7 @@ def load(stack: RunningStack, settings: str) -> None:
 
 
 def is_routed(stack: RunningStack) -> bool:
-    return requests.post(f"{stack.issuer}/{NAME}/mcp", json={}, timeout=20).status_code == 401
+    return requests.post(f"{stack.issuer}/{NAME}/mcp", json={}, timeout=60).status_code == 401
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_a_new_server_is_reached_described_and_in_the_metadata_without_a_restart
 ) -> None:
     service = auth_service(stack)
     eventually(lambda: is_routed(stack))
-    resource = requests.get(f"{stack.issuer}/.well-known/oauth-protected-resource/{NAME}/mcp", timeout=20)
+    resource = requests.get(f"{stack.issuer}/.well-known/oauth-protected-resource/{NAME}/mcp", timeout=60)
     assert resource.json()["scopes_supported"] == ["added-scope"]
-    server = requests.get(f"{stack.issuer}/.well-known/oauth-authorization-server", timeout=20)
+    server = requests.get(f"{stack.issuer}/.well-known/oauth-authorization-server", timeout=60)
     assert "added-scope" in server.json()["scopes_supported"]
     assert auth_service(stack) == service

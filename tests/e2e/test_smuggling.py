@@ -42,7 +42,7 @@ class Answer:
 
 def send(stack: RunningStack, request: bytes) -> Answer:
     """Send these bytes, and read one response or the end."""
-    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             line = stream.readline()
@@ -257,7 +257,7 @@ def test_oversized_headers_and_targets_pass_no_one_without_a_token(stack: Runnin
 def test_a_request_of_two_lengths_smuggles_no_second_one(stack: RunningStack, framing: str) -> None:
     body = "0\r\n\r\nGET /verify/time HTTP/1.1\r\nHost: localhost\r\n\r\n"
     request = f"POST /token HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n{body}"
-    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
         connection.sendall(request.encode())
         connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as stream:
@@ -327,7 +327,7 @@ def test_http_2_is_no_way_around(stack: RunningStack, tokens: Tokens, bearer: st
                 *("--header", "Host: localhost"),
             ],
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         body, _, status = done.stdout.rpartition(b"\n")

@@ -70,11 +70,11 @@ def trackers(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> I
             document["resources"][name] = {"url": url, "backends": backends, "scopes": kinds[kind]}
         load(stack, json.dumps(document))
         for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=20).status_code == 401)  # type: ignore[misc]
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
         yield urls
         load(stack, former)
         for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=20).status_code == 404)  # type: ignore[misc]
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
 
 
 @pytest.fixture(params=["legacy", "modern"])
@@ -120,7 +120,7 @@ def test_the_python_client_gets_the_scope_by_a_second_consent_and_repeats_the_ca
 
     async def run() -> None:
         async with (
-            httpx2.AsyncClient(auth=provider_for(tracker, storage, clicks), timeout=20) as http,
+            httpx2.AsyncClient(auth=provider_for(tracker, storage, clicks), timeout=60) as http,
             Client(streamable_http_client(tracker, http_client=http), mode=mode) as client,
         ):
             assert [tool.name for tool in (await client.list_tools()).tools] == ["get_issue", "create_issue"]
@@ -158,7 +158,7 @@ def test_a_member_of_the_team_gets_the_scope_by_a_second_consent(team_tracker: s
 
     async def run() -> None:
         async with (
-            httpx2.AsyncClient(auth=provider_of(team_tracker, "octocat", storage), timeout=20) as http,
+            httpx2.AsyncClient(auth=provider_of(team_tracker, "octocat", storage), timeout=60) as http,
             Client(streamable_http_client(team_tracker, http_client=http), mode=mode) as client,
         ):
             assert [tool.name for tool in (await client.list_tools()).tools] == ["get_issue", "create_issue"]
@@ -178,7 +178,7 @@ def test_for_a_user_outside_the_team_the_tool_does_not_exist(team_tracker: str, 
 
     async def run() -> None:
         async with (
-            httpx2.AsyncClient(auth=provider_of(team_tracker, "hubot", storage), timeout=20) as http,
+            httpx2.AsyncClient(auth=provider_of(team_tracker, "hubot", storage), timeout=60) as http,
             Client(streamable_http_client(team_tracker, http_client=http), mode=mode) as client,
         ):
             assert [tool.name for tool in (await client.list_tools()).tools] == ["get_issue"]
@@ -199,7 +199,7 @@ def test_who_does_not_agree_goes_on_with_what_was_granted(tracker: str, mode: st
 
     async def run() -> None:
         async with (
-            httpx2.AsyncClient(auth=provider_for(tracker, storage, clicks), timeout=20) as http,
+            httpx2.AsyncClient(auth=provider_for(tracker, storage, clicks), timeout=60) as http,
             Client(streamable_http_client(tracker, http_client=http), mode=mode) as client,
         ):
             before = calls_in(await client.call_tool("get_issue", {}))
@@ -234,7 +234,7 @@ def test_the_router_passes_the_challenge_on_and_nothing_of_a_client_can_widen_it
         prefix = "io.modelcontextprotocol/"
         params["_meta"] = {prefix + "protocolVersion": "2026-07-28", prefix + "clientCapabilities": {}}
     message = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params}
-    answer = requests.post(tracker, json=message, headers=headers, timeout=20)
+    answer = requests.post(tracker, json=message, headers=headers, timeout=60)
     assert answer.status_code == 403
     metadata = tracker.replace(stack.issuer, f"{stack.issuer}/.well-known/oauth-protected-resource")
     assert answer.headers["WWW-Authenticate"] == (
@@ -242,7 +242,7 @@ def test_the_router_passes_the_challenge_on_and_nothing_of_a_client_can_widen_it
         f'resource_metadata="{metadata}", scope="read write"'
     )
     assert answer.json()["id"] == 5
-    described = requests.get(metadata, timeout=20).json()
+    described = requests.get(metadata, timeout=60).json()
     assert described["resource"] == tracker
     assert described["scopes_supported"] == ["read", "write"]
 

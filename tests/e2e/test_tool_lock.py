@@ -53,11 +53,11 @@ def locked(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             document["resources"][name] = {"url": url, "backends": [f"http://127.0.0.1:{bridges[-1].port}/mcp"]}
         load(stack, json.dumps(document))
         for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=20).status_code == 401)  # type: ignore[misc]
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
         yield urls
         load(stack, former)
         for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=20).status_code == 404)  # type: ignore[misc]
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
     finally:
         for bridge in bridges:
             bridge.end()
@@ -144,4 +144,4 @@ def test_the_tools_of_the_usual_servers_can_be_locked(stack: RunningStack, capsy
 
 def test_no_survey_can_be_had_from_outside(stack: RunningStack, locked: dict[str, str]) -> None:
     for url in (f"{stack.issuer}/survey", f"{stack.resource('time')}/survey", f"{stack.issuer}/locked-legacy/survey"):
-        assert requests.post(url, data=b"", timeout=20).status_code in {401, 404}
+        assert requests.post(url, data=b"", timeout=60).status_code in {401, 404}

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import requests
 
+from local.ports import free_port
 from tests.browser import Browser
-from tests.e2e.conftest import RunningStack, free_port
+from tests.e2e.conftest import RunningStack
 from tests.e2e.flow import REDIRECT_URI
 from tests.peers import NODE, NPM_FOLDER, npm_command
 
@@ -59,7 +60,7 @@ def test_the_conformance_suite_for_authorization_servers_passes(stack: RunningSt
     registration = requests.post(
         f"{stack.issuer}/register",
         json={"redirect_uris": [redirect_uri], "client_name": "Suite", "token_endpoint_auth_method": "none"},
-        timeout=10,
+        timeout=60,
     ).json()
     command = npm_command("@modelcontextprotocol/conformance")
     with subprocess.Popen(

@@ -14,7 +14,7 @@ from tests.e2e.router import Router
 from tests.peers import oldest_traefik
 
 SMALL = 64 * 1024
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 
 
 class Server:

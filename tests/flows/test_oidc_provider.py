@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from werkzeug.test import TestResponse
 from auth_service.app.flask_app import create_app
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
+from local.ports import free_port
 from tests.browser import Form
 from tests.peers import NODE, NPM_FOLDER
 
@@ -33,8 +33,7 @@ class Peer:
     def __init__(self, auth_method: str) -> None:
         if not (NPM_FOLDER / "node_modules" / "oidc-provider").exists():
             pytest.skip("npm package oidc-provider is not installed: run `make test`, with Node.js and npm")
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         self.issuer = f"http://127.0.0.1:{port}"
         script = Path(__file__).parent / "oidc_provider.cjs"
         self._process = subprocess.Popen(
@@ -56,23 +55,23 @@ class Peer:
 
     def set_accounts(self, **accounts: dict[str, Any]) -> None:
         """Replace the accounts."""
-        assert self.session.put(f"{self.issuer}/accounts", json=accounts, timeout=10).status_code == 204
+        assert self.session.put(f"{self.issuer}/accounts", json=accounts, timeout=60).status_code == 204
 
     def log_in(self, url: str, account: str) -> str:
         """Click through login and consent; return where the browser is sent in the end."""
-        response = self.session.get(url, allow_redirects=False, timeout=10)
+        response = self.session.get(url, allow_redirects=False, timeout=60)
         for _ in range(20):
             if response.is_redirect:
                 target = urljoin(response.url, response.headers["Location"])
                 if target.startswith(f"{ISSUER}/callback"):
                     return target
-                response = self.session.get(target, allow_redirects=False, timeout=10)
+                response = self.session.get(target, allow_redirects=False, timeout=60)
                 continue
             form = Form(response.text)
             assert form.action is not None, response.text
             fields = {**form.fields, "login": account, "password": "any"}
             response = self.session.post(
-                urljoin(response.url, form.action), data=fields, allow_redirects=False, timeout=10
+                urljoin(response.url, form.action), data=fields, allow_redirects=False, timeout=60
             )
         raise AssertionError(response.text)
 
@@ -80,7 +79,7 @@ class Peer:
         """Stop it."""
         self.session.close()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

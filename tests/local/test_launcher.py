@@ -16,8 +16,9 @@ import pytest
 from auth_service.settings import ClientDocuments
 from local.__main__ import _explain_documents, main
 from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
+from local.ports import free_port
 from local.stack import find_bundled_redis, prepare
-from tests.e2e.conftest import RunningStack, free_port
+from tests.e2e.conftest import RunningStack
 from tests.internet import internet
 
 # Ends neither when its input does nor on SIGTERM.
@@ -239,7 +240,7 @@ def descendants(stack: RunningStack) -> list[psutil.Process]:
 
 def assert_all_end(processes: list[psutil.Process]) -> None:
     """Wait until each has ended; where nobody reaps orphans, a zombie has."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while alive := [process for process in processes if _is_alive(process)]:
         assert time.monotonic() < deadline, alive
         psutil.wait_procs(alive, timeout=0.2)

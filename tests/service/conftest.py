@@ -24,14 +24,14 @@ import requests
 from werkzeug.serving import make_server
 
 from local import github
+from local.ports import free_port
 from tests.conftest import RedisServer
-from tests.e2e.conftest import free_port
 from tests.e2e.flow import Tokens, log_in
 
 from .proxy import RedisProxy
 
 PROJECT = Path(__file__).parents[2]
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 WORKERS = 3
 
 

@@ -201,7 +201,7 @@ def test_a_name_can_be_given_to_whoever_comes_next(service: Service, run: Run, a
 def test_a_user_whose_access_is_ended_is_signed_out(service: Service, run: Run) -> None:
     browser = Browser()
     log_in(service.issuer, service.resource, browser=browser)
-    account = partial(browser.session.get, f"{service.issuer}/account", timeout=10)
+    account = partial(browser.session.get, f"{service.issuer}/account", timeout=60)
     assert "octocat" in account().text
     run("users", "revoke", "github:583231")
     assert "octocat" not in account().text
@@ -278,12 +278,12 @@ def test_keys_are_listed_rotated_and_retired(service: Service, run: Run) -> None
     added = run("keys", "rotate", "--in", "3000")
     assert added["state"] == "next"
     jwks = f"{service.issuer}/jwks"
-    eventually(lambda: added["key"] in requests.get(jwks, timeout=10).text)
+    eventually(lambda: added["key"] in requests.get(jwks, timeout=60).text)
     signing = run("keys", "list")[0]["key"]
     assert "--force" in run("keys", "retire", signing, status=1)
     run("keys", "retire", added["key"])
     assert added["key"] not in {each["key"] for each in run("keys", "list")}
-    eventually(lambda: added["key"] not in requests.get(jwks, timeout=10).text)
+    eventually(lambda: added["key"] not in requests.get(jwks, timeout=60).text)
     assert "no such key" in run("keys", "retire", "unknown", status=1)
 
 

@@ -27,7 +27,7 @@ def kid_of(token: str) -> str:
 
 
 def published(service: Service) -> list[str]:
-    return [key["kid"] for key in requests.get(f"{service.issuer}/jwks", timeout=10).json()["keys"]]
+    return [key["kid"] for key in requests.get(f"{service.issuer}/jwks", timeout=60).json()["keys"]]
 
 
 class Traffic(threading.Thread):
@@ -57,7 +57,7 @@ class Traffic(threading.Thread):
                 verified = requests.get(
                     f"http://127.0.0.1:{self._service.port}/verify/time",
                     headers={"Authorization": f"Bearer {body['access_token']}"},
-                    timeout=10,
+                    timeout=60,
                 )
                 if verified.status_code != 200:
                     self.failures.append(verified.text)

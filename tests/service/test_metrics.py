@@ -20,7 +20,7 @@ from .conftest import WORKERS, Place, Service, eventually
 
 def read(service: Service) -> dict[tuple[str, ...], float]:
     """Return every value by its name and its labels' values."""
-    answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=10)
+    answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=60)
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = text_string_to_metric_families(answer.text)
     return {
@@ -95,7 +95,7 @@ def test_the_watchdog_hears_from_the_service_only_while_every_worker_answers(
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "60000000")
         service = place.start(workers=2)
-        manager.settimeout(20)
+        manager.settimeout(60)
         messages = {manager.recv(100) for _ in range(5)}
         assert messages == {b"READY=1", b"WATCHDOG=1"}
         os.kill(service.workers()[0], signal.SIGSTOP)
@@ -105,7 +105,7 @@ def test_the_watchdog_hears_from_the_service_only_while_every_worker_answers(
                 manager.recv(100)
             pytest.fail("the watchdog still hears from it")
         os.kill(service.workers()[0], signal.SIGCONT)
-        manager.settimeout(20)
+        manager.settimeout(60)
         assert manager.recv(100) == b"WATCHDOG=1"
 
 

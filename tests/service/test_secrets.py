@@ -153,7 +153,7 @@ def use_everything(service: Service) -> None:
             "token_endpoint_auth_method": "client_secret_post",
             "grant_types": ["authorization_code", "refresh_token"],
         },
-        timeout=10,
+        timeout=60,
     ).json()
     proof = {"client_id": registered["client_id"], "client_secret": registered["client_secret"]}
     code = obtain_code(service.issuer, service.resource, client_id=registered["client_id"])
@@ -162,25 +162,25 @@ def use_everything(service: Service) -> None:
     for kind in ("access_token", "refresh_token"):
         assert service.post("/introspect", {**proof, "token": tokens[kind]}).json()["active"] is True
     basic = (registered["client_id"], registered["client_secret"])
-    requests.post(f"{service.issuer}/token", data={"grant_type": "x"}, auth=basic, timeout=10)
+    requests.post(f"{service.issuer}/token", data={"grant_type": "x"}, auth=basic, timeout=60)
     verify = f"http://127.0.0.1:{service.port}/verify/time"
     bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
-    assert requests.get(verify, headers=bearer, timeout=10).status_code == 200
+    assert requests.get(verify, headers=bearer, timeout=60).status_code == 200
     refreshed = service.post(
         "/token", {**proof, "grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     ).json()
     assert service.post("/revoke", {**proof, "token": refreshed["access_token"]}).status_code == 200
-    assert requests.get(verify, headers=bearer, timeout=10).status_code == 401
+    assert requests.get(verify, headers=bearer, timeout=60).status_code == 401
     manage = {"Authorization": f"Bearer {registered['registration_access_token']}"}
     uri = f"{service.issuer}/register/{registered['client_id']}"
-    assert requests.get(uri, headers=manage, timeout=10).status_code == 200
+    assert requests.get(uri, headers=manage, timeout=60).status_code == 200
     browser = Browser()
     log_in(service.issuer, service.resource, browser=browser)
-    form = Form(browser.session.get(f"{service.issuer}/account", timeout=10).text)
-    ended = browser.session.post(form.action or "", data=form.fields | {"action": "end"}, timeout=10)
+    form = Form(browser.session.get(f"{service.issuer}/account", timeout=60).text)
+    ended = browser.session.post(form.action or "", data=form.fields | {"action": "end"}, timeout=60)
     assert "Access ended" in ended.text
     service.log_in()
-    assert requests.delete(uri, headers=manage, timeout=10).status_code == 204
+    assert requests.delete(uri, headers=manage, timeout=60).status_code == 204
 
 
 def misuse_everything(service: Service, place: Place) -> None:
@@ -191,7 +191,7 @@ def misuse_everything(service: Service, place: Place) -> None:
     tokens = code.redeem().json()
     assert code.redeem().status_code == 400
     token = tokens["access_token"]
-    get = partial(requests.get, timeout=10)
+    get = partial(requests.get, timeout=60)
     verify = f"http://127.0.0.1:{service.port}/verify/time"
     for authorization in (token, f"Basic {token}", f"Bearer {token}x", f"Bearer {token} {token}"):
         get(verify, headers={"Authorization": authorization})

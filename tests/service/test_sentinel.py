@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from local.ports import free_port
 from local.stack import find_redis
-from tests.e2e.conftest import free_port
 from tests.e2e.flow import refresh
 
 from .conftest import Place, eventually
@@ -90,7 +90,7 @@ class Sentinels:
         for process in reversed(self._processes):
             process.send_signal(signal.SIGCONT)
             process.kill()
-            process.wait(10)
+            process.wait(60)
         self._processes.clear()
         self.sentinels.clear()
 

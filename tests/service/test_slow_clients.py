@@ -32,7 +32,7 @@ def test_bodies_that_never_come_hold_up_nobody_and_one_that_comes_in_pieces_is_r
         ]
         for connection in connections:
             connection.sendall(HEAD.format(20).encode() + b"grant_type=")
-        quick = http.client.HTTPConnection("127.0.0.1", service.port, timeout=5)
+        quick = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
         for _ in range(3):
             quick.request("GET", "/jwks")
             with quick.getresponse() as answer:

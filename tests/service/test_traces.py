@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from local.ports import free_port
 from tests.otlp import SOON, Collector
 
 from .conftest import Connection, Place, Service, eventually
@@ -113,8 +113,7 @@ def test_the_last_spans_are_sent_when_the_service_ends(place: Place, collector: 
 
 
 def test_a_collector_that_is_down_is_one_line_and_delays_nothing(place: Place) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     service = start(place, f"http://127.0.0.1:{port}/v1/traces")
     token = service.log_in().access_token
     assert verify(service, token) == 200

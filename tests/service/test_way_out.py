@@ -81,7 +81,7 @@ class Host:
         """Return what the service answers on this host, also with an error."""
         script = (
             "import requests, sys\n"
-            "answer = requests.get(sys.argv[1], timeout=20)\n"
+            "answer = requests.get(sys.argv[1], timeout=60)\n"
             "print(answer.text if answer.status_code < 500 else '')"
         )
         return self._output(sys.executable, "-c", script, f"{service.issuer}{path}")

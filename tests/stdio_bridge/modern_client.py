@@ -94,7 +94,7 @@ class ModernClient:
         message = self.message(method, params)
         headers = {name.replace("_", "-"): value for name, value in self.headers_for(message).items()}
         headers |= {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-        connection = http.client.HTTPConnection("127.0.0.1", self.bridge.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.bridge.port, timeout=60)
         connection.request("POST", "/mcp", json.dumps(message).encode(), headers)
         response = connection.getresponse()
         yield (json.loads(line[6:]) for line in response if line.startswith(b"data: {"))

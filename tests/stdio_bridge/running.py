@@ -76,12 +76,12 @@ class Bridge:
                         return found
                 seen = len(self._lines)
                 assert self._lines[-1:] != [""], self._lines
-                assert self._said.wait(20), self._lines
+                assert self._said.wait(60), self._lines
 
     def request(
         self, method: str, body: object = None, path: str = "/mcp", **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         common = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
@@ -107,7 +107,7 @@ class Bridge:
     def stop(self) -> int:
         """Stop it as systemd does, and return its exit status."""
         self.process.terminate()
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self._stop_reading()
         return status
 
@@ -120,11 +120,11 @@ class Bridge:
             for process in (psutil.Process(self.process.pid), *children):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
             self._stop_reading()
 
     def _stop_reading(self) -> None:
-        self._reader.join(20)
+        self._reader.join(60)
         assert self.process.stderr is not None
         self.process.stderr.close()
 
@@ -133,7 +133,7 @@ class EventReader:
     """An open event stream, read event by event."""
 
     def __init__(self, bridge: Bridge, method: str, body: object = None, **headers: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=60)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         common = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()

@@ -69,7 +69,7 @@ def test_a_deleted_session_is_unknown_at_once_and_its_process_goes(bridge: Bridg
     (child,) = bridge.children()
     assert bridge.request("DELETE", Mcp_Session_Id=session)[0] in {200, 204}
     assert bridge.call(session, "pid")[0] == 404
-    child.wait(10)
+    child.wait(60)
 
 
 def test_a_session_that_does_not_exist_is_404_and_a_missing_id_400(bridge: Bridge) -> None:
@@ -107,7 +107,7 @@ def test_bad_requests_are_refused_in_json_rpc(
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused_in_json_rpc(size: int, chunked: bool) -> None:
     with Bridge("--no-identity", "--max-message-bytes", "1000") as running:
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
         body = b" " * size
         connection.request("POST", "/mcp", iter([body]) if chunked else body, encode_chunked=chunked)
         answer = connection.getresponse()
@@ -177,7 +177,7 @@ def test_a_session_is_its_users_alone(guarded: Bridge) -> None:
 def test_a_revocation_ends_the_streams_of_that_grant_only_when_it_is_signed(guarded: Bridge) -> None:
     mine = assertion("github:1", "g1")
     session = guarded.initialize(X_Gateway_Identity=mine)
-    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=60)
     headers = {"Accept": "text/event-stream", "Mcp-Session-Id": session, "X-Gateway-Identity": mine}
     connection.request("GET", "/mcp", headers=headers)
     stream = connection.getresponse()
@@ -213,7 +213,7 @@ def test_an_unusable_command_line_is_one_line_and_status_2(arguments: list[str],
     environment = {name: value for name, value in os.environ.items() if name != "LISTEN_PID"}
     ended = subprocess.run(
         [sys.executable, "-m", "stdio_bridge", *arguments],
-        capture_output=True, text=True, cwd=ROOT, timeout=30, check=False, env=environment,
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False, env=environment,
     )  # fmt: skip
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1

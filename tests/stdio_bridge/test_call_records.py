@@ -136,7 +136,7 @@ def test_a_request_without_an_identity_is_nobodys_and_not_recorded(bridge: Recor
 
 
 def test_a_call_that_takes_too_long_is_recorded_as_timed_out(tmp_path: Path) -> None:
-    with Recorded(tmp_path, "--call-timeout", "0.1") as bridge:
+    with Recorded(tmp_path, "--call-timeout", "3") as bridge:
         bridge.do(bridge.open(), "tools/call", {"name": "never"})
         assert bridge.wait_for(tool="never")["outcome"] == "timeout"
 

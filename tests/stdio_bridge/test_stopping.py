@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,9 +29,11 @@ from tests.stdio_bridge.modern_client import MODERN_SERVER, ModernClient
 from tests.stdio_bridge.running import SCRIPTED, Bridge, EventReader, rpc
 from tests.stdio_bridge.test_faults import FAULTY, Call, error_of, eventually, faulty, initialize_params, metric, runs
 
+WAIT_SECONDS = 60
+
 
 def end_of(bridge: Bridge) -> int:
-    status = bridge.process.wait(20)
+    status = bridge.process.wait(60)
     assert bridge.process.stderr is not None
     bridge.process.stderr.close()
     return status
@@ -41,7 +44,7 @@ def run(*steps: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_on_sigterm_a_running_call_finishes_with_its_clients_help_and_a_new_one_is_refused() -> None:
-    with Bridge("--no-identity", "--drain-timeout", "20", command=SCRIPTED) as bridge:
+    with Bridge("--no-identity", "--drain-timeout", "100", command=SCRIPTED) as bridge:
         session = bridge.initialize()
         call = EventReader(bridge, "POST", run({"ask": "elicitation/create"}), Mcp_Session_Id=session)
         asked = call.next()
@@ -59,7 +62,7 @@ def test_on_sigterm_a_running_call_finishes_with_its_clients_help_and_a_new_one_
 
 def test_on_sigterm_a_request_finishes_that_waits_for_its_server_to_start(tmp_path: Path) -> None:
     gated = f"until test -e {tmp_path}/gate; do sleep 0.02; done; exec {shlex.join(MODERN_SERVER)}"
-    with Bridge("--no-identity", "--drain-timeout", "20", command=("sh", "-c", gated)) as bridge:
+    with Bridge("--no-identity", "--drain-timeout", "100", command=("sh", "-c", gated)) as bridge:
         with ThreadPoolExecutor(2) as pool:
             modern = pool.submit(ModernClient(bridge).call, "pid")
             legacy = pool.submit(bridge.request, "POST", rpc("initialize", initialize_params()))
@@ -73,7 +76,7 @@ def test_on_sigterm_a_request_finishes_that_waits_for_its_server_to_start(tmp_pa
 
 
 def test_on_sigterm_a_legacy_clients_call_of_a_modern_server_finishes_with_its_help() -> None:
-    with Bridge("--no-identity", "--drain-timeout", "20", command=MODERN_SERVER) as bridge:
+    with Bridge("--no-identity", "--drain-timeout", "100", command=MODERN_SERVER) as bridge:
         _, headers, _ = bridge.request("POST", rpc("initialize", initialize_params(elicitation={})))
         session = headers["mcp-session-id"]
         call = EventReader(bridge, "POST", rpc("tools/call", {"name": "ask"}), Mcp_Session_Id=session)
@@ -208,7 +211,7 @@ def test_the_status_says_when_a_server_ended_before_it_answered() -> None:
 
 def test_many_who_ask_for_readiness_at_once_start_one_server() -> None:
     with faulty() as bridge:
-        probes = [socket.create_connection(("127.0.0.1", bridge.port), timeout=20) for _ in range(20)]
+        probes = [socket.create_connection(("127.0.0.1", bridge.port), timeout=60) for _ in range(20)]
         for probe in probes:
             probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         for probe in probes:
@@ -236,7 +239,7 @@ def test_servers_start_no_more_at_once_than_they_may_and_a_client_that_leaves_gi
     ):
         listener.bind(str(gate))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(60)
         message = rpc("initialize", initialize_params())
         first, second, third = (Call(bridge, "", "", message=message) for _ in range(3))
         starting, _ = listener.accept()
@@ -261,7 +264,7 @@ def gated(tmp_path: Path, *options: str) -> Iterator[tuple[Bridge, socket.socket
     with socket.socket(socket.AF_UNIX) as listener, faulty("--gate", str(gate), options=options) as bridge:
         listener.bind(str(gate))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(60)
         yield bridge, listener
 
 
@@ -334,9 +337,8 @@ class Said:
 
 
 def turn_until(loop: Loop, condition: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
         loop.call_later(0.01, lambda: None)
         loop.turn()
-    raise AssertionError("what the test waits for did not happen")

@@ -110,7 +110,7 @@ class Container:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._init, signal.SIGKILL)
             launcher, watcher = self._processes
-            launcher.wait(timeout=30)
+            launcher.wait(timeout=60)
             watcher.communicate()
             self._processes = ()
 

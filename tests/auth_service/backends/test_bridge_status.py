@@ -80,7 +80,7 @@ def ask(endpoint: str, body: Any, status: int = 200) -> BridgeStatus | None:
     Backend.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
     with requests.Session() as session:
         session.trust_env = False
-        return find_status(session, endpoint, timeout=10)
+        return find_status(session, endpoint, timeout=60)
 
 
 def test_a_bridges_answer_is_read(endpoint: str) -> None:
@@ -110,4 +110,4 @@ def test_what_does_not_answer_as_a_bridge_is_none(endpoint: str, body: Any, stat
 
 def test_what_cannot_be_reached_is_none() -> None:
     with requests.Session() as session:
-        assert find_status(session, "http://127.0.0.1:1/mcp", timeout=10) is None
+        assert find_status(session, "http://127.0.0.1:1/mcp", timeout=60) is None

@@ -144,7 +144,7 @@ def test_a_bridges_word_is_taken_for_a_server_that_answered_of_late(
     tmp_path: Path, bridge: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spawns() -> str:
-        page = requests.get(bridge.replace("/mcp", "/metrics"), timeout=20).text
+        page = requests.get(bridge.replace("/mcp", "/metrics"), timeout=60).text
         return next(line for line in page.splitlines() if line.startswith("mcp_bridge_spawns_total"))
 
     metrics = tmp_path / "health.prom"

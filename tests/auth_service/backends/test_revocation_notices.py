@@ -22,7 +22,7 @@ from auth_service.storage.grants import Grant
 from stdio_bridge.http.identity import AssertionVerifier
 from tests.auth_service.test_settings import MINIMAL
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 CREDENTIALS = Credentials(client_secret="x", master_key=b"m" * 40)
 
 

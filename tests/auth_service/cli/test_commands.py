@@ -21,10 +21,11 @@ from auth_service import cli
 from auth_service.__main__ import main
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.settings import Credentials
+from local.ports import free_port
 from tests.auth_service.test_settings import MINIMAL, write_credentials
 from tests.conftest import RedisServer
 
-START_SECONDS = 20
+START_SECONDS = 60
 
 
 def settings_file(tmp_path: Path, **changes: Any) -> Path:
@@ -108,8 +109,7 @@ class Service:
     """The service as its own process, reporting readiness to a socket of ours."""
 
     def __init__(self, tmp_path: Path, redis_url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{self.address}"
         self.notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notifications.bind(str(tmp_path / "notify.sock"))
@@ -127,7 +127,7 @@ class Service:
         assert self.notifications.recv(100) == b"READY=1"
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return requests.get(self.url + path, headers=headers, timeout=10)
+        return requests.get(self.url + path, headers=headers, timeout=60)
 
     def wait_for(self, path: str, status: int) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -210,7 +210,7 @@ def test_a_reload_of_a_broken_file_keeps_the_last_good_settings(service: Service
 
 def test_a_query_that_is_not_ascii_is_malformed(service: Service) -> None:
     host, _, port = service.address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"GET /authorize?client_id=\xff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert connection.makefile("rb").readline().split()[1] == b"400"
 

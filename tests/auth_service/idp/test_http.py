@@ -38,7 +38,7 @@ class Peer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def _accept(self) -> None:
         while True:
@@ -107,21 +107,19 @@ def test_an_answer_that_only_drips_is_cut_off(peer: Peer, answer: Answer, monkey
     began = time.monotonic()
     with http.Session() as session, pytest.raises(ServiceUnavailable):
         ask(session, peer)
-    assert 0.3 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 0.3
 
 
-def test_all_that_one_session_asks_has_one_time_together(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SESSION_SECONDS", 2)
-    with http.Session() as session:
+def test_all_that_one_session_asks_has_one_time_together(peer: Peer) -> None:
+    with http.Session(seconds=60) as session:
         assert ask(session, peer) == {"login": 1}
-        time.sleep(1.4)
-        with http.Session() as inner:
+        with http.Session(seconds=600) as inner:
+            assert inner.until == session.until
             assert ask(inner, peer) == {"login": 1}
-            peer.answer = drip(b"", b"H")
-            began = time.monotonic()
-            with pytest.raises(ServiceUnavailable):
-                ask(inner, peer)
-            assert time.monotonic() - began < 1.4
+    with http.Session(seconds=0.3) as session:
+        peer.answer = drip(b"", b"H")
+        with http.Session(seconds=600) as inner, pytest.raises(ServiceUnavailable):
+            ask(inner, peer)
         peer.answer = whole
         with pytest.raises(ServiceUnavailable):
             ask(session, peer)
@@ -143,4 +141,4 @@ def test_an_answer_that_only_drips_through_tls_is_cut_off(tmp_path: Path, monkey
         began = time.monotonic()
         with http.Session() as session, pytest.raises(ServiceUnavailable):
             http.call(session, "GET", url, provider="Test")
-        assert 0.5 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 0.5

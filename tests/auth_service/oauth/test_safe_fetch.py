@@ -133,7 +133,7 @@ def test_a_server_that_never_finishes_the_handshake_is_left_at_the_deadline(net:
 
     class Mute:
         def wrap_socket(self, plain: object, *, server_side: bool) -> object:
-            waiting.wait(10)
+            waiting.wait(60)
             raise OSError
 
     net.tls = Mute()  # type: ignore[assignment]
@@ -145,7 +145,7 @@ def test_a_name_that_never_resolves_is_left_at_the_deadline(net: Internet) -> No
     waiting = threading.Event()
 
     def resolve(_host: str) -> Sequence[str]:
-        waiting.wait(10)
+        waiting.wait(60)
         return ()
 
     fetcher = SafeFetcher(resolve=resolve, connect=net.connect, deadline=0.2)
@@ -159,7 +159,7 @@ def test_names_that_never_resolve_hold_up_no_known_one(net: Internet) -> None:
 
     def resolve(host: str) -> Sequence[str]:
         if host != HOST:
-            waiting.wait(10)
+            waiting.wait(60)
         return net.resolve(host)
 
     fetcher = SafeFetcher(resolve=resolve, connect=net.connect, tls=net.authority.client_context(), deadline=1.5)
@@ -291,5 +291,5 @@ def test_slow_servers_hold_a_few_threads_and_never_all(net: Internet) -> None:
         fetch(fetcher)
     net.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)

@@ -129,5 +129,5 @@ def test_events_go_to_their_own_journal_and_are_never_lost_while_it_is_away(tmp_
             assert ident == "<86>mcp-auth-service"  # authpriv, info
             assert json.loads(entry)["name"] == name
         record("afterwards")
-        _, seen = process.communicate(timeout=20)
+        _, seen = process.communicate(timeout=60)
         assert [json.loads(line)["name"] for line in seen.splitlines()] == ["before", "afterwards"]

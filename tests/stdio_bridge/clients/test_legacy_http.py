@@ -62,7 +62,7 @@ class Session:
 
     def leave(self, *steps: Step) -> None:
         """Make a call with a progress token, and disconnect once it is under way."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._bridge.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._bridge.port, timeout=60)
         headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
         headers |= {name.replace("_", "-"): value for name, value in self._headers.items()}
         connection.request("POST", "/mcp", json.dumps(call(*steps, token="t")).encode(), headers)

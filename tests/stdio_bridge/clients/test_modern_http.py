@@ -12,6 +12,7 @@ import pytest
 
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER, PREFIX, VERSION, ModernClient
 from tests.stdio_bridge.running import Bridge, rpc
+from tests.stdio_bridge.test_faults import eventually
 
 
 @pytest.fixture(scope="module", params=["legacy", "modern"])
@@ -236,14 +237,11 @@ def test_a_client_that_disconnects_cancels_its_request(client: ModernClient) -> 
     message = client.message("tools/call", {"name": "hang"})
     headers = {name.replace("_", "-"): value for name, value in client.headers_for(message).items()}
     headers |= {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", client.bridge.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", client.bridge.port, timeout=60)
     connection.request("POST", "/mcp", json.dumps(message).encode(), headers)
     client.call("pid")
     connection.close()
-    for _ in range(100):
-        if client.call("seen").said.count("notifications/cancelled") > before:
-            return
-    pytest.fail("the server was not told")
+    eventually(lambda: client.call("seen").said.count("notifications/cancelled") > before)
 
 
 def test_both_eras_are_served_at_the_same_time(bridge: Bridge, client: ModernClient) -> None:

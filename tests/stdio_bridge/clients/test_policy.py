@@ -435,7 +435,7 @@ def listen(client: Client, uris: object) -> tuple[int, dict[str, str], Iterator[
     message = client.modern.message("subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}})
     headers = {name.replace("_", "-"): value for name, value in client.modern.headers_for(message).items()}
     headers |= {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", client.bridge.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", client.bridge.port, timeout=60)
     connection.request("POST", "/mcp", json.dumps(message).encode(), headers)
     response = connection.getresponse()
 

@@ -162,7 +162,7 @@ def test_a_revoked_grant_makes_room_where_that_ends_the_call(bridge: Bridge) -> 
 
 def test_a_call_whose_time_is_up_makes_room(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for server in ("legacy", "modern"):
-        with bridge_of(server, tmp_path, "--call-timeout", "0.2") as bridge:
+        with bridge_of(server, tmp_path, "--call-timeout", "2") as bridge:
             for era in ("legacy", "modern"):
                 client = Client(bridge, era)
                 said = [Posted(client, call("hang", number)) for number in (11, 12, 13)]

@@ -37,11 +37,11 @@ def serving(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def status_of(path: Path) -> int:
-    connection = http.client.HTTPConnection("localhost", timeout=20)
+    connection = http.client.HTTPConnection("localhost", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(path))
     connection.request("GET", "/healthz")
@@ -73,7 +73,7 @@ def test_one_that_is_served_by_another_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "bridge"
     with serving(path) as process:
         with started(path) as second:
-            _, error = second.communicate(timeout=20)
+            _, error = second.communicate(timeout=60)
         assert (second.returncode, error.count("\n")) == (2, 1)
         assert str(path) in error
         assert status_of(path) == 200
@@ -86,7 +86,7 @@ def test_a_path_that_cannot_be_listened_on_is_one_line_and_left_as_it_is(tmp_pat
     if kind == "file":
         path.write_text("data")
     with started(path) as process:
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     assert (process.returncode, error.count("\n")) == (2, 1)
     assert str(path) in error
     assert os.path.lexists(path) == (kind == "file")

@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 100
 MAX_UNSENT_BYTES = 1 << 20
 MAX_CONNECTIONS = 10
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
-GIVE_UP_SECONDS = 20
+GIVE_UP_SECONDS = 60
 
 
 class Client:

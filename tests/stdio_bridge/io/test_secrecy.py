@@ -51,12 +51,12 @@ def activated(key: Path, name: str, *options: str) -> Iterator[int]:
             yield int(re.findall(r":(\d+)/", line)[0])
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
 
 def ask(port: int, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
     """Let the server try things; return what it got by each, None where it got nothing."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {
         "Accept": "application/json, text/event-stream",
         "Content-Type": "application/json",
@@ -123,7 +123,7 @@ def test_a_key_that_is_not_handed_over_is_one_line_and_status_2(
     key: Path, name: str, source: str, complaint: str
 ) -> None:
     command = (sys.executable, "-c", _ACTIVATE, str(key), name, "--require-identity", source, "--", "true")
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert complaint in ended.stderr
 
@@ -132,6 +132,6 @@ def test_a_key_that_is_too_short_is_refused_wherever_it_comes_from(tmp_path: Pat
     key = tmp_path / "key"
     key.write_text("short")
     command = (sys.executable, "-c", _ACTIVATE, str(key), "k", "--require-identity", "fd:k", "--", "true")
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "fd:k: must hold at least 32 bytes" in ended.stderr

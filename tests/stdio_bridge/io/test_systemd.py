@@ -17,7 +17,7 @@ import pytest
 
 from tests.stdio_bridge.running import ECHO, ROOT
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 # Only the process itself knows the pid that LISTEN_PID must name; exec keeps it.
 _ACTIVATE = """
 import os, sys

@@ -101,7 +101,7 @@ def test_only_a_legacy_server_is_started_for_each_set_of_capabilities() -> None:
 def test_a_process_that_turns_out_to_be_one_too_many_ends_when_it_is_idle(tmp_path: Path) -> None:
     # Neither says of which era it is before both are asked, for clients that declare different things.
     gated = f"until test -e {tmp_path}/gate; do sleep 0.02; done; exec {shlex.join(MODERN_SERVER)}"
-    with bridge("--no-identity", "--idle-timeout", "1", command=("sh", "-c", gated)) as running:
+    with bridge("--no-identity", "--idle-timeout", "3", command=("sh", "-c", gated)) as running:
         clients = ModernClient(running), ModernClient(running, ALL)
         with ThreadPoolExecutor(2) as pool:
             calls = [pool.submit(client.call, "pid") for client in clients]
@@ -184,7 +184,7 @@ def test_a_log_message_that_may_be_of_two_requests_reaches_neither() -> None:
         # A request that asked for none delays no other.
         assert len(client.call("log").messages) == 1
         client.call("die")
-        hanging.join(20)
+        hanging.join(60)
         assert len(client.call("log", meta=meta).messages) == 3
 
 
@@ -211,7 +211,7 @@ def test_many_modern_requests_at_once_are_all_answered() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert sorted(ids) == list(range(200))
         assert len(running.children()) == 1
 

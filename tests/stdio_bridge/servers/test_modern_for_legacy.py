@@ -48,7 +48,7 @@ class Session:
     def stream(self, method: str, message: Message | None = None) -> Iterator[Iterator[Message]]:
         headers = {"Accept": "application/json, text/event-stream", "Mcp-Session-Id": self.id}
         headers["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection("127.0.0.1", self.bridge.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.bridge.port, timeout=60)
         connection.request(method, "/mcp", None if message is None else json.dumps(message).encode(), headers)
         response = connection.getresponse()
         yield (json.loads(line[6:]) for line in response if line.startswith(b"data: {"))
@@ -322,7 +322,7 @@ def test_every_state_of_a_request_can_be_reached_and_left() -> None:
 
 def test_a_call_of_a_client_that_has_gone_for_good_reaches_the_server_once(bridge: Bridge, session: Session) -> None:
     before = said(session.call("calls"))
-    connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=60)
     headers = {"Accept": "application/json, text/event-stream", "Mcp-Session-Id": session.id}
     headers["Content-Type"] = "application/json"
     connection.request("POST", "/mcp", json.dumps(rpc("tools/call", {"name": "ask"}, 5)).encode(), headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -15,6 +16,8 @@ from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
 from stdio_bridge.servers.pool import Server, ServerPool
 from tests.stdio_bridge.running import ECHO
+
+WAIT_SECONDS = 60
 
 
 class RecordingPeer:
@@ -42,12 +45,11 @@ class Site:
         return self.pool.start(RecordingPeer(), self.ended.append)
 
     def turn_until(self, condition: Callable[[], object]) -> None:
-        for _ in range(1000):
-            if condition():
-                return
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, "what the test waits for did not happen"
             self.loop.call_later(0.02, lambda: None)
             self.loop.turn()
-        raise AssertionError("what the test waits for did not happen")
 
 
 @pytest.fixture

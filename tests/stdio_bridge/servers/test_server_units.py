@@ -35,10 +35,10 @@ def test_each_session_has_a_unit_which_ends_with_it(socket_path: Path) -> None:
         assert servers[0] != servers[1]
         assert bridge.children() == []
         assert bridge.request("DELETE", Mcp_Session_Id=sessions[0])[0] in (200, 204)
-        servers[0].wait(20)
+        servers[0].wait(60)
         assert pid(bridge, sessions[1]) == servers[1].pid
         assert bridge.stop() == 0
-        servers[1].wait(20)
+        servers[1].wait(60)
 
 
 def test_a_call_of_a_server_that_crashes_is_told_the_status_and_what_it_last_wrote(socket_path: Path) -> None:
