@@ -8,9 +8,9 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   inherit (gatewayLib)
-    collector
     hardening
     keys
+    reach
     sandbox
     topology
     units
@@ -65,6 +65,8 @@ let
       socket = "${socketOf name replica}.socket";
       derived = server.identityKeyFile == null;
       serverSocket = units.serverSocket name;
+      # It asks the auth service for users' credentials.
+      network = reach (lib.optionals (server.userCredentials != { }) topology.authAddresses);
       journal = lib.optional cfg.records.enable "systemd-journald@${units.callNamespace}.socket";
     in
     {
@@ -93,7 +95,7 @@ let
         hardening.unit
         // hardening.restart
         // sandbox.isolated
-        // collector.access
+        // network
         // {
           Type = "notify";
           ExecStart = toString (
@@ -117,7 +119,7 @@ let
           # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
           # directory, because the socket in it may be made again.
           TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
-          BindPaths = [ "/run/systemd/notify" ] ++ collector.access.BindPaths or [ ];
+          BindPaths = [ "/run/systemd/notify" ] ++ network.BindPaths or [ ];
           BindReadOnlyPaths = [
             "${dirOf serverSocket}:${dirOf units.socketOfBridge}"
           ]

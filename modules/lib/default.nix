@@ -13,11 +13,11 @@ in
   _module.args.gatewayLib = {
     checkedJson = import ./checked-json.nix { inherit lib pkgs; };
     checks = import ./checks.nix { inherit lib cfg; };
-    collector = import ./collector.nix { inherit lib cfg hardening; };
     inherit hardening;
     identityProvider = import ./identity-provider.nix { inherit cfg; };
     keys = import ./keys.nix { inherit lib cfg; };
     ports = import ./ports.nix { inherit lib; };
+    reach = import ./reach.nix { inherit lib cfg hardening; };
     sandbox = import ./sandbox.nix { inherit lib hardening; };
     topology = import ./topology.nix { inherit lib cfg; };
     traefik = import ./traefik.nix { inherit config lib; };

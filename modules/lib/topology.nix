@@ -28,6 +28,11 @@ rec {
     lib.mapAttrsToList (_: host: "http://${authority host.address cfg.port}") (hostsWith "auth")
   );
 
+  # Where bridges of this host reach an auth service, the nearest first.
+  authAddresses = lib.optional (has "auth") listenAddress ++ lib.remove listenAddress (
+    lib.mapAttrsToList (_: host: host.address) (hostsWith "auth")
+  );
+
   enabled = lib.filterAttrs (_: server: server.enable) cfg.servers;
   bridged = lib.filterAttrs (_: server: server.url == null) enabled;
 

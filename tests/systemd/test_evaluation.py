@@ -588,7 +588,7 @@ def test_a_bridge_has_nothing_of_its_servers_and_no_server_has_anything_of_the_b
             settings = {line.partition("=")[0] for line in lines}
             server = re.fullmatch(r"mcp-(?:bridge|server)-([a-z0-9-]+)(?:@[0-9]*)?\.service", unit)
             if unit.startswith("mcp-bridge-") and server is not None:
-                if not has_tracing(configuration):
+                if not has_tracing(configuration) and not asks_for_credentials(configuration, server[1]):
                     assert {"PrivateNetwork=true", "LimitNPROC=1"} <= set(lines), unit
                     assert "RestrictAddressFamilies=AF_INET" not in lines, unit
                 assert "RestrictAddressFamilies=AF_UNIX" in lines, unit
@@ -630,6 +630,33 @@ def test_a_bridge_never_gets_the_master_key(gateway: Configuration) -> None:
     unit = gateway.units["mcp-bridge-time.service"]
     assert "OpenFile=/run/mcp-oauth-gateway/identity-time:identity-key:read-only" in unit
     assert not [line for line in unit if line.startswith("LoadCredential=") or "master-key" in line]
+
+
+def asks_for_credentials(configuration: Configuration, server: str) -> bool:
+    """Whether the bridge of a server asks the auth service for users' credentials."""
+    file = configuration.files.get(f"mcp-oauth-gateway/bridge-{server}.json", "{}")
+    return "credentials-url" in json.loads(file)
+
+
+def test_a_bridge_reaches_the_auth_services_alone_and_only_where_users_have_credentials() -> None:
+    github = load(evaluated("github"))
+    assert [server for server in ("issues", "local", "notes") if asks_for_credentials(github, server)] == ["issues"]
+    bridge = json.loads(github.files["mcp-oauth-gateway/bridge-issues.json"])
+    assert bridge["credentials-url"] == ["http://127.0.0.1:9010/credentials/issues"]
+    hosts = load(evaluated("hosts"))
+    bridge = json.loads(hosts.files["mcp-oauth-gateway/bridge-time.json"])
+    assert bridge["credentials-url"] == [
+        "http://10.0.0.1:9000/credentials/time",
+        "http://[fd00::2]:9000/credentials/time",
+    ]
+    unit = hosts.units["mcp-bridge-time.service"]
+    assert {line for line in unit if line.startswith("IPAddress")} == {
+        "IPAddressDeny=any",
+        "IPAddressAllow=10.0.0.1",
+        "IPAddressAllow=fd00::2",
+    }
+    assert {"PrivateNetwork=false", "LimitNPROC=1"} <= set(unit)
+    assert not [line for line in hosts.units["mcp-bridge-fetch.service"] if line.startswith("IPAddress")]
 
 
 def test_the_auth_service_alone_gets_the_client_secrets_of_connections() -> None:

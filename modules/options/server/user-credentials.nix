@@ -1,6 +1,14 @@
 # What one server needs from each of its users: a secret that the user pastes, or an account that the user connects.
-{ lib, ... }:
+{
+  config,
+  gateway,
+  gatewayLib,
+  lib,
+  name,
+  ...
+}:
 let
+  inherit (gatewayLib) topology;
   inherit (lib) mkOption types;
   endpoint =
     example: description:
@@ -134,4 +142,14 @@ in
       processes of that user get the values. See {file}`docs/operations.md`.
     '';
   };
+
+  # The bridge asks for them before it starts a process.
+  config.settings.credentials-url = lib.mkDefault (
+    if config.userCredentials == { } then
+      null
+    else
+      map (
+        address: "http://${topology.authority address gateway.port}/credentials/${name}"
+      ) topology.authAddresses
+  );
 }

@@ -51,7 +51,10 @@
       };
     };
     servers = {
-      time.enable = true;
+      time = {
+        enable = true;
+        userCredentials.TIME_TOKEN.label = "Token";
+      };
       fetch = {
         enable = true;
         replicas = 2;
