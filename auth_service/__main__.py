@@ -20,6 +20,7 @@ from auth_service.app.gunicorn_worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, 
 from auth_service.app.worker_settings import WorkerSettings
 from auth_service.oauth.connections import make_services
 from auth_service.oauth.declared_clients import check_clients, make_clients
+from auth_service.oauth.workloads import check_issuers
 from auth_service.ops import logs
 from auth_service.ops.metrics import WorkerSlots, metrics_directory
 from auth_service.settings import Credentials, Settings, SettingsError, load_credentials, load_settings
@@ -70,6 +71,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             settings = load_settings(self._settings_file)
             make_clients(settings, self._credentials)
             make_services(settings, self._credentials)
+            check_issuers(settings)
             self._settings = settings
         except SettingsError as error:
             log.error("settings.refused: the last good ones stay in force: %s", error)
@@ -145,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(options.settings)
         check_clients(settings)
+        check_issuers(settings)
         if options.check:
             return 0
         if options.credentials is None:

@@ -19,6 +19,7 @@
     ./options/servers.nix
     ./options/tracing.nix
     ./options/traefik.nix
+    ./options/trusted-issuers.nix
 
     ./config/assertions/clients.nix
     ./config/assertions/gateway.nix
@@ -26,6 +27,7 @@
     ./config/assertions/router.nix
     ./config/assertions/rules.nix
     ./config/assertions/servers.nix
+    ./config/assertions/trusted-issuers.nix
     ./config/assertions/user-credentials.nix
     ./config/auth.nix
     ./config/bridges.nix

@@ -17,6 +17,7 @@ from auth_service.idp.github import GitHubProvider
 from auth_service.idp.oidc import OidcProvider
 from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
+from auth_service.oauth.assertion_grant import AssertionGrant
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
 from auth_service.oauth.connections import Connections, make_services
@@ -29,6 +30,7 @@ from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.oauth.server import AuthorizationServer
 from auth_service.oauth.token_grants import TOKEN_GRANTS
 from auth_service.oauth.user_access import UserAccess
+from auth_service.oauth.workloads import Workloads
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Credentials, OpenIDConnect, Settings
 from auth_service.storage.denials import Denials
@@ -210,6 +212,16 @@ class Parts:
             declared=make_clients(self.settings, self.credentials),
         )
 
+    @cached_property
+    def issuer_fetcher(self) -> SafeFetcher:
+        """The fetcher of trusted issuers' keys. It is another one, so that clients cannot occupy its places."""
+        return make_fetcher(self.settings.client_documents)
+
+    @cached_property
+    def workloads(self) -> Workloads:
+        """The part that verifies workloads' tokens."""
+        return Workloads(self.settings, self.store.identifiers, self.issuer_fetcher)
+
     # The authorization server
 
     @cached_property
@@ -226,12 +238,15 @@ class Parts:
             self.signing_keys,
             self.user_access,
             self.clients,
+            workloads=self.workloads,
             revocation=self.revocation,
             user_credentials=self.user_credentials,
             refresh_key=self.credentials.derive_key("refresh-token"),
         )
         for grant in TOKEN_GRANTS:
             server.register_grant(grant)
+        if self.settings.trusted_issuers:
+            server.register_grant(AssertionGrant)
         return server
 
     @cached_property

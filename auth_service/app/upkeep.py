@@ -7,10 +7,12 @@ import contextlib
 import gc
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from auth_service.idp import provider_name
 from auth_service.keys.signing_keys import SigningKeyError
+from auth_service.oauth import workloads
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
@@ -43,6 +45,7 @@ class Upkeep:
         self._writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
         self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
         self._probe = parts.probe
+        self._end_untrusted = partial(workloads.end_untrusted, parts.settings, parts.store, parts.revocation)
 
     def is_prepared(self) -> bool:
         """Whether keys and subjects are up to date, so that this worker answers as the others do."""
@@ -61,6 +64,7 @@ class Upkeep:
             self._refresh_probe(),
             self._probe_documents(),
             self._keep_denials(),
+            self._end_untrusted_workloads(),
             self._collect_garbage(),
         )
 
@@ -127,6 +131,16 @@ class Upkeep:
             with contextlib.suppress(ServiceUnavailable):  # tried again in a moment
                 await asyncio.to_thread(self._keeper.keep)
             await asyncio.sleep(KEEP_SECONDS)
+
+    async def _end_untrusted_workloads(self) -> None:
+        """End the grants of workloads that are trusted no more since the settings were loaded."""
+        while True:
+            try:
+                await asyncio.to_thread(self._end_untrusted)
+            except ServiceUnavailable:
+                await asyncio.sleep(KEY_AGREEMENT_SECONDS)  # no access depends on it: `/verify` refuses their tokens
+            else:
+                return
 
     async def _collect_garbage(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from auth_service.oauth.declared_clients import auth_method_of
+from auth_service.protocol.clients import WORKLOAD_PREFIX
 from auth_service.storage.queries import OtherClient, RegisteredClient
 
 from .operator import (
@@ -108,12 +109,13 @@ def _describe_declared(operator: Operator, client_id: str) -> dict[str, Any]:
 
 
 def _describe_other(each: OtherClient) -> dict[str, Any]:
-    """Describe a client that has a client document, or that `token issue` has made."""
+    """Describe a client that has a client document, that stands for workloads, or that `token issue` has made."""
     grant = each.newest.grant
+    kind = "document" if grant.client_id.startswith("https://") else "headless"
     return {
         "client": grant.client_id,
         "name": grant.client_name,
-        "kind": "document" if grant.client_id.startswith("https://") else "headless",
+        "kind": "workload" if grant.client_id.startswith(WORKLOAD_PREFIX) else kind,
         "authentication": None,
         "redirect_uris": [],
         "grants": each.grants,

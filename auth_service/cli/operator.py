@@ -21,7 +21,7 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
 from auth_service.ops.logs import AuditHandler, LineFormatter, escape
-from auth_service.protocol.clients import MACHINE_PREFIX
+from auth_service.protocol.clients import MACHINE_PREFIX, WORKLOAD_PREFIX
 from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
     Credentials,
@@ -43,7 +43,7 @@ BY: Final = "operator"
 MAX_SORTED: Final = 10_000
 """How many records are sorted. More are printed in the order in which Redis finds them."""
 _PAGE: Final = 1000
-_ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:", MACHINE_PREFIX)
+_ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:", MACHINE_PREFIX, WORKLOAD_PREFIX)
 
 _HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
 """An id of a grant or key that begins with a hyphen; longer than any option."""

@@ -15,7 +15,7 @@ from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
 from auth_service.protocol.jwk_sets import ALGORITHMS
-from auth_service.protocol.jwt_checks import checking_all
+from auth_service.protocol.jwt_checks import check_assertion, checking_all
 from auth_service.storage.identifiers import Identifiers
 
 from .client_lookup import ClientLookup
@@ -28,7 +28,7 @@ CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
 MAX_JTI_LENGTH: Final = 256
 
 _TYPES: Final = (None, "JWT", "client-authentication+jwt")
-# `_verify` checks the others, with more leeway than the expiry has.
+# `check_assertion` checks the others, with more leeway than the expiry has.
 _CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "jti"), but=("iat", "nbf"))
 
 
@@ -145,20 +145,7 @@ class ClientAuthenticator:
             leeway=CLOCK_SKEW_SECONDS,
             options=_CHECKS,
         )
-        # An assertion for several audiences could be replayed here by one of the others.
-        if isinstance(claims["aud"], list) and len(claims["aud"]) != 1:
-            raise jwt.InvalidAudienceError
-        # PyJWT accepts strings that look like numbers.
-        if not all(isinstance(claims.get(name, 0), int | float) for name in ("exp", "iat", "nbf")):
-            raise jwt.InvalidTokenError
-        now = time.time()
-        if claims["exp"] > now + MAX_ASSERTION_SECONDS + CLIENT_CLOCK_SECONDS:
-            raise jwt.ExpiredSignatureError
-        # Written so that NaN, which Python accepts in JSON, is refused.
-        if not now - MAX_ASSERTION_SECONDS <= claims.get("iat", now) <= now + CLIENT_CLOCK_SECONDS:
-            raise jwt.InvalidIssuedAtError
-        if not claims.get("nbf", now) <= now + CLIENT_CLOCK_SECONDS:
-            raise jwt.ImmatureSignatureError
+        check_assertion(claims, now=time.time(), max_seconds=MAX_ASSERTION_SECONDS, clock_seconds=CLIENT_CLOCK_SECONDS)
         if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
             raise jwt.InvalidTokenError
         return claims

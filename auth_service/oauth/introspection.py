@@ -18,6 +18,7 @@ from auth_service.storage.grants import Grant
 
 from .client_authentication import parse_basic
 from .server import AuthorizationServer
+from .workloads import is_trusted
 
 _INACTIVE: Final[dict[str, Any]] = {"active": False}
 
@@ -32,6 +33,7 @@ class Introspection:
 
     def __init__(self, settings: Settings, credentials: Credentials, server: AuthorizationServer) -> None:
         self._issuer = settings.issuer
+        self._settings = settings
         self._urls = {name: resource.url for name, resource in settings.resources.items()}
         self._keys = {name: derive_introspection_key(credentials, name) for name in settings.resources}
         self._server = server
@@ -65,6 +67,10 @@ class Introspection:
         except InvalidTokenError:
             return _INACTIVE if client_id is None else self._describe_refresh_token(unverified_token, client_id)
         if client_id not in {None, claims.client_id} or self._server.store.grants.find(claims.sid) is None:
+            return _INACTIVE
+        if not is_trusted(
+            self._settings, client_id=claims.client_id, subject=claims.subject, resource_url=claims.audience
+        ):
             return _INACTIVE
         return self._describe_access_token(claims)
 

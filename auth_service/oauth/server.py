@@ -44,10 +44,11 @@ from .client_authentication import ClientAuthenticator
 from .client_lookup import ClientLookup
 from .revocation import Revocation
 from .user_access import UserAccess
+from .workloads import Workloads
 
 _DESCRIPTIONS = {
     "invalid_grant": "the refresh token is unknown, expired, revoked or of another client: log in again",
-    "unsupported_grant_type": "grant_type must be one of authorization_code, refresh_token, client_credentials",
+    "unsupported_grant_type": "grant_type must be one of grant_types_supported in this server's metadata",
     "unauthorized_client": "the client has not registered this grant type: register it in grant_types",
 }
 """Descriptions of errors which Authlib describes with the client's own words, or not at all."""
@@ -91,6 +92,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         user_access: UserAccess,
         clients: ClientLookup,
         *,
+        workloads: Workloads,
         revocation: Revocation,
         user_credentials: UserCredentials,
         refresh_key: bytes,
@@ -101,6 +103,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.store = store
         self.keys = keys
         self.user_access = user_access
+        self.workloads = workloads
         self.revocation = revocation
         self._user_credentials = user_credentials
         self.authenticator = ClientAuthenticator(clients, store.identifiers, issuer=settings.issuer)

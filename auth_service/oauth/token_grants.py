@@ -11,14 +11,16 @@ from authlib.oauth2.rfc6749 import grants as authlib_grants
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
-from auth_service.protocol import pkce, resources, scopes
+from auth_service.protocol import pkce, scopes
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import OAuthError
 from auth_service.storage.codes import Code, Redemption
-from auth_service.storage.grants import Grant, new_sid
+from auth_service.storage.grants import Grant
 from auth_service.storage.refresh_tokens import Rotation
 
+from . import machine_tokens
 from .declared_clients import user_of
+from .machine_tokens import Machine
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
 
 
@@ -135,47 +137,18 @@ class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ig
         """Do nothing: the scopes are those of the declaration, of which a request may ask for some."""
 
     def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-        """Issue a token of the client's grant for the resource, which is kept as long as a token is valid."""
+        """Issue a token of what the operator has declared for the client."""
         server, client = self.server, self.request.client
         declared = server.settings.declared_clients[client.client_id]
-        urls = {name: server.settings.resources[name].url for name in declared.servers}
-        default = declared.servers[0] if len(declared.servers) == 1 else None
-        name = resources.parse_resource(self.request.form.get("resource"), urls, default=default)
-        resource = server.settings.resources[name]
-        may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in declared.scopes]
-        requested = scopes.grantable(scopes.parse(self.request.form.get("scope")), supported=may_have, default=may_have)
-        scope = " ".join(each for each in may_have if each in requested or each in resource.required_scopes)
-        grant = self._find_or_make_grant(resource.url, scope, lifetime=declared.lifetime + ON_THE_WAY_SECONDS)
-        body = server.token_response(
-            grant, scope=scope, allowed=scope.split(), refresh_token=None, lifetime=declared.lifetime
-        )
-        audit.record(Event.TOKEN_ISSUED, of=grant, scope=scope)
-        return 200, body, []
-
-    def _find_or_make_grant(self, resource_url: str, scope: str, *, lifetime: int) -> Grant:
-        """Return the client's grant for these scopes of a resource, so that its tokens do not fill lists of grants."""
-        server, client = self.server, self.request.client
-        user = user_of(client.client_id)
-        for live in server.store.grants.find_of_user(user, client_id=client.client_id):
-            grant = live.grant
-            is_same = (grant.resource, grant.scope) == (resource_url, scope)
-            if is_same and server.store.grants.prolong(grant, lifetime=lifetime):
-                return grant
-        grant = Grant(
-            sid=new_sid(),
-            sub=user,
+        target = machine_tokens.choose_target(server, declared, self.request.form)
+        machine = Machine(
+            user=user_of(client.client_id),
             name=client.client_id,
             client_id=client.client_id,
             client_name=client.name,
-            resource=resource_url,
-            scope=scope,
-            redirect="",
-            created_at=int(time.time()),
             needs_authentication=True,
         )
-        server.store.grants.add(grant, lifetime=lifetime)
-        server.revocation.revoke_surplus(grant)
-        return grant
+        return 200, machine_tokens.issue(server, machine, target, lifetime=declared.lifetime), []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,12 @@ from .errors import OAuthError
 GRANT_TYPES_SUPPORTED = ("authorization_code", "refresh_token")
 CLIENT_CREDENTIALS = "client_credentials"
 """The grant type of clients that the operator has declared. No other client can have it."""
+JWT_BEARER_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+"""The grant type of workloads (RFC 7523 §2.1). No client can have it."""
 MACHINE_PREFIX = "client:"
 """The user of a client with its own tokens is `client:NAME`, which no identity provider's subject can be."""
+WORKLOAD_PREFIX = "workload:"
+"""The user of a workload is `workload:NAME:SUB`, with the name of the trusted issuer; its client is `workload:NAME`."""
 RESPONSE_TYPES_SUPPORTED = ("code",)
 REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic", "private_key_jwt")
 GENERATED_ID_PREFIX = "mcp_"

@@ -16,10 +16,13 @@ ENDPOINTS_AT_EVERY_HOST = ("/authorize", "/register", "/token", "/revoke")
 """Paths that clients of MCP 2025-03-26 request at the MCP server's host, whatever the metadata says."""
 
 
-def authorization_server(issuer: str, *, scopes: list[str], client_documents: bool, machines: bool) -> dict[str, Any]:
+def authorization_server(
+    issuer: str, *, scopes: list[str], client_documents: bool, machines: bool, workloads: bool
+) -> dict[str, Any]:
     """Return the RFC 8414 document, which is the OpenID discovery document too.
 
-    `machines` says whether there are clients that get tokens for themselves.
+    `machines` says whether there are clients that get tokens for themselves, `workloads` whether an issuer of
+    workloads' tokens is trusted.
     """
     auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
     return {
@@ -35,6 +38,7 @@ def authorization_server(issuer: str, *, scopes: list[str], client_documents: bo
         "grant_types_supported": [
             *clients.GRANT_TYPES_SUPPORTED,
             *([clients.CLIENT_CREDENTIALS] if machines else []),
+            *([clients.JWT_BEARER_GRANT] if workloads else []),
         ],
         "token_endpoint_auth_methods_supported": auth_methods,
         "token_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),

@@ -14,12 +14,14 @@ from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
 from .limits import Lifetimes, RateLimit
 from .resources import Resource, Scope
 from .tracing import Tracing
+from .trusted_issuers import MAX_SUBJECT_LENGTH, TrustedIssuer
 from .user_credentials import Connection, UserCredential
 from .values import SettingsError, is_loopback_host
 
 __all__ = [
     "DEFAULT_PROBE_URLS",
     "MAX_PROBE_URLS",
+    "MAX_SUBJECT_LENGTH",
     "OWN_PATHS",
     "SENTINEL_URL",
     "AllowList",
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Tracing",
+    "TrustedIssuer",
     "UserCredential",
     "is_loopback_host",
     "load_credentials",

@@ -17,6 +17,7 @@ from .declared_clients import ClientName, DeclaredClient
 from .limits import Lifetimes, Limits
 from .resources import Resource
 from .tracing import Tracing
+from .trusted_issuers import IssuerName, TrustedIssuer
 from .values import BaseUrl, Model, Network, PublicUrl, ResourceName, SettingsError, is_loopback_host
 
 OWN_PATHS = frozenset(
@@ -108,6 +109,9 @@ class Settings(Model):
     declared_clients: dict[ClientName, DeclaredClient] = Field(
         default={}, description="Clients of the operator, by their client_id."
     )
+    trusted_issuers: dict[IssuerName, TrustedIssuer] = Field(
+        default={}, description="Issuers of tokens that workloads exchange for access tokens, by names of the operator."
+    )
     home_page: HomePage = HomePage()
     default_resource: ResourceName | None = Field(
         default=None,
@@ -133,6 +137,7 @@ class Settings(Model):
             raise ValueError(f"default_resource names no resource: {self.default_resource}")
         for name, client in self.declared_clients.items():
             self._check_declared_client(name, client)
+        self._check_trusted_issuers()
         provider = self.identity_provider
         key, url = ("url", provider.url) if isinstance(provider, GitHub) else ("issuer", provider.issuer)
         if is_loopback_host(urlsplit(url).hostname or "") and not self.is_loopback:
@@ -165,11 +170,23 @@ class Settings(Model):
             raise ValueError(
                 f"declared_clients.{name} has the name of a server, which is its identifier at /introspect"
             )
-        if unknown := [server for server in client.servers if server not in self.resources]:
-            raise ValueError(f"declared_clients.{name}.servers: there is no server {unknown[0]}")
-        known = {scope for server in client.servers for scope in self.resources[server].scopes}
-        if foreign := [scope for scope in client.scopes if scope not in known]:
-            raise ValueError(f"declared_clients.{name}.scopes: none of its servers has the scope {foreign[0]}")
+        self._check_machine(f"declared_clients.{name}", client)
+
+    def _check_trusted_issuers(self) -> None:
+        owners: dict[tuple[str, str], str] = {}
+        for name, issuer in self.trusted_issuers.items():
+            key = f"trusted_issuers.{name}"
+            if (other := owners.setdefault((issuer.issuer, issuer.audience), name)) != name:
+                raise ValueError(f"{key} has the issuer and audience of trusted_issuers.{other}: choose an audience")
+            self._check_machine(key, issuer)
+
+    def _check_machine(self, key: str, machine: DeclaredClient | TrustedIssuer) -> None:
+        """Refuse servers and scopes that do not exist."""
+        if unknown := [server for server in machine.servers if server not in self.resources]:
+            raise ValueError(f"{key}.servers: there is no server {unknown[0]}")
+        known = {scope for server in machine.servers for scope in self.resources[server].scopes}
+        if foreign := [scope for scope in machine.scopes if scope not in known]:
+            raise ValueError(f"{key}.scopes: none of its servers has the scope {foreign[0]}")
 
     def _is_page(self, url: str) -> bool:
         """Whether this is an endpoint of the gateway, so that no request there would reach a server."""

@@ -21,7 +21,7 @@
 | `pins:PROVIDER` | login name → subject that first used it (`pins`) | for ever |
 | `quota:NAME:HASH` | the count of a quota in the current window (`quotas`) | one window |
 | `wait:HASH` | how long a group of endpoints has just told an address to wait | seconds |
-| `used:HASH` | the attempt that used an assertion's `jti` (`identifiers`) | until the assertion has expired |
+| `used:HASH` | the attempt that used an assertion (`identifiers`) | until the assertion has expired |
 | `document:HASH` | a fetched client document or key set (`documents`) | a day at most |
 | `documents` | the hashes of these, by the time of the fetch | a day after the newest |
 | `lock:HASH` | a lock that is held (`locks`) | seconds |
@@ -29,5 +29,6 @@
 | `signed-until` | `kid` → when the last token that it signed ends | for ever |
 | `document-probes` | instance → what its last probe found (`oauth/document_probe.py`) | a day after the last |
 | `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
+| `workload-issuers` | names of trusted issuers for whose workloads tokens were issued (`issuers`) | for ever |
 | `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
 """

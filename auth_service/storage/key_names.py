@@ -15,6 +15,7 @@ SIGNING_KEYS: Final = "signing-keys"
 SIGNED_UNTIL: Final = "signed-until"
 DOCUMENT_PROBES: Final = "document-probes"
 USER_CREDENTIALS_PREFIX: Final = "user-credentials:"
+WORKLOAD_ISSUERS: Final = "workload-issuers"
 
 
 def client_key(client_id: str) -> str:

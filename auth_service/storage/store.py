@@ -11,6 +11,7 @@ from .denials import Denials
 from .documents import Documents
 from .grants import Grants
 from .identifiers import Identifiers
+from .issuers import Issuers
 from .locks import Locks
 from .logins import LastLogins, PendingLogins
 from .pins import Pins
@@ -49,6 +50,7 @@ class Store:
         self.pins = Pins(self.redis)
         self.quotas = Quotas(self.redis)
         self.identifiers = Identifiers(self.redis)
+        self.issuers = Issuers(self.redis)
         self.documents = Documents(self.redis)
         self.locks = Locks(self.redis)
         self.queries = Queries(self.redis, self.grants)

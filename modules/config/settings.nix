@@ -118,6 +118,21 @@ let
       secret = if client.secretFile == null then null else true;
       redirect_uris = client.redirectUris;
     };
+
+  trustedIssuer =
+    trusted:
+    {
+      inherit (trusted)
+        issuer
+        audience
+        subjects
+        servers
+        lifetime
+        ;
+    }
+    // lib.optionalAttrs (trusted.claims != { }) { inherit (trusted) claims; }
+    // lib.optionalAttrs (trusted.scopes != [ ]) { inherit (trusted) scopes; }
+    // lib.optionalAttrs (trusted.keysFile != null) { jwks = lib.importJSON trusted.keysFile; };
 in
 {
   config = lib.mkIf cfg.enable {
@@ -159,6 +174,7 @@ in
         allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
       };
       declared_clients = lib.mkIf (cfg.declaredClients != { }) (lib.mapAttrs (_: declaredClient) cfg.declaredClients);
+      trusted_issuers = lib.mkIf (cfg.trustedIssuers != { }) (lib.mapAttrs (_: trustedIssuer) cfg.trustedIssuers);
       home_page = mkDefaults {
         enabled = cfg.homePage.enable;
         inherit (cfg.homePage) public;

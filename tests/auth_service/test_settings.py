@@ -22,6 +22,7 @@ from auth_service.settings import (
     OpenIDConnect,
     Settings,
     SettingsError,
+    TrustedIssuer,
     is_loopback_host,
     load_credentials,
     load_settings,
@@ -312,6 +313,110 @@ def test_credentials_are_read_without_their_line_break_and_never_shown(tmp_path:
     credentials = load_credentials(write_credentials(tmp_path))
     assert credentials.client_secret == "s3cret"
     assert "s3cret" not in repr(credentials)
+
+
+ISSUER: dict[str, Any] = {
+    "issuer": "https://ci.example.com",
+    "audience": "mcp",
+    "subjects": ["repo:acme/app:ref:refs/heads/main"],
+    "servers": ["time"],
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        (
+            "repo:acme/app",
+            ["repo:acme/app"],
+            ["repo:acme/app:x", "xrepo:acme/app", "repo:acme/apps", "repo:acme/app\n"],
+        ),
+        ("repo:acme/*", ["repo:acme/app"], ["repo:acme/", "repo:acme/app:pull_request", "repo:acme-evil/app"]),
+        ("repo:acme/*:*", ["repo:acme/app:pull_request"], ["repo:acme/app", "repo:acme/app:ref:refs/heads/main"]),
+        (
+            "repo:*/app:ref:refs/heads/main",
+            ["repo:acme/app:ref:refs/heads/main"],
+            ["repo:acme/x/app:ref:refs/heads/main", "repo:/app:ref:refs/heads/main"],
+        ),
+        (
+            "repo:acme/app:ref:refs/tags/v*",
+            ["repo:acme/app:ref:refs/tags/v1.2", "repo:acme/app:ref:refs/tags/vevil"],
+            ["repo:acme/app:ref:refs/tags/v", "repo:acme/app:ref:refs/tags/v1/2", "repo:acme/app:ref:refs/tags/xv1"],
+        ),
+        ("spiffe://acme/ns/*/sa/report", ["spiffe://acme/ns/jobs/sa/report"], ["spiffe://acme/ns/a/b/sa/report"]),
+        ("user.name+1", ["user.name+1"], ["userxname+1", "user.namee1"]),
+    ],
+)
+def test_a_pattern_for_subjects_matches_whole_subjects(pattern: str, matching: list[str], others: list[str]) -> None:
+    issuer = TrustedIssuer.model_validate({**ISSUER, "subjects": [pattern]})
+    assert [subject for subject in (*matching, *others) if issuer.admits_subject(subject)] == matching
+
+
+@given(st.text("a:/*-", min_size=1), st.text("a:/-"))
+def test_a_pattern_matches_only_subjects_with_the_same_separators(pattern: str, subject: str) -> None:
+    try:
+        issuer = TrustedIssuer.model_validate({**ISSUER, "subjects": [pattern]})
+    except ValidationError:
+        return
+    if issuer.admits_subject(subject):
+        assert [each for each in subject if each in ":/"] == [each for each in pattern if each in ":/"]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"owner": "42"}, {"owner": 42}, {"owner": True}, {"owner": False}, {"owner": 1}, {"owner": ""}],
+)
+def test_a_claim_must_have_the_value_and_its_type(claims: dict[str, Any]) -> None:
+    issuer = TrustedIssuer.model_validate({**ISSUER, "claims": claims})
+    values = ["42", 42, True, False, 1, 0, 1.0, "", None, "true", ["42"], {}, 42.0]
+    accepted = [value for value in values if issuer.has_claims({"owner": value, "other": 1})]
+    assert [(type(value), value) for value in accepted] == [(type(claims["owner"]), claims["owner"])]
+    assert not issuer.has_claims({})
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"subjects": []}, "subjects"),
+        ({"subjects": [""]}, "subjects"),
+        ({"subjects": ["*"]}, "must begin with text before"),
+        ({"subjects": ["*:acme/app"]}, "must begin with text before"),
+        ({"subjects": ["acme*"]}, "must begin with text before"),
+        ({"subjects": ["repo:acme*/app:x"]}, "must be all that stands between two of them"),
+        ({"subjects": ["repo:*acme/app:x"]}, "must be all that stands between two of them"),
+        ({"subjects": ["repo:**/app:x"]}, "must be all that stands between two of them"),
+        ({"subjects": ["repo:acme/*x"]}, "must be at the end"),
+        ({"subjects": ["repo:acme/**"]}, "must be at the end"),
+        ({"subjects": ["repo:acme/app\n"]}, "must be printable"),
+        ({"subjects": ["a" * 256]}, "at most 255"),
+        ({"audience": ""}, "audience"),
+        ({"audience": None}, "audience"),
+        ({"issuer": "http://ci.example.com"}, "must be https"),
+        ({"issuer": "https://ci.example.com?x=1"}, "must have no user, password, query"),
+        ({"servers": []}, "servers"),
+        ({"servers": ["other"]}, "trusted_issuers.ci.servers: there is no server other"),
+        ({"scopes": ["other"]}, "trusted_issuers.ci.scopes: none of its servers has the scope other"),
+        ({"lifetime": 0}, "lifetime"),
+        ({"lifetime": 86401}, "lifetime"),
+        ({"claims": {"owner": ["42"]}}, "claims"),
+        ({"secret": "x"}, "secret"),
+    ],
+)
+def test_a_trusted_issuer_that_admits_too_much_or_nothing_is_refused(
+    tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    load(tmp_path, {**MINIMAL, "trusted_issuers": {"ci": ISSUER}})
+    with pytest.raises(SettingsError, match=text):
+        load(tmp_path, {**MINIMAL, "trusted_issuers": {"ci": {**ISSUER, **change}}})
+
+
+def test_two_trusted_issuers_are_told_apart_by_issuer_and_audience(tmp_path: Path) -> None:
+    both = {"ci": ISSUER, "deploy": {**ISSUER, "audience": "deploy"}}
+    load(tmp_path, {**MINIMAL, "trusted_issuers": both})
+    with pytest.raises(
+        SettingsError, match=r"trusted_issuers.deploy has the issuer and audience of trusted_issuers.ci"
+    ):
+        load(tmp_path, {**MINIMAL, "trusted_issuers": {**both, "deploy": ISSUER}})
 
 
 def test_secrets_of_declared_clients_are_read_by_their_names(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def make_parts(
         store, grants_per_client=settings.limits.grants_per_client, notify=lambda _grant: None
     )
     if fetcher is not None:
-        parts.fetcher = fetcher
+        parts.fetcher = parts.issuer_fetcher = fetcher
         parts.probe = DocumentProbe(settings, store.redis, store.locks, fetcher=fetcher)
     return parts
 

@@ -128,12 +128,14 @@ def test_declared_clients_are_listed_also_without_grants(
 ) -> None:
     add_grant(behind_its_back, sub="client:nightly", name="nightly", client_id="nightly")
     add_grant(behind_its_back, sub="headless:ci", name="ci", client_id="mcp-gatewayctl")
+    add_grant(behind_its_back, sub="workload:ci:repo:a/b", name="workload:ci:repo:a/b", client_id="workload:ci")
     listed = {each["client"]: each for each in run("clients", "list", declaring)}
     members = ("name", "kind", "authentication", "redirect_uris", "grants")
     assert {client: tuple(each[member] for member in members) for client, each in listed.items()} == {
         "nightly": ("nightly", "declared", "client_secret_basic", [], 1),
         "editor": ("House editor", "declared", "none", ["http://127.0.0.1/callback"], 0),
         "mcp-gatewayctl": ("x", "headless", None, [], 1),
+        "workload:ci": ("x", "workload", None, [], 1),
     }
     for client, each in listed.items():
         assert run("clients", "show", client, declaring) == each

@@ -6,23 +6,38 @@ import http.client
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
+import jwt
 import pytest
+import redis
 import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from auth_service.app.worker_settings import WorkerSettings
+from auth_service.protocol.clients import JWT_BEARER_GRANT
+from auth_service.storage.key_names import grant_key
 
-from .conftest import WAIT_SECONDS, Place, Service, eventually
+from .conftest import WAIT_SECONDS, Place, Service, eventually, sid_of
+
+
+def change_settings(service: Service, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write other settings, and tell the service."""
+    path = service.log.parent / "settings.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    service.process.send_signal(signal.SIGHUP)
 
 
 def add_server(service: Service) -> None:
-    """Write settings with another server, and tell the service."""
-    path = service.log.parent / "settings.json"
-    document = json.loads(path.read_text())
-    document["resources"]["wiki"] = {"url": f"{service.issuer}/wiki/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
-    path.write_text(json.dumps(document))
-    service.process.send_signal(signal.SIGHUP)
+    """Add another server to the settings."""
+    wiki = {"url": f"{service.issuer}/wiki/mcp", "backends": ["http://127.0.0.1:1/mcp"]}
+    change_settings(service, lambda document: document["resources"].update(wiki=wiki))
 
 
 def routes(service: Service) -> dict[str, Any] | None:
@@ -78,6 +93,31 @@ def test_while_a_worker_hangs_with_former_settings_there_are_no_new_routes(place
     finally:
         os.kill(stuck, signal.SIGCONT)
     eventually(lambda: "mcp-wiki" in (routes(service) or {}))
+
+
+def test_the_tokens_of_a_workload_end_with_the_trust_in_its_issuer(place: Place) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    trusted = {
+        "issuer": "https://ci.example.com",
+        "audience": "mcp",
+        "subjects": ["repo:acme/*"],
+        "jwks": {"keys": [ECAlgorithm.to_jwk(key.public_key(), as_dict=True)]},
+        "servers": ["time"],
+    }
+    service = place.start(trusted_issuers={"ci": trusted})
+    now = int(time.time())
+    claims = {"iss": trusted["issuer"], "aud": "mcp", "sub": "repo:acme/app", "iat": now, "exp": now + 300}
+    form = {"grant_type": JWT_BEARER_GRANT, "assertion": jwt.encode(claims, key, "ES256")}
+    token = service.post("/token", form).json()["access_token"]
+    former = service.workers()
+    with closing(service.connect(former[0])) as connection:
+        assert connection.verify(token) == 200
+    change_settings(service, lambda document: document.pop("trusted_issuers"))
+    eventually(lambda: not set(former) & set(service.workers()) and service.is_ready(), service.log.read_text)
+    with closing(service.connect(service.workers()[0])) as connection:
+        assert connection.verify(token) == 401
+    with redis.Redis.from_url(place.redis.url) as store:
+        eventually(lambda: not store.exists(grant_key(sid_of(token))), service.log.read_text)
 
 
 @pytest.mark.parametrize("count", [1, 600])

@@ -128,7 +128,7 @@ def _paths_set_in(path: Path) -> set[str]:
 @needs_nix
 def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
     options = [str(each["name"]).removeprefix(f"{OPTION}.") for each in evaluation.evaluate_options()]
-    public = {"servers.<name>.toolsLockFile", "declaredClients.<name>.publicKeyFile"}
+    public = {"servers.<name>.toolsLockFile", "declaredClients.<name>.publicKeyFile", "trustedIssuers.<name>.keysFile"}
     secrets = [name.replace("<name>", "time") for name in options if name.endswith("File") and name not in public]
     assert len(secrets) > 8
     for option in secrets:

@@ -11,7 +11,7 @@ from auth_service.backends.assertions import BackendSigner, derive_identity_key
 from auth_service.keys.access_tokens import VerifiedClaims
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
-from auth_service.protocol.clients import MACHINE_PREFIX
+from auth_service.protocol.clients import MACHINE_PREFIX, WORKLOAD_PREFIX
 from auth_service.protocol.metadata import protected_resource_url
 from auth_service.settings import Credentials, Resource
 
@@ -107,8 +107,8 @@ class ProtectedResource:
         # The token says what its user may be granted of the scopes with an allow-list. One that says nothing of them,
         # as those of earlier versions, stands for a user who may be granted none.
         grantable = claims.grantable_scopes & self._scopes
-        # A machine has what the operator has declared, and no user that could be asked for more.
-        if not claims.subject.startswith(MACHINE_PREFIX):
+        # A machine or workload has what the operator has declared, and no user that could be asked for more.
+        if not claims.subject.startswith((MACHINE_PREFIX, WORKLOAD_PREFIX)):
             grantable |= self._open_scopes
         values = {
             b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(grantable - claims.scopes)),

@@ -30,7 +30,11 @@ def make_blueprint(parts: Parts) -> Blueprint:
 
     def authorization_server() -> Response:
         document = metadata.authorization_server(
-            settings.issuer, scopes=scopes, client_documents=parts.probe.works, machines=machines
+            settings.issuer,
+            scopes=scopes,
+            client_documents=parts.probe.works,
+            machines=machines,
+            workloads=bool(settings.trusted_issuers),
         )
         # Whether client documents work may change.
         return _cacheable(jsonify(document), seconds=60)

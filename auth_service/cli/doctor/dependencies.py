@@ -1,4 +1,4 @@
-"""What the auth service needs: Redis and the identity provider."""
+"""What the auth service needs: Redis, the identity provider, and trusted issuers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Final
 import redis
 import requests
 
-from auth_service.protocol.errors import WritesRefused
-from auth_service.settings import Credentials, GitHub, OpenIDConnect, Settings
+from auth_service.oauth.issuer_keys import fetch_keys
+from auth_service.oauth.safe_fetch import make_fetcher
+from auth_service.protocol import jwk_sets
+from auth_service.protocol.errors import ClientDocumentError, WritesRefused
+from auth_service.settings import Credentials, GitHub, OpenIDConnect, Settings, TrustedIssuer
 from auth_service.storage.grants import new_sid
 from auth_service.storage.store import Store
 
@@ -92,3 +95,20 @@ def _check_openid(http: requests.Session, provider: OpenIDConnect) -> str:
             "Write identity_provider.issuer exactly as the provider does, including a slash at the end.",
         )
     return f"{provider.issuer} is found"
+
+
+def check_trusted_issuer(settings: Settings, trusted: TrustedIssuer) -> str:
+    """Check that the keys of an issuer, whose tokens workloads exchange, can be had."""
+    if trusted.jwks is not None:
+        return f"{trusted.issuer}: {len(jwk_sets.parse(trusted.jwks))} keys in the settings"
+    try:
+        keys = fetch_keys(trusted.issuer, make_fetcher(settings.client_documents))
+    except ClientDocumentError as error:
+        because = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        raise CheckFailed(
+            f"{trusted.issuer}: the keys cannot be fetched: {error}{because}",
+            "Its workloads get no token (503) once the last known keys are a day old. This host needs name resolution "
+            "and outgoing https, or client_documents.proxy (clientDocuments.proxy). For an issuer that is not at a "
+            "public address, set jwks (keysFile).",
+        ) from error
+    return f"{trusted.issuer}: {len(keys)} keys found by its discovery document"

@@ -26,6 +26,8 @@ def examine(
     with web.connect() as http:
         yield run("redis", partial(dependencies.check_redis, settings, store))
         yield run("identity provider", partial(dependencies.check_identity_provider, http, settings, credentials))
+        for name, trusted in settings.trusted_issuers.items():
+            yield run(f"trusted issuer {name}", partial(dependencies.check_trusted_issuer, settings, trusted))
         yield run("service", partial(authorization_server.check_service, http, settings))
         yield run("router", partial(authorization_server.check_issuer, http, settings))
         yield run("signing keys", partial(authorization_server.check_keys, http, settings, keys))

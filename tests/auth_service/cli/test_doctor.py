@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from jwt.algorithms import ECAlgorithm
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
@@ -25,11 +26,13 @@ from auth_service.cli.doctor import authorization_server
 from auth_service.cli.doctor.examination import examine as run_all
 from auth_service.cli.doctor.findings import CheckFailed, Finding, Status
 from auth_service.keys.signing_keys import SigningKeys
+from auth_service.oauth.issuer_keys import DISCOVERY_PATH
 from auth_service.oauth.revocation import Revocation
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
-from tests.internet import Internet, internet, key_usage_of_authority
+from tests.internet import Internet, internet, key_usage_of_authority, respond, respond_json
 
+ISSUER = "https://ci.example.com"
 CREDENTIALS = Credentials(client_secret="secret", master_key=b"k" * 32)
 
 
@@ -91,10 +94,12 @@ def outside() -> Iterator[Outside]:
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
-    with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev") as made:
-        monkeypatch.setattr(
-            "auth_service.cli.doctor.authorization_server.make_fetcher", lambda _documents: made.fetcher()
-        )
+    with internet(tmp_path, "claude.ai", "chatgpt.com", "vscode.dev", "ci.example.com") as made:
+        for module in ("authorization_server", "dependencies"):
+            monkeypatch.setattr(f"auth_service.cli.doctor.{module}.make_fetcher", lambda _documents: made.fetcher())
+        key = {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True), "kid": "1"}
+        made.pages[DISCOVERY_PATH] = respond_json({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks"})
+        made.pages["/jwks"] = respond_json({"keys": [key]})
         yield made
 
 
@@ -116,6 +121,9 @@ def examine(
             "internal_url": f"{outside.url}/internal",
             "router": {"entry_points": ["web"]},
             "client_documents": client_documents,
+            "trusted_issuers": {
+                "ci": {"issuer": ISSUER, "audience": "mcp", "subjects": ["repo:acme/app"], "servers": ["time"]}
+            },
             "resources": {"time": {"url": f"{outside.url}/mcp", "backends": [f"{outside.url}/backend"]}},
         }
     )
@@ -132,6 +140,19 @@ def test_a_sound_gateway_has_no_problem(examine: Callable[[], dict[str, Finding]
     assert {check for check, finding in found.items() if finding.status is not Status.OK} == {"redis"}
     assert found["redis"].status is Status.WARNING, "the tests' own keeps nothing on disk"
     assert "appendonly" in (found["redis"].advice or "")
+
+
+def test_an_issuer_whose_keys_cannot_be_fetched_is_named_with_the_reason(
+    examine: Callable[[], dict[str, Finding]], net: Internet
+) -> None:
+    assert examine()["trusted issuer ci"].text == f"{ISSUER}: 1 keys found by its discovery document"
+    net.pages["/jwks"] = respond(b"", status="302 Found", location=f"{ISSUER}/elsewhere")
+    found = examine()["trusted issuer ci"]
+    assert found.status is Status.PROBLEM
+    assert "the keys cannot be fetched: it cannot be fetched: the answer's status is not 200" in found.text
+    assert "keysFile" in (found.advice or "")
+    net.addresses["ci.example.com"] = ("10.0.0.1",)
+    assert "it has an address that is not public" in examine()["trusted issuer ci"].text
 
 
 def test_documents_that_cannot_be_fetched_are_named_with_the_reason_and_a_way_out(

@@ -86,6 +86,24 @@
       };
       portal.redirectUris = [ "https://portal.example.com/oauth/callback" ];
     };
+    trustedIssuers = {
+      github-actions = {
+        issuer = "https://token.actions.githubusercontent.com";
+        audience = "https://mcp.example.com";
+        subjects = [ "repo:acme/app:ref:refs/heads/main" ];
+        claims.repository_owner_id = "1234567";
+        servers = [ "notes" ];
+      };
+      cluster = {
+        issuer = "https://kubernetes.default.svc";
+        audience = "mcp";
+        subjects = [ "system:serviceaccount:jobs:*" ];
+        keysFile = ./cluster-keys.json;
+        servers = [ "notes" ];
+        scopes = [ "notes:write" ];
+        lifetime = 300;
+      };
+    };
     clients.redirectSchemes.myapp = {
       name = "My App";
       callbacks = [ "myapp://mcp/oauth/callback" ];

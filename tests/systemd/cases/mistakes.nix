@@ -22,6 +22,18 @@ let
   client = name: client: gateway {
     declaredClients.${name} = client;
   };
+  issuers = names: changes: gateway (lib: {
+    trustedIssuers = lib.genAttrs names (
+      _:
+      {
+        issuer = "https://token.actions.githubusercontent.com";
+        audience = "https://mcp.example.com";
+        subjects = [ "repo:acme/app:ref:refs/heads/main" ];
+        servers = [ "time" ];
+      }
+      // changes
+    );
+  });
   secretFile = "/run/secrets/client";
   hosts = changes: gateway (
     lib:
@@ -166,6 +178,13 @@ in
     redirectUris = [ "https://portal.example.com/callback" ];
     scopes = [ "mcp" ];
   };
+  issuer-without-name = issuers [ "Upper" ] { };
+  issuers-with-one-audience = issuers [
+    "ci"
+    "deploy"
+  ] { };
+  issuer-of-an-unknown-server = issuers [ "ci" ] { servers = [ "other" ]; };
+  issuer-with-an-unknown-scope = issuers [ "ci" ] { scopes = [ "write" ]; };
   no-name = servers { Upper.command = [ "/bin/true" ]; };
   no-command = servers { wiki = { }; };
   command-and-url = servers {

@@ -1,0 +1,95 @@
+"""Issue tokens to machines and workloads, which act for themselves. There is no refresh token (RFC 6749 §4.4.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.protocol import resources, scopes
+from auth_service.storage.grants import Grant, new_sid
+
+from .server import ON_THE_WAY_SECONDS, AuthorizationServer
+
+
+class Rights(Protocol):
+    """What the operator lets a machine do."""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The servers that it may use."""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes that it may have, in addition to those that each request needs."""
+
+    @property
+    def lifetime(self) -> int:
+        """For how many seconds a token is valid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The holder of a token."""
+
+    user: str
+    name: str
+    client_id: str
+    client_name: str
+    needs_authentication: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a token is for."""
+
+    resource_url: str
+    scope: str
+
+
+def choose_target(server: AuthorizationServer, rights: Rights, form: Mapping[str, str]) -> Target:
+    """Return what a request asks for, of what the operator has declared. Raises OAuthError."""
+    urls = {name: server.settings.resources[name].url for name in rights.servers}
+    default = rights.servers[0] if len(rights.servers) == 1 else None
+    resource = server.settings.resources[resources.parse_resource(form.get("resource"), urls, default=default)]
+    may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in rights.scopes]
+    requested = scopes.grantable(scopes.parse(form.get("scope")), supported=may_have, default=may_have)
+    granted = [scope for scope in may_have if scope in requested or scope in resource.required_scopes]
+    return Target(resource_url=resource.url, scope=" ".join(granted))
+
+
+def issue(server: AuthorizationServer, machine: Machine, target: Target, *, lifetime: int) -> dict[str, Any]:
+    """Return the response with a token of the machine's grant, which is kept as long as a token is valid."""
+    grant = _find_or_make_grant(server, machine, target, lifetime=lifetime + ON_THE_WAY_SECONDS)
+    body = server.token_response(
+        grant, scope=grant.scope, allowed=grant.scope.split(), refresh_token=None, lifetime=lifetime
+    )
+    audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope)
+    return body
+
+
+def _find_or_make_grant(server: AuthorizationServer, machine: Machine, target: Target, *, lifetime: int) -> Grant:
+    """Return the machine's grant for these scopes of a resource, so that its tokens do not fill lists of grants."""
+    for live in server.store.grants.find_of_user(machine.user, client_id=machine.client_id):
+        grant = live.grant
+        is_same = (grant.resource, grant.scope) == (target.resource_url, target.scope)
+        if is_same and server.store.grants.prolong(grant, lifetime=lifetime):
+            return grant
+    grant = Grant(
+        sid=new_sid(),
+        sub=machine.user,
+        name=machine.name,
+        client_id=machine.client_id,
+        client_name=machine.client_name,
+        resource=target.resource_url,
+        scope=target.scope,
+        redirect="",
+        created_at=int(time.time()),
+        needs_authentication=machine.needs_authentication,
+    )
+    server.store.grants.add(grant, lifetime=lifetime)
+    server.revocation.revoke_surplus(grant)
+    return grant
