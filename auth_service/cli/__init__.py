@@ -11,7 +11,7 @@ from auth_service.keys.signing_keys import SigningKeyError
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.settings import SettingsError
 
-from . import calls, clients, configuration, diagnosis, grants, keys, tokens, tools, users
+from . import calls, clients, configuration, credentials, diagnosis, grants, keys, tokens, tools, users
 
 PROGRAM = "mcp-gatewayctl"
 
@@ -30,6 +30,7 @@ for command in (
     clients.clients,
     grants.grants,
     users.users,
+    credentials.credentials,
     keys.keys,
     tokens.token,
     tools.tools,

@@ -18,6 +18,7 @@ import click
 from auth_service.app.composition import SIGNING_KEYS_DIRECTORY, Parts
 from auth_service.keys.signing_key_rotation import KeyRotation
 from auth_service.keys.signing_keys import SigningKeys
+from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
 from auth_service.ops.logs import AuditHandler, LineFormatter, escape
@@ -87,6 +88,13 @@ class Operator:
         self.open_audit_log()
         click.get_current_context().call_on_close(self.parts.notices.close)
         return self.parts.revocation
+
+    @functools.cached_property
+    def credential_changes(self) -> CredentialChanges:
+        """The part that removes users' own credentials, with audit events and revocation notices."""
+        _ = self.revocation
+        click.get_current_context().call_on_close(self.parts.connections.close)
+        return self.parts.credential_changes
 
     @functools.cached_property
     def signing_keys(self) -> SigningKeys:

@@ -51,7 +51,7 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     USER is an id (github:583231) or a login name. A user who is still on an allow-list can log in again: remove the
     user from the lists first, and reload the service.
     """
-    subject = user if is_user_id(user) else _find_by_name(operator, user)
+    subject = user if is_user_id(user) else find_by_name(operator, user)
     end_grants(operator, {"user": subject}, lambda access: access.end_user(subject, by=BY), as_json=as_json)
 
 
@@ -87,7 +87,7 @@ def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
     print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
-def _find_by_name(operator: Operator, name: str) -> str:
+def find_by_name(operator: Operator, name: str) -> str:
     """Return the id of the user with that login name, or the text itself if it is an id. Raises click errors."""
     ids = {own[-1].grant.sub for own in operator.store.queries.users() if own[-1].grant.name == name}
     if len(ids) > 1:

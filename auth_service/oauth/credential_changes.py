@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.settings import Settings
+from auth_service.storage.grants import Grant
 from auth_service.storage.store import Store
 from auth_service.storage.user_credentials import Secret, UserCredentials
 
 from .connections import Connections
 from .revocation import Revocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Which credentials were there and are removed, and which grants have ended with them."""
+
+    variables: list[str]
+    ended_grants: list[Grant]
 
 
 class CredentialChanges:
@@ -49,20 +59,17 @@ class CredentialChanges:
             event = Event.CREDENTIAL_REPLACED if variable in former else Event.CREDENTIAL_SET
             self._record(event, resource_name, sub, variable, name=name)
 
-    def remove(self, resource_name: str, sub: str, variables: Collection[str], *, by: str) -> list[str]:
-        """Remove credentials of a user, and end the user's grants at their server; return those that were there."""
+    def remove(self, resource_name: str, sub: str, variables: Collection[str], *, by: str) -> Removal:
+        """Remove credentials of a user, and end the user's grants at their server."""
         removed = self._connections.remove(resource_name, sub, variables)
         self._end_processes(resource_name, sub)
         for variable in removed:
             self._record(Event.CREDENTIAL_REMOVED, resource_name, sub, variable, by=by)
-        self.end_grants(resource_name, sub, by=by, reason="a credential of the user was removed")
-        return removed
-
-    def end_grants(self, resource_name: str, sub: str, *, by: str, reason: str) -> None:
-        """End the grants of a user at a server, so that each client logs in again and the user is asked."""
-        url = self._settings.resources[resource_name].url
+        # So that each client logs in again, and the user is asked.
+        url = self._find_url(resource_name)
         sids = [each.grant.sid for each in self._store.grants.find_of_user(sub) if each.grant.resource == url]
-        self._revocation.revoke_grants(sids, by=by, reason=reason)
+        ended = self._revocation.revoke_grants(sids, by=by, reason="a credential of the user was removed")
+        return Removal(variables=removed, ended_grants=ended)
 
     def _record(
         self,
@@ -74,5 +81,10 @@ class CredentialChanges:
         name: str | None = None,
         by: str | None = None,
     ) -> None:
-        url = self._settings.resources[resource_name].url
-        audit.record(event, user=sub, name=name, resource=url, credential=variable, by=by)
+        resource = self._find_url(resource_name) or resource_name
+        audit.record(event, user=sub, name=name, resource=resource, credential=variable, by=by)
+
+    def _find_url(self, resource_name: str) -> str | None:
+        """Return the URL of a server, None if the operator has removed it."""
+        resource = self._settings.resources.get(resource_name)
+        return None if resource is None else resource.url

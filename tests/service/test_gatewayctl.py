@@ -19,9 +19,10 @@ import requests
 from auth_service import cli
 from auth_service.cli import operator
 from auth_service.ops import audit
-from auth_service.settings import Settings
+from auth_service.settings import Credentials, Settings
 from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.store import Store
+from auth_service.storage.user_credentials import Secret, UserCredentials
 from tests.auth_service.backends.test_revocation_notices import Server as RevocationListener
 from tests.auth_service.test_settings import MINIMAL
 from tests.browser import Browser
@@ -66,7 +67,7 @@ def run(service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture(autouse=True)
 def clean(behind_its_back: redis.Redis) -> None:
-    for pattern in ("grant:*", "client:*", "grants-of-*", "refresh:*"):
+    for pattern in ("grant:*", "client:*", "grants-of-*", "refresh:*", "user-credentials:*"):
         for key in behind_its_back.scan_iter(match=pattern):
             behind_its_back.delete(key)
 
@@ -321,11 +322,85 @@ def test_tables_are_for_people(service: Service, run: Run) -> None:
     assert run("grants", "list", "--user", "nobody", plain=True) == "none\n"
 
 
-def test_every_member_of_the_output_for_programs_is_documented(service: Service, run: Run) -> None:
+def keep_credentials(connection: redis.Redis, sub: str, *variables: str, server: str = "time") -> UserCredentials:
+    keys = Credentials(client_secret="", master_key=b"m" * 40)
+    kept = UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=100)
+    kept.put(server, sub, {variable: Secret(value="a-value-that-is-never-shown") for variable in variables})
+    return kept
+
+
+def test_credentials_are_listed_without_their_values(service: Service, run: Run, behind_its_back: redis.Redis) -> None:
     service.log_in()
+    keep_credentials(behind_its_back, "github:583231", "A_TOKEN", "B_TOKEN").note_use(
+        "time", "github:583231", ["A_TOKEN"]
+    )
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN", server="gone")
+    listed = run("credentials", "list")
+    assert {(each["user"], each["server"], each["credential"]) for each in listed} == {
+        ("github:583231", "time", "A_TOKEN"),
+        ("github:583231", "time", "B_TOKEN"),
+        ("github:7", "gone", "A_TOKEN"),
+    }
+    assert all(each["set_at"] for each in listed)
+    assert [each["credential"] for each in listed if each["last_used"]] == ["A_TOKEN"]
+    for of_octocat in (("--user", "octocat"), ("--user", "github:583231"), ("--server", "time")):
+        assert len(run("credentials", "list", *of_octocat)) == 2
+    table = run("credentials", "list", plain=True)
+    assert "A_TOKEN" in table
+    assert "never-shown" not in table + json.dumps(listed)
+
+
+def test_credentials_are_removed_with_the_grants_that_need_them(
+    service: Service, run: Run, behind_its_back: redis.Redis, audit_log: list[dict[str, str]]
+) -> None:
+    tokens = service.log_in()
+    kept = keep_credentials(behind_its_back, "github:583231", "A_TOKEN", "B_TOKEN", "C_TOKEN")
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN")
+    assert run("credentials", "remove", "octocat", "time", "B_TOKEN") == {
+        "user": "github:583231",
+        "server": "time",
+        "credentials": ["B_TOKEN"],
+        "ended_grants": 1,
+    }
+    assert set(kept.read_all("time", "github:583231")) == {"A_TOKEN", "C_TOKEN"}
+    assert refresh(service.issuer, tokens).json()["error"] == "invalid_grant"
+    assert [(entry["event"], entry["by"]) for entry in audit_log] == [
+        ("credential.removed", "operator"),
+        ("grant.revoked", "operator"),
+    ]
+    removed = run("credentials", "remove", "github:583231", "time")
+    assert (removed["credentials"], removed["ended_grants"]) == (["A_TOKEN", "C_TOKEN"], 0)
+    assert set(kept.read_all("time", "github:7")) == {"A_TOKEN"}
+
+
+def test_credentials_of_a_server_that_is_gone_can_be_removed(run: Run, behind_its_back: redis.Redis) -> None:
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN", server="gone")
+    assert run("credentials", "remove", "github:7", "gone")["credentials"] == ["A_TOKEN"]
+    assert run("credentials", "list") == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [["github:7", "time", "B_TOKEN"], ["github:7", "wiki"], ["github:8", "time"], ["nobody", "time"]]
+)
+def test_credentials_that_are_not_there_are_not_removed(
+    run: Run, behind_its_back: redis.Redis, audit_log: list[dict[str, str]], wrong: list[str]
+) -> None:
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN")
+    assert wrong[0] in run("credentials", "remove", *wrong, status=1)
+    assert len(run("credentials", "list")) == 1
+    assert audit_log == []
+
+
+def test_every_member_of_the_output_for_programs_is_documented(
+    service: Service, run: Run, behind_its_back: redis.Redis
+) -> None:
+    service.log_in()
+    keep_credentials(behind_its_back, "github:583231", "A_TOKEN")
     documented = set(re.findall(r"`([a-z_]+)`", DOCUMENT.read_text()))
     commands = [["clients", "list"], ["grants", "list"], ["users", "list"], ["keys", "list"]]
     printed = [run(*command)[0] for command in commands]
+    printed.append(run("credentials", "list")[0])
+    printed.append(run("credentials", "remove", "octocat", "time"))
     printed.append(run("stats"))
     printed.append(run("token", "issue", "--user", "headless:ci", "--server", "time"))
     for record in printed:
@@ -334,7 +409,18 @@ def test_every_member_of_the_output_for_programs_is_documented(service: Service,
 
 def test_help_says_what_there_is(run: Run) -> None:
     text = run("--help", plain=True)
-    for command in ("clients", "grants", "users", "keys", "token", "doctor", "stats", "health", "check-settings"):
+    for command in (
+        "clients",
+        "grants",
+        "users",
+        "credentials",
+        "keys",
+        "token",
+        "doctor",
+        "stats",
+        "health",
+        "check-settings",
+    ):
         assert f"  {command} " in text
 
 
