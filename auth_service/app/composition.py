@@ -20,7 +20,7 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.assertion_grant import AssertionGrant
 from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
-from auth_service.oauth.connections import Connections, make_services
+from auth_service.oauth.connections import Connections
 from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.declared_clients import make_clients
 from auth_service.oauth.document_probe import DocumentProbe
@@ -104,12 +104,7 @@ class Parts:
     @cached_property
     def connections(self) -> Connections:
         """The users' accounts at other services, which must be closed at the end."""
-        return Connections(
-            make_services(self.settings, self.credentials),
-            self.user_credentials,
-            self.store.locks,
-            verifier_key=self.credentials.derive_key("connection-verifier"),
-        )
+        return Connections(self.settings, self.credentials, self.user_credentials, self.store.locks)
 
     @cached_property
     def signing_keys(self) -> SigningKeys:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Final
 
 from auth_service.idp.connected_service import (
@@ -19,6 +19,8 @@ from auth_service.idp.connected_service import (
     ConnectedService,
     Tokens,
 )
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Connection, Credentials, Settings, SettingsError
 from auth_service.storage.locks import Locks
@@ -42,15 +44,14 @@ def make_services(settings: Settings, credentials: Credentials) -> dict[tuple[st
     slots = threading.BoundedSemaphore(MAX_CONCURRENT)
     return {
         (resource_name, variable): ConnectedService(
-            credential.oauth,
+            oauth,
             name=f"resources.{resource_name}.user_credentials.{variable}.oauth",
-            client_secret=_find_secret(resource_name, variable, credential.oauth, credentials),
+            client_secret=_find_secret(resource_name, variable, oauth, credentials),
             callback_url=f"{settings.issuer}{CALLBACK_PATH}/{resource_name}/{variable}",
             slots=slots,
         )
         for resource_name, resource in settings.resources.items()
-        for variable, credential in resource.user_credentials.items()
-        if credential.oauth is not None
+        for variable, oauth in resource.connections.items()
     }
 
 
@@ -71,17 +72,17 @@ class Connections:
 
     def __init__(
         self,
-        services: Mapping[tuple[str, str], ConnectedService],
+        settings: Settings,
+        credentials: Credentials,
         kept: UserCredentials,
         locks: Locks,
-        *,
-        verifier_key: bytes,
     ) -> None:
-        """`verifier_key` is the key from which code verifiers are derived."""
-        self._services = services
+        """Raises SettingsError as `make_services`."""
+        self._settings = settings
+        self._services = make_services(settings, credentials)
         self._kept = kept
         self._locks = locks
-        self._verifier_key = verifier_key
+        self._verifier_key = credentials.derive_key("connection-verifier")
         self._revocations = _Revocations()
 
     def is_connection(self, resource_name: str, variable: str) -> bool:
@@ -101,15 +102,18 @@ class Connections:
         """Whether an answer with this `iss` can be of the service that the browser was sent to."""
         return self._services[resource_name, variable].is_issuer(issuer)
 
-    def connect(self, resource_name: str, variable: str, sub: str, *, code: str, state: str) -> None:
-        """Redeem the code that the browser has brought back, and keep the tokens for this user at this server.
+    def name_of(self, resource_name: str, variable: str) -> str:
+        """Return the service's name in errors."""
+        return self._services[resource_name, variable].name
+
+    def redeem(self, resource_name: str, variable: str, *, code: str, state: str) -> Secret:
+        """Return the tokens for the code that the browser has brought back.
 
         Raises AccountRefusedError, or ServiceUnavailable. Not checked here: that the code is an answer to this state,
         in the browser of this user.
         """
         verifier = self._verifier(resource_name, variable, state)
-        tokens = self._services[resource_name, variable].redeem(code=code, code_verifier=verifier)
-        self._kept.put(resource_name, sub, {variable: _secret(tokens)})
+        return _secret(self._services[resource_name, variable].redeem(code=code, code_verifier=verifier))
 
     def _verifier(self, resource_name: str, variable: str, state: str) -> str:
         """Return a code verifier, derived so that nothing stores it."""
@@ -154,12 +158,17 @@ class Connections:
                 renewed = self._refresh(service, stored.secret)
                 if renewed is None:
                     if self._kept.discard(resource_name, sub, variable, stored):
+                        self._note_end(resource_name, sub, variable)
                         return None
                 elif self._kept.renew(resource_name, sub, variable, stored, renewed):
                     return renewed
                 else:  # the user has removed or replaced the account meanwhile
                     self._revocations.add(service, renewed)
             return None
+
+    def _note_end(self, resource_name: str, sub: str, variable: str) -> None:
+        url = self._settings.resources[resource_name].url
+        audit.record(Event.CREDENTIAL_EXPIRED, user=sub, resource=url, credential=variable, by="gateway")
 
     @staticmethod
     def _refresh(service: ConnectedService, secret: Secret) -> Secret | None:

@@ -61,6 +61,7 @@ class Event(StrEnum):
     CREDENTIAL_SET = "credential.set"
     CREDENTIAL_REPLACED = "credential.replaced"
     CREDENTIAL_REMOVED = "credential.removed"
+    CONNECTION_REFUSED = "connection.refused"
     CREDENTIAL_EXPIRED = "credential.expired"
     CREDENTIAL_DELIVERED = "credential.delivered"
     CREDENTIAL_REFUSED = "credential.refused"

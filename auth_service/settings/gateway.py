@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -26,7 +26,8 @@ OWN_PATHS = frozenset(
         *("/token", "/revoke", "/introspect", "/jwks", "/style.css"),
     }
 )
-"""Paths of the gateway's own endpoints at its issuer, without `/register/ID` and well-known documents."""
+"""Paths of the gateway's own endpoints at its issuer, without those in `_OWN_PATTERN`."""
+_OWN_PATTERN: Final = re.compile(r"/register/[^/]+|/connections/callback/[^/]+/[^/]+|/\.well-known(/.*)?")
 
 SENTINEL_URL = re.compile(
     r"(?P<tls>rediss?)\+sentinel://(?P<hosts>[^\s/@,]+:\d{1,5}(?:,[^\s/@,]+:\d{1,5})*)/(?P<service>[\w.-]+)"
@@ -195,7 +196,7 @@ class Settings(Model):
             return True
         path = parts.path.removeprefix(issuer.path)
         is_own = parts.hostname == issuer.hostname and parts.path == issuer.path + path
-        return is_own and (path in OWN_PATHS or re.fullmatch(r"/register/[^/]+|/\.well-known(/.*)?", path) is not None)
+        return is_own and (path in OWN_PATHS or _OWN_PATTERN.fullmatch(path) is not None)
 
     def _check_lists(self, lists: Mapping[str, AllowList]) -> None:
         """Refuse entries of a kind that the identity provider does not have, as they would admit no user."""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from .access import AllowList
-from .user_credentials import UserCredential, VariableName
+from .user_credentials import Connection, UserCredential, VariableName
 from .values import BaseUrl, Model, PublicUrl, ReplicaName, ScopeName
 
 
@@ -56,6 +56,11 @@ class Resource(Model):
         if "offline_access" in self.scopes:
             raise ValueError("scopes must not contain offline_access, which no server has: it asks for a refresh token")
         return self
+
+    @property
+    def connections(self) -> dict[str, Connection]:
+        """The accounts that each user connects, by the environment variable that the token is for."""
+        return {name: each.oauth for name, each in self.user_credentials.items() if each.oauth is not None}
 
     @property
     def required_scopes(self) -> frozenset[str]:

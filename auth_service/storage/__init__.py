@@ -14,6 +14,8 @@
 | `login:HASH` | an authorization request during the login at the identity provider | 10 minutes |
 | `logins` | the hashes of these, by the time of the redirect there | a day after the newest |
 | `waiting-login:HASH` | a complete login for which the user is asked for credentials | 30 minutes |
+| `connection:HASH` | why a browser was sent to a service where the user connects an account | 10 minutes |
+| `connections` | the hashes of these, by the time of the redirect there | a day after the newest |
 | `waiting-logins` | the hashes of these, by the time of the login | a day after the newest |
 | `session:HASH` | the user who is signed in (`sessions`) | `lifetimes.session` at most |
 | `sessions-of-user:SUB` | the hashes of these, by their end | as the last of them |

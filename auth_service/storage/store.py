@@ -46,6 +46,7 @@ class Store:
         self.sessions = Sessions(self.redis)
         self.pending_logins = PendingLogins(self.redis)
         self.waiting_logins = PendingLogins(self.redis, kind="waiting-login")
+        self.pending_connections = PendingLogins(self.redis, kind="connection")
         self.last_logins = LastLogins(self.redis, grant_lifetime=lifetimes.refresh_token)
         self.pins = Pins(self.redis)
         self.quotas = Quotas(self.redis)

@@ -32,7 +32,7 @@ in
   # The gateway answers these URLs itself, so that no request would reach a server.
   isOwnPage =
     url:
-    matches "https://${lib.escapeRegex cfg.domain}(:[0-9]+)?/(register(/[^/]+)?|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
+    matches "https://${lib.escapeRegex cfg.domain}(:[0-9]+)?/(register(/[^/]+)?|connections/callback/[^/]+/[^/]+|authorize|consent|callback|account|token|revoke|introspect|jwks|style\\.css)" url
     || matches "https://[^/]+/\\.well-known(/.*)?" url;
 
   isVariable = matches "[A-Za-z_][A-Za-z0-9_]{0,99}";

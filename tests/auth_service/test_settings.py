@@ -458,7 +458,13 @@ def test_a_missing_credential_is_named(tmp_path: Path, name: str) -> None:
         load_credentials(tmp_path)
 
 
-PAGES = [*sorted(OWN_PATHS), "/register/mcp", "/.well-known/mcp", "/.well-known/oauth-authorization-server"]
+PAGES = [
+    *sorted(OWN_PATHS),
+    "/register/mcp",
+    "/connections/callback/time/TOKEN",
+    "/.well-known/mcp",
+    "/.well-known/oauth-authorization-server",
+]
 
 
 @pytest.mark.parametrize("prefix", ["", "/auth"])
@@ -477,6 +483,7 @@ def test_a_server_at_a_page_of_the_gateway_is_refused(tmp_path: Path, prefix: st
         "https://mcp.example.com/mcp",
         "https://mcp.example.com/callback/mcp",
         "https://mcp.example.com/register/time/mcp",
+        "https://mcp.example.com/connections/time/mcp",
         "https://mcp.example.com/accounts",
         "https://mcp.example.com/.mcp/v1.2/~team_a/a,b;c=d",
         "https://time.mcp.example.com/callback",

@@ -260,18 +260,26 @@ def fetcher() -> SafeFetcher | None:
 
 
 @pytest.fixture
+def credentials(settings: Settings) -> Credentials:
+    """The secrets that the service has."""
+    return Credentials(
+        client_secret="upstream-secret",
+        master_key=b"m" * 32,
+        declared_clients={name: declared_secret(name) for name in settings.declared_clients},
+    )
+
+
+@pytest.fixture
 def oauth(
-    settings: Settings, tmp_path: Path, fetcher: SafeFetcher | None, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    credentials: Credentials,
+    fetcher: SafeFetcher | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[OAuthTestClient]:
     """The service with the stand-in GitHub behind it."""
     stand_in = github.StandIn("app", "upstream-secret", f"{ISSUER}/callback", list(github.DEFAULT_USERS))
     adapter = InProcess(github.create_app(stand_in))
     monkeypatch.setattr(requests.Session, "get_adapter", lambda session, url: adapter)
-    credentials = Credentials(
-        client_secret="upstream-secret",
-        master_key=b"m" * 32,
-        declared_clients={name: declared_secret(name) for name in settings.declared_clients},
-    )
     store = Store(settings)
     yield OAuthTestClient(
         settings,

@@ -16,6 +16,8 @@ def test_every_endpoint_of_the_service_can_be_reached_through_the_router(
     paths = {rule.rule for rule in oauth.app.url_map.iter_rules()}
     routed = "".join(router["rule"] for router in dynamic_configuration(settings)["http"]["routers"].values())
     assert {path for path in paths if f"`{path}`" not in routed} == {
+        "/connections/callback/<resource_name>/<variable>",
+        "/credentials/<name>",
         "/register/<client_id>",
         "/refusals/<group>/<status>",
         "/visits/<name>/<status>",

@@ -169,6 +169,8 @@ def _authorization_rule(settings: Settings, paths: Sequence[str], *, hosts: Iter
     here = _any("Path", [issuer.path + path for path in paths])
     if "/register" in paths:
         here += f" || PathRegexp(`^{re.escape(issuer.path)}/register/[^/]+$`)"
+    if "/callback" in paths and any(each.connections for each in settings.resources.values()):
+        here += f" || PathRegexp(`^{re.escape(issuer.path)}/connections/callback/[^/]+/[^/]+$`)"
     rules = [f"(Host(`{issuer.hostname}`) && ({here}))"]
     rules.extend(
         f"(({_any('Host', elsewhere)}) && Path(`{path}`))"

@@ -40,6 +40,7 @@ _REFUSALS = {
     "callback.callback": Event.LOGIN_REFUSED,
     "provide.show": Event.LOGIN_REFUSED,
     "provide.act": Event.LOGIN_REFUSED,
+    "connections.callback": Event.CONNECTION_REFUSED,
     "account.act": Event.CONSENT_REFUSED,
     "registration.register": Event.REGISTRATION_REFUSED,
     "registration.read": Event.REGISTRATION_REFUSED,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PAGE_ENDPOINTS = frozenset(
     {
         *("authorize.authorize", "authorize.decide", "callback.callback", "provide.show", "provide.act"),
-        *("account.show", "account.act", "home.show"),
+        *("account.show", "account.act", "connections.callback", "home.show"),
     }
 )
 _STYLESHEET = Path(__file__).parent / "static" / "style.css"

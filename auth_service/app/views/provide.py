@@ -23,7 +23,7 @@ from auth_service.ops.audit import Event
 from auth_service.protocol.display import display_name, display_text
 from auth_service.protocol.errors import ConsentDeclined, PageError
 
-from . import Endpoints, credential_fields, form_parameters, note, query_parameters, record
+from . import Endpoints, connections, credential_fields, form_parameters, note, query_parameters, record
 from .browser import (
     FORM_TOKEN_FIELD,
     browser_fingerprint,
@@ -115,6 +115,18 @@ def act(parts: Parts) -> Response:
         record(Event.LOGIN_REFUSED, reason="what the page showed has changed since")
         return _ask(parts, login, waiting, requested, is_changed=True)
     resource_name = requested.resource_name
+    variable = form.get(connections.CONNECT_FIELD)
+    if variable is not None and variable in asked and parts.connections.is_connection(resource_name, variable):
+        return connections.send(
+            parts,
+            connections.Attempt(
+                resource_name=resource_name,
+                variable=variable,
+                sub=waiting.sub,
+                name=waiting.name,
+                back=_url(parts, login),
+            ),
+        )
     entered = credential_fields.read(parts, resource_name, asked, form)
     parts.credential_changes.put(resource_name, waiting.sub, waiting.name, entered.secrets)
     missing = find_missing(parts, resource_name, waiting.sub)
@@ -125,9 +137,13 @@ def act(parts: Parts) -> Response:
 
 
 def _go_on(parts: Parts, login: str) -> Response:
-    response = make_response(redirect(f"{parts.settings.issuer}/provide?login={login}", code=303))
+    response = make_response(redirect(_url(parts, login), code=303))
     protect(response)
     return response
+
+
+def _url(parts: Parts, login: str) -> str:
+    return f"{parts.settings.issuer}/provide?login={login}"
 
 
 def _find(parts: Parts, login: str) -> Waiting:
@@ -192,7 +208,7 @@ def _ask(
         parts,
         "provide.html",
         status=400 if problems else 200,
-        form_targets=answer_targets(parts, requested),
+        form_targets=(*answer_targets(parts, requested), *connections.form_targets(parts, resource_name)),
         action=f"{parts.settings.issuer}/provide",
         form_token=make_form_token(parts, _FORM_PURPOSE, content),
         fields=fields,

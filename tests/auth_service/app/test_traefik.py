@@ -56,6 +56,26 @@ def test_an_internal_path_has_no_router(path: str) -> None:
     assert all(f"`{path}" not in router["rule"] for router in configuration()["routers"].values())
 
 
+@pytest.mark.parametrize("prefix", ["", "/auth"])
+def test_the_callbacks_of_connected_accounts_have_a_route_where_there_are_any(prefix: str) -> None:
+    oauth = {
+        "authorization_endpoint": "https://a.example/authorize",
+        "token_endpoint": "https://a.example/token",
+        "client_id": "x",
+        "scopes": [],
+    }
+    callback = f"PathRegexp(`^{prefix}/connections/callback/[^/]+/[^/]+$`)"
+    for credentials, is_routed in (
+        ({}, False),
+        ({"TOKEN": {"label": "x"}}, False),
+        ({"TOKEN": {"label": "x", "oauth": oauth}}, True),
+    ):
+        time = {**MINIMAL["resources"]["time"], "user_credentials": credentials}
+        http = configuration(issuer=f"https://mcp.example.com{prefix}", resources={"time": time})
+        assert (callback in http["routers"]["mcp.authorization"]["rule"]) is is_routed
+        assert sum("/connections" in router["rule"] for router in http["routers"].values()) == is_routed
+
+
 def test_a_path_of_its_own_is_rewritten_after_verification() -> None:
     resource = {"url": "https://mcp.example.com/time.v1/mcp", "backends": ["http://127.0.0.1:9001/mcp"]}
     http = configuration(resources={"time": resource})

@@ -204,6 +204,7 @@ in
   };
   no-public-url = servers { time.publicUrl = "http://time.example.com"; };
   url-of-a-page = servers { time.publicUrl = "https://mcp.example.com/callback"; };
+  url-of-a-callback = servers { time.publicUrl = "https://mcp.example.com/connections/callback/time/TOKEN"; };
   url-with-a-dot-segment = servers { time.publicUrl = "https://mcp.example.com/x/../callback"; };
   url-with-an-escape = servers { time.publicUrl = "https://mcp.example.com/%63allback"; };
   url-of-a-page-at-another-port = servers { time.publicUrl = "https://mcp.example.com:8443/token"; };
