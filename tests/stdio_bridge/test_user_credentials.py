@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from local.ports import free_port
 from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service, encrypt
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
 from tests.stdio_bridge.running import KEY, Bridge, assertion, rpc, signed
@@ -128,8 +129,7 @@ def test_without_its_user_s_credential_no_process_starts_and_the_client_is_sent_
 def test_while_the_auth_service_cannot_be_reached_clients_are_told_when_to_try_again(
     tmp_path: Path, isolation: str, era: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/credentials/notes"
+    url = f"http://127.0.0.1:{free_port()}/credentials/notes"
     with bridge_of(tmp_path, url, "--isolation", isolation) as bridge:
         status, headers, content = begin(bridge, era, "ann")
         assert (status, headers["retry-after"]) == (503, "5")
@@ -196,8 +196,7 @@ def test_an_answer_that_is_not_for_this_question_and_user_starts_nothing(
 
 def test_the_next_address_is_asked_where_one_cannot_be_reached(service: CredentialService, tmp_path: Path) -> None:
     service.give("ann")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/credentials/notes"
+    url = f"http://127.0.0.1:{free_port()}/credentials/notes"
     with bridge_of(tmp_path, url, "--credentials-url", service.url) as bridge:
         assert said(Client(bridge, "modern", user="ann"), "token") == "token-of-ann"
 

@@ -12,6 +12,7 @@ from auth_service.oauth.egress_proxy import EgressProxy
 from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.protocol.errors import ClientDocumentError
 from auth_service.settings import ClientDocuments
+from local.ports import free_port
 from tests.connect_proxy import ConnectProxy, connect_proxy
 from tests.internet import PUBLIC_ADDRESS, Internet, internet, respond
 
@@ -133,10 +134,8 @@ def test_a_proxy_that_says_nothing_is_left_at_the_deadline(net: Internet, proxy:
 
 
 def test_a_proxy_that_cannot_be_reached_or_found_fails_the_fetch() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
-        EgressProxy(f"http://127.0.0.1:{port}").connect(PUBLIC_ADDRESS, 443, 5)
+        EgressProxy(f"http://127.0.0.1:{free_port()}").connect(PUBLIC_ADDRESS, 443, 5)
     with pytest.raises(OSError):  # noqa: PT011 - the resolver's own text
         EgressProxy("http://proxy.invalid:3128").connect(PUBLIC_ADDRESS, 443, 5)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from local.ports import free_port
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.http_post import Answer, InvalidAnswerError, Post, parse_answer
 
@@ -111,11 +112,7 @@ def test_a_connection_that_closes_early_is_told(site: Site) -> None:
 
 
 def test_a_connection_that_is_refused_is_told(site: Site) -> None:
-    site.listener.close()
-    site.listener = socket.create_server(("127.0.0.1", 0))
-    port = site.listener.getsockname()[1]
-    site.listener.close()
-    Post(site.loop, f"http://127.0.0.1:{port}/path", b"", site.results.append, seconds=60)
+    Post(site.loop, f"http://127.0.0.1:{free_port()}/path", b"", site.results.append, seconds=60)
     assert site.turn_until_done() == "Connection refused"
 
 
