@@ -384,6 +384,6 @@ def test_a_removed_account_is_revoked_at_the_other_service(
 ) -> None:
     oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
     parts = parts_of(oauth)
-    assert parts.credential_changes.remove("time", OCTOCAT, ["DRIVE_TOKEN"], by="user") == ["DRIVE_TOKEN"]
+    assert parts.credential_changes.remove("time", OCTOCAT, ["DRIVE_TOKEN"], by="user").variables == ["DRIVE_TOKEN"]
     parts.connections.close()
     assert drive.access_tokens == drive.refresh_tokens == {}
