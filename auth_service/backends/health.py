@@ -60,6 +60,8 @@ class Result:
 def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float | None = None) -> Iterator[Result]:
     """Open and end a session at every backend of the resources with these identity keys.
 
+    Where users have credentials, only the bridge is asked whether it answers.
+
     With `max_age` a bridge is asked first. What it reports about its server is enough if it is not older than these
     seconds, so that the check does not start unused servers. Each result is yielded when it is there.
     """
@@ -101,8 +103,12 @@ def _check(
         try:
             with Session(seconds=TIMEOUT_SECONDS) as session:
                 session.trust_env = False  # a proxy would see the assertion
-                status = None if max_age is None else find_status(session, endpoint, timeout=TIMEOUT_SECONDS)
-                if max_age is not None and status is not None and status.says_enough(max_age):
+                is_asked_first = max_age is not None or bool(resource.user_credentials)
+                status = find_status(session, endpoint, timeout=TIMEOUT_SECONDS) if is_asked_first else None
+                if resource.user_credentials:
+                    # No process starts without a user, and how it ends says more of the user's credentials.
+                    problem = "cannot be reached" if status is None else None
+                elif max_age is not None and status is not None and status.says_enough(max_age):
                     problem, answered_ago = status.problem, status.answered
                 else:
                     _shake_hands(session, lambda: _headers(signer, resource), endpoint)

@@ -34,9 +34,19 @@ class Post:
     accepting = False
 
     def __init__(
-        self, loop: Loop, url: str, body: bytes, done: Callable[[Answer | str], None], *, seconds: float
+        self,
+        loop: Loop,
+        url: str,
+        body: bytes,
+        done: Callable[[Answer | str], None],
+        *,
+        seconds: float,
+        connect_seconds: float,
     ) -> None:
-        """`url` names an IP address, as a name would have to be resolved, which waits."""
+        """`url` names an IP address, as a name would have to be resolved, which waits.
+
+        A host without power does not refuse connections: `connect_seconds` is how long it may take to accept one.
+        """
         parts = urlsplit(url)
         host = parts.hostname or ""
         head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(body)}\r\n"
@@ -45,6 +55,7 @@ class Post:
         self._loop = loop
         self._done = done
         self._timer = loop.call_later(seconds, lambda: self._end(f"no answer within {seconds:.0f} s"))
+        self._connecting = loop.call_later(connect_seconds, lambda: self._end("cannot be reached"))
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
@@ -65,6 +76,7 @@ class Post:
             return
         self._is_over = True
         self._timer.cancel()
+        self._connecting.cancel()
         if self._fd in self._loop:
             del self._loop[self._fd]
         self._socket.close()
@@ -89,6 +101,7 @@ class Post:
         """Send what there is room for."""
         if self._is_over:
             return
+        self._connecting.cancel()
         try:
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
         except BlockingIOError:

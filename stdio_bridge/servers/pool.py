@@ -106,7 +106,10 @@ class Server:
         self.user = user
         self.occupant = occupant
         self._on_end = on_end
-        self._asked_at = self._pool.asked_at = self._pool.loop.clock()
+        self._asked_at = self._pool.loop.clock()
+        # With a user's own credentials, what follows says more of these than of the server.
+        if not self._is_for_user:
+            self._pool.asked_at = self._asked_at
 
     def _take_credentials(self, answer: Delivered | HttpError) -> None:
         if isinstance(answer, HttpError):
@@ -237,7 +240,6 @@ class Server:
     def _exited(self, exit_: Exit) -> None:
         if not self.stopping:
             self._pool.crashes.add()
-            # With a user's own credentials it says more of these than of the server.
             if not self.heard and not self._is_for_user:
                 self._pool.failed_at = self._pool.loop.clock()
             self._pool.crash_log.log(logging.WARNING, "%s: the server %s", self._name, exit_)

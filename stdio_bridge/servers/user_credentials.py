@@ -32,6 +32,7 @@ AT_ONCE: Final = 16
 TOTAL_SECONDS: Final = 10.0
 """How long a process waits for its credentials. Less than `--keep-alive`, so that the refusal is an HTTP error."""
 _ONE_SECONDS: Final = 8.0
+_CONNECT_SECONDS: Final = 1.0
 _LOGGED_PER_SECOND = 1
 _MAX_RETRY_SECONDS = 600
 # A process ends, when it is idle, this long before its credential does, or after three quarters of a short time.
@@ -76,7 +77,9 @@ class UserCredentials:
         if url_number >= len(self._urls):
             return None
         body = self._verifier.sign_credential_request(identity.assertion or "", nonce)
-        return Post(self._loop, self._urls[url_number], body, done, seconds=_ONE_SECONDS)
+        return Post(
+            self._loop, self._urls[url_number], body, done, seconds=_ONE_SECONDS, connect_seconds=_CONNECT_SECONDS
+        )
 
     def read(self, answer: Answer | str, identity: Identity, nonce: str) -> Delivered | HttpError | None:
         """Return what an answer says; None where another address may say more."""

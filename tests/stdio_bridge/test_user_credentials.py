@@ -311,7 +311,8 @@ def test_a_process_that_fails_with_its_user_s_credential_makes_no_bridge_unready
         assert begin(bridge, "modern", "ann")[0] == 200
         assert metric(bridge, "mcp_bridge_crashes_total") > 0
         assert bridge.request("GET", path="/readyz")[0] == 200
-        assert json.loads(bridge.request("GET", path="/statusz")[2])["mcp-stdio-bridge"]["failed"] is None
+        status = json.loads(bridge.request("GET", path="/statusz")[2])["mcp-stdio-bridge"]
+        assert status == {"answered": None, "needed": None, "failed": None}
 
 
 @pytest.mark.parametrize(("command", "status"), [(LEGACY_SERVER, 200), (("false",), 502)])

@@ -151,12 +151,23 @@ def check_request(
             lifetime=PROBE_SECONDS,
             now=now,
         )
-        return _call(http, resource.url, {**health.HEADERS, "Authorization": f"Bearer {token}"})
+        headers = {**health.HEADERS, "Authorization": f"Bearer {token}"}
+        call = _ask_for_no_session if resource.user_credentials else _open_session
+        return call(http, resource.url, headers)
     finally:
         revocation.revoke_grant(grant.sid, by="operator", reason="the examination is over")
 
 
-def _call(http: requests.Session, url: str, headers: dict[str, str]) -> str:
+def _ask_for_no_session(http: requests.Session, url: str, headers: dict[str, str]) -> str:
+    """Make a request that starts no process, as one starts with a user's credentials only."""
+    ending = {**headers, "Mcp-Session-Id": "none"}
+    answer = http.delete(url, headers=ending, timeout=PROBE_SECONDS, allow_redirects=False, stream=True)
+    answer.close()
+    _check_status(answer, url, expected=404)
+    return "an authorized request reaches the bridge; it starts no process, as each starts with a user's credentials"
+
+
+def _open_session(http: requests.Session, url: str, headers: dict[str, str]) -> str:
     # Status and headers are enough. The body is the server's, and is not read.
     with http.post(
         url, json=health.INITIALIZE, headers=headers, timeout=PROBE_SECONDS, allow_redirects=False, stream=True
@@ -165,15 +176,20 @@ def _call(http: requests.Session, url: str, headers: dict[str, str]) -> str:
     if session is not None:
         ending = {**headers, "Mcp-Session-Id": session}
         http.delete(url, headers=ending, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True).close()
+    _check_status(answer, url, expected=200)
+    return "an authorized request is answered"
+
+
+def _check_status(answer: requests.Response, url: str, *, expected: int) -> None:
+    """Raise CheckFailed if a server behind the gateway has answered with another status."""
     if answer.status_code == 401:
         raise CheckFailed(
             "a good token is refused: " + answer.headers.get("WWW-Authenticate", "no reason given"),
             "The service behind the router has other settings, keys or clock than this host; its audit log names "
             "the reason (verify.refused).",
         )
-    if answer.status_code != 200:
+    if answer.status_code != expected:
         raise CheckFailed(
             f"the server answers {answer.status_code}",
             f"The gateway accepts the token, but the server fails: systemctl status 'mcp-bridge-*', {url}.",
         )
-    return "an authorized request is answered"

@@ -162,6 +162,28 @@ def test_a_bridges_word_is_taken_for_a_server_that_answered_of_late(
     assert spawns() != before
 
 
+@pytest.fixture
+def with_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each user of the server has a credential."""
+    monkeypatch.setitem(MINIMAL["resources"]["time"], "user_credentials", {"TOKEN": {"label": "Token"}})
+
+
+@pytest.mark.usefixtures("with_credentials")
+@pytest.mark.parametrize("options", [(), ("--max-age", "3600")])
+def test_where_users_have_credentials_the_bridge_is_asked_and_nothing_starts(
+    tmp_path: Path, bridge: str, backend: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(tmp_path, bridge, *options) == 0
+    assert "answers, " in capsys.readouterr().out
+    page = requests.get(bridge.replace("/mcp", "/metrics"), timeout=60).text
+    assert "mcp_bridge_spawns_total 0" in page
+    # No bridge answers there, nor at the other.
+    assert ask(tmp_path, f"{backend}/json", *options) == 1
+    assert Backend.seen == []
+    assert ask(tmp_path, "http://127.0.0.1:1/mcp", *options) == 1
+    assert "cannot be reached" in capsys.readouterr().out
+
+
 def test_settings_and_key_are_found_where_the_service_has_them(
     tmp_path: Path, bridge: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -59,7 +60,7 @@ class Site:
 
     def post(self, body: bytes = b"", *, seconds: float = 60) -> Post:
         url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/path"
-        return Post(self.loop, url, body, self.results.append, seconds=seconds)
+        return Post(self.loop, url, body, self.results.append, seconds=seconds, connect_seconds=60)
 
     def turn(self) -> None:
         self.loop.call_later(0.01, lambda: None)
@@ -112,13 +113,25 @@ def test_a_connection_that_closes_early_is_told(site: Site) -> None:
 
 
 def test_a_connection_that_is_refused_is_told(site: Site) -> None:
-    Post(site.loop, f"http://127.0.0.1:{free_port()}/path", b"", site.results.append, seconds=60)
+    Post(site.loop, f"http://127.0.0.1:{free_port()}/path", b"", site.results.append, seconds=60, connect_seconds=60)
     assert site.turn_until_done() == "Connection refused"
 
 
 def test_an_answer_that_does_not_come_is_given_up(site: Site) -> None:
     site.post(seconds=0.01)
     assert site.turn_until_done() == "no answer within 0 s"
+
+
+def test_a_host_that_accepts_no_connection_is_given_up_sooner(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):  # fills the queue: the next connection is neither accepted nor refused
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/path"
+        Post(site.loop, url, b"", site.results.append, seconds=60, connect_seconds=0.01)
+        assert site.turn_until_done() == "cannot be reached"
 
 
 def test_what_was_given_up_calls_nobody(site: Site) -> None:
