@@ -387,3 +387,58 @@ def test_a_removed_account_is_revoked_at_the_other_service(
     assert parts.credential_changes.remove("time", OCTOCAT, ["DRIVE_TOKEN"], by="user").variables == ["DRIVE_TOKEN"]
     parts.connections.close()
     assert drive.access_tokens == drive.refresh_tokens == {}
+
+
+def open_account(oauth: OAuthTestClient) -> tuple[TestResponse, dict[str, str]]:
+    """Return the account page, and the fields of the form with its button to connect again."""
+    page = oauth.browser.get("/account", base_url=ISSUER)
+    (form,) = (each for each in page.text.split("<form") if 'value="connect-credential"' in each)
+    return page, Form(f"<form{form}").fields | {"action": "connect-credential"}
+
+
+def test_an_account_is_replaced_on_the_account_page(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str, audit_log: AuditLog
+) -> None:
+    oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
+    first = held(oauth)["DRIVE_TOKEN"]
+    page, fields = open_account(oauth)
+    assert f" {ORIGIN} https:" in page.headers["Content-Security-Policy"].partition("form-action")[2]
+    sent = oauth.browser.post("/account", data=fields, base_url=ISSUER)
+    drive.account = "grace"
+    back = oauth.follow(drive.approve(sent.location))
+    assert back.location == f"{ISSUER}/account?notice=credential-replaced"
+    assert "Replaced." in oauth.follow(back.location).text
+    second = held(oauth)["DRIVE_TOKEN"]
+    assert drive.access_tokens[second.value] == "grace"
+    assert second.value != first.value
+    assert len(audit_log.of(Event.CREDENTIAL_REPLACED)) == 1
+
+
+def test_an_account_that_is_not_replaced_after_all_stays(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str
+) -> None:
+    oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
+    first = held(oauth)
+    sent = oauth.browser.post("/account", data=open_account(oauth)[1], base_url=ISSUER)
+    state = query_of(sent.location)["state"]
+    back = open_in(oauth.browser, f"{CALLBACK}?error=access_denied", state=state)
+    assert back.location == f"{ISSUER}/account"
+    assert held(oauth) == first
+
+
+def test_the_button_of_the_account_page_is_of_one_browser_and_what_it_showed(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str
+) -> None:
+    oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
+    _, fields = open_account(oauth)
+    for browser, sent in (
+        (oauth.new_browser(), fields),
+        (oauth.browser, {"action": "connect-credential"}),
+        (oauth.browser, fields | {"ticket": fields["ticket"][:-2]}),
+    ):
+        answer = browser.post("/account", data=sent, base_url=ISSUER)
+        assert answer.status_code == 400
+        assert "location" not in answer.headers
+    oauth.reload(resources={"time": {"user_credentials": {"DRIVE_TOKEN": {"oauth": {"client_id": "another"}}}}})
+    answer = oauth.browser.post("/account", data=fields, base_url=ISSUER)
+    assert answer.status_code == 400, "the operator has changed where it leads"

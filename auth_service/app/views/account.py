@@ -22,7 +22,7 @@ from auth_service.protocol.redirect_uris import Target
 from auth_service.storage.grants import Grant, StoredGrant
 from auth_service.storage.sessions import Session
 
-from . import Endpoints, credential_fields, form_parameters, provider_login, record
+from . import Endpoints, connections, credential_fields, form_parameters, provider_login, record
 from .browser import (
     FORM_TOKEN_FIELD,
     end_session,
@@ -185,6 +185,18 @@ def _change_credential(parts: Parts, session: Session, shown: dict[str, str], fo
                 return _render(parts, "credential-problem", problems={held.id: entered.problems[variable]})
             parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
             return _back(parts, "credential-replaced")
+        case "connect-credential" if parts.connections.is_connection(resource_name, variable):
+            return connections.send(
+                parts,
+                connections.Attempt(
+                    resource_name=resource_name,
+                    variable=variable,
+                    sub=session.sub,
+                    name=session.name,
+                    back=f"{parts.settings.issuer}/account",
+                    done=f"{parts.settings.issuer}/account?notice=credential-replaced",
+                ),
+            )
         case _:
             return _render(parts, "stale")
 
@@ -218,7 +230,9 @@ def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = N
         parts,
         "account.html" if session is not None else "sign_in.html",
         status=400 if notice in {"stale", "no-cookies", "credential-problem"} else 200,
-        form_targets=provider_targets(parts) if session is None else (),
+        form_targets=provider_targets(parts)
+        if session is None
+        else connections.form_targets(parts, sorted({each.resource_name for each in held})),
         action=f"{parts.settings.issuer}/account",
         form_token=form_token(parts, session),
         session=session,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,8 @@ class Attempt:
     name: str
     back: str
     """The page of the gateway from which it was sent away."""
+    done: str
+    """The page to show once the account is connected."""
 
 
 def send(parts: Parts, attempt: Attempt) -> Response:
@@ -57,12 +60,12 @@ def send(parts: Parts, attempt: Attempt) -> Response:
     return response
 
 
-def form_targets(parts: Parts, resource_name: str) -> tuple[str, ...]:
-    """Return the CSP sources that connecting an account for this server may lead through.
+def form_targets(parts: Parts, resource_names: Collection[str]) -> tuple[str, ...]:
+    """Return the CSP sources that connecting an account for these servers may lead through.
 
     Browsers check each redirect that follows a form. A service may send them on to a company's own login.
     """
-    accounts = parts.settings.resources[resource_name].connections.values()
+    accounts = [each for name in resource_names for each in parts.settings.resources[name].connections.values()]
     endpoints = [each.authorization_endpoint for each in accounts]
     return tuple(dict.fromkeys([*map(redirect_uris.form_action_source, endpoints), *(["https:"] if endpoints else [])]))
 
@@ -102,7 +105,7 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
         ) from AccountRefusedError(f"the browser brought the error {known_error(parameters.get('error'))}")
     secret = _redeem(parts, attempt, label, code=parameters["code"], state=state)
     parts.credential_changes.put(resource_name, attempt.sub, attempt.name, {variable: secret})
-    return _redirect(attempt.back)
+    return _redirect(attempt.done)
 
 
 def _consume(parts: Parts, state: str) -> Attempt:

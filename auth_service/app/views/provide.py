@@ -125,6 +125,7 @@ def act(parts: Parts) -> Response:
                 sub=waiting.sub,
                 name=waiting.name,
                 back=_url(parts, login),
+                done=_url(parts, login),
             ),
         )
     entered = credential_fields.read(parts, resource_name, asked, form)
@@ -208,7 +209,7 @@ def _ask(
         parts,
         "provide.html",
         status=400 if problems else 200,
-        form_targets=(*answer_targets(parts, requested), *connections.form_targets(parts, resource_name)),
+        form_targets=(*answer_targets(parts, requested), *connections.form_targets(parts, [resource_name])),
         action=f"{parts.settings.issuer}/provide",
         form_token=make_form_token(parts, _FORM_PURPOSE, content),
         fields=fields,
