@@ -1,0 +1,196 @@
+"""Users' own credentials, from the page that asks for them to the processes of servers, through the real router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+import requests
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from auth_service.settings import load_credentials
+from tests.browser import Browser, Form
+from tests.peers import npm_command
+from tests.service.conftest import eventually
+from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
+from tests.stdio_bridge.running import Bridge
+
+from .conftest import RunningStack
+from .flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
+from .test_clients import Clicks, MemoryStorage
+from .test_operator import operate
+from .test_reload import load
+from .test_step_up import provider_for
+
+OPTIONS = ("--stop-timeout", "600", "--drain-timeout", "0.1")
+NPM_SERVER = "@modelcontextprotocol/server-everything"
+WAIT_SECONDS = 60
+
+
+class Giving(Browser):
+    """Enters a token where a page asks for it."""
+
+    def __init__(self, *, login: str = "octocat", token: str) -> None:
+        super().__init__(login=login)
+        self.token = token
+
+    def _submit(self, page_url: str, form: Form) -> requests.Response:
+        if 'name="value:TOKEN"' in self.pages[-1]:
+            form.fields["value:TOKEN"] = self.token
+        return super()._submit(page_url, form)
+
+    @property
+    def times_asked(self) -> int:
+        """How many pages have asked for the token."""
+        return sum('name="value:TOKEN"' in page for page in self.pages)
+
+
+@pytest.fixture(scope="module")
+def vaults(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The URLs of servers that need a token of each user: of each era, and one from npm."""
+    folder: Path = tmp_path_factory.mktemp("vaults")
+    credentials = load_credentials(stack.state_directory / "credentials")
+    former = (stack.state_directory / "settings.json").read_text()
+    document: dict[str, Any] = json.loads(former)
+    commands = {
+        "vault-legacy": LEGACY_SERVER,
+        "vault-modern": MODERN_SERVER,
+        "vault-npm": tuple(npm_command(NPM_SERVER)),
+    }
+    urls = {name: stack.resource(name) for name in commands}
+    with contextlib.ExitStack() as bridges:
+        for name, url in urls.items():
+            key = folder / f"{name}.key"
+            key.write_bytes(credentials.derive_key(f"identity-key:{name}"))
+            where = f"{document['internal_url']}/credentials/{name}"
+            arguments = ("--require-identity", str(key), "--credentials-url", where, *OPTIONS)
+            bridge = bridges.enter_context(Bridge(*arguments, command=commands[name]))
+            document["resources"][name] = {
+                "url": url,
+                "backends": [f"http://127.0.0.1:{bridge.port}/mcp"],
+                "user_credentials": {"TOKEN": {"label": "Token", "pattern": "tok_[a-z0-9]+"}},
+            }
+        load(stack, json.dumps(document))
+        for url in urls.values():
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
+        yield urls
+        load(stack, former)
+        for url in urls.values():
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
+
+
+@pytest.fixture(autouse=True)
+def _no_one_has_any(stack: RunningStack, vaults: dict[str, str]) -> Iterator[None]:
+    yield
+    for name in vaults:
+        for login in ("octocat", "hubot"):
+            operate(stack, "credentials", "remove", login, name)
+
+
+class Session:
+    """A legacy session of a user."""
+
+    def __init__(self, url: str, tokens: Tokens) -> None:
+        self._url = url
+        opened = initialize(url, tokens.access_token)
+        assert opened.status_code == 200, opened.text
+        self._headers = {**MCP_HEADERS, "Authorization": f"Bearer {tokens.access_token}"}
+        self._headers["Mcp-Session-Id"] = opened.headers["Mcp-Session-Id"]
+
+    def send(self, tool: str) -> requests.Response:
+        message = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": tool, "arguments": {}}}
+        return requests.post(self._url, json=message, headers=self._headers, timeout=WAIT_SECONDS)
+
+    def call(self, tool: str) -> Any:
+        answer = self.send(tool)
+        text = next((line[6:] for line in answer.text.splitlines() if line.startswith("data: {")), answer.text)
+        return json.loads(json.loads(text)["result"]["content"][0]["text"])
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_two_users_have_their_own_tokens_in_their_own_processes(
+    stack: RunningStack, vaults: dict[str, str], era: str
+) -> None:
+    url = vaults[f"vault-{era}"]
+    octocat = Session(url, log_in(stack.issuer, url, browser=Giving(token="tok_of0octocat")))
+    hubot = Session(url, log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_of0hubot")))
+    assert [each.call("token") for each in (octocat, hubot)] == ["tok_of0octocat", "tok_of0hubot"]
+    assert octocat.call("pid") != hubot.call("pid")
+    assert "tok_of0" not in stack.output
+
+
+def test_a_server_from_npm_finds_its_user_s_token_in_its_environment(
+    stack: RunningStack, vaults: dict[str, str]
+) -> None:
+    url = vaults["vault-npm"]
+    octocat = Session(url, log_in(stack.issuer, url, browser=Giving(token="tok_of0octocat")))
+    hubot = Session(url, log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_of0hubot")))
+    assert [each.call("get-env")["TOKEN"] for each in (octocat, hubot)] == ["tok_of0octocat", "tok_of0hubot"]
+
+
+def test_a_removal_ends_the_processes_and_leads_the_client_back_to_the_page(
+    stack: RunningStack, vaults: dict[str, str]
+) -> None:
+    url = vaults["vault-legacy"]
+    tokens = log_in(stack.issuer, url, browser=Giving(token="tok_1"))
+    others = log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_2"))
+    octocat, hubot = Session(url, tokens), Session(url, others)
+    process = psutil.Process(octocat.call("pid"))
+    assert operate(stack, "credentials", "remove", "octocat", "vault-legacy") == 0
+    process.wait(WAIT_SECONDS)
+    assert hubot.call("token") == "tok_2"
+    refused = octocat.send("token")
+    assert refused.status_code == 401
+    assert 'error="invalid_token"' in refused.headers["WWW-Authenticate"]
+    assert refresh(stack.issuer, tokens).json()["error"] == "invalid_grant"
+    browser = Giving(token="tok_3")
+    assert Session(url, log_in(stack.issuer, url, browser=browser)).call("token") == "tok_3"
+    assert browser.times_asked == 1
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_an_unmodified_client_is_asked_once_and_again_after_a_removal(
+    stack: RunningStack, vaults: dict[str, str], mode: str
+) -> None:
+    url = vaults["vault-modern"]
+    storage, clicks = MemoryStorage(), Clicks()
+    browser = clicks.browser = Giving(token="tok_1")
+
+    async def token() -> str:
+        async with (
+            httpx2.AsyncClient(auth=provider_for(url, storage, clicks), timeout=WAIT_SECONDS) as http,
+            Client(streamable_http_client(url, http_client=http), mode=mode) as client,
+        ):
+            result = await client.call_tool("token", {})
+            return str(json.loads(result.content[0].text))  # type: ignore[union-attr]  # it says text
+
+    assert asyncio.run(token()) == "tok_1"
+    assert asyncio.run(token()) == "tok_1"
+    assert browser.times_asked == 1
+    assert operate(stack, "credentials", "remove", "octocat", "vault-modern") == 0
+    browser.token = "tok_2"
+    assert asyncio.run(token()) == "tok_2"
+    assert browser.times_asked == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/credentials/{name}", "/{name}/credentials/{name}", "/{name}/mcp/../../credentials/{name}"]
+)
+def test_nothing_leads_from_the_internet_to_where_bridges_ask(
+    stack: RunningStack, vaults: dict[str, str], path: str
+) -> None:
+    internal = json.loads((stack.state_directory / "settings.json").read_text())["internal_url"]
+    assert vaults
+    assert requests.post(f"{internal}/credentials/vault-legacy", data="forged", timeout=60).status_code == 403
+    session = requests.Session()
+    prepared = session.prepare_request(requests.Request("POST", stack.issuer, data="forged"))
+    prepared.url = stack.issuer + path.format(name="vault-legacy")
+    assert session.send(prepared, timeout=60).status_code in {400, 401, 404}
