@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
+# Questions that do not keep an idle bridge awake.
+_NO_USE = frozenset({"/healthz", "/metrics", "/revocations", "/statusz"})
 # How much of a report is written before others have their turn.
 _STEPS_AT_ONCE = 20
 # After this time the bridge exits even if a process has not ended, or a client has not read its output.
@@ -133,7 +135,8 @@ class Bridge:
 
     def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
-        self._last_used = self._loop.clock()
+        if request.path not in _NO_USE:
+            self._last_used = self._loop.clock()
         route = self._routes.get(request.path)
         try:
             if route is None:

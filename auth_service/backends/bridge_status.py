@@ -11,6 +11,8 @@ from urllib.parse import urljoin
 import requests
 from urllib3.exceptions import HTTPError
 
+from auth_service.settings import Resource
+
 PATH = "/statusz"
 UNREACHABLE = (requests.RequestException, HTTPError, OSError)
 """What is raised if a server does not answer, or stops within its answer."""
@@ -26,9 +28,13 @@ class BridgeStatus:
     answered: float
     needed: float
     failed: float
+    asleep: bool = False
+    """Whether the bridge has exited because nobody uses it; then nothing else is known."""
 
     def says_enough(self, max_age: float) -> bool:
         """Whether the status is known, from events of the last `max_age` seconds."""
+        if self.asleep:
+            return True
         newest = min(self.answered, self.failed, self.needed)
         return newest < max_age and (self.answered < max_age or self.problem is not None)
 
@@ -42,21 +48,22 @@ class BridgeStatus:
         return None
 
 
-def find_status(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
-    """Ask the bridge at this endpoint; return None if no bridge answers there."""
+def find_status(session: requests.Session, resource: Resource, endpoint: str, *, timeout: float) -> BridgeStatus | None:
+    """Ask for the status of the bridge at this endpoint; return None if there is none."""
     try:
-        return ask(session, endpoint, timeout=timeout)
+        return ask(session, resource, endpoint, timeout=timeout)
     except UNREACHABLE:
         return None
 
 
-def ask(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeStatus | None:
-    """Return what the bridge at this endpoint reports, None if another server answers there.
+def ask(session: requests.Session, resource: Resource, endpoint: str, *, timeout: float) -> BridgeStatus | None:
+    """Return the status of the bridge at this endpoint, None if another server answers there.
 
     Raises one of UNREACHABLE if nothing answers.
     """
+    status_url = resource.status_urls.get(endpoint)
     with session.get(
-        urljoin(endpoint, PATH),
+        status_url or urljoin(endpoint, PATH),
         headers={"Accept-Encoding": "identity"},
         timeout=timeout,
         allow_redirects=False,
@@ -65,10 +72,17 @@ def ask(session: requests.Session, endpoint: str, *, timeout: float) -> BridgeSt
         body = answer.raw.read(_MAX_BYTES, decode_content=False) if answer.status_code == HTTPStatus.OK else b""
     try:
         match json.loads(body):
-            case {"mcp-stdio-bridge": {"answered": answered, "needed": needed, "failed": failed}}:
-                return BridgeStatus(answered=_age(answered), needed=_age(needed), failed=_age(failed))
+            case {"mcp-stdio-bridge": {"answered": answered, "needed": needed, "failed": failed, **more}}:
+                return BridgeStatus(
+                    answered=_age(answered),
+                    needed=_age(needed),
+                    failed=_age(failed),
+                    asleep=more.get("asleep") is True,
+                )
     except (ValueError, TypeError, RecursionError):
         pass
+    if status_url is not None:
+        raise requests.ConnectionError("no bridge answers, for which the status service was asked")
     return None
 
 

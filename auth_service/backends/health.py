@@ -55,6 +55,8 @@ class Result:
     seconds: float
     problem: str | None
     answered_ago: float | None = None
+    asleep: bool = False
+    """Whether its bridge has exited because nobody uses it, and was not woken."""
 
 
 def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float | None = None) -> Iterator[Result]:
@@ -62,8 +64,9 @@ def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float 
 
     Where users have credentials, only the bridge is asked whether it answers.
 
-    With `max_age` a bridge is asked first. What it reports about its server is enough if it is not older than these
-    seconds, so that the check does not start unused servers. Each result is yielded when it is there.
+    With `max_age` a bridge is asked first, and one that is asleep is left alone. What a bridge reports about its server
+    is enough if it is not older than these seconds, so that the check does not start unused servers. Each result is
+    yielded when it is there.
     """
     until = time.monotonic() + RUN_SECONDS
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -80,11 +83,12 @@ def check_each(settings: Settings, keys: Mapping[str, bytes], *, max_age: float 
 
 def render_metrics(results: Sequence[Result], *, now: float) -> str:
     """Return the results in Prometheus' text format, as node exporter's textfile collector reads it."""
-    lines = ["# TYPE mcp_gateway_server_up gauge", "# TYPE mcp_gateway_server_handshake_seconds gauge"]
+    lines = [f"# TYPE mcp_gateway_server_{name} gauge" for name in ("up", "asleep", "handshake_seconds")]
     for each in results:
         labels = f'{{server="{each.name}",endpoint="{each.endpoint}"}}'
         lines.append(f"mcp_gateway_server_up{labels} {int(each.problem is None)}")
-        if each.answered_ago is None:
+        lines.append(f"mcp_gateway_server_asleep{labels} {int(each.asleep)}")
+        if each.answered_ago is None and not each.asleep:
             lines.append(f"mcp_gateway_server_handshake_seconds{labels} {each.seconds:.3f}")
     lines.append("# TYPE mcp_gateway_health_timestamp_seconds gauge")
     lines.append(f"mcp_gateway_health_timestamp_seconds {now:.0f}")
@@ -97,6 +101,7 @@ def _check(
     started = time.monotonic()
     problem: str | None = None
     answered_ago: float | None = None
+    asleep = False
     if started >= until:
         problem = f"was not checked: the others took more than {RUN_SECONDS} s"
     else:
@@ -104,7 +109,8 @@ def _check(
             with Session(seconds=TIMEOUT_SECONDS) as session:
                 session.trust_env = False  # a proxy would see the assertion
                 is_asked_first = max_age is not None or bool(resource.user_credentials)
-                status = find_status(session, endpoint, timeout=TIMEOUT_SECONDS) if is_asked_first else None
+                status = find_status(session, resource, endpoint, timeout=TIMEOUT_SECONDS) if is_asked_first else None
+                asleep = status is not None and status.asleep
                 if resource.user_credentials:
                     # No process starts without a user, and how it ends says more of the user's credentials.
                     problem = "cannot be reached" if status is None else None
@@ -119,7 +125,8 @@ def _check(
         endpoint=endpoint,
         seconds=time.monotonic() - started,
         problem=problem,
-        answered_ago=answered_ago if problem is None else None,
+        answered_ago=answered_ago if problem is None and not asleep else None,
+        asleep=asleep,
     )
 
 

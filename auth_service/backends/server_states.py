@@ -25,6 +25,8 @@ class State(Enum):
     """What is known of a server."""
 
     ANSWERS = "answers"
+    ASLEEP = "asleep"
+    """Its bridge has exited because nobody uses it; the next request starts it."""
     FAILING = "failing"
     """Its bridge answers, but its last use failed."""
     SILENT = "silent"
@@ -53,7 +55,10 @@ class ServerStates:
         states: dict[str, set[State]] = {}
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="server-states") as pool:
             asked: dict[Future[State], str] = {
-                pool.submit(_ask, endpoint): name for name in names for endpoint in self._resources[name].endpoints
+                pool.submit(_ask, resource, endpoint): name
+                for name in names
+                for resource in (self._resources[name],)
+                for endpoint in resource.endpoints
             }
             done, late = wait(asked, timeout=2 * ASK_SECONDS)
             for answer in late:
@@ -64,12 +69,14 @@ class ServerStates:
         return {name: next((each for each in State if each in states.get(name, ())), State.SILENT) for name in names}
 
 
-def _ask(endpoint: str) -> State:
+def _ask(resource: Resource, endpoint: str) -> State:
     try:
         with Session(seconds=ASK_SECONDS) as session:
             session.trust_env = False  # the request is for this address, and for no proxy
-            status = bridge_status.ask(session, endpoint, timeout=ASK_SECONDS)
+            status = bridge_status.ask(session, resource, endpoint, timeout=ASK_SECONDS)
     except bridge_status.UNREACHABLE:
         return State.SILENT
+    if status is not None and status.asleep:
+        return State.ASLEEP
     # Another server than a bridge answers in its own way, and that is enough.
     return State.FAILING if status is not None and status.problem is not None else State.ANSWERS

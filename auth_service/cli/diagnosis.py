@@ -120,6 +120,8 @@ def health(
 def _describe(result: handshakes.Result) -> str:
     if result.problem is not None:
         return result.problem
+    if result.asleep:
+        return "asleep, as nobody uses it"
     if result.answered_ago is not None:
         return f"answered {result.answered_ago:.0f} s ago"
     return f"answers, {result.seconds:.2f} s"

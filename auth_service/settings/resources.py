@@ -32,6 +32,10 @@ class Resource(Model):
     replicas: dict[ReplicaName, BaseUrl] = Field(
         default={}, description="Instead of backends: bridges by their names (`--replica NAME`)."
     )
+    status_urls: dict[BaseUrl, BaseUrl] = Field(
+        default={},
+        description="Where to ask for a bridge's status without waking it, by its URL in backends or replicas.",
+    )
     title: str | None = Field(default=None, description="The name on pages; by default the name of the resource.")
     description: str | None = Field(default=None, description="What the server is for, in a sentence for its users.")
     network: Literal["none", "internet", "full"] | None = Field(

@@ -37,6 +37,7 @@ GATEWAY = {
     "mcp-auth-service": "auth_service.__main__",
     "mcp-gatewayctl": "auth_service.cli",
     "mcp-stdio-bridge": "stdio_bridge.__main__",
+    "mcp-bridge-status": "stdio_bridge.status_service",
 }
 MODULES = {
     "mcp-oauth-gateway": GATEWAY,

@@ -13,6 +13,8 @@ import pytest
 import requests
 
 from auth_service.backends.bridge_status import BridgeStatus, find_status
+from auth_service.backends.bridge_status import ask as ask_bridge
+from auth_service.settings import Resource
 
 NEVER = math.inf
 
@@ -80,7 +82,11 @@ def ask(endpoint: str, body: Any, status: int = 200) -> BridgeStatus | None:
     Backend.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
     with requests.Session() as session:
         session.trust_env = False
-        return find_status(session, endpoint, timeout=60)
+        return find_status(session, resource_at(endpoint), endpoint, timeout=60)
+
+
+def resource_at(endpoint: str, **more: Any) -> Resource:
+    return Resource(url="https://time.example.com/mcp", backends=(endpoint,), **more)
 
 
 def test_a_bridges_answer_is_read(endpoint: str) -> None:
@@ -110,4 +116,29 @@ def test_what_does_not_answer_as_a_bridge_is_none(endpoint: str, body: Any, stat
 
 def test_what_cannot_be_reached_is_none() -> None:
     with requests.Session() as session:
-        assert find_status(session, "http://127.0.0.1:1/mcp", timeout=60) is None
+        assert find_status(session, resource_at(NOWHERE), NOWHERE, timeout=60) is None
+
+
+NOWHERE = "http://127.0.0.1:1/mcp"
+ASLEEP = {"mcp-stdio-bridge": {"answered": None, "needed": None, "failed": None, "asleep": True}}
+
+
+def test_the_status_service_is_asked_in_place_of_the_bridge_and_knows_that_it_sleeps(endpoint: str) -> None:
+    Backend.answer = (200, json.dumps(ASLEEP).encode())
+    resource = resource_at(NOWHERE, status_urls={NOWHERE: endpoint.replace("/mcp", "/statusz")})
+    with requests.Session() as session:
+        session.trust_env = False
+        status = find_status(session, resource, NOWHERE, timeout=60)
+    assert status == BridgeStatus(answered=NEVER, needed=NEVER, failed=NEVER, asleep=True)
+    assert status.says_enough(0)
+    assert status.problem is None
+
+
+@pytest.mark.parametrize("answer", [(503, b"the bridge does not answer"), (200, b"<html>")])
+def test_a_status_service_that_knows_of_no_bridge_is_no_other_server(endpoint: str, answer: tuple[int, bytes]) -> None:
+    Backend.answer = answer
+    resource = resource_at(NOWHERE, status_urls={NOWHERE: endpoint.replace("/mcp", "/statusz")})
+    with requests.Session() as session:
+        session.trust_env = False
+        with pytest.raises(requests.ConnectionError):
+            ask_bridge(session, resource, NOWHERE, timeout=60)

@@ -84,6 +84,23 @@ def test_a_bridge_that_has_nothing_to_complain_of_answers(backend: Backend) -> N
         assert states_of(backend.url) == {"x": State.ANSWERS}
 
 
+def test_a_bridge_that_sleeps_is_fine_and_one_that_its_status_service_cannot_reach_is_silent(
+    backend: Backend, refusing: str
+) -> None:
+    def state() -> dict[str, State]:
+        status_urls = {refusing: backend.url.replace("/mcp", "/mcp-bridge-x/statusz")}
+        resource = Resource(url="https://x.example.com/mcp", backends=(refusing,), status_urls=status_urls)
+        return ServerStates({"x": resource}).find(["x"])
+
+    backend.answer = (200, ASLEEP)
+    assert state() == {"x": State.ASLEEP}
+    backend.answer = (503, b"")
+    assert state() == {"x": State.SILENT}
+
+
+ASLEEP = b'{"mcp-stdio-bridge": {"answered": null, "needed": null, "failed": null, "asleep": true}}'
+
+
 def test_a_server_that_failed_at_its_last_use_is_failing(backend: Backend) -> None:
     backend.report(answered=9.0, failed=3.0)
     assert states_of(backend.url) == {"x": State.FAILING}
