@@ -39,6 +39,10 @@ from tests.internet import internet, respond_json
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
 DOCUMENT_HOST = "tools.example.com"
 DOCUMENT_CLIENT = f"https://{DOCUMENT_HOST}/oauth/client.json"
+HOSTILE_HELP = (
+    "<script>document.title = 'taken'</script><img src=x onerror=alert(1)> javascript:alert(1) "
+    "https://github.com@evil.example/ \u202ehttps://evil.example/ https://" + "long-" * 12 + "name.example.com/tokens "
+)
 WAIT_SECONDS = 60
 
 
@@ -233,6 +237,37 @@ def _settings(issuer: str, upstream: str, redis_url: str, folder: Path) -> dict[
                 "url": f"{issuer}/wiki-of-the-department-of-long-names-and-other-things/mcp",
                 "backends": ["http://127.0.0.1:9/mcp"],
                 "title": "Knowledge base of the department of very long names and everything that belongs to it",
+            },
+            "tickets": {
+                "url": f"{issuer}/tickets/mcp",
+                "backends": ["http://127.0.0.1:9/mcp"],
+                "title": "Tickets",
+                "user_credentials": {
+                    "GITHUB_TOKEN": {
+                        "label": "GitHub token",
+                        "help": "Make one at https://github.com/settings/tokens with the scope repo, and copy it here.",
+                        "pattern": "ghp_[A-Za-z0-9]+",
+                    },
+                    "WIKI_KEY": {"label": "Key of the wiki"},
+                },
+            },
+            "notes": {
+                "url": f"{issuer}/notes/mcp",
+                "backends": ["http://127.0.0.1:9/mcp"],
+                "title": "Notes",
+                "user_credentials": {
+                    "CALENDAR_TOKEN": {
+                        "label": "Calendar of " + "W" * 80,
+                        "help": HOSTILE_HELP,
+                        "oauth": {
+                            "authorization_endpoint": f"{upstream}/calendar/authorize",
+                            "token_endpoint": f"{upstream}/calendar/token",
+                            "client_id": "gateway",
+                            "scopes": [],
+                        },
+                    },
+                    "NOTES_KEY": {"label": "<b>Key</b> \u202eyek", "help": HOSTILE_HELP},
+                },
             },
         },
     }

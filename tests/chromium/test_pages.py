@@ -151,6 +151,55 @@ def account_of(chromium: Chromium, site: Site, *grants: tuple[str, str]) -> None
     assert len(chromium.find_all(".cards > li")) == len(grants)
 
 
+def ask_for_credentials(chromium: Chromium, site: Site, server: str) -> None:
+    chromium.open(site.authorize_url(site.register(client_name="Claude"), resource=f"{site.issuer}/{server}/mcp"))
+    chromium.approve()
+    chromium.wait_for_text("needs something from you", within="h1")
+
+
+def provide(chromium: Chromium, site: Site) -> None:
+    ask_for_credentials(chromium, site, "tickets")
+    assert len(chromium.find_all("input[type=password]")) == 2
+
+
+def provide_with_a_problem(chromium: Chromium, site: Site) -> None:
+    provide(chromium, site)
+    chromium.find("input[name='value:GITHUB_TOKEN']").send_keys("not a token")
+    chromium.find("input[name='value:WIKI_KEY']").send_keys("w")
+    chromium.click("button[value=approve]")
+    chromium.find(".problem")
+
+
+def provide_with_hostile_texts(chromium: Chromium, site: Site) -> None:
+    ask_for_credentials(chromium, site, "notes")
+    assert len(chromium.find_all("button[name=connect]")) == 1
+    assert chromium.driver.title.startswith("Credentials for Notes")
+
+
+def account_with_credentials(chromium: Chromium, site: Site) -> None:
+    provide(chromium, site)
+    chromium.find("input[name='value:GITHUB_TOKEN']").send_keys("ghp_ABCDEFGHIJKL")
+    chromium.find("input[name='value:WIKI_KEY']").send_keys("w")
+    chromium.click("button[value=approve]")
+    chromium.wait_for_url(site.redirect_uri)
+    chromium.open(f"{site.issuer}/account")
+    chromium.click(".replace > summary")
+    chromium.find(".replace input[type=password]")
+
+
+def account_with_a_problem(chromium: Chromium, site: Site) -> None:
+    account_with_credentials(chromium, site)
+    chromium.find(".replace input[type=password]").send_keys("not a token")
+    chromium.click("button[value=replace-credential]")
+    chromium.find(".problem")
+
+
+def home_with_credentials(chromium: Chromium, site: Site) -> None:
+    account_with_credentials(chromium, site)
+    home(chromium, site)
+    chromium.wait_for_text("Replace or remove it", within="#tickets")
+
+
 PAGES: list[Callable[[Chromium, Site], None]] = [
     consent,
     consent_for_a_website,
@@ -175,6 +224,12 @@ PAGES: list[Callable[[Chromium, Site], None]] = [
     empty_account,
     account,
     account_with_a_hostile_name,
+    provide,
+    provide_with_a_problem,
+    provide_with_hostile_texts,
+    account_with_credentials,
+    account_with_a_problem,
+    home_with_credentials,
 ]
 
 # Each element with text of its own: its colours as painted (the nearest ground that is not transparent), and its size.

@@ -258,6 +258,44 @@ def test_what_a_server_does_not_need_any_more_can_be_removed_and_not_replaced(oa
     assert values(oauth) == {"GITHUB_TOKEN": TOKEN}
 
 
+@pytest.fixture
+def connected(oauth: OAuthTestClient) -> OAuthTestClient:
+    """The service with an account that the user connects in place of a key, and octocat signed in."""
+    account = {
+        "authorization_endpoint": "https://wiki.example.com/authorize",
+        "token_endpoint": "https://wiki.example.com/token",
+        "client_id": "gateway",
+        "scopes": [],
+    }
+    oauth.reload(resources={"time": {"user_credentials": {"WIKI_KEY": {"oauth": account}}}})
+    give(oauth)
+    sign_in(oauth)
+    return oauth
+
+
+def test_an_account_is_connected_again_from_the_account_page(connected: OAuthTestClient) -> None:
+    page = open_account(connected)
+    assert "https://wiki.example.com" in page.headers["Content-Security-Policy"].partition("form-action ")[2].split()
+    sent = act(connected, fields_of(page, "WIKI_KEY"), "connect-credential")
+    assert sent.status_code == 303
+    assert sent.location.startswith("https://wiki.example.com/authorize?")
+    # Nothing is lost until the user comes back.
+    assert values(connected)["WIKI_KEY"] == "of-the-wiki"
+
+
+def test_no_value_can_be_entered_for_an_account_and_no_account_connected_for_a_value(
+    connected: OAuthTestClient,
+) -> None:
+    page = open_account(connected)
+    assert page.text.count('type="password"') == 1
+    for fields, action in (
+        (fields_of(page, "WIKI_KEY"), "replace-credential"),
+        (fields_of(page, "GITHUB_TOKEN"), "connect-credential"),
+    ):
+        assert act(connected, fields, action, WIKI_KEY="forged", GITHUB_TOKEN="ghp_ZZZZZZZZZZ").status_code == 400
+    assert values(connected) == {"GITHUB_TOKEN": TOKEN, "WIKI_KEY": "of-the-wiki"}
+
+
 def test_a_login_and_each_refresh_keep_the_credentials_for_longer_than_the_grant(oauth: OAuthTestClient) -> None:
     give(oauth)
     ends: list[int] = []

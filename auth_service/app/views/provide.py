@@ -218,6 +218,7 @@ def _ask(
         server=display_name(resource.title or resource_name),
         resource_url=resource.url,
         is_changed=is_changed,
+        has_problems=bool(problems),
     )
     keep_browser(parts, response)
     return response
