@@ -36,6 +36,7 @@ class StandIn:
     dialect: str = "standard"
     auth_method: str = "client_secret_basic"
     redirect_uris: list[str] = field(default_factory=list)
+    origin: str = ORIGIN
     expires_in: object = 3600
     account: str = "ada"
     """The account that is signed in in the browser."""
@@ -58,7 +59,7 @@ class StandIn:
     def approve(self, url: str) -> str:
         """Let the user allow what the gateway asks for; return where the browser is sent."""
         with create_app(self).test_client() as browser:
-            answer = browser.get(url.removeprefix(ORIGIN))
+            answer = browser.get(url.removeprefix(self.origin))
         assert answer.status_code == 302, answer.text
         return answer.location
 
@@ -74,7 +75,7 @@ def create_app(stand_in: StandIn) -> Flask:
             return f"redirect_uri_mismatch: {asked.get('redirect_uri')}", 400
         answer = {"state": asked["state"]}
         if stand_in.dialect in {"standard", "google"}:
-            answer["iss"] = ORIGIN
+            answer["iss"] = stand_in.origin
         if asked.get("response_type") != "code" or asked.get("code_challenge_method") != "S256":
             return _back(asked, answer | {"error": "invalid_request"})
         code = stand_in.make("code")

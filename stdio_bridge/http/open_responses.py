@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stdio_bridge.protocol import jsonrpc
+from stdio_bridge.protocol.challenges import challenged
 from stdio_bridge.protocol.errors import HttpError
 from stdio_bridge.protocol.framing import SSE_COMMENT
 
@@ -71,7 +72,10 @@ class OpenResponses:
             held.gone()
 
     def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
-        """End every response of an identity that is no longer valid."""
+        """End every response of an identity that is no longer valid.
+
+        One that has not begun is refused as the next request will be, so that its client logs in again.
+        """
         self.sweep()
         for response, held in list(self._held.items()):
             if not ended(held.identity):
@@ -80,7 +84,9 @@ class OpenResponses:
             if response.started:
                 response.finish()
             else:
-                reply_error(response, HttpError("403 Forbidden", jsonrpc.SERVER_ERROR, reason))
+                identity = held.identity
+                error = challenged("invalid_token", reason, resource=identity.resource, scopes=identity.scopes)
+                reply_error(response, error)
 
     def end_streams(self, ended: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has expired.

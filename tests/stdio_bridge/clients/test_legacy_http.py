@@ -343,8 +343,9 @@ def test_a_call_that_is_not_yet_a_stream_ends_with_its_grant(guarded: Bridge) ->
         called = pool.submit(guarded.request, "POST", body, Mcp_Session_Id=session, X_Gateway_Identity=identity)
         eventually(lambda: metric(guarded, "mcp_bridge_calls_in_flight") == 1)
         assert guarded.request("POST", signed("revocation", {"sid": "one"}).encode(), path="/revocations")[0] == 204
-        status, _, content = called.result()
-    assert status == 403
+        status, headers, content = called.result()
+    assert status == 401, "so that the client logs in again"
+    assert 'error="invalid_token"' in headers["www-authenticate"]
     assert "revoked" in json.loads(content)["error"]["message"]
     assert stream.rest() == []
 
