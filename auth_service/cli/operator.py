@@ -288,8 +288,8 @@ def end_grants(
         )
     if refusal is not None:
         raise click.ClickException(
-            f"all else is still there (registration, consents, browser sessions): Redis says {refusal.reason}. "
-            "Run this again once Redis writes."
+            "all else is still there (registration, consents, browser sessions, credentials): Redis says "
+            f"{refusal.reason}. Run this again once Redis writes."
         )
 
 

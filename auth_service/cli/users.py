@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from auth_service.idp import provider_name
+from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.access import fold
-from auth_service.storage.grants import StoredGrant
+from auth_service.storage.grants import Grant, StoredGrant
 
 from .operator import (
     BY,
@@ -46,13 +47,19 @@ def list_(operator: Operator, *, as_json: bool) -> None:
 @with_operator
 @as_json
 def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
-    """End all grants, remembered consents and browser sessions of USER at once.
+    """End all grants, remembered consents and browser sessions of USER at once, and remove the user's credentials.
 
     USER is an id (github:583231) or a login name. A user who is still on an allow-list can log in again: remove the
     user from the lists first, and reload the service.
     """
     subject = user if is_user_id(user) else find_by_name(operator, user)
-    end_grants(operator, {"user": subject}, lambda access: access.end_user(subject, by=BY), as_json=as_json)
+
+    def end(access: Revocation) -> list[Grant]:
+        ended = access.end_user(subject, by=BY)
+        operator.credential_changes.remove_all(subject, by=BY)
+        return ended
+
+    end_grants(operator, {"user": subject}, end, as_json=as_json)
 
 
 @users.command()

@@ -71,6 +71,15 @@ class CredentialChanges:
         ended = self._revocation.revoke_grants(sids, by=by, reason="a credential of the user was removed")
         return Removal(variables=removed, ended_grants=ended)
 
+    def remove_all(self, sub: str, *, by: str) -> None:
+        """Remove all credentials of a user, by a scan of all keys, and end the user's grants at their servers."""
+        held: dict[str, list[str]] = {}
+        for state in self._credentials.find_all_states():
+            if state.sub == sub:
+                held.setdefault(state.resource_name, []).append(state.variable)
+        for resource_name, variables in held.items():
+            self.remove(resource_name, sub, variables, by=by)
+
     def _record(
         self,
         event: Event,

@@ -59,6 +59,13 @@ class UserAccess:
         """Keep a login of this user as `remember` does."""
         self._store.last_logins.keep(sub, sealed_login)
 
+    def find_newest(self, sub: str, sealed_login: str) -> str:
+        """Return a login that has waited, or the user's last one if that came later."""
+        last = self._store.last_logins.find(sub)
+        waited, kept = self._open(sealed_login), self._open(last)
+        is_later = waited is not None and kept is not None and kept["at"] > waited["at"]
+        return last if last is not None and is_later else sealed_login
+
     def _seal(self, kept: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(kept).encode()).decode()
 

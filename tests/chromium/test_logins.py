@@ -190,7 +190,7 @@ def test_all_access_is_ended_on_the_account_page(chromium: Chromium, site: Site)
     assert site.store.grants.find_of_user("github:583231") == []
 
 
-@pytest.mark.parametrize("path", ["/account", "/authorize?client_id=x", "/callback"])
+@pytest.mark.parametrize("path", ["/account", "/authorize?client_id=x", "/callback", "/provide?login=x"])
 def test_no_page_can_be_framed(chromium: Chromium, site: Site, path: str) -> None:
     chromium.complaints()
     site.foreign_pages["/frame"] = f'<!doctype html><iframe src="{site.issuer}{path}"></iframe>'

@@ -51,7 +51,18 @@ def test_the_authorization_server_answers_at_every_host(router: Router, host: st
 
 
 @pytest.mark.parametrize(
-    "path", ["/consent", "/callback", "/account", "/introspect", "/jwks", "/register/mcp_x", "/token/", "/verify/time"]
+    "path",
+    [
+        "/consent",
+        "/callback",
+        "/provide",
+        "/account",
+        "/introspect",
+        "/jwks",
+        "/register/mcp_x",
+        "/token/",
+        "/verify/time",
+    ],
 )
 def test_all_other_endpoints_are_at_the_issuer_only(router: Router, path: str) -> None:
     assert ask(router, "time.example.com", path).text == NOWHERE

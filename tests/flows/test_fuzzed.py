@@ -45,6 +45,7 @@ METADATA = {
 QUERIES: dict[str, dict[str, Any]] = {
     "/authorize": AUTHORIZATION,
     "/callback": dict.fromkeys(("code", "state", "error", "iss"), TEXT),
+    "/provide": {"login": TEXT},
     "/account": dict.fromkeys(("error", "next"), TEXT),
 }
 FORMS: dict[str, dict[str, Any]] = {
@@ -52,6 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/revoke": ABOUT_A_TOKEN,
     "/introspect": ABOUT_A_TOKEN,
     "/consent": dict.fromkeys(("ticket", "decision"), TEXT),
+    "/provide": dict.fromkeys(("ticket", "decision", "connect", "value:TOKEN"), TEXT),
 }
 DOCUMENTS: dict[str, dict[str, Any]] = {"/register": METADATA, "/register/{client_id}": {**METADATA, "client_id": TEXT}}
 

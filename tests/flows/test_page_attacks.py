@@ -93,6 +93,15 @@ def unknown_callback(oauth: OAuthTestClient) -> TestResponse:
     return oauth.browser.get("/callback", query_string={"state": MARKUP, "code": MARKUP}, base_url=ISSUER)
 
 
+def unknown_waiting_login(oauth: OAuthTestClient) -> TestResponse:
+    return oauth.browser.get("/provide", query_string={"login": MARKUP}, base_url=ISSUER)
+
+
+def forged_credentials(oauth: OAuthTestClient) -> TestResponse:
+    data = {"ticket": MARKUP, "decision": MARKUP, f"value:{MARKUP}": MARKUP}
+    return oauth.browser.post("/provide", data=data, base_url=ISSUER)
+
+
 def not_allowed(oauth: OAuthTestClient) -> TestResponse:
     return oauth.follow(oauth.log_in(oauth.decide(consent(oauth)), "stranger"))
 
@@ -131,6 +140,8 @@ PAGES: list[Callable[[OAuthTestClient], TestResponse]] = [
     foreign_redirect,
     repeated_parameter,
     unknown_callback,
+    unknown_waiting_login,
+    forged_credentials,
     not_allowed,
     provider_down,
     sign_in,

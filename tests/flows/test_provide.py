@@ -161,6 +161,23 @@ def test_a_remembered_consent_leads_to_the_page_as_well(oauth: OAuthTestClient) 
     assert "code" in parameters_of(oauth.follow(answer.location))
 
 
+def test_a_login_that_has_waited_does_not_replace_a_later_one(oauth: OAuthTestClient, client_id: str) -> None:
+    early = arrive(oauth, client_id)
+    late = arrive(oauth, client_id)
+    fill_in(oauth, late)
+    kept = oauth.store.last_logins.find(OCTOCAT)
+    assert kept is not None
+    assert "code" in parameters_of(oauth.follow(early))
+    assert oauth.store.last_logins.find(OCTOCAT) == kept
+
+
+def test_a_login_that_has_waited_replaces_an_earlier_one(oauth: OAuthTestClient, client_id: str) -> None:
+    oauth.obtain_code(client_id, resource="https://fetch.example.com/mcp")
+    kept = oauth.store.last_logins.find(OCTOCAT)
+    fill_in(oauth, arrive(oauth, client_id))
+    assert oauth.store.last_logins.find(OCTOCAT) not in {None, kept}
+
+
 def test_a_reload_shows_the_page_again(oauth: OAuthTestClient, client_id: str) -> None:
     url = arrive(oauth, client_id)
     first, second = oauth.follow(url), oauth.follow(url)

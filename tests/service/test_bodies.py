@@ -23,6 +23,7 @@ ENDPOINTS = {
     "/introspect": FORM,
     "/register": "application/json",
     "/consent": FORM,
+    "/provide": FORM,
     "/account": FORM,
 }
 
@@ -86,7 +87,7 @@ def test_what_is_too_large_is_read_to_its_end_and_refused_in_the_endpoints_form(
     else:
         answer, text = send(service, head(path, media_type, f"Content-Length: {len(body)}"), body)
     assert answer.status == 413
-    if path in {"/consent", "/account"}:
+    if path in {"/consent", "/provide", "/account"}:
         assert answer.getheader("Content-Type") == "text/html; charset=utf-8"
     else:
         assert json.loads(text)["error"] in {"invalid_request", "invalid_client_metadata"}

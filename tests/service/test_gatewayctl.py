@@ -373,6 +373,18 @@ def test_credentials_are_removed_with_the_grants_that_need_them(
     assert set(kept.read_all("time", "github:7")) == {"A_TOKEN"}
 
 
+def test_a_user_whose_access_is_ended_loses_all_credentials(
+    service: Service, run: Run, behind_its_back: redis.Redis, audit_log: list[dict[str, str]]
+) -> None:
+    service.log_in()
+    keep_credentials(behind_its_back, "github:583231", "A_TOKEN", "B_TOKEN")
+    keep_credentials(behind_its_back, "github:583231", "A_TOKEN", server="gone")
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN")
+    assert run("users", "revoke", "octocat") == {"user": "github:583231", "ended_grants": 1}
+    assert [each["user"] for each in run("credentials", "list")] == ["github:7"]
+    assert [entry["event"] for entry in audit_log].count("credential.removed") == 3
+
+
 def test_credentials_of_a_server_that_is_gone_can_be_removed(run: Run, behind_its_back: redis.Redis) -> None:
     keep_credentials(behind_its_back, "github:7", "A_TOKEN", server="gone")
     assert run("credentials", "remove", "github:7", "gone")["credentials"] == ["A_TOKEN"]

@@ -92,9 +92,8 @@ def show(parts: Parts) -> Response:
     if (page := find_change(parts, waiting.shown, requested, waiting.scopes)) is not None:
         return page
     granted = dataclasses.replace(requested, scopes=waiting.granted)
-    return send_code(
-        parts, waiting.shown, granted, sub=waiting.sub, name=waiting.name, sealed_login=waiting.sealed_login
-    )
+    newest = parts.user_access.find_newest(waiting.sub, waiting.sealed_login)
+    return send_code(parts, waiting.shown, granted, sub=waiting.sub, name=waiting.name, sealed_login=newest)
 
 
 @blueprint.post("/provide")
