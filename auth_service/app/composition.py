@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from auth_service.backends.revocation_notices import RevocationNotices
 from auth_service.backends.server_states import ServerStates
-from auth_service.idp import IdentityProvider
 from auth_service.idp.bounded import BoundedProvider
 from auth_service.idp.github import GitHubProvider
 from auth_service.idp.oidc import OidcProvider
@@ -24,6 +23,7 @@ from auth_service.oauth.connections import Connections
 from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.declared_clients import make_clients
 from auth_service.oauth.document_probe import DocumentProbe
+from auth_service.oauth.id_jag import UserAssertions
 from auth_service.oauth.introspection import Introspection
 from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
@@ -173,7 +173,11 @@ class Parts:
     @cached_property
     def provider(self) -> BoundedProvider:
         """The identity provider."""
-        return BoundedProvider(_make_provider(self.settings, self.credentials))
+        return BoundedProvider(self._unbounded_provider)
+
+    @cached_property
+    def _unbounded_provider(self) -> GitHubProvider | OidcProvider:
+        return _make_provider(self.settings, self.credentials)
 
     @cached_property
     def user_access(self) -> UserAccess:
@@ -217,6 +221,16 @@ class Parts:
         """The part that verifies workloads' tokens."""
         return Workloads(self.settings, self.store.identifiers, self.issuer_fetcher)
 
+    @cached_property
+    def user_assertions(self) -> UserAssertions | None:
+        """The part that verifies ID-JAGs; None if no client may use them."""
+        provider = self._unbounded_provider
+        if not self.settings.accepts_user_assertions or not isinstance(provider, OidcProvider):
+            return None
+        return UserAssertions(
+            provider, self.store.identifiers, issuer=self.settings.issuer, waiting=self.provider.waiting
+        )
+
     # The authorization server
 
     @cached_property
@@ -234,13 +248,14 @@ class Parts:
             self.user_access,
             self.clients,
             workloads=self.workloads,
+            user_assertions=self.user_assertions,
             revocation=self.revocation,
             user_credentials=self.user_credentials,
             refresh_key=self.credentials.derive_key("refresh-token"),
         )
         for grant in TOKEN_GRANTS:
             server.register_grant(grant)
-        if self.settings.trusted_issuers:
+        if self.settings.trusted_issuers or self.user_assertions is not None:
             server.register_grant(AssertionGrant)
         return server
 
@@ -250,7 +265,7 @@ class Parts:
         return Introspection(self.settings, self.credentials, self.server)
 
 
-def _make_provider(settings: Settings, credentials: Credentials) -> IdentityProvider:
+def _make_provider(settings: Settings, credentials: Credentials) -> GitHubProvider | OidcProvider:
     lists = settings.allow_lists.values()
     callback_url = f"{settings.issuer}/callback"
     if isinstance(settings.identity_provider, OpenIDConnect):

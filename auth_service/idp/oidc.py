@@ -28,6 +28,8 @@ DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
 KEY_SET_REFRESH_SECONDS: Final = 30
 """How long after a fetch an unknown `kid` leads to no other fetch of the key set."""
+MAX_STALE_SECONDS: Final = 24 * 3600
+"""For how long keys are used for assertions while the provider does not answer."""
 CLOCK_SKEW_SECONDS: Final = 30
 
 _CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "iat"))
@@ -49,16 +51,21 @@ class _Remembered(Generic[T]):
         self._fetch = fetch
         self._lock = threading.Lock()
         self._value: T | None = None
-        self._fetched_at = -float("inf")
+        self._fetched_at = self._good_at = -float("inf")
         self._failure = (-float("inf"), "")
 
-    def get(self, *, max_age: float = CACHE_SECONDS) -> T:
-        """Return the value, at most `max_age` seconds old if the provider answers. Raises ServiceUnavailable."""
+    def get(self, *, max_age: float = CACHE_SECONDS, max_stale: float = float("inf")) -> T:
+        """Return the value, at most `max_age` seconds old if the provider answers, and else `max_stale`.
+
+        Raises ServiceUnavailable.
+        """
         asked_at = time.monotonic()
         with self._lock:
             failed_at, dependency = self._failure
             if self._value is None and asked_at < failed_at:  # otherwise each waiting thread would wait as long again
                 raise ServiceUnavailable(dependency)
+            if asked_at - self._good_at >= max_stale:  # no use to wait for as long as with a good value
+                max_age = min(max_age, KEY_SET_REFRESH_SECONDS)
             if self._value is None or time.monotonic() - self._fetched_at >= max_age:
                 try:
                     self._value = self._fetch()
@@ -66,7 +73,12 @@ class _Remembered(Generic[T]):
                     if self._value is None:
                         self._failure = time.monotonic(), error.dependency
                         raise
-                self._fetched_at = time.monotonic()
+                    self._failure = time.monotonic(), error.dependency
+                    self._fetched_at = time.monotonic()
+                else:
+                    self._fetched_at = self._good_at = time.monotonic()
+            if asked_at - self._good_at >= max_stale:
+                raise ServiceUnavailable(self._failure[1])
             return self._value
 
 
@@ -147,6 +159,19 @@ class OidcProvider:
                 raise ServiceUnavailable(self.title) from error
             return self._ask_who(session, claims, tokens)
 
+    @property
+    def issuer(self) -> str:
+        """The provider's issuer."""
+        return self._settings.issuer
+
+    def find_current_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
+        """Return the key that the header of an assertion names, from keys that are not too old.
+
+        A login asks the provider each time, so that one who is out of reach logs no user in. An assertion comes without
+        the provider, so that a key which it has withdrawn must not be used for long. Raises ServiceUnavailable.
+        """
+        return self._find_key(kid=kid, algorithm=algorithm, max_stale=MAX_STALE_SECONDS)
+
     # Asking
 
     def _call_token_endpoint(self, session: http.Session, form: Mapping[str, str]) -> dict[str, Any]:
@@ -183,7 +208,7 @@ class OidcProvider:
         wanted = {"sub", self._settings.username_claim} | ({self._settings.groups_claim} if self._groups else set())
         if not wanted <= claims.keys():
             claims = self._with_userinfo(session, claims, tokens)
-        return self._profile(claims)
+        return self.profile_of(claims)
 
     def _with_userinfo(self, session: http.Session, claims: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
         """Return the claims with those of the UserInfo endpoint (Core §5.3), which must be of the same user."""
@@ -200,7 +225,8 @@ class OidcProvider:
             raise LoginError("the UserInfo endpoint answered for another user")
         return userinfo | claims
 
-    def _profile(self, claims: dict[str, Any]) -> Profile:
+    def profile_of(self, claims: dict[str, Any]) -> Profile:
+        """Return the user of verified claims. Raises LoginError without a usable `sub`."""
         subject = claims.get("sub")
         if not _is_plain(subject):
             raise LoginError("the provider sent no usable sub")
@@ -248,10 +274,11 @@ class OidcProvider:
             raise LoginError("the ID token was issued to another party")
         return claims
 
-    def _find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
+    def _find_key(self, *, kid: str | None, algorithm: str, max_stale: float = float("inf")) -> VerificationKey | None:
         """Return the key that a header names, from a new key set if the provider has rotated its keys."""
         for max_age in (CACHE_SECONDS, KEY_SET_REFRESH_SECONDS):
-            if (key := jwk_sets.select(self._keys.get(max_age=max_age), kid=kid, algorithm=algorithm)) is not None:
+            keys = self._keys.get(max_age=max_age, max_stale=max_stale)
+            if (key := jwk_sets.select(keys, kid=kid, algorithm=algorithm)) is not None:
                 return key
         return None
 

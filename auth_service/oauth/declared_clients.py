@@ -14,7 +14,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from auth_service.protocol import jwk_sets, redirect_uris
-from auth_service.protocol.clients import CLIENT_CREDENTIALS, MACHINE_PREFIX, Client, ClientMetadata, hash_secret
+from auth_service.protocol.clients import (
+    CLIENT_CREDENTIALS,
+    JWT_BEARER_GRANT,
+    MACHINE_PREFIX,
+    Client,
+    ClientMetadata,
+    hash_secret,
+)
 from auth_service.protocol.errors import OAuthError
 from auth_service.protocol.jwk_sets import KeySetError
 from auth_service.settings import Credentials, DeclaredClient, Settings, SettingsError
@@ -48,7 +55,13 @@ def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
         secret = None
     elif secret is None:
         raise SettingsError(f"declared_clients.{name}.secret: the credential declared-client.{name} is missing")
-    grants = (CLIENT_CREDENTIALS,) if declared.servers else ("authorization_code", "refresh_token")
+    grants: tuple[str, ...] = ()
+    if declared.servers:
+        grants = (CLIENT_CREDENTIALS,)
+    if declared.redirect_uris:
+        grants = ("authorization_code", "refresh_token")
+    if declared.user_assertions:
+        grants = (*grants, JWT_BEARER_GRANT)
     # Not validated as a stranger's metadata are: those never have this grant type, or no redirect URI.
     metadata = ClientMetadata.model_construct(
         redirect_uris=declared.redirect_uris,

@@ -1,9 +1,9 @@
-"""Issue tokens to machines and workloads, which act for themselves. There is no refresh token (RFC 6749 §4.4.3)."""
+"""Issue tokens without a refresh token (RFC 6749 §4.4.3), whose holder can ask for a new one at any time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from .server import ON_THE_WAY_SECONDS, AuthorizationServer
 
 
 class Rights(Protocol):
-    """What the operator lets a machine do."""
+    """What the operator lets a machine or workload do."""
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -32,8 +32,8 @@ class Rights(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The holder of a token."""
+class Holder:
+    """The holder of a token: a machine, a workload, or a user at a client."""
 
     user: str
     name: str
@@ -61,34 +61,39 @@ def choose_target(server: AuthorizationServer, rights: Rights, form: Mapping[str
     return Target(resource_url=resource.url, scope=" ".join(granted))
 
 
-def issue(server: AuthorizationServer, machine: Machine, target: Target, *, lifetime: int) -> dict[str, Any]:
-    """Return the response with a token of the machine's grant, which is kept as long as a token is valid."""
-    grant = _find_or_make_grant(server, machine, target, lifetime=lifetime + ON_THE_WAY_SECONDS)
-    body = server.token_response(
-        grant, scope=grant.scope, allowed=grant.scope.split(), refresh_token=None, lifetime=lifetime
-    )
+def issue(
+    server: AuthorizationServer, holder: Holder, target: Target, *, allowed: Collection[str], lifetime: int
+) -> dict[str, Any]:
+    """Return the response with a token of the holder's grant, which is kept as long as a token is valid.
+
+    `allowed` are all scopes that the holder may have.
+    """
+    grant = _find_or_make_grant(server, holder, target, lifetime=lifetime + ON_THE_WAY_SECONDS)
+    body = server.token_response(grant, scope=grant.scope, allowed=allowed, refresh_token=None, lifetime=lifetime)
+    server.keep_credentials(grant)
     audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope)
     return body
 
 
-def _find_or_make_grant(server: AuthorizationServer, machine: Machine, target: Target, *, lifetime: int) -> Grant:
-    """Return the machine's grant for these scopes of a resource, so that its tokens do not fill lists of grants."""
-    for live in server.store.grants.find_of_user(machine.user, client_id=machine.client_id):
+def _find_or_make_grant(server: AuthorizationServer, holder: Holder, target: Target, *, lifetime: int) -> Grant:
+    """Return the holder's grant for these scopes of a resource, so that its tokens do not fill lists of grants."""
+    for live in server.store.grants.find_of_user(holder.user, client_id=holder.client_id):
         grant = live.grant
-        is_same = (grant.resource, grant.scope) == (target.resource_url, target.scope)
+        # A grant with a redirect URI is of a login with a browser, and the user may end the one without the other.
+        is_same = (grant.resource, grant.scope, grant.redirect) == (target.resource_url, target.scope, "")
         if is_same and server.store.grants.prolong(grant, lifetime=lifetime):
             return grant
     grant = Grant(
         sid=new_sid(),
-        sub=machine.user,
-        name=machine.name,
-        client_id=machine.client_id,
-        client_name=machine.client_name,
+        sub=holder.user,
+        name=holder.name,
+        client_id=holder.client_id,
+        client_name=holder.client_name,
         resource=target.resource_url,
         scope=target.scope,
         redirect="",
         created_at=int(time.time()),
-        needs_authentication=machine.needs_authentication,
+        needs_authentication=holder.needs_authentication,
     )
     server.store.grants.add(grant, lifetime=lifetime)
     server.revocation.revoke_surplus(grant)

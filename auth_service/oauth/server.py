@@ -42,6 +42,7 @@ from auth_service.storage.user_credentials import UserCredentials
 from .authorization_requests import AuthorizationRequest
 from .client_authentication import ClientAuthenticator
 from .client_lookup import ClientLookup
+from .id_jag import UserAssertions
 from .revocation import Revocation
 from .user_access import UserAccess
 from .workloads import Workloads
@@ -93,6 +94,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         clients: ClientLookup,
         *,
         workloads: Workloads,
+        user_assertions: UserAssertions | None,
         revocation: Revocation,
         user_credentials: UserCredentials,
         refresh_key: bytes,
@@ -104,6 +106,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.keys = keys
         self.user_access = user_access
         self.workloads = workloads
+        self.user_assertions = user_assertions
         self.revocation = revocation
         self._user_credentials = user_credentials
         self.authenticator = ClientAuthenticator(clients, store.identifiers, issuer=settings.issuer)

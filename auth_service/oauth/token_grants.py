@@ -20,7 +20,7 @@ from auth_service.storage.refresh_tokens import Rotation
 
 from . import machine_tokens
 from .declared_clients import user_of
-from .machine_tokens import Machine
+from .machine_tokens import Holder
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
 
 
@@ -141,14 +141,15 @@ class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ig
         server, client = self.server, self.request.client
         declared = server.settings.declared_clients[client.client_id]
         target = machine_tokens.choose_target(server, declared, self.request.form)
-        machine = Machine(
+        holder = Holder(
             user=user_of(client.client_id),
             name=client.client_id,
             client_id=client.client_id,
             client_name=client.name,
             needs_authentication=True,
         )
-        return 200, machine_tokens.issue(server, machine, target, lifetime=declared.lifetime), []
+        body = machine_tokens.issue(server, holder, target, allowed=target.scope.split(), lifetime=declared.lifetime)
+        return 200, body, []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ class UserAccess:
         kept = self._open(self._store.last_logins.find(grant.sub))
         if name is None or kept is None:
             return frozenset()
-        return self._find_all(_as_remembered(grant.sub, grant.name, kept), name)
+        return self.find_allowed(_as_remembered(grant.sub, grant.name, kept), name)
 
     def recheck_scopes(self, grant: Grant) -> frozenset[str]:
         """Return the scopes that the user of a grant may have, by what the identity provider says now.
@@ -158,9 +158,9 @@ class UserAccess:
         if kept["token"] is None:
             # Without a token of the provider, what it said at the login counts for a while.
             is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
-            return self._find_all(_as_remembered(grant.sub, grant.name, kept), name) if is_recent else frozenset()
+            return self.find_allowed(_as_remembered(grant.sub, grant.name, kept), name) if is_recent else frozenset()
         profile = self._identify_again(grant.sub)
-        return frozenset() if profile is None else self._find_all(profile, name)
+        return frozenset() if profile is None else self.find_allowed(profile, name)
 
     def _recheck_pinned(self, grant: Grant, resource_name: str) -> frozenset[str]:
         """Return the scopes of a user who may use the resource by name, whatever the provider says.
@@ -183,8 +183,11 @@ class UserAccess:
                 found = self.find_scopes(profile, resource_name)
         return self._unless_useless(found, resource_name)
 
-    def _find_all(self, profile: Profile, resource_name: str) -> frozenset[str]:
-        """Return the scopes that a user may have; none for one who may not use the resource."""
+    def find_allowed(self, profile: Profile, resource_name: str) -> frozenset[str]:
+        """Return the scopes that a user may have; none for one who may not use the resource.
+
+        Login names are pinned as by `may_use`.
+        """
         if not self.may_use(profile, resource_name):
             return frozenset()
         return self._unless_useless(self.find_scopes(profile, resource_name), resource_name)

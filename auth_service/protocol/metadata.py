@@ -17,12 +17,12 @@ ENDPOINTS_AT_EVERY_HOST = ("/authorize", "/register", "/token", "/revoke")
 
 
 def authorization_server(
-    issuer: str, *, scopes: list[str], client_documents: bool, machines: bool, workloads: bool
+    issuer: str, *, scopes: list[str], client_documents: bool, machines: bool, workloads: bool, user_assertions: bool
 ) -> dict[str, Any]:
     """Return the RFC 8414 document, which is the OpenID discovery document too.
 
     `machines` says whether there are clients that get tokens for themselves, `workloads` whether an issuer of
-    workloads' tokens is trusted.
+    workloads' tokens is trusted, `user_assertions` whether the identity provider may vouch for the users of a client.
     """
     auth_methods = list(clients.REGISTRATION_AUTH_METHODS)
     return {
@@ -38,8 +38,9 @@ def authorization_server(
         "grant_types_supported": [
             *clients.GRANT_TYPES_SUPPORTED,
             *([clients.CLIENT_CREDENTIALS] if machines else []),
-            *([clients.JWT_BEARER_GRANT] if workloads else []),
+            *([clients.JWT_BEARER_GRANT] if workloads or user_assertions else []),
         ],
+        **({"authorization_grant_profiles_supported": [clients.ID_JAG_PROFILE]} if user_assertions else {}),
         "token_endpoint_auth_methods_supported": auth_methods,
         "token_endpoint_auth_signing_alg_values_supported": list(jwk_sets.ALGORITHMS),
         "revocation_endpoint_auth_methods_supported": auth_methods,

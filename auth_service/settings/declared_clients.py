@@ -18,7 +18,7 @@ class DeclaredClient(Model):
     """One client, which authenticates by one of `public_key`, `jwks`, `jwks_url` and `secret`.
 
     With `servers` it gets tokens for itself (RFC 6749 §4.4). With `redirect_uris` it logs users in, and may then be a
-    public client, without authentication.
+    public client, without authentication. With `user_assertions` its users are logged in at the identity provider.
     """
 
     title: str | None = Field(default=None, description="The name on pages and in lists; by default the client_id.")
@@ -40,6 +40,11 @@ class DeclaredClient(Model):
     lifetime: Annotated[int, Field(gt=0, le=MAX_LIFETIME)] = Field(
         default=3600, description="For how many seconds a token of its own is valid."
     )
+    user_assertions: bool = Field(
+        default=False,
+        description="Whether the OpenID Connect provider may vouch for its users (ID-JAG, MCP's enterprise-managed "
+        "authorization).",
+    )
     redirect_uris: tuple[str, ...] = Field(
         default=(), strict=False, max_length=20, description="Where the answers to its users' logins go."
     )
@@ -49,10 +54,14 @@ class DeclaredClient(Model):
         proofs = [self.public_key is not None, self.jwks is not None, self.jwks_url is not None, self.secret]
         if sum(proofs) > 1:
             raise ValueError("must have only one of public_key, jwks, jwks_url and secret")
-        if bool(self.servers) == bool(self.redirect_uris):
-            raise ValueError("must have either servers, to act for itself, or redirect_uris, to log users in")
+        if bool(self.servers) == (bool(self.redirect_uris) or self.user_assertions):
+            raise ValueError(
+                "must have either servers, to act for itself, or redirect_uris or user_assertions, to act for users"
+            )
         if self.servers and not any(proofs):
             raise ValueError("acts for itself, so it must have one of public_key, jwks, jwks_url and secret")
+        if self.user_assertions and not any(proofs):
+            raise ValueError("user_assertions need authentication: one of public_key, jwks, jwks_url and secret")
         if self.scopes and not self.servers:
             raise ValueError("scopes are for clients with servers: users decide which scopes others get")
         return self

@@ -171,6 +171,10 @@ class Settings(Model):
             raise ValueError(
                 f"declared_clients.{name} has the name of a server, which is its identifier at /introspect"
             )
+        if client.user_assertions and not isinstance(self.identity_provider, OpenIDConnect):
+            raise ValueError(
+                f"declared_clients.{name}.user_assertions: only an OpenID Connect provider vouches for its users"
+            )
         self._check_machine(f"declared_clients.{name}", client)
 
     def _check_trusted_issuers(self) -> None:
@@ -209,6 +213,11 @@ class Settings(Model):
     def find_resource_name(self, url: str) -> str | None:
         """Return the name of the resource with this URL, which is all that tokens and grants hold of it."""
         return next((name for name, resource in self.resources.items() if resource.url == url), None)
+
+    @property
+    def accepts_user_assertions(self) -> bool:
+        """Whether the identity provider may vouch for the users of a client."""
+        return any(client.user_assertions for client in self.declared_clients.values())
 
     @property
     def is_loopback(self) -> bool:

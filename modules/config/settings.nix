@@ -117,6 +117,7 @@ let
       jwks_url = client.jwksUrl;
       secret = if client.secretFile == null then null else true;
       redirect_uris = client.redirectUris;
+      user_assertions = if client.userAssertions then true else null;
     };
 
   trustedIssuer =

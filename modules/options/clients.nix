@@ -92,6 +92,17 @@ in
               description = "For how many seconds a token of its own is valid.";
             };
 
+            userAssertions = mkOption {
+              type = types.bool;
+              default = false;
+              example = true;
+              description = ''
+                Whether {option}`identityProvider.oidc` may vouch for its users, who then use the client without a page
+                of the gateway (ID-JAG, MCP's enterprise-managed authorization). Allow-lists apply. The client needs a
+                proof, and no {option}`servers`.
+              '';
+            };
+
             redirectUris = mkOption {
               type = types.listOf types.str;
               default = [ ];
@@ -112,9 +123,9 @@ in
       '';
       description = ''
         Clients that you declare, by their client id, which consists of lower-case letters, digits and hyphens, and is no
-        server's name. Each has {option}`servers` or {option}`redirectUris`. One with servers has exactly one of
-        {option}`publicKeyFile`, {option}`jwksUrl` and {option}`secretFile`; one with redirect URIs may have none, if it
-        cannot keep a secret.
+        server's name. Each has {option}`servers`, or else {option}`redirectUris`, {option}`userAssertions` or both of
+        these. It has exactly one of {option}`publicKeyFile`, {option}`jwksUrl` and {option}`secretFile`; one with
+        nothing but redirect URIs may have none, if it cannot keep a secret.
       '';
     };
 

@@ -58,7 +58,9 @@ class Access:
     client: DisplayName
     client_host: str | None
     target: Target | None
-    """The recipient of the answers; None for a token that the operator has issued."""
+    """The recipient of the answers; None for a token that the operator has issued, and if `is_vouched`."""
+    is_vouched: bool
+    """Whether the identity provider has vouched for the user, so that there was no page here."""
     resource_url: str
     server: DisplayName
     scopes: tuple[str, ...]
@@ -282,6 +284,7 @@ def _merge(parts: Parts, access_id: str, held: list[StoredGrant]) -> Access:
         target=redirect_uris.describe_target(newest.redirect, settings.clients.redirect_schemes)
         if newest.redirect
         else None,
+        is_vouched=newest.needs_authentication and not newest.redirect,
         resource_url=newest.resource,
         server=display_name(title),
         scopes=tuple(dict.fromkeys(scope for live in held for scope in live.grant.scope.split())),

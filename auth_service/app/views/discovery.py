@@ -35,6 +35,7 @@ def make_blueprint(parts: Parts) -> Blueprint:
             client_documents=parts.probe.works,
             machines=machines,
             workloads=bool(settings.trusted_issuers),
+            user_assertions=settings.accepts_user_assertions,
         )
         # Whether client documents work may change.
         return _cacheable(jsonify(document), seconds=60)

@@ -34,16 +34,20 @@ let
         message = "${option}.declaredClients.${name}: is the name of a server, which is that server's identifier at /introspect; choose another one.";
       }
       {
-        assertion = (client.servers == [ ]) != (client.redirectUris == [ ]);
-        message = "${option}.declaredClients.${name}: set either `servers`, for a client that acts for itself, or `redirectUris`, for one that logs users in.";
+        assertion = (client.servers == [ ]) != (client.redirectUris == [ ] && !client.userAssertions);
+        message = "${option}.declaredClients.${name}: set either `servers`, for a client that acts for itself, or `redirectUris` or `userAssertions`, for one that acts for users.";
       }
       {
         assertion = proofs <= 1;
         message = "${option}.declaredClients.${name}: set only one of `publicKeyFile`, `jwksUrl` and `secretFile`.";
       }
       {
-        assertion = client.servers != [ ] -> proofs > 0;
+        assertion = client.servers != [ ] || client.userAssertions -> proofs > 0;
         message = "${option}.declaredClients.${name}: set `publicKeyFile`, `jwksUrl` or `secretFile`, with which it proves who it is.";
+      }
+      {
+        assertion = client.userAssertions -> gatewayLib.identityProvider.isOidc;
+        message = "${option}.declaredClients.${name}.userAssertions: only an OpenID Connect provider vouches for its users; set `identityProvider.oidc`.";
       }
       {
         assertion = unknownServers == [ ];

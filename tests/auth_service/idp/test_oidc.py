@@ -24,7 +24,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
-from auth_service.idp.oidc import OidcProvider
+from auth_service.idp.oidc import KEY_SET_REFRESH_SECONDS, MAX_STALE_SECONDS, OidcProvider
 from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
 from auth_service.settings import OpenIDConnect
@@ -524,3 +524,25 @@ def test_the_secret_is_sent_as_the_provider_wants_it(stand_in: StandIn, methods:
     sent = stand_in.asked[1]
     assert ("Authorization" in sent.headers) is is_basic
     assert ("client_secret=secret" in str(sent.body)) is not is_basic
+
+
+def test_keys_for_assertions_are_used_for_a_bounded_time_while_the_provider_is_out_of_reach(
+    provider: OidcProvider, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("auth_service.idp.oidc.time", SimpleNamespace(monotonic=lambda: now))
+
+    def finds() -> bool:
+        return provider.find_current_key(kid="1", algorithm="RS256") is not None
+
+    sound = stand_in.answers["/tenant/jwks"]
+    assert finds()
+    stand_in.answers["/tenant/jwks"] = (500, {})
+    now += MAX_STALE_SECONDS - 1
+    assert finds()
+    now += 1
+    with pytest.raises(ServiceUnavailable):
+        finds()
+    stand_in.answers["/tenant/jwks"] = sound
+    now += KEY_SET_REFRESH_SECONDS
+    assert finds(), "the provider is asked again soon"

@@ -165,6 +165,11 @@ in
     servers = [ "time" ];
   };
   client-without-proof = client "nightly" { servers = [ "time" ]; };
+  client-with-assertions-of-github = client "desktop" {
+    inherit secretFile;
+    userAssertions = true;
+  };
+  client-with-assertions-and-no-proof = client "desktop" { userAssertions = true; };
   client-of-an-unknown-server = client "nightly" {
     inherit secretFile;
     servers = [ "other" ];

@@ -26,6 +26,10 @@
       allowedUsers = [ "octocat@example.com" ];
       allowedGroups = [ "engineering" ];
     };
+    declaredClients.desktop = {
+      secretFile = "/run/secrets/desktop";
+      userAssertions = true;
+    };
     redis = {
       url = "rediss://redis.example.com:6379/0";
       passwordFile = "/run/secrets/redis";
