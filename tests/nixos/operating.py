@@ -50,14 +50,14 @@ with subtest("however often it does"):
     machine.wait_until_succeeds(f"test-client challenge {SERVER}", timeout=60)
 
 with subtest("what systemd says of a unit is found next to what the unit says"):
-    machine.succeed(f"{BOTH_JOURNALS} --unit=traefik.service | grep 'Main process exited'")
+    machine.wait_until_succeeds(f"{BOTH_JOURNALS} --unit=traefik.service | grep 'Main process exited'")
     machine.fail(f"{JOURNAL} --unit=traefik.service | grep 'Main process exited'")
 
 with subtest("a secret that is not there is named"):
     secret = "/etc/test-secrets/github-client-secret"
     machine.succeed(f"mv {secret} {secret}.away")
     machine.fail("systemctl restart mcp-auth-service.service")
-    machine.succeed(f"{BOTH_JOURNALS} --unit=mcp-auth-service.service | grep 243/CREDENTIALS")
+    machine.wait_until_succeeds(f"{BOTH_JOURNALS} --unit=mcp-auth-service.service | grep 243/CREDENTIALS")
     machine.succeed(f"mv {secret}.away {secret}", "systemctl restart mcp-auth-service.service")
     machine.wait_until_succeeds(f"test-client challenge {SERVER}")
 
@@ -77,7 +77,7 @@ with subtest("the log of the whole gateway is one journal, and a file"):
     machine.succeed(f"echo {token} > /root/token && test-client call {SERVER} --token-file /root/token")
     machine.fail(f"test-client page '{SERVER}?access_token={token}'")
     machine.wait_until_succeeds(f"{JOURNAL} --unit=traefik.service | grep RequestPath")
-    assert "Ready to accept" in machine.succeed(f"{JOURNAL} --unit=redis-mcp-oauth-gateway.service")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=redis-mcp-oauth-gateway.service | grep 'Ready to accept'")
     machine.wait_until_succeeds(f"grep -q RequestPath {LOG}")
     assert machine.succeed(f"stat --format='%a %G' {LOG}").split() == ["640", "systemd-journal"]
 

@@ -19,7 +19,13 @@ FRESH, OPEN = f"test-client call {TOKEN}", f"test-client call {TOKEN} --session-
 def failures(unit: str) -> int:
     """Return how often a unit has failed so far."""
     log = f"journalctl --no-pager --output=cat --unit={unit}"
-    return machine.succeed(log).count("Failed with result")
+    return machine.succeed(f"journalctl --sync && {log}").count("Failed with result")
+
+
+def wait_for_failure(unit: str, before: int) -> None:
+    """Wait until a unit has failed once more: the journal is written later."""
+    log = f"journalctl --no-pager --output=cat --unit={unit}"
+    machine.wait_until_succeeds(f"test $({log} | grep --count 'Failed with result') -gt {before}")
 
 
 def refusal() -> str:
@@ -37,7 +43,7 @@ with subtest("if the unit of a process cannot be loaded, no session opens, and i
     machine.succeed("systemctl daemon-reload")
     assert "was ended with its unit" in refusal()
     machine.wait_until_succeeds(f"test-client refused {TOKEN} | grep 'cannot be started'")
-    assert failures(PROCESSES) > before
+    wait_for_failure(PROCESSES, before)
     machine.succeed(OPEN)
 
 with subtest("once it can be loaded, sessions open, and nobody has to do anything"):
@@ -51,7 +57,7 @@ with subtest("the same after systemd had no descriptors left"):
     machine.succeed(f"prlimit --pid 1 --nofile=3:{limits[1]}")
     refusal()
     machine.succeed(f"prlimit --pid 1 --nofile={':'.join(limits)}")
-    assert failures(PROCESSES) > before
+    wait_for_failure(PROCESSES, before)
     machine.wait_until_succeeds(FRESH)
     machine.succeed(OPEN)
 
@@ -60,7 +66,7 @@ with subtest("while the socket by which processes are started cannot be made, re
     machine.succeed(f"systemctl stop {PROCESSES}", f"rm -r {DIRECTORY}", f"touch {DIRECTORY}")
     machine.wait_until_succeeds(f"test-client refused {TOKEN} | grep 'Bad Gateway'")
     machine.wait_until_succeeds(f"journalctl --no-pager --output=cat --unit={BRIDGE} | grep trigger-limit-hit")
-    assert failures(BRIDGE) > before
+    wait_for_failure(BRIDGE, before)
 
 with subtest("once it can be made, they are answered"):
     machine.succeed(f"rm {DIRECTORY}")

@@ -39,7 +39,8 @@ with subtest("a token of one auth service is good at the other"):
 
 with subtest("the log of each unit is in the journal of its host"):
     for auth in (auth1, auth2):
-        auth.succeed("journalctl --namespace=mcp-gateway-audit --unit=mcp-auth-service --output=cat | grep '^{'")
+        journal = "journalctl --namespace=mcp-gateway-audit --unit=mcp-auth-service --output=cat"
+        auth.wait_until_succeeds(f"{journal} | grep '^{{'")
 
 with subtest("new sessions are spread over the replicas, each of which keeps its own"):
     device = edge.succeed("ip -oneline route get 192.168.1.1 | grep -o 'dev [^ ]*' | cut -c5-").strip()

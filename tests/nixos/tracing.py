@@ -21,7 +21,7 @@ with subtest("a bridge sends its last spans when it stops, and stops at once"):
     machine.succeed("rm /run/traced")
     machine.succeed(f"test-client call {TIME} --token-file /root/token")
     machine.succeed("systemctl stop mcp-bridge-time.service")
-    machine.succeed("grep --line-regexp mcp-bridge-time /run/traced")
+    machine.wait_until_succeeds("grep --line-regexp mcp-bridge-time /run/traced")
     machine.fail("systemctl is-failed mcp-bridge-time.service")
 
 with subtest("a bridge that may reach the collector is exposed no more than its sandbox needs"):

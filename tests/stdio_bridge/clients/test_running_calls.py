@@ -163,10 +163,10 @@ def test_a_revoked_grant_makes_room_where_that_ends_the_call(bridge: Bridge) -> 
 def test_a_call_whose_time_is_up_makes_room(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for server in ("legacy", "modern"):
         with bridge_of(server, tmp_path, "--call-timeout", "2") as bridge:
-            for era in ("legacy", "modern"):
-                client = Client(bridge, era)
-                said = [Posted(client, call("hang", number)) for number in (11, 12, 13)]
-                assert sorted(each.read()[0] for each in said)[:2] == [200, 200]
+            clients = [Client(bridge, era, user=era) for era in ("legacy", "modern")]
+            said = [[Posted(client, call("hang", number)) for number in (11, 12, 13)] for client in clients]
+            for client, calls in zip(clients, said, strict=True):
+                assert sorted(each.read()[0] for each in calls)[:2] == [200, 200]
                 until(client, 200)
 
 

@@ -165,12 +165,12 @@ def test_a_modern_clients_warm_process_makes_room_too_unless_a_call_needs_it(tmp
 
 def test_processes_that_are_being_ended_have_a_bound_of_their_own(tmp_path: Path) -> None:
     stubborn = (sys.executable, FAULTY[1], "--stubborn")
-    options = ("--max-sessions-per-user", "2", "--stop-timeout", "12")
+    options = ("--max-sessions-per-user", "2", "--stop-timeout", "9")
     with bridge(tmp_path, "per-session", *options, command=stubborn) as running:
         for _ in range(4):
             assert begin(running, ONE)[0] == 200
         status, headers, content = begin(running, ONE)
-        assert (status, headers["retry-after"]) == (503, "12")
+        assert (status, headers["retry-after"]) == (503, "9")
         assert "processes are being ended" in error_of(content)
         assert begin(running, OTHER)[0] == 200
         eventually(lambda: begin(running, ONE)[0] == 200)
