@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from types import MappingProxyType
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -17,12 +19,16 @@ TIMEOUT_SECONDS = 60
 
 
 class Form(HTMLParser):
-    """The first form of a page: its action and method, its hidden fields and ticked boxes, its buttons."""
+    """The first form of a page: its action and method, its hidden fields and ticked boxes, its buttons.
+
+    `entered` are the names of the fields in which a user enters a secret.
+    """
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.action: str | None = None
         self.fields: dict[str, str] = {}
+        self.entered: list[str] = []
         self.buttons: list[tuple[str, str]] = []
         self.feed(page)
 
@@ -35,19 +41,31 @@ class Form(HTMLParser):
             self.fields.setdefault(values["name"], values.get("value", ""))
         elif tag == "input" and values.get("type") == "checkbox" and "checked" in values:
             self.fields[values["name"]] = values.get("value", "on")
+        elif tag == "input" and values.get("type") == "password":
+            self.entered.append(values["name"])
         elif tag == "button" and "name" in values:
             self.buttons.append((values["name"], values.get("value", "")))
 
 
 class Browser:
-    """One browser profile. `login` is whom it picks at the identity provider."""
+    """One browser profile. `login` is whom it picks at the identity provider.
 
-    def __init__(self, *, login: str = "octocat", decision: str = "approve") -> None:
+    `credentials` are what it enters for the variables that a page asks for.
+    """
+
+    def __init__(
+        self,
+        *,
+        login: str = "octocat",
+        decision: str = "approve",
+        credentials: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         self.login = login
         self.decision = decision
+        self.credentials = credentials
         self.pages: list[str] = []
 
     def open(self, url: str, *, stop_at: str | None = None) -> requests.Response | str:
@@ -74,10 +92,11 @@ class Browser:
     def _submit(self, page_url: str, form: Form) -> requests.Response:
         wanted = {"decision": self.decision, "login": self.login}
         button = next((name, value) for name, value in form.buttons if wanted.get(name, value) == value)
+        entered = {name: self.credentials[name.removeprefix("value:")] for name in form.entered}
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(page_url))
         return self.session.post(
             urljoin(page_url, form.action or ""),
-            data={**form.fields, button[0]: button[1]},
+            data={**form.fields, **entered, button[0]: button[1]},
             headers={"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate", "Origin": origin},
             allow_redirects=False,
             timeout=TIMEOUT_SECONDS,

@@ -35,22 +35,14 @@ NPM_SERVER = "@modelcontextprotocol/server-everything"
 WAIT_SECONDS = 60
 
 
-class Giving(Browser):
-    """Enters a token where a page asks for it."""
+def giving(token: str, *, login: str = "octocat") -> Browser:
+    """Return the browser of a user who enters this token where a page asks for it."""
+    return Browser(login=login, credentials={"TOKEN": token})
 
-    def __init__(self, *, login: str = "octocat", token: str) -> None:
-        super().__init__(login=login)
-        self.token = token
 
-    def _submit(self, page_url: str, form: Form) -> requests.Response:
-        if 'name="value:TOKEN"' in self.pages[-1]:
-            form.fields["value:TOKEN"] = self.token
-        return super()._submit(page_url, form)
-
-    @property
-    def times_asked(self) -> int:
-        """How many pages have asked for the token."""
-        return sum('name="value:TOKEN"' in page for page in self.pages)
+def times_asked(browser: Browser) -> int:
+    """Return how many pages have asked for the token."""
+    return sum(Form(page).entered == ["value:TOKEN"] for page in browser.pages)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +112,8 @@ def test_two_users_have_their_own_tokens_in_their_own_processes(
     stack: RunningStack, vaults: dict[str, str], era: str
 ) -> None:
     url = vaults[f"vault-{era}"]
-    octocat = Session(url, log_in(stack.issuer, url, browser=Giving(token="tok_of0octocat")))
-    hubot = Session(url, log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_of0hubot")))
+    octocat = Session(url, log_in(stack.issuer, url, browser=giving("tok_of0octocat")))
+    hubot = Session(url, log_in(stack.issuer, url, browser=giving("tok_of0hubot", login="hubot")))
     assert [each.call("token") for each in (octocat, hubot)] == ["tok_of0octocat", "tok_of0hubot"]
     assert octocat.call("pid") != hubot.call("pid")
     assert "tok_of0" not in stack.output
@@ -131,8 +123,8 @@ def test_a_server_from_npm_finds_its_user_s_token_in_its_environment(
     stack: RunningStack, vaults: dict[str, str]
 ) -> None:
     url = vaults["vault-npm"]
-    octocat = Session(url, log_in(stack.issuer, url, browser=Giving(token="tok_of0octocat")))
-    hubot = Session(url, log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_of0hubot")))
+    octocat = Session(url, log_in(stack.issuer, url, browser=giving("tok_of0octocat")))
+    hubot = Session(url, log_in(stack.issuer, url, browser=giving("tok_of0hubot", login="hubot")))
     assert [each.call("get-env")["TOKEN"] for each in (octocat, hubot)] == ["tok_of0octocat", "tok_of0hubot"]
 
 
@@ -140,8 +132,8 @@ def test_a_removal_ends_the_processes_and_leads_the_client_back_to_the_page(
     stack: RunningStack, vaults: dict[str, str]
 ) -> None:
     url = vaults["vault-legacy"]
-    tokens = log_in(stack.issuer, url, browser=Giving(token="tok_1"))
-    others = log_in(stack.issuer, url, browser=Giving(login="hubot", token="tok_2"))
+    tokens = log_in(stack.issuer, url, browser=giving("tok_1"))
+    others = log_in(stack.issuer, url, browser=giving("tok_2", login="hubot"))
     octocat, hubot = Session(url, tokens), Session(url, others)
     process = psutil.Process(octocat.call("pid"))
     assert operate(stack, "credentials", "remove", "octocat", "vault-legacy") == 0
@@ -151,9 +143,9 @@ def test_a_removal_ends_the_processes_and_leads_the_client_back_to_the_page(
     assert refused.status_code == 401
     assert 'error="invalid_token"' in refused.headers["WWW-Authenticate"]
     assert refresh(stack.issuer, tokens).json()["error"] == "invalid_grant"
-    browser = Giving(token="tok_3")
+    browser = giving("tok_3")
     assert Session(url, log_in(stack.issuer, url, browser=browser)).call("token") == "tok_3"
-    assert browser.times_asked == 1
+    assert times_asked(browser) == 1
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -162,7 +154,7 @@ def test_an_unmodified_client_is_asked_once_and_again_after_a_removal(
 ) -> None:
     url = vaults["vault-modern"]
     storage, clicks = MemoryStorage(), Clicks()
-    browser = clicks.browser = Giving(token="tok_1")
+    browser = clicks.browser = giving("tok_1")
 
     async def token() -> str:
         async with (
@@ -174,11 +166,11 @@ def test_an_unmodified_client_is_asked_once_and_again_after_a_removal(
 
     assert asyncio.run(token()) == "tok_1"
     assert asyncio.run(token()) == "tok_1"
-    assert browser.times_asked == 1
+    assert times_asked(browser) == 1
     assert operate(stack, "credentials", "remove", "octocat", "vault-modern") == 0
-    browser.token = "tok_2"
+    browser.credentials = {"TOKEN": "tok_2"}
     assert asyncio.run(token()) == "tok_2"
-    assert browser.times_asked == 2
+    assert times_asked(browser) == 2
 
 
 @pytest.mark.parametrize(

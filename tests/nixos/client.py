@@ -39,6 +39,9 @@ def main() -> int:
     login.add_argument("issuer")
     login.add_argument("resource")
     login.add_argument("--login", default="octocat")
+    login.add_argument(
+        "--credential", type=lambda text: text.split("=", 1), help="NAME=VALUE, entered where it is asked for"
+    )
     login.add_argument("--scope", help="without it, what the server requires")
 
     opened = steps.add_parser("open", help="print the id of a new session")
@@ -101,7 +104,8 @@ def _forbidden(options: argparse.Namespace) -> bool:
 
 
 def _login(options: argparse.Namespace) -> bool:
-    tokens = log_in(options.issuer, options.resource, browser=Browser(login=options.login), scope=options.scope)
+    browser = Browser(login=options.login, credentials=dict([options.credential] if options.credential else []))
+    tokens = log_in(options.issuer, options.resource, browser=browser, scope=options.scope)
     sys.stdout.write(tokens.access_token)
     return False
 

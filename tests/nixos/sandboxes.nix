@@ -61,6 +61,11 @@ in
         isolation = "per-user";
         sandbox = sandboxes.store;
       };
+      # Each of its users has a token of their own.
+      vault = {
+        inherit command;
+        userCredentials.VAULT_TOKEN.label = "Vault token";
+      };
     };
   services.mcp-oauth-gateway.identityProvider.github.allowedUsers = [ "hubot" ];
   networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") (
@@ -69,6 +74,7 @@ in
       "album"
       "diary"
       "keeper"
+      "vault"
     ]
   );
   systemd.tmpfiles.settings.sandboxes."/opt".d = {

@@ -478,6 +478,93 @@ for server in OF_EACH_USER:
         assert attempt(server, ("read", {"path": "mine"})) == ["written\n"]
         close_sessions(server)
 
+VAULT = "https://vault.mcp.example.com/mcp"
+TOKENS = {login: f"token-that-belongs-to-{login}" for login in ("octocat", "hubot")}
+
+
+def give(login: str) -> None:
+    """Log a user in, who enters the token where it is asked for, and open a session."""
+    given = f"--login {login} --credential VAULT_TOKEN={TOKENS[login]}"
+    machine.succeed(f"test-client login https://mcp.example.com {VAULT} {given} > /root/token-{login}-vault")
+    open_session("vault", f"{login}-vault", token=f"{login}-vault")
+
+
+def in_vault(login: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Let the process of a user try things."""
+    return attempt_in(f"{login}-vault", "vault", *attempts, token=f"{login}-vault")
+
+
+machine.wait_until_succeeds(f"test-client challenge {VAULT}")
+
+with subtest("vault: the processes of two users have each its user's token in their environment"):
+    for login in TOKENS:
+        give(login)
+    for login, token in TOKENS.items():
+        (environment,) = in_vault(login, ("environment", {}))
+        assert environment["VAULT_TOKEN"] == token
+    units = units_of("vault")
+    assert len(units) == 2, units
+
+with subtest("vault: neither finds the other's, in no process and in no file"):
+    on_host = [pid for unit in units for pid in processes_of(unit)]
+    numbers = [*range(1, 33), *on_host]
+    parts = ("environ", "mem", "maps", "root/proc/1/environ")
+    tries = [("read", {"path": f"/proc/{number}/{part}"}) for number in numbers for part in parts]
+    for login, other in (("octocat", "hubot"), ("hubot", "octocat")):
+        seen, *got = in_vault(login, ("processes", {}), *tries)
+        assert TOKENS[other] not in str(got)
+        # Its own, of which one is the first process of the unit, and hides itself.
+        assert 1 <= len(seen) <= 2, seen
+        assert in_vault(login, *(("read_parent", {"part": part}) for part in ("mem", "environ"))) == [None, None]
+        assert in_vault(
+            login, ("list_descriptors_of_parent", {}), ("connect_unix", {"path": "/run/mcp-server/socket"})
+        ) == [
+            None,
+            None,
+        ]
+
+with subtest("vault: no token is in a unit's properties, a command line, a journal, or where the gateway keeps things"):
+    bridge = machine.succeed("systemctl show --property=MainPID --value mcp-bridge-vault.service").strip()
+    machine.succeed("cat /proc/[0-9]*/cmdline > /root/command-lines || true")
+    machine.succeed(f"cat /proc/{bridge}/environ > /root/environment-of-bridge")
+    machine.succeed(
+        "systemctl show 'mcp-server-vault@*' mcp-bridge-vault.service mcp-auth-service.service > /root/units"
+    )
+    machine.succeed("journalctl --namespace=* --no-pager --output=json --all > /root/journals")
+    machine.succeed("grep mcp-server-vault@ /root/units")
+    for place in ("/root/command-lines", "/root/environment-of-bridge", "/root/units", "/root/journals"):
+        machine.fail(f"grep --text 'token-that-belongs-to' {place}")
+    kept = "/var/lib/redis-mcp-oauth-gateway /var/lib/private/mcp-auth-service /etc/mcp-oauth-gateway"
+    machine.fail(f"grep --recursive --text --quiet 'token-that-belongs-to' {kept}")
+
+with subtest("vault: its processes leave no core dump"):
+    for pid in on_host:
+        limit = machine.succeed(f"grep 'Max core file size' /proc/{pid}/limits").split()
+        assert limit[4:6] == ["1", "1"], limit
+
+with subtest("vault: its bridge gets a network for its questions, and is exposed no more than that needs"):
+    machine.succeed("systemd-analyze security --no-pager --threshold=15 mcp-bridge-vault.service")
+    allowed = machine.succeed("systemctl show --property=IPAddressAllow,IPAddressDeny mcp-bridge-vault.service")
+    assert "IPAddressAllow=127.0.0.1/32" in allowed.split("\n"), allowed
+    assert "0.0.0.0/0" in allowed, allowed
+
+with subtest("vault: a removal ends the processes of its user at once, and no other"):
+    machine.succeed("mcp-gatewayctl credentials remove octocat vault")
+    machine.wait_until_succeeds(
+        "test $(systemctl list-units --all --plain --no-legend 'mcp-server-vault@*' | wc --lines) = 1"
+    )
+    (environment,) = in_vault("hubot", ("environment", {}))
+    assert environment["VAULT_TOKEN"] == TOKENS["hubot"]
+    why = machine.execute(f"test-client refused {VAULT} --token-file /root/token-octocat-vault")[1]
+    assert "log in again" in why, why
+
+with subtest("vault: a bridge that is killed leaves no process, and its successor asks anew"):
+    machine.succeed("systemctl kill --signal=KILL mcp-bridge-vault.service")
+    machine.wait_until_fails("systemctl list-units --all --plain --no-legend 'mcp-server-vault@*' | grep .")
+    open_session("vault", "hubot-vault", token="hubot-vault")
+    (environment,) = in_vault("hubot", ("environment", {}))
+    assert environment["VAULT_TOKEN"] == TOKENS["hubot"]
+
 # Containers may have no such controllers.
 controllers = set(machine.succeed("cat /sys/fs/cgroup/cgroup.controllers").split())
 open_session("none", "alice")
