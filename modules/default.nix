@@ -31,6 +31,7 @@
     ./config/assertions/user-credentials.nix
     ./config/auth.nix
     ./config/bridges.nix
+    ./config/egress.nix
     ./config/health.nix
     ./config/logs.nix
     ./config/metrics.nix

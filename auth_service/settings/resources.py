@@ -38,7 +38,7 @@ class Resource(Model):
     )
     title: str | None = Field(default=None, description="The name on pages; by default the name of the resource.")
     description: str | None = Field(default=None, description="What the server is for, in a sentence for its users.")
-    network: Literal["none", "internet", "full"] | None = Field(
+    network: Literal["none", "domains", "internet", "full"] | None = Field(
         default=None, description="What the server's sandbox lets it reach, as the home page shows it."
     )
     scopes: dict[ScopeName, Scope] = Field(

@@ -51,7 +51,7 @@ let
     );
 
   # The gateway's units, without the instances of servers' processes: each would be a series of its own.
-  units = "(mcp-(auth-service|bridge|gateway|identity|oauth-gateway).*|redis-mcp-oauth-gateway|traefik)[.](service|socket|timer)";
+  units = "(mcp-(auth-service|bridge|egress|gateway|identity|oauth-gateway).*|redis-mcp-oauth-gateway|traefik)[.](service|socket|timer)";
 in
 {
   config = lib.mkIf cfg.enable {

@@ -8,12 +8,20 @@
 }:
 let
   cfg = config.services.mcp-oauth-gateway;
-  inherit (gatewayLib) hardening topology units;
+  inherit (gatewayLib)
+    hardening
+    sandbox
+    topology
+    units
+    ;
   inherit (hardening) asDefaults;
   inherit (cfg.package) python;
 
   # Specifiers would be expanded in what the operator wrote for the server.
   verbatim = lib.replaceStrings [ "%" ] [ "%%" ];
+
+  # Of systemd, it passes on connections between two sockets.
+  relay = "${config.systemd.package}/lib/systemd/systemd-socket-proxyd";
 
   serverInit = "${python.interpreter} -I -S ${cfg.package}/${python.sitePackages}/stdio_bridge/io/server_init.py";
 
@@ -23,17 +31,25 @@ let
       keeps = server.stateDirectory != false;
       state = units.stateOf name server;
       home = if keeps then "/var/lib/${state}" else "/tmp";
-      init = serverInit + lib.optionalString (server.stateDirectory == "per-user") " --per-user ${home}";
+      isProxied = sandbox.domainsOf server.sandbox != null;
+      egressSocket = lib.optional isProxied "${units.egressUnit name}.socket";
+      init =
+        serverInit
+        + lib.optionalString (server.stateDirectory == "per-user") " --per-user ${home}"
+        + lib.optionalString isProxied " --relay ${toString sandbox.egress.port} ${relay} ${sandbox.egress.directory}/socket";
     in
     {
       description = "Process of the MCP server ${name}";
       # One that has ended leaves nothing behind, however it ended.
       unitConfig.CollectMode = "inactive-or-failed";
       # A sandbox that is set up before its socket is there would never see it.
-      after = [ "nss-lookup.target" ];
+      after = [ "nss-lookup.target" ] ++ egressSocket;
+      wants = egressSocket;
       # Its connection is its bridge's: the bridge restarts, and ends what runs.
       restartIfChanged = false;
-      environment = lib.mapAttrs (_: verbatim) ({ HOME = home; } // server.environment);
+      environment = lib.mapAttrs (_: verbatim) (
+        { HOME = home; } // lib.optionalAttrs isProxied sandbox.egress.environment // server.environment
+      );
       inherit (server) path;
       serviceConfig = lib.mkMerge [
         server.serviceConfig
@@ -43,8 +59,8 @@ let
           DynamicUser = true;
           EnvironmentFile = lib.optional (server.environmentFile != null) server.environmentFile;
           MemoryMax = server.limits.memory;
-          # server_init is one of them.
-          TasksMax = server.limits.tasks + 1;
+          # server_init is one of them, and so is its relay.
+          TasksMax = server.limits.tasks + (if isProxied then 2 else 1);
           CPUQuota = server.limits.cpu;
           TimeoutStopSec = server.timeouts.stop;
           WorkingDirectory = if server.workingDirectory != null then server.workingDirectory else home;

@@ -102,7 +102,7 @@ let
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }
-    // lib.optionalAttrs (server.url == null) { inherit (server.sandbox) network; }
+    // lib.optionalAttrs (server.url == null) { network = gatewayLib.sandbox.networkOf server.sandbox; }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; }
     // lib.optionalAttrs (server.userCredentials != { }) {
       user_credentials = lib.mapAttrs (_: userCredential) server.userCredentials;

@@ -9,6 +9,14 @@ in
   isLabel = matches label;
   isDomain = matches "(${label}\\.)+${label}";
 
+  # A host name or a wildcard of one, as the egress proxy takes it. An IP address ends in digits.
+  isDomainPattern =
+    pattern:
+    let
+      name = lib.removePrefix "*." pattern;
+    in
+    matches "(${label}\\.)+${label}" name && !matches "(.*\\.)?[0-9]+" name && lib.stringLength name <= 253;
+
   isRedisUrl =
     url:
     matches "(unix:///|rediss?://).+" url

@@ -8,6 +8,7 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   hardening = import ./hardening.nix { inherit lib cfg; };
+  units = import ./units.nix { inherit lib; };
 in
 {
   _module.args.gatewayLib = {
@@ -18,10 +19,10 @@ in
     keys = import ./keys.nix { inherit lib cfg; };
     ports = import ./ports.nix { inherit lib; };
     reach = import ./reach.nix { inherit lib cfg hardening; };
-    sandbox = import ./sandbox.nix { inherit lib hardening; };
+    sandbox = import ./sandbox.nix { inherit lib hardening units; };
     topology = import ./topology.nix { inherit lib cfg; };
     traefik = import ./traefik.nix { inherit config lib; };
     types = import ./types.nix { inherit lib; };
-    units = import ./units.nix { inherit lib; };
+    inherit units;
   };
 }

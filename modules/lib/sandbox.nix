@@ -1,5 +1,9 @@
 # The sandbox of one server, by what `servers.<name>.sandbox` says. Each relaxation has a name and a reason.
-{ lib, hardening }:
+{
+  lib,
+  hardening,
+  units,
+}:
 let
   inherit (hardening) base notNeeded relax;
 
@@ -95,8 +99,39 @@ rec {
     SystemCallFilter = lib.mkAfter [ "mount capset" ];
   };
 
+  # The names that a server may connect to, null where names do not decide.
+  domainsOf = sandbox: sandbox.network.domains or null;
+  # What `sandbox.network` is called in one word.
+  networkOf = sandbox: if domainsOf sandbox == null then sandbox.network else "domains";
+
+  # Where a server finds its egress proxy: a port of loopback in the network namespace of each process, from which a
+  # relay leads to the proxy's socket.
+  egress = {
+    port = 3128;
+    directory = "/run/mcp-egress";
+    environment =
+      let
+        url = "http://127.0.0.1:${toString egress.port}";
+        local = "localhost,127.0.0.1,::1";
+        both = name: value: {
+          ${name} = value;
+          ${lib.toLower name} = value;
+        };
+      in
+      both "HTTPS_PROXY" url
+      # It refuses what is not encrypted, and says so.
+      // both "HTTP_PROXY" url
+      // both "ALL_PROXY" url
+      // both "NO_PROXY" local
+      // {
+        # Node.js, from 22.21 and 24.5 on, reads the others only where it is told to.
+        NODE_USE_ENV_PROXY = "1";
+      };
+  };
+
   # What `sandbox.network` of a server means.
   networks =
+    name:
     let
       # Sockets in /run lead past any filter: to the system bus, to Redis, and, by way of name services, to the
       # internet. A server sees those that it is meant to use.
@@ -113,6 +148,17 @@ rec {
     in
     {
       none = run [ ];
+
+      # A network namespace of its own without any way out, and the egress proxy's socket.
+      domains =
+        run [ ]
+        // {
+          inherit (relax.network) RestrictAddressFamilies;
+          # The directory, because the socket in it may be made again.
+          BindReadOnlyPaths = [ "${dirOf (units.egressSocket name)}:${egress.directory}" ];
+          IPAddressAllow = [ "localhost" ];
+          IPAddressDeny = [ "any" ];
+        };
 
       internet =
         relax.network
@@ -190,7 +236,7 @@ rec {
   serviceConfig =
     name: sandbox:
     let
-      network = networks.${sandbox.network};
+      network = (networks name).${networkOf sandbox};
       root = roots.${sandbox.root} network name;
       relaxed = map (name: relaxations.${name}.serviceConfig) sandbox.relaxations;
     in

@@ -12,6 +12,10 @@ rec {
     name: server:
     if server.stateDirectory == "per-user" then serverUnit name else "mcp-bridge-${name}";
 
+  # The egress proxy of one server, and where it listens.
+  egressUnit = name: "mcp-egress-${name}";
+  egressSocket = name: "/run/mcp-oauth-gateway/egress/${name}/socket";
+
   # Starts a socket that has failed again.
   recovery = "mcp-gateway-recovery";
   recoveryOf = socket: "${recovery}@${socket}.service";

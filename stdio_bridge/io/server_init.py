@@ -51,6 +51,8 @@ _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
 _PER_USER = "--per-user"
 _CGROUPS = "/sys/fs/cgroup"
+_RELAY = "--relay"
+_RELAY_ADDRESS = "127.0.0.1"
 # They speak of this process, not of the server.
 _NEVER_PASSED = (
     "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
@@ -74,9 +76,12 @@ def pack(environment: Mapping[str, str], user: str) -> bytes:
 
 def main(command: list[str]) -> int:
     """Run one server process. Returns the exit status, which is no concern of the server's."""
-    directory = None
+    directory, relay = None, None
     if command[0] == _PER_USER:
         _, directory, *command = command
+    if command[0] == _RELAY:
+        _, *relay = command[:4]
+        command = command[4:]
     # The server has the same user: it must not get at the connection, nor change what this process does.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
@@ -96,6 +101,12 @@ def main(command: list[str]) -> int:
                 _show_only(libc, directory, user)
             except OSError as error:
                 _report(bridge, f"{FAILED}{directory}: {error.strerror}")
+                return 0
+        if relay is not None:
+            try:
+                _start_relay(*relay)
+            except OSError as error:
+                _report(bridge, f"{FAILED}{' '.join(relay)}: {error.strerror}")
                 return 0
         own = {name: value for name, value in os.environ.items() if name not in _NEVER_PASSED}
         children = _watch_children()
@@ -156,6 +167,23 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
     _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     # Header and sets: of this process, none.
     _checked(libc.capset(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)))
+
+
+def _start_relay(port: str, program: str, path: str) -> None:
+    """Start the program with a listening socket, as systemd hands one over: sd_listen_fds(3). Raises OSError.
+
+    It may do nothing that the server may not. What it logs is up to the server, and so goes nowhere.
+    """
+    with socket.create_server((_RELAY_ADDRESS, int(port))) as listener:
+        if os.fork() == 0:
+            try:
+                os.dup2(listener.fileno(), _CONNECTION_FD)
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(nowhere, fd)
+                os.execve(program, [program, path], {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})  # noqa: S606 - systemd-socket-proxyd
+            finally:
+                os._exit(1)
 
 
 def _enter(own: str) -> None:

@@ -11,10 +11,13 @@ import resource
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 TIMEOUT = 2  # seconds
 RENDER_TIMEOUT = 120
@@ -102,6 +105,34 @@ def _connect_unix(path: str) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
             connection.connect(path)
     return path
+
+
+def _flood(path: str, count: int) -> int:
+    """Open connections to a socket, and keep them: with the beginning of a request, and nothing after it."""
+    for _ in range(count):
+        LISTENERS.append(socket.socket(socket.AF_UNIX))
+        LISTENERS[-1].settimeout(TIMEOUT)
+        LISTENERS[-1].connect(path)
+        LISTENERS[-1].sendall(b"CONNECT ")
+    return count
+
+
+def _ask_proxy(request: str, path: str | None = None) -> str:
+    """Send a request to the egress proxy, by the relay or by its socket; return the first line of the answer."""
+    with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as connection:
+        connection.settimeout(RENDER_TIMEOUT)
+        connection.connect(path or ("127.0.0.1", urlsplit(os.environ["HTTPS_PROXY"]).port))
+        connection.sendall(f"{request}\r\n\r\n".encode())
+        return connection.makefile("rb").readline().decode().strip()
+
+
+def _fetch(url: str) -> str:
+    """Fetch a page as programs do, by the proxy that the environment names; return its status, or why there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=RENDER_TIMEOUT) as answer:
+            return str(answer.status)
+    except urllib.error.URLError as error:
+        return str(error.reason)
 
 
 def _socket(family: int) -> int:
@@ -335,13 +366,16 @@ def _size(path: str) -> int:
 
 TOOLS: dict[str, Callable[..., Any]] = {
     "allocate": _allocate,
+    "ask_proxy": _ask_proxy,
     "connect": _connect,
     "connect_abstract": _connect_abstract,
     "connect_unix": _connect_unix,
     "each": _each,
     "environment": _environment,
     "escape": _escape,
+    "fetch": _fetch,
     "find": _find,
+    "flood": _flood,
     "fork": _fork,
     "in_namespaces": _in_namespaces,
     "leave": _leave,

@@ -10,6 +10,13 @@ let
       # On the host's own link, with a public address.
       denyAddresses = [ "192.31.196.9" ];
     };
+    domains = {
+      network.domains = [
+        "api.example.com"
+        "*.addresses.example"
+      ];
+      denyAddresses = [ "192.31.196.9" ];
+    };
     full.network = "full";
     # Of a browser: those of playwright in the catalogue.
     browser = {
@@ -86,7 +93,7 @@ in
 
   systemd.services = {
     stand-in-resolver = {
-      description = "Name server for which every name is one address of the internet";
+      description = "Name server for which every name is one address of the internet, or the one that it says";
       wantedBy = [ "multi-user.target" ];
       serviceConfig.ExecStart = "${lib.getExe pkgs.stand-in-resolver} --listen 127.0.0.53 --answer 192.31.196.7";
     };
@@ -146,6 +153,17 @@ in
         pkgs.test-client
       ];
       script = "exec ip netns exec internet test-client listen 7777";
+    };
+    internet-https = {
+      description = "What answers there at the port of https";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "uplink.service" ];
+      requires = [ "uplink.service" ];
+      path = [
+        pkgs.iproute2
+        pkgs.test-client
+      ];
+      script = "exec ip netns exec internet test-client listen 443";
     };
   };
 }

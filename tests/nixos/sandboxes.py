@@ -1,13 +1,16 @@
 # The test driver runs this, in a VM or in a container: machines, `start_all` and `subtest` are in scope.
+import ipaddress
 import json
 from typing import Any
 
 SERVERS = ("none", "internet", "full", "browser", "nested", "store")
+# Its sandbox is that of `none`, with sockets of the internet and a proxy.
+PROXIED = "domains"
 KEEPERS = ("keeper", "diary", "album")
 # Whose processes have the files of their user alone; for that, their first process has a capability at first.
 OF_EACH_USER = ("diary", "album")
 ON_THE_INTERNET = ("internet", "browser", "store", "album")
-WITHOUT_NETWORK = ("none", "nested", "keeper", "diary")
+WITHOUT_NETWORK = ("none", PROXIED, "nested", "keeper", "diary")
 PORT = 7777
 INTERNET = ("192.31.196.7", "2620:4f:8000::7")
 NEIGHBOUR = "192.31.196.9"
@@ -26,7 +29,7 @@ machine.wait_for_unit("internet.service")
 machine.wait_for_open_port(PORT)
 machine.wait_for_open_port(443)
 machine.wait_until_succeeds("ip netns exec internet ss --listening --tcp --numeric --no-header | grep :7777")
-for server in (*SERVERS, *KEEPERS):
+for server in (*SERVERS, PROXIED, *KEEPERS):
     machine.wait_until_succeeds(f"test-client challenge https://{server}.mcp.example.com/mcp")
     machine.succeed(
         f"test-client login https://mcp.example.com https://{server}.mcp.example.com/mcp > /root/token-{server}"
@@ -96,13 +99,93 @@ with subtest("a server without a network reaches nothing, and resolves no name")
         assert attempt(server, RESOLVE, ASK_RESOLVER) == [None, None], server
 
 with subtest("each is exposed no more than its network and its relaxations need"):
-    for server in (*SERVERS, *KEEPERS):
+    for server in (*SERVERS, PROXIED, *KEEPERS):
         most = EXPOSED.get(server, 15)
         status, report = machine.execute(
             f"systemd-analyze security --no-pager --threshold={most} mcp-server-{server}@1.service"
         )
         assert status == 0, report
         machine.succeed(f"systemd-analyze security --no-pager --threshold=10 mcp-bridge-{server}.service")
+
+
+def ask_proxy(*requests: str, **of: str) -> list[str | None]:
+    """Let the server with domains send requests to its proxy; return the first line of each answer."""
+    return attempt(PROXIED, *(("ask_proxy", {"request": request, **of}) for request in requests))
+
+
+def name_of(address: str) -> str:
+    """Return a name of the list that has this address."""
+    written = ipaddress.ip_address(address).exploded
+    return f"{written.replace('.', '-').replace(':', '-')}.addresses.example"
+
+
+ESTABLISHED = "HTTP/1.1 200 Connection established"
+FORBIDDEN_BY_PROXY = "HTTP/1.1 403 Forbidden"
+CONNECT = "CONNECT api.example.com:443 HTTP/1.1"
+
+with subtest("a server with domains reaches these by its proxy, as programs do, and nothing else"):
+    names = ["api.example.com", "API.Example.COM.", *map(name_of, INTERNET)]
+    assert ask_proxy(*(f"CONNECT {name}:443 HTTP/1.1" for name in names)) == [ESTABLISHED] * len(names)
+    assert ask_proxy(CONNECT, path="/run/mcp-egress/socket") == [ESTABLISHED]
+    # What answers there speaks no TLS.
+    (allowed, other, in_the_clear) = attempt(
+        PROXIED,
+        *(
+            ("fetch", {"url": url})
+            for url in ("https://api.example.com", "https://example.com", "http://api.example.com")
+        ),
+    )
+    assert "Tunnel" not in allowed, allowed
+    assert "403" in other, other
+    assert in_the_clear == "Method Not Allowed", in_the_clear
+    unlisted = (
+        *("example.com:443", "api.example.com.evil.example:443", "evil.example@api.example.com:443"),
+        *("api.example.com:443@evil.example:443", "addresses.example:443", "evil-addresses.example:443"),
+        *("api.example.com:80", "api.example.com:7777", f"{INTERNET[0]}:443", f"[{INTERNET[1]}]:443", "127.0.0.1:443"),
+        *("3221225473:443", "localhost:443", "mcp.example.com:443"),
+    )
+    elsewhere = [f"CONNECT {target} HTTP/1.1\r\nHost: api.example.com:443" for target in unlisted]
+    assert ask_proxy(*elsewhere) == [FORBIDDEN_BY_PROXY] * len(unlisted)
+    machine.wait_until_succeeds(
+        "journalctl --namespace=* --no-pager --unit=mcp-egress-domains.service --output=cat"
+        " | grep --fixed-strings 'refused: example.com is not in sandbox.network.domains of this server.'"
+    )
+
+with subtest("the kernel keeps a proxy from this host, its networks and a cloud's metadata, whatever names say"):
+    names = [name_of(address) for address in (*FORBIDDEN, NEIGHBOUR)]
+    got = ask_proxy(*(f"CONNECT {name}:443 HTTP/1.1" for name in names))
+    refused = {"HTTP/1.1 502 Bad Gateway", "HTTP/1.1 504 Gateway Timeout"}
+    assert set(got) <= refused, list(zip(names, got, strict=True))
+
+with subtest("a server's proxy is there for this server alone, and at no port of the host"):
+    for server in (*SERVERS, *KEEPERS):
+        proxies = ("/run/mcp-egress/socket", "/run/mcp-oauth-gateway/egress/domains/socket")
+        got = attempt(
+            server,
+            *(("connect_unix", {"path": path}) for path in proxies),
+            ("connect", {"host": "127.0.0.1", "port": 3128}),
+        )
+        assert got == [None] * 3, (server, got)
+    machine.succeed("test -S /run/mcp-oauth-gateway/egress/domains/socket")
+    machine.fail("setpriv --reuid=65534 --clear-groups test -S /run/mcp-oauth-gateway/egress/domains/socket")
+    machine.fail("ss --listening --tcp --numeric --no-header | grep :3128")
+
+with subtest("sessions of a server with domains share no loopback, and none keeps the proxy from another"):
+    open_session(PROXIED, "flooding")
+    open_session(PROXIED, "using")
+    assert attempt_in("flooding", PROXIED, ("listen", {"address": "7001"})) == ["7001"]
+    by_port = ("connect", {"host": "127.0.0.1", "port": 7001})
+    assert attempt_in("using", PROXIED, by_port) == [None]
+    assert attempt_in("flooding", PROXIED, by_port) != [None]
+    for _ in range(7):
+        assert attempt_in("flooding", PROXIED, ("flood", {"path": "/run/mcp-egress/socket", "count": 100})) == [100]
+    assert attempt_in("using", PROXIED, ("ask_proxy", {"request": CONNECT})) == [ESTABLISHED]
+    close_sessions(PROXIED)
+
+with subtest("a proxy is exposed no more than it needs, and starts again at the next request however it ended"):
+    machine.succeed("systemd-analyze security --no-pager --threshold=15 mcp-egress-domains.service")
+    machine.succeed("systemctl kill --signal=KILL mcp-egress-domains.service")
+    assert ask_proxy(CONNECT) == [ESTABLISHED]
 
 with subtest("a server on the internet reaches the internet and resolves names"):
     for server in ON_THE_INTERNET:
@@ -136,7 +219,7 @@ with subtest("a neighbour with a public address is reached, but for who is told 
 with subtest("no server makes a socket of another family, by system calls or by io_uring"):
     # Of the kernel (netlink), packets, virtual machines' hosts.
     others = [("socket", {"family": family}) for family in (16, 17, 40)]
-    for server in SERVERS:
+    for server in (*SERVERS, PROXIED):
         ways = [("system_call", {"name": "io_uring_setup"}), ("system_call_of_x32", {})]
         assert attempt(server, *others, *ways) == [None] * 5, server
 
@@ -607,6 +690,8 @@ def count_resources() -> dict[str, int]:
 
 
 with subtest("many sessions leave no unit, descriptor, control group or memory"):
+    # The health check has sessions of its own.
+    machine.succeed("systemctl stop mcp-gateway-health.timer mcp-gateway-health.service")
     repeat = "test-client repeat https://none.mcp.example.com/mcp --token-file /root/token-none --count {}"
     machine.succeed(repeat.format(10))
     at_first = count_resources()

@@ -22,9 +22,11 @@ FOLDERS = {
     "nsncd": "/usr/libexec",
     "pebble": "/usr/bin",
     "redis": "/usr/bin",
-    "systemd": "/usr/bin",
     "traefik": "/opt/tools/bin",
 }
+
+# The parts of a package that the root has in several folders.
+PARTS = {"systemd": {"bin": "/usr/bin", "lib": "/usr/lib"}}
 
 # Packages of one program, which has another name in the root.
 PROGRAMS = {
@@ -35,6 +37,7 @@ PROGRAMS = {
 # Packages made of this checkout, whose modules they have, too: their commands, and the module that each runs.
 GATEWAY = {
     "mcp-auth-service": "auth_service.__main__",
+    "mcp-egress-proxy": "stdio_bridge.egress.__main__",
     "mcp-gatewayctl": "auth_service.cli",
     "mcp-stdio-bridge": "stdio_bridge.__main__",
     "mcp-bridge-status": "stdio_bridge.status_service",
@@ -62,6 +65,11 @@ def install_programs(checkout: Path, root: Path) -> None:
         store_path = root / f"{STORE_PREFIX}{package}"
         store_path.mkdir(parents=True)
         (store_path / "bin").symlink_to(folder)
+    for package, parts in PARTS.items():
+        store_path = root / f"{STORE_PREFIX}{package}"
+        store_path.mkdir(parents=True)
+        for part, folder in parts.items():
+            (store_path / part).symlink_to(folder)
     for package, program in PROGRAMS.items():
         binaries = root / f"{STORE_PREFIX}{package}/bin"
         binaries.mkdir(parents=True)

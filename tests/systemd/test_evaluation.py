@@ -506,6 +506,39 @@ def test_limits_are_of_one_process_of_a_server_and_of_all_together() -> None:
     assert [line for line in units["mcp-bridge-notes.service"] if line.startswith(limits)] == ["MemoryMax=2G"]
 
 
+def test_a_server_with_domains_reaches_its_egress_proxy_and_nothing_else() -> None:
+    units = load(evaluated("sandboxes")).units
+    lines = units["mcp-server-domains@.service"]
+    place = "BindReadOnlyPaths=/run/mcp-oauth-gateway/egress/domains:/run/mcp-egress"
+    assert {place, "PrivateNetwork=true", "IPAddressDeny=any", "IPAddressAllow=localhost"} <= set(lines)
+    assert not any(line.startswith(("BindPaths=", "BindReadOnlyPaths=")) for line in lines if line != place)
+    environment = {line.removeprefix("Environment=").strip('"') for line in lines if line.startswith("Environment=")}
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        assert {f"{name}=http://127.0.0.1:3128", f"{name.lower()}=http://127.0.0.1:3128"} <= environment
+    assert {"NO_PROXY=localhost,127.0.0.1,::1", "NODE_USE_ENV_PROXY=1"} <= environment
+    (start,) = (line for line in lines if line.startswith("ExecStart="))
+    assert " --relay 3128 " in start
+    assert " /run/mcp-egress/socket " in start
+    for unit, others in units.items():
+        if "domains" not in unit:
+            assert not any("mcp-egress" in line or "_PROXY=" in line or "--relay" in line for line in others), unit
+
+
+def test_an_egress_proxy_reaches_what_a_server_on_the_internet_reaches() -> None:
+    units = load(evaluated("sandboxes")).units
+    kinds = ("IPAddress", "PrivateNetwork=", "RestrictAddressFamilies=", "RestrictNetworkInterfaces=")
+    proxy, server = (
+        {line for line in units[unit] if line.startswith(kinds)}
+        for unit in ("mcp-egress-domains.service", "mcp-server-internet@.service")
+    )
+    assert len(server) > 20
+    assert proxy == server, "with the same `denyAddresses`"
+    lines = units["mcp-egress-domains.service"]
+    (start,) = (line for line in lines if line.startswith("ExecStart="))
+    assert start.endswith('mcp-egress-proxy" "--domain" "api.example.com" "--domain" "*.addresses.example"')
+    assert "Slice=mcp-gateway-domains.slice" in lines
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_socket_is_started_again_when_it_fails_however_often(name: str) -> None:
     for configuration in load_machines(evaluated(name)).values():

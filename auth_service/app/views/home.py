@@ -25,6 +25,7 @@ visits = Endpoints("visits", __name__)
 
 _NETWORKS = {
     "none": "sandboxed, no network",
+    "domains": "sandboxed, listed domains only",
     "internet": "sandboxed, internet only",
     "full": "sandboxed, whole network",
 }

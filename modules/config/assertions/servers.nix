@@ -32,6 +32,7 @@ let
     let
       replicas = topology.replicasOf server;
       perUser = server.url == null && server.stateDirectory == "per-user";
+      domains = gatewayLib.sandbox.domainsOf server.sandbox;
     in
     [
       {
@@ -83,6 +84,14 @@ let
         message = "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts`, or does not have the role `bridges`.";
       }
     ]
+    ++ lib.singleton {
+      assertion = domains != [ ];
+      message = "${option}.servers.${name}.sandbox.network.domains: is empty; with `sandbox.network = \"none\"` the server connects to nothing.";
+    }
+    ++ map (domain: {
+      assertion = checks.isDomainPattern domain;
+      message = "${option}.servers.${name}.sandbox.network.domains: \"${domain}\" is not a host name such as api.example.com, or a wildcard such as *.example.com.";
+    }) (if domains == null then [ ] else domains)
     ++ lib.mapAttrsToList (list: entries: {
       assertion = entries == [ ];
       message = "${option}.servers.${name}.${list}: the identity provider does not support this list, so it would let nobody in.";

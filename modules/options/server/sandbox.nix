@@ -16,21 +16,41 @@ let
       default = [ ];
       inherit example description;
     };
+  byName = types.submodule {
+    options.domains = mkOption {
+      type = types.listOf types.str;
+      example = [
+        "api.github.com"
+        "*.githubusercontent.com"
+      ];
+      description = ''
+        Names of the hosts whose port 443 the server may connect to, in lower case. `*.example.com` stands for every name
+        below `example.com`, and not for `example.com`. A proxy is the only way there, which the server finds in the
+        variable `HTTPS_PROXY`. A name with an address that `network = "internet"` does not reach leads nowhere.
+      '';
+    };
+  };
 in
 {
   options.sandbox = {
     network = mkOption {
-      type = types.enum [
-        "none"
-        "internet"
-        "full"
-      ];
+      # The page of options has what the submodule has.
+      type =
+        types.either (types.enum [
+          "none"
+          "internet"
+          "full"
+        ]) byName
+        // {
+          inherit (byName) getSubOptions;
+        };
       default = "none";
-      example = "internet";
+      example.domains = [ "api.github.com" ];
       description = ''
         What the server may connect to.
 
         - `none`: nothing, not even loopback.
+        - `{ domains = [ … ]; }`: hosts with these names.
         - `internet`: public addresses and the name resolver, but not this host and no private, link-local or metadata
           addresses.
         - `full`: everything that the host can connect to.
@@ -43,7 +63,7 @@ in
       example = [ "192.0.2.0/24" ];
       description = ''
         Further addresses and networks that the server may not connect to, in the format of `IPAddressDeny` in
-        {manpage}`systemd.resource-control(5)`. With `network = "internet"`, list internal hosts that have public
+        {manpage}`systemd.resource-control(5)`. With `network = "internet"` or `domains`, list internal hosts that have public
         addresses: neighbours on the host's own link, and hosts that trust this host because of its address.
       '';
     };

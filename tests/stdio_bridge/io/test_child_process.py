@@ -64,6 +64,21 @@ DESCRIPTORS = """
 import json, os
 print(json.dumps(sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))))
 """
+# Takes the place of systemd-socket-proxyd, and says what it was given.
+RELAY = f"""#!{sys.executable} -IS
+import json, os, socket, sys
+assert os.environ["LISTEN_FDS"] == "1" and os.environ["LISTEN_PID"] == str(os.getpid())
+assert [fd for fd in range(3, 20) if os.path.exists(f"/proc/self/fd/{{fd}}")] == [3]
+with socket.socket(fileno=3) as listener:
+    client, _ = listener.accept()
+    client.sendall(sys.argv[1].encode())
+"""
+CONNECTS = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+    print(connection.makefile().read(), flush=True)
+sys.stdin.read()
+"""
 
 
 class Running:
@@ -381,6 +396,26 @@ def test_where_users_cannot_be_kept_apart_no_process_is_started(tmp_path: Path) 
         running(lambda: UnitChild(path, environment={}, user="a1")) as server,
     ):
         assert server.wait_for_exit() == f"cannot be started: {tmp_path}: Operation not permitted"
+
+
+def test_a_port_of_loopback_is_passed_on_to_a_unix_socket(in_unit: Start, tmp_path: Path) -> None:
+    relay = tmp_path / "relay"
+    relay.write_text(RELAY)
+    relay.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with running(in_unit(["--relay", port, str(relay), "/run/egress", *python(CONNECTS, port)])) as server:
+        assert server.wait_for_lines(1) == [b"/run/egress"]
+        server.process.stop("no more is wanted")
+        assert server.wait_for_exit() == "exited with status 0, after no more is wanted"
+
+
+def test_without_the_port_no_server_is_started(in_unit: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with running(in_unit(["--relay", port, "/bin/false", "/run/egress", "cat"])) as server:
+            told = server.wait_for_exit()
+    assert f"{port} /bin/false /run/egress: Address already in use" in told
 
 
 def test_where_no_unit_can_be_asked_for_the_socket_is_named_and_nothing_left_open(tmp_path: Path) -> None:

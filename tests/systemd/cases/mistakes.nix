@@ -190,6 +190,26 @@ in
   ] { };
   issuer-of-an-unknown-server = issuers [ "ci" ] { servers = [ "other" ]; };
   issuer-with-an-unknown-scope = issuers [ "ci" ] { scopes = [ "write" ]; };
+  no-domains = servers (lib: {
+    time.sandbox.network.domains = [ ];
+  });
+  no-domain-names = servers (lib: {
+    time.sandbox.network.domains = [
+      "api.example.com"
+      "*.example.com"
+      "https://api.example.com"
+      "api.example.com:443"
+      "api.example.com."
+      "API.example.com"
+      "bücher.example.com"
+      "10.0.0.5"
+      "::1"
+      "*"
+      "*.com"
+      "localhost"
+      "api.*.com"
+    ];
+  });
   no-name = servers { Upper.command = [ "/bin/true" ]; };
   no-command = servers { wiki = { }; };
   command-and-url = servers {

@@ -1,0 +1,202 @@
+"""The proxy itself: reads one request of each connection, and then passes on bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from stdio_bridge.io.log_handler import LimitedLog
+
+from .connect_request import ESTABLISHED, Refusal, Target, parse_request
+from .domains import Domains
+
+MAX_CONNECTIONS = 512
+HEAD_SECONDS = 10.0
+# Also for addresses that the kernel lets nothing pass to: it tells nobody.
+_CONNECT_SECONDS = 10.0
+# What the proxy keeps of one direction of one tunnel.
+_BUFFER_BYTES = 16 * 1024
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
+# The address of the other family is tried beside the first one after this time (RFC 8305, section 8).
+_NEXT_ADDRESS_SECONDS = 0.25
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(target: Target) -> Streams:
+    """Connect to a target. Raises OSError.
+
+    The last dot keeps the resolver from adding search domains, which would make another name. Which addresses may be
+    reached is up to the kernel: the unit of the proxy sends nothing to private ones.
+    """
+    reader, writer = await asyncio.open_connection(
+        f"{target.name}.", target.port, limit=_BUFFER_BYTES, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS
+    )
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return reader, writer
+
+
+class _Connection:
+    """One connection of a client, and when something was last passed on in it."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.socket = client
+        # With the module, a relay in the sandbox of one session.
+        pid, _, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        self.process: int = pid
+        self.task: asyncio.Task[None] | None = None
+        self.touch()
+
+    def touch(self) -> None:
+        """Something was passed on."""
+        self.active_at = time.monotonic()
+
+
+class EgressProxy:
+    """Serves the processes of one server.
+
+    Beyond `max_connections` it closes one to make room: of the process that has most of them, the one that was used
+    least recently. So a session that floods the proxy loses its own connections.
+    """
+
+    def __init__(
+        self,
+        domains: Domains,
+        refusals: LimitedLog,
+        *,
+        connect: Callable[[Target], Awaitable[Streams]] = connect,
+        max_connections: int = MAX_CONNECTIONS,
+        head_seconds: float = HEAD_SECONDS,
+    ) -> None:
+        self._domains = domains
+        self._refusals = refusals
+        self._connect = connect
+        self._max_connections = max_connections
+        self._head_seconds = head_seconds
+        self._connections: set[_Connection] = set()
+        self._in_use = asyncio.Event()
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    async def serve(self, listener: socket.socket, *, idle_seconds: float) -> None:
+        """Serve until there has been no connection for so long. What connects later waits for the next process."""
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener.fileno(), self._accept, listener)
+        try:
+            while await self._is_used_within(idle_seconds):
+                await self._unused.wait()
+        finally:
+            loop.remove_reader(listener.fileno())
+            tasks = [each.task for each in self._connections if each.task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _is_used_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._in_use.wait()
+        return self._in_use.is_set()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # it has gone
+        if len(self._connections) >= self._max_connections:
+            self._close_one()
+        connection = _Connection(client)
+        self._connections.add(connection)
+        self._unused.clear()
+        self._in_use.set()
+        connection.task = asyncio.create_task(self._serve(connection))
+        connection.task.add_done_callback(lambda _: self._forget(connection))
+
+    def _close_one(self) -> None:
+        count = Counter(each.process for each in self._connections)
+        least_needed = min(self._connections, key=lambda each: (-count[each.process], each.active_at))
+        self._connections.discard(least_needed)
+        if least_needed.task is not None:
+            least_needed.task.cancel()
+
+    def _forget(self, connection: _Connection) -> None:
+        connection.socket.close()
+        self._connections.discard(connection)
+        if not self._connections:
+            self._in_use.clear()
+            self._unused.set()
+
+    async def _serve(self, connection: _Connection) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection.socket, limit=_BUFFER_BYTES)
+        try:
+            try:
+                upstream = await self._reach(await self._read_request(reader))
+            except Refusal as refusal:
+                self._refusals.log(logging.WARNING, "refused: %s", refusal)
+                writer.write(refusal.render())
+                writer.write_eof()
+                # Closed with something unread in it, the connection would be reset, and the answer lost.
+                async with asyncio.timeout(self._head_seconds):
+                    while await reader.read(_BUFFER_BYTES):
+                        pass
+            else:
+                await _pass_on_both_ways(connection, (reader, writer), upstream)
+        except (OSError, EOFError):
+            pass  # the client has gone, or has asked for nothing in time
+        finally:
+            writer.transport.abort()
+
+    async def _read_request(self, reader: asyncio.StreamReader) -> Target:
+        """Raises Refusal, and EOFError or OSError where there is no request."""
+        try:
+            async with asyncio.timeout(self._head_seconds):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            raise Refusal("431 Request Header Fields Too Large", "The head of the request is too large.") from None
+        return parse_request(head, self._domains)
+
+    async def _reach(self, target: Target) -> Streams:
+        """Raises Refusal."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await self._connect(target)
+        except TimeoutError:
+            raise Refusal(
+                "504 Gateway Timeout",
+                f"{target.name} does not answer, or has an address that the sandbox does not reach.",
+            ) from None
+        except OSError as error:
+            raise Refusal("502 Bad Gateway", f"{target.name} cannot be reached: {error.strerror or error}.") from None
+
+
+async def _pass_on_both_ways(connection: _Connection, client: Streams, upstream: Streams) -> None:
+    (from_client, to_client), (from_upstream, to_upstream) = client, upstream
+    try:
+        for writer in (to_client, to_upstream):
+            writer.transport.set_write_buffer_limits(_BUFFER_BYTES)
+        to_client.write(ESTABLISHED)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_pass_on(connection, from_client, to_upstream))
+            both.create_task(_pass_on(connection, from_upstream, to_client))
+        for writer in (to_client, to_upstream):
+            writer.close()
+            await writer.wait_closed()
+    except* OSError:
+        pass  # one side has gone, and so does the other
+    finally:
+        to_upstream.transport.abort()
+
+
+async def _pass_on(connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_BUFFER_BYTES):
+        connection.touch()
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
