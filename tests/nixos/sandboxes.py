@@ -177,7 +177,7 @@ with subtest("sessions of a server with domains share no loopback, and none keep
     by_port = ("connect", {"host": "127.0.0.1", "port": 7001})
     assert attempt_in("using", PROXIED, by_port) == [None]
     assert attempt_in("flooding", PROXIED, by_port) != [None]
-    for _ in range(7):
+    for _round in range(7):
         assert attempt_in("flooding", PROXIED, ("flood", {"path": "/run/mcp-egress/socket", "count": 100})) == [100]
     assert attempt_in("using", PROXIED, ("ask_proxy", {"request": CONNECT})) == [ESTABLISHED]
     close_sessions(PROXIED)
