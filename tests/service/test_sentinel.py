@@ -59,7 +59,7 @@ class Sentinels:
                 f"port {port}\nbind 127.0.0.1\ndir {self._folder}\n"
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master} 2\n"
                 f'sentinel auth-pass {SERVICE} "{PASSWORD}"\n'
-                f"sentinel down-after-milliseconds {SERVICE} 500\n"
+                f"sentinel down-after-milliseconds {SERVICE} 2000\n"
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
             self.sentinels.append(self._start(f"sentinel-{number}", str(file), "--sentinel"))
