@@ -607,9 +607,9 @@ with subtest("vault: neither finds the other's, in no process and in no file"):
         ]
 
 with subtest("vault: no token is in a unit's properties, a command line, a journal, or where the gateway keeps things"):
-    bridge = machine.succeed("systemctl show --property=MainPID --value mcp-bridge-vault.service").strip()
+    its_bridge = int(machine.succeed("systemctl show --property=MainPID --value mcp-bridge-vault.service"))
     machine.succeed("cat /proc/[0-9]*/cmdline > /root/command-lines || true")
-    machine.succeed(f"cat /proc/{bridge}/environ > /root/environment-of-bridge")
+    machine.succeed(f"cat /proc/{its_bridge}/environ > /root/environment-of-bridge")
     machine.succeed(
         "systemctl show 'mcp-server-vault@*' mcp-bridge-vault.service mcp-auth-service.service > /root/units"
     )
