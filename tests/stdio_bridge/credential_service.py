@@ -46,8 +46,8 @@ class CredentialService:
         """The users whom questions were about."""
         self.abandoned: queue.Queue[str] = queue.Queue()
         """The users whose question was given up while its answer was held back."""
-        self.open = threading.Event()
-        self.open.set()
+        self.held: set[str] = set()
+        """The users whose answers are held back."""
         self.url = f"http://127.0.0.1:{port}/credentials/notes"
 
     def give(self, *users: str) -> None:
@@ -78,7 +78,7 @@ def credential_service() -> Iterator[CredentialService]:
             received = self.rfile.read(int(self.headers["Content-Length"]))
             user, status, headers, body = service.answer(received)
             service.asked.put(user)
-            if not service.open.is_set():
+            if user in service.held:
                 self._wait(user)
             with contextlib.suppress(ConnectionError):
                 self.send_response(status)
@@ -90,7 +90,7 @@ def credential_service() -> Iterator[CredentialService]:
         def _wait(self, user: str) -> None:
             """Hold the answer back until it is let go, or the bridge has given the question up."""
             self.connection.settimeout(0.05)
-            while not service.open.is_set():
+            while user in service.held:
                 with contextlib.suppress(TimeoutError):
                     if self.connection.recv(1) == b"":
                         service.abandoned.put(user)
@@ -106,6 +106,6 @@ def credential_service() -> Iterator[CredentialService]:
         try:
             yield service
         finally:
-            service.open.set()
+            service.held.clear()
             server.shutdown()
             thread.join()

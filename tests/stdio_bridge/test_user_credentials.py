@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from local.ports import free_port
-from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service, encrypt
+from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
 from tests.stdio_bridge.running import KEY, Bridge, assertion, rpc, signed
 from tests.stdio_bridge.socket_activation import server_socket
@@ -73,9 +73,15 @@ def tell(bridge: Bridge, user: str) -> None:
     assert status == 204
 
 
-@pytest.mark.parametrize("in_units", [False, True], ids=["child processes", "units"])
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+@pytest.mark.parametrize(
+    ("server", "isolation", "in_units"),
+    [
+        ("legacy server", "per-session", False),
+        ("legacy server", "per-user", True),
+        ("modern server", "per-session", True),
+        ("modern server", "per-user", False),
+    ],
+)
 def test_the_processes_of_two_users_have_each_its_user_s_own(
     service: CredentialService, tmp_path: Path, server: str, isolation: str, in_units: bool
 ) -> None:
@@ -90,7 +96,7 @@ def test_the_processes_of_two_users_have_each_its_user_s_own(
         assert {tuple(said(client, "core")) for client in clients} == {(1, 1)} or in_units
         processes = [*psutil.Process(bridge.process.pid).children(recursive=True), psutil.Process(bridge.process.pid)]
         assert "token-of" not in str([process.cmdline() for process in processes])
-        assert "token-of" not in str([psutil.Process(bridge.process.pid).environ() for _ in "_"])
+        assert "token-of" not in str(psutil.Process(bridge.process.pid).environ())
         bridge.stop()
         assert not [line for line in bridge.lines if "token-of" in line]
 
@@ -149,7 +155,7 @@ def test_an_auth_service_that_is_asked_in_vain_says_when_to_try_again(
         assert metric(bridge, "mcp_bridge_spawns_total") == 0
 
 
-@pytest.mark.parametrize("status", [302, 400, 403, 404, 500])
+@pytest.mark.parametrize("status", [302, 403])
 def test_any_other_refusal_starts_nothing_and_is_logged(
     service: CredentialService, tmp_path: Path, status: int
 ) -> None:
@@ -161,35 +167,14 @@ def test_any_other_refusal_starts_nothing_and_is_logged(
         assert service.asked.qsize() == 1
 
 
-@pytest.mark.parametrize(
-    ("changed", "body"),
-    [
-        pytest.param({"nonce": "another"}, None, id="an answer to another question"),
-        pytest.param({"nonce": None}, None, id="an answer to none"),
-        pytest.param({"sub": "bob"}, None, id="about another user"),
-        pytest.param({"sub": None}, None, id="about no user"),
-        pytest.param({"environment": {"TOKEN": 1}}, None, id="a value that is no text"),
-        pytest.param({"environment": {"TOKEN": "a\0b"}}, None, id="a value with NUL"),
-        pytest.param({"environment": {"A=B": "c"}}, None, id="a name with an equals sign"),
-        pytest.param({"environment": ["TOKEN"]}, None, id="variables that are no object"),
-        pytest.param({"expires_at": "never"}, None, id="an end that is no time"),
-        pytest.param({"expires_at": 1}, None, id="an end that is over"),
-        pytest.param({}, b"{}", id="nothing"),
-        pytest.param({}, b"[", id="no JSON"),
-        pytest.param({}, b'{"credentials": 7}', id="no text"),
-        pytest.param({}, b'{"credentials": "rubbish"}', id="not encrypted"),
-        pytest.param({}, encrypt({}, key="6" * 64), id="encrypted for another server"),
-        pytest.param({}, b" " * (2 << 20), id="more than is read"),
-    ],
-)
-def test_an_answer_that_is_not_for_this_question_and_user_starts_nothing(
-    service: CredentialService, tmp_path: Path, changed: dict[str, Any], body: bytes | None
-) -> None:
+def test_an_answer_that_is_not_valid_starts_nothing(service: CredentialService, tmp_path: Path) -> None:
     service.give("ann", "bob")
-    service.changed, service.body = changed, body
+    service.changed = {"sub": "bob"}
     with bridge_of(tmp_path, service.url) as bridge:
-        assert begin(bridge, "modern", "ann")[0] == 503
+        status, headers, _ = begin(bridge, "modern", "ann")
+        assert (status, headers["retry-after"]) == (503, "5")
         assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        bridge.wait_for_line("ERROR .*the auth service's answer to a question for credentials is not valid")
         bridge.stop()
         assert not [line for line in bridge.lines if "token-of" in line]
 
@@ -207,7 +192,7 @@ def test_an_answer_that_is_under_way_when_the_credential_changes_is_not_used(
     service: CredentialService, tmp_path: Path, isolation: str, era: str
 ) -> None:
     service.give("ann")
-    service.open.clear()
+    service.held.add("ann")
     with bridge_of(tmp_path, service.url, "--isolation", isolation) as bridge:
         with in_background(bridge, era, "ann") as answered:
             assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
@@ -216,7 +201,7 @@ def test_an_answer_that_is_under_way_when_the_credential_changes_is_not_used(
         assert answered[0][0] in (404, 503)
         assert metric(bridge, "mcp_bridge_spawns_total") == 0
         service.environments["ann"] = {"TOKEN": "another"}
-        service.open.set()
+        service.held.clear()
         assert said(Client(bridge, era, user="ann"), "token") == "another"
 
 
@@ -225,22 +210,22 @@ def test_another_user_s_process_is_neither_waited_for_nor_taken_over(
     service: CredentialService, tmp_path: Path, era: str
 ) -> None:
     service.give("ann", "bob")
-    service.open.clear()
+    service.held.add("ann")
     with bridge_of(tmp_path, service.url, "--isolation", "per-user") as bridge:
-        with in_background(bridge, era, "ann") as of_ann, in_background(bridge, era, "bob") as of_bob:
-            assert {service.asked.get(timeout=WAIT_SECONDS), service.asked.get(timeout=WAIT_SECONDS)} == {"ann", "bob"}
+        with in_background(bridge, era, "ann") as of_ann:
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            assert said(Client(bridge, era, user="bob"), "token") == "token-of-bob"
             tell(bridge, "ann")
             assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
-            service.open.set()
         assert of_ann[0][0] in (404, 503)
-        assert of_bob[0][0] == 200
-        assert said(Client(bridge, "modern", user="bob"), "token") == "token-of-bob"
-        assert said(Client(bridge, "modern", user="ann"), "token") == "token-of-ann"
+        assert metric(bridge, "mcp_bridge_spawns_total") == 1
+        service.held.clear()
+        assert said(Client(bridge, era, user="ann"), "token") == "token-of-ann"
 
 
 def test_a_client_that_leaves_gives_its_question_up(service: CredentialService, tmp_path: Path) -> None:
     service.give("ann")
-    service.open.clear()
+    service.held.add("ann")
     with bridge_of(tmp_path, service.url) as bridge:
         head = f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nX-Gateway-Identity: {assertion('ann')}\r\n"
         info = {"name": "t", "version": "1"}
@@ -257,7 +242,7 @@ def test_a_client_that_leaves_gives_its_question_up(service: CredentialService, 
 @pytest.mark.parametrize("era", ERAS)
 def test_a_bridge_that_stops_gives_its_questions_up(service: CredentialService, tmp_path: Path, era: str) -> None:
     service.give("ann")
-    service.open.clear()
+    service.held.add("ann")
     with bridge_of(tmp_path, service.url) as bridge, in_background(bridge, era, "ann"):
         assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
         assert bridge.stop() == 0

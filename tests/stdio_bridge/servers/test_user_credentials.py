@@ -1,4 +1,4 @@
-"""Processes that end before the credential of their user does, by a clock that the test sets."""
+"""What counts as the credentials of a user, and processes that end before these do, by a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from stdio_bridge.http.identity import Identity
+from stdio_bridge.http.identity import AssertionVerifier, Identity
 from stdio_bridge.io.event_loop import Loop
+from stdio_bridge.io.http_post import Answer
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
 from stdio_bridge.protocol.errors import HttpError, UsageError
@@ -20,7 +21,8 @@ from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import ServerPool
 from stdio_bridge.servers.session_lease import SessionLease
 from stdio_bridge.servers.suspended_calls import SuspendedCalls
-from stdio_bridge.servers.user_credentials import Delivered
+from stdio_bridge.servers.user_credentials import Delivered, UserCredentials
+from tests.stdio_bridge.credential_service import encrypt
 from tests.stdio_bridge.running import ECHO, KEY
 
 URL = "http://127.0.0.1:1/credentials/notes"
@@ -82,9 +84,8 @@ class Site:
         for _ in range(3000):
             if condition():
                 return
-            self.loop.call_soon(lambda: None)
+            self.loop.call_later(0.01, lambda: None)  # of real time, as nothing makes it due
             self.loop.turn()
-            os.sched_yield()
         raise AssertionError("what the test waits for did not happen")
 
 
@@ -138,6 +139,100 @@ def test_nothing_starts_for_a_user_in_the_name_of_another_or_of_none(site: Site)
         with pytest.raises(HttpError):
             site.pool.start(occupant, lambda _: None, identity)
     assert len(site.pool) == 0
+
+
+NONCE = "the nonce"
+IDENTITY = Identity(user="ann", resource="https://mcp.example.com/notes/mcp", scopes=frozenset({"read", "write"}))
+
+
+@pytest.fixture
+def asking() -> Iterator[UserCredentials]:
+    loop = Loop()
+    verifier = AssertionVerifier(KEY.encode(), now=lambda: 1000.0)
+    yield UserCredentials(loop, (URL,), verifier, now=lambda: 1000.0)
+    loop.close()
+
+
+def answered(changed: dict[str, Any], body: bytes | None = None, **headers: str) -> Answer:
+    content = {"nonce": NONCE, "sub": "ann", "environment": {"TOKEN": "t"}, "expires_at": None}
+    return Answer(status=200, headers=headers, body=body if body is not None else encrypt({**content, **changed}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "delivered"),
+    [
+        ({}, Delivered(environment={"TOKEN": "t"}, good_for=None)),
+        ({"environment": {}}, Delivered(environment={}, good_for=None)),
+        ({"expires_at": 4600}, Delivered(environment={"TOKEN": "t"}, good_for=3300.0)),
+        ({"expires_at": 1400}, Delivered(environment={"TOKEN": "t"}, good_for=300.0)),
+    ],
+)
+def test_an_answer_to_the_question_is_taken(
+    asking: UserCredentials, changed: dict[str, Any], delivered: Delivered
+) -> None:
+    assert asking.read(answered(changed), IDENTITY, NONCE) == delivered
+
+
+@pytest.mark.parametrize(
+    ("changed", "body"),
+    [
+        pytest.param({"nonce": "another"}, None, id="an answer to another question"),
+        pytest.param({"nonce": None}, None, id="an answer to none"),
+        pytest.param({"sub": "bob"}, None, id="about another user"),
+        pytest.param({"sub": None}, None, id="about no user"),
+        pytest.param({"environment": {"TOKEN": 1}}, None, id="a value that is no text"),
+        pytest.param({"environment": {"TOKEN": "a\0b"}}, None, id="a value with NUL"),
+        pytest.param({"environment": {"A=B": "c"}}, None, id="a name with an equals sign"),
+        pytest.param({"environment": ["TOKEN"]}, None, id="variables that are no object"),
+        pytest.param({"expires_at": "never"}, None, id="an end that is no time"),
+        pytest.param({"expires_at": 1}, None, id="an end that is over"),
+        pytest.param({}, b"{}", id="nothing"),
+        pytest.param({}, b"[", id="no JSON"),
+        pytest.param({}, b'{"credentials": 7}', id="no text"),
+        pytest.param({}, b'{"credentials": "rubbish"}', id="not encrypted"),
+        pytest.param({}, encrypt({}, key="6" * 64), id="encrypted for another server"),
+    ],
+)
+def test_an_answer_that_is_not_for_this_question_and_user_is_refused(
+    asking: UserCredentials, changed: dict[str, Any], body: bytes | None
+) -> None:
+    refused = asking.read(answered(changed, body), IDENTITY, NONCE)
+    assert isinstance(refused, HttpError)
+    assert refused.status == "503 Service Unavailable"
+    assert "t" not in str(refused).split()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "refusal", "retry_after"),
+    [
+        (503, {"retry-after": "7"}, "503 Service Unavailable", "7"),
+        (503, {"retry-after": "0"}, "503 Service Unavailable", "1"),
+        (503, {"retry-after": "1e9"}, "503 Service Unavailable", "5"),
+        (503, {"retry-after": "99999999"}, "503 Service Unavailable", "600"),
+        (503, {}, "503 Service Unavailable", "5"),
+        (400, {}, "503 Service Unavailable", "5"),
+        (404, {}, "503 Service Unavailable", "5"),
+        (500, {}, "503 Service Unavailable", "5"),
+    ],
+)
+def test_a_refusal_says_when_to_try_again(
+    asking: UserCredentials, status: int, headers: dict[str, str], refusal: str, retry_after: str
+) -> None:
+    refused = asking.read(Answer(status=status, headers=headers, body=b""), IDENTITY, NONCE)
+    assert isinstance(refused, HttpError)
+    assert (refused.status, dict(refused.headers)) == (refusal, {"Retry-After": retry_after})
+
+
+def test_what_is_missing_leads_to_a_login_that_asks_for_the_scopes_that_the_token_has(asking: UserCredentials) -> None:
+    refused = asking.read(Answer(status=401, headers={}, body=b""), IDENTITY, NONCE)
+    assert isinstance(refused, HttpError)
+    challenge = dict(refused.headers)["WWW-Authenticate"]
+    assert challenge.startswith('Bearer error="invalid_token"')
+    assert challenge.endswith('/.well-known/oauth-protected-resource/notes/mcp", scope="read write"')
+
+
+def test_an_address_that_cannot_be_reached_says_nothing(asking: UserCredentials) -> None:
+    assert asking.read("Connection refused", IDENTITY, NONCE) is None
 
 
 @pytest.mark.parametrize(
