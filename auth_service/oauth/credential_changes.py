@@ -52,11 +52,12 @@ class CredentialChanges:
         """Keep what a user has entered or connected, in the place of what was there."""
         if not secrets:
             return
-        former = {state.variable for state in self._credentials.find_states(sub, [resource_name])}
-        self._credentials.put(resource_name, sub, secrets)
-        self._end_processes(resource_name, sub)
+        replaced = self._credentials.put(resource_name, sub, secrets)
+        if replaced:
+            # Where nothing was replaced, no process has it, and a notice would meet the first one that starts with it.
+            self._end_processes(resource_name, sub)
         for variable in secrets:
-            event = Event.CREDENTIAL_REPLACED if variable in former else Event.CREDENTIAL_SET
+            event = Event.CREDENTIAL_REPLACED if variable in replaced else Event.CREDENTIAL_SET
             self._record(event, resource_name, sub, variable, name=name)
 
     def remove(self, resource_name: str, sub: str, variables: Collection[str], *, by: str) -> Removal:

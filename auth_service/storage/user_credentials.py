@@ -81,8 +81,8 @@ class UserCredentials:
         self._shorten = connection.register_script(SHORTEN)
 
     @denies_when_unavailable
-    def put(self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret]) -> None:
-        """Store what a user has just entered or connected, in the place of what was there.
+    def put(self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret]) -> set[str]:
+        """Store what a user has just entered or connected; return the variables where something was there before.
 
         It ends soon if the user gets no grant.
         """
@@ -93,7 +93,8 @@ class UserCredentials:
                 transaction.hset(key, variable, self._seal(resource_name, sub, variable, secret, set_at=now))
                 transaction.hdel(key, _USED + variable)
             prolong(transaction, key, lifetime=KEPT_SECONDS)
-            transaction.execute()
+            are_new = transaction.execute()[::2]
+        return {variable for variable, is_new in zip(secrets_by_variable, are_new, strict=False) if not is_new}
 
     @denies_when_unavailable
     def renew(self, resource_name: str, sub: str, variable: str, former: StoredSecret, secret: Secret) -> bool:

@@ -49,6 +49,14 @@ def test_a_user_has_what_the_user_has_set_at_that_server(credentials: UserCreden
     assert credentials.read_all("wiki", ALICE) == {}
 
 
+def test_what_is_replaced_is_known(credentials: UserCredentials) -> None:
+    secret = Secret(value=TOKEN)
+    assert credentials.put("tickets", ALICE, {"TOKEN": secret}) == set()
+    assert credentials.put("tickets", ALICE, {"WIKI": secret, "TOKEN": secret, "CHAT": secret}) == {"TOKEN"}
+    assert credentials.put("tickets", ALICE, {"WIKI": secret, "CHAT": secret}) == {"WIKI", "CHAT"}
+    assert credentials.put("tickets", BOB, {"TOKEN": secret}) == set()
+
+
 def test_what_is_missing_is_named_in_the_order_asked_for(credentials: UserCredentials) -> None:
     credentials.put("tickets", ALICE, {"TOKEN": Secret(value=TOKEN)})
     assert credentials.find_missing("tickets", ALICE, ["WIKI", "TOKEN", "CHAT"]) == ["WIKI", "CHAT"]
