@@ -21,7 +21,7 @@ from auth_service.oauth.authorization_requests import AuthorizationRequests
 from auth_service.oauth.client_lookup import ClientLookup
 from auth_service.oauth.connections import Connections
 from auth_service.oauth.credential_changes import CredentialChanges
-from auth_service.oauth.declared_clients import make_clients
+from auth_service.oauth.declared_clients import find_created, make_clients
 from auth_service.oauth.document_probe import DocumentProbe
 from auth_service.oauth.id_jag import UserAssertions
 from auth_service.oauth.introspection import Introspection
@@ -209,6 +209,7 @@ class Parts:
             probe=self.probe,
             requester=partial(self._requester, self),
             declared=make_clients(self.settings, self.credentials),
+            find_created=partial(find_created, self.store),
         )
 
     @cached_property

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import secrets
+import time
+from typing import Any, TextIO
 
 import click
+from pydantic import ValidationError
 
-from auth_service.oauth.declared_clients import auth_method_of
-from auth_service.protocol.clients import WORKLOAD_PREFIX
+from auth_service.oauth.declared_clients import auth_method_of, check_clients
+from auth_service.ops import audit
+from auth_service.ops.audit import Event
+from auth_service.protocol.clients import WORKLOAD_PREFIX, hash_secret
+from auth_service.settings import DeclaredClient, Settings, SettingsError
+from auth_service.storage.created_clients import CreatedClient
 from auth_service.storage.queries import OtherClient, RegisteredClient
 
 from .operator import (
@@ -17,6 +24,7 @@ from .operator import (
     as_json,
     end_grants,
     oldest_first,
+    parse_lifetime,
     print_record,
     print_records,
     timestamp,
@@ -40,10 +48,13 @@ def list_(operator: Operator, *, as_json: bool) -> None:
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
     registered = oldest_first(operator.store.queries.clients(), lambda each: each.client.issued_at)
     declared = operator.settings.declared_clients
-    others = (each for each in operator.store.queries.other_clients() if each.newest.grant.client_id not in declared)
+    created = [each for each in operator.store.created_clients.find_all() if each.name not in declared]
+    own = {*declared, *(each.name for each in created)}
+    others = (each for each in operator.store.queries.other_clients() if each.newest.grant.client_id not in own)
     records = itertools.chain(
         map(_describe_registered, registered),
-        (_describe_declared(operator, client_id) for client_id in declared),
+        (_describe_declared(operator, client_id, declared[client_id]) for client_id in declared),
+        (_describe_declared(operator, each.name, each.declared, created_at=each.created_at) for each in created),
         map(_describe_other, others),
     )
     print_records(records, columns, as_json=as_json)
@@ -60,10 +71,75 @@ def show(operator: Operator, *, client: str, as_json: bool) -> None:
 
 @clients.command()
 @click.argument("client")
+@click.option("--server", "servers", multiple=True, help="A server for which it gets tokens of its own; repeatable.")
+@click.option("--scope", "scopes", multiple=True, help="A scope that it may have there, beside the required ones.")
+@click.option("--lifetime", callback=parse_lifetime, default="1h", show_default=True, help="Of its own tokens.")
+@click.option("--redirect-uri", "redirect_uris", multiple=True, help="Instead of --server: for a client with users.")
+@click.option("--public-key", type=click.File(), help="Its public key in PEM, instead of a secret.")
+@click.option("--title", help="Its name on pages and in lists; by default CLIENT.")
+@with_operator
+@as_json
+def create(
+    operator: Operator,
+    *,
+    client: str,
+    servers: tuple[str, ...],
+    scopes: tuple[str, ...],
+    lifetime: int,
+    redirect_uris: tuple[str, ...],
+    public_key: TextIO | None,
+    title: str | None,
+    as_json: bool,
+) -> None:
+    """Create a client as declaredClients does, without a rebuild, and print its secret, which is shown only once.
+
+    It lasts until `clients delete`. CLIENT is its client id: lower-case letters, digits and hyphens.
+    """
+    declared = {
+        "servers": [operator.resource_name(operator.resource_url(server)) for server in servers],
+        "scopes": scopes,
+        "redirect_uris": redirect_uris,
+        **({"lifetime": lifetime} if servers else {}),
+        **({"title": title} if title is not None else {}),
+        **({"secret": True} if public_key is None else {"public_key": public_key.read()}),
+    }
+    secret = secrets.token_urlsafe(32) if public_key is None else None
+    created = CreatedClient(
+        name=client,
+        declared=_check(operator, client, declared),
+        secret_hash=None if secret is None else hash_secret(secret),
+        created_at=int(time.time()),
+    )
+    if client in operator.settings.declared_clients or not operator.store.created_clients.add(created):
+        raise click.ClickException(f"{client}: there is such a client already; `mcp-gatewayctl clients show {client}`")
+    operator.open_audit_log()
+    audit.record(Event.CLIENT_REGISTERED, client=client, name=title or client, by=BY)
+    print_record({"client": client, "secret": secret}, as_json=as_json)
+
+
+def _check(operator: Operator, name: str, declared: dict[str, Any]) -> DeclaredClient:
+    """Return the declaration, checked as one of the settings is. Raises click.UsageError."""
+    document = operator.settings.model_dump(mode="json", exclude_unset=True)
+    try:
+        settings = Settings.model_validate({**document, "declared_clients": {name: declared}})
+        check_clients(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise click.UsageError(
+            f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    return settings.declared_clients[name]
+
+
+@clients.command()
+@click.argument("client")
 @with_operator
 @as_json
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
-    """Remove CLIENT, and end all its grants at once. It has to register again."""
+    """Remove CLIENT, and end all its grants at once. It has to register, or be created, again."""
     if client in operator.settings.declared_clients:
         raise click.ClickException(f"{client}: the settings declare this client: take it out of declaredClients")
     _find(operator, client)
@@ -72,7 +148,9 @@ def delete(operator: Operator, *, client: str, as_json: bool) -> None:
 
 def _find(operator: Operator, client_id: str) -> dict[str, Any]:
     if client_id in operator.settings.declared_clients:
-        return _describe_declared(operator, client_id)
+        return _describe_declared(operator, client_id, operator.settings.declared_clients[client_id])
+    if (created := operator.store.created_clients.find(client_id)) is not None:
+        return _describe_declared(operator, client_id, created.declared, created_at=created.created_at)
     found = operator.store.queries.find_client(client_id)
     if found is None:
         raise click.ClickException(f"{client_id}: no such client; `mcp-gatewayctl clients list` shows all")
@@ -93,17 +171,19 @@ def _describe_registered(each: RegisteredClient) -> dict[str, Any]:
     }
 
 
-def _describe_declared(operator: Operator, client_id: str) -> dict[str, Any]:
-    declared = operator.settings.declared_clients[client_id]
+def _describe_declared(
+    operator: Operator, client_id: str, declared: DeclaredClient, *, created_at: int | None = None
+) -> dict[str, Any]:
+    """Describe a client of the settings, or one that was created by command."""
     known = operator.store.queries.find_client(client_id)
     return {
         "client": client_id,
         "name": declared.title or client_id,
-        "kind": "declared",
+        "kind": "declared" if created_at is None else "created",
         "authentication": auth_method_of(declared),
         "redirect_uris": list(declared.redirect_uris),
         "grants": 0 if known is None else known.grants,
-        "registered_at": None,
+        "registered_at": timestamp(created_at),
         "expires_at": None,
     }
 

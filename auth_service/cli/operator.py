@@ -299,6 +299,14 @@ def parse_duration(text: str) -> int | None:
     return None if match is None else int(match[1]) * _UNITS[match[2]]
 
 
+def parse_lifetime(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+    """Return the seconds of an option. Raises click.BadParameter."""
+    seconds = parse_duration(f"{value}s" if value.isdecimal() else value)
+    if not seconds:
+        raise click.BadParameter(f"{value}: is no duration; write it as 3600, 90m, 12h or 30d")
+    return seconds
+
+
 def timestamp(seconds: float | None) -> str | None:
     """Return a time as ISO 8601, in UTC, to the second."""
     return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")

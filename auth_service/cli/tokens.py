@@ -12,18 +12,10 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.storage.grants import Grant, new_sid
 
-from .operator import BY, Operator, as_json, parse_duration, print_json, timestamp, with_operator
+from .operator import BY, Operator, as_json, parse_lifetime, print_json, timestamp, with_operator
 
 CLIENT_ID = "mcp-gatewayctl"
 _SUBJECT = re.compile(r"[a-z0-9-]{1,32}:[!-~]{1,200}")
-
-
-def _parse_lifetime(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
-    """Return seconds. Raises click.BadParameter."""
-    seconds = parse_duration(f"{value}s" if value.isdecimal() else value)
-    if not seconds:
-        raise click.BadParameter(f"{value}: is no duration; write it as 3600, 90m, 12h or 30d")
-    return seconds
 
 
 @click.group()
@@ -38,7 +30,7 @@ def token() -> None:
 @click.option("--name", help="The user's name in lists and logs; by default the id.")
 @click.option("--server", required=True, help="The server that the token is for, by name or URL.")
 @click.option("--scope", "scopes", multiple=True, help="A scope of that server; repeatable. By default all.")
-@click.option("--lifetime", callback=_parse_lifetime, default="1d", show_default=True, help="3600, 90m, 12h, 30d.")
+@click.option("--lifetime", callback=parse_lifetime, default="1d", show_default=True, help="3600, 90m, 12h, 30d.")
 @click.option("--label", default="issued by the operator", show_default=True, help="What it is for.")
 @with_operator
 @as_json

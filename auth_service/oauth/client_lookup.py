@@ -52,8 +52,11 @@ class ClientLookup:
         probe: DocumentProbe,
         requester: Callable[[], str],
         declared: Mapping[str, Client],
+        find_created: Callable[[str], Client | None],
     ) -> None:
         """Find the `declared` clients of the settings too, which they name by their client_id.
+
+        `find_created` returns a client that the operator has created by command.
 
         `probe` is told of each fetched document; `requester` returns the address of the current request.
         """
@@ -64,6 +67,7 @@ class ClientLookup:
         self._probe = probe
         self._requester = requester
         self._declared = declared
+        self._find_created = find_created
         self._waiting = {is_known: threading.BoundedSemaphore(MAX_WAITING // 2) for is_known in (False, True)}
 
     def find(self, client_id: str) -> Client | None:
@@ -71,7 +75,7 @@ class ClientLookup:
         if (declared := self._declared.get(client_id)) is not None:
             return declared
         if not client_documents.is_document_url(client_id):
-            return self._store.clients.find(client_id)
+            return self._store.clients.find(client_id) or self._find_created(client_id)
         if not self._documents.enabled:
             raise ClientDocumentsDisabled
         client_documents.check_url(client_id)

@@ -1,4 +1,4 @@
-"""Make the clients that the settings declare, in the form that registered ones have."""
+"""Make the clients of the operator, whom the settings declare or a command has created, as registered ones are."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from auth_service.protocol.clients import (
 from auth_service.protocol.errors import OAuthError
 from auth_service.protocol.jwk_sets import KeySetError
 from auth_service.settings import Credentials, DeclaredClient, Settings, SettingsError
+from auth_service.storage.store import Store
 
 if TYPE_CHECKING:
     from jwt.algorithms import AllowedOKPKeys
@@ -45,16 +46,26 @@ def make_clients(settings: Settings, credentials: Credentials) -> dict[str, Clie
     """Return the declared clients by their client_id. Raises SettingsError as `check_clients`, or without a secret."""
     check_clients(settings)
     return {
-        name: _make(name, declared, credentials.declared_clients.get(name))
+        name: _make(name, declared, _hash_secret_of(name, declared, credentials.declared_clients.get(name)))
         for name, declared in settings.declared_clients.items()
     }
 
 
-def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
+def find_created(store: Store, client_id: str) -> Client | None:
+    """Return a client that the operator has created by command. Raises ServiceUnavailable."""
+    created = store.created_clients.find(client_id)
+    return None if created is None else _make(client_id, created.declared, created.secret_hash)
+
+
+def _hash_secret_of(name: str, declared: DeclaredClient, secret: str | None) -> str | None:
     if not declared.secret:
-        secret = None
-    elif secret is None:
+        return None
+    if secret is None:
         raise SettingsError(f"declared_clients.{name}.secret: the credential declared-client.{name} is missing")
+    return hash_secret(secret)
+
+
+def _make(name: str, declared: DeclaredClient, secret_hash: str | None) -> Client:
     grants: tuple[str, ...] = ()
     if declared.servers:
         grants = (CLIENT_CREDENTIALS,)
@@ -74,8 +85,9 @@ def _make(name: str, declared: DeclaredClient, secret: str | None) -> Client:
     return Client(
         client_id=name,
         metadata=metadata,
-        secret_hash=hash_secret(secret) if secret else None,
-        other_auth_methods=("client_secret_post",) if secret else (),
+        secret_hash=secret_hash,
+        other_auth_methods=("client_secret_post",) if secret_hash is not None else (),
+        declared=declared,
     )
 
 

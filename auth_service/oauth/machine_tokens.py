@@ -52,8 +52,9 @@ class Target:
 
 def choose_target(server: AuthorizationServer, rights: Rights, form: Mapping[str, str]) -> Target:
     """Return what a request asks for, of what the operator has declared. Raises OAuthError."""
-    urls = {name: server.settings.resources[name].url for name in rights.servers}
-    default = rights.servers[0] if len(rights.servers) == 1 else None
+    # A client that was created by command may name a server that the settings do not have any more.
+    urls = {name: each.url for name, each in server.settings.resources.items() if name in rights.servers}
+    default = next(iter(urls)) if len(urls) == 1 else None
     resource = server.settings.resources[resources.parse_resource(form.get("resource"), urls, default=default)]
     may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in rights.scopes]
     requested = scopes.grantable(scopes.parse(form.get("scope")), supported=may_have, default=may_have)

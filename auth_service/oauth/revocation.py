@@ -86,13 +86,13 @@ class Revocation:
         self.revoke_grants(surplus, by="gateway", reason="the user has newer grants for this client")
 
     def remove_client(self, client_id: str, *, by: str) -> list[Grant]:
-        """Remove a registration, and end all its grants; return those that were live.
+        """Remove a client that is registered here or was created by command; return its grants that were live and end.
 
         Raises PartlyRefused if Redis keeps the registration because it takes no writes.
         """
         refusals: list[WritesRefused] = []
         with _going_on(refusals):
-            if self._store.clients.remove(client_id):
+            if self._store.clients.remove(client_id) or self._store.created_clients.remove(client_id):
                 audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = self._store.grants.find_ids_of_client(client_id)
         return _unless_refused(self.revoke_grants(sids, by=by, reason="the client was deleted"), refusals)

@@ -139,7 +139,7 @@ class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ig
     def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
         """Issue a token of what the operator has declared for the client."""
         server, client = self.server, self.request.client
-        declared = server.settings.declared_clients[client.client_id]
+        declared = client.declared
         target = machine_tokens.choose_target(server, declared, self.request.form)
         holder = Holder(
             user=user_of(client.client_id),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from auth_service.settings import AppScheme
+from auth_service.settings import AppScheme, DeclaredClient
 
 from . import jwk_sets, redirect_uris, scopes
 from .errors import OAuthError
@@ -141,6 +141,8 @@ class Client:
     issued_at: int = 0
     other_auth_methods: tuple[str, ...] = ()
     """Further methods by which the client may authenticate, which only a client document can name."""
+    declared: DeclaredClient | None = None
+    """What the operator has declared of it, if it is a client of the operator."""
 
     def __post_init__(self) -> None:
         if (self.secret_hash is not None) != self.auth_method.startswith("client_secret_"):

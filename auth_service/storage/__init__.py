@@ -31,6 +31,7 @@
 | `signed-until` | `kid` → when the last token that it signed ends | for ever |
 | `document-probes` | instance → what its last probe found (`oauth/document_probe.py`) | a day after the last |
 | `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
+| `created-clients` | client_id → a client that the operator has created (`created_clients`) | until it is deleted |
 | `workload-issuers` | names of trusted issuers for whose workloads tokens were issued (`issuers`) | for ever |
 | `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
 """

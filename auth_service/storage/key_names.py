@@ -15,6 +15,7 @@ SIGNING_KEYS: Final = "signing-keys"
 SIGNED_UNTIL: Final = "signed-until"
 DOCUMENT_PROBES: Final = "document-probes"
 USER_CREDENTIALS_PREFIX: Final = "user-credentials:"
+CREATED_CLIENTS: Final = "created-clients"
 WORKLOAD_ISSUERS: Final = "workload-issuers"
 
 

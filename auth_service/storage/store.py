@@ -7,6 +7,7 @@ from auth_service.settings import Settings
 from .clients import Clients
 from .codes import Codes
 from .consents import Consents
+from .created_clients import CreatedClients
 from .denials import Denials
 from .documents import Documents
 from .grants import Grants
@@ -43,6 +44,7 @@ class Store:
         self.codes = Codes(self.redis, self.grants, **kept)
         self.refresh_tokens = RefreshTokens(self.redis, **kept)
         self.consents = Consents(self.redis)
+        self.created_clients = CreatedClients(self.redis)
         self.sessions = Sessions(self.redis)
         self.pending_logins = PendingLogins(self.redis)
         self.waiting_logins = PendingLogins(self.redis, kind="waiting-login")

@@ -69,6 +69,15 @@ def test_a_client_logs_in_and_refreshes_with_nothing_but_its_document(oauth: OAu
     assert net.asked_for == [PATH]  # once, and neither logo nor home page
 
 
+def test_a_document_that_claims_the_name_of_a_declared_client_is_refused(oauth: OAuthTestClient, net: Internet) -> None:
+    oauth.reload(declared_clients={"editor": {"redirect_uris": [REDIRECT], "title": "House editor"}})
+    assert "House editor" in oauth.authorize("editor").text
+    net.pages[PATH] = respond_json({**DOCUMENT, "client_id": "editor"})
+    page = oauth.authorize(CLIENT)
+    assert page.status_code == 400
+    assert "House editor" not in page.text
+
+
 def test_a_redirect_uri_that_the_document_does_not_list_is_refused(oauth: OAuthTestClient) -> None:
     response = oauth.authorize(CLIENT, redirect_uri="https://evil.example/callback")
     assert response.status_code == 400

@@ -15,6 +15,8 @@ import jwt
 import pytest
 import redis
 import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from auth_service import cli
 from auth_service.cli import operator
@@ -147,6 +149,71 @@ def test_a_declared_client_is_not_deleted_by_command(run: Run, declaring: str, b
     assert "take it out of declaredClients" in run("clients", "delete", "nightly", declaring, status=1)
     assert len(run("grants", "list", "--client", "nightly")) == 1
     assert run("clients", "delete", "nightly") == {"client": "nightly", "ended_grants": 1}, "no longer declared"
+
+
+@pytest.fixture
+def creating(service: Service, tmp_path: Path) -> Iterator[str]:
+    """Settings with a client, and no created ones afterwards."""
+    document = json.loads((service.log.parent / "settings.json").read_text())
+    document["declared_clients"] = {"portal": {"redirect_uris": ["http://127.0.0.1/callback"]}}
+    path = tmp_path / "creating.json"
+    path.write_text(json.dumps(document))
+    yield f"--settings={path}"
+    with redis.Redis.from_url(document["redis_url"]) as store:
+        store.delete("created-clients")
+
+
+def test_a_created_client_gets_a_token_by_the_secret_that_is_shown_once(
+    service: Service, run: Run, creating: str
+) -> None:
+    created = run("clients", "create", "nightly", "--server", "time", "--lifetime", "10m", "--title", "Job", creating)
+    assert created.keys() == {"client", "secret"}
+    form = {"grant_type": "client_credentials", "client_id": "nightly", "client_secret": created["secret"]}
+    answer = service.post("/token", form).json()
+    assert answer["expires_in"] == 600
+    shown = run("clients", "show", "nightly", creating)
+    members = ("client", "name", "kind", "authentication", "grants", "expires_at")
+    assert tuple(shown[each] for each in members) == ("nightly", "Job", "created", "client_secret_basic", 1, None)
+    assert shown in run("clients", "list", creating)
+    assert created["secret"] not in json.dumps(run("clients", "list", creating))
+    assert "there is such a client already" in run("clients", "create", "nightly", "--server", "time", status=1)
+    assert service.post("/token", form).status_code == 200, "its secret is the first one"
+    assert run("clients", "delete", "nightly") == {"client": "nightly", "ended_grants": 1}
+    assert service.post("/token", form).status_code == 401
+    assert "no such client" in run("clients", "delete", "nightly", status=1)
+
+
+def test_a_client_is_created_with_a_key_and_then_has_no_secret(run: Run, creating: str, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    given = ("--server", "time", "--public-key", str(tmp_path / "key.pem"))
+    assert run("clients", "create", "nightly", *given, creating) == {"client": "nightly", "secret": None}
+    assert run("clients", "show", "nightly", creating)["authentication"] == "private_key_jwt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "status"),
+    [
+        (("nightly",), "must have either servers", 2),
+        (("nightly", "--server", "other"), "no server has that name", 2),
+        (("nightly", "--server", "time", "--scope", "other"), "none of its servers has the scope other", 2),
+        (("nightly", "--server", "time", "--lifetime", "2d"), "lifetime", 2),
+        (("nightly", "--server", "time", "--redirect-uri", "https://a.example/"), "must have either servers", 2),
+        (("nightly", "--redirect-uri", "http://evil.example/callback"), "redirect_uris", 2),
+        (("Nightly", "--server", "time"), "Nightly", 2),
+        (("mcp_x", "--server", "time"), "mcp_x", 2),
+        (("https://a.example/x", "--server", "time"), "https://a.example/x", 2),
+        (("workload:ci", "--server", "time"), "workload:ci", 2),
+        (("time", "--server", "time"), "has the name of a server", 2),
+        (("portal", "--server", "time"), "there is such a client already", 1),
+        (("nightly", "--server", "time", "--public-key", "/etc/hostname"), "must be a public key in PEM", 2),
+    ],
+)
+def test_a_client_that_could_not_be_declared_is_not_created(
+    run: Run, creating: str, arguments: tuple[str, ...], text: str, status: int
+) -> None:
+    assert text in run("clients", "create", *arguments, creating, status=status)
+    assert "created" not in {each["kind"] for each in run("clients", "list", creating)}
 
 
 def test_grants_are_listed_filtered_shown_and_revoked(service: Service, run: Run) -> None:

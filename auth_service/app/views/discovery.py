@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, jsonify, request
 
 from auth_service.app.composition import Parts
 from auth_service.protocol import metadata
+from auth_service.protocol.errors import ServiceUnavailable
 
 from . import allow_any_origin
 
@@ -26,14 +28,19 @@ def make_blueprint(parts: Parts) -> Blueprint:
         {name: resource.url for name, resource in settings.resources.items()}
     )
 
-    machines = any(client.servers for client in settings.declared_clients.values())
+    def has_machines() -> bool:
+        if any(client.servers for client in settings.declared_clients.values()):
+            return True
+        with suppress(ServiceUnavailable):  # the documents are there without Redis
+            return any(each.declared.servers for each in parts.store.created_clients.find_all())
+        return False
 
     def authorization_server() -> Response:
         document = metadata.authorization_server(
             settings.issuer,
             scopes=scopes,
             client_documents=parts.probe.works,
-            machines=machines,
+            machines=has_machines(),
             workloads=bool(settings.trusted_issuers),
             user_assertions=settings.accepts_user_assertions,
         )
