@@ -32,7 +32,9 @@ from auth_service.app.flask_app import create_app
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 from local import github
+from tests import connected_service
 from tests.conftest import RedisServer
+from tests.connected_service import CLIENT_ID, StandIn
 from tests.flows.conftest import make_parts
 from tests.internet import internet, respond_json
 
@@ -53,6 +55,8 @@ class Site:
     issuer: str
     client: str
     stand_in: github.StandIn
+    calendar: StandIn
+    """Where users of the server `notes` have accounts."""
     store: Store
     foreign_pages: dict[str, str] = field(default_factory=dict)
     """Path → HTML, or the URL that it redirects to: pages of another site than the service's."""
@@ -189,8 +193,8 @@ def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("site")
     with ExitStack() as stack:
         net = stack.enter_context(internet(folder, DOCUMENT_HOST))
-        apps = [Flask(f"later-{number}") for number in range(3)]  # their ports go into the settings
-        service, upstream, foreign = (stack.enter_context(_serve(app)) for app in apps)
+        apps = [Flask(f"later-{number}") for number in range(4)]  # their ports go into the settings
+        service, upstream, foreign, calendar_port = (stack.enter_context(_serve(app)) for app in apps)
         # Another host than the service's: between them, the browser sees another site.
         issuer, upstream_url, client = (
             f"http://localhost:{service}",
@@ -199,13 +203,19 @@ def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         )
         stand_in = github.StandIn("app", "secret", f"{issuer}/callback", list(github.DEFAULT_USERS))
         credentials = Credentials(client_secret="secret", master_key=b"m" * 32)
-        settings = Settings.model_validate(_settings(issuer, upstream_url, redis_server.url, folder))
+        calendar = StandIn(
+            auth_method="none",
+            origin=f"http://127.0.0.1:{calendar_port}",
+            redirect_uris=[f"{issuer}/connections/callback/notes/CALENDAR_TOKEN"],
+        )
+        settings = Settings.model_validate(_settings(issuer, upstream_url, calendar.origin, redis_server.url, folder))
         store = Store(settings)
         stack.callback(store.close)
-        site = Site(issuer, client, stand_in, store)
+        site = Site(issuer, client, stand_in, calendar, store)
         apps[0].wsgi_app = create_app(make_parts(settings, credentials, store, fetcher=net.fetcher()))  # type: ignore[method-assign]
         apps[1].wsgi_app = github.create_app(stand_in)  # type: ignore[method-assign]
         apps[2].wsgi_app = _foreign_app(site)  # type: ignore[method-assign]
+        apps[3].wsgi_app = connected_service.create_app(calendar)  # type: ignore[method-assign]
         net.pages["/oauth/client.json"] = respond_json(
             {
                 "client_id": DOCUMENT_CLIENT,
@@ -217,7 +227,7 @@ def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         yield site
 
 
-def _settings(issuer: str, upstream: str, redis_url: str, folder: Path) -> dict[str, Any]:
+def _settings(issuer: str, upstream: str, calendar: str, redis_url: str, folder: Path) -> dict[str, Any]:
     optional = {
         "time:read": {"description": "Read the clock and all time zones"},
         "time:set": {"description": "Set the clock", "required": False},
@@ -260,9 +270,9 @@ def _settings(issuer: str, upstream: str, redis_url: str, folder: Path) -> dict[
                         "label": "Calendar of " + "W" * 80,
                         "help": HOSTILE_HELP,
                         "oauth": {
-                            "authorization_endpoint": f"{upstream}/calendar/authorize",
-                            "token_endpoint": f"{upstream}/calendar/token",
-                            "client_id": "gateway",
+                            "authorization_endpoint": f"{calendar}/authorize",
+                            "token_endpoint": f"{calendar}/token",
+                            "client_id": CLIENT_ID,
                             "scopes": [],
                         },
                     },

@@ -152,3 +152,25 @@ def test_a_credential_is_replaced_and_removed_on_the_account_page(chromium: Chro
     assert chromium.find_all(TOKEN_FIELD) == []
     chromium.find(KEY_FIELD).send_keys(KEY + Keys.ENTER)
     assert "code" in chromium.wait_for_url(site.redirect_uri)
+
+
+def test_an_account_is_connected_by_a_button_and_again_on_the_account_page(chromium: Chromium, site: Site) -> None:
+    chromium.open(site.authorize_url(site.register(), resource=f"{site.issuer}/notes/mcp"))
+    chromium.approve()
+    chromium.wait_for_text("needs something from you", within="h1")
+    chromium.paint("provide-connect")
+    site.calendar.access_tokens.clear()
+    site.calendar.account = "ada"
+    chromium.click("button[name=connect]")
+    chromium.wait().until(lambda _: not chromium.find_all("button[name=connect]") and chromium.find_all("h1"))
+    chromium.find("input[name='value:NOTES_KEY']").send_keys(KEY)
+    chromium.click("button[value=approve]")
+    assert chromium.wait_for_url(site.redirect_uri)["code"]
+    assert list(site.calendar.access_tokens.values()) == ["ada"]
+    chromium.open(f"{site.issuer}/account")
+    chromium.paint("account-connect")
+    site.calendar.account = "grace"
+    chromium.click("button[value=connect-credential]")
+    chromium.wait_for_text("Replaced.")
+    assert list(site.calendar.access_tokens.values()) == ["ada", "grace"]
+    assert not any("Content Security Policy" in each for each in chromium.complaints())
