@@ -26,7 +26,8 @@ MAX_CONCURRENT: Final = 8
 MAX_CONCURRENT_OF_ONE: Final = 4
 CALL_SECONDS: Final = 20
 """How long a call may take. A refresh token may be replaced by an answer that is not waited for."""
-MAX_TOKEN_BYTES: Final = 16 * 1024
+MAX_TOKEN_BYTES: Final = 6000
+"""A bridge hands at most 128 KiB over to a process: twenty of these, with their names."""
 
 _VISIBLE = re.compile(r"[!-~]+")
 _ENDED: Final = frozenset(

@@ -135,9 +135,13 @@ class Connections:
 
     def _renew(self, resource_name: str, sub: str, variable: str, stored: StoredSecret) -> Secret | None:
         service = self._services.get((resource_name, variable))
-        ahead = 0 if stored.secret.refresh_token is None else REFRESH_AHEAD_SECONDS
-        if service is None or not _ends_within(stored.secret, ahead):
+        ahead = 0 if service is None or stored.secret.refresh_token is None else REFRESH_AHEAD_SECONDS
+        if not _ends_within(stored.secret, ahead):
             return stored.secret
+        if service is None:  # the operator has users paste a value now
+            if self._kept.discard(resource_name, sub, variable, stored):
+                self._note_end(resource_name, sub, variable)
+            return None
         try:
             return self._renew_alone(service, resource_name, sub, variable)
         except ServiceUnavailable:

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Connection
 from tests.connected_service import CLIENT_ID, CLIENT_SECRET, ORIGIN, StandIn, create_app, query_of
 from tests.in_process import InProcess
+
+from .test_http import HEAD, Answer, Peer, drip
 
 CALLBACK = "https://auth.example.com/connections/callback/time/DRIVE_TOKEN"
 VERIFIER = "v" * 43
@@ -188,6 +191,7 @@ def answer_json(document: object, status: int = 200) -> Response:
         ({"access_token": "a", "expires_in": "60"}, Tokens(access_token="a", expires_at=NOW + 60)),
         ({"access_token": "a", "expires_in": 59.9}, Tokens(access_token="a", expires_at=NOW + 59)),
         *(({"access_token": "a", "expires_in": odd}, Tokens(access_token="a")) for odd in ODD_LIFETIMES),
+        ({"access_token": "a" * 6000}, Tokens(access_token="a" * 6000)),
         ({"access_token": "a", "refresh_token": None}, Tokens(access_token="a")),
         ({"access_token": "a", "refresh_token": ""}, Tokens(access_token="a")),
         ({"access_token": "a", "token_type": "bot", "error": None}, Tokens(access_token="a")),
@@ -220,7 +224,7 @@ def test_an_answer_may_be_a_form(stand_in: StandIn) -> None:
         lambda: answer_json({"access_token": "a b"}),
         lambda: answer_json({"access_token": "ä"}),
         lambda: answer_json({"access_token": ["secret"]}),
-        lambda: answer_json({"access_token": "s" * (16 * 1024 + 1)}),
+        lambda: answer_json({"access_token": "s" * (connected_service.MAX_TOKEN_BYTES + 1)}),
         lambda: answer_json({"ok": False}),
         lambda: answer_json({"error": "secret-token"}),
         lambda: answer_json({"error": {"code": "secret-token"}}, 400),
@@ -315,3 +319,34 @@ def test_so_many_threads_wait_for_one_service_and_for_all() -> None:
     for each in services:
         with each.waiting(), each.waiting():
             pass
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda connection: connection.recv(1),
+        drip(HEAD + b"Content-Length: 5000\r\n\r\n", b" "),
+        drip(HEAD + b"\r\n", b" "),
+    ],
+    ids=["never", "dripping", "without an end"],
+)
+def test_a_service_that_does_not_finish_its_answer_is_given_up(
+    peer: Peer, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit this test would not end."""
+    monkeypatch.setattr(connected_service, "CALL_SECONDS", 0.3)
+    peer.answer = answer
+    service = make_service(token_endpoint=f"{peer.url}token", revocation_endpoint=f"{peer.url}revoke")
+    with pytest.raises(ServiceUnavailable):
+        service.redeem(code="c", code_verifier=VERIFIER)
+    with pytest.raises(ServiceUnavailable):
+        service.revoke("t", is_refresh_token=True)
+    with service.waiting():  # its place is free again
+        pass

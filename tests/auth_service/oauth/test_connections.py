@@ -200,6 +200,16 @@ def test_a_token_that_nothing_renews_is_used_to_its_end_and_then_removed(world: 
     assert world.refreshes() == 0
 
 
+def test_a_token_that_has_ended_is_removed_also_where_users_paste_a_value_now(world: World) -> None:
+    over = Secret(value="x", refresh_token="r", expires_at=int(time.time()) - 1)
+    lasting = Secret(value="y", refresh_token="r", expires_at=int(time.time()) + 60)
+    world.kept.put("time", ALICE, {"API_TOKEN": over})
+    assert world.worker.read_fresh("time", ALICE) == {}
+    assert world.kept.find_missing("time", ALICE, ["API_TOKEN"]) == ["API_TOKEN"]
+    world.kept.put("time", ALICE, {"API_TOKEN": lasting})
+    assert world.worker.read_fresh("time", ALICE) == {"API_TOKEN": lasting}
+
+
 def unavailable() -> ResponseReturnValue:
     return make_response("", 503)
 
