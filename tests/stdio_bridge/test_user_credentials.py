@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from local.ports import free_port
 from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
-from tests.stdio_bridge.running import KEY, Bridge, assertion, rpc, signed
+from tests.stdio_bridge.running import KEY, ROOT, Bridge, assertion, rpc, signed
 from tests.stdio_bridge.socket_activation import server_socket
 from tests.stdio_bridge.test_faults import metric
 from tests.stdio_bridge.user_client import RESOURCE, Client
@@ -177,6 +179,11 @@ def test_an_answer_that_is_not_valid_starts_nothing(service: CredentialService, 
         bridge.wait_for_line("ERROR .*the auth service's answer to a question for credentials is not valid")
         bridge.stop()
         assert not [line for line in bridge.lines if "token-of" in line]
+
+
+def test_a_bridge_without_users_credentials_loads_nothing_for_them() -> None:
+    script = "import sys, stdio_bridge.__main__; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_next_address_is_asked_where_one_cannot_be_reached(service: CredentialService, tmp_path: Path) -> None:
