@@ -72,6 +72,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # Gunicorn ships no types
             make_clients(settings, self._credentials)
             make_services(settings, self._credentials)
             check_issuers(settings)
+            self._credentials.require_backends(settings.resources_with_credential)
             self._settings = settings
         except SettingsError as error:
             log.error("settings.refused: the last good ones stay in force: %s", error)
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         credentials = load_credentials(Path(options.credentials))
         make_clients(settings, credentials)
         make_services(settings, credentials)
+        credentials.require_backends(settings.resources_with_credential)
         if os.environ.get("LISTEN_PID") != str(os.getpid()):  # otherwise systemd listens
             _check_address(settings.listen)
         _make_state_directory(Path(settings.state_directory))

@@ -12,7 +12,7 @@ from .credentials import Credentials, load_credentials, load_identity_key, load_
 from .declared_clients import DeclaredClient
 from .gateway import OWN_PATHS, SENTINEL_URL, Settings, load_settings
 from .limits import Lifetimes, RateLimit
-from .resources import Resource, Scope
+from .resources import BackendTls, Resource, Scope
 from .tracing import Tracing
 from .trusted_issuers import MAX_SUBJECT_LENGTH, TrustedIssuer
 from .user_credentials import Connection, UserCredential
@@ -26,6 +26,7 @@ __all__ = [
     "SENTINEL_URL",
     "AllowList",
     "AppScheme",
+    "BackendTls",
     "ClientDocuments",
     "Connection",
     "Credentials",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -15,6 +16,8 @@ MASTER_KEY_MIN_BYTES: Final = 32
 DECLARED_SECRET_MIN_CHARACTERS: Final = 32
 """They are stored nowhere, and compared by a plain hash, so they must be random."""
 _DECLARED_CLIENT: Final = "declared-client."
+_BACKEND: Final = "backend-credential."
+_BEARER_TOKEN: Final = re.compile(r"[A-Za-z0-9\-._~+/]{1,4096}=*")  # RFC 6750 §2.1
 
 
 class Credentials:
@@ -28,12 +31,15 @@ class Credentials:
         redis_password: str | None = None,
         declared_clients: Mapping[str, str] = MappingProxyType({}),
         connections: Mapping[str, str] = MappingProxyType({}),
+        backends: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Keep the secrets.
 
         `declared_clients` are those of the clients that the settings declare, by their client_id; `connections` are
-        those of this service at the services where users connect their accounts, by `SERVER.NAME`.
+        those of this service at the services where users connect their accounts, by `SERVER.NAME`; `backends` are the
+        gateway's own bearer tokens at servers that speak HTTP, by the name of the resource.
         """
+        self.backends = backends
         self.connections = connections
         self.declared_clients = declared_clients
         self.client_secret = client_secret
@@ -42,6 +48,12 @@ class Credentials:
 
     def __repr__(self) -> str:
         return "Credentials(<redacted>)"
+
+    def require_backends(self, names: Iterable[str]) -> None:
+        """Raise SettingsError if the token of one of these resources is not there."""
+        for name in names:
+            if name not in self.backends:
+                raise SettingsError(f"resources.{name}.backend_credential: there is no credential {_BACKEND}{name}")
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 64 hex digits of HMAC-SHA256(master key, purpose): one independent key per purpose.
@@ -55,8 +67,8 @@ class Credentials:
 def load_credentials(directory: Path) -> Credentials:
     """Read the secrets from the credentials directory.
 
-    They are `client-secret`, `master-key` and, if there, `redis-password`, `declared-client.NAME` and
-    `user-credential-secret.SERVER.NAME`.
+    They are `client-secret`, `master-key` and, if there, `redis-password`, `declared-client.NAME`,
+    `user-credential-secret.SERVER.NAME` and `backend-credential.SERVER`.
 
     Raises SettingsError with one line that names the missing or invalid file.
     """
@@ -73,6 +85,10 @@ def load_credentials(directory: Path) -> Credentials:
             path.name.removeprefix(CLIENT_SECRET_PREFIX): _read_ascii(path)
             for path in sorted(directory.glob(f"{CLIENT_SECRET_PREFIX}*"))
         },
+        backends={
+            path.name.removeprefix(_BACKEND): _load_bearer_token(path)
+            for path in sorted(directory.glob(f"{_BACKEND}*"))
+        },
     )
 
 
@@ -81,6 +97,13 @@ def _read_ascii(path: Path) -> str:
         return _read_credential(path).decode("ascii")
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: must be ASCII text") from error
+
+
+def _load_bearer_token(path: Path) -> str:
+    token = _read_ascii(path)
+    if not _BEARER_TOKEN.fullmatch(token):
+        raise SettingsError(f"{path}: must be one bearer token, without the word Bearer")
+    return token
 
 
 def _load_declared_secret(path: Path) -> str:

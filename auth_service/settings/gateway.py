@@ -215,6 +215,11 @@ class Settings(Model):
         return next((name for name, resource in self.resources.items() if resource.url == url), None)
 
     @property
+    def resources_with_credential(self) -> list[str]:
+        """The names of the resources whose backends get a bearer token of the gateway's own."""
+        return [name for name, resource in self.resources.items() if resource.backend_credential]
+
+    @property
     def accepts_user_assertions(self) -> bool:
         """Whether the identity provider may vouch for the users of a client."""
         return any(client.user_assertions for client in self.declared_clients.values())

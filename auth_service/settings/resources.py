@@ -22,6 +22,24 @@ class Scope(Model):
     )
 
 
+class BackendTls(Model):
+    """The files with which Traefik connects to a backend, as Traefik finds them."""
+
+    ca_file: str | None = Field(
+        default=None,
+        pattern="^/",
+        description="The authorities, one of which must have signed the backend's certificate; by default the host's.",
+    )
+    certificate_file: str | None = Field(default=None, pattern="^/", description="The certificate of Traefik.")
+    key_file: str | None = Field(default=None, pattern="^/", description="The private key of that certificate.")
+
+    @model_validator(mode="after")
+    def _has_whole_pairs(self) -> BackendTls:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("must have both certificate_file and key_file, or neither")
+        return self
+
+
 class Resource(Model):
     """One MCP server. Routes, metadata, audience and challenges follow from its URL."""
 
@@ -35,6 +53,13 @@ class Resource(Model):
     status_urls: dict[BaseUrl, BaseUrl] = Field(
         default={},
         description="Where to ask for a bridge's status without waking it, by its URL in backends or replicas.",
+    )
+    backend_credential: bool = Field(
+        default=False,
+        description="Whether its backends get the bearer token of the credential `backend-credential.NAME`.",
+    )
+    backend_tls: BackendTls | None = Field(
+        default=None, description="How Traefik connects to backends with https URLs."
     )
     title: str | None = Field(default=None, description="The name on pages; by default the name of the resource.")
     description: str | None = Field(default=None, description="What the server is for, in a sentence for its users.")
@@ -57,6 +82,10 @@ class Resource(Model):
             raise ValueError("must have either backends or replicas")
         if len({urlsplit(endpoint).path for endpoint in self.endpoints}) > 1:
             raise ValueError("backends and replicas must all have the same path")
+        if self.backend_credential and self.replicas:
+            raise ValueError("backend_credential is for backends; replicas are bridges, which take none")
+        if self.backend_tls is not None and not all(url.startswith("https://") for url in self.endpoints):
+            raise ValueError("backend_tls needs backends with https URLs")
         if "offline_access" in self.scopes:
             raise ValueError("scopes must not contain offline_access, which no server has: it asks for a refresh token")
         return self

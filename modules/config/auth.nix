@@ -99,7 +99,10 @@ in
             ++ lib.mapAttrsToList (name: client: "declared-client.${name}:${client.secretFile}") (
               lib.filterAttrs (_: client: client.secretFile != null) cfg.declaredClients
             )
-            ++ lib.concatLists (lib.mapAttrsToList connectionSecrets topology.enabled);
+            ++ lib.concatLists (lib.mapAttrsToList connectionSecrets topology.enabled)
+            ++ lib.mapAttrsToList (name: server: "backend-credential.${name}:${server.urlCredentialFile}") (
+              lib.filterAttrs (_: server: server.urlCredentialFile != null) topology.enabled
+            );
             DynamicUser = true;
             StateDirectory = "mcp-auth-service";
             StateDirectoryMode = "0700";

@@ -94,11 +94,18 @@ let
     };
 
   resource =
-    server:
+    name: server:
+    let
+      tls = lib.mapAttrs (
+        setting: _: "${gatewayLib.traefik.credentials}/${gatewayLib.traefik.backendCredential name setting}"
+      ) (gatewayLib.traefik.backendFiles server);
+    in
     {
       url = server.publicUrl;
     }
     // endpoints server
+    // lib.optionalAttrs (server.urlCredentialFile != null) { backend_credential = true; }
+    // lib.optionalAttrs (tls != { }) { backend_tls = tls; }
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }
@@ -186,7 +193,7 @@ in
       });
       default_resource = mkUnlessNull cfg.defaultServer;
       instances = lib.mkIf (topology.instances != [ ]) topology.instances;
-      resources = lib.mapAttrs (_: resource) topology.enabled;
+      resources = lib.mapAttrs resource topology.enabled;
     };
   };
 }

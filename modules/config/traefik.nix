@@ -8,11 +8,11 @@
 let
   cfg = config.services.mcp-oauth-gateway;
   inherit (gatewayLib) hardening topology;
+  inherit (gatewayLib.traefik) backendCredential backendFiles credentials;
   acme = cfg.acme.email != null;
   ownCertificate = cfg.certificate.certFile != null;
   resolver = "mcp-oauth-gateway";
   internal = "mcp-internal";
-  credentials = "/run/credentials/traefik.service";
   loopback = port: "127.0.0.1:${toString port}";
 
   challenges = {
@@ -110,6 +110,14 @@ let
       ];
     })
   ];
+
+  # Credentials, for servers given by `url`.
+  backends = lib.concatLists (
+    lib.mapAttrsToList (
+      name: server:
+      lib.mapAttrsToList (setting: file: "${backendCredential name setting}:${file}") (backendFiles server)
+    ) topology.enabled
+  );
 
   instances = {
     serversTransport = internal;
@@ -209,6 +217,7 @@ in
                 "mcp-oauth-gateway.key:${toString cfg.certificate.keyFile}"
               ];
             })
+            (lib.mkIf (backends != [ ]) { LoadCredential = backends; })
           ];
         };
 

@@ -425,6 +425,41 @@ def test_secrets_of_declared_clients_are_read_by_their_names(tmp_path: Path) -> 
     assert "nnn" not in repr(credentials)
 
 
+def test_tokens_for_backends_are_read_by_the_names_of_their_resources(tmp_path: Path) -> None:
+    credentials = load_credentials(
+        write_credentials(tmp_path, **{"backend_credential.wiki": b"t0ken.of-the_gateway=\n"})
+    )
+    assert dict(credentials.backends) == {"wiki": "t0ken.of-the_gateway="}
+    assert "t0ken" not in repr(credentials)
+    credentials.require_backends(["wiki"])
+    with pytest.raises(SettingsError, match=r"resources\.time\.backend_credential: there is no credential"):
+        credentials.require_backends(["wiki", "time"])
+
+
+BACKENDS = ["https://10.0.0.5/mcp"]
+TLS = {"ca_file": "/run/ca"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backends": BACKENDS, "backend_tls": {"ca_file": "ca"}}, "ca_file"),
+        (
+            {"backends": BACKENDS, "backend_tls": {"key_file": "/run/key"}},
+            "must have both certificate_file and key_file",
+        ),
+        ({"backends": ["http://10.0.0.5/mcp"], "backend_tls": TLS}, "backend_tls needs backends with https URLs"),
+        ({"replicas": {"1": "http://10.0.0.5/mcp"}, "backend_credential": True}, "replicas are bridges"),
+    ],
+)
+def test_a_mistake_in_how_a_backend_lets_the_gateway_in_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    wiki = {"url": "https://wiki.example.com/mcp", **changes}
+    with pytest.raises(SettingsError, match=message):
+        load(tmp_path, {**MINIMAL, "resources": {"wiki": wiki}})
+
+
 def test_a_server_key_is_the_documented_derivation() -> None:
     credentials = Credentials(client_secret="x", master_key=b"k" * 32)
     expected = hmac.new(b"k" * 32, b"mcp-oauth-gateway:identity-key:time", hashlib.sha256).hexdigest()
@@ -441,6 +476,8 @@ def test_a_server_key_is_the_documented_derivation() -> None:
             "declared-client.nightly: must be ASCII text of at least 32 characters",
         ),
         ({"declared_client.nightly": b"\xff" * 40}, "declared-client.nightly: must be ASCII text of at least 32"),
+        ({"backend_credential.wiki": b"Bearer token"}, "backend-credential.wiki: must be one bearer token"),
+        ({"backend_credential.wiki": b"one\r\ntwo"}, "backend-credential.wiki: must be one bearer token"),
         ({"master_key": b""}, "master-key: the credential is empty"),
         ({"client_secret": b"\n"}, "client-secret: the credential is empty"),
         ({"client_secret": "schlüssel".encode()}, "client-secret: must be ASCII text"),

@@ -128,7 +128,10 @@ def _paths_set_in(path: Path) -> set[str]:
 @needs_nix
 def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
     options = [str(each["name"]).removeprefix(f"{OPTION}.") for each in evaluation.evaluate_options()]
-    public = {"servers.<name>.toolsLockFile", "declaredClients.<name>.publicKeyFile", "trustedIssuers.<name>.keysFile"}
+    public = {
+        *("servers.<name>.toolsLockFile", "servers.<name>.urlCaFile"),
+        *("declaredClients.<name>.publicKeyFile", "trustedIssuers.<name>.keysFile"),
+    }
     secrets = [name.replace("<name>", "time") for name in options if name.endswith("File") and name not in public]
     assert len(secrets) > 8
     for option in secrets:
@@ -138,6 +141,9 @@ def test_a_secret_in_the_store_is_refused(tmp_path: Path) -> None:
             path = option.rpartition(".")[0]
             endpoints = 'authorizationEndpoint = "https://a.example/a"; tokenEndpoint = "https://a.example/t";'
             chosen = f'{path} = {{ {endpoints} clientId = "x"; }}; {path.removesuffix(".oauth")}.label = "x";'
+        if "urlClientCertificate" in option:
+            file = "keyFile" if option.endswith("certFile") else "certFile"
+            chosen = f'{option.rpartition(".")[0]}.{file} = "/run/secrets/file";'
         case = tmp_path / "case.nix"
         case.write_text(
             f"""
@@ -504,6 +510,26 @@ def test_limits_are_of_one_process_of_a_server_and_of_all_together() -> None:
     # The bridge's own is none of the server's.
     limits = ("MemoryMax", "TasksMax", "CPUQuota")
     assert [line for line in units["mcp-bridge-notes.service"] if line.startswith(limits)] == ["MemoryMax=2G"]
+
+
+def test_what_lets_the_gateway_in_at_a_server_is_a_credential_of_the_part_that_needs_it() -> None:
+    configuration = load(evaluated("github"))
+    wiki = settings_of(configuration).resources["wiki"]
+    assert wiki.backend_credential
+    assert wiki.backend_tls is not None
+    folder = "/run/credentials/traefik.service"
+    files = {
+        wiki.backend_tls.ca_file: "/etc/ssl/wiki-ca.pem",
+        wiki.backend_tls.certificate_file: "/run/secrets/gateway.crt",
+        wiki.backend_tls.key_file: "/run/secrets/gateway.key",
+    }
+    router = configuration.units["traefik.service"]
+    for path, file in files.items():
+        assert f"LoadCredential={str(path).removeprefix(f'{folder}/')}:{file}" in router
+    token = "LoadCredential=backend-credential.wiki:/run/secrets/wiki-token"
+    assert [unit for unit, lines in configuration.units.items() if token in lines] == ["mcp-auth-service.service"]
+    for unit, lines in configuration.units.items():
+        assert unit == "traefik.service" or not any("gateway.key" in line for line in lines), unit
 
 
 def test_a_server_with_domains_reaches_its_egress_proxy_and_nothing_else() -> None:

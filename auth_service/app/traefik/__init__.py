@@ -13,7 +13,7 @@ from auth_service.settings import Settings
 
 from .middlewares import write_middlewares
 from .routers import write_routers
-from .services import TRANSPORTS, write_services
+from .services import write_services, write_transports
 
 
 def dynamic_configuration(settings: Settings) -> dict[str, Any]:
@@ -23,6 +23,6 @@ def dynamic_configuration(settings: Settings) -> dict[str, Any]:
             "routers": write_routers(settings),
             "services": write_services(settings),
             "middlewares": write_middlewares(settings),
-            "serversTransports": TRANSPORTS,
+            "serversTransports": write_transports(settings),
         }
     }

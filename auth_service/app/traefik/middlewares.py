@@ -153,8 +153,8 @@ def _forward_auth(settings: Settings, name: str) -> dict[str, Any]:
         "address": f"{settings.internal_url}{PATH_PREFIX}{name}",
         "trustForwardHeader": False,
         "authRequestHeaders": ["Authorization"],
-        # Each is removed from the request, then set if /verify answers with it. It never answers with Authorization, so
-        # the user's token does not reach the server.
+        # Each is removed from the request, then set if /verify answers with it: Authorization where the gateway has a
+        # token of its own for the backend, and never the user's.
         "authResponseHeaders": ["Authorization", *IDENTITY_HEADERS],
         "maxResponseBodySize": MAX_VERIFY_BODY_BYTES,
     }

@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from auth_service.protocol.parameters import MAX_BYTES_KEPT
-from auth_service.settings import Settings
+from auth_service.settings import BackendTls, Settings
 
 from .names import AUTH_SERVICE, NO_REPLICA, OTHER_HOSTS
 
@@ -20,6 +20,27 @@ TRANSPORTS: Final = {
     SESSIONS: {"forwardingTimeouts": {"dialTimeout": "2s"}},
 }
 
+
+def write_transports(settings: Settings) -> dict[str, Any]:
+    """Return how connections are made, by name."""
+    own = {
+        f"mcp-{name}": _transport(resource.backend_tls)
+        for name, resource in settings.resources.items()
+        if resource.backend_tls is not None
+    }
+    return TRANSPORTS | own
+
+
+def _transport(tls: BackendTls) -> dict[str, Any]:
+    """Return the transport to a backend; with authorities of its own, Traefik believes no others."""
+    transport: dict[str, Any] = {}
+    if tls.ca_file is not None:
+        transport["rootCAs"] = [tls.ca_file]
+    if tls.certificate_file is not None:
+        transport["certificates"] = [{"certFile": tls.certificate_file, "keyFile": tls.key_file}]
+    return transport
+
+
 _NO_SESSION_HERE: Final = "421"
 """The answer of a replica to a request without a session id if the grant has no session there."""
 
@@ -31,7 +52,10 @@ def write_services(settings: Settings) -> dict[str, Any]:
         if resource.replicas:
             services |= _replica_services(name, resource.replicas)
         else:
-            services[f"mcp-{name}"] = _service([_origin(backend) for backend in resource.backends])
+            services[f"mcp-{name}"] = _service(
+                [_origin(backend) for backend in resource.backends],
+                transport=None if resource.backend_tls is None else f"mcp-{name}",
+            )
     return services
 
 

@@ -48,6 +48,10 @@ class ProtectedResource:
         """The number of answers by outcome: `passed`, or the reason for a refusal."""
         self.usual_uri = urlsplit(resource.url).path.encode()
         self.required_scopes = resource.required_scopes
+        # Prepared, as it is the same in each answer. None of the user's own header reaches the backend.
+        self._credential = (
+            {b"authorization": f"Bearer {credentials.backends[name]}"} if resource.backend_credential else {}
+        )
         self._signer = BackendSigner(derive_identity_key(credentials, name))
         self._scopes = frozenset(resource.scopes)
         self._open_scopes = frozenset(
@@ -110,7 +114,7 @@ class ProtectedResource:
         # A machine or workload has what the operator has declared, and no user that could be asked for more.
         if not claims.subject.startswith((MACHINE_PREFIX, WORKLOAD_PREFIX)):
             grantable |= self._open_scopes
-        values = {
+        values = self._credential | {
             b"x-gateway-identity": self._signer.sign_identity(claims, grantable=sorted(grantable - claims.scopes)),
             b"x-user-id": header_text(claims.subject),
             b"x-user-name": header_text(claims.name),

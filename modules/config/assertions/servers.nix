@@ -48,6 +48,20 @@ let
         message = "${option}.servers.${name}.url: \"${toString server.url}\" is not a URL such as http://10.0.0.5:3000/mcp.";
       }
       {
+        assertion = server.urlCredentialFile != null -> server.url != null;
+        message = "${option}.servers.${name}.urlCredentialFile: is for a server with a `url`.";
+      }
+      {
+        assertion = gatewayLib.traefik.backendFiles server != { } -> server.url != null;
+        message = "${option}.servers.${name}: `urlCaFile` and `urlClientCertificate` are for a server with a `url`.";
+      }
+      {
+        assertion =
+          server.url != null && gatewayLib.traefik.backendFiles server != { }
+          -> lib.hasPrefix "https://" server.url;
+        message = "${option}.servers.${name}.url: must begin with https:// for `urlCaFile` and `urlClientCertificate`.";
+      }
+      {
         assertion = checks.isPublicUrl server.publicUrl;
         message = "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is not a URL such as https://wiki.example.com/mcp.";
       }

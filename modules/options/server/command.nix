@@ -29,6 +29,54 @@ in
       description = "MCP endpoint of a server that speaks Streamable HTTP. The gateway puts its login in front and starts no unit.";
     };
 
+    urlCredentialFile = mkOption {
+      type = types.nullOr types.externalPath;
+      default = null;
+      example = "/run/secrets/tickets-token";
+      description = ''
+        File with a bearer token of the gateway's own, which the server at {option}`url` gets in the header `Authorization` of
+        each request. It never gets the user's token. After a change of the file, restart `mcp-auth-service.service`.
+      '';
+    };
+
+    urlClientCertificate = mkOption {
+      type = types.nullOr (
+        types.submodule {
+          options = {
+            certFile = mkOption {
+              type = types.externalPath;
+              example = "/run/secrets/gateway.crt";
+              description = "File with the certificate, and with intermediate ones.";
+            };
+            keyFile = mkOption {
+              type = types.externalPath;
+              example = "/run/secrets/gateway.key";
+              description = "File with the private key of the certificate.";
+            };
+          };
+        }
+      );
+      default = null;
+      example = {
+        certFile = "/run/secrets/gateway.crt";
+        keyFile = "/run/secrets/gateway.key";
+      };
+      description = ''
+        The certificate with which Traefik connects to the server at {option}`url`. Traefik's user need not be able to read
+        the files. After a change of a file, restart `traefik.service`.
+      '';
+    };
+
+    urlCaFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/etc/ssl/internal-ca.pem";
+      description = ''
+        File with certificates of authorities, one of which must have signed the certificate of the server at {option}`url`.
+        If null, the authorities that the host trusts. After a change of the file, restart `traefik.service`.
+      '';
+    };
+
     environment = mkOption {
       type = types.attrsOf types.str;
       default = { };

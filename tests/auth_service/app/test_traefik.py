@@ -293,3 +293,28 @@ def test_what_another_host_does_not_take_is_sent_again_and_nothing_else() -> Non
         assert (router["middlewares"][-1] == "mcp.other-hosts") == (router["service"] != "mcp-wiki"), name
     alone = configuration()
     assert all("mcp.other-hosts" not in router["middlewares"] for router in alone["routers"].values())
+
+
+def test_a_backend_with_files_of_its_own_has_a_transport_of_its_own_and_no_other_has() -> None:
+    tls = {
+        "ca_file": "/run/credentials/traefik.service/ca",
+        "certificate_file": "/run/credentials/traefik.service/certificate",
+        "key_file": "/run/credentials/traefik.service/key",
+    }
+    wiki = {"url": "https://wiki.example.com/mcp", "backends": ["https://10.0.0.5/mcp"], "backend_tls": tls}
+    http = configuration(resources={**MINIMAL["resources"], "wiki": wiki})
+    assert http["services"]["mcp-wiki"]["loadBalancer"]["serversTransport"] == "mcp-wiki"
+    assert http["serversTransports"]["mcp-wiki"] == {
+        "rootCAs": [tls["ca_file"]],
+        "certificates": [{"certFile": tls["certificate_file"], "keyFile": tls["key_file"]}],
+    }
+    assert "serversTransport" not in http["services"]["mcp-time"]["loadBalancer"]
+    assert not any("insecureSkipVerify" in transport for transport in http["serversTransports"].values())
+
+
+def test_the_routes_say_nothing_of_the_gateways_own_token() -> None:
+    wiki = {"url": "https://wiki.example.com/mcp", "backends": ["https://10.0.0.5/mcp"]}
+    with_token, without = (
+        configuration(resources={"wiki": {**wiki, "backend_credential": present}}) for present in (True, False)
+    )
+    assert with_token == without

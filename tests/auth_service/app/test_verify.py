@@ -31,7 +31,8 @@ from tests.conftest import RedisServer
 SID = "the-grant"
 URL = MINIMAL["resources"]["time"]["url"]
 TRACKER_URL = "https://tracker.example.com/mcp"
-CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32)
+OWN_TOKEN = "the-gateways-own-token"
+CREDENTIALS = Credentials(client_secret="x", master_key=b"k" * 32, backends={"tracker": OWN_TOKEN})
 
 
 @dataclasses.dataclass
@@ -54,6 +55,7 @@ class VerifyClient:
         document["resources"]["tracker"] = {
             "url": TRACKER_URL,
             "backends": ["http://127.0.0.1:1/mcp"],
+            "backend_credential": True,
             "scopes": {
                 "mcp": {"description": "Use it"},
                 "read": {"description": "Read it", "required": False},
@@ -483,3 +485,26 @@ def test_every_answer_is_counted_and_what_is_refused_written_down(
     known = {"grant": SID, "user": "github:583231", "client": "client"}
     assert all(known.items() <= entry.items() for entry in written if entry["reason"] in KNOWN_TOKEN)
     assert not any(known.keys() & entry.keys() for entry in written if entry["reason"] not in KNOWN_TOKEN)
+
+
+def test_a_backend_gets_the_gateways_own_token_and_no_other_backend_does(forward_auth: VerifyClient) -> None:
+    own = forward_auth.verify(f"Bearer {forward_auth.token(resource=TRACKER_URL)}", name="tracker")
+    assert own.status == 200
+    assert own.headers["authorization"] == f"Bearer {OWN_TOKEN}"
+    other = forward_auth.verify(f"Bearer {forward_auth.token()}")
+    assert other.status == 200
+    assert "authorization" not in other.headers
+
+
+@pytest.mark.parametrize("scope", ["", "read"])
+def test_a_refused_request_is_told_nothing_of_the_gateways_own_token(forward_auth: VerifyClient, scope: str) -> None:
+    refused = [
+        forward_auth.verify(name="tracker"),
+        forward_auth.verify("Bearer forged", name="tracker"),
+        forward_auth.verify(f"Bearer {forward_auth.token()}", name="tracker"),
+        forward_auth.verify(f"Bearer {forward_auth.token(resource=TRACKER_URL, scope=scope)}", name="tracker"),
+    ]
+    for answer in refused:
+        assert answer.status in (401, 403)
+        assert "authorization" not in answer.headers
+        assert OWN_TOKEN not in str(answer)

@@ -7,6 +7,7 @@ import copy
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -124,9 +125,9 @@ def bridge(tmp_path: Path) -> Iterator[str]:
             process.communicate()
 
 
-def ask(tmp_path: Path, endpoint: str, *options: str) -> int:
+def ask(tmp_path: Path, endpoint: str, *options: str, **changes: object) -> int:
     document = copy.deepcopy(MINIMAL)
-    document["resources"]["time"]["backends"] = [endpoint]
+    document["resources"]["time"] |= {"backends": [endpoint], **changes}
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps(document))
     master_key = write_credentials(tmp_path) / "master-key"
@@ -231,6 +232,20 @@ def test_the_result_says_what_is_wrong(
 ) -> None:
     assert ask(tmp_path, backend + path, "--json") == 1
     assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == [problem]
+
+
+def test_a_server_that_lets_in_the_gateway_alone_is_only_connected_to(
+    tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(tmp_path, f"{backend}/broken", backend_credential=True) == 0
+    secure = f"{backend.replace('http:', 'https:')}/mcp"
+    assert ask(tmp_path, secure, backend_tls={"ca_file": "/run/ca"}) == 0
+    assert Backend.seen == []
+    capsys.readouterr()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nowhere = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    assert ask(tmp_path, nowhere, "--json", backend_credential=True) == 1
+    assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == ["cannot be reached"]
 
 
 def test_a_redirect_is_not_followed_with_the_assertion(

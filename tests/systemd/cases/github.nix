@@ -281,7 +281,15 @@
         allowedOrganizations = [ "robots" ];
         allowedTeams = [ "acme/notes" ];
       };
-      wiki.url = "http://10.0.0.5:3000/mcp";
+      wiki = {
+        url = "https://10.0.0.5:3000/mcp";
+        urlCredentialFile = "/run/secrets/wiki-token";
+        urlClientCertificate = {
+          certFile = "/run/secrets/gateway.crt";
+          keyFile = "/run/secrets/gateway.key";
+        };
+        urlCaFile = "/etc/ssl/wiki-ca.pem";
+      };
       local.command = [ (lib.getExe pkgs.mcp-server-time) ];
       issues = {
         command = [ (lib.getExe pkgs.mcp-server-time) ];

@@ -190,6 +190,14 @@ in
   ] { };
   issuer-of-an-unknown-server = issuers [ "ci" ] { servers = [ "other" ]; };
   issuer-with-an-unknown-scope = issuers [ "ci" ] { scopes = [ "write" ]; };
+  credential-without-url = servers { time.urlCredentialFile = "/run/secrets/token"; };
+  authority-without-url = servers { time.urlCaFile = "/etc/ssl/ca.pem"; };
+  authority-without-https = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      urlCaFile = "/etc/ssl/ca.pem";
+    };
+  };
   no-domains = servers (lib: {
     time.sandbox.network.domains = [ ];
   });
