@@ -156,7 +156,7 @@ def test_a_revoked_grant_makes_room_where_that_ends_the_call(bridge: Bridge) -> 
     until(client, 429)
     notice = signed("revocation", {"sid": "g"})
     assert bridge.request("POST", notice.encode(), path="/revocations")[0] == 204
-    assert [each.read()[0] for each in hanging] == [403, 403]
+    assert [each.read()[0] for each in hanging] == [401, 401]
     until(client, 200)
 
 
