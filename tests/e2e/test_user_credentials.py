@@ -186,3 +186,14 @@ def test_nothing_leads_from_the_internet_to_where_bridges_ask(
     prepared = session.prepare_request(requests.Request("POST", stack.issuer, data="forged"))
     prepared.url = stack.issuer + path.format(name="vault-legacy")
     assert session.send(prepared, timeout=60).status_code in {400, 401, 404}
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_server_whose_processes_need_a_user(
+    stack: RunningStack, vaults: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    operate(stack, "doctor", "--json")
+    findings = json.loads(capsys.readouterr().out)
+    about = [each for each in findings if any(name in json.dumps(each) for name in vaults)]
+    assert len(about) >= 2 * len(vaults), findings
+    assert [each for each in about if each["status"] != "ok"] == []
+    assert "no process, as each starts with a user's credentials" in json.dumps(about)

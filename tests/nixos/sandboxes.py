@@ -648,6 +648,8 @@ with subtest("vault: a bridge that is killed leaves no process, and its successo
     (environment,) = in_vault("hubot", ("environment", {}))
     assert environment["VAULT_TOKEN"] == TOKENS["hubot"]
 
+close_sessions("vault")
+
 # Containers may have no such controllers.
 controllers = set(machine.succeed("cat /sys/fs/cgroup/cgroup.controllers").split())
 open_session("none", "alice")
