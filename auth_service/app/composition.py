@@ -104,7 +104,13 @@ class Parts:
     @cached_property
     def connections(self) -> Connections:
         """The users' accounts at other services, which must be closed at the end."""
-        return Connections(self.settings, self.credentials, self.user_credentials, self.store.locks)
+        return Connections(
+            self.settings,
+            self.credentials,
+            self.user_credentials,
+            self.store.locks,
+            end_processes=self.notices.end_processes,
+        )
 
     @cached_property
     def signing_keys(self) -> SigningKeys:
