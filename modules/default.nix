@@ -39,6 +39,7 @@
     ./config/redis.nix
     ./config/servers.nix
     ./config/settings.nix
+    ./config/status.nix
     ./config/traefik.nix
   ];
 }

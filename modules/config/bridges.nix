@@ -51,13 +51,8 @@ let
       check = "${bridge} --check --config";
     };
 
-  nameOf = name: replica: "mcp-bridge-${name}${replica.instance}";
-  socketOf =
-    name: replica:
-    let
-      usualPort = gatewayLib.ports.bridge name + replica.offset;
-    in
-    topology.socketOf (nameOf name replica) usualPort replica.address replica.port;
+  nameOf = topology.bridgeUnit;
+  socketOf = topology.bridgeSocket;
 
   bridgeUnit =
     name: server: replica:
@@ -110,6 +105,8 @@ let
               replica.name
             ]
           );
+          # Not `always`: it exits when nobody uses it, and its socket starts it again.
+          Restart = "on-failure";
           WatchdogSec = 60;
           TimeoutStopSec = server.timeouts.drain + server.timeouts.stop + 10;
           DynamicUser = true;

@@ -28,26 +28,43 @@ let
         lib.filterAttrs (name: _: isIncluded name) (topology.hostsWith "auth")
       );
   routers = lib.optional (topology.has "router" && metrics.enable) "127.0.0.1:${toString metrics.port}";
-  # The replicas of each server with a bridge.
-  bridges =
+  replicasOf =
+    isIncluded: server: lib.filter (replica: isIncluded replica.host) (topology.replicasOf server);
+  addressOf = replica: topology.authority replica.address replica.port;
+  bridgesOf =
+    isIncluded: servers:
+    lib.mapAttrsToList (
+      server: options:
+      mkPart "bridge" { inherit server; } (map addressOf (replicasOf isIncluded options))
+    ) servers;
+  # Scraped at the status service, as a bridge that is asleep would wake; the labels are those of the bridge.
+  sleepersOf =
     isIncluded:
-    lib.filterAttrs (_: targets: targets != [ ]) (
-      lib.mapAttrs (
-        _: server:
-        map (replica: topology.authority replica.address replica.port) (
-          lib.filter (replica: isIncluded replica.host) (topology.replicasOf server)
-        )
-      ) topology.bridged
+    lib.concatLists (
+      lib.mapAttrsToList (
+        server: options:
+        map (
+          replica:
+          mkPart "bridge" {
+            inherit server;
+            instance = addressOf replica;
+            __metrics_path__ = "/${topology.bridgeUnit server replica}/metrics";
+          } [ (topology.statusAddressOf replica.host) ]
+        ) (replicasOf isIncluded options)
+      ) topology.sleepers
     );
 
+  othersOf = isIncluded: [
+    (mkPart "auth" { } (authServices isIncluded))
+    (mkPart "router" { } routers)
+  ];
+  used = lib.filter (group: group.targets != [ ]);
   partsOf =
     isIncluded:
-    lib.filter (group: group.targets != [ ]) (
-      [
-        (mkPart "auth" { } (authServices isIncluded))
-        (mkPart "router" { } routers)
-      ]
-      ++ lib.mapAttrsToList (server: mkPart "bridge" { inherit server; }) (bridges isIncluded)
+    used (
+      othersOf isIncluded
+      ++ bridgesOf isIncluded (removeAttrs topology.bridged (lib.attrNames topology.sleepers))
+      ++ sleepersOf isIncluded
     );
 
   # The gateway's units, without the instances of servers' processes: each would be a series of its own.
@@ -57,7 +74,9 @@ in
   config = lib.mkIf cfg.enable {
     services.mcp-oauth-gateway.metrics = {
       enable = lib.mkIf metrics.prometheus.enable (lib.mkDefault true);
-      targets = lib.concatMap (group: group.targets) (partsOf isHere);
+      targets = lib.concatMap (group: group.targets) (
+        used (othersOf isHere ++ bridgesOf isHere topology.bridged)
+      );
     };
 
     services.prometheus = lib.mkMerge [

@@ -93,6 +93,16 @@ let
       oauth = lib.mapNullable connection credential.oauth;
     };
 
+  # Where the status service says how a bridge is, without waking it.
+  statusUrls =
+    name: server:
+    lib.listToAttrs (
+      map (
+        replica:
+        lib.nameValuePair (urlOf replica) "http://${topology.statusAddressOf replica.host}/${topology.bridgeUnit name replica}/statusz"
+      ) (topology.replicasOf server)
+    );
+
   resource =
     name: server:
     let
@@ -106,6 +116,7 @@ let
     // endpoints server
     // lib.optionalAttrs (server.urlCredentialFile != null) { backend_credential = true; }
     // lib.optionalAttrs (tls != { }) { backend_tls = tls; }
+    // lib.optionalAttrs (topology.sleepers ? ${name}) { status_urls = statusUrls name server; }
     // lib.optionalAttrs (server.title != null) { inherit (server) title; }
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }

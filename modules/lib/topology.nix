@@ -1,5 +1,8 @@
 # Which host runs what, and at which addresses.
 { lib, cfg }:
+let
+  ports = import ./ports.nix { inherit lib; };
+in
 rec {
   isSingle = cfg.hosts == { };
   here = cfg.hosts.${cfg.hostName} or null;
@@ -17,6 +20,10 @@ rec {
       unit
     else
       "${unit}-${lib.replaceStrings [ "[" "]" ] [ "" "" ] (authority address port)}";
+  # Answers for this host's bridges, without waking one.
+  statusUnit = "mcp-gateway-status";
+  statusAddressOf =
+    host: authority (if isSingle then "127.0.0.1" else cfg.hosts.${host}.address) cfg.statusPort;
   authSocket = socketOf "mcp-auth-service" 9000 listenAddress cfg.port;
 
   # A socket may start before its network address exists.
@@ -73,4 +80,15 @@ rec {
   bridgedHere = lib.optionalAttrs (has "bridges") (
     lib.filterAttrs (_: server: replicasHere server != [ ]) bridged
   );
+
+  bridgeUnit = name: replica: "mcp-bridge-${name}${replica.instance}";
+  bridgeSocket =
+    name: replica:
+    socketOf (bridgeUnit name replica) (
+      ports.bridge name + replica.offset
+    ) replica.address replica.port;
+
+  # The servers whose bridges exit when nobody uses them: the status service is asked about these.
+  sleepers = lib.filterAttrs (_: server: server.idleExit > 0) bridged;
+  sleepersHere = lib.intersectAttrs bridgedHere sleepers;
 }

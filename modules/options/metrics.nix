@@ -21,7 +21,8 @@ in
       example = [ "127.0.0.1:9000" ];
       description = ''
         The addresses at which the gateway's programs on this host serve `/metrics`, for a Prometheus that
-        {option}`metrics.prometheus.enable` does not configure.
+        {option}`metrics.prometheus.enable` does not configure. A scrape wakes a bridge that is asleep: for servers with
+        {option}`servers.<name>.idleExit`, scrape `/mcp-bridge-NAME/metrics` at {option}`statusPort` instead.
       '';
     };
 

@@ -18,6 +18,7 @@ machine.wait_for_unit("mcp-auth-service.service")
 machine.wait_until_succeeds("test-client challenge https://memory.mcp.example.com/mcp")
 
 with subtest("each server answers in the sandbox that the catalogue gives it"):
+    machine.succeed("mcp-gatewayctl health")
     machine.succeed("systemctl start mcp-gateway-health.service")
     up = machine.succeed("grep '^mcp_gateway_server_up' /var/lib/mcp-gateway-health/mcp-gateway.prom")
     assert {line.split('"')[1] for line in up.splitlines() if line.endswith(" 1")} == set(SERVERS)

@@ -12,6 +12,7 @@ for unit in (
     "mcp-gateway-health",
     "mcp-gateway-logs",
     "mcp-gateway-recovery@1",
+    "mcp-gateway-status",
     "mcp-identity-time",
     "mcp-oauth-gateway-master-key",
 ):

@@ -13,8 +13,14 @@ machine.wait_for_unit("traefik.service")
 machine.wait_for_unit("stand-in-github.service")
 machine.wait_until_succeeds(f"test-client challenge {SERVER}")
 
-with subtest("the health check opens each server, and says so in the journal and in metrics"):
+with subtest("the health check wakes no bridge that has not been used yet"):
     machine.wait_for_unit("mcp-gateway-health.timer")
+    machine.succeed("systemctl start mcp-gateway-health.service")
+    machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time .* asleep'")
+    machine.fail("systemctl is-active mcp-bridge-time.service")
+
+with subtest("the health check opens each server that is awake, and says so in the journal and in metrics"):
+    machine.succeed("test-client page http://127.0.0.1:22456/healthz")
     machine.succeed("systemctl start mcp-gateway-health.service")
     assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
     machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time  http.*answer'")
@@ -35,6 +41,7 @@ with subtest("a server that does not answer fails the check"):
     machine.fail("systemctl start mcp-gateway-health.service")
     assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 0$' {METRICS}")
     machine.succeed("systemctl start mcp-bridge-time.socket")
+    machine.succeed("test-client page http://127.0.0.1:22456/healthz")
     machine.succeed("systemctl start mcp-gateway-health.service")
 
 with subtest("whatever dies is started again"):
@@ -128,6 +135,28 @@ with subtest("an operator sees and ends what users allow"):
     machine.fail(f"test-client call {SERVER} --token-file /root/token")
     machine.succeed("mcp-gatewayctl keys rotate", f"test-client login {ISSUER} {SERVER} > /root/token")
     machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+
+with subtest("a bridge that nobody uses sleeps, and nothing but a client's request wakes it"):
+    unit, drop_in = "mcp-bridge-time.service", "/run/systemd/system/mcp-bridge-time.service.d"
+    asleep = f"test $(systemctl show --property=ActiveState --value {unit}) = inactive"
+    command = machine.succeed(f"systemctl cat {unit} | sed --quiet 's/^ExecStart=//p'").strip()
+    override = f"[Service]\\nExecStart=\\nExecStart={command} --idle-exit 1\\n"
+    machine.succeed(f"mkdir --parents {drop_in} && printf '{override}' > {drop_in}/idle.conf")
+    machine.succeed("systemctl daemon-reload", f"systemctl restart {unit}")
+    machine.wait_until_succeeds(asleep)
+    machine.wait_until_succeeds("systemctl start mcp-gateway-health.service")
+    assert 'mcp_gateway_server_asleep{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
+    status = "test-client page http://127.0.0.1:9001/mcp-bridge-time"
+    assert "mcp_bridge_asleep 1" in machine.succeed(f"{status}/metrics")
+    assert '"asleep": true' in machine.succeed(f"{status}/statusz")
+    machine.succeed(asleep)
+    machine.succeed("systemctl stop mcp-bridge-time.socket")
+    machine.wait_until_fails(f"{status}/statusz")
+    machine.succeed("systemctl start mcp-bridge-time.socket", asleep)
+
+with subtest("a request that comes while it sleeps is answered"):
+    machine.succeed(f"test-client call {SERVER} --token-file /root/token")
+    machine.succeed(f"rm -r {drop_in}", "systemctl daemon-reload", f"systemctl restart {unit}")
 
 with subtest("a backup brings back who was logged in"):
     state = "/var/lib/redis-mcp-oauth-gateway /var/lib/mcp-oauth-gateway /var/lib/private/mcp-auth-service"

@@ -310,6 +310,34 @@ def test_a_bridge_listens_where_its_route_leads() -> None:
     assert {f"http://{socket}/mcp" for socket in sockets} == endpoints
 
 
+def test_a_bridge_may_sleep_where_nothing_keeps_it_awake_and_is_asked_about_at_the_status_service() -> None:
+    configuration = load(evaluated("github"))
+    files = configuration.files
+    exits = {
+        name: json.loads(files[f"mcp-oauth-gateway/bridge-{name}.json"])["idle-exit"]
+        for name in ("issues", "local", "notes")
+    }
+    assert exits == {"issues": 600, "local": 60, "notes": 0}, "notes has replicas and a warm pool"
+    known = json.loads(files["mcp-oauth-gateway/status.json"])
+    resources = settings_of(configuration).resources
+    assert not resources["notes"].status_urls
+    for name in ("issues", "local"):
+        unit, (endpoint,) = f"mcp-bridge-{name}", resources[name].endpoints
+        assert resources[name].status_urls == {endpoint: f"http://127.0.0.1:9011/{unit}/statusz"}
+        assert f"{known[unit]['url']}/mcp" == endpoint
+        assert f"Service={unit}.service" in configuration.units[known[unit]["socket"]]
+        # Else systemd would start it again at once.
+        assert "Restart=on-failure" in configuration.units[f"{unit}.service"]
+    assert known.keys() == {"mcp-bridge-issues", "mcp-bridge-local"}
+    assert "ListenStream=127.0.0.1:9011" in configuration.units["mcp-gateway-status.socket"]
+
+
+def test_a_gateway_whose_bridges_never_sleep_has_no_status_service() -> None:
+    (machine,) = load_machines(evaluated("replicas")).values()
+    assert "mcp-gateway-status.service" not in machine.units
+    assert not any(resource.status_urls for resource in settings_of(machine).resources.values())
+
+
 def test_each_release_of_the_router_drops_names_that_alias_another() -> None:
     newest = traefik_of(load(evaluated("github")))["entryPoints"]["websecure"]["http"]
     assert newest["aliasHeadersStrategy"] == "delete"
@@ -784,6 +812,13 @@ def prometheus_of(configuration: Configuration) -> dict[str, Any]:
     return document
 
 
+def asleep_at_times(status_service: str, bridge: str, server: str) -> dict[str, Any]:
+    """Return how a bridge is scraped that a scrape must not wake."""
+    path = f"/mcp-bridge-{server}/metrics"
+    labels = {"part": "bridge", "server": server, "instance": bridge, "__metrics_path__": path}
+    return {"targets": [status_service], "labels": labels}
+
+
 def test_prometheus_scrapes_every_part_with_the_labels_that_the_alerts_rely_on() -> None:
     prometheus = prometheus_of(load(evaluated("github")))
     assert prometheus["rule_files"] == ["/nix/store/alerts.yaml"]
@@ -792,9 +827,9 @@ def test_prometheus_scrapes_every_part_with_the_labels_that_the_alerts_rely_on()
     assert gateway["static_configs"] == [
         {"targets": ["127.0.0.1:9010"], "labels": {"part": "auth"}},
         {"targets": ["127.0.0.1:9110"], "labels": {"part": "router"}},
-        {"targets": ["127.0.0.1:21013"], "labels": {"part": "bridge", "server": "issues"}},
-        {"targets": ["127.0.0.1:21921"], "labels": {"part": "bridge", "server": "local"}},
         {"targets": ["127.0.0.1:21000", "127.0.0.1:21001"], "labels": {"part": "bridge", "server": "notes"}},
+        asleep_at_times("127.0.0.1:9011", "127.0.0.1:21013", "issues"),
+        asleep_at_times("127.0.0.1:9011", "127.0.0.1:21921", "local"),
     ]
     assert host["static_configs"] == [{"targets": ["127.0.0.1:9100"], "labels": {}}]
 
@@ -805,8 +840,8 @@ def test_prometheus_scrapes_the_parts_of_all_hosts_if_it_is_to() -> None:
     assert gateway["static_configs"] == [
         {"targets": ["10.0.0.1:9000", "[fd00::2]:9000"], "labels": {"part": "auth"}},
         {"targets": ["10.0.0.3:27257", "10.0.0.3:27258"], "labels": {"part": "bridge", "server": "fetch"}},
-        {"targets": ["10.0.0.4:28201"], "labels": {"part": "bridge", "server": "git"}},
         {"targets": ["10.0.0.3:22456", "10.0.0.4:22456"], "labels": {"part": "bridge", "server": "time"}},
+        asleep_at_times("10.0.0.4:9001", "10.0.0.4:28201", "git"),
     ]
     assert host["static_configs"] == [{"targets": ["127.0.0.1:9200"], "labels": {}}], "it listens at every address"
 

@@ -70,6 +70,10 @@ let
         message = "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is the URL of one of the gateway's own pages.";
       }
       {
+        assertion = server.idleExit > 0 -> server.warmSpares == 0 && lib.length replicas <= 1;
+        message = "${option}.servers.${name}.idleExit: must be 0 with `warmSpares`, or with several replicas, which the router keeps awake.";
+      }
+      {
         assertion = server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory;
         message = "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path.";
       }
@@ -136,6 +140,10 @@ let
     ++ lib.optional (topology.has "router" && cfg.metrics.enable) {
       name = "${option}.metrics.port";
       value = toString cfg.metrics.port;
+    }
+    ++ lib.optional (topology.sleepersHere != { }) {
+      name = "${option}.statusPort";
+      value = toString cfg.statusPort;
     }
     ++ lib.concatLists (
       lib.mapAttrsToList (

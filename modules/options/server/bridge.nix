@@ -40,6 +40,7 @@ let
       inherit example;
       description = "${description}, as {manpage}`systemd.resource-control(5)` writes it in `CPUQuota`: 100% is one core; no limit where null.";
     };
+  isChecked = lib.length (gatewayLib.topology.replicasOf config) > 1;
   # A member without a value is left out.
   ifTraced = value: if gateway.tracing.endpoint != null then value else null;
 in
@@ -64,6 +65,18 @@ in
       default = 0;
       example = 1;
       description = "Number of processes that are started in advance, so that a new session does not wait.";
+    };
+
+    idleExit = mkOption {
+      type = types.ints.unsigned;
+      default = if config.warmSpares > 0 || isChecked then 0 else 600;
+      defaultText = lib.literalMD "600; 0 with `warmSpares`, and where the server has several replicas";
+      example = 3600;
+      description = ''
+        A bridge that has no session, no process and no connection exits after this time without a request, and costs no
+        memory. Its socket stays, and starts it for the next request, which waits for that. In seconds; never if 0. The
+        router asks each of several replicas every second whether it answers, so that those do not exit.
+      '';
     };
 
     startsAtOnce = mkOption {
@@ -222,6 +235,7 @@ in
     log-level = config.logLevel;
     warm-spares = config.warmSpares;
     starts-at-once = config.startsAtOnce;
+    idle-exit = config.idleExit;
 
     call-timeout = config.timeouts.call;
     call-timeout-total = config.timeouts.callTotal;

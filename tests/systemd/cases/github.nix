@@ -121,6 +121,7 @@
       endpoint = "http://127.0.0.1:4318/v1/traces";
       sampleRatio = 0.1;
     };
+    statusPort = 9011;
     metrics = {
       enable = true;
       port = 9110;
@@ -290,7 +291,10 @@
         };
         urlCaFile = "/etc/ssl/wiki-ca.pem";
       };
-      local.command = [ (lib.getExe pkgs.mcp-server-time) ];
+      local = {
+        command = [ (lib.getExe pkgs.mcp-server-time) ];
+        idleExit = 60;
+      };
       issues = {
         command = [ (lib.getExe pkgs.mcp-server-time) ];
         isolation = "per-user";

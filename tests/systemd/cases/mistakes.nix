@@ -256,6 +256,19 @@ in
       replicas = 2;
     };
   };
+  sleep-of-spare-processes = servers {
+    time = {
+      warmSpares = 1;
+      idleExit = 600;
+    };
+  };
+  sleep-of-replicas = servers {
+    time = {
+      replicas = 2;
+      idleExit = 600;
+    };
+  };
+  port-of-the-status = gateway { statusPort = 22456; };
   port-of-the-service = gateway { port = 22456; };
   port-of-metrics = gateway {
     metrics = {
