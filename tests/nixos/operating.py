@@ -154,6 +154,12 @@ with subtest("a bridge that nobody uses sleeps, and nothing but a client's reque
     machine.wait_until_fails(f"{status}/statusz")
     machine.succeed("systemctl start mcp-bridge-time.socket", asleep)
 
+with subtest("requests that come just as it exits are all answered"):
+    slept = f"journalctl --namespace='*' --unit={unit} --output=cat | grep --count 'asleep: the next'"
+    enough = int(machine.succeed(slept)) + 4
+    page = "test-client page http://127.0.0.1:22456/healthz"
+    machine.succeed(f"until test $({slept}) -ge {enough}; do {page} || exit 1; done")
+
 with subtest("a request that comes while it sleeps is answered"):
     machine.succeed(f"test-client call {SERVER} --token-file /root/token")
     machine.succeed(f"rm -r {drop_in}", "systemctl daemon-reload", f"systemctl restart {unit}")
