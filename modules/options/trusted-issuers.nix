@@ -22,11 +22,12 @@ in
 
           subjects = mkOption {
             type = types.nonEmptyListOf types.nonEmptyStr;
-            example = [ "repo:acme/app:ref:refs/heads/main" ];
+            example = [ "repo:acme@1234567/app@7654321:ref:refs/heads/main" ];
             description = ''
               The workloads, by their subjects (`sub`). The whole subject must match an entry. `*` stands for one or more
               characters other than `:` and `/`. It stands alone between two of these; after the last of them, it may
-              follow other text.
+              follow other text. The error that a refused workload gets names its subject. At GitHub, the subjects of
+              repositories from before 15 July 2026 lack the ids (`repo:acme/app:ref:refs/heads/main`).
             '';
           };
 
@@ -80,8 +81,7 @@ in
         github-actions = {
           issuer = "https://token.actions.githubusercontent.com";
           audience = "https://mcp.example.com";
-          subjects = [ "repo:acme/app:ref:refs/heads/main" ];
-          claims.repository_owner_id = "1234567";
+          subjects = [ "repo:acme@1234567/app@7654321:ref:refs/heads/main" ];
           servers = [ "wiki" ];
         };
       }

@@ -339,6 +339,16 @@ ISSUER: dict[str, Any] = {
             ["repo:acme/x/app:ref:refs/heads/main", "repo:/app:ref:refs/heads/main"],
         ),
         (
+            "repo:acme@1/app@2:ref:refs/heads/main",
+            ["repo:acme@1/app@2:ref:refs/heads/main"],
+            ["repo:acme/app:ref:refs/heads/main", "repo:acme@11/app@2:ref:refs/heads/main"],
+        ),
+        (
+            "repo:acme@1/*:ref:refs/heads/main",
+            ["repo:acme@1/app@2:ref:refs/heads/main"],
+            ["repo:acme@11/app@2:ref:refs/heads/main", "repo:acme/app:ref:refs/heads/main"],
+        ),
+        (
             "repo:acme/app:ref:refs/tags/v*",
             ["repo:acme/app:ref:refs/tags/v1.2", "repo:acme/app:ref:refs/tags/vevil"],
             ["repo:acme/app:ref:refs/tags/v", "repo:acme/app:ref:refs/tags/v1/2", "repo:acme/app:ref:refs/tags/xv1"],
@@ -383,6 +393,7 @@ def test_a_claim_must_have_the_value_and_its_type(claims: dict[str, Any]) -> Non
         ({"subjects": ["*:acme/app"]}, "must begin with text before"),
         ({"subjects": ["acme*"]}, "must begin with text before"),
         ({"subjects": ["repo:acme*/app:x"]}, "must be all that stands between two of them"),
+        ({"subjects": ["repo:acme@*/app:x"]}, "must be all that stands between two of them"),
         ({"subjects": ["repo:*acme/app:x"]}, "must be all that stands between two of them"),
         ({"subjects": ["repo:**/app:x"]}, "must be all that stands between two of them"),
         ({"subjects": ["repo:acme/*x"]}, "must be at the end"),

@@ -90,7 +90,10 @@
       github-actions = {
         issuer = "https://token.actions.githubusercontent.com";
         audience = "https://mcp.example.com";
-        subjects = [ "repo:acme/app:ref:refs/heads/main" ];
+        subjects = [
+          "repo:acme@1234567/app@7654321:ref:refs/heads/main"
+          "repo:acme/app:ref:refs/heads/main"
+        ];
         claims.repository_owner_id = "1234567";
         servers = [ "notes" ];
       };
