@@ -104,13 +104,7 @@ class Parts:
     @cached_property
     def connections(self) -> Connections:
         """The users' accounts at other services, which must be closed at the end."""
-        return Connections(
-            self.settings,
-            self.credentials,
-            self.user_credentials,
-            self.store.locks,
-            end_processes=self.notices.end_processes,
-        )
+        return Connections(self.settings, self.credentials, self.user_credentials, self.store.locks)
 
     @cached_property
     def signing_keys(self) -> SigningKeys:

@@ -76,19 +76,13 @@ class Connections:
         credentials: Credentials,
         kept: UserCredentials,
         locks: Locks,
-        *,
-        end_processes: Callable[[str, str], None],
     ) -> None:
-        """Raises SettingsError as `make_services`.
-
-        `end_processes` ends all processes of a user at a server, when an account is removed that they may have.
-        """
+        """Raises SettingsError as `make_services`."""
         self._settings = settings
         self._services = make_services(settings, credentials)
         self._kept = kept
         self._locks = locks
         self._verifier_key = credentials.derive_key("connection-verifier")
-        self._end_processes = end_processes
         self._revocations = _Revocations()
 
     def is_connection(self, resource_name: str, variable: str) -> bool:
@@ -145,7 +139,8 @@ class Connections:
         if not _ends_within(stored.secret, ahead):
             return stored.secret
         if service is None:  # the operator has users paste a value now
-            self._discard(resource_name, sub, variable, stored)
+            if self._kept.discard(resource_name, sub, variable, stored):
+                self._note_end(resource_name, sub, variable)
             return None
         try:
             return self._renew_alone(service, resource_name, sub, variable)
@@ -166,7 +161,8 @@ class Connections:
                     return stored.secret
                 renewed = self._refresh(service, stored.secret)
                 if renewed is None:
-                    if self._discard(resource_name, sub, variable, stored):
+                    if self._kept.discard(resource_name, sub, variable, stored):
+                        self._note_end(resource_name, sub, variable)
                         return None
                 elif self._kept.renew(resource_name, sub, variable, stored, renewed):
                     return renewed
@@ -174,15 +170,9 @@ class Connections:
                     self._revocations.add(service, renewed)
             return None
 
-    def _discard(self, resource_name: str, sub: str, variable: str, stored: StoredSecret) -> bool:
-        """Remove an account that has ended; return False if the user has changed or removed it meanwhile."""
-        if not self._kept.discard(resource_name, sub, variable, stored):
-            return False
-        # Processes that other clients of the user share must not go on with it once the user has connected another one.
-        self._end_processes(resource_name, sub)
+    def _note_end(self, resource_name: str, sub: str, variable: str) -> None:
         url = self._settings.resources[resource_name].url
         audit.record(Event.CREDENTIAL_EXPIRED, user=sub, resource=url, credential=variable, by="gateway")
-        return True
 
     @staticmethod
     def _refresh(service: ConnectedService, secret: Secret) -> Secret | None:

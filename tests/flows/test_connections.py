@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
-import time_machine
 from flask import make_response, redirect
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
@@ -24,7 +22,7 @@ from tests.browser import Form
 from tests.connected_service import CLIENT_ID, CLIENT_SECRET, ORIGIN, StandIn, create_app, query_of
 from tests.in_process import InProcess
 
-from .conftest import ISSUER, AuditLog, OAuthTestClient, ToldBridges, merged, parameters_of
+from .conftest import ISSUER, AuditLog, OAuthTestClient, merged, parameters_of
 
 OCTOCAT, HUBOT = "github:583231", "github:480938"
 CALLBACK = f"{ISSUER}/connections/callback/time/DRIVE_TOKEN"
@@ -444,19 +442,3 @@ def test_the_button_of_the_account_page_is_of_one_browser_and_what_it_showed(
     oauth.reload(resources={"time": {"user_credentials": {"DRIVE_TOKEN": {"oauth": {"client_id": "another"}}}}})
     answer = oauth.browser.post("/account", data=fields, base_url=ISSUER)
     assert answer.status_code == 400, "the operator has changed where it leads"
-
-
-def test_the_end_of_an_account_ends_the_processes_that_have_it(
-    oauth: OAuthTestClient, drive: StandIn, client_id: str
-) -> None:
-    """Else a client that joins one of them later would act with the former account, after the user has changed it."""
-    drive.expires_in = 60
-    oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
-    parts = parts_of(oauth)
-    told = cast(ToldBridges, parts.notices).ended
-    parts.connections.read_fresh("time", OCTOCAT)
-    assert told == []
-    drive.refresh_tokens.clear()
-    with time_machine.travel(time.time() + 120):
-        assert parts.connections.read_fresh("time", OCTOCAT) == {}
-    assert told == [("time", OCTOCAT)]

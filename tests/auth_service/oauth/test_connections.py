@@ -72,8 +72,6 @@ class World:
     kept: UserCredentials
     make_worker: Callable[..., Connections]
     worker: Connections
-    ended: list[tuple[str, str]]
-    """The servers and users whose processes were ended."""
 
     def connect(self, sub: str = ALICE) -> Secret:
         """Let a user connect an account; return what is kept."""
@@ -105,19 +103,10 @@ def world(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         made: list[Connections] = []
 
         def make_worker(**changes: Any) -> Connections:
-            made.append(
-                Connections(
-                    make_settings(**changes),
-                    credentials,
-                    kept,
-                    Locks(client),
-                    end_processes=lambda *ended_of: ended.append(ended_of),
-                )
-            )
+            made.append(Connections(make_settings(**changes), credentials, kept, Locks(client)))
             return made[-1]
 
-        ended: list[tuple[str, str]] = []
-        yield World(stand_in, kept, make_worker, make_worker(), ended)
+        yield World(stand_in, kept, make_worker, make_worker())
         for worker in made:
             worker.close()
 
@@ -148,7 +137,6 @@ def test_a_token_is_renewed_before_it_ends(world: World) -> None:
     assert world.kept.read_all("time", ALICE)["DRIVE_TOKEN"].secret == found
     assert world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"] == found
     assert world.refreshes() == 1
-    assert world.ended == []
 
 
 def test_a_pasted_value_is_as_it_was(world: World) -> None:
@@ -197,7 +185,6 @@ def test_a_refresh_that_is_refused_removes_the_account(world: World) -> None:
     world.stand_in.refresh_tokens.clear()
     assert world.worker.read_fresh("time", ALICE) == {}
     assert world.kept.find_missing("time", ALICE, ["DRIVE_TOKEN"]) == ["DRIVE_TOKEN"]
-    assert world.ended == [("time", ALICE)], "a process of another client of the user may have it"
 
 
 def test_a_token_that_nothing_renews_is_used_to_its_end_and_then_removed(world: World) -> None:
@@ -210,7 +197,6 @@ def test_a_token_that_nothing_renews_is_used_to_its_end_and_then_removed(world: 
     world.kept.put("time", ALICE, {"DRIVE_TOKEN": over})
     assert world.worker.read_fresh("time", ALICE) == {}
     assert world.kept.read_all("time", ALICE) == {}
-    assert world.ended == [("time", ALICE)]
     assert world.refreshes() == 0
 
 
@@ -283,7 +269,6 @@ def test_a_refusal_that_comes_too_late_removes_nothing(world: World) -> None:
 
     world.stand_in.on_token = replace
     assert world.worker.read_fresh("time", ALICE) == {"DRIVE_TOKEN": replaced}
-    assert world.ended == []
 
 
 def test_a_removed_account_is_revoked_at_the_other_service(world: World) -> None:
