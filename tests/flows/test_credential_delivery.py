@@ -170,6 +170,21 @@ def test_where_one_is_missing_the_grant_ends_so_that_the_user_is_asked(
     assert (entry["user"], entry["reason"]) == (ANN, "missing: API_USER")
 
 
+def test_where_one_is_missing_no_process_goes_on_with_what_was_there(parts: Parts, bridge: Bridge) -> None:
+    """Else a client that joins one of another client later would act with the former account of the user."""
+    told = cast(ToldBridges, parts.notices).ended
+    for sub, sid in ((ANN, "a1"), (ANN, "a2"), (BOB, "b")):
+        allow(parts, sub, sid)
+        provide(parts, sub)
+    assert isinstance(bridge.ask(ANN, "a2"), Delivered)
+    assert told == []
+    provide(parts, ANN, API_TOKEN="t", expires_at=int(time.time()) - 1)
+    assert bridge.request(ANN, "a1").status_code == 401
+    assert told == [("time", ANN)]
+    assert isinstance(bridge.ask(BOB, "b"), Delivered)
+    assert told == [("time", ANN)]
+
+
 @pytest.mark.parametrize(
     "ask",
     [
