@@ -6,10 +6,10 @@ answer but an error code that is known here goes into a log, an exception or a p
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,8 +60,8 @@ class Tokens:
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(default=None, repr=False)
-    expires_at: int | None = None
-    """In seconds since 1970; None if the service named no end."""
+    lifetime: int | None = None
+    """For how many seconds the access token is good; None if the service named no end."""
 
 
 class ConnectedService:
@@ -130,7 +130,7 @@ class ConnectedService:
         tokens = self._ask_for_tokens({"grant_type": "refresh_token", "refresh_token": refresh_token})
         if tokens.refresh_token is not None:
             return tokens
-        return Tokens(access_token=tokens.access_token, refresh_token=refresh_token, expires_at=tokens.expires_at)
+        return dataclasses.replace(tokens, refresh_token=refresh_token)
 
     @property
     def can_revoke(self) -> bool:
@@ -230,7 +230,7 @@ def _find_tokens(document: Mapping[str, Any]) -> Tokens | None:
     return Tokens(
         access_token=access_token,
         refresh_token=refresh_token if _is_token(refresh_token) else None,
-        expires_at=_find_end(document.get("expires_in")),
+        lifetime=_find_lifetime(document.get("expires_in")),
     )
 
 
@@ -238,15 +238,15 @@ def _is_token(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= MAX_TOKEN_BYTES and _VISIBLE.fullmatch(value) is not None
 
 
-def _find_end(expires_in: object) -> int | None:
-    """Return when a token ends. Some services send a string, or 0 for a token that does not end."""
+def _find_lifetime(expires_in: object) -> int | None:
+    """Return how long a token is good. Some services send a string, or 0 for a token that does not end."""
     if not isinstance(expires_in, int | float | str) or isinstance(expires_in, bool):
         return None
     try:
         seconds = int(float(expires_in))
     except (ValueError, OverflowError):
         return None
-    return int(time.time()) + seconds if 0 < seconds < 10**10 else None
+    return seconds if 0 < seconds < 10**10 else None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None] | None:

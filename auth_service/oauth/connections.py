@@ -27,9 +27,10 @@ from auth_service.storage.locks import Locks
 from auth_service.storage.user_credentials import Secret, StoredSecret, UserCredentials
 
 CALLBACK_PATH: Final = "/connections/callback"
-REFRESH_AHEAD_SECONDS: Final = 600
-"""How long before its end a token is renewed. A bridge ends processes up to five minutes before that."""
-_REFRESH_SECONDS: Final = CALL_SECONDS + 10
+STORE_SECONDS: Final = 12
+"""For how long to try to store new tokens while Redis fails: no other worker could use the former refresh token."""
+_STORE_PAUSE_SECONDS: Final = 0.5
+_REFRESH_SECONDS: Final = CALL_SECONDS + STORE_SECONDS + 10
 """Longer than a refresh can take: a refresh token must not be used twice, as services then revoke all its tokens."""
 _WAIT_SECONDS: Final = 5
 MAX_WAITING: Final = 1000
@@ -135,40 +136,71 @@ class Connections:
 
     def _renew(self, resource_name: str, sub: str, variable: str, stored: StoredSecret) -> Secret | None:
         service = self._services.get((resource_name, variable))
-        ahead = 0 if service is None or stored.secret.refresh_token is None else REFRESH_AHEAD_SECONDS
-        if not _ends_within(stored.secret, ahead):
+        if not stored.secret.has_ended and (service is None or not stored.secret.is_due):
             return stored.secret
         if service is None:  # the operator has users paste a value now
             if self._kept.discard(resource_name, sub, variable, stored):
                 self._note_end(resource_name, sub, variable)
             return None
         try:
-            return self._renew_alone(service, resource_name, sub, variable)
+            return self._renew_alone(service, resource_name, sub, variable, stored)
         except ServiceUnavailable:
-            if _ends_within(stored.secret, 0):
+            if stored.secret.has_ended:
                 raise
             return stored.secret  # it is good for a while
 
-    def _renew_alone(self, service: ConnectedService, resource_name: str, sub: str, variable: str) -> Secret | None:
-        """Renew a token unless another worker has just done so."""
+    def _renew_alone(
+        self, service: ConnectedService, resource_name: str, sub: str, variable: str, seen: StoredSecret
+    ) -> Secret | None:
+        """Renew a token unless another worker has just done so, or the user has connected another account."""
         lock = self._locks.only_one(
             f"refresh {resource_name} {variable} {sub}", seconds=_REFRESH_SECONDS, wait=_WAIT_SECONDS
         )
         # A request that waits for another one of the user counts as waiting for the service.
         with service.waiting(), lock:
             while (stored := self._kept.read_all(resource_name, sub).get(variable)) is not None:
-                if not _ends_within(stored.secret, REFRESH_AHEAD_SECONDS):
+                if stored.record != seen.record and not stored.secret.has_ended:
                     return stored.secret
                 renewed = self._refresh(service, stored.secret)
                 if renewed is None:
                     if self._kept.discard(resource_name, sub, variable, stored):
                         self._note_end(resource_name, sub, variable)
                         return None
-                elif self._kept.renew(resource_name, sub, variable, stored, renewed):
+                elif self._store(service, resource_name, sub, variable, former=stored, renewed=renewed):
                     return renewed
-                else:  # the user has removed or replaced the account meanwhile
-                    self._revocations.add(service, renewed)
             return None
+
+    def _store(
+        self,
+        service: ConnectedService,
+        resource_name: str,
+        sub: str,
+        variable: str,
+        *,
+        former: StoredSecret,
+        renewed: Secret,
+    ) -> bool:
+        """Store what renews a secret; return False if the user has removed or replaced the account meanwhile.
+
+        If Redis stores nothing for a while, the secret can be used once all the same.
+        """
+        until = time.monotonic() + STORE_SECONDS
+        while True:
+            try:
+                if self._kept.renew(resource_name, sub, variable, former, renewed):
+                    return True
+                current = self._kept.read_all(resource_name, sub).get(variable)
+            except ServiceUnavailable:
+                if time.monotonic() >= until:
+                    log.error("%s: new tokens of a user could not be stored, only used once", service.name)
+                    return True
+                time.sleep(_STORE_PAUSE_SECONDS)
+                continue
+            if current is None:
+                self._revocations.add(service, renewed)
+            # Not revoked beside a newer one, which ends with it at many services. It may be this one, too: Redis may
+            # have stored it without answering.
+            return current is not None and current.secret == renewed
 
     def _note_end(self, resource_name: str, sub: str, variable: str) -> None:
         url = self._settings.resources[resource_name].url
@@ -203,11 +235,12 @@ class Connections:
 
 
 def _secret(tokens: Tokens) -> Secret:
-    return Secret(value=tokens.access_token, refresh_token=tokens.refresh_token, expires_at=tokens.expires_at)
-
-
-def _ends_within(secret: Secret, seconds: int) -> bool:
-    return secret.expires_at is not None and secret.expires_at - seconds <= time.time()
+    return Secret(
+        value=tokens.access_token,
+        refresh_token=tokens.refresh_token,
+        expires_at=None if tokens.lifetime is None else int(time.time()) + tokens.lifetime,
+        lifetime=tokens.lifetime,
+    )
 
 
 class _Revocations:

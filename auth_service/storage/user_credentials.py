@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, cast
 
 import redis
@@ -25,6 +25,12 @@ from .scripts import NOTE_CREDENTIAL_USE, REPLACE_CREDENTIAL, SHORTEN
 
 KEPT_SECONDS: Final = 7 * 24 * 3600
 """How long credentials outlive the user's last grant of their server, so that a new login need not ask for them."""
+RENEW_AHEAD_SECONDS: Final = 300
+"""How long before its end a value is renewed, or a quarter of its lifetime if that is less.
+
+As early as a bridge ends the processes that started with a new one, and no earlier: some services end the former token
+at once.
+"""
 _NONCE_BYTES: Final = 12
 _USED: Final = "used "
 """Before a variable's name, in the name of the member with the time of its last use."""
@@ -38,11 +44,24 @@ class Secret:
     refresh_token: str | None = field(default=None, repr=False)
     expires_at: int | None = None
     """When the value ends, in seconds since 1970; None for one without a known end."""
+    lifetime: int | None = None
+    """For how many seconds the value was good when it was given; None if that is not known."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the value has ended."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the value should be renewed now, since it ends soon."""
+        ahead = min(RENEW_AHEAD_SECONDS, (self.lifetime or 0) / 4)
+        return self.refresh_token is not None and self.expires_at is not None and self.expires_at - ahead <= time.time()
 
     @property
     def is_over(self) -> bool:
         """Whether the value has ended, and nothing renews it."""
-        return self.refresh_token is None and self.expires_at is not None and self.expires_at <= time.time()
+        return self.refresh_token is None and self.has_ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +212,8 @@ class UserCredentials:
 
     def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, *, set_at: int) -> str:
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        content = {"value": secret.value, "refresh_token": secret.refresh_token, "expires_at": secret.expires_at}
         cipher = self._cipher(resource_name, sub)
-        sealed = cipher.encrypt(nonce, json.dumps(content).encode(), _bound(resource_name, sub, variable))
+        sealed = cipher.encrypt(nonce, json.dumps(asdict(secret)).encode(), _bound(resource_name, sub, variable))
         return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
 
     def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.stdio_bridge.modern_client import LEGACY_SERVER
 from tests.stdio_bridge.running import Bridge
 
 from .conftest import RunningStack
-from .flow import initialize, log_in, refresh
+from .flow import Tokens, initialize, log_in, refresh
 from .test_clients import Clicks, MemoryStorage
 from .test_operator import operate
 from .test_reload import load
@@ -112,9 +113,16 @@ def test_two_users_have_the_tokens_of_their_own_accounts_in_their_own_processes(
     assert not any(kind in stack.output for kind in ("access-", "refresh-", "code-"))
 
 
-def test_a_process_starts_with_a_renewed_token(stack: RunningStack, drive: Drive) -> None:
-    drive.service.expires_in = 60
+def log_in_until_the_token_has_ended(stack: RunningStack, drive: Drive) -> Tokens:
+    drive.service.expires_in = 1
     tokens = log_in(stack.issuer, drive.url)
+    end = time.time() + 1
+    eventually(lambda: time.time() > end)
+    return tokens
+
+
+def test_a_process_starts_with_a_renewed_token(stack: RunningStack, drive: Drive) -> None:
+    tokens = log_in_until_the_token_has_ended(stack, drive)
     (first,) = drive.service.refresh_tokens
     drive.service.expires_in = 3600
     token = Session(drive.url, tokens).call("token")
@@ -124,8 +132,7 @@ def test_a_process_starts_with_a_renewed_token(stack: RunningStack, drive: Drive
 
 
 def test_an_account_that_the_service_renews_no_more_is_asked_for_again(stack: RunningStack, drive: Drive) -> None:
-    drive.service.expires_in = 60
-    tokens = log_in(stack.issuer, drive.url)
+    tokens = log_in_until_the_token_has_ended(stack, drive)
     drive.service.refresh_tokens.clear()
     refused = initialize(drive.url, tokens.access_token)
     assert refused.status_code == 401, refused.text

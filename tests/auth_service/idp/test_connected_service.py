@@ -96,7 +96,7 @@ def test_a_code_becomes_tokens_at_each_kind_of_service(
     tokens = obtain_tokens(stand_in, make_service())
     assert tokens.access_token in stand_in.access_tokens
     assert (tokens.refresh_token in stand_in.refresh_tokens) == has_refresh_token
-    assert tokens.expires_at == (NOW + 3600 if ends else None)
+    assert tokens.lifetime == (3600 if ends else None)
     assert tokens.access_token not in repr(tokens)
 
 
@@ -188,8 +188,8 @@ def answer_json(document: object, status: int = 200) -> Response:
     ("document", "tokens"),
     [
         ({"access_token": "a"}, Tokens(access_token="a")),
-        ({"access_token": "a", "expires_in": "60"}, Tokens(access_token="a", expires_at=NOW + 60)),
-        ({"access_token": "a", "expires_in": 59.9}, Tokens(access_token="a", expires_at=NOW + 59)),
+        ({"access_token": "a", "expires_in": "60"}, Tokens(access_token="a", lifetime=60)),
+        ({"access_token": "a", "expires_in": 59.9}, Tokens(access_token="a", lifetime=59)),
         *(({"access_token": "a", "expires_in": odd}, Tokens(access_token="a")) for odd in ODD_LIFETIMES),
         ({"access_token": "a" * 6000}, Tokens(access_token="a" * 6000)),
         ({"access_token": "a", "refresh_token": None}, Tokens(access_token="a")),
@@ -197,7 +197,7 @@ def answer_json(document: object, status: int = 200) -> Response:
         ({"access_token": "a", "token_type": "bot", "error": None}, Tokens(access_token="a")),
         (
             {"ok": True, "authed_user": {"access_token": "u", "refresh_token": "r", "expires_in": 5}},
-            Tokens(access_token="u", refresh_token="r", expires_at=NOW + 5),
+            Tokens(access_token="u", refresh_token="r", lifetime=5),
         ),
         ({"access_token": "bot", "authed_user": {"access_token": "u"}}, Tokens(access_token="bot")),
     ],
@@ -210,7 +210,7 @@ def test_odd_answers_are_read_as_what_they_must_mean(stand_in: StandIn, document
 def test_an_answer_may_be_a_form(stand_in: StandIn) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     stand_in.on_token = lambda: make_response("access_token=a%2Fb&scope=&token_type=bearer&expires_in=60", 200, form)
-    assert make_service().redeem(code="c", code_verifier=VERIFIER) == Tokens(access_token="a/b", expires_at=NOW + 60)
+    assert make_service().redeem(code="c", code_verifier=VERIFIER) == Tokens(access_token="a/b", lifetime=60)
 
 
 @pytest.mark.parametrize(

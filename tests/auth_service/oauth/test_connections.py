@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,17 +14,18 @@ from typing import Any
 import pytest
 import redis
 import requests
+import time_machine
 from flask import make_response
 from flask.typing import ResponseReturnValue
 
 from auth_service.idp.connected_service import AccountRefusedError, ConnectedService
 from auth_service.oauth import connections
-from auth_service.oauth.connections import REFRESH_AHEAD_SECONDS, Connections, make_services
+from auth_service.oauth.connections import Connections, make_services
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Credentials, Settings, SettingsError
 from auth_service.storage.key_names import user_credentials_key
 from auth_service.storage.locks import Locks
-from auth_service.storage.user_credentials import Secret, UserCredentials
+from auth_service.storage.user_credentials import RENEW_AHEAD_SECONDS, Secret, StoredSecret, UserCredentials
 from tests.connected_service import CLIENT_ID, CLIENT_SECRET, ORIGIN, StandIn, create_app, query_of
 from tests.in_process import InProcess
 
@@ -73,12 +76,14 @@ class World:
     make_worker: Callable[..., Connections]
     worker: Connections
 
-    def connect(self, sub: str = ALICE) -> Secret:
-        """Let a user connect an account; return what is kept."""
+    def connect(self, sub: str = ALICE, *, left: int | None = None) -> Secret:
+        """Let a user connect an account, some time ago if only `left` seconds are left; return what is kept."""
         self.stand_in.account = sub
         url = self.worker.authorization_url("time", "DRIVE_TOKEN", state="state")
         code = query_of(self.stand_in.approve(url))["code"]
         secret = self.worker.redeem("time", "DRIVE_TOKEN", code=code, state="state")
+        if left is not None:
+            secret = dataclasses.replace(secret, expires_at=int(time.time()) + left)
         self.kept.put("time", sub, {"DRIVE_TOKEN": secret})
         return self.kept.read_all("time", sub)["DRIVE_TOKEN"].secret
 
@@ -129,9 +134,7 @@ def test_a_code_is_of_no_use_with_the_state_of_another_attempt(world: World) -> 
 
 
 def test_a_token_is_renewed_before_it_ends(world: World) -> None:
-    world.stand_in.expires_in = REFRESH_AHEAD_SECONDS - 1
-    first = world.connect()
-    world.stand_in.expires_in = REFRESH_AHEAD_SECONDS + 3600
+    first = world.connect(left=RENEW_AHEAD_SECONDS - 1)
     found = world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"]
     assert found.value != first.value
     assert world.kept.read_all("time", ALICE)["DRIVE_TOKEN"].secret == found
@@ -146,9 +149,7 @@ def test_a_pasted_value_is_as_it_was(world: World) -> None:
 
 def test_workers_that_need_a_new_token_at_the_same_time_get_the_same_one(world: World) -> None:
     """A second use of the refresh token would end all tokens of the account at the other service."""
-    world.stand_in.expires_in = 1
-    world.connect()
-    world.stand_in.expires_in = 3600
+    world.connect(left=1)
     workers = [world.make_worker() for _ in range(4)]
     together = threading.Barrier(8)
 
@@ -163,10 +164,39 @@ def test_workers_that_need_a_new_token_at_the_same_time_get_the_same_one(world: 
     assert world.refreshes() == 1
 
 
+@pytest.mark.parametrize(
+    ("lifetime", "left", "is_renewed"),
+    [(3600, 301, False), (3600, 300, True), (400, 101, False), (400, 100, True), (20, 6, False), (20, 5, True)],
+)
+def test_a_token_is_not_renewed_while_a_bridge_gives_it_to_processes(
+    world: World, lifetime: int, left: int, is_renewed: bool
+) -> None:
+    """Some services end the former access token at once, which a running process has."""
+    world.stand_in.expires_in = lifetime
+    with time_machine.travel(int(time.time()), tick=False):
+        first = world.connect(left=left)
+        found = world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"]
+    assert (found != first, world.refreshes()) == (is_renewed, int(is_renewed))
+
+
+def test_starts_with_a_token_of_a_short_life_renew_it_once(world: World) -> None:
+    world.stand_in.expires_in = 60
+    world.connect(left=1)
+    together = threading.Barrier(4)
+
+    def read(_: int) -> str:
+        together.wait(60)
+        return world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"].value
+
+    with ThreadPoolExecutor(4) as pool:
+        values = set(pool.map(read, range(4)))
+    assert (len(values), world.refreshes()) == (1, 1)
+    assert values <= world.stand_in.access_tokens.keys()
+
+
 def test_users_do_not_wait_for_each_other(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect(ALICE)
-    world.connect(BOB)
+    world.connect(ALICE, left=1)
+    world.connect(BOB, left=1)
     both = threading.Barrier(2)
 
     def answer() -> None:
@@ -180,8 +210,7 @@ def test_users_do_not_wait_for_each_other(world: World) -> None:
 
 
 def test_a_refresh_that_is_refused_removes_the_account(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect()
+    world.connect(left=1)
     world.stand_in.refresh_tokens.clear()
     assert world.worker.read_fresh("time", ALICE) == {}
     assert world.kept.find_missing("time", ALICE, ["DRIVE_TOKEN"]) == ["DRIVE_TOKEN"]
@@ -215,8 +244,7 @@ def unavailable() -> ResponseReturnValue:
 
 
 def test_a_service_that_fails_for_a_while_ends_nothing(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect()
+    world.connect(left=1)
     time_ = int(time.time())
     kept = world.kept.read_all("time", ALICE)["DRIVE_TOKEN"].secret
     world.kept.put(
@@ -230,16 +258,14 @@ def test_a_service_that_fails_for_a_while_ends_nothing(world: World) -> None:
 
 
 def test_a_token_that_is_still_good_is_used_while_the_service_fails(world: World) -> None:
-    world.stand_in.expires_in = REFRESH_AHEAD_SECONDS - 1
-    secret = world.connect()
+    secret = world.connect(left=RENEW_AHEAD_SECONDS - 1)
     world.stand_in.on_token = unavailable
     assert world.worker.read_fresh("time", ALICE) == {"DRIVE_TOKEN": secret}
     assert world.refreshes() == 1
 
 
 def test_an_account_that_is_removed_during_its_refresh_stays_removed(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect()
+    world.connect(left=1)
     world.stand_in.on_token = lambda: world.kept.remove("time", ALICE, ["DRIVE_TOKEN"]) and None
     assert world.worker.read_fresh("time", ALICE) == {}
     assert world.kept.read_all("time", ALICE) == {}
@@ -247,8 +273,7 @@ def test_an_account_that_is_removed_during_its_refresh_stays_removed(world: Worl
 
 
 def test_an_account_that_is_replaced_during_its_refresh_stays_replaced(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect()
+    world.connect(left=1)
     replaced = Secret(value="replaced")
 
     def replace() -> None:
@@ -256,11 +281,58 @@ def test_an_account_that_is_replaced_during_its_refresh_stays_replaced(world: Wo
 
     world.stand_in.on_token = replace
     assert world.worker.read_fresh("time", ALICE) == {"DRIVE_TOKEN": replaced}
+    assert world.revoked() == [], "at many services that would end the other one as well"
+
+
+@pytest.fixture
+def fails(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let Redis fail at the next times that new tokens are stored, before or after it has stored them."""
+    renew = world.kept.renew
+    monkeypatch.setattr(connections, "_STORE_PAUSE_SECONDS", 0)
+
+    def fail(times: int, *, after: bool = False) -> None:
+        left = itertools.repeat(None, times)
+
+        def attempt(resource_name: str, sub: str, variable: str, former: StoredSecret, secret: Secret) -> bool:
+            is_to_fail = next(left, True) is None
+            if is_to_fail and not after:
+                raise ServiceUnavailable("Redis")
+            is_stored = renew(resource_name, sub, variable, former, secret)
+            if is_to_fail:
+                raise ServiceUnavailable("Redis")
+            return is_stored
+
+        monkeypatch.setattr(world.kept, "renew", attempt)
+
+    return fail
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_new_tokens_are_not_lost_while_redis_fails(world: World, fails: Callable[..., None], after: bool) -> None:
+    world.connect(left=1)
+    fails(3, after=after)
+    found = world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"]
+    assert world.kept.read_all("time", ALICE)["DRIVE_TOKEN"].secret == found
+    assert world.refreshes() == 1
+    assert world.revoked() == []
+
+
+def test_new_tokens_are_used_once_if_redis_stores_them_too_late(
+    world: World, fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = world.connect(left=1)
+    monkeypatch.setattr(connections, "STORE_SECONDS", 0)
+    fails(1)
+    found = world.worker.read_fresh("time", ALICE)["DRIVE_TOKEN"]
+    assert found.value in world.stand_in.access_tokens
+    assert found.value != first.value
+    assert world.kept.read_all("time", ALICE)["DRIVE_TOKEN"].secret == first
+    assert "could not be stored" in caplog.text
+    assert found.value not in caplog.text
 
 
 def test_a_refusal_that_comes_too_late_removes_nothing(world: World) -> None:
-    world.stand_in.expires_in = 1
-    world.connect()
+    world.connect(left=1)
     world.stand_in.refresh_tokens.clear()
     replaced = Secret(value="replaced")
 
