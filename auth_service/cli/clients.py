@@ -34,7 +34,7 @@ from .operator import (
 
 @click.group()
 def clients() -> None:
-    """Applications that may ask users for access."""
+    """Clients: applications and machines."""
 
 
 @clients.command("list")
@@ -125,6 +125,10 @@ def _check(operator: Operator, name: str, declared: dict[str, Any]) -> DeclaredC
         check_clients(settings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "string_pattern_mismatch" and first["loc"] == ("declared_clients", name, "[key]"):
+            raise click.UsageError(
+                f"{name}: is no client id: use lower-case letters, digits and inner hyphens, at most 63"
+            ) from error
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         raise click.UsageError(
             f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"

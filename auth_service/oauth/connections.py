@@ -23,6 +23,8 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Connection, Credentials, Settings, SettingsError
+from auth_service.settings.credentials import option_of
+from auth_service.settings.user_credentials import CLIENT_SECRET_PREFIX
 from auth_service.storage.locks import Locks
 from auth_service.storage.user_credentials import Secret, StoredSecret, UserCredentials
 
@@ -60,11 +62,12 @@ def _find_secret(resource_name: str, variable: str, oauth: Connection, credentia
     secret = credentials.connections.get(f"{resource_name}.{variable}")
     method = oauth.token_endpoint_auth_method
     where = f"resources.{resource_name}.user_credentials.{variable}.oauth.token_endpoint_auth_method"
-    credential = f"the credential user-credential-secret.{resource_name}.{variable}"
+    name = f"{CLIENT_SECRET_PREFIX}{resource_name}.{variable}"
+    credential = f"the credential {name}"
     if method not in {None, "none"} and secret is None:
-        raise SettingsError(f"{where}: {credential} is missing")
+        raise SettingsError(f"{where}: {credential} is missing{option_of(name)}")
     if method == "none" and secret is not None:
-        raise SettingsError(f"{where}: is `none`, so {credential} would not be used")
+        raise SettingsError(f"{where}: is `none`, so {credential} would not be used{option_of(name)}")
     return secret
 
 

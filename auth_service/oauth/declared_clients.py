@@ -25,6 +25,7 @@ from auth_service.protocol.clients import (
 from auth_service.protocol.errors import OAuthError
 from auth_service.protocol.jwk_sets import KeySetError
 from auth_service.settings import Credentials, DeclaredClient, Settings, SettingsError
+from auth_service.settings.credentials import option_of
 from auth_service.storage.store import Store
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def _hash_secret_of(name: str, declared: DeclaredClient, secret: str | None) -> 
     if not declared.secret:
         return None
     if secret is None:
-        raise SettingsError(f"declared_clients.{name}.secret: the credential declared-client.{name} is missing")
+        credential = f"declared-client.{name}"
+        raise SettingsError(
+            f"declared_clients.{name}.secret: the credential {credential} is missing{option_of(credential)}"
+        )
     return hash_secret(secret)
 
 
@@ -112,6 +116,11 @@ def _find_keys(name: str, declared: DeclaredClient) -> dict[str, Any] | None:
 
 
 def _parse_pem(where: str, pem: str) -> Mapping[str, Any]:
+    if "PRIVATE KEY-----" in pem:
+        raise SettingsError(
+            f"{where}: is a private key; give the public one (.pub.pem), and make a new key pair, as this one may be "
+            "in the Nix store"
+        )
     try:
         key = load_pem_public_key(pem.encode())
         if isinstance(key, RSAPublicKey):

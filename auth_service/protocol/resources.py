@@ -42,4 +42,6 @@ def parse_resource(requested: str | None, urls: Mapping[str, str], *, default: s
     for name, url in urls.items():
         if canonical == _canonical(url):
             return name
-    raise OAuthError("invalid_target", f"this gateway has no MCP server {requested[:200]}")
+    raise OAuthError(
+        "invalid_target", f"this client has no access to {requested[:200]}, or this gateway has no such server"
+    )

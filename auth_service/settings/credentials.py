@@ -17,6 +17,18 @@ DECLARED_SECRET_MIN_CHARACTERS: Final = 32
 """They are stored nowhere, and compared by a plain hash, so they must be random."""
 _DECLARED_CLIENT: Final = "declared-client."
 _BACKEND: Final = "backend-credential."
+_OPTIONS: Final = (
+    (re.compile(r"client-secret"), "identityProvider.*.clientSecretFile"),
+    (re.compile(r"master-key"), "masterKeyFile"),
+    (re.compile(r"redis-password"), "redis.passwordFile"),
+    (re.compile(rf"{re.escape(_DECLARED_CLIENT)}(.+)"), r"declaredClients.\1.secretFile"),
+    (re.compile(rf"{re.escape(_BACKEND)}(.+)"), r"servers.\1.urlCredentialFile"),
+    (
+        re.compile(rf"{re.escape(CLIENT_SECRET_PREFIX)}([^.]+)\.(.+)"),
+        r"servers.\1.userCredentials.\2.oauth.clientSecretFile",
+    ),
+)
+"""The options of the NixOS module by the names of the credentials that they give."""
 _BEARER_TOKEN: Final = re.compile(r"[A-Za-z0-9\-._~+/]{1,4096}=*")  # RFC 6750 §2.1
 
 
@@ -53,7 +65,10 @@ class Credentials:
         """Raise SettingsError if the token of one of these resources is not there."""
         for name in names:
             if name not in self.backends:
-                raise SettingsError(f"resources.{name}.backend_credential: there is no credential {_BACKEND}{name}")
+                credential = f"{_BACKEND}{name}"
+                raise SettingsError(
+                    f"resources.{name}.backend_credential: there is no credential {credential}{option_of(credential)}"
+                )
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 64 hex digits of HMAC-SHA256(master key, purpose): one independent key per purpose.
@@ -62,6 +77,12 @@ class Credentials:
         the resource's bridge.
         """
         return hmac.new(self._master_key, b"mcp-oauth-gateway:" + purpose.encode(), "sha256").hexdigest().encode()
+
+
+def option_of(credential: str) -> str:
+    """Return the option of the NixOS module that gives a credential, for the end of a message; "" without one."""
+    found = next((match.expand(option) for name, option in _OPTIONS if (match := name.fullmatch(credential))), None)
+    return "" if found is None else f" (option services.mcp-oauth-gateway.{found})"
 
 
 def load_credentials(directory: Path) -> Credentials:
@@ -96,20 +117,20 @@ def _read_ascii(path: Path) -> str:
     try:
         return _read_credential(path).decode("ascii")
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: must be ASCII text") from error
+        raise _fault(path, "must be ASCII text") from error
 
 
 def _load_bearer_token(path: Path) -> str:
     token = _read_ascii(path)
     if not _BEARER_TOKEN.fullmatch(token):
-        raise SettingsError(f"{path}: must be one bearer token, without the word Bearer")
+        raise _fault(path, "must be one bearer token, without the word Bearer")
     return token
 
 
 def _load_declared_secret(path: Path) -> str:
     secret = _read_credential(path)
     if not secret.isascii() or len(secret) < DECLARED_SECRET_MIN_CHARACTERS:
-        raise SettingsError(f"{path}: must be ASCII text of at least {DECLARED_SECRET_MIN_CHARACTERS} characters")
+        raise _fault(path, f"must be ASCII text of at least {DECLARED_SECRET_MIN_CHARACTERS} characters")
     return secret.decode("ascii")
 
 
@@ -123,7 +144,7 @@ def load_master_key(path: Path) -> bytes:
     """Read the master key. Raises SettingsError with one line that names the file."""
     master_key = _read_credential(path)
     if len(master_key) < MASTER_KEY_MIN_BYTES:
-        raise SettingsError(f"{path}: must hold at least {MASTER_KEY_MIN_BYTES} bytes")
+        raise _fault(path, f"must hold at least {MASTER_KEY_MIN_BYTES} bytes")
     return master_key
 
 
@@ -136,7 +157,11 @@ def _read_credential(path: Path) -> bytes:
     try:
         secret = path.read_bytes().strip()
     except OSError as error:
-        raise SettingsError(f"{path}: the credential cannot be read: {error.strerror}") from error
+        raise _fault(path, f"the credential cannot be read: {error.strerror}") from error
     if not secret:
-        raise SettingsError(f"{path}: the credential is empty")
+        raise _fault(path, "the credential is empty")
     return secret
+
+
+def _fault(path: Path, what: str) -> SettingsError:
+    return SettingsError(f"{path}: {what}{option_of(path.name)}")

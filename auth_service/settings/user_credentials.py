@@ -98,7 +98,7 @@ class UserCredential(Model):
     pattern: Annotated[str, Field(max_length=MAX_PATTERN_CHARACTERS), AfterValidator(_parse_pattern)] | None = Field(
         default=None,
         description="What a pasted value must look like as a whole: a regular expression of literals, `.`, `[...]`, "
-        r"`\d`, `\w`, groups, `|`, `?`, `*`, `+` and `{m,n}`.",
+        r"`\d`, `\w`, groups, `|`, `?`, `*`, `+` and `{m,n}`. `^` at its beginning and `$` at its end change nothing.",
     )
     oauth: Connection | None = Field(
         default=None, description="Instead of a pasted value: the access token of an account that the user connects."

@@ -60,7 +60,10 @@ class ValuePattern:
         """Raises ValueError with a sentence for the operator."""
         if len(text) > MAX_PATTERN_CHARACTERS:
             raise ValueError(f"must have at most {MAX_PATTERN_CHARACTERS} characters")
-        self._node = _Parser(text.removeprefix("^")).parse()
+        body = text.removeprefix("^")
+        if body in {"", "$"}:
+            raise ValueError("is empty: leave it out to allow any value")
+        self._node = _Parser(body).parse()
         if _steps(self._node) > _MAX_STEPS:
             raise ValueError("repeats too much inside of what is repeated")
 
@@ -166,6 +169,8 @@ class _Parser:
         character = self._take()
         if character == "(":
             self._at += 2 if self._rest.startswith("?:") else 0
+            if self._rest.startswith("?"):
+                raise self._fault("(? is not supported, but for a group (?:...)")
             self._depth += 1
             if self._depth > _MAX_DEPTH:
                 raise self._fault(f"its groups are more than {_MAX_DEPTH} deep")

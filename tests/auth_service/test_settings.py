@@ -490,7 +490,21 @@ def test_a_server_key_is_the_documented_derivation() -> None:
         ({"backend_credential.wiki": b"Bearer token"}, "backend-credential.wiki: must be one bearer token"),
         ({"backend_credential.wiki": b"one\r\ntwo"}, "backend-credential.wiki: must be one bearer token"),
         ({"master_key": b""}, "master-key: the credential is empty"),
-        ({"client_secret": b"\n"}, "client-secret: the credential is empty"),
+        (
+            {"master_key": b""},
+            r"master-key: the credential is empty \(option services\.mcp-oauth-gateway\.masterKeyFile\)$",
+        ),
+        ({"redis_password": b""}, r"services\.mcp-oauth-gateway\.redis\.passwordFile\)$"),
+        ({"declared_client.nightly": b""}, r"services\.mcp-oauth-gateway\.declaredClients\.nightly\.secretFile\)$"),
+        ({"backend_credential.wiki": b""}, r"services\.mcp-oauth-gateway\.servers\.wiki\.urlCredentialFile\)$"),
+        (
+            {"user_credential_secret.wiki.KEY": b""},
+            r"services\.mcp-oauth-gateway\.servers\.wiki\.userCredentials\.KEY\.oauth\.clientSecretFile\)$",
+        ),
+        (
+            {"client_secret": b"\n"},
+            r"client-secret: the credential is empty \(.*identityProvider\.\*\.clientSecretFile",
+        ),
         ({"client_secret": "schlüssel".encode()}, "client-secret: must be ASCII text"),
     ],
 )

@@ -160,6 +160,17 @@ def test_a_pattern_of_another_kind_is_refused(pattern: str) -> None:
         ValuePattern(pattern)
 
 
+@pytest.mark.parametrize("pattern", ["", "^", "$", "^$"])
+def test_an_empty_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="is empty: leave it out to allow any value"):
+        ValuePattern(pattern)
+
+
+def test_a_group_with_a_flag_is_named() -> None:
+    with pytest.raises(ValueError, match=r"is no pattern: \(\? is not supported"):
+        ValuePattern("(?i)abc")
+
+
 PATTERNS = st.recursive(
     st.sampled_from(["a", "b", "[ab]", "[^a]", ".", r"\d", "1"]),
     lambda inner: st.one_of(

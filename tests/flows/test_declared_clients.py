@@ -177,6 +177,11 @@ def subject_of(authorization: str) -> str:
     return str(jwt.decode(token, options={"verify_signature": False})["sub"])
 
 
+def private_pem(key: Any) -> str:
+    text: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return text.decode()
+
+
 def test_the_python_sdk_authenticates_a_machine_by_its_secret(oauth: OAuthTestClient) -> None:
     provider = ClientCredentialsOAuthProvider(RESOURCE, Memory(), "nightly", declared_secret("nightly"), issuer=ISSUER)
     assert subject_of(authorization_of(oauth, provider)) == "client:nightly"
@@ -184,9 +189,8 @@ def test_the_python_sdk_authenticates_a_machine_by_its_secret(oauth: OAuthTestCl
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_python_sdk_authenticates_a_machine_by_its_key(oauth: OAuthTestClient, version: int) -> None:
-    private = KEYS["ES256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     sign = SignedJWTParameters(
-        issuer="key-es256", subject="key-es256", signing_key=private, signing_algorithm="ES256"
+        issuer="key-es256", subject="key-es256", signing_key=private_pem(KEYS["ES256"]), signing_algorithm="ES256"
     ).create_assertion_provider()
     audiences = []
 
@@ -225,6 +229,11 @@ def test_a_machine_gets_nothing_beyond_its_declaration(
     oauth: OAuthTestClient, client_id: str, form: dict[str, str], error: str
 ) -> None:
     assert error_of(ask(oauth, client_id, **form)) == error
+
+
+def test_a_machine_learns_that_it_may_lack_access_to_a_server(oauth: OAuthTestClient) -> None:
+    answer = ask(oauth, "nightly", resource=FETCH).get_json()
+    assert answer["error_description"] == f"this client has no access to {FETCH}, or this gateway has no such server"
 
 
 def test_its_tokens_are_of_one_grant_that_can_be_ended(oauth: OAuthTestClient) -> None:
@@ -419,6 +428,10 @@ def test_a_client_may_not_have_the_identifier_of_another_kind(settings: Settings
         (
             {"servers": ["time"], "public_key": "no key"},
             r"declared_clients\.x\.public_key: must be a public key in PEM",
+        ),
+        (
+            {"servers": ["time"], "public_key": private_pem(KEYS["ES256"])},
+            r"declared_clients\.x\.public_key: is a private key; give the public one",
         ),
         (
             {"servers": ["time"], "public_key": pem(rsa.generate_private_key(65537, 1024))},

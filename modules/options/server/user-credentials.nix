@@ -89,14 +89,14 @@ in
           label = mkOption {
             type = types.nonEmptyStr;
             example = "GitHub token";
-            description = "What the page asks the user for.";
+            description = "What the page asks the user for, in at most 100 characters.";
           };
 
           help = mkOption {
             type = types.nullOr types.str;
             default = null;
             example = "Create one at github.com/settings/tokens, with the scope repo.";
-            description = "Where the user finds it, in a sentence or two of plain text.";
+            description = "Where the user finds it, in a sentence or two of plain text, of at most 1000 characters.";
           };
 
           pattern = mkOption {
@@ -105,7 +105,8 @@ in
             example = "ghp_[A-Za-z0-9]{36}";
             description = ''
               What the whole value must look like: a regular expression of literals, `.`, `[...]`, `\d`, `\w`, groups, `|`,
-              `?`, `*`, `+` and `{m,n}`. If null, any single line of up to 4096 bytes.
+              `?`, `*`, `+` and `{m,n}`. `^` at its beginning and `$` at its end are allowed and change nothing. If null, any
+              single line of up to 4096 bytes.
             '';
           };
 
