@@ -99,6 +99,11 @@ class Parts:
             self.store.redis,
             derive_key=self.credentials.derive_key,
             grant_lifetime=self.settings.lifetimes.refresh_token,
+            sources={
+                (name, variable): connection.source
+                for name, resource in self.settings.resources.items()
+                for variable, connection in resource.connections.items()
+            },
         )
 
     @cached_property

@@ -139,12 +139,8 @@ class Connections:
 
     def _renew(self, resource_name: str, sub: str, variable: str, stored: StoredSecret) -> Secret | None:
         service = self._services.get((resource_name, variable))
-        if not stored.secret.has_ended and (service is None or not stored.secret.is_due):
+        if service is None or not (stored.secret.has_ended or stored.secret.is_due):
             return stored.secret
-        if service is None:  # the operator has users paste a value now
-            if self._kept.discard(resource_name, sub, variable, stored):
-                self._note_end(resource_name, sub, variable)
-            return None
         try:
             return self._renew_alone(service, resource_name, sub, variable, stored)
         except ServiceUnavailable:

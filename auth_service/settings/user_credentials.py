@@ -82,6 +82,11 @@ class Connection(Model):
         return self
 
     @property
+    def source(self) -> tuple[str, str]:
+        """Who gives the tokens to whom: those of another one are of no use, and must not be sent here."""
+        return self.token_endpoint, self.client_id
+
+    @property
     def is_stand_in(self) -> bool:
         """Whether one of its endpoints is on this machine."""
         urls = (self.authorization_endpoint, self.token_endpoint, self.revocation_endpoint)

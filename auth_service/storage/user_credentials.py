@@ -1,7 +1,8 @@
 """Users' own credentials: what a user has entered, or connected, for a server that acts at another service.
 
 A value is stored encrypted only, under a key that is derived from the master key for one server and one user. Its
-variable is bound to it as well. So a record that is copied to another user, server or variable is of no use there.
+variable and the service that gave it are bound to it as well. So a record that is copied to another user, server or
+variable is of no use there, nor is an account at a service that the operator has replaced by another one.
 Whoever reads Redis sees which user has set which variable, and when.
 """
 
@@ -11,7 +12,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final, cast
 
@@ -87,14 +88,23 @@ class CredentialState:
 class UserCredentials:
     """The credentials of all users. Every method raises ServiceUnavailable when Redis does not answer."""
 
-    def __init__(self, connection: redis.Redis, *, derive_key: Callable[[str], bytes], grant_lifetime: int) -> None:
+    def __init__(
+        self,
+        connection: redis.Redis,
+        *,
+        derive_key: Callable[[str], bytes],
+        grant_lifetime: int,
+        sources: Mapping[tuple[str, str], Sequence[str]],
+    ) -> None:
         """Share a connection pool. `derive_key` returns 64 hexadecimal digits for each purpose.
 
-        `grant_lifetime` is how many seconds a grant outlives its last use.
+        `grant_lifetime` is how many seconds a grant outlives its last use. `sources` says where what users connect
+        comes from, by server and variable; all else is pasted.
         """
         self._redis = connection
         self._derive_key = derive_key
         self._grant_lifetime = grant_lifetime
+        self._sources = sources
         self._replace = connection.register_script(REPLACE_CREDENTIAL)
         self._note_use = connection.register_script(NOTE_CREDENTIAL_USE)
         self._shorten = connection.register_script(SHORTEN)
@@ -142,7 +152,10 @@ class UserCredentials:
 
     @denies_when_unavailable
     def read_all(self, resource_name: str, sub: str) -> dict[str, StoredSecret]:
-        """Return the secrets of a user at a server, by variable. One that cannot be decrypted is left out."""
+        """Return the secrets of a user at a server, by variable. One that cannot be decrypted is left out.
+
+        So is one from another source: a token must not be sent to a service that did not give it.
+        """
         records = cast("dict[str, str]", self._redis.hgetall(user_credentials_key(resource_name, sub)))
         found = {
             variable: self._open(resource_name, sub, variable, record)
@@ -213,26 +226,26 @@ class UserCredentials:
     def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, *, set_at: int) -> str:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         cipher = self._cipher(resource_name, sub)
-        sealed = cipher.encrypt(nonce, json.dumps(asdict(secret)).encode(), _bound(resource_name, sub, variable))
+        sealed = cipher.encrypt(nonce, json.dumps(asdict(secret)).encode(), self._bound(resource_name, sub, variable))
         return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
 
     def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:
         sealed = base64.b64decode(json.loads(record)["sealed"])
-        cipher, bound = self._cipher(resource_name, sub), _bound(resource_name, sub, variable)
+        cipher, bound = self._cipher(resource_name, sub), self._bound(resource_name, sub, variable)
         try:
             content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
-        except InvalidTag:  # of another master key, or copied here
+        except InvalidTag:  # of another master key or source, or copied here
             return None
         return Secret(**json.loads(content))
+
+    def _bound(self, resource_name: str, sub: str, variable: str) -> bytes:
+        """Return what a record belongs to, which its encryption authenticates."""
+        source = self._sources.get((resource_name, variable), ())
+        return json.dumps([resource_name, sub, variable, *source]).encode()
 
     def _cipher(self, resource_name: str, sub: str) -> AESGCM:
         # The name of a server has no colon.
         return AESGCM(bytes.fromhex(self._derive_key(f"user-credential:{resource_name}:{sub}").decode()))
-
-
-def _bound(resource_name: str, sub: str, variable: str) -> bytes:
-    """Return what a record belongs to, which its encryption authenticates."""
-    return json.dumps([resource_name, sub, variable]).encode()
 
 
 def _states(resource_name: str, sub: str, members: Mapping[str, str]) -> Iterator[CredentialState]:

@@ -178,7 +178,7 @@ def test_where_one_is_missing_no_process_goes_on_with_what_was_there(parts: Part
         provide(parts, sub)
     assert isinstance(bridge.ask(ANN, "a2"), Delivered)
     assert told == []
-    provide(parts, ANN, API_TOKEN="t", expires_at=int(time.time()) - 1)
+    parts.user_credentials.remove("time", ANN, ["API_TOKEN"])
     assert bridge.request(ANN, "a1").status_code == 401
     assert told == [("time", ANN)]
     assert isinstance(bridge.ask(BOB, "b"), Delivered)

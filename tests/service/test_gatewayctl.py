@@ -391,7 +391,7 @@ def test_tables_are_for_people(service: Service, run: Run) -> None:
 
 def keep_credentials(connection: redis.Redis, sub: str, *variables: str, server: str = "time") -> UserCredentials:
     keys = Credentials(client_secret="", master_key=b"m" * 40)
-    kept = UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=100)
+    kept = UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=100, sources={})
     kept.put(server, sub, {variable: Secret(value="a-value-that-is-never-shown") for variable in variables})
     return kept
 

@@ -104,11 +104,17 @@ def world(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(requests.Session, "get_adapter", lambda _session, url: adapter)
     credentials = make_credentials()
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        kept = UserCredentials(client, derive_key=credentials.derive_key, grant_lifetime=3600)
+
+        def keep(settings: Settings) -> UserCredentials:
+            sources = {("time", "DRIVE_TOKEN"): settings.resources["time"].connections["DRIVE_TOKEN"].source}
+            return UserCredentials(client, derive_key=credentials.derive_key, grant_lifetime=3600, sources=sources)
+
+        kept = keep(make_settings())
         made: list[Connections] = []
 
         def make_worker(**changes: Any) -> Connections:
-            made.append(Connections(make_settings(**changes), credentials, kept, Locks(client)))
+            settings = make_settings(**changes)
+            made.append(Connections(settings, credentials, keep(settings) if changes else kept, Locks(client)))
             return made[-1]
 
         yield World(stand_in, kept, make_worker, make_worker())
@@ -229,14 +235,26 @@ def test_a_token_that_nothing_renews_is_used_to_its_end_and_then_removed(world: 
     assert world.refreshes() == 0
 
 
-def test_a_token_that_has_ended_is_removed_also_where_users_paste_a_value_now(world: World) -> None:
-    over = Secret(value="x", refresh_token="r", expires_at=int(time.time()) - 1)
-    lasting = Secret(value="y", refresh_token="r", expires_at=int(time.time()) + 60)
-    world.kept.put("time", ALICE, {"API_TOKEN": over})
-    assert world.worker.read_fresh("time", ALICE) == {}
-    assert world.kept.find_missing("time", ALICE, ["API_TOKEN"]) == ["API_TOKEN"]
-    world.kept.put("time", ALICE, {"API_TOKEN": lasting})
-    assert world.worker.read_fresh("time", ALICE) == {"API_TOKEN": lasting}
+@pytest.mark.parametrize(
+    "changes",
+    [{"token_endpoint": "https://other.example.com/token"}, {"client_id": "another"}],
+    ids=["another service", "another application"],
+)
+def test_an_account_of_before_a_change_of_the_settings_is_sent_nowhere(world: World, changes: dict[str, Any]) -> None:
+    world.connect(left=1)
+    world.stand_in.requests.clear()
+    changed = world.make_worker(**changes)
+    assert changed.read_fresh("time", ALICE) == {}
+    assert changed.remove("time", ALICE, ["DRIVE_TOKEN"]) == ["DRIVE_TOKEN"]
+    changed.close()
+    assert world.stand_in.requests == []
+
+
+def test_an_account_outlives_a_change_of_what_is_asked_for(world: World) -> None:
+    world.connect(left=1)
+    changed = world.make_worker(scopes=["files.write"], authorization_endpoint=f"{ORIGIN}/authorize2")
+    assert changed.read_fresh("time", ALICE)["DRIVE_TOKEN"].value in world.stand_in.access_tokens
+    assert world.refreshes() == 1
 
 
 def unavailable() -> ResponseReturnValue:

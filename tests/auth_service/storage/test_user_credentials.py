@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import redis
@@ -17,6 +17,8 @@ from tests.conftest import RedisServer
 ALICE, BOB = "github:1", "github:2"
 TOKEN = "ghp_a-token-of-alice"
 GRANT_LIFETIME = 30 * 24 * 3600
+WIKI = ("tickets", "WIKI")
+SOURCES = {WIKI: ("https://wiki.example.com/token", "app")}
 KEY = user_credentials_key("tickets", ALICE)
 
 
@@ -31,9 +33,11 @@ def credentials(connection: redis.Redis) -> UserCredentials:
     return make(connection, master_key=b"m" * 32)
 
 
-def make(connection: redis.Redis, *, master_key: bytes) -> UserCredentials:
+def make(
+    connection: redis.Redis, *, master_key: bytes, sources: Mapping[tuple[str, str], Sequence[str]] = SOURCES
+) -> UserCredentials:
     keys = Credentials(client_secret="", master_key=master_key)
-    return UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=GRANT_LIFETIME)
+    return UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=GRANT_LIFETIME, sources=sources)
 
 
 def values(credentials: UserCredentials, resource_name: str, sub: str) -> dict[str, str]:
@@ -109,6 +113,28 @@ def test_a_changed_record_does_not_decrypt(credentials: UserCredentials, connect
     changed = record["sealed"][:40] + first + record["sealed"][41:]
     connection.hset(KEY, "TOKEN", json.dumps({**record, "sealed": changed}))
     assert credentials.read_all("tickets", ALICE) == {}
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        pytest.param({WIKI: ("https://other.example.com/token", "app")}, id="another service"),
+        pytest.param({WIKI: ("https://wiki.example.com/token", "another app")}, id="another application there"),
+        pytest.param({}, id="pasted"),
+    ],
+)
+def test_what_is_from_another_source_is_missing(
+    credentials: UserCredentials, connection: redis.Redis, sources: Mapping[tuple[str, str], Sequence[str]]
+) -> None:
+    secrets = {"WIKI": Secret(value="w", refresh_token="r"), "TOKEN": Secret(value=TOKEN)}
+    credentials.put("tickets", ALICE, secrets)
+    changed = make(connection, master_key=b"m" * 32, sources=sources)
+    assert values(changed, "tickets", ALICE) == {"TOKEN": TOKEN}
+    assert changed.find_missing("tickets", ALICE, ["WIKI", "TOKEN"]) == ["WIKI"]
+    again = make(connection, master_key=b"m" * 32)
+    assert values(again, "tickets", ALICE) == {"WIKI": "w", "TOKEN": TOKEN}
+    assert changed.put("tickets", ALICE, {"WIKI": Secret(value="new")}) == {"WIKI"}, "processes may have the former one"
+    assert again.find_missing("tickets", ALICE, ["WIKI"]) == ["WIKI"]
 
 
 def test_another_master_key_reads_nothing(credentials: UserCredentials, connection: redis.Redis) -> None:
