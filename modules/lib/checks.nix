@@ -31,6 +31,8 @@ in
 
   isUrl = url: matches "https?://[^/@?# ]+(/[^@?# ]*)?" url && !lib.hasSuffix "/" url;
 
+  isLoopbackUrl = matches "http://(localhost|127(\\.[0-9]{1,3}){3}|\\[::1])(:[0-9]+)?(/[^@?# ]*)?";
+
   # No character or segment that clients and the router could read differently.
   isPublicUrl =
     url:

@@ -16,6 +16,7 @@ in
         ./server/access.nix
         ./server/address.nix
         ./server/bridge.nix
+        ./server/bridged.nix
         ./server/catalogue.nix
         ./server/command.nix
         ./server/records.nix

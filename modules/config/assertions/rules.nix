@@ -32,14 +32,9 @@ let
   perKind =
     name: server: kind:
     let
-      inherit (server.${kind}) default rules;
-      inherit (server) url;
+      inherit (server.${kind}) rules;
     in
-    lib.singleton {
-      assertion = url != null -> default == "allow" && rules == { };
-      message = "${option}.servers.${name}.${kind}: rules need a bridge, and a server with a `url` has none.";
-    }
-    ++ map ({ one, other }: {
+    map ({ one, other }: {
       assertion = false;
       message = "${option}.servers.${name}.${kind}.rules: \"${one}\" and \"${other}\" can match the same name, and neither is longer before its first `*`.";
     }) (tiesAmong (lib.filter (lib.hasInfix "*") (lib.attrNames rules)))
@@ -67,22 +62,6 @@ in
       lib.mapAttrsToList (
         name: server:
         lib.singleton {
-          assertion = server.url != null -> server.limits.callsPerMinute == null;
-          message = "${option}.servers.${name}.limits.callsPerMinute: a quota needs a bridge, and a server with a `url` has none.";
-        }
-        ++ lib.singleton {
-          assertion = server.url != null -> server.limits.callsPerUser == null;
-          message = "${option}.servers.${name}.limits.callsPerUser: a limit of calls needs a bridge, and a server with a `url` has none.";
-        }
-        ++ lib.singleton {
-          assertion = server.url != null -> server.records.arguments == cfg.records.arguments;
-          message = "${option}.servers.${name}.records.arguments: a record needs a bridge, and a server with a `url` has none.";
-        }
-        ++ lib.singleton {
-          assertion = server.toolsLockFile != null -> server.url == null;
-          message = "${option}.servers.${name}.toolsLockFile: a lock file needs a bridge, and a server with a `url` has none.";
-        }
-        ++ lib.singleton {
           assertion =
             server.toolsLockFile != null && server.url == null -> isLock server.settings.tools-lock or null;
           message = "${option}.servers.${name}.toolsLockFile: is not a file that `mcp-gatewayctl tools lock` has written.";

@@ -52,6 +52,12 @@ let
         message = "${option}.servers.${name}.urlCredentialFile: is for a server with a `url`.";
       }
       {
+        assertion =
+          server.url != null && server.urlCredentialFile != null
+          -> lib.hasPrefix "https://" server.url || checks.isLoopbackUrl server.url;
+        message = "${option}.servers.${name}.url: must begin with https:// for `urlCredentialFile`, whose token everyone on the way could read, or be at a loopback address such as 127.0.0.1.";
+      }
+      {
         assertion = gatewayLib.traefik.backendFiles server != { } -> server.url != null;
         message = "${option}.servers.${name}: `urlCaFile` and `urlClientCertificate` are for a server with a `url`.";
       }
@@ -102,6 +108,19 @@ let
         message = "${option}.servers.${name}.hosts: ${toString (strangers server)} is not in `hosts`, or does not have the role `bridges`.";
       }
     ]
+    ++ map (setting: {
+      assertion = server.url == null;
+      message = "${setting}: needs a bridge, and a server with a `url` has none.";
+    }) server.bridgedOptions
+    ++ lib.optional (domains != null) (
+      let
+        taken = lib.attrNames (lib.intersectAttrs gatewayLib.sandbox.egress.environment server.environment);
+      in
+      {
+        assertion = taken == [ ];
+        message = "${option}.servers.${name}.environment: with `sandbox.network.domains` the gateway sets ${toString taken}, as its proxy is the only way to these hosts.";
+      }
+    )
     ++ lib.singleton {
       assertion = domains != [ ];
       message = "${option}.servers.${name}.sandbox.network.domains: is empty; with `sandbox.network = \"none\"` the server connects to nothing.";

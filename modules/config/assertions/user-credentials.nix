@@ -44,14 +44,9 @@ let
   perServer =
     name: server:
     let
-      has = server.userCredentials != { };
-      hasBridge = has && server.url == null;
+      hasBridge = server.userCredentials != { } && server.url == null;
     in
     [
-      {
-        assertion = has -> server.url == null;
-        message = "${option}.servers.${name}.userCredentials: need a bridge, and a server with a `url` has none.";
-      }
       {
         assertion = hasBridge -> server.settings.isolation or null != "shared";
         message = "${option}.servers.${name}.userCredentials: need `isolation` \"per-session\" or \"per-user\", so that each process has one user.";

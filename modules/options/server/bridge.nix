@@ -222,40 +222,42 @@ in
   };
 
   # A new option of the bridge is a line here, beside its own above.
-  config.settings = lib.mapAttrs (_: lib.mkDefault) {
-    # The command and its environment stand in the units that a connection starts.
-    server-socket = gatewayLib.units.socketOfBridge;
-    # Handed over as an open file, which only root may read.
-    require-identity = "fd:identity-key";
+  config.settings = lib.mkIf (config.url == null) (
+    lib.mapAttrs (_: lib.mkDefault) {
+      # The command and its environment stand in the units that a connection starts.
+      server-socket = gatewayLib.units.socketOfBridge;
+      # Handed over as an open file, which only root may read.
+      require-identity = "fd:identity-key";
 
-    inherit (config) isolation;
-    server-era = config.era;
-    protocol-version = config.protocolVersions;
-    server-protocol-version = config.serverProtocolVersion;
-    log-level = config.logLevel;
-    warm-spares = config.warmSpares;
-    starts-at-once = config.startsAtOnce;
-    idle-exit = config.idleExit;
+      inherit (config) isolation;
+      server-era = config.era;
+      protocol-version = config.protocolVersions;
+      server-protocol-version = config.serverProtocolVersion;
+      log-level = config.logLevel;
+      warm-spares = config.warmSpares;
+      starts-at-once = config.startsAtOnce;
+      idle-exit = config.idleExit;
 
-    call-timeout = config.timeouts.call;
-    call-timeout-total = config.timeouts.callTotal;
-    input-timeout = config.timeouts.input;
-    idle-timeout = config.timeouts.idle;
-    stop-timeout = config.timeouts.stop;
-    drain-timeout = config.timeouts.drain;
+      call-timeout = config.timeouts.call;
+      call-timeout-total = config.timeouts.callTotal;
+      input-timeout = config.timeouts.input;
+      idle-timeout = config.timeouts.idle;
+      stop-timeout = config.timeouts.stop;
+      drain-timeout = config.timeouts.drain;
 
-    max-message-bytes = config.limits.messageBytes;
-    max-sessions = config.limits.sessions;
-    max-sessions-per-user = config.limits.sessionsPerUser;
-    max-shared-sessions = config.limits.sharedSessions;
-    max-shared-sessions-per-user = config.limits.sharedSessionsPerUser;
-    max-calls = config.limits.calls;
-    max-calls-per-user = config.limits.callsPerUser;
-    calls-per-minute = config.limits.callsPerMinute;
-    max-connections = config.limits.connections;
+      max-message-bytes = config.limits.messageBytes;
+      max-sessions = config.limits.sessions;
+      max-sessions-per-user = config.limits.sessionsPerUser;
+      max-shared-sessions = config.limits.sharedSessions;
+      max-shared-sessions-per-user = config.limits.sharedSessionsPerUser;
+      max-calls = config.limits.calls;
+      max-calls-per-user = config.limits.callsPerUser;
+      calls-per-minute = config.limits.callsPerMinute;
+      max-connections = config.limits.connections;
 
-    tracing-endpoint = gateway.tracing.endpoint;
-    tracing-sample-ratio = ifTraced gateway.tracing.sampleRatio;
-    tracing-service-name = ifTraced "mcp-bridge-${name}";
-  };
+      tracing-endpoint = gateway.tracing.endpoint;
+      tracing-sample-ratio = ifTraced gateway.tracing.sampleRatio;
+      tracing-service-name = ifTraced "mcp-bridge-${name}";
+    }
+  );
 }

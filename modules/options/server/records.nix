@@ -26,9 +26,11 @@ in
     '';
   };
 
-  config.settings = lib.mapAttrs (_: lib.mkDefault) {
-    call-records = ifRecorded "unix:${gatewayLib.units.callJournal}/stdout";
-    record-arguments = ifRecorded config.records.arguments;
-    server-name = ifRecorded name;
-  };
+  config.settings = lib.mkIf (config.url == null) (
+    lib.mapAttrs (_: lib.mkDefault) {
+      call-records = ifRecorded "unix:${gatewayLib.units.callJournal}/stdout";
+      record-arguments = ifRecorded config.records.arguments;
+      server-name = ifRecorded name;
+    }
+  );
 }

@@ -141,16 +141,18 @@ in
     };
   };
 
-  config.settings = lib.mapAttrs (_: lib.mkDefault) {
-    tools = toFile config.tools;
-    prompts = toFile config.prompts;
-    resources = toFile config.resources;
-    tools-lock =
-      if config.toolsLockFile == null then
-        null
-      else
-        builtins.addErrorContext "while reading `services.mcp-oauth-gateway.servers.${name}.toolsLockFile`" (
-          builtins.fromJSON (builtins.readFile config.toolsLockFile)
-        );
-  };
+  config.settings = lib.mkIf (config.url == null) (
+    lib.mapAttrs (_: lib.mkDefault) {
+      tools = toFile config.tools;
+      prompts = toFile config.prompts;
+      resources = toFile config.resources;
+      tools-lock =
+        if config.toolsLockFile == null then
+          null
+        else
+          builtins.addErrorContext "while reading `services.mcp-oauth-gateway.servers.${name}.toolsLockFile`" (
+            builtins.fromJSON (builtins.readFile config.toolsLockFile)
+          );
+    }
+  );
 }

@@ -29,6 +29,11 @@ let
         variable `HTTPS_PROXY`. A name with an address that `network = "internet"` does not reach leads nowhere.
       '';
     };
+  }
+  // {
+    # For the message about a value of another type.
+    description = "{ domains = [ … ]; }";
+    descriptionClass = "noun";
   };
 in
 {
@@ -126,8 +131,10 @@ in
   };
 
   # The operator's own settings are merged with these.
-  config.serviceConfig = lib.mkMerge [
-    (gatewayLib.sandbox.serviceConfig name config.sandbox)
-    (lib.mkIf (config.stateDirectory == "per-user") gatewayLib.sandbox.perUser)
-  ];
+  config.serviceConfig = lib.mkIf (config.url == null) (
+    lib.mkMerge [
+      (gatewayLib.sandbox.serviceConfig name config.sandbox)
+      (lib.mkIf (config.stateDirectory == "per-user") gatewayLib.sandbox.perUser)
+    ]
+  );
 }

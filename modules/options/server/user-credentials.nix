@@ -145,12 +145,14 @@ in
   };
 
   # The bridge asks for them before it starts a process.
-  config.settings.credentials-url = lib.mkDefault (
-    if config.userCredentials == { } then
-      null
-    else
-      map (
-        address: "http://${topology.authority address gateway.port}/credentials/${name}"
-      ) topology.authAddresses
-  );
+  config.settings = lib.mkIf (config.url == null) {
+    credentials-url = lib.mkDefault (
+      if config.userCredentials == { } then
+        null
+      else
+        map (
+          address: "http://${topology.authority address gateway.port}/credentials/${name}"
+        ) topology.authAddresses
+    );
+  };
 }

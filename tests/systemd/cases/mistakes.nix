@@ -198,6 +198,78 @@ in
       urlCaFile = "/etc/ssl/ca.pem";
     };
   };
+  credential-in-plain-text = servers {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      urlCredentialFile = "/run/secrets/token";
+    };
+  };
+  credential-in-plain-text-to-a-name = servers {
+    wiki = {
+      url = "http://127.0.0.1.example.com:3000/mcp";
+      urlCredentialFile = "/run/secrets/token";
+    };
+  };
+  credential-in-plain-text-on-this-host = servers (
+    lib:
+    lib.mapAttrs
+      (_: url: {
+        inherit url;
+        urlCredentialFile = "/run/secrets/token";
+      })
+      {
+        one = "http://127.0.0.1:3000/mcp";
+        two = "http://localhost:3000/mcp";
+        three = "http://[::1]:3000/mcp";
+        four = "https://10.0.0.5:3000/mcp";
+      }
+  );
+  bridge-of-a-url = servers (lib: {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      arguments = [ "--read-only" ];
+      environment.LOG_LEVEL = "info";
+      environmentFile = "/run/secrets/wiki.env";
+      idleExit = 60;
+      isolation = "per-user";
+      limits.total.memory = "1G";
+      port = 20001;
+      sandbox = {
+        network = "internet";
+        readOnlyPaths = [ "/srv/documents" ];
+      };
+      serviceConfig.IOWeight = 50;
+      settings.keep-alive = 30;
+      stateDirectory = true;
+      timeouts.call = 60;
+    };
+  });
+  defaults-of-a-url = servers (lib: {
+    wiki = {
+      url = "http://10.0.0.5:3000/mcp";
+      isolation = lib.mkDefault "per-session";
+      sandbox.network = "none";
+      sandbox.readOnlyPaths = [ ];
+    };
+    # An entry of the catalogue sets its sandbox only for its command.
+    fetch.url = "http://10.0.0.6:3000/mcp";
+  });
+  proxy-beside-the-gateways = servers {
+    time = {
+      sandbox.network.domains = [ "api.example.com" ];
+      environment = {
+        HTTPS_PROXY = "http://10.0.0.1:3128";
+        NO_PROXY = "localhost";
+        LOG_LEVEL = "info";
+      };
+    };
+  };
+  proxy-of-the-operator = servers {
+    time = {
+      sandbox.network = "full";
+      environment.HTTPS_PROXY = "http://10.0.0.1:3128";
+    };
+  };
   no-domains = servers (lib: {
     time.sandbox.network.domains = [ ];
   });
