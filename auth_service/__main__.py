@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from auth_service.app.asgi import NOTIFY_VARIABLE, Application, notify_service_manager
 from auth_service.app.gunicorn_worker import MAX_HEADER_FIELDS, MAX_LINE_BYTES, Worker
 from auth_service.app.worker_settings import WorkerSettings
+from auth_service.idp.connected_service import CALL_SECONDS
 from auth_service.oauth.connections import make_services
 from auth_service.oauth.declared_clients import check_clients, make_clients
 from auth_service.oauth.workloads import check_issuers
@@ -27,7 +28,8 @@ from auth_service.settings import Credentials, Settings, SettingsError, load_cre
 
 # Traefik keeps two idle connections per host for 90 s. This service must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
-GRACEFUL_SECONDS = 10
+GRACEFUL_SECONDS = CALL_SECONDS + 8
+"""How long a worker that ends goes on with requests: an answer that it does not wait for may replace a refresh token."""
 UNRESPONSIVE_SECONDS = 5
 """How long a worker may be silent while systemd's watchdog is notified. Gunicorn ends such a worker after 30 s."""
 

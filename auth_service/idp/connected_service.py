@@ -25,7 +25,7 @@ MAX_CONCURRENT: Final = 8
 """Per worker, of all these services together: so many threads may wait for them."""
 MAX_CONCURRENT_OF_ONE: Final = 4
 CALL_SECONDS: Final = 20
-"""How long a call may take. A refresh token may be replaced by an answer that is not waited for."""
+"""How long a call, and each read of it, may take. An answer that is not waited for may replace a refresh token."""
 MAX_TOKEN_BYTES: Final = 6000
 """A bridge hands at most 128 KiB over to a process: twenty of these, with their names."""
 

@@ -19,7 +19,9 @@ from urllib3.exceptions import HTTPError
 
 from auth_service.protocol.errors import ServiceUnavailable
 
-_TIMEOUT: Final = (5, 10)  # seconds to connect, and between two reads
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 10
+"""How long each read may take."""
 _MAX_BYTES: Final = 1 << 20
 SESSION_SECONDS: Final = 25
 """How long all calls of a session may take, as each byte of an answer may take its own time-out."""
@@ -34,7 +36,7 @@ class Session(requests.Session):
     """
 
     def __init__(self, *, seconds: float | None = None) -> None:
-        """`seconds` is how long all calls may take, if not the usual time."""
+        """`seconds` is how long all calls may take, and each read, if not the usual times."""
         super().__init__()
         self._seconds = seconds
         self._sockets: list[socket.socket] = []
@@ -58,6 +60,11 @@ class Session(requests.Session):
         self._timer.cancel()
         _entered.session = self._outer
         super().__exit__(*args)
+
+    @property
+    def read_seconds(self) -> float:
+        """How long each read may take."""
+        return READ_SECONDS if self._seconds is None else self._seconds
 
     @property
     def is_over(self) -> bool:
@@ -175,7 +182,7 @@ def call(
             data=data,
             auth=auth,
             headers={"Accept": "application/json", "User-Agent": "mcp-oauth-gateway"},
-            timeout=_TIMEOUT,
+            timeout=(CONNECT_SECONDS, session.read_seconds),
             allow_redirects=False,
             stream=True,
         ) as response:

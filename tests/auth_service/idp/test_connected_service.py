@@ -16,7 +16,8 @@ import requests
 from flask import Response, make_response, redirect
 from flask.typing import ResponseReturnValue
 
-from auth_service.idp import connected_service
+from auth_service.__main__ import GRACEFUL_SECONDS
+from auth_service.idp import connected_service, http
 from auth_service.idp.connected_service import AccountRefusedError, ConnectedService, Tokens
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Connection
@@ -350,3 +351,31 @@ def test_a_service_that_does_not_finish_its_answer_is_given_up(
         service.revoke("t", is_refresh_token=True)
     with service.waiting():  # its place is free again
         pass
+
+
+class _NotingLimits(InProcess):
+    """Answers, and keeps how long each request was to wait: to connect, and at each read."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        super().__init__(create_app(stand_in))
+        self.limits: list[object] = []
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        self.limits.append(kwargs["timeout"])
+        return super().send(request, *args, **kwargs)
+
+
+def test_an_answer_that_comes_late_is_waited_for_as_it_may_replace_a_refresh_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = StandIn(redirect_uris=[CALLBACK])
+    adapter = _NotingLimits(stand_in)
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda _session, url: adapter)
+    service = make_service()
+    tokens = obtain_tokens(stand_in, service)
+    service.refresh(str(tokens.refresh_token))
+    with http.Session() as session:
+        http.call(session, "POST", f"{ORIGIN}/token", provider="an identity provider")
+    whole = (http.CONNECT_SECONDS, connected_service.CALL_SECONDS)
+    assert adapter.limits == [whole, whole, (http.CONNECT_SECONDS, http.READ_SECONDS)]
+    assert GRACEFUL_SECONDS > connected_service.CALL_SECONDS > http.READ_SECONDS
