@@ -29,7 +29,7 @@ from auth_service.settings import Credentials, Settings, SettingsError, load_cre
 # Traefik keeps two idle connections per host for 90 s. This service must not be the side that closes them.
 KEEP_ALIVE_SECONDS = 120
 GRACEFUL_SECONDS = CALL_SECONDS + 8
-"""How long a worker that ends goes on with requests: an answer that it does not wait for may replace a refresh token."""
+"""How long a worker that ends goes on with requests: an answer not waited for may replace a refresh token."""
 UNRESPONSIVE_SECONDS = 5
 """How long a worker may be silent while systemd's watchdog is notified. Gunicorn ends such a worker after 30 s."""
 
