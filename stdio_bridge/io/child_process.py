@@ -27,6 +27,7 @@ _END_GRACE_SECONDS = 0.2
 # Shorter texts are no secrets, and common in what is no secret.
 _MIN_SECRET_BYTES = 4
 _REDACTED = b"[redacted]"
+UNFIT_VALUE = "a variable of its environment is one that no process can have"
 
 
 class SpawnError(Exception):
@@ -127,6 +128,9 @@ class ServerProcess:
         on_exit: Callable[[Exit], None],
         secrets: Sequence[str] = (),
     ) -> None:
+        # The longest first, as it may contain another one.
+        encoded = sorted((secret.encode("utf-8", "surrogateescape") for secret in secrets), key=len, reverse=True)
+        self._secrets = [secret for secret in encoded if len(secret) >= _MIN_SECRET_BYTES]
         self._child = child = start()
         child.watch(loop, self._ended)
         self._loop = loop
@@ -139,9 +143,6 @@ class ServerProcess:
         self._journal = LimitedLog(
             server_log, loop.clock, per_second=_LOGGED_LINES_PER_SECOND, allowance=allowance, source=name
         )
-        # The longest first, as it may contain another one.
-        encoded = sorted((secret.encode("utf-8", "surrogateescape") for secret in secrets), key=len, reverse=True)
-        self._secrets = [secret for secret in encoded if len(secret) >= _MIN_SECRET_BYTES]
         self._stderr = _Stderr(self._journal, self._redact)
         self._writer = Writer(loop, child.stdin, lambda: self._stop_soon("it had closed its stdin"))
         self._stdout = Reader(loop, child.stdout, self._read_stdout)

@@ -116,10 +116,10 @@ class Loop(MutableMapping[int, Pollable]):
         for fd, events in self._epoll.poll(self._seconds_to_wait()):
             handler = self._handlers.get(fd)
             if handler is not None:
-                self._dispatch(handler, events)
+                self._dispatch(fd, handler, events)
                 self._touched.add(fd)
 
-    def _dispatch(self, handler: Pollable, events: int) -> None:
+    def _dispatch(self, fd: int, handler: Pollable, events: int) -> None:
         try:
             if events & select.EPOLLIN:
                 handler.handle_read_event()
@@ -129,7 +129,16 @@ class Loop(MutableMapping[int, Pollable]):
                 handler.handle_close()
         except Exception:
             log.exception("a connection failed")
+            self._close(fd, handler)
+
+    def _close(self, fd: int, handler: Pollable) -> None:
+        try:
             handler.handle_close()
+        except Exception:
+            log.exception("a connection that failed cannot be closed")
+            # It would be reported again at once, and for ever.
+            if self._handlers.get(fd) is handler:
+                del self[fd]
 
     def _run_due(self) -> None:
         now = self.clock()

@@ -13,6 +13,8 @@ from .event_loop import Loop
 _MAX_ANSWER_BYTES = 1 << 20
 _READ_BYTES = 64 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
+# Python refuses to read thousands of digits.
+_MAX_LENGTH_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Post:
         seconds: float,
         connect_seconds: float,
     ) -> None:
-        """`url` names an IP address, as a name would have to be resolved, which waits.
+        """`url` names an IP address, as a name would have to be resolved, which waits. Raises OSError without a socket.
 
         A host without power does not refuse connections: `connect_seconds` is how long it may take to accept one.
         """
@@ -54,9 +56,9 @@ class Post:
         self._received = bytearray()
         self._loop = loop
         self._done = done
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._timer = loop.call_later(seconds, lambda: self._end(f"no answer within {seconds:.0f} s"))
         self._connecting = loop.call_later(connect_seconds, lambda: self._end("cannot be reached"))
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
         self._is_over = False
@@ -156,6 +158,8 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
     # The auth service says how long its answers are. Of one without a length it would be unknown whether it is whole.
     if not length.isdecimal() or "transfer-encoding" in headers:
         raise InvalidAnswerError("the answer does not say how long it is")
+    if len(length) > _MAX_LENGTH_DIGITS:
+        raise InvalidAnswerError("the answer is too large")
     if len(rest) < int(length):
         if ended:
             raise InvalidAnswerError("the connection was closed before the answer was complete")

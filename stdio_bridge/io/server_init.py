@@ -63,11 +63,13 @@ _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, sign
 
 
 def pack(environment: Mapping[str, str], user: str) -> bytes:
-    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError.
+    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError and ValueError.
 
     `user` names a user in hexadecimal digits; it is empty where there is none.
     """
-    variables = (f"{name}={value}" for name, value in environment.items())
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    if any("\0" in variable for variable in variables):
+        raise ValueError("a variable with NUL would be two")
     packed = b"".join(os.fsencode(part) + b"\0" for part in (user, *variables))
     if len(packed) > MAX_ENVIRONMENT_BYTES:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))

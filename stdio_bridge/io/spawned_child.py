@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from .child_process import SpawnError, tell_status
+from .child_process import UNFIT_VALUE, SpawnError, tell_status
 from .event_loop import Loop
 from .pipes import Pipe
 
@@ -37,6 +37,8 @@ class SpawnedChild:
             )
         except OSError as error:
             raise SpawnError(f"{self._program}: cannot be started: {error.strerror}") from error
+        except ValueError as error:
+            raise SpawnError(f"{self._program}: cannot be started: {UNFIT_VALUE}") from error
         assert process.stdin is not None  # noqa: S101 - PIPE was asked for
         assert process.stdout is not None  # noqa: S101 - as above
         assert process.stderr is not None  # noqa: S101 - as above

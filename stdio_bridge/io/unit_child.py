@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from . import server_init
-from .child_process import SpawnError, tell_status
+from .child_process import UNFIT_VALUE, SpawnError, tell_status
 from .event_loop import Loop
 
 # The server has another user than the bridge; programs open /dev/stdin, /dev/stdout and /dev/stderr by their names.
@@ -45,6 +45,8 @@ class UnitChild:
                 )
             except OSError as error:
                 raise SpawnError(f"{path}: no unit of the server can be started: {error.strerror}") from error
+            except ValueError as error:
+                raise SpawnError(f"{path}: no unit of the server can be started: {UNFIT_VALUE}") from error
             undo.pop_all()
         for end in server_ends:
             end.close()

@@ -193,8 +193,8 @@ class Server:
                 on_exit=self._exited,
                 secrets=tuple(environment.values()),
             )
-        except SpawnError as error:
-            log.error("%s: %s", self._name, error)
+        except Exception as error:
+            log.error("%s: %s", self._name, error, exc_info=not isinstance(error, SpawnError))
             self.stopping = True
             pool.failed_at = pool.loop.clock()
             pool.crashes.add()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 
 class StartPermit:
@@ -59,4 +62,9 @@ class StartLimiter:
         while len(self._had) < self._count and (self._waiting or self._low_priority):
             permit = (self._waiting or self._low_priority).popleft()
             self._had.add(permit)
-            permit.grant()
+            try:
+                permit.grant()
+            except Exception:
+                # The other processes must start all the same, and who asks or releases now has not failed.
+                log.exception("a start failed")
+                self._had.discard(permit)

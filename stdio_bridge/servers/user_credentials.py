@@ -35,8 +35,11 @@ _ONE_SECONDS: Final = 8.0
 _CONNECT_SECONDS: Final = 1.0
 _LOGGED_PER_SECOND = 1
 _MAX_RETRY_SECONDS = 600
+# Python refuses to read thousands of digits.
+_MAX_RETRY_DIGITS = 9
 # A process ends, when it is idle, this long before its credential does, or after three quarters of a short time.
 _AHEAD_SECONDS = 300.0
+_MAX_TIME = 1e11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class UserCredentials:
                 secrets.compare_digest(content["nonce"], nonce)
                 and named == identity.user
                 and _is_environment(environment)
-                and isinstance(expires_at, int | float | None)
+                and (expires_at is None or (isinstance(expires_at, int | float) and 0 <= expires_at < _MAX_TIME))
             )
         except (InvalidToken, ValueError, TypeError, KeyError, RecursionError):
             is_valid, environment, expires_at = False, {}, None
@@ -127,6 +130,7 @@ class Question:
         self, credentials: UserCredentials, loop: Loop, limiter: StartLimiter, identity: Identity, taken: Taken
     ) -> None:
         self._credentials = credentials
+        self._loop = loop
         self._identity = identity
         self._taken: Taken | None = taken
         self._nonce = secrets.token_urlsafe(24)
@@ -153,9 +157,15 @@ class Question:
     def _send(self) -> None:
         if self._taken is None:
             return
-        self._post = self._credentials.send(self._url_number, self._identity, self._nonce, self._read)
-        if self._post is None:
-            self._finish(_unavailable(""))
+        try:
+            self._post = self._credentials.send(self._url_number, self._identity, self._nonce, self._read)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            # Not at once, as the permit is not known here before this returns.
+            self._loop.call_soon(lambda: self._read(reason))
+        else:
+            if self._post is None:
+                self._loop.call_soon(lambda: self._finish(_unavailable("")))
 
     def _read(self, answer: Answer | str) -> None:
         result = self._credentials.read(answer, self._identity, self._nonce)
@@ -174,11 +184,20 @@ class Question:
 
 def _is_environment(value: object) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(name, str) and name and "=" not in name and isinstance(text, str) and "\0" not in f"{name}{text}"
+        isinstance(name, str) and name and "=" not in name and isinstance(text, str) and _can_be_passed(f"{name}{text}")
         for name, text in value.items()
     )
 
 
+def _can_be_passed(text: str) -> bool:
+    """Whether a process can get it: without NUL, and without half of a surrogate pair, which JSON can say."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _unavailable(retry_after: str) -> HttpError:
-    seconds = min(int(retry_after), _MAX_RETRY_SECONDS) if retry_after.isdecimal() else RETRY_SECONDS
+    is_number = retry_after.isdecimal() and len(retry_after) <= _MAX_RETRY_DIGITS
+    seconds = min(int(retry_after), _MAX_RETRY_SECONDS) if is_number else RETRY_SECONDS
     return unavailable("the user's credentials cannot be had now: try again later", retry_seconds=max(1, seconds))

@@ -428,6 +428,31 @@ def test_where_no_unit_can_be_asked_for_the_socket_is_named_and_nothing_left_ope
     assert open_files() <= before
 
 
+@pytest.mark.parametrize(
+    ("value", "fits"), [("\ud800", False), ("a\0B=b", False), ("\udcff", True), ("\U0001f511", True)]
+)
+@pytest.mark.parametrize("way", ["spawned", "in a unit"])
+def test_a_value_that_no_process_can_have_is_an_error_and_leaves_nothing_open(
+    tmp_path: Path, way: str, value: str, fits: bool
+) -> None:
+    before = open_files()
+    with server_socket(tmp_path / "socket", "true") as path:
+
+        def start() -> Child:
+            if way == "in a unit":
+                return UnitChild(path, environment={"A": value}, user="")
+            environment = {"PATH": os.environ["PATH"], "A": value}
+            return SpawnedChild(["true"], environment=environment, directory=None, open_files=1024)
+
+        if fits:
+            with running(start) as server:
+                assert server.wait_for_exit() == "exited with status 0"
+        else:
+            with pytest.raises(SpawnError, match="a variable of its environment is one that no process can have"):
+                start()
+    assert open_files() <= before
+
+
 def test_more_environment_than_a_message_holds_is_an_error_and_not_a_server_without_it(tmp_path: Path) -> None:
     with (
         server_socket(tmp_path / "socket", "cat") as path,

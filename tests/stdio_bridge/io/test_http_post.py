@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -41,6 +44,8 @@ def test_an_answer_that_has_begun_is_waited_for_until_the_connection_ends(receiv
         b"HTTP/1.1 ok\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 10 + b"\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nhi",
         b"x" * ((1 << 20) + 1),
     ],
@@ -48,6 +53,10 @@ def test_an_answer_that_has_begun_is_waited_for_until_the_connection_ends(receiv
 def test_anything_else_is_no_answer(received: bytes) -> None:
     with pytest.raises(InvalidAnswerError):
         parse_answer(received, ended=False)
+
+
+def fail_to_open(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Site:
@@ -110,6 +119,24 @@ def test_a_connection_that_closes_early_is_told(site: Site) -> None:
         other.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh")
     result = site.turn_until_done()
     assert isinstance(result, str)
+
+
+def test_a_length_of_thousands_of_digits_is_told(site: Site) -> None:
+    site.post()
+    site.turn()
+    with site.listener.accept()[0] as other:
+        other.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n")
+        other.shutdown(socket.SHUT_WR)
+        assert site.turn_until_done() == "the answer is too large"
+
+
+def test_without_a_socket_nothing_is_left_to_do(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", fail_to_open)
+        with pytest.raises(OSError, match="Too many open files"):
+            site.post(seconds=0)
+    site.turn()
+    assert site.results == []
 
 
 def test_a_connection_that_is_refused_is_told(site: Site) -> None:

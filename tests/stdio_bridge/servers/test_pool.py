@@ -11,6 +11,7 @@ from typing import NoReturn
 import psutil
 import pytest
 
+from stdio_bridge.io.child_process import SpawnError
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.metrics import Registry
 from stdio_bridge.options import parse_options
@@ -78,6 +79,23 @@ def test_a_process_that_cannot_be_watched_is_ended_and_the_next_one_may_start(
         site.turn_until(lambda: site.ended)
     assert site.ended == ["cannot be started"]
     assert children() == others
+    assert site.start().running
+
+
+@pytest.mark.parametrize("error", [SpawnError("no process"), RuntimeError("no reason that was thought of")])
+def test_whatever_prevents_a_start_the_server_ends_and_the_next_one_may_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site.pool, "start_child", fail)
+        site.start()
+        site.start()
+        site.turn_until(lambda: len(site.ended) == 2)
+    assert site.ended == ["cannot be started"] * 2
+    assert len(site.pool) == 0
     assert site.start().running
 
 

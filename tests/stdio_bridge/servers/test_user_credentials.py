@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,8 +23,8 @@ from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import ServerPool
 from stdio_bridge.servers.session_lease import SessionLease
 from stdio_bridge.servers.suspended_calls import SuspendedCalls
-from stdio_bridge.servers.user_credentials import Delivered, UserCredentials
-from tests.stdio_bridge.credential_service import encrypt
+from stdio_bridge.servers.user_credentials import AT_ONCE, Delivered, UserCredentials
+from tests.stdio_bridge.credential_service import WAIT_SECONDS, encrypt
 from tests.stdio_bridge.running import ECHO, KEY
 
 URL = "http://127.0.0.1:1/credentials/notes"
@@ -163,6 +165,7 @@ def answered(changed: dict[str, Any], body: bytes | None = None, **headers: str)
     [
         ({}, Delivered(environment={"TOKEN": "t"}, good_for=None)),
         ({"environment": {}}, Delivered(environment={}, good_for=None)),
+        ({"environment": {"TOKEN": "\U0001f511"}}, Delivered(environment={"TOKEN": "\U0001f511"}, good_for=None)),
         ({"expires_at": 4600}, Delivered(environment={"TOKEN": "t"}, good_for=3300.0)),
         ({"expires_at": 1400}, Delivered(environment={"TOKEN": "t"}, good_for=300.0)),
     ],
@@ -182,9 +185,13 @@ def test_an_answer_to_the_question_is_taken(
         pytest.param({"sub": None}, None, id="about no user"),
         pytest.param({"environment": {"TOKEN": 1}}, None, id="a value that is no text"),
         pytest.param({"environment": {"TOKEN": "a\0b"}}, None, id="a value with NUL"),
+        pytest.param({"environment": {"TOKEN": "\ud800"}}, None, id="a value with half of a surrogate pair"),
+        pytest.param({"environment": {"\ud800": "c"}}, None, id="a name with half of a surrogate pair"),
         pytest.param({"environment": {"A=B": "c"}}, None, id="a name with an equals sign"),
         pytest.param({"environment": ["TOKEN"]}, None, id="variables that are no object"),
         pytest.param({"expires_at": "never"}, None, id="an end that is no time"),
+        pytest.param({"expires_at": float("nan")}, None, id="an end that is no number"),
+        pytest.param({"expires_at": 10**400}, None, id="an end that no clock can show"),
         pytest.param({"expires_at": 1}, None, id="an end that is over"),
         pytest.param({}, b"{}", id="nothing"),
         pytest.param({}, b"[", id="no JSON"),
@@ -209,6 +216,7 @@ def test_an_answer_that_is_not_for_this_question_and_user_is_refused(
         (503, {"retry-after": "0"}, "503 Service Unavailable", "1"),
         (503, {"retry-after": "1e9"}, "503 Service Unavailable", "5"),
         (503, {"retry-after": "99999999"}, "503 Service Unavailable", "600"),
+        (503, {"retry-after": "9" * 5000}, "503 Service Unavailable", "5"),
         (503, {}, "503 Service Unavailable", "5"),
         (400, {}, "503 Service Unavailable", "5"),
         (404, {}, "503 Service Unavailable", "5"),
@@ -221,6 +229,35 @@ def test_a_refusal_says_when_to_try_again(
     refused = asking.read(Answer(status=status, headers=headers, body=b""), IDENTITY, NONCE)
     assert isinstance(refused, HttpError)
     assert (refused.status, dict(refused.headers)) == (refusal, {"Retry-After": retry_after})
+
+
+def test_without_a_socket_questions_are_answered_and_hinder_no_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_to_open(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    loop = Loop()
+    answers: list[Delivered | HttpError] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_SECONDS)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/credentials/notes"
+        verifier = AssertionVerifier(KEY.encode(), now=lambda: 1000.0)
+        credentials = UserCredentials(loop, (url, url), verifier, now=lambda: 1000.0)
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", fail_to_open)
+            for _ in range(2 * AT_ONCE):
+                credentials.ask(IDENTITY, answers.append)
+            while len(answers) < 2 * AT_ONCE:
+                loop.call_later(0.01, lambda: None)
+                loop.turn()
+        assert [str(answer) for answer in answers] == ["the user's credentials cannot be had now: try again later"] * (
+            2 * AT_ONCE
+        )
+        question = credentials.ask(IDENTITY, answers.append)
+        loop.call_later(0.01, lambda: None)
+        loop.turn()
+        listener.accept()[0].close()
+        question.cancel()
+        loop.close()
 
 
 def test_what_is_missing_leads_to_a_login_that_asks_for_the_scopes_that_the_token_has(asking: UserCredentials) -> None:
