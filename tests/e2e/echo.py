@@ -37,7 +37,7 @@ class EchoServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = echo  # noqa: N815 - http.server's names
+            do_GET = do_POST = do_PUT = do_TRACE = do_TRACK = do_PROPFIND = echo  # noqa: N815 - http.server's names
 
             def log_message(self, *args: object) -> None:
                 """Tests say what they need to."""

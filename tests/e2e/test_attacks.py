@@ -35,11 +35,34 @@ def test_no_token_is_told_where_to_get_one(stack: RunningStack) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["", "/", "/deeper"])
 def test_every_method_and_sub_path_needs_a_token(stack: RunningStack, method: str, path: str) -> None:
     answer = requests.request(method, stack.resource("time") + path, headers=MCP_HEADERS, timeout=60)
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "PROPFIND", "PUT", "trace"])
+def test_a_method_that_would_echo_what_the_gateway_adds_reaches_no_server(stack: RunningStack, method: str) -> None:
+    token = log_in(stack.issuer, stack.resource("echo")).access_token
+    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-Method": "GET", "X-HTTP-Method-Override": "GET"}
+    passed = requests.get(stack.resource("echo"), headers=headers, timeout=60)
+    assert passed.status_code == 200
+    assert "x-gateway-identity" in passed.text.lower()
+    # A token is refused like none: the method is not for any server.
+    for sent in (headers, {}):
+        answer = _request_as_written(method, stack.resource("echo"), sent)
+        assert answer.status_code == 405
+        assert answer.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
+        assert "x-gateway-identity" not in answer.text.lower()
+
+
+def _request_as_written(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+    """Send a method in its own case, which `requests` would change."""
+    with requests.Session() as session:
+        prepared = session.prepare_request(requests.Request("GET", url, headers=headers))
+        prepared.method = method
+        return session.send(prepared, timeout=60)
 
 
 def test_a_preflight_is_answered_without_a_token(stack: RunningStack) -> None:

@@ -31,11 +31,17 @@ REFRESH_SECONDS: Final = 25
 """Bridges accept an assertion for 60 s: also the last answer with it leaves more than half of that."""
 MAX_TOKEN_BYTES: Final = 4096
 MAX_URI_BYTES: Final = 16 * 1024
+METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"HEAD", b"OPTIONS"})
+"""What may reach an MCP server. A server that answers TRACE would give away the credential that the gateway adds."""
 PASSED: Final = "passed"
 INSUFFICIENT_SCOPE: Final = "insufficient_scope"
 
 _TOKEN68 = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # RFC 7235 §2.1
 _AMBIGUOUS_PATH = re.compile(rb"%2f|%5c|%2e|%25|%00|\.\.|;|\\|//", re.IGNORECASE)
+
+
+class MethodNotAllowedError(Exception):
+    """The request has a method that no MCP server gets."""
 
 
 class MalformedRequestError(Exception):
@@ -101,6 +107,8 @@ class Verifier:
                     answer = resource.refuse(resource.no_token, NO_TOKEN)
                 else:
                     answer = await self._decide(resource, authorization)
+            except MethodNotAllowedError:
+                answer = resource.refuse(_METHOD_NOT_ALLOWED, "method_not_allowed")
             except MalformedRequestError as error:
                 refusal = resource.refusal(error.status, "invalid_request", str(error))
                 answer = resource.refuse(refusal, "malformed_request")
@@ -115,7 +123,7 @@ class Verifier:
 
     @staticmethod
     def _find_authorization(resource: ProtectedResource, headers: list[Header]) -> bytes | None:
-        """Return the one Authorization header. Raises MalformedRequestError."""
+        """Return the one Authorization header. Raises MalformedRequestError, MethodNotAllowedError."""
         authorization: bytes | None = None
         for name, value in headers:
             if name == b"authorization":
@@ -124,6 +132,8 @@ class Verifier:
                 authorization = value
             elif name == b"x-forwarded-uri" and value != resource.usual_uri:
                 check_forwarded_uri(value)
+            elif name == b"x-forwarded-method" and value not in METHODS:
+                raise MethodNotAllowedError
         return authorization
 
     async def _decide(self, resource: ProtectedResource, authorization: bytes) -> Response:
@@ -205,4 +215,9 @@ def _unavailable(retry_after: int) -> Response:
     return json_rpc_response(503, text, [(b"retry-after", str(retry_after).encode())])
 
 
+_METHOD_NOT_ALLOWED: Final = json_rpc_response(
+    405,
+    "an MCP server gets only requests of the methods that the Allow header names",
+    [(b"allow", b", ".join(sorted(METHODS)))],
+)
 _NOT_FOUND: Final = json_response(404, b'{"error":"not_found"}')

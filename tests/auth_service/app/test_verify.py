@@ -86,7 +86,7 @@ class VerifyClient:
         }
         return issue_access_token(self.keys, **{**claims, **changes})
 
-    def verify(self, *authorization: str, name: str = "time", uri: str = "/mcp") -> Answer:
+    def verify(self, *authorization: str, name: str = "time", uri: str = "/mcp", method: str = "POST") -> Answer:
         sent: list[MutableMapping[str, Any]] = []
 
         async def send(message: MutableMapping[str, Any]) -> None:
@@ -96,7 +96,8 @@ class VerifyClient:
             raise AssertionError("the body is never read")
 
         headers = [(b"authorization", value.encode("latin-1")) for value in authorization]
-        scope = {"path": f"/verify/{name}", "headers": [*headers, (b"x-forwarded-uri", uri.encode("latin-1"))]}
+        headers += [(b"x-forwarded-method", method.encode()), (b"x-forwarded-uri", uri.encode("latin-1"))]
+        scope = {"path": f"/verify/{name}", "headers": headers}
         self.runner.run(self.verifier(scope, receive, send))
         headers_sent = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
         return Answer(sent[0]["status"], headers_sent, sent[1].get("body", b""))
@@ -131,6 +132,22 @@ def test_a_good_token_passes_with_the_identity_that_the_bridge_believes(forward_
         "x-scopes": "mcp",
     }
     assert "authorization" not in answer.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "HEAD", "OPTIONS"])
+def test_the_methods_of_mcp_and_of_browsers_pass(forward_auth: VerifyClient, method: str) -> None:
+    assert forward_auth.verify(f"Bearer {forward_auth.token()}", method=method).status == 200
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "PROPFIND", "PUT", "PATCH", "CONNECT", "get", "trace", "X", ""])
+def test_no_other_method_passes(forward_auth: VerifyClient, method: str) -> None:
+    """A server that answers TRACE would send the client the headers that the gateway adds."""
+    token = f"Bearer {forward_auth.token()}"
+    assert forward_auth.verify(token).status == 200  # the token is remembered now
+    for answer in (forward_auth.verify(token, method=method), forward_auth.verify(method=method)):
+        assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, OPTIONS, POST")
+        assert not {"authorization", "x-gateway-identity"} & set(answer.headers)
+    assert forward_auth.verifier.outcomes["time"]["method_not_allowed"] == 2
 
 
 @pytest.mark.parametrize(
