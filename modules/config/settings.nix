@@ -139,7 +139,7 @@ let
     };
 
   trustedIssuer =
-    trusted:
+    name: trusted:
     {
       inherit (trusted)
         issuer
@@ -151,7 +151,11 @@ let
     }
     // lib.optionalAttrs (trusted.claims != { }) { inherit (trusted) claims; }
     // lib.optionalAttrs (trusted.scopes != [ ]) { inherit (trusted) scopes; }
-    // lib.optionalAttrs (trusted.keysFile != null) { jwks = lib.importJSON trusted.keysFile; };
+    // lib.optionalAttrs (trusted.keysFile != null) {
+      jwks =
+        builtins.addErrorContext "while reading `services.mcp-oauth-gateway.trustedIssuers.${name}.keysFile`"
+          (lib.importJSON trusted.keysFile);
+    };
 in
 {
   config = lib.mkIf cfg.enable {
@@ -193,7 +197,7 @@ in
         allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
       };
       declared_clients = lib.mkIf (cfg.declaredClients != { }) (lib.mapAttrs (_: declaredClient) cfg.declaredClients);
-      trusted_issuers = lib.mkIf (cfg.trustedIssuers != { }) (lib.mapAttrs (_: trustedIssuer) cfg.trustedIssuers);
+      trusted_issuers = lib.mkIf (cfg.trustedIssuers != { }) (lib.mapAttrs trustedIssuer cfg.trustedIssuers);
       home_page = mkDefaults {
         enabled = cfg.homePage.enable;
         inherit (cfg.homePage) public;

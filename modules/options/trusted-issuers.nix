@@ -62,8 +62,8 @@ in
           scopes = mkOption {
             type = types.listOf types.str;
             default = [ ];
-            example = [ "wiki:write" ];
-            description = "The scopes that they may have at these servers, in addition to those that each request needs. Allow-lists of scopes do not apply.";
+            example = [ "write" ];
+            description = "The scopes that they may have at these servers, in addition to those that each request needs; `servers.NAME.scopes` defines them. Allow-lists of scopes do not apply.";
           };
 
           lifetime = mkOption {

@@ -38,6 +38,11 @@ let
         message = "${option}.declaredClients.${name}: set either `servers`, for a client that acts for itself, or `redirectUris` or `userAssertions`, for one that acts for users.";
       }
       {
+        assertion =
+          client.publicKeyFile != null -> !lib.hasInfix "PRIVATE KEY" (lib.readFile client.publicKeyFile);
+        message = "${option}.declaredClients.${name}.publicKeyFile: ${baseNameOf client.publicKeyFile} is a private key. Give the public one, and make a new key pair, as this one may be in the Nix store.";
+      }
+      {
         assertion = proofs <= 1;
         message = "${option}.declaredClients.${name}: set only one of `publicKeyFile`, `jwksUrl` and `secretFile`.";
       }
@@ -55,7 +60,7 @@ let
       }
       {
         assertion = unknownServers != [ ] || client.redirectUris != [ ] || unknownScopes == [ ];
-        message = "${option}.declaredClients.${name}.scopes: none of its servers has \"${toString unknownScopes}\".";
+        message = "${option}.declaredClients.${name}.scopes: none of its servers has \"${toString unknownScopes}\"; define it in `servers.NAME.scopes`.";
       }
       {
         assertion = client.redirectUris != [ ] && client.servers == [ ] -> client.scopes == [ ];

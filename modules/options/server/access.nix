@@ -49,8 +49,8 @@ in
       );
       default = { };
       example = {
-        "wiki:read".description = "Read the wiki";
-        "wiki:write" = {
+        read.description = "Read the wiki";
+        write = {
           description = "Change the wiki";
           required = false;
           allowedTeams = [ "acme/writers" ];

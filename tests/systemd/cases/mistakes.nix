@@ -164,6 +164,14 @@ in
     jwksUrl = "https://ci.example.com/jwks.json";
     servers = [ "time" ];
   };
+  client-with-its-public-key = client "nightly" {
+    publicKeyFile = ./robot.pub.pem;
+    servers = [ "time" ];
+  };
+  client-with-its-private-key = client "nightly" {
+    publicKeyFile = ./robot.pem;
+    servers = [ "time" ];
+  };
   client-without-proof = client "nightly" { servers = [ "time" ]; };
   client-with-assertions-of-github = client "desktop" {
     inherit secretFile;
@@ -190,6 +198,30 @@ in
   ] { };
   issuer-of-an-unknown-server = issuers [ "ci" ] { servers = [ "other" ]; };
   issuer-with-an-unknown-scope = issuers [ "ci" ] { scopes = [ "write" ]; };
+  issuer-with-keys = issuers [ "ci" ] { keysFile = ./cluster-keys.json; };
+  issuer-with-a-key-in-pem = issuers [ "ci" ] { keysFile = ./robot.pub.pem; };
+  issuer-with-other-json = issuers [ "ci" ] { keysFile = ./notes.lock.json; };
+  issuer-with-usual-subjects = issuers [ "ci" ] {
+    subjects = [
+      "repo:acme@1234567/app@7654321:ref:refs/heads/main"
+      "repo:acme/*:ref:refs/heads/*"
+      "repo:acme/app:environment:*"
+      "repo:acme/app:pull_request"
+      "repository_owner:acme"
+    ];
+  };
+  issuer-with-subjects-of-no-job = issuers [ "ci" ] {
+    subjects = [
+      "acme/app"
+      "repo:acme/app"
+      "repo:acme/*"
+      "repo:acme/app:*"
+    ];
+  };
+  issuer-with-such-subjects-elsewhere = issuers [ "ci" ] {
+    issuer = "https://ci.example.com";
+    subjects = [ "acme/app" ];
+  };
   credential-without-url = servers { time.urlCredentialFile = "/run/secrets/token"; };
   authority-without-url = servers { time.urlCaFile = "/etc/ssl/ca.pem"; };
   authority-without-https = servers {
