@@ -163,12 +163,17 @@ class AssertionVerifier:
         return verified
 
     def parse_revocation(self, body: bytes) -> Revoked:
-        """Return what a revocation notice is about. Raises HttpError."""
-        claims, _ = _load(self._revocations, body.decode("latin-1"))
+        """Return what a revocation notice is about. Raises HttpError, also on an old one about a user.
+
+        One about a grant is good for ever, as a grant that has ended does not come back. A user does.
+        """
+        claims, signed_at = _load(self._revocations, body.decode("latin-1"))
         grant, user = claims.get("sid"), claims.get("sub")
         if isinstance(grant, str):
             return Revoked(grant=grant)
         if isinstance(user, str) and user:
+            if not self._is_recent(signed_at):
+                raise _forbidden("the revocation is not valid now")
             return Revoked(user=user)
         raise _forbidden("the revocation is not valid")
 

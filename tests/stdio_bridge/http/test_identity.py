@@ -98,9 +98,20 @@ def test_a_revocation_names_its_grant_and_an_identity_assertion_is_none() -> Non
         verifier().parse_revocation(sign(CLAIMS).encode())
 
 
-def test_a_revocation_names_a_user() -> None:
-    revocation = sign({"sub": "github:1"}, salt="mcp-oauth-gateway.revocation")
+@pytest.mark.parametrize("signed_at", [NOW - 60, NOW, NOW + 10])
+def test_a_revocation_names_a_user(signed_at: int) -> None:
+    revocation = sign({"sub": "github:1"}, salt="mcp-oauth-gateway.revocation", at=signed_at)
     assert verifier().parse_revocation(revocation.encode()) == Revoked(user="github:1")
+
+
+@pytest.mark.parametrize("signed_at", [NOW - 90 * 86400, NOW - 61, NOW + 11])
+def test_a_revocation_about_a_user_cannot_be_sent_again_later_and_one_about_a_grant_can(signed_at: int) -> None:
+    of_user, of_grant = (
+        sign({claim: "g1"}, salt="mcp-oauth-gateway.revocation", at=signed_at).encode() for claim in ("sub", "sid")
+    )
+    with pytest.raises(HttpError, match="the revocation is not valid now"):
+        verifier().parse_revocation(of_user)
+    assert verifier().parse_revocation(of_grant) == Revoked(grant="g1")
 
 
 @pytest.mark.parametrize("claims", [{}, {"sub": ""}, {"sub": 1}, {"sid": None}, {"user": "github:1"}])
