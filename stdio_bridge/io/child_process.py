@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import collections
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
+from urllib.parse import quote, quote_plus
 
 from stdio_bridge.protocol.framing import LineSplitter
 
@@ -129,8 +132,7 @@ class ServerProcess:
         secrets: Sequence[str] = (),
     ) -> None:
         # The longest first, as it may contain another one.
-        encoded = sorted((secret.encode("utf-8", "surrogateescape") for secret in secrets), key=len, reverse=True)
-        self._secrets = [secret for secret in encoded if len(secret) >= _MIN_SECRET_BYTES]
+        self._secrets = sorted({form for secret in secrets for form in forms_of(secret)}, key=len, reverse=True)
         self._child = child = start()
         child.watch(loop, self._ended)
         self._loop = loop
@@ -220,6 +222,21 @@ class ServerProcess:
         if self._stopping is not None:
             reason = f"{reason}, after {self._stopping}"
         self._on_exit(Exit(reason=reason, stderr=tuple(self._stderr.last), stdout=tuple(self._last_non_json)))
+
+
+def forms_of(secret: str) -> set[bytes]:
+    """Return how programs write a secret: as it is, in JSON, in a URL, and in Base64. Empty for what is too short.
+
+    Not found by these: a part of it, and Base64 of a longer text.
+    """
+    plain = secret.encode("utf-8", "surrogateescape")
+    if len(plain) < _MIN_SECRET_BYTES:
+        return set()
+    texts = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    # As Python, JavaScript and forms write it.
+    texts |= {quote(plain, safe=safe) for safe in ("", "/", "!'()*")} | {quote_plus(plain)}
+    coded = {base64.b64encode(plain).rstrip(b"="), base64.urlsafe_b64encode(plain).rstrip(b"=")}
+    return {plain, *(text.encode("utf-8", "surrogateescape") for text in texts), *coded}
 
 
 def tell_status(status: int) -> str:

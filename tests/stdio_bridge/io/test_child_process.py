@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -85,7 +87,12 @@ class Running:
     """A server process and the loop that it runs on."""
 
     def __init__(
-        self, start: Callable[[], Child], *, stop_seconds: float = 6.0, max_unsent_bytes: int = 1 << 20
+        self,
+        start: Callable[[], Child],
+        *,
+        stop_seconds: float = 6.0,
+        max_unsent_bytes: int = 1 << 20,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.loop = Loop()
         self.lines: list[bytes] = []
@@ -102,6 +109,7 @@ class Running:
                 on_line=self.lines.append,
                 on_skipped=lambda *_: None,
                 on_exit=self._take_exit,
+                secrets=secrets,
             )
         except SpawnError:
             self.loop.close()
@@ -129,8 +137,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(start: Callable[[], Child], **limits: float) -> Iterator[Running]:
-    process = Running(start, **limits)  # type: ignore[arg-type]
+def running(start: Callable[[], Child], **options: Any) -> Iterator[Running]:
+    process = Running(start, **options)
     try:
         yield process
     finally:
@@ -184,6 +192,33 @@ def test_an_exit_status_is_told_with_the_last_lines_of_stderr_and_after_the_last
         server.process.write(b"said")
         assert server.wait_for_exit() == "exited with status 3; it last wrote: first | last"
         assert server.lines == [b"said"]
+
+
+SECRET = 'p/ss"w\u00f6rd+&~?\u00ff (x)'
+WRITTEN = [
+    SECRET,
+    json.dumps(SECRET),
+    json.dumps(SECRET, ensure_ascii=False),
+    "p%2Fss%22w%C3%B6rd%2B%26~%3F%C3%BF%20(x)",
+    "p%2Fss%22w%C3%B6rd%2B%26~%3F%C3%BF%20%28x%29",
+    "p/ss%22w%C3%B6rd%2B%26~%3F%C3%BF%20%28x%29",
+    "token=p%2Fss%22w%C3%B6rd%2B%26~%3F%C3%BF+%28x%29&x=y",
+    base64.b64encode(SECRET.encode()).decode(),
+    base64.urlsafe_b64encode(SECRET.encode()).decode(),
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_secret_is_in_no_log_however_programs_write_it(written: str) -> None:
+    with running(spawned(shell(f"printf '%s\\n' {shlex.quote(written)} >&2")), secrets=(SECRET,)) as server:
+        told = server.wait_for_exit()
+    assert "[redacted]" in told
+    assert not [form for form in WRITTEN if form.strip('"=') in told]
+
+
+def test_what_is_no_secret_or_too_short_for_one_is_logged() -> None:
+    with running(spawned(shell("echo yes and no >&2")), secrets=("no", "maybe")) as server:
+        assert server.wait_for_exit() == "exited with status 0; it last wrote: yes and no"
 
 
 @pytest.mark.parametrize("number", [6, 9, 15])
