@@ -116,6 +116,11 @@ class UserAccess:
             )
         ]
 
+    def find_usable_by_last_login(self, sub: str, login: str) -> list[str] | None:
+        """Return the names of the resources that a user may use by the last login, for a page; None without one."""
+        profile = self.find_last_profile(sub, login)
+        return None if profile is None else self.find_usable(profile)
+
     def find_sign_ons(
         self, login: Login, resource_name: str, *, scopes: Collection[str] | None = None
     ) -> tuple[SignOn, ...]:

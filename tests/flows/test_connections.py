@@ -414,6 +414,36 @@ def test_an_account_is_replaced_on_the_account_page(
     assert len(audit_log.of(Event.CREDENTIAL_REPLACED)) == 1
 
 
+def test_a_missing_account_is_connected_on_the_account_page(oauth: OAuthTestClient, drive: StandIn) -> None:
+    visited = oauth.browser.get("/account", base_url=ISSUER)
+    oauth.follow(oauth.log_in(oauth.browser.post("/account", data=Form(visited.text).fields, base_url=ISSUER)))
+    page = oauth.browser.get("/account", base_url=ISSUER)
+    assert f" {ORIGIN} " in page.headers["Content-Security-Policy"].partition("form-action")[2]
+    (form,) = (each for each in page.text.split("<form") if "Connect Drive" in each)
+    data = Form(f"<form{form}").fields | {"action": "connect-credential"}
+    sent = oauth.browser.post("/account", data=data, base_url=ISSUER)
+    back = oauth.follow(drive.approve(sent.location))
+    assert back.location == f"{ISSUER}/account?notice=credential-connected"
+    assert "Connected." in oauth.follow(back.location).text
+    assert held(oauth).keys() == {"DRIVE_TOKEN"}
+
+
+def test_the_page_says_that_an_account_is_connected_while_something_is_missing(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str
+) -> None:
+    oauth.reload(resources={"time": {"user_credentials": {"WIKI_KEY": {"label": "Wiki key"}}}})
+    page = arrive(oauth, client_id)
+    assert "Connect first" in page.text
+    back = oauth.follow(drive.approve(leave(oauth, page)))
+    page = oauth.follow(back.location)
+    assert "<strong>Connected.</strong>" in page.text
+    assert "<dt>Already there</dt><dd><bdi>Drive &lt;b&gt;</bdi></dd>" in page.text
+    assert "Connect first" not in page.text
+    for other in ("WIKI_KEY", "x"):
+        url = back.location.replace("connected=DRIVE_TOKEN", f"connected={other}")
+        assert "<strong>Connected.</strong>" not in oauth.follow(url).text
+
+
 def test_an_account_that_is_not_replaced_after_all_stays(
     oauth: OAuthTestClient, drive: StandIn, client_id: str
 ) -> None:

@@ -70,7 +70,7 @@ def test_users_see_the_servers_that_are_open_to_them_and_no_others(oauth: OAuthT
 
 def test_a_user_on_no_list_is_told_so_and_nothing_is_kept_about_them(oauth: OAuthTestClient) -> None:
     page = sign_in(oauth, "stranger")
-    assert "No server is known to be open to you" in page.text
+    assert "If that\n  shows none, ask the operator of this gateway." in page.text
     assert RESOURCE not in page.text
     assert not list(oauth.store.redis.scan_iter(login_key("*")))
 
@@ -114,6 +114,7 @@ def test_after_the_profile_has_gone_a_signed_in_user_is_asked_to_sign_in_again(o
     sign_in(oauth)
     oauth.store.redis.delete(login_key("github:583231"))
     page = open_home(oauth)
+    assert "The gateway does not know now which servers are open to you. Sign in again to see them." in page.text
     assert "Sign in again with GitHub" in page.text
     form = Form(page.text)
     sent = oauth.browser.post("/account", data=form.fields | {"action": "sign-in"}, base_url=ISSUER)

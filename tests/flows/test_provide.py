@@ -129,8 +129,8 @@ def test_a_second_login_is_not_asked(oauth: OAuthTestClient, client_id: str) -> 
 def test_only_what_is_missing_is_asked_for(oauth: OAuthTestClient, client_id: str) -> None:
     parts_of(oauth).user_credentials.put("time", OCTOCAT, {"WIKI_KEY": Secret(value=SEALED)})
     page = oauth.follow(arrive(oauth, client_id))
-    assert "GitHub token" in page.text
-    assert "Wiki key" not in page.text
+    assert re.findall("<label[^>]*><bdi>(.*?)</bdi>", page.text) == ["GitHub token"]
+    assert "<dt>Already there</dt><dd><bdi>Wiki key</bdi></dd>" in page.text
 
 
 def test_another_server_and_another_user_are_asked_for_themselves(oauth: OAuthTestClient, client_id: str) -> None:
@@ -259,6 +259,7 @@ def test_a_value_that_cannot_be_one_is_refused_without_being_shown(
     assert problem in answer.text
     if value.strip():
         assert value not in answer.text
+    assert "Check what is marked below.</strong> The rest of what you entered is saved." in answer.text
     # What was right need not be entered again.
     assert values(oauth) == {"GITHUB_TOKEN": TOKEN}
     assert answer.text.count('type="password"') == 1
@@ -276,6 +277,14 @@ def test_a_value_unlike_the_pattern_is_refused_with_a_reason(oauth: OAuthTestCli
     assert values(oauth) == {"WIKI_KEY": SEALED}
     assert submit(oauth, answer, GITHUB_TOKEN=f"  {TOKEN} ").location == url
     assert values(oauth) == {"GITHUB_TOKEN": TOKEN, "WIKI_KEY": SEALED}
+
+
+def test_a_page_on_which_nothing_was_right_says_that_nothing_was_saved(oauth: OAuthTestClient, client_id: str) -> None:
+    answer = submit(oauth, oauth.follow(arrive(oauth, client_id)), GITHUB_TOKEN="x", WIKI_KEY="")
+    assert (
+        '<p class="notice fault" role="alert"><strong>Check what is marked below.</strong> Nothing was' in answer.text
+    )
+    assert values(oauth) == {}
 
 
 def test_a_form_sets_no_variable_that_it_did_not_ask_for(oauth: OAuthTestClient, client_id: str) -> None:

@@ -113,6 +113,8 @@ def test_the_home_page_shows_them_with_the_server(oauth: OAuthTestClient) -> Non
     sign_in(oauth)
     page = unescape(oauth.browser.get("/", base_url=ISSUER).text)
     assert page.count("Not set: the login of a client asks for it") == 2
+    assert page.count("Your credentials") == 1
+    assert f'href="{ISSUER}/account#time-GITHUB_TOKEN">Set it now' in page
     give(oauth)
     page = unescape(oauth.browser.get("/", base_url=ISSUER).text)
     assert "Not set" not in page
@@ -124,8 +126,88 @@ def test_the_home_page_shows_them_with_the_server(oauth: OAuthTestClient) -> Non
 def test_other_users_credentials_are_not_shown(oauth: OAuthTestClient) -> None:
     give(oauth, HUBOT)
     page = sign_in(oauth)
-    assert "Wiki key" not in page.text
+    assert "remove-credential" not in page.text
+    assert page.text.count("set-credential") == 2
     assert "never used" not in oauth.browser.get("/", base_url=ISSUER).text
+
+
+def test_what_is_missing_is_set_on_the_account_page(oauth: OAuthTestClient, audit_log: AuditLog) -> None:
+    page = sign_in(oauth)
+    answer = act(oauth, fields_of(page, "GITHUB_TOKEN"), "set-credential", GITHUB_TOKEN=TOKEN, WIKI_KEY="unasked")
+    assert answer.location == f"{ISSUER}/account?notice=credential-set"
+    page = oauth.follow(answer.location)
+    assert "Saved." in page.text
+    assert TOKEN not in page.text
+    assert values(oauth) == {"GITHUB_TOKEN": TOKEN}
+    assert values(oauth, HUBOT) == {}
+    (event,) = audit_log.of(Event.CREDENTIAL_SET)
+    assert (event["user"], event["resource"], event["credential"]) == (OCTOCAT, RESOURCE, "GITHUB_TOKEN")
+    assert 'value="replace-credential"' in page.text
+    assert page.text.count('value="set-credential"') == 1
+
+
+def test_a_missing_value_unlike_the_pattern_is_not_kept(oauth: OAuthTestClient) -> None:
+    page = sign_in(oauth)
+    answer = act(oauth, fields_of(page, "GITHUB_TOKEN"), "set-credential", GITHUB_TOKEN="gho_of-another-kind")
+    assert answer.status_code == 400
+    assert "does not look as it should" in answer.text
+    assert "gho_of-another-kind" not in answer.text
+    assert values(oauth) == {}
+
+
+def test_what_was_set_in_another_tab_is_not_replaced_by_a_form_for_what_is_missing(oauth: OAuthTestClient) -> None:
+    fields = fields_of(sign_in(oauth), "WIKI_KEY")
+    give(oauth)
+    for action in ("set-credential", "replace-credential", "remove-credential", "connect-credential"):
+        assert act(oauth, fields, action, WIKI_KEY="late").status_code == 400
+    assert values(oauth)["WIKI_KEY"] == "of-the-wiki"
+
+
+@pytest.mark.parametrize("action", ["replace-credential", "remove-credential", "connect-credential", "end-all", ""])
+def test_a_form_for_what_is_missing_does_nothing_else(oauth: OAuthTestClient, action: str) -> None:
+    assert act(oauth, fields_of(sign_in(oauth), "WIKI_KEY"), action, WIKI_KEY="other").status_code == 400
+    assert values(oauth) == {}
+
+
+def test_a_form_for_what_is_missing_is_of_one_user_and_browser(oauth: OAuthTestClient) -> None:
+    fields = fields_of(sign_in(oauth), "WIKI_KEY") | {"action": "set-credential", "value:WIKI_KEY": "forged"}
+    stranger = oauth.new_browser()
+    assert stranger.post("/account", data=fields, base_url=ISSUER).status_code == 400
+    oauth.browser = stranger
+    sign_in(oauth, "hubot")
+    assert oauth.browser.post("/account", data=fields, base_url=ISSUER).status_code == 400
+    assert values(oauth) == values(oauth, HUBOT) == {}
+
+
+def test_nothing_can_be_set_for_a_server_that_the_user_may_not_use(oauth: OAuthTestClient) -> None:
+    fields = fields_of(sign_in(oauth), "WIKI_KEY")
+    oauth.reload(resources={"time": {"allowed": {"users": ["hubot"]}}})
+    assert "Wiki key" not in open_account(oauth).text
+    assert act(oauth, fields, "set-credential", WIKI_KEY="late").status_code == 400
+    assert values(oauth) == {}
+
+
+def test_a_form_for_what_is_missing_is_shown_again_if_its_texts_have_changed(oauth: OAuthTestClient) -> None:
+    fields = fields_of(sign_in(oauth), "WIKI_KEY")
+    oauth.reload(resources={"time": {"user_credentials": {"WIKI_KEY": {"label": "Another key"}}}})
+    assert act(oauth, fields, "set-credential", WIKI_KEY="of-the-wiki").status_code == 400
+    assert values(oauth) == {}
+
+
+def test_after_the_last_grant_a_user_signs_in_again_to_see_what_is_missing(oauth: OAuthTestClient) -> None:
+    give(oauth)
+    obtain_tokens(oauth)
+    act(oauth, fields_of(open_account(oauth), "WIKI_KEY"), "remove-credential")
+    page = open_account(oauth)
+    assert "Sign in again to see what they need" in page.text
+    assert "https://github.com" in page.headers["Content-Security-Policy"].partition("form-action ")[2]
+    (form,) = (each for each in page.text.split("<form") if 'value="sign-in"' in each)
+    data = Form(f"<form{form}").fields | {"action": "sign-in"}
+    sent = oauth.browser.post("/account", data=data, base_url=ISSUER)
+    assert oauth.follow(oauth.log_in(sent)).status_code == 303
+    page = open_account(oauth)
+    assert act(oauth, fields_of(page, "WIKI_KEY"), "set-credential", WIKI_KEY="new").status_code == 303
+    assert values(oauth) == {"GITHUB_TOKEN": TOKEN, "WIKI_KEY": "new"}
 
 
 def test_removing_ends_the_grants_at_that_server_alone(oauth: OAuthTestClient, audit_log: AuditLog) -> None:

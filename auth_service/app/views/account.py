@@ -1,6 +1,7 @@
 """The account page: it shows which applications have access to which servers, and ends it.
 
-It shows as well which credentials of the user the gateway keeps, and replaces and removes them.
+It shows as well which credentials of the user the gateway keeps, replaces and removes them, and asks for those that
+are missing at servers that the user may use.
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ blueprint = Endpoints("account", __name__)
 _FORM_PURPOSE = "account"
 HOME_FIELD = "home"
 """The field of a form of the home page: the sign-in leads back there."""
-_NOTICES = frozenset({"ended", "all-ended", "signed-out", "credential-removed", "credential-replaced"})
+_NOTICES = frozenset(
+    {
+        *("ended", "all-ended", "signed-out"),
+        *("credential-removed", "credential-replaced", "credential-set", "credential-connected"),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +103,8 @@ def act(parts: Parts) -> Response:
             raise _provider_down(parts, error) from error
     if "credential" in token.content:
         return _change_credential(parts, session, token.content, form)
+    if "absent" in token.content:
+        return _set_credential(parts, session, token.content, form)
     return _change(parts, session, form)
 
 
@@ -182,25 +190,53 @@ def _change_credential(parts: Parts, session: Session, shown: dict[str, str], fo
             parts.credential_changes.remove(resource_name, session.sub, [variable], by="user")
             return _back(parts, "credential-removed")
         case "replace-credential" if held.field is not None and not held.field.is_connected:
-            entered = credential_fields.read(parts, resource_name, [variable], form)
-            if entered.problems:
-                return _render(parts, "credential-problem", problems={held.id: entered.problems[variable]})
-            parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
-            return _back(parts, "credential-replaced")
+            return _enter(parts, session, resource_name, variable, form, notice="credential-replaced")
         case "connect-credential" if parts.connections.is_connection(resource_name, variable):
-            return connections.send(
-                parts,
-                connections.Attempt(
-                    resource_name=resource_name,
-                    variable=variable,
-                    sub=session.sub,
-                    name=session.name,
-                    back=f"{parts.settings.issuer}/account",
-                    done=f"{parts.settings.issuer}/account?notice=credential-replaced",
-                ),
-            )
+            return _connect(parts, session, resource_name, variable, notice="credential-replaced")
         case _:
             return _render(parts, "stale")
+
+
+def _set_credential(parts: Parts, session: Session, shown: dict[str, str], form: dict[str, str]) -> Response:
+    """Keep or connect what the form asked for, if the user may use its server and it is still missing."""
+    found = _find_absent(parts, session, _find_usable(parts, session))
+    absent = next((each for each in found if each.id == shown["absent"]), None)
+    if absent is None or absent.digest != shown["digest"]:
+        return _render(parts, "stale")
+    resource_name, variable = absent.resource_name, absent.field.variable
+    match form.get("action"):
+        case "set-credential" if not absent.field.is_connected:
+            return _enter(parts, session, resource_name, variable, form, notice="credential-set")
+        case "connect-credential" if parts.connections.is_connection(resource_name, variable):
+            return _connect(parts, session, resource_name, variable, notice="credential-connected")
+        case _:
+            return _render(parts, "stale")
+
+
+def _enter(
+    parts: Parts, session: Session, resource_name: str, variable: str, form: dict[str, str], *, notice: str
+) -> Response:
+    entered = credential_fields.read(parts, resource_name, [variable], form)
+    if entered.problems:
+        problems = {f"{resource_name}:{variable}": entered.problems[variable]}
+        return _render(parts, "credential-problem", problems=problems)
+    parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
+    return _back(parts, notice)
+
+
+def _connect(parts: Parts, session: Session, resource_name: str, variable: str, *, notice: str) -> Response:
+    page = f"{parts.settings.issuer}/account"
+    return connections.send(
+        parts,
+        connections.Attempt(
+            resource_name=resource_name,
+            variable=variable,
+            sub=session.sub,
+            name=session.name,
+            back=page,
+            done=f"{page}?notice={notice}",
+        ),
+    )
 
 
 def _find_held(
@@ -209,8 +245,24 @@ def _find_held(
     return credential_fields.find_held(parts, session.sub, list(parts.settings.resources), problems=problems)
 
 
-def _token_of(parts: Parts, session: Session, held: credential_fields.Held) -> str:
-    content = {"sub": session.sub, "credential": held.id, "digest": held.digest}
+def _find_usable(parts: Parts, session: Session) -> list[str] | None:
+    """Return the servers with credentials of users that the user may use; None if the gateway does not know."""
+    asking = {name for name, resource in parts.settings.resources.items() if resource.user_credentials}
+    if not asking:
+        return []
+    usable = parts.user_access.find_usable_by_last_login(session.sub, session.name)
+    return None if usable is None else [name for name in usable if name in asking]
+
+
+def _find_absent(
+    parts: Parts, session: Session, usable: list[str] | None, *, problems: Mapping[str, str] | None = None
+) -> list[credential_fields.Absent]:
+    return credential_fields.find_absent(parts, session.sub, usable or [], problems=problems)
+
+
+def _token_of(parts: Parts, session: Session, shown: credential_fields.Held | credential_fields.Absent) -> str:
+    kind = "credential" if isinstance(shown, credential_fields.Held) else "absent"
+    content = {"sub": session.sub, kind: shown.id, "digest": shown.digest}
     return make_form_token(parts, _FORM_PURPOSE, content)
 
 
@@ -228,19 +280,25 @@ def _redirect(url: str) -> Response:
 def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = None) -> Response:
     session = find_session(parts)
     held = _find_held(parts, session, problems=problems) if session is not None else []
+    usable = _find_usable(parts, session) if session is not None else None
+    absent = _find_absent(parts, session, usable, problems=problems) if session is not None else []
+    resource_names = sorted({each.resource_name for each in held} | {each.resource_name for each in absent})
     response = render_page(
         parts,
         "account.html" if session is not None else "sign_in.html",
         status=400 if notice in {"stale", "no-cookies", "credential-problem"} else 200,
-        form_targets=provider_targets(parts)
-        if session is None
-        else connections.form_targets(parts, sorted({each.resource_name for each in held})),
+        form_targets=(
+            *(provider_targets(parts) if usable is None else ()),
+            *connections.form_targets(parts, resource_names),
+        ),
         action=f"{parts.settings.issuer}/account",
         form_token=form_token(parts, session),
         session=session,
         user=display_text(session.name) if session is not None else "",
         accesses=_accesses(parts, session) if session is not None else (),
         credentials=[(each, _token_of(parts, session, each)) for each in held] if session is not None else (),
+        missing=[(each, _token_of(parts, session, each)) for each in absent] if session is not None else (),
+        is_known=usable is not None,
         provider=parts.provider.title,
         notice=notice,
     )

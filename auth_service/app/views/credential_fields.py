@@ -59,6 +59,22 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A credential that a server needs and the gateway does not have."""
+
+    resource_name: str
+    server: DisplayName
+    field: Field
+    digest: str
+    """As that of `Held`."""
+
+    @property
+    def id(self) -> str:
+        """Names it in the form, as that of `Held`."""
+        return f"{self.resource_name}:{self.field.variable}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entered:
     """What a user has entered: what can be kept, and why the rest cannot, by variable."""
 
@@ -107,6 +123,34 @@ def find_held(
                 digest=digest(parts, name, [variable]),
             )
         )
+    return found
+
+
+def find_absent(
+    parts: Parts,
+    sub: str,
+    resource_names: Sequence[str],
+    *,
+    problems: Mapping[str, str] | None = None,
+) -> list[Absent]:
+    """Return what these servers need of a user and is not kept. `problems` are those of a form, by `Absent.id`."""
+    kept = {(each.resource_name, each.variable) for each in parts.user_credentials.find_states(sub, resource_names)}
+    found: list[Absent] = []
+    for name in resource_names:
+        resource = parts.settings.resources[name]
+        for variable in resource.user_credentials:
+            if (name, variable) in kept:
+                continue
+            problem = (problems or {}).get(f"{name}:{variable}")
+            (field,) = describe(parts, name, [variable], problems={variable: problem} if problem else None)
+            found.append(
+                Absent(
+                    resource_name=name,
+                    server=display_name(resource.title or name),
+                    field=field,
+                    digest=digest(parts, name, [variable]),
+                )
+            )
     return found
 
 

@@ -16,7 +16,7 @@ from auth_service.settings import Resource
 from . import Endpoints
 from .account import HOME_FIELD, form_token
 from .browser import find_session, keep_browser
-from .credential_fields import Held, describe, find_held
+from .credential_fields import Field, Held, describe, find_held
 from .pages import provider_targets, render_page
 
 blueprint = Endpoints("home", __name__)
@@ -44,7 +44,7 @@ class Panel:
 class Credential:
     """What a server needs from a user, and what is kept of it."""
 
-    label: str
+    field: Field
     held: Held | None
 
 
@@ -68,8 +68,7 @@ def show(parts: Parts) -> Response:
     session = find_session(parts)
     usable: list[str] | None = None
     if session is not None:
-        profile = parts.user_access.find_last_profile(session.sub, session.name)
-        usable = None if profile is None else parts.user_access.find_usable(profile)
+        usable = parts.user_access.find_usable_by_last_login(session.sub, session.name)
     elif parts.settings.home_page.public:
         usable = list(parts.settings.resources)
     shown = usable or []
@@ -121,8 +120,7 @@ def visit(parts: Parts, name: str, status: str) -> Response:
 def _credentials(parts: Parts, name: str, held: Mapping[str, Held]) -> list[Credential]:
     wanted = list(parts.settings.resources[name].user_credentials)
     return [
-        Credential(label=field.label, held=held.get(f"{name}:{field.variable}"))
-        for field in describe(parts, name, wanted)
+        Credential(field=field, held=held.get(f"{name}:{field.variable}")) for field in describe(parts, name, wanted)
     ]
 
 

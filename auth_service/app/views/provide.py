@@ -43,6 +43,8 @@ blueprint = Endpoints("provide", __name__)
 WAIT_SECONDS: Final = 30 * 60
 """How long a login waits: the user may have to make a token elsewhere first."""
 _FORM_PURPOSE: Final = "provide"
+_CONNECTED_PARAMETER: Final = "connected"
+"""Of the page's URL: the variable for which the user has just connected an account."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ def show(parts: Parts) -> Response:
     waiting = _find(parts, login)
     requested = _read_again(parts, waiting)
     if find_missing(parts, requested.resource_name, waiting.sub):
-        return _ask(parts, login, waiting, requested)
+        return _ask(parts, login, waiting, requested, connected=query_parameters().get(_CONNECTED_PARAMETER))
     _consume(parts, login)
     if (page := find_change(parts, waiting.shown, requested, waiting.scopes)) is not None:
         return page
@@ -124,7 +126,7 @@ def act(parts: Parts) -> Response:
                 sub=waiting.sub,
                 name=waiting.name,
                 back=_url(parts, login),
-                done=_url(parts, login),
+                done=f"{_url(parts, login)}&{_CONNECTED_PARAMETER}={variable}",
             ),
         )
     entered = credential_fields.read(parts, resource_name, asked, form)
@@ -132,7 +134,7 @@ def act(parts: Parts) -> Response:
     missing = find_missing(parts, resource_name, waiting.sub)
     problems = {variable: text for variable, text in entered.problems.items() if variable in missing}
     if problems:
-        return _ask(parts, login, waiting, requested, problems=problems)
+        return _ask(parts, login, waiting, requested, problems=problems, is_partly_kept=bool(entered.secrets))
     return _go_on(parts, login)
 
 
@@ -196,6 +198,8 @@ def _ask(
     *,
     problems: Mapping[str, str] | None = None,
     is_changed: bool = False,
+    is_partly_kept: bool = False,
+    connected: str | None = None,
 ) -> Response:
     resource_name = requested.resource_name
     resource = parts.settings.resources[resource_name]
@@ -204,6 +208,9 @@ def _ask(
         return _go_on(parts, login)
     content = {"login": login, "variables": missing, "digest": _digest(parts, waiting, requested, missing)}
     fields = credential_fields.describe(parts, resource_name, missing, problems=problems)
+    kept = credential_fields.describe(
+        parts, resource_name, [variable for variable in resource.user_credentials if variable not in missing]
+    )
     response = render_page(
         parts,
         "provide.html",
@@ -212,12 +219,15 @@ def _ask(
         action=f"{parts.settings.issuer}/provide",
         form_token=make_form_token(parts, _FORM_PURPOSE, content),
         fields=fields,
+        kept=kept,
+        connected=next((field for field in kept if field.is_connected and field.variable == connected), None),
         user=display_text(waiting.name),
         client=display_name(requested.client_name),
         server=display_name(resource.title or resource_name),
         resource_url=resource.url,
         is_changed=is_changed,
         has_problems=bool(problems),
+        is_partly_kept=is_partly_kept,
     )
     keep_browser(parts, response)
     return response
