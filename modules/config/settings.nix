@@ -74,7 +74,7 @@ let
       authorization_endpoint = oauth.authorizationEndpoint;
       token_endpoint = oauth.tokenEndpoint;
       client_id = oauth.clientId;
-      scopes = lib.defaultTo [ ] oauth.scopes;
+      inherit (oauth) scopes;
     }
     // lib.filterAttrs (_: value: value != null && value != { }) {
       token_endpoint_auth_method = oauth.tokenEndpointAuthMethod;

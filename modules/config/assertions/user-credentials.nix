@@ -31,10 +31,6 @@ let
         message = "${option}.servers.${name}.userCredentials.${variable}.pattern: with `oauth` no user enters a value that could be compared.";
       }
       {
-        assertion = oauth != null -> oauth.scopes != null;
-        message = "${option}.servers.${name}.userCredentials.${variable}.oauth.scopes: is not set; `[ ]` asks for none.";
-      }
-      {
         assertion =
           oauth.tokenEndpointAuthMethod or null != null -> oauth.clientSecretFile or null != null;
         message = "${option}.servers.${name}.userCredentials.${variable}.oauth.tokenEndpointAuthMethod: needs `clientSecretFile`.";

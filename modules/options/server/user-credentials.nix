@@ -59,14 +59,13 @@ let
         );
         default = null;
         example = "client_secret_post";
-        description = "How the auth service sends the client secret. If null, `client_secret_basic`.";
+        description = "How the auth service sends the client secret: HTTP Basic, or in the body, which is the only way that GitHub documents. If null, `client_secret_basic`.";
       };
 
       scopes = mkOption {
-        type = types.nullOr (types.listOf types.str);
-        default = null;
+        type = types.listOf types.str;
         example = [ "repo" ];
-        description = "Scopes to ask the other service for. Set it always: an empty list asks for none.";
+        description = "Scopes to ask the other service for. An empty list asks for none.";
       };
 
       authorizationParameters = mkOption {
@@ -119,6 +118,7 @@ in
                 tokenEndpoint = "https://github.com/login/oauth/access_token";
                 clientId = "Ov23liExample";
                 clientSecretFile = "/run/secrets/github-connection";
+                tokenEndpointAuthMethod = "client_secret_post";
                 scopes = [ "repo" ];
               }
             '';

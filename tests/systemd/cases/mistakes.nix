@@ -121,7 +121,6 @@ in
       };
     };
   };
-  credential-without-scopes = connecting { scopes = null; };
   credential-without-its-secret = connecting { tokenEndpointAuthMethod = "client_secret_post"; };
   state-of-each-user = keeping { isolation = "per-user"; };
   state-of-a-shared-process = keeping { isolation = "shared"; };
