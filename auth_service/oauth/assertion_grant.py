@@ -99,6 +99,12 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
             record(Event.LOGIN_REFUSED, reason="the user may not use this server")
             raise OAuthError("invalid_grant", "the user may not use this server")
         target = Target(resource_url=urls[name], scope=self._choose_scope(assertion, name, allowed))
+        if server.lacks_credentials(name, assertion.profile.subject):
+            record(Event.LOGIN_REFUSED, reason="a credential is missing")
+            raise OAuthError(
+                "invalid_grant",
+                "the server needs a credential of the user, who has to log in once with a browser: a page asks for it",
+            )
         users.use_up(assertion)
         record(Event.LOGIN_ACCEPTED)
         holder = Holder(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.protocol import resources, scopes
+from auth_service.protocol.errors import OAuthError
 from auth_service.storage.grants import Grant, new_sid
 
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
@@ -56,6 +57,9 @@ def choose_target(server: AuthorizationServer, rights: Rights, form: Mapping[str
     urls = {name: each.url for name, each in server.settings.resources.items() if name in rights.servers}
     default = next(iter(urls)) if len(urls) == 1 else None
     resource = server.settings.resources[resources.parse_resource(form.get("resource"), urls, default=default)]
+    if resource.user_credentials:
+        # Without them no process starts, and the program would get tokens that are refused, again and again.
+        raise OAuthError("invalid_target", "this server needs credentials that only a user can provide, in a browser")
     may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in rights.scopes]
     requested = scopes.grantable(scopes.parse(form.get("scope")), supported=may_have, default=may_have)
     granted = [scope for scope in may_have if scope in requested or scope in resource.required_scopes]

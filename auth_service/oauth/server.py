@@ -184,6 +184,11 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if name is not None and self.settings.resources[name].user_credentials:
             self._user_credentials.keep(name, grant.sub)
 
+    def lacks_credentials(self, resource_name: str, sub: str) -> bool:
+        """Whether a user has to provide something before a process of the server can start."""
+        wanted = self.settings.resources[resource_name].user_credentials
+        return bool(self._user_credentials.find_missing(resource_name, sub, list(wanted)))
+
     # Tokens
 
     def token_response(

@@ -189,6 +189,8 @@ class Settings(Model):
         """Refuse servers and scopes that do not exist."""
         if unknown := [server for server in machine.servers if server not in self.resources]:
             raise ValueError(f"{key}.servers: there is no server {unknown[0]}")
+        if asking := [server for server in machine.servers if self.resources[server].user_credentials]:
+            raise ValueError(f"{key}.servers: {asking[0]} needs user_credentials, which only users can provide")
         known = {scope for server in machine.servers for scope in self.resources[server].scopes}
         if foreign := [scope for scope in machine.scopes if scope not in known]:
             raise ValueError(f"{key}.scopes: none of its servers has the scope {foreign[0]}")

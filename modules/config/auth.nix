@@ -87,6 +87,8 @@ in
             # The workers report readiness, not the main process.
             NotifyAccess = "all";
             WatchdogSec = 60;
+            # No core dump, as of a bridge: the workers have the master key, and what users have given for servers.
+            LimitCORE = 1;
             # Gunicorn ends its workers itself, after their running requests.
             KillMode = "mixed";
             ExecStart = "${service} --settings /etc/${settingsFile}";

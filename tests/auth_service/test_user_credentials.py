@@ -32,6 +32,7 @@ OAUTH: dict[str, Any] = {
     "scopes": ["read"],
 }
 PASTED: dict[str, Any] = {"label": "Token"}
+FREE = ("AWS_SECRET_ACCESS_KEY", "GITLAB_TOKEN", "DOCKER_TOKEN", "GIT_PASSWORD", "GITHUB_PAT", "JIRA_URL", "R_TOKEN")
 CONNECTED: dict[str, Any] = {"label": "Drive", "oauth": OAUTH}
 
 
@@ -102,7 +103,9 @@ def test_a_fault_of_a_users_credential_is_one_line_that_names_it(
     assert "\n" not in str(caught.value).replace(name, "")
 
 
-@pytest.mark.parametrize("name", ["GITHUB_TOKEN", "NPM_TOKEN", "GIT_TOKEN", "API_KEY", "SLACK_BOT_TOKEN", "PATHS"])
+@pytest.mark.parametrize(
+    "name", ["GITHUB_TOKEN", "NPM_TOKEN", "GIT_TOKEN", "API_KEY", "SLACK_BOT_TOKEN", "PATHS", *FREE]
+)
 def test_usual_names_of_secrets_are_free(name: str) -> None:
     assert not STARTS_PROGRAMS.fullmatch(name)
 
@@ -114,6 +117,11 @@ def test_usual_names_of_secrets_are_free(name: str) -> None:
         *("PYTHONSTARTUP", "PERL5LIB", "PERL5OPT", "RUBYOPT", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "GIT_SSH_COMMAND"),
         *("GIT_CONFIG_COUNT", "https_proxy", "ALL_PROXY", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "npm_config_prefix"),
         *("GLIBC_TUNABLES", "NIX_LD", "XDG_CONFIG_HOME", "LISTEN_FDS", "NOTIFY_SOCKET", "SYSTEMD_LOG_LEVEL"),
+        *("OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES", "CORECLR_PROFILER_PATH", "DOTNET_STARTUP_HOOKS"),
+        *("JAVA_OPTS", "MAVEN_OPTS", "JDK_JAVA_OPTIONS", "ERL_FLAGS", "ERL_AFLAGS", "R_PROFILE", "R_PROFILE_USER"),
+        *("GIO_EXTRA_MODULES", "GST_PLUGIN_PATH", "QT_PLUGIN_PATH", "AWS_CONFIG_FILE", "AWS_CA_BUNDLE", "GIT_DIR"),
+        *("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GIT_SSL_CAINFO", "GIT_ASKPASS", "GIT_EDITOR", "GIT_PAGER", "KUBECONFIG"),
+        *("DOCKER_HOST", "PUPPETEER_EXECUTABLE_PATH", "LESSOPEN", "ZDOTDIR", "HTTP_PROXY", "no_proxy", "RES_OPTIONS"),
     ],
 )
 def test_names_that_decide_how_programs_start_are_refused(name: str) -> None:

@@ -125,3 +125,14 @@ def test_metadata_offers_client_credentials_while_a_machine_is_there(oauth: OAut
     assert "client_credentials" in offered()
     oauth.revocation.remove_client("nightly", by="operator")
     assert "client_credentials" not in offered()
+
+
+def test_a_server_that_needs_credentials_of_its_users_is_not_open_to_it(oauth: OAuthTestClient) -> None:
+    """Else it would ask for a token again and again, as no process starts without them."""
+    create(oauth, secret=True, servers=["time", "fetch"])
+    oauth.reload(resources={"fetch": {"user_credentials": {"TOKEN": {"label": "Token"}}}})
+    refused = ask(oauth, resource="https://fetch.example.com/mcp")
+    assert (refused.status_code, refused.get_json()["error"]) == (400, "invalid_target")
+    assert "credentials that only a user can provide" in refused.get_json()["error_description"]
+    assert list(oauth.store.grants.find_of_user("client:nightly")) == []
+    assert claims_of(ask(oauth, resource=RESOURCE))["aud"] == RESOURCE

@@ -411,6 +411,17 @@ def test_a_declaration_that_makes_no_sense_is_refused(settings: Settings, client
         declare(settings, **client)
 
 
+@pytest.mark.parametrize("server", ["time", "fetch"])
+def test_a_machine_may_not_have_a_server_that_needs_credentials_of_its_users(settings: Settings, server: str) -> None:
+    document = settings.model_dump() | {"declared_clients": {"x": {"servers": [server], "secret": True}}}
+    document["resources"]["fetch"]["user_credentials"] = {"TOKEN": {"label": "Token"}}
+    if server == "time":
+        assert Settings.model_validate(document).declared_clients["x"].servers == ("time",)
+    else:
+        with pytest.raises(ValueError, match=r"declared_clients\.x\.servers: fetch needs user_credentials"):
+            Settings.model_validate(document)
+
+
 def test_a_client_may_not_have_the_name_of_a_server(settings: Settings) -> None:
     with pytest.raises(ValueError, match="has the name of a server"):
         declare(settings, "time", servers=["fetch"], secret=True)

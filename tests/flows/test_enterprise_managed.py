@@ -25,6 +25,7 @@ from auth_service.app.views.browser import start_session
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import ID_JAG_PROFILE, JWT_BEARER_GRANT
 from auth_service.settings import Settings
+from auth_service.storage.user_credentials import Secret
 from tests.auth_service.idp.test_oidc import ISSUER as PROVIDER
 from tests.auth_service.idp.test_oidc import KEY, OTHER_KEY, StandIn, jwk
 
@@ -408,6 +409,25 @@ def test_a_refused_request_does_not_use_an_assertion_up(oauth: OAuthTestClient, 
     assert error_of(exchange(oauth, assertion, resource=FETCH)) == "invalid_target"
     assert error_of(exchange(oauth, assertion, scope="unknown")) == "invalid_scope"
     claims_of(exchange(oauth, assertion))
+
+
+def test_a_user_who_has_not_provided_what_the_server_needs_has_to_log_in_with_a_browser(
+    oauth: OAuthTestClient, provider: StandIn, audit_log: AuditLog
+) -> None:
+    oauth.reload(
+        resources={"time": {"user_credentials": {"TOKEN": {"label": "Token"}}}},
+        declared_clients={"nightly": None},
+        trusted_issuers={"ci": None},
+    )
+    assertion = id_jag()
+    refused = exchange(oauth, assertion)
+    assert error_of(refused) == "invalid_grant"
+    assert "log in once with a browser" in refused.get_json()["error_description"]
+    (entry,) = audit_log.of(Event.LOGIN_REFUSED)
+    assert (entry["user"], entry["reason"]) == (USER, "a credential is missing")
+    parts = cast(Parts, oauth.app.extensions["gateway"])
+    parts.user_credentials.put("time", USER, {"TOKEN": Secret(value="x")})
+    assert claims_of(exchange(oauth, assertion))["sub"] == USER
 
 
 def test_of_two_workers_at_once_one_accepts_an_assertion(oauth: OAuthTestClient, provider: StandIn) -> None:

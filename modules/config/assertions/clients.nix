@@ -23,6 +23,7 @@ let
         lib.subtractLists unknownServers client.servers
       );
       unknownScopes = lib.subtractLists known client.scopes;
+      asking = lib.filter (server: (topology.enabled.${server} or { }).userCredentials or { } != { }) client.servers;
     in
     [
       {
@@ -57,6 +58,10 @@ let
       {
         assertion = unknownServers == [ ];
         message = "${option}.declaredClients.${name}.servers: \"${toString unknownServers}\" is not in `servers`.";
+      }
+      {
+        assertion = asking == [ ];
+        message = "${option}.declaredClients.${name}.servers: \"${toString asking}\" needs `userCredentials`, which only users can provide.";
       }
       {
         assertion = unknownServers != [ ] || client.redirectUris != [ ] || unknownScopes == [ ];

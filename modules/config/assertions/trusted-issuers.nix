@@ -19,6 +19,7 @@ let
       );
       unknownScopes = lib.subtractLists known trusted.scopes;
       keys = lib.mapNullable lib.readFile trusted.keysFile;
+      asking = lib.filter (server: (topology.enabled.${server} or { }).userCredentials or { } != { }) trusted.servers;
       same = lib.filterAttrs (
         _: other: other.issuer == trusted.issuer && other.audience == trusted.audience
       ) cfg.trustedIssuers;
@@ -35,6 +36,10 @@ let
       {
         assertion = unknownServers == [ ];
         message = "${option}.${name}.servers: \"${toString unknownServers}\" is not in `servers`.";
+      }
+      {
+        assertion = asking == [ ];
+        message = "${option}.${name}.servers: \"${toString asking}\" needs `userCredentials`, which only users can provide.";
       }
       {
         assertion = unknownServers != [ ] || unknownScopes == [ ];

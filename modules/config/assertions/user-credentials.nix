@@ -55,6 +55,10 @@ let
         assertion = hasBridge -> server.settings.require-identity or null != null;
         message = "${option}.servers.${name}.userCredentials: do not go with `settings.no-identity`, with which the bridge knows no users.";
       }
+      {
+        assertion = hasBridge -> server.stateDirectory != true;
+        message = "${option}.servers.${name}.userCredentials: do not go with `stateDirectory` true, in which a process of one user finds what another's has written; set \"per-user\" or false.";
+      }
     ]
     ++ lib.concatLists (lib.mapAttrsToList (perCredential name server) server.userCredentials);
 in

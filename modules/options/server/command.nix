@@ -108,7 +108,8 @@ in
         Whether the server keeps files, in a directory that is its home and working directory.
 
         - `false`: no. Everything that the server writes is removed when the server ends.
-        - `true`: yes, in {file}`/var/lib/mcp-bridge-NAME`, which the processes of all users share.
+        - `true`: yes, in {file}`/var/lib/mcp-bridge-NAME`, which the processes of all users share; not with
+          `userCredentials`.
         - `"per-user"`: yes, in {file}`/var/lib/mcp-server-NAME`, where each process sees the files of its own user and
           no others. It needs `isolation` `per-session` or `per-user`, and no `warmSpares`.
       '';

@@ -103,6 +103,10 @@ in
       userCredentials.API_TOKEN.label = "Token";
     };
   };
+  credentials-beside-files-of-all-users = asking {
+    userCredentials.API_TOKEN.label = "Token";
+    stateDirectory = true;
+  };
   credential-of-no-variable = asking { userCredentials."API-TOKEN".label = "Token"; };
   credential-that-starts-programs = asking { userCredentials.LD_PRELOAD.label = "Token"; };
   credential-that-is-set = asking {
@@ -195,6 +199,16 @@ in
     "ci"
     "deploy"
   ] { };
+  programs-at-a-server-that-asks-users = {
+    imports = [
+      (asking { })
+      (client "nightly" {
+        inherit secretFile;
+        servers = [ "time" ];
+      })
+      (issuers [ "ci" ] { })
+    ];
+  };
   issuer-of-an-unknown-server = issuers [ "ci" ] { servers = [ "other" ]; };
   issuer-with-an-unknown-scope = issuers [ "ci" ] { scopes = [ "write" ]; };
   issuer-with-keys = issuers [ "ci" ] { keysFile = ./cluster-keys.json; };
