@@ -19,7 +19,7 @@ from auth_service.protocol import jwk_sets, redirect_uris
 from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
-from auth_service.protocol.jwt_checks import checking_all
+from auth_service.protocol.jwt_checks import checking_all, decode, read_unverified
 from auth_service.settings import OpenIDConnect, is_loopback_host
 
 from . import Login, http, provider_errors, provider_name
@@ -252,15 +252,15 @@ class OidcProvider:
     def _verify_id_token(self, unverified: str) -> dict[str, Any]:
         """Return the claims of an ID token, verified as Core §3.1.3.7 says except for the nonce. Raises LoginError."""
         try:
-            header = jwt.get_unverified_header(unverified)
+            header, _ = read_unverified(unverified)
             algorithm, kid = header.get("alg"), header.get("kid")
             if algorithm not in jwk_sets.ALGORITHMS or not (kid is None or isinstance(kid, str)):
                 raise jwt.InvalidAlgorithmError
             if (key := self._find_key(kid=kid, algorithm=algorithm)) is None:
                 raise jwt.InvalidKeyError
-            claims: dict[str, Any] = jwt.decode(
+            claims = decode(
                 unverified,
-                key.key,
+                key,
                 algorithms=[algorithm],
                 issuer=self._settings.issuer,
                 audience=self._settings.client_id,

@@ -15,7 +15,7 @@ from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
 from auth_service.protocol.jwk_sets import ALGORITHMS
-from auth_service.protocol.jwt_checks import check_assertion, checking_all
+from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.storage.identifiers import Identifiers
 
 from .client_lookup import ClientLookup
@@ -101,8 +101,7 @@ class ClientAuthenticator:
         if kind != JWT_BEARER:
             raise OAuthError("invalid_client", f"client_assertion_type must be {JWT_BEARER}", status=401)
         try:
-            header = jwt.get_unverified_header(unverified)
-            unverified_claims = jwt.decode(unverified, options={"verify_signature": False})
+            header, unverified_claims = read_unverified(unverified)
         except jwt.InvalidTokenError as error:
             raise _failed() from error
         subject = unverified_claims.get("sub")
@@ -135,9 +134,9 @@ class ClientAuthenticator:
         # From the client's own metadata. `jwk`, `jku` and `x5u` in the header are ignored.
         if (key := self._clients.find_key(client, kid=kid, algorithm=algorithm)) is None:
             raise jwt.InvalidKeyError
-        claims: dict[str, Any] = jwt.decode(
+        claims = decode(
             unverified,
-            key.key,
+            key,
             algorithms=[algorithm],
             issuer=client.client_id,
             subject=client.client_id,

@@ -21,7 +21,7 @@ from auth_service.protocol import jwk_sets
 from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, OAuthError
 from auth_service.protocol.jwk_sets import VerificationKey
-from auth_service.protocol.jwt_checks import check_assertion, checking_all
+from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.storage.identifiers import Identifiers
 
 from .client_authentication import CLIENT_CLOCK_SECONDS, MAX_ASSERTION_SECONDS, MAX_JTI_LENGTH
@@ -87,7 +87,7 @@ class UserAssertions:
         try:
             claims = self._verify(unverified)
             profile = self._provider.profile_of(claims)
-        except (jwt.PyJWTError, OverflowError) as error:  # PyJWT lets an infinite time through to `int`
+        except jwt.PyJWTError as error:
             raise _refused(f"it is not valid: {type(error).__name__}") from error
         except LoginError as error:
             raise _refused("it has no usable sub") from error
@@ -115,13 +115,12 @@ class UserAssertions:
 
     def _verify(self, unverified: str) -> dict[str, Any]:
         """Return the claims of an assertion (the draft; RFC 7523 §3). Raises jwt.PyJWTError."""
-        header = jwt.get_unverified_header(unverified)
+        header, unverified_claims = read_unverified(unverified)
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm not in jwk_sets.ALGORITHMS or header.get("typ") != TYPE:
             raise jwt.InvalidAlgorithmError
         if not (kid is None or isinstance(kid, str)):
             raise jwt.InvalidKeyError
-        unverified_claims = jwt.decode(unverified, options={"verify_signature": False})
         if unverified_claims.get("iss") != self._provider.issuer:  # before anything is fetched
             raise jwt.InvalidIssuerError
         # From the provider's own key set. `jwk`, `jku`, `x5c` and `x5u` in the header are ignored.
@@ -129,9 +128,9 @@ class UserAssertions:
             key = self._provider.find_current_key(kid=kid, algorithm=algorithm)
         if key is None:
             raise jwt.InvalidKeyError
-        claims: dict[str, Any] = jwt.decode(
+        claims = decode(
             unverified,
-            key.key,
+            key,
             algorithms=[algorithm],
             issuer=self._provider.issuer,
             audience=self._audiences,
@@ -145,9 +144,10 @@ class UserAssertions:
 def is_id_jag(unverified: str) -> bool:
     """Whether an assertion says that it is an ID-JAG. Raises OAuthError `invalid_grant` for what is no JWT."""
     try:
-        return jwt.get_unverified_header(unverified).get("typ") == TYPE
+        header, _ = read_unverified(unverified)
     except jwt.InvalidTokenError as error:
         raise _refused("it is no JWT") from error
+    return header.get("typ") == TYPE
 
 
 def _refused(reason: str) -> OAuthError:

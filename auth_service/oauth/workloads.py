@@ -20,7 +20,7 @@ from auth_service.protocol import client_documents, jwk_sets
 from auth_service.protocol.clients import WORKLOAD_PREFIX
 from auth_service.protocol.errors import ClientDocumentError, OAuthError
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
-from auth_service.protocol.jwt_checks import check_assertion, checking_all
+from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.settings import MAX_SUBJECT_LENGTH, Settings, SettingsError, TrustedIssuer
 from auth_service.storage.identifiers import Identifiers
 from auth_service.storage.store import Store
@@ -122,14 +122,13 @@ class Workloads:
     def verify(self, unverified: str) -> Workload:
         """Return the workload of a token, which is not used up yet. Raises OAuthError `invalid_grant`."""
         try:
-            header = jwt.get_unverified_header(unverified)
-            unverified_claims = jwt.decode(unverified, options={"verify_signature": False})
+            header, unverified_claims = read_unverified(unverified)
         except jwt.InvalidTokenError as error:
             raise _refused("it is no JWT") from error
         name, trusted = self._find_trusted(unverified_claims)
         try:
             claims = self._verify(trusted, unverified, header)
-        except (jwt.PyJWTError, OverflowError) as error:  # PyJWT lets an infinite time through to `int`
+        except jwt.PyJWTError as error:
             raise _refused(f"it is not valid: {type(error).__name__}") from error
         subject = claims["sub"]
         if not (0 < len(subject) <= MAX_SUBJECT_LENGTH and subject.isprintable()):
@@ -173,9 +172,9 @@ class Workloads:
         # From the issuer's own key set. `jwk`, `jku`, `x5c` and `x5u` in the header are ignored.
         if (key := self._find_key(trusted, kid=kid, algorithm=algorithm)) is None:
             raise jwt.InvalidKeyError
-        claims: dict[str, Any] = jwt.decode(
+        claims = decode(
             unverified,
-            key.key,
+            key,
             algorithms=[algorithm],
             issuer=trusted.issuer,
             audience=trusted.audience,

@@ -1,4 +1,4 @@
-"""Which claims of a JWT are checked by PyJWT, spelled out: its defaults differ between versions."""
+"""How JWTs of others are read and checked with PyJWT, whose defaults and errors differ between versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ from typing import Any, Final
 
 import jwt
 
+from .jwk_sets import VerificationKey
+
 _CHECKS: Final = ("signature", "iss", "sub", "aud", "jti", "exp", "iat", "nbf")
+
+
+def read_unverified(unverified: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims of a JWT, of which nothing is checked. Raises jwt.InvalidTokenError."""
+    try:
+        return jwt.get_unverified_header(unverified), jwt.decode(unverified, options={"verify_signature": False})
+    except (ValueError, RecursionError) as error:  # no Unicode, or nested too deeply for Python's parser
+        raise jwt.DecodeError from error
+
+
+def decode(unverified: str, key: VerificationKey, **checks: Any) -> dict[str, Any]:
+    """Return the claims of a JWT that passes the checks, which `jwt.decode` names. Raises jwt.PyJWTError."""
+    try:
+        claims: dict[str, Any] = jwt.decode(unverified, key.key, **checks)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a time that is a list, or infinite
+        raise jwt.DecodeError from error
+    return claims
 
 
 def checking_all(*, required: Collection[str], but: Collection[str] = ()) -> Any:

@@ -147,6 +147,10 @@ def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
+# More than Python's parser follows.
+NESTED = b'{"alg":' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+
 def _unsigned() -> str:
     return assertion(key=None, algorithm="none")
 
@@ -199,6 +203,8 @@ def _unsigned() -> str:
         lambda: assertion(jti=7),
         lambda: assertion(jti="x" * 300),
         lambda: assertion()[:-4] + "AAAA",
+        lambda: f"{_encode({'alg': 'RS256', 'kid': '1'})}.{_base64(NESTED)}.AAAA",
+        lambda: f"{_base64(NESTED)}.{assertion().split('.')[1]}.AAAA",
         lambda: "a.b.c",
         lambda: "nonsense",
     ],

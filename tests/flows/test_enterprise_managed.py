@@ -379,6 +379,16 @@ def test_an_assertion_that_is_signed_with_another_key_is_refused(
     assert provider.asked_for("/evil") == 0
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_token_that_is_nested_too_deeply_to_be_read_is_refused(
+    oauth: OAuthTestClient, provider: StandIn, part: int
+) -> None:
+    parts = ['{"alg":"RS256","typ":"oauth-id-jag+jwt"}', json.dumps(claims_of_assertion())]
+    parts[part] = '{"typ":"oauth-id-jag+jwt","iss":' + "[" * 5000 + "]" * 5000 + "}"
+    unsigned = ".".join(base64url_encode(each.encode()).decode() for each in parts)
+    assert error_of(exchange(oauth, f"{unsigned}.AAAA")) == "invalid_grant"
+
+
 def test_an_assertion_without_a_signature_or_with_a_symmetric_one_is_refused(
     oauth: OAuthTestClient, provider: StandIn
 ) -> None:

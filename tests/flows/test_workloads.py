@@ -309,6 +309,14 @@ def encode(header: dict[str, Any], payload: dict[str, Any], signature: bytes = b
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_token_that_is_nested_too_deeply_to_be_read_is_refused(oauth: OAuthTestClient, part: int) -> None:
+    parts = ['{"alg":"RS256"}', json.dumps(claims_of_job())]
+    parts[part] = '{"typ":"oauth-id-jag+jwt","iss":' + "[" * 5000 + "]" * 5000 + "}"
+    unsigned = ".".join(base64url_encode(each.encode()).decode() for each in parts)
+    assert error_of(exchange(oauth, f"{unsigned}.AAAA")) == "invalid_grant"
+
+
 def test_a_token_without_a_signature_or_with_a_symmetric_one_is_refused(oauth: OAuthTestClient) -> None:
     public_key = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     symmetric = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
