@@ -33,6 +33,10 @@ As early as a bridge ends the processes that started with a new one, and no earl
 at once.
 """
 _NONCE_BYTES: Final = 12
+_MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError)
+"""What reading a record raises that this service has not written so."""
+_END_OF_TIME: Final = 1 << 37
+"""In seconds since 1970: greater numbers are no dates."""
 _USED: Final = "used "
 """Before a variable's name, in the name of the member with the time of its last use."""
 
@@ -128,8 +132,7 @@ class UserCredentials:
     @denies_when_unavailable
     def renew(self, resource_name: str, sub: str, variable: str, former: StoredSecret, secret: Secret) -> bool:
         """Replace a secret by the one that renews it; return False if the user has changed or removed it meanwhile."""
-        set_at = int(json.loads(former.record)["set_at"])
-        record = self._seal(resource_name, sub, variable, secret, set_at=set_at)
+        record = self._seal(resource_name, sub, variable, secret, set_at=_find_set_at(former.record))
         keys = [user_credentials_key(resource_name, sub)]
         return bool(self._replace(keys=keys, args=[variable, former.record, record]))
 
@@ -192,7 +195,7 @@ class UserCredentials:
         """Find what may be shown of all credentials by a scan, for operators and never for a request of a client."""
         with denial():
             seen: set[str] = set()
-            for key in self._redis.scan_iter(match=USER_CREDENTIALS_PREFIX + "*", count=BATCH):
+            for key in self._redis.scan_iter(match=USER_CREDENTIALS_PREFIX + "*", count=BATCH, _type="hash"):
                 if key in seen:
                     continue
                 seen.add(key)
@@ -230,11 +233,11 @@ class UserCredentials:
         return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
 
     def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:
-        sealed = base64.b64decode(json.loads(record)["sealed"])
         cipher, bound = self._cipher(resource_name, sub), self._bound(resource_name, sub, variable)
         try:
+            sealed = base64.b64decode(json.loads(record)["sealed"])
             content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
-        except InvalidTag:  # of another master key or source, or copied here
+        except (InvalidTag, *_MALFORMED):  # of another master key or source, or copied here
             return None
         return Secret(**json.loads(content))
 
@@ -251,11 +254,26 @@ class UserCredentials:
 def _states(resource_name: str, sub: str, members: Mapping[str, str]) -> Iterator[CredentialState]:
     for variable, record in sorted(members.items()):
         if not variable.startswith(_USED):
-            used = members.get(_USED + variable)
             yield CredentialState(
                 resource_name=resource_name,
                 sub=sub,
                 variable=variable,
-                set_at=int(json.loads(record)["set_at"]),
-                used_at=None if used is None else int(used),
+                set_at=_find_set_at(record),
+                used_at=_find_time(members.get(_USED + variable)),
             )
+
+
+def _find_set_at(record: str) -> int:
+    """Return when a secret was set; 0 if its record is malformed, which must not hide those of others."""
+    try:
+        return _find_time(json.loads(record)["set_at"]) or 0
+    except _MALFORMED:
+        return 0
+
+
+def _find_time(value: object) -> int | None:
+    try:
+        seconds = int(str(value))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < _END_OF_TIME else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -135,6 +136,34 @@ def test_what_is_from_another_source_is_missing(
     assert values(again, "tickets", ALICE) == {"WIKI": "w", "TOKEN": TOKEN}
     assert changed.put("tickets", ALICE, {"WIKI": Secret(value="new")}) == {"WIKI"}, "processes may have the former one"
     assert again.find_missing("tickets", ALICE, ["WIKI"]) == ["WIKI"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *("rubbish", "", "{}", "[]", "7", "null", '{"sealed": "x", "set_at": 1}', '{"sealed": "", "set_at": "x"}'),
+        *('{"sealed": 7, "set_at": []}', '{"sealed": "AAAA", "set_at": 1e400}', '{"sealed": "é"}', "[" * 100_000),
+        '{"sealed": "AAAA", "set_at": 10000000000000000000}',
+    ],
+    ids=lambda record: record[:40],
+)
+def test_a_malformed_record_is_as_one_that_does_not_decrypt_and_hides_no_other(
+    credentials: UserCredentials, connection: redis.Redis, record: str
+) -> None:
+    credentials.put("tickets", ALICE, {"TOKEN": Secret(value=TOKEN)})
+    credentials.put("tickets", BOB, {"TOKEN": Secret(value=TOKEN)})
+    connection.hset(KEY, mapping={"BROKEN": record, "used BROKEN": record, "used TOKEN": record})
+    connection.set(user_credentials_key("tickets", "github:3"), record)
+    assert values(credentials, "tickets", ALICE) == {"TOKEN": TOKEN}
+    assert credentials.find_missing("tickets", ALICE, ["TOKEN", "BROKEN"]) == ["BROKEN"]
+    states = credentials.find_states(ALICE, ["tickets"])
+    assert [state.variable for state in states] == ["BROKEN", "TOKEN"]
+    for state in states:
+        datetime.fromtimestamp(state.set_at, UTC)  # pages and commands show it
+    everyone = {(state.sub, state.variable) for state in credentials.find_all_states()}
+    assert everyone == {(ALICE, "BROKEN"), (ALICE, "TOKEN"), (BOB, "TOKEN")}
+    assert credentials.remove("tickets", ALICE, ["BROKEN"]) == ["BROKEN"]
+    assert values(credentials, "tickets", ALICE) == {"TOKEN": TOKEN}
 
 
 def test_another_master_key_reads_nothing(credentials: UserCredentials, connection: redis.Redis) -> None:
