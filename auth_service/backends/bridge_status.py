@@ -79,7 +79,7 @@ def ask(session: requests.Session, resource: Resource, endpoint: str, *, timeout
                     failed=_age(failed),
                     asleep=more.get("asleep") is True,
                 )
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pass
     if status_url is not None:
         raise requests.ConnectionError("no bridge answers, for which the status service was asked")

@@ -27,6 +27,8 @@ _SIGN_ON = re.compile(r"required\s*(?:;\s*url=(?P<url>\S*))?.*")
 _VISIBLE = re.compile(r"[!#-&(-;=?-\[\]-_a-~]{1,2048}")
 """A link consists of visible ASCII without quotes, angle brackets and backslashes."""
 _LOGIN = re.compile(r"[A-Za-z0-9_-]{1,100}(?:\[bot\])?")
+# Python refuses to read thousands of digits.
+_MAX_LIFETIME_DIGITS = 9
 
 
 class _SignOnRequiredError(Exception):
@@ -235,9 +237,10 @@ def _find_tokens(answer: dict[str, Any]) -> _Tokens | None:
     if not isinstance(access_token, str) or not access_token:
         return None
     # GitHub has also sent the number as text.
-    if not isinstance(refresh_token, str) or not str(lifetime).isdecimal():
+    digits = str(lifetime)
+    if not isinstance(refresh_token, str) or not digits.isdecimal() or len(digits) > _MAX_LIFETIME_DIGITS:
         return _Tokens(access_token=access_token)
-    return _Tokens(access_token=access_token, refresh_token=refresh_token, expires_at=time.time() + int(str(lifetime)))
+    return _Tokens(access_token=access_token, refresh_token=refresh_token, expires_at=time.time() + int(digits))
 
 
 def _is_rate_limited(answer: http.Answer) -> bool:

@@ -24,6 +24,7 @@ _COLLECTOR = r"^https?://[^/@?#\s]+/[^?#\s]+$"
 _CREDENTIALS = r"^http://([0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/[!-\"$->@-~]*$"
 _MAX_SECONDS = 1e9
 _MAX_COUNT = 10**11
+_MAX_DIGITS = 100
 
 
 class InvalidValueError(Exception):
@@ -89,9 +90,10 @@ def count(*, at_least: int) -> Kind[int]:
     what = "a positive whole number" if at_least else "a whole number"
 
     def from_text(value: str) -> int:
-        if not (value.isascii() and value.isdecimal() and at_least <= int(value) < _MAX_COUNT):
+        number = _find_number(value)
+        if number is None or not at_least <= number < _MAX_COUNT:
             raise InvalidValueError(f"{value!r} is not {what}")
-        return int(value)
+        return number
 
     def from_json(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < _MAX_COUNT:
@@ -104,6 +106,11 @@ def count(*, at_least: int) -> Kind[int]:
         from_json=from_json,
         schema={"type": "integer", "minimum": at_least, "exclusiveMaximum": _MAX_COUNT},
     )
+
+
+def _find_number(text: str) -> int | None:
+    """Return the whole number that a text is; None also for more digits than any option has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def _seconds_from_text(value: str) -> float:
@@ -161,9 +168,10 @@ def _address(value: str) -> tuple[str, int] | Path:
     if value.startswith("unix:/"):
         return Path(value.removeprefix("unix:"))
     host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    number = _find_number(port)
+    if not host or number is None or number > 65535:
         raise InvalidValueError(f"{value!r} is neither HOST:PORT nor unix:/PATH")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return host.removeprefix("[").removesuffix("]"), number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +223,9 @@ def _origin(value: str) -> str:
     """An origin as browsers write it: without a path, and without the port that its scheme has anyway."""
     if value in ("*", "null"):
         return value
-    found = re.fullmatch(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]+))?/?", value.lower())
+    found = re.fullmatch(
+        r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^/?#@,:\[\]\s]+)(?::([0-9*]{1,9}))?/?", value.lower()
+    )
     if found is None or (found[3] and found[3].isdecimal() and int(found[3]) > 65535):
         raise InvalidValueError(f"{value!r} is not an origin: SCHEME://HOST or SCHEME://HOST:PORT, without a path")
     if not value.isascii():

@@ -82,6 +82,15 @@ def refresh(oauth: OAuthTestClient, client_id: str, issued: dict[str, Any]) -> t
     return response.status_code, response.get_json()
 
 
+@pytest.mark.parametrize(
+    "lifetime", [None, "soon", "9" * 5000, 10**400], ids=["none", "no number", "long text", "huge number"]
+)
+def test_a_lifetime_that_is_none_fails_no_login(oauth: OAuthTestClient, app: App, lifetime: object) -> None:
+    app.issue(1, expires_in=lifetime)
+    client_id, issued = log_in(oauth)
+    assert refresh(oauth, client_id, issued)[0] == 200
+
+
 @pytest.mark.parametrize("lifetime", [EIGHT_HOURS, str(EIGHT_HOURS)])
 def test_a_member_stays_beyond_the_end_of_githubs_token(oauth: OAuthTestClient, app: App, lifetime: int | str) -> None:
     first = app.issue(1, expires_in=lifetime)

@@ -29,7 +29,7 @@ def get_json(http: requests.Session, url: str) -> dict[str, Any]:
         )
     try:
         document = answer.json()
-    except requests.JSONDecodeError as error:
+    except ValueError as error:  # also of numbers with more digits than Python reads
         raise CheckFailed(f"{url} is not JSON", "Something else answers there.") from error
     if not isinstance(document, dict):
         raise CheckFailed(f"{url} is no JSON object", "Something else answers there.")

@@ -104,6 +104,7 @@ def test_a_bridges_answer_is_read(endpoint: str) -> None:
         ({"mcp-stdio-bridge": {"answered": True, "needed": 2, "failed": None}}, 200),
         ({"mcp-stdio-bridge": {"answered": "1", "needed": 2, "failed": None}}, 200),
         (b'{"mcp-stdio-bridge": {"answered": NaN, "needed": 2, "failed": null}}', 200),
+        (b'{"mcp-stdio-bridge": {"answered": 1%s, "needed": 2, "failed": null}}' % (b"0" * 400), 200),
         ({"status": "ok"}, 200),
         (b"<html>", 200),
         (b" " * 5000 + b"{}", 200),

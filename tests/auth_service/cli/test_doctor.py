@@ -225,6 +225,7 @@ WRONG_CHALLENGE = {"WWW-Authenticate": "Bearer"}
             ("router", "names the issuer x"),
         ),
         (SERVER_DOCUMENT, (200, "<html>", {}), ("router", "is not JSON")),
+        (SERVER_DOCUMENT, (200, "9" * 5000, {}), ("router", "is not JSON")),
         (SERVER_DOCUMENT, (200, [], {}), ("router", "no JSON object")),
         (("GET", "/jwks"), (200, {"keys": []}, {}), ("signing keys", "is not published")),
         (("GET", "/metrics"), (200, "", {}), ("internal endpoints", "it is reachable from outside")),

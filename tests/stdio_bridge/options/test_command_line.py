@@ -58,6 +58,9 @@ def test_a_replica_is_named_so_that_a_router_can_match_it(name: str) -> None:
         ("--listen", "80"),
         ("--listen", "localhost:"),
         ("--listen", "localhost:65536"),
+        ("--listen", f"localhost:{'9' * 5000}"),
+        ("--listen", "localhost:\u0661"),
+        ("--max-sessions", "9" * 5000),
         ("--listen", "unix:relative"),
         ("--replica", ""),
         ("--replica", "a.b"),
@@ -158,6 +161,7 @@ def test_an_address_is_read_as_clients_write_it(text: str, host: str) -> None:
     [
         ("--allow-origin", "http://b\u00fccher.example"),
         ("--allow-origin", "https://x:65536"),
+        ("--allow-origin", f"https://x:{'9' * 5000}"),
         ("--allow-origin", "http://[1::2::3]"),
         ("--allow-host", "[1:2]"),
         ("--allow-host", "1::2::3"),
