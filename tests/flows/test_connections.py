@@ -472,3 +472,22 @@ def test_the_button_of_the_account_page_is_of_one_browser_and_what_it_showed(
     oauth.reload(resources={"time": {"user_credentials": {"DRIVE_TOKEN": {"oauth": {"client_id": "another"}}}}})
     answer = oauth.browser.post("/account", data=fields, base_url=ISSUER)
     assert answer.status_code == 400, "the operator has changed where it leads"
+
+
+@pytest.mark.parametrize("moment", ["redeem", "put"])
+def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    parts = parts_of(oauth)
+    url = drive.approve(leave(oauth, arrive(oauth, client_id)))
+    owner: Any = parts.connections if moment == "redeem" else parts.user_credentials
+    act = getattr(owner, moment)
+
+    def act_while_the_user_is_revoked(*args: Any, **named: Any) -> Any:
+        found = act(*args, **named) if moment == "redeem" else None
+        parts.revocation.end_user(OCTOCAT, by="operator")
+        parts.credential_changes.remove_all(OCTOCAT, by="operator")
+        return act(*args, **named) if moment == "put" else found
+
+    monkeypatch.setattr(owner, moment, act_while_the_user_is_revoked)
+    refused(oauth, oauth.follow(url), "You are no longer signed in as the same user")

@@ -63,6 +63,13 @@ def find_session(parts: Parts) -> Session | None:
     return found
 
 
+def is_signed_in_still(parts: Parts, sub: str) -> bool:
+    """Ask Redis anew whether this browser has a session of a user, after a wait in which it may have been ended."""
+    g.pop("session", None)
+    session = find_session(parts)
+    return session is not None and session.sub == sub
+
+
 def start_session(parts: Parts, response: Response, *, sub: str, name: str) -> None:
     """Sign this browser in, and end the session that it had."""
     sessions = parts.store.sessions

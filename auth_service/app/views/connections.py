@@ -23,7 +23,7 @@ from auth_service.protocol.errors import PageError, ServiceUnavailable
 from auth_service.storage.user_credentials import Secret
 
 from . import Endpoints, note, query_parameters, record
-from .browser import browser_fingerprint, find_session, keep_browser, sends_cookies
+from .browser import browser_fingerprint, find_session, is_signed_in_still, keep_browser, sends_cookies
 from .pages import protect
 
 blueprint = Endpoints("connections", __name__)
@@ -85,11 +85,7 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
         raise _failed(attempt, "This answer is not of the service that you were sent to", "Nothing was kept.")
     session = find_session(parts)
     if session is None or session.sub != attempt.sub:
-        raise _failed(
-            attempt,
-            "You are no longer signed in as the same user",
-            "The account was to be connected for another user. Nothing was kept.",
-        )
+        raise _signed_out(attempt)
     label = _find_label(parts, attempt)
     if not parts.connections.is_issuer(resource_name, variable, parameters.get("iss")):
         raise _failed(attempt, f"The answer about {label} names another service", "Nothing was kept.")
@@ -104,8 +100,14 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
             "help, tell the operator of this gateway.",
         ) from AccountRefusedError(f"the browser brought the error {known_error(parameters.get('error'))}")
     secret = _redeem(parts, attempt, label, code=parameters["code"], state=state)
-    parts.credential_changes.put(resource_name, attempt.sub, attempt.name, {variable: secret})
-    return _redirect(attempt.done)
+    # The user may have been revoked while the other service was asked; and once more, as that ends sessions first and
+    # then removes what is stored.
+    if is_signed_in_still(parts, attempt.sub):
+        parts.credential_changes.put(resource_name, attempt.sub, attempt.name, {variable: secret})
+        if is_signed_in_still(parts, attempt.sub):
+            return _redirect(attempt.done)
+        parts.credential_changes.remove(resource_name, attempt.sub, [variable], by="gateway")
+    raise _signed_out(attempt)
 
 
 def _consume(parts: Parts, state: str) -> Attempt:
@@ -154,6 +156,14 @@ def _redeem(parts: Parts, attempt: Attempt, label: str, *, code: str, state: str
             "not help, tell the operator of this gateway.",
             status=503,
         ) from error
+
+
+def _signed_out(attempt: Attempt) -> PageError:
+    return _failed(
+        attempt,
+        "You are no longer signed in as the same user",
+        "The account was to be connected for another user. Nothing was kept.",
+    )
 
 
 def _failed(attempt: Attempt, title: str, explanation: str, *, status: int = 400) -> PageError:
