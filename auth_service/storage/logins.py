@@ -50,6 +50,11 @@ class PendingLogins:
             return None
         return self._read(self._redis.getdel, state, browser)
 
+    @denies_when_unavailable
+    def drop(self, state: str) -> None:
+        """End a login, whose browser cannot go on with it then."""
+        self._redis.delete(self._prefix + hashed(state))
+
     def _read(self, read: Callable[[str], object], state: str, browser: str) -> dict[str, Any] | None:
         document = cast("str | None", read(self._prefix + hashed(state)))
         login: dict[str, Any] | None = json.loads(document) if document is not None else None

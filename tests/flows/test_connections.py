@@ -188,20 +188,24 @@ def test_only_what_the_page_asks_for_can_be_connected(
     assert url.startswith(f"{ISSUER}/provide?login="), "the page again"
 
 
-def test_an_answer_in_another_browser_is_refused_and_uses_nothing_up(
+def test_an_answer_in_another_browser_is_refused_and_ends_the_attempt(
     oauth: OAuthTestClient, drive: StandIn, client_id: str, audit_log: AuditLog
 ) -> None:
     """Login CSRF: an attacker would have the victim's browser connect the attacker's account, or the reverse."""
     url = drive.approve(leave(oauth, arrive(oauth, client_id)))
-    stranger = oauth.new_browser()
-    refused(oauth, open_in(stranger, url), "This browser sent no cookie")
+    refused(oauth, open_in(oauth.new_browser(), url), "This browser sent no cookie")
+    # The attacker may have read the victim's address bar.
+    refused(oauth, oauth.follow(url), CANNOT)
     # One with a page of its own, and one that is signed in.
     victim = OAuthTestClient(oauth.settings, oauth.make_app, oauth.store, oauth.stand_in)
     arrive(victim, client_id, login="hubot")
+    url = drive.approve(leave(oauth, arrive(oauth, client_id)))
     refused(oauth, open_in(victim.browser, url), CANNOT)
-    assert len(audit_log.of(Event.CONNECTION_REFUSED)) == 2
+    refused(oauth, oauth.follow(url), CANNOT)
+    assert len(audit_log.of(Event.CONNECTION_REFUSED)) == 4
     assert drive.requests == [], "no code was redeemed"
-    assert oauth.follow(url).status_code == 303
+    # Another attempt is not concerned.
+    assert oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id)))).status_code == 303
     assert set(held(oauth)) == {"DRIVE_TOKEN"}
     assert held(oauth, HUBOT) == {}
 

@@ -115,6 +115,10 @@ def _consume(parts: Parts, state: str) -> Attempt:
     kept = parts.store.pending_connections.consume(state, browser=browser_fingerprint(parts)) if state else None
     if kept is not None:
         return Attempt(**kept["attempt"])
+    if state:
+        # Another browser has approved what this one began. It shows state and code in its address bar, with which the
+        # first one could still connect the other user's account.
+        parts.store.pending_connections.drop(state)
     if not sends_cookies(parts):
         raise PageError(
             "This browser sent no cookie",
