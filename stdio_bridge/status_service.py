@@ -47,8 +47,6 @@ class State(Enum):
     """It does not run, and its socket waits for the next request."""
     STARTED = "started"
     """It runs, or systemd tries to start it."""
-    CLOSED = "closed"
-    """It does not run, and nothing waits for a request."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,22 @@ class Counters:
 
     def __init__(self) -> None:
         self._invocation = ""
+        self._is_ahead = False
         self._before: dict[str, dict[str, float]] = {}
         self._latest: dict[str, Metric] = {}
 
     def update(self, text: str, invocation: str) -> None:
         """Take a page of the bridge that runs as this invocation of its unit. Raises ValueError."""
         page = parse_page(text)
-        if invocation != self._invocation or self._has_fallen(page):
+        is_same, has_fallen = invocation == self._invocation, self._has_fallen(page)
+        if has_fallen or not (is_same or self._is_ahead):
             for name, metric in self._latest.items():
                 if metric.kind in _ADDED:
                     before = self._before.setdefault(name, {})
                     for sample, value in metric.samples.items():
                         before[sample] = before.get(sample, 0.0) + value
+        # The next process may have answered, which systemd had not started yet when it was asked.
+        self._is_ahead = is_same and (has_fallen or self._is_ahead)
         self._invocation, self._latest = invocation, page
 
     def _has_fallen(self, page: Mapping[str, Metric]) -> bool:

@@ -175,6 +175,13 @@ def test_a_counter_that_has_fallen_is_of_another_process_whatever_systemd_said_b
     assert b'mcp_bridge_calls_total{tool="a b"} 5\n' in counters.render(asleep=False)
 
 
+def test_a_page_of_the_next_process_counts_once_though_systemd_named_the_one_before() -> None:
+    counters = Counters()
+    for calls, invocation in ((4, "i1"), (1, "i1"), (2, "i1"), (3, "i2"), (1, "i3")):
+        counters.update(PAGE.format(calls=calls, sessions=0, starts=0), invocation)
+    assert b'mcp_bridge_calls_total{tool="a b"} 8\n' in counters.render(asleep=False)
+
+
 def test_it_answers_at_the_paths_of_its_bridges_alone(bridges: Bridges) -> None:
     server = Server(socket.create_server(("127.0.0.1", 0)), bridges.host)
 
