@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
@@ -102,6 +103,7 @@ class Bridge:
         self._draining = False
         self._ready = Readiness(loop, self._pool)
         self._last_used = loop.clock()
+        self._is_asked = False  # for anything but to take a revocation notice
         self.flushed: Callable[[], bool] = lambda: True
         self.fall_asleep: Callable[[], None] = lambda: None
         self._routes: dict[str, Callable[[Request, Response], None]] = {
@@ -137,6 +139,7 @@ class Bridge:
         """Answer one request."""
         if request.path not in _NO_USE:
             self._last_used = self._loop.clock()
+        self._is_asked |= request.path != "/revocations"
         route = self._routes.get(request.path)
         try:
             if route is None:
@@ -197,6 +200,8 @@ class Bridge:
         for era in self._eras:
             if revoked.grant is not None:
                 era.end_responses(lambda identity: identity.grant == revoked.grant, "the grant was revoked")
+        if not self._is_asked:
+            self._last_used = -math.inf  # only the notice has started this process
         response.reply("204 No Content", [])
 
     def _survey(self, request: Request, response: Response) -> None:

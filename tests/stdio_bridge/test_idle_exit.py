@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from stdio_bridge.app import Bridge
-from stdio_bridge.http.identity import NoVerifier
+from stdio_bridge.http.identity import AssertionVerifier, NoVerifier, Verifier
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.options import parse_options
 from stdio_bridge.protocol.quotas import Quota
-from tests.stdio_bridge.running import ECHO, ROOT
+from tests.stdio_bridge.running import ECHO, KEY, ROOT, signed
 from tests.stdio_bridge.socket_unit import (
     ALL_POINTS,
     WHEN_IT_LOOKS,
@@ -34,11 +37,11 @@ RULES = ("--calls-per-minute", "5")
 class Sleeper:
     """A bridge on a loop whose clock the test sets; it notes when it would exit."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, verifier: Verifier | None = None) -> None:
         self.now = 1000.0
         self.loop = Loop(lambda: self.now)
         given = parse_options(["--no-identity", "--listen", "127.0.0.1:0", *options, "--", *ECHO], {})
-        self.bridge: Any = Bridge(self.loop, given, NoVerifier())
+        self.bridge: Any = Bridge(self.loop, given, NoVerifier() if verifier is None else verifier)
         self.exits: list[float] = []
         self.bridge.fall_asleep = lambda: self.exits.append(self.now)
         self.advance(0)
@@ -111,6 +114,35 @@ def test_the_time_begins_anew_with_each_use() -> None:
     sleeper.bridge._last_used = sleeper.now
     assert sleeper.advance(8) == []
     assert sleeper.advance(3)
+
+
+def revoke(sleeper: Sleeper, purpose: str = "revocation") -> None:
+    notice = signed(purpose, {"sid": "one"}).encode()
+    sleeper.bridge(SimpleNamespace(path="/revocations", method="POST", body=lambda: notice), Mock())
+
+
+def test_one_that_only_a_revocation_notice_has_woken_exits_at_once_and_starts_no_process() -> None:
+    sleeper = Sleeper("--idle-exit", "60", verifier=AssertionVerifier(KEY.encode(), now=time.time))
+    revoke(sleeper)
+    assert not len(sleeper.bridge._pool)
+    assert sleeper.advance(2)
+
+
+def test_a_forged_notice_or_one_after_another_request_shortens_nothing() -> None:
+    for asked, purpose in (("/revocations", "survey"), ("/statusz", "revocation"), ("/nothing", "revocation")):
+        sleeper = Sleeper("--idle-exit", "60", verifier=AssertionVerifier(KEY.encode(), now=time.time))
+        if asked != "/revocations":
+            sleeper.bridge(SimpleNamespace(path=asked, method="GET"), Mock())
+        revoke(sleeper, purpose)
+        assert sleeper.advance(58) == [], asked
+        assert sleeper.advance(3), asked
+
+
+def test_a_request_after_the_notice_keeps_it_awake() -> None:
+    sleeper = Sleeper("--idle-exit", "60", verifier=AssertionVerifier(KEY.encode(), now=time.time))
+    revoke(sleeper)
+    sleeper.bridge(SimpleNamespace(path="/nothing", method="GET"), Mock())
+    assert sleeper.advance(58) == []
 
 
 def test_it_exits_with_status_0_after_the_last_session_and_the_next_request_starts_it() -> None:
