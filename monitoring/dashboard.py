@@ -255,6 +255,11 @@ SECTIONS: Final = (
                 },
             ),
             Graph(
+                title="Bridges that sleep",
+                text="1: the bridge has exited because nobody uses it, and the next request starts it.",
+                queries={"{{server}}": _now("mcp_bridge_asleep", "server")},
+            ),
+            Graph(
                 title="Starts and crashes",
                 text="A crash is an end that the bridge did not ask for, such as that of a process that was killed.",
                 queries={
@@ -390,7 +395,7 @@ def render() -> str:
             QueryVariable("server")
             .label("Server")
             .datasource(_SOURCE)
-            .query(f"label_values(mcp_bridge_requests_total{{{_PROGRAMS}}}, server)")
+            .query(f'label_values(up{{{_PROGRAMS}, part="bridge"}}, server)')
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(VariableSort.ALPHABETICAL_ASC)
             .multi(True)
