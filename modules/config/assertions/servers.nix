@@ -76,8 +76,12 @@ let
         message = "${option}.servers.${name}.publicUrl: \"${server.publicUrl}\" is the URL of one of the gateway's own pages.";
       }
       {
-        assertion = server.idleExit > 0 -> server.warmSpares == 0 && lib.length replicas <= 1;
-        message = "${option}.servers.${name}.idleExit: must be 0 with `warmSpares`, or with several replicas, which the router keeps awake.";
+        assertion = server.idleExit > 0 -> server.warmSpares == 0;
+        message = "${option}.servers.${name}.idleExit: must be 0 with `warmSpares`, whose processes keep the bridge awake.";
+      }
+      {
+        assertion = server.idleExit > 0 -> lib.length replicas <= 1;
+        message = "${option}.servers.${name}.idleExit: must be 0 with several replicas, which the router's checks keep awake.";
       }
       {
         assertion = server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory;

@@ -73,9 +73,9 @@ in
       defaultText = lib.literalMD "600; 0 with `warmSpares`, and where the server has several replicas";
       example = 3600;
       description = ''
-        A bridge that has no session, no process and no connection exits after this time without a request, and costs no
-        memory. Its socket stays, and starts it for the next request, which waits for that. In seconds; never if 0. The
-        router asks each of several replicas every second whether it answers, so that those do not exit.
+        Time in seconds after which a bridge exits that nobody uses (no request, session, process or connection), so that
+        it costs no memory; 0 keeps it running. Its socket stays, and starts it for the next request, which waits for
+        that. Must be 0 with `warmSpares`, and with several replicas, which the router's checks would keep awake.
       '';
     };
 
