@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 from stdio_bridge.io.log_handler import LimitedLog
 
 from .connect_request import ESTABLISHED, Refusal, Target, parse_request
 from .domains import Domains
+from .holders import holder_of
 
 MAX_CONNECTIONS = 512
 HEAD_SECONDS = 10.0
@@ -22,7 +22,6 @@ HEAD_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
 # What the proxy keeps of one direction of one tunnel.
 _BUFFER_BYTES = 16 * 1024
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
 # The address of the other family is tried beside the first one after this time (RFC 8305, section 8).
 _NEXT_ADDRESS_SECONDS = 0.25
 
@@ -45,11 +44,9 @@ async def connect(target: Target) -> Streams:
 class _Connection:
     """One connection of a client, and when something was last passed on in it."""
 
-    def __init__(self, client: socket.socket) -> None:
+    def __init__(self, client: socket.socket, holder: Hashable) -> None:
         self.socket = client
-        # With the module, a relay in the sandbox of one session.
-        pid, _, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        self.process: int = pid
+        self.holder = holder
         self.task: asyncio.Task[None] | None = None
         self.touch()
 
@@ -61,7 +58,7 @@ class _Connection:
 class EgressProxy:
     """Serves the processes of one server.
 
-    Beyond `max_connections` it closes one to make room: of the process that has most of them, the one that was used
+    Beyond `max_connections` it closes one to make room: of the holder that has most of them, the one that was used
     least recently. So a session that floods the proxy loses its own connections.
     """
 
@@ -71,12 +68,14 @@ class EgressProxy:
         refusals: LimitedLog,
         *,
         connect: Callable[[Target], Awaitable[Streams]] = connect,
+        holder_of: Callable[[socket.socket], Hashable] = holder_of,
         max_connections: int = MAX_CONNECTIONS,
         head_seconds: float = HEAD_SECONDS,
     ) -> None:
         self._domains = domains
         self._refusals = refusals
         self._connect = connect
+        self._holder_of = holder_of
         self._max_connections = max_connections
         self._head_seconds = head_seconds
         self._connections: set[_Connection] = set()
@@ -112,7 +111,7 @@ class EgressProxy:
             return  # it has gone
         if len(self._connections) >= self._max_connections:
             self._close_one()
-        connection = _Connection(client)
+        connection = _Connection(client, self._holder_of(client))
         self._connections.add(connection)
         self._unused.clear()
         self._in_use.set()
@@ -120,8 +119,8 @@ class EgressProxy:
         connection.task.add_done_callback(lambda _: self._forget(connection))
 
     def _close_one(self) -> None:
-        count = Counter(each.process for each in self._connections)
-        least_needed = min(self._connections, key=lambda each: (-count[each.process], each.active_at))
+        count = Counter(each.holder for each in self._connections)
+        least_needed = min(self._connections, key=lambda each: (-count[each.holder], each.active_at))
         self._connections.discard(least_needed)
         if least_needed.task is not None:
             least_needed.task.cancel()

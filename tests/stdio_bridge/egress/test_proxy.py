@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ async def serving(
     domains: tuple[str, ...] = ("api.github.com",),
     max_connections: int = 100,
     head_seconds: float = LIMIT,
+    holder_of: Callable[[socket.socket], object] = lambda _: None,
 ) -> AsyncIterator[Running]:
     echoes: list[asyncio.Task[None]] = []
     asked: list[Target] = []
@@ -110,6 +112,7 @@ async def serving(
         Domains(domains),
         LimitedLog(log, time.monotonic, per_second=1000),
         connect=reach or reach_upstream,
+        holder_of=holder_of,
         max_connections=max_connections,
         head_seconds=head_seconds,
     )
@@ -237,8 +240,15 @@ def test_beyond_the_limit_the_least_recently_used_connection_makes_room(tmp_path
     asyncio.run(scenario())
 
 
-def test_a_process_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path) -> None:
-    """Although those of the other process have been idle for longer."""
+def process_of(client: socket.socket) -> int:
+    """Stands in for the control group: all processes of a test have one."""
+    pid: int
+    pid, _, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid
+
+
+def test_a_holder_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path) -> None:
+    """Although those of the other one have been idle for longer."""
     flood = (
         "import socket, sys\n"
         "opened = []\n"
@@ -250,7 +260,7 @@ def test_a_process_that_floods_the_proxy_loses_its_own_connections(tmp_path: Pat
     )
 
     async def scenario() -> None:
-        async with serving(tmp_path, max_connections=10) as running:
+        async with serving(tmp_path, max_connections=10, holder_of=process_of) as running:
             mine = [await running.open_tunnel() for _ in range(4)]
             flooding = await asyncio.create_subprocess_exec(
                 sys.executable,
