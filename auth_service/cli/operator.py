@@ -22,7 +22,7 @@ from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
 from auth_service.ops.logs import AuditHandler, LineFormatter, escape
-from auth_service.protocol.clients import MACHINE_PREFIX, WORKLOAD_PREFIX
+from auth_service.protocol.clients import USER_ID_PREFIXES
 from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
     Credentials,
@@ -44,7 +44,6 @@ BY: Final = "operator"
 MAX_SORTED: Final = 10_000
 """How many records are sorted. More are printed in the order in which Redis finds them."""
 _PAGE: Final = 1000
-_ID_PREFIXES: Final = ("github:", "oidc:", "headless:", "gateway:", MACHINE_PREFIX, WORKLOAD_PREFIX)
 
 _HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
 """An id of a grant or key that begins with a hyphen; longer than any option."""
@@ -267,7 +266,7 @@ def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
 
 def is_user_id(text: str) -> bool:
     """Whether a text is a user's id. A colon alone is not enough: OpenID Connect login names may have one too."""
-    return text.startswith(_ID_PREFIXES)
+    return text.startswith(USER_ID_PREFIXES)
 
 
 def end_grants(

@@ -17,6 +17,7 @@ import jwt
 
 from auth_service.protocol import jwk_sets, redirect_uris
 from auth_service.protocol.access import Profile
+from auth_service.protocol.clients import USER_ID_PREFIXES
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import checking_all, decode, read_unverified
@@ -234,8 +235,8 @@ class OidcProvider:
         username = claims.get(self._settings.username_claim)
         # A user can claim an address that is not verified. The full subject cannot be mistaken for a login name.
         is_vouched = self._settings.username_claim != "email" or claims.get("email_verified") is True
-        if _is_plain(username) and username.lower().startswith(f"{self.name}#".lower()):
-            is_vouched = False  # a login name must not look like a subject
+        if _is_plain(username) and username.lower().startswith(USER_ID_PREFIXES):
+            is_vouched = False  # a login name must not look like a user's id
         groups = claims.get(self._settings.groups_claim, [])
         return Profile(
             subject=subject,

@@ -28,6 +28,8 @@ MACHINE_PREFIX = "client:"
 """The user of a client with its own tokens is `client:NAME`, which no identity provider's subject can be."""
 WORKLOAD_PREFIX = "workload:"
 """The user of a workload is `workload:NAME:SUB`, with the name of the trusted issuer; its client is `workload:NAME`."""
+USER_ID_PREFIXES = ("github:", "oidc:", "headless:", "gateway:", MACHINE_PREFIX, WORKLOAD_PREFIX)
+"""How users' ids begin. No login name may, as commands and logs take either."""
 RESPONSE_TYPES_SUPPORTED = ("code",)
 REGISTRATION_AUTH_METHODS = ("none", "client_secret_post", "client_secret_basic", "private_key_jwt")
 GENERATED_ID_PREFIX = "mcp_"

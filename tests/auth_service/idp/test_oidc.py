@@ -311,14 +311,21 @@ def test_an_unverified_address_is_no_name_and_nothing_that_a_user_chose_stands_i
     assert profile.login == (login or f"oidc:{ISSUER}#boss@example.com")
 
 
-@pytest.mark.parametrize("name", [f"oidc:{ISSUER}#boss", f"OIDC:{ISSUER}#boss"])
-def test_a_login_name_that_looks_like_another_subject_is_not_used(
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"oidc:{ISSUER}#boss", f"OIDC:{ISSUER}#boss", "oidc:boss", "github:583231", "headless:boss"),
+        *("gateway:boss", "client:nightly", "Client:nightly", "workload:ci:repo:acme/app:ref:refs/heads/main"),
+    ],
+)
+def test_a_login_name_that_looks_like_a_users_id_is_not_used(
     stand_in: StandIn, provider: OidcProvider, name: str
 ) -> None:
     stand_in.issue(id_token(stand_in, preferred_username=name))
     assert finish(provider).profile.login == f"oidc:{ISSUER}#42"
-    stand_in.issue(id_token(stand_in, preferred_username="oidc:boss"))
-    assert finish(provider).profile.login == "oidc:boss"
+    for used in ("boss:oidc", "clients", "acme:boss"):
+        stand_in.issue(id_token(stand_in, preferred_username=used))
+        assert finish(provider).profile.login == used
 
 
 @pytest.mark.parametrize(
