@@ -183,6 +183,11 @@ class Settings(Model):
             key = f"trusted_issuers.{name}"
             if (other := owners.setdefault((issuer.issuer, issuer.audience), name)) != name:
                 raise ValueError(f"{key} has the issuer and audience of trusted_issuers.{other}: choose an audience")
+            if issuer.issuer.removesuffix("/") == self.issuer.removesuffix("/"):
+                raise ValueError(f"{key}.issuer: is this gateway, whose own tokens are for MCP servers only")
+            provider = self.identity_provider
+            if provider.type == "oidc" and (issuer.issuer, issuer.audience) == (provider.issuer, provider.client_id):
+                raise ValueError(f"{key}: ID tokens of users have this issuer and audience: choose another audience")
             self._check_machine(key, issuer)
 
     def _check_machine(self, key: str, machine: DeclaredClient | TrustedIssuer) -> None:

@@ -430,6 +430,22 @@ def test_two_trusted_issuers_are_told_apart_by_issuer_and_audience(tmp_path: Pat
         load(tmp_path, {**MINIMAL, "trusted_issuers": {**both, "deploy": ISSUER}})
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_gateway_itself_is_no_trusted_issuer(tmp_path: Path, slash: str) -> None:
+    own = {**ISSUER, "issuer": MINIMAL["issuer"].removesuffix("/") + slash}
+    with pytest.raises(SettingsError, match=r"trusted_issuers.ci.issuer: is this gateway"):
+        load(tmp_path, {**MINIMAL, "trusted_issuers": {"ci": own}})
+
+
+def test_id_tokens_of_users_are_no_tokens_of_workloads(tmp_path: Path) -> None:
+    provider = {"type": "oidc", "issuer": "https://idp.example.com", "client_id": "gateway", "title": "Company"}
+    document = {**MINIMAL, "identity_provider": provider}
+    workload = {**ISSUER, "issuer": provider["issuer"], "audience": "workloads"}
+    load(tmp_path, {**document, "trusted_issuers": {"ci": workload}})
+    with pytest.raises(SettingsError, match=r"trusted_issuers.ci: ID tokens of users have this issuer and audience"):
+        load(tmp_path, {**document, "trusted_issuers": {"ci": {**workload, "audience": "gateway"}}})
+
+
 def test_secrets_of_declared_clients_are_read_by_their_names(tmp_path: Path) -> None:
     credentials = load_credentials(write_credentials(tmp_path, **{"declared_client.nightly": b"n" * 32 + b"\n"}))
     assert dict(credentials.declared_clients) == {"nightly": "n" * 32}
