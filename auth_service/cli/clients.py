@@ -43,12 +43,14 @@ def clients() -> None:
 def list_(operator: Operator, *, as_json: bool) -> None:
     """List all clients.
 
-    A client that is neither registered nor declared is listed as long as it has a grant.
+    A client that is neither registered nor declared is listed as long as it has a grant. One that was created by
+    command is "shadowed" while the settings declare the same name: it counts again when they do not, unless it is
+    deleted.
     """
     columns = {"client": "CLIENT", "name": "NAME", "kind": "KIND", "grants": "GRANTS", "expires_at": "EXPIRES"}
     registered = oldest_first(operator.store.queries.clients(), lambda each: each.client.issued_at)
     declared = operator.settings.declared_clients
-    created = [each for each in operator.store.created_clients.find_all() if each.name not in declared]
+    created = operator.store.created_clients.find_all()
     own = {*declared, *(each.name for each in created)}
     others = (each for each in operator.store.queries.other_clients() if each.newest.grant.client_id not in own)
     records = itertools.chain(
@@ -143,10 +145,15 @@ def _check(operator: Operator, name: str, declared: dict[str, Any]) -> DeclaredC
 @with_operator
 @as_json
 def delete(operator: Operator, *, client: str, as_json: bool) -> None:
-    """Remove CLIENT, and end all its grants at once. It has to register, or be created, again."""
+    """Remove CLIENT, and end all its grants at once. It has to register, or be created, again.
+
+    Of a client that the settings declare too, what was created by command is removed, and the declaration stays.
+    """
     if client in operator.settings.declared_clients:
-        raise click.ClickException(f"{client}: the settings declare this client: take it out of declaredClients")
-    _find(operator, client)
+        if operator.store.created_clients.find(client) is None:
+            raise click.ClickException(f"{client}: the settings declare this client: take it out of declaredClients")
+    else:
+        _find(operator, client)
     end_grants(operator, {"client": client}, lambda access: access.remove_client(client, by=BY), as_json=as_json)
 
 
@@ -180,10 +187,13 @@ def _describe_declared(
 ) -> dict[str, Any]:
     """Describe a client of the settings, or one that was created by command."""
     known = operator.store.queries.find_client(client_id)
+    kind = "declared"
+    if created_at is not None:
+        kind = "shadowed" if client_id in operator.settings.declared_clients else "created"
     return {
         "client": client_id,
         "name": declared.title or client_id,
-        "kind": "declared" if created_at is None else "created",
+        "kind": kind,
         "authentication": auth_method_of(declared),
         "redirect_uris": list(declared.redirect_uris),
         "grants": 0 if known is None else known.grants,

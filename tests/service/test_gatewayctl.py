@@ -183,6 +183,24 @@ def test_a_created_client_gets_a_token_by_the_secret_that_is_shown_once(
     assert "no such client" in run("clients", "delete", "nightly", status=1)
 
 
+def test_a_created_client_whose_name_is_declared_later_is_listed_and_can_be_deleted(run: Run, creating: str) -> None:
+    path = Path(creating.removeprefix("--settings="))
+    document = json.loads(path.read_text())
+    document["declared_clients"]["nightly"] = {"redirect_uris": ["http://127.0.0.1/callback"]}
+    declaring = path.with_name("declaring.json")
+    declaring.write_text(json.dumps(document))
+    both = f"--settings={declaring}"
+    run("clients", "create", "nightly", "--server", "time", creating)
+
+    def kinds(settings: str) -> set[str]:
+        return {each["kind"] for each in run("clients", "list", settings) if each["client"] == "nightly"}
+
+    assert (kinds(creating), kinds(both)) == ({"created"}, {"declared", "shadowed"})
+    assert run("clients", "delete", "nightly", both) == {"client": "nightly", "ended_grants": 0}
+    assert (kinds(creating), kinds(both)) == (set(), {"declared"})
+    assert "the settings declare this client" in run("clients", "delete", "nightly", both, status=1)
+
+
 def test_a_client_is_created_with_a_key_and_then_has_no_secret(run: Run, creating: str, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
