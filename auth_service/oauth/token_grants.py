@@ -149,7 +149,20 @@ class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ig
             needs_authentication=True,
         )
         body = machine_tokens.issue(server, holder, target, allowed=target.scope.split(), lifetime=declared.lifetime)
+        self._end_if_deleted(client.client_id)
         return 200, body, []
+
+    def _end_if_deleted(self, client_id: str) -> None:
+        """End the grants of a client that was deleted since it authenticated, which its deletion may not have found.
+
+        Raises OAuthError `invalid_client`.
+        """
+        store = self.server.store
+        if client_id in self.server.settings.declared_clients or store.created_clients.find(client_id) is not None:
+            return
+        sids = store.grants.find_ids_of_client(client_id)
+        self.server.revocation.revoke_grants(sids, by="gateway", reason="the client was deleted")
+        raise OAuthError("invalid_client", "unknown client: it was deleted", status=401)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 import jwt
+import pytest
 from werkzeug.test import TestResponse
 
+from auth_service.oauth import machine_tokens
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import hash_secret
 from auth_service.settings import DeclaredClient, Settings
@@ -78,6 +80,25 @@ def test_a_removed_client_is_unknown_and_its_tokens_end(oauth: OAuthTestClient, 
     assert ask(oauth).status_code == 401
     (deleted,) = audit_log.of(Event.CLIENT_DELETED)
     assert deleted == {"client": "nightly", "by": "operator"}
+
+
+def test_a_client_that_is_deleted_during_its_request_keeps_no_token(
+    oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(oauth)
+    choose_target = machine_tokens.choose_target
+
+    def delete_first(*arguments: Any) -> machine_tokens.Target:
+        oauth.revocation.remove_client("nightly", by="operator")
+        return choose_target(*arguments)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(machine_tokens, "choose_target", delete_first)
+        answer = ask(oauth)
+    assert (answer.status_code, answer.get_json()["error"]) == (401, "invalid_client")
+    assert list(oauth.store.grants.find_of_user("client:nightly", client_id="nightly")) == []
+    assert create(oauth)
+    assert ask(oauth).status_code == 200
 
 
 def test_a_server_that_is_gone_is_no_longer_open_to_it(oauth: OAuthTestClient) -> None:
