@@ -214,7 +214,7 @@ class Parts:
             probe=self.probe,
             requester=partial(self._requester, self),
             declared=make_clients(self.settings, self.credentials),
-            find_created=partial(find_created, self.store),
+            find_created=partial(find_created, self.store, self.settings),
         )
 
     @cached_property

@@ -106,11 +106,13 @@ def create(
         **({"secret": True} if public_key is None else {"public_key": public_key.read()}),
     }
     secret = secrets.token_urlsafe(32) if public_key is None else None
+    checked = _check(operator, client, declared)
     created = CreatedClient(
         name=client,
-        declared=_check(operator, client, declared),
+        declared=checked,
         secret_hash=None if secret is None else hash_secret(secret),
         created_at=int(time.time()),
+        server_urls={name: operator.settings.resources[name].url for name in checked.servers},
     )
     if client in operator.settings.declared_clients or not operator.store.created_clients.add(created):
         raise click.ClickException(f"{client}: there is such a client already; `mcp-gatewayctl clients show {client}`")

@@ -52,10 +52,22 @@ def make_clients(settings: Settings, credentials: Credentials) -> dict[str, Clie
     }
 
 
-def find_created(store: Store, client_id: str) -> Client | None:
-    """Return a client that the operator has created by command. Raises ServiceUnavailable."""
+def find_created(store: Store, settings: Settings, client_id: str) -> Client | None:
+    """Return a client that the operator has created by command, without servers whose names have come to be others'.
+
+    Raises ServiceUnavailable.
+    """
     created = store.created_clients.find(client_id)
-    return None if created is None else _make(client_id, created.declared, created.secret_hash)
+    if created is None:
+        return None
+    resources, urls = settings.resources, created.server_urls
+    own = [
+        name
+        for name in created.declared.servers
+        if not (name in resources and name in urls and resources[name].url != urls[name])
+    ]
+    declared = created.declared.model_copy(update={"servers": tuple(own)})
+    return _make(client_id, declared, created.secret_hash)
 
 
 def _hash_secret_of(name: str, declared: DeclaredClient, secret: str | None) -> str | None:

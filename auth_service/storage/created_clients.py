@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ class CreatedClient:
     declared: DeclaredClient
     secret_hash: str | None
     created_at: int
+    server_urls: Mapping[str, str]
+    """The URLs that its servers had: another server may take the name of one that is removed."""
 
 
 class CreatedClients:
@@ -38,6 +41,7 @@ class CreatedClients:
             "declared": client.declared.model_dump(mode="json", exclude_defaults=True),
             "secret_hash": client.secret_hash,
             "created_at": client.created_at,
+            "server_urls": dict(client.server_urls),
         }
         return bool(self._redis.hsetnx(CREATED_CLIENTS, client.name, json.dumps(document)))
 
@@ -66,4 +70,5 @@ def _load(name: str, document: str) -> CreatedClient:
         declared=DeclaredClient.model_validate(members["declared"]),
         secret_hash=members["secret_hash"],
         created_at=members["created_at"],
+        server_urls=members.get("server_urls", {}),
     )

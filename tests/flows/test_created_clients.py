@@ -18,6 +18,7 @@ from auth_service.storage.created_clients import CreatedClient
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient
 
+FETCH = "https://fetch.example.com/mcp"
 SECRET = "created-secret".ljust(43, "x")
 
 
@@ -29,6 +30,7 @@ def create(oauth: OAuthTestClient, name: str = "nightly", *, of_secret: str = SE
             declared=DeclaredClient.model_validate(declared or usual),
             secret_hash=hash_secret(of_secret),
             created_at=int(time.time()),
+            server_urls={"time": RESOURCE, "fetch": FETCH},
         )
     )
 
@@ -108,6 +110,19 @@ def test_a_server_that_is_gone_is_no_longer_open_to_it(oauth: OAuthTestClient) -
     assert claims_of(ask(oauth))["aud"] == RESOURCE
     assert ask(oauth, resource="https://fetch.example.com/mcp").get_json()["error"] == "invalid_target"
     assert ask(oauth, scope="admin").get_json()["error"] == "invalid_scope"
+
+
+def test_another_server_of_the_same_name_is_not_open_to_it(oauth: OAuthTestClient) -> None:
+    create(oauth, "fetcher", secret=True, servers=["fetch"])
+    create(oauth, secret=True, servers=["time", "fetch"])
+    assert claims_of(ask(oauth, "fetcher"))["aud"] == FETCH
+    other = "https://payroll.example.com/mcp"
+    oauth.reload(resources={"fetch": {"url": other}})
+    assert ask(oauth, "fetcher").get_json()["error"] == "unauthorized_client"
+    assert ask(oauth, resource=other).get_json()["error"] == "invalid_target"
+    assert claims_of(ask(oauth))["aud"] == RESOURCE
+    oauth.reload(resources={"fetch": {"url": FETCH}})
+    assert claims_of(ask(oauth, "fetcher"))["aud"] == FETCH
 
 
 def test_the_settings_decide_about_a_name_that_both_have(settings: Settings, oauth: OAuthTestClient) -> None:
