@@ -58,6 +58,14 @@ let
         message = "${option}.servers.${name}.url: must begin with https:// for `urlCredentialFile`, whose token everyone on the way could read, or be at a loopback address such as 127.0.0.1.";
       }
       {
+        # Clients reach what is below the path, with what the gateway adds.
+        assertion =
+          checks.isUrl (toString server.url)
+          && (server.urlCredentialFile != null || server.urlClientCertificate != null)
+          -> builtins.match "[^:]+://[^/]+/.+" server.url != null;
+        message = "${option}.servers.${name}.url: must have a path such as /mcp for `urlCredentialFile` and `urlClientCertificate`, as clients reach everything below it with these.";
+      }
+      {
         assertion = gatewayLib.traefik.backendFiles server != { } -> server.url != null;
         message = "${option}.servers.${name}: `urlCaFile` and `urlClientCertificate` are for a server with a `url`.";
       }

@@ -35,7 +35,9 @@ in
       example = "/run/secrets/tickets-token";
       description = ''
         File with a bearer token of the gateway's own, which the server at {option}`url` gets in the header `Authorization` of
-        each request. It never gets the user's token. After a change of the file, restart `mcp-auth-service.service`.
+        each request. It never gets the user's token. Clients reach everything below the path of {option}`url` with it,
+        so that {option}`url` must have one, such as `/mcp`. After a change of the file, restart
+        `mcp-auth-service.service`.
       '';
     };
 

@@ -235,6 +235,21 @@ in
     issuer = "https://ci.example.com";
     subjects = [ "acme/app" ];
   };
+  credential-without-path = servers {
+    wiki = {
+      url = "https://tickets.internal.example.com";
+      urlCredentialFile = "/run/secrets/token";
+    };
+  };
+  certificate-without-path = servers {
+    wiki = {
+      url = "https://tickets.internal.example.com";
+      urlClientCertificate = {
+        certFile = "/run/secrets/cert.pem";
+        keyFile = "/run/secrets/key.pem";
+      };
+    };
+  };
   credential-without-url = servers { time.urlCredentialFile = "/run/secrets/token"; };
   authority-without-url = servers { time.urlCaFile = "/etc/ssl/ca.pem"; };
   authority-without-https = servers {
