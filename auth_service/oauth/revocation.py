@@ -43,15 +43,20 @@ class Revocation:
         self.deferred = 0
         """How many grants it has ended while Redis took no writes. They are denied until Redis has removed them."""
 
-    def revoke_grant(self, sid: str, *, by: str, reason: str) -> Grant | None:
+    def revoke_grant(
+        self, sid: str, *, by: str, reason: str, notify: Callable[[], None] = lambda: None
+    ) -> Grant | None:
         """End one grant as `revoke_grants` does; return it if it was live."""
-        return next(iter(self.revoke_grants([sid], by=by, reason=reason)), None)
+        return next(iter(self.revoke_grants([sid], by=by, reason=reason, notify=notify)), None)
 
-    def revoke_grants(self, sids: Iterable[str], *, by: str, reason: str) -> list[Grant]:
+    def revoke_grants(
+        self, sids: Iterable[str], *, by: str, reason: str, notify: Callable[[], None] = lambda: None
+    ) -> list[Grant]:
         """End grants with all their tokens and codes, at all workers; return those that were live.
 
         All revoking goes through here. When this returns, no worker admits a token of them any more, not even one that
-        has just lost Redis.
+        has just lost Redis. `notify` tells the bridges of what else has ended. It is called before this waits for the
+        workers, as clients hear of the end meanwhile and begin anew.
         """
         ended: list[Grant] = []
         remaining = iter(sids)
@@ -64,6 +69,7 @@ class Revocation:
                 self._notify(grant)
             ended += ending.grants
         self._tell_of_last_grants(ended)
+        notify()
         if ended:
             time.sleep(REVOCATION_SECONDS)
         return ended
