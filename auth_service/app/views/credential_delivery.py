@@ -42,10 +42,10 @@ def deliver(parts: Parts, name: str) -> Response:
     secrets = parts.connections.read_fresh(name, grant.sub)
     missing = [variable for variable in resource.user_credentials if variable not in secrets]
     if missing:
-        # With a live grant the client would only refresh its token, and no page would ask the user. A process of another
-        # client of the user may have what was there, and must not go on with it once the user has provided another one.
-        # Bridges hear of that after the end of the grant, or this client would be told that only its session ended, and
-        # right after it, or they would end the process of the client's next login.
+        # With a live grant the client would only refresh its token, and no page would ask the user. A process of
+        # another client of the user may have what was there, and must not go on with it once the user has provided
+        # another one. Bridges hear of that after the end of the grant, or this client would be told that only its
+        # session ended, and right after it, or they would end the process of the client's next login.
         parts.revocation.revoke_grant(
             grant.sid,
             by="gateway",
