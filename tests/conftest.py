@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from local.stack import find_bundled_redis, find_redis
 from tests.leftovers import Leftovers
 
 # A machine that is busy with something else is no fault of what is tested.
-settings.register_profile("busy", deadline=None)
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 START_SECONDS = 60

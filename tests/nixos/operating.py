@@ -13,7 +13,9 @@ machine.wait_for_unit("traefik.service")
 machine.wait_for_unit("stand-in-github.service")
 machine.wait_until_succeeds(f"test-client challenge {SERVER}")
 
-with subtest("the health check wakes no bridge that has not been used yet"):
+with subtest("the health check wakes no bridge that does not run"):
+    # As it is before its first request. Another script may have used it.
+    machine.succeed("systemctl stop mcp-bridge-time.service")
     machine.wait_for_unit("mcp-gateway-health.timer")
     machine.succeed("systemctl start mcp-gateway-health.service")
     machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time .* asleep'")
@@ -21,6 +23,9 @@ with subtest("the health check wakes no bridge that has not been used yet"):
 
 with subtest("the health check opens each server that is awake, and says so in the journal and in metrics"):
     machine.succeed("test-client page http://127.0.0.1:22456/healthz")
+    # What systemd says of a bridge is believed for a second.
+    status = "test-client page http://127.0.0.1:9001/mcp-bridge-time"
+    machine.wait_until_succeeds(f"{status}/statusz | grep --invert-match '\"asleep\": true'")
     machine.succeed("systemctl start mcp-gateway-health.service")
     assert 'mcp_gateway_server_up{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
     machine.wait_until_succeeds(f"{JOURNAL} --unit=mcp-gateway-health.service | grep 'time  http.*answer'")
@@ -146,7 +151,6 @@ with subtest("a bridge that nobody uses sleeps, and nothing but a client's reque
     machine.wait_until_succeeds(asleep)
     machine.wait_until_succeeds("systemctl start mcp-gateway-health.service")
     assert 'mcp_gateway_server_asleep{server="time"' in machine.succeed(f"grep ' 1$' {METRICS}")
-    status = "test-client page http://127.0.0.1:9001/mcp-bridge-time"
     assert "mcp_bridge_asleep 1" in machine.succeed(f"{status}/metrics")
     assert '"asleep": true' in machine.succeed(f"{status}/statusz")
     machine.succeed(asleep)

@@ -7,6 +7,7 @@ import logging
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -121,7 +122,7 @@ def test_a_bridge_is_told_to_end_the_processes_of_a_user(server: Server) -> None
     notices.end_processes("time", "github:1")
     notices.end_processes("removed meanwhile", "github:1")
     body = server.told.get(timeout=WAIT_SECONDS)
-    verifier = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=lambda: 0.0)
+    verifier = AssertionVerifier(derive_identity_key(CREDENTIALS, "time"), now=time.time)
     assert verifier.parse_revocation(body.encode()).user == "github:1"
     notices.close()
     assert server.told.empty()
