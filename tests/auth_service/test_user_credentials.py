@@ -128,6 +128,7 @@ def test_names_that_decide_how_programs_start_are_refused(name: str) -> None:
     assert STARTS_PROGRAMS.fullmatch(name)
 
 
+@pytest.mark.skipif(not CHECKS.exists(), reason="the source of the package has no module")
 def test_the_module_refuses_the_same_names() -> None:
     _, found, rest = CHECKS.read_text().partition("startsPrograms = matches (lib.concatStrings [")
     assert found

@@ -19,7 +19,7 @@ PRIVATE_KEY = ec.generate_private_key(ec.SECP256R1())
 JWK = ECAlgorithm.to_jwk(PRIVATE_KEY.public_key(), as_dict=True)
 (KEY,) = jwk_sets.parse({"keys": [JWK]})
 HEADER = '{"alg":"ES256"}'
-NESTED = '{"alg":"ES256","iss":' + "[" * 5000 + "]" * 5000 + "}"
+NESTED = '{"alg":"ES256","iss":' + "[" * 100_000 + "]" * 100_000 + "}"
 
 
 def written(header: str, claims: str, signature: str = "AAAA") -> str:
