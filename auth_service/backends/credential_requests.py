@@ -33,7 +33,10 @@ class InvalidCredentialRequestError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CredentialRequest:
-    """For whom a bridge asks: a user, by a grant that is not known to live. `has_ended`: the token's time is over."""
+    """The user and grant that a bridge asks for. Whether the grant is live is not checked yet.
+
+    `has_ended` is whether the user's access token has expired.
+    """
 
     sub: str
     sid: str

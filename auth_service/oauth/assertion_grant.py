@@ -1,7 +1,7 @@
 """The grant type of token requests with an assertion of a third party (RFC 7523 §2.1).
 
-The type of the assertion decides whom it is for: an ID-JAG for the user of a client, which authenticates; any other for
-a workload, which has no client.
+The header `typ` of an assertion says what it is. An ID-JAG is about the user of a client, and that client has to
+authenticate. Any other assertion is about a workload, which has no client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLIENT_PARAMETERS: Final = ("client_id", "client_secret", "client_assertion", "
 
 
 class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Authlib ships no types
-    """Issue tokens to those for whom the issuer of an assertion vouches. There is no refresh token."""
+    """Issue an access token for an assertion of a trusted issuer. There is no refresh token."""
 
     GRANT_TYPE = JWT_BEARER_GRANT
     server: AuthorizationServer

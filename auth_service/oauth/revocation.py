@@ -56,7 +56,7 @@ class Revocation:
 
         All revoking goes through here. When this returns, no worker admits a token of them any more, not even one that
         has just lost Redis. `notify` tells the bridges of what else has ended. It is called before this waits for the
-        workers, as clients hear of the end meanwhile and begin anew.
+        workers: a client may log in again during that wait, and a later notice would end its new session.
         """
         ended: list[Grant] = []
         remaining = iter(sids)

@@ -87,7 +87,9 @@ class Connection(Model):
 
     @property
     def source(self) -> tuple[str, str]:
-        """Who gives the tokens to whom: those of another one are of no use, and must not be sent here."""
+        """The endpoint that issues the tokens, and the client it issues them to. Tokens from another source must not be
+        sent to this endpoint.
+        """
         return self.token_endpoint, self.client_id
 
     @property

@@ -3,7 +3,7 @@
 A value is stored encrypted only, under a key that is derived from the master key for one server and one user. Its
 variable and the service that gave it are bound to it as well. So a record that is copied to another user, server or
 variable is of no use there, nor is an account at a service that the operator has replaced by another one.
-Whoever reads Redis sees which user has set which variable, and when.
+A reader of Redis sees which variables each user has set, and when.
 """
 
 from __future__ import annotations

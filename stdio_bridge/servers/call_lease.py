@@ -150,7 +150,7 @@ class CallLease(ServerLease):
         pool = self._parts.pool
         newest = self._waiting[-1].identity if self._waiting else None
         if newest is None and pool.credentials is not None:
-            self._forget(self)  # nobody waits for it, and nobody's identity is there to ask with
+            self._forget(self)  # no client waits, so there is no identity to ask with
             return
         try:
             self._server = pool.start(self, self._ended, newest)

@@ -31,6 +31,7 @@ from tests.auth_service.idp.test_oidc import KEY, OTHER_KEY, StandIn, jwk
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, declared_secret
 from .test_declared_clients import Memory, authorization_of, subject_of
+from .test_workloads import claims_of, error_of
 
 FETCH = "https://fetch.example.com/mcp"
 USER = f"oidc:{PROVIDER}#42"
@@ -102,18 +103,6 @@ def id_jag(**claims: Any) -> str:
 def exchange(oauth: OAuthTestClient, assertion: str, *, client_id: str = "desktop", **form: str) -> TestResponse:
     secret = {"client_id": client_id, "client_secret": declared_secret(client_id)}
     return oauth.token(grant_type=JWT_BEARER_GRANT, assertion=assertion, **(secret | form))
-
-
-def claims_of(response: TestResponse) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    decoded: dict[str, Any] = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
-    return decoded
-
-
-def error_of(response: TestResponse) -> str:
-    assert response.status_code in {400, 401}, response.text
-    assert "access_token" not in response.text
-    return str(response.get_json()["error"])
 
 
 # What a user gets

@@ -64,7 +64,7 @@ def find_session(parts: Parts) -> Session | None:
 
 
 def is_signed_in_still(parts: Parts, sub: str) -> bool:
-    """Ask Redis anew whether this browser has a session of a user, after a wait in which it may have been ended."""
+    """Return whether this browser still has a session of a user. Redis is asked again, as it may have ended."""
     g.pop("session", None)
     session = find_session(parts)
     return session is not None and session.sub == sub
