@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from flask import Response, make_response, redirect, request
+from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
@@ -35,7 +35,7 @@ from .browser import (
     start_session,
 )
 from .consent_pages import page_of_refusal
-from .pages import capitalized, moment, protect, provider_targets, render_page
+from .pages import capitalized, moment, provider_targets, redirect_to, render_page
 
 blueprint = Endpoints("account", __name__)
 
@@ -132,7 +132,7 @@ def finish_sign_in(parts: Parts, parameters: dict[str, str], *, home: bool) -> R
     record(Event.SESSION_STARTED, user=profile.subject, name=profile.login)
     if parts.user_access.find_usable(profile):  # nothing is kept about people who may use no server
         parts.user_access.remember(login)
-    response = _redirect(f"{parts.settings.issuer}/") if home else _back(parts)
+    response = redirect_to(f"{parts.settings.issuer}/") if home else _back(parts)
     start_session(parts, response, sub=profile.subject, name=profile.login)
     return response
 
@@ -268,13 +268,7 @@ def _token_of(parts: Parts, session: Session, shown: credential_fields.Held | cr
 
 def _back(parts: Parts, notice: str = "") -> Response:
     query = f"?notice={notice}" if notice else ""
-    return _redirect(f"{parts.settings.issuer}/account{query}")
-
-
-def _redirect(url: str) -> Response:
-    response = make_response(redirect(url, code=303))
-    protect(response)
-    return response
+    return redirect_to(f"{parts.settings.issuer}/account{query}")
 
 
 def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = None) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flask import Response, make_response, request
+from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.idp import Login
@@ -16,7 +16,7 @@ from . import Endpoints, account, note, provide, provider_login, query_parameter
 from .browser import forget_session, start_session
 from .code_answer import find_change, send_code
 from .consent_pages import Notice, ask, no_login, not_allowed, note_request, scopes_not_allowed, sign_on_required
-from .pages import protect
+from .pages import answer_head
 from .shown_request import Shown, note_decision
 
 blueprint = Endpoints("callback", __name__)
@@ -26,10 +26,8 @@ blueprint = Endpoints("callback", __name__)
 def callback(parts: Parts) -> Response:
     """Finish the login at the identity provider, and send the browser to where it came from."""
     parameters = query_parameters()
-    if request.method == "HEAD":  # the answer shows nothing, so it must end no login
-        response = make_response("")
-        protect(response)
-        return response
+    if request.method == "HEAD":
+        return answer_head()
     attempt = provider_login.consume(parts, parameters.get("state", ""))
     if (shown := attempt.shown) is None:
         return account.finish_sign_in(parts, parameters, home=attempt.home)

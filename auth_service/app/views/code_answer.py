@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flask import Response, make_response, redirect
+from flask import Response
 
 from auth_service.app.composition import Parts
 from auth_service.oauth.authorization_requests import AuthorizationRequest
@@ -13,7 +13,7 @@ from auth_service.protocol import redirect_uris
 
 from . import record
 from .consent_pages import Notice, ask
-from .pages import protect
+from .pages import redirect_to
 from .shown_request import Shown, consent_of
 
 
@@ -49,6 +49,4 @@ def send_code(
         granted.redirect_uri,
         {"code": code, "state": granted.state, "iss": parts.settings.issuer},
     )
-    response = make_response(redirect(location, code=303))
-    protect(response)
-    return response
+    return redirect_to(location)

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from flask import Response, make_response, redirect, request
+from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.idp.connected_service import AccountRefusedError, known_error
@@ -24,7 +24,7 @@ from auth_service.storage.user_credentials import Secret
 
 from . import Endpoints, note, query_parameters, record
 from .browser import browser_fingerprint, find_session, is_signed_in_still, keep_browser, sends_cookies
-from .pages import protect
+from .pages import answer_head, redirect_to
 
 blueprint = Endpoints("connections", __name__)
 
@@ -55,7 +55,7 @@ def send(parts: Parts, attempt: Attempt) -> Response:
         lifetime=parts.settings.lifetimes.login,
     )
     url = parts.connections.authorization_url(attempt.resource_name, attempt.variable, state=state)
-    response = _redirect(url)
+    response = redirect_to(url)
     keep_browser(parts, response)
     return response
 
@@ -74,10 +74,8 @@ def form_targets(parts: Parts, resource_names: Collection[str]) -> tuple[str, ..
 def callback(parts: Parts, resource_name: str, variable: str) -> Response:
     """Take what the other service has sent this browser back with, and keep the account's tokens."""
     parameters = query_parameters()
-    if request.method == "HEAD":  # the answer shows nothing, so it must end no attempt
-        response = make_response("")
-        protect(response)
-        return response
+    if request.method == "HEAD":
+        return answer_head()
     state = parameters.get("state", "")
     attempt = _consume(parts, state)
     note(user=attempt.sub, name=attempt.name, credential=attempt.variable)
@@ -92,7 +90,7 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
     if "code" not in parameters:
         if parameters.get("error") == "access_denied":
             record(Event.CONNECTION_REFUSED, reason="the user declined at the other service")
-            return _redirect(attempt.back)
+            return redirect_to(attempt.back)
         raise _failed(
             attempt,
             f"{label} could not be connected",
@@ -105,7 +103,7 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
     if is_signed_in_still(parts, attempt.sub):
         parts.credential_changes.put(resource_name, attempt.sub, attempt.name, {variable: secret})
         if is_signed_in_still(parts, attempt.sub):
-            return _redirect(attempt.done)
+            return redirect_to(attempt.done)
         parts.credential_changes.remove(resource_name, attempt.sub, [variable], by="gateway")
     raise _signed_out(attempt)
 
@@ -172,9 +170,3 @@ def _signed_out(attempt: Attempt) -> PageError:
 
 def _failed(attempt: Attempt, title: str, explanation: str, *, status: int = 400) -> PageError:
     return PageError(title, explanation, status=status, links=(("Back", attempt.back),))
-
-
-def _redirect(url: str) -> Response:
-    response = make_response(redirect(url, code=303))
-    protect(response)
-    return response

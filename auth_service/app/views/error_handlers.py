@@ -6,7 +6,7 @@ import contextlib
 import logging
 from functools import partial
 
-from flask import Flask, Response, abort, jsonify, make_response, redirect, request
+from flask import Flask, Response, abort, jsonify, make_response, request
 from werkzeug.exceptions import HTTPException
 
 from auth_service.app.composition import Parts
@@ -26,7 +26,7 @@ from auth_service.protocol.errors import (
 from auth_service.protocol.redirect_uris import TargetKind
 
 from . import allow_any_origin, client_address, forbid_storing, record, statuses
-from .pages import protect, render_page, wants_page
+from .pages import redirect_to, render_page, wants_page
 from .shown_request import has_decided
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,7 @@ def _redirect_error(parts: Parts, error: AuthorizationRedirectError) -> Response
     # browser, a link to this gateway must not redirect there (RFC 9700 §4.11.2).
     if not has_decided():
         return _show(parts, _invalid_request(error, links=((_way_back(parts, error.redirect_uri), location),)))
-    response = make_response(redirect(location, code=303))
-    protect(response)
-    return response
+    return redirect_to(location)
 
 
 def _way_back(parts: Parts, redirect_uri: str) -> str:

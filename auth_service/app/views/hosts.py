@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, make_response, redirect, request
+from flask import Flask, Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.protocol import metadata
 
-from .pages import protect
+from .pages import redirect_to
 
 
 def serve_at_root(app: Flask, prefix: str) -> None:
@@ -33,9 +33,7 @@ def find_page_of_issuer(parts: Parts, path: str) -> Response | None:
     if request.path == url.path + path and _requested_name() == url.hostname:
         return None
     query = request.query_string.decode("ascii")
-    response = make_response(redirect(f"{issuer}{path}?{query}" if query else f"{issuer}{path}", code=303))
-    protect(response)
-    return response
+    return redirect_to(f"{issuer}{path}?{query}" if query else f"{issuer}{path}")
 
 
 def _requested_name() -> str | None:

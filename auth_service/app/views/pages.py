@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, make_response, render_template, request
+from flask import Response, make_response, redirect, render_template, request
 from werkzeug.datastructures import Headers
 
 from auth_service.app.composition import Parts
@@ -67,6 +67,20 @@ def render_page(
         status,
     )
     protect(response, form_targets=form_targets)
+    return response
+
+
+def redirect_to(url: str) -> Response:
+    """Redirect the browser to a URL, for which it sends GET (303)."""
+    response = make_response(redirect(url, code=303))
+    protect(response)
+    return response
+
+
+def answer_head() -> Response:
+    """Answer HEAD where GET would use up the browser's login or connection: a program only looked at the URL."""
+    response = make_response("")
+    protect(response)
     return response
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flask import Response, make_response, redirect, request
+from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.oauth.authorization_requests import AuthorizationRequest
@@ -34,7 +34,7 @@ from .browser import (
 )
 from .code_answer import find_change, send_code
 from .consent_pages import answer_targets, note_request
-from .pages import protect, render_page
+from .pages import answer_head, redirect_to, render_page
 from .provider_login import cannot_be_continued
 from .shown_request import Shown, consent_of, note_decision
 
@@ -75,16 +75,14 @@ def wait(parts: Parts, waiting: Waiting) -> Response:
         {"browser": browser_fingerprint(parts), "waiting": dataclasses.asdict(waiting)},
         lifetime=WAIT_SECONDS,
     )
-    return _go_on(parts, login)
+    return redirect_to(_url(parts, login))
 
 
 @blueprint.get("/provide")
 def show(parts: Parts) -> Response:
     """Ask for what is missing; if nothing is, finish the login."""
-    if request.method == "HEAD":  # the answer shows nothing, so it must end no login
-        response = make_response("")
-        protect(response)
-        return response
+    if request.method == "HEAD":
+        return answer_head()
     login = query_parameters().get("login", "")
     waiting = _find(parts, login)
     requested = _read_again(parts, waiting)
@@ -135,13 +133,7 @@ def act(parts: Parts) -> Response:
     problems = {variable: text for variable, text in entered.problems.items() if variable in missing}
     if problems:
         return _ask(parts, login, waiting, requested, problems=problems, is_partly_kept=bool(entered.secrets))
-    return _go_on(parts, login)
-
-
-def _go_on(parts: Parts, login: str) -> Response:
-    response = make_response(redirect(_url(parts, login), code=303))
-    protect(response)
-    return response
+    return redirect_to(_url(parts, login))
 
 
 def _url(parts: Parts, login: str) -> str:
@@ -205,7 +197,7 @@ def _ask(
     resource = parts.settings.resources[resource_name]
     missing = find_missing(parts, resource_name, waiting.sub)
     if not missing:  # another tab was faster
-        return _go_on(parts, login)
+        return redirect_to(_url(parts, login))
     content = {"login": login, "variables": missing, "digest": _digest(parts, waiting, requested, missing)}
     fields = credential_fields.describe(parts, resource_name, missing, problems=problems)
     kept = credential_fields.describe(

@@ -10,14 +10,14 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from flask import Response, make_response, redirect
+from flask import Response
 
 from auth_service.app.composition import Parts
 from auth_service.idp import Login
 from auth_service.protocol.errors import PageError
 
 from .browser import browser_fingerprint, keep_browser, sends_cookies
-from .pages import protect
+from .pages import redirect_to
 from .shown_request import Shown
 
 
@@ -42,8 +42,7 @@ def send(parts: Parts, attempt: Attempt, *, other_account: bool = False) -> Resp
         lifetime=parts.settings.lifetimes.login,
     )
     url = parts.provider.authorization_url(state=state, code_challenge=_challenge(_verifier(parts, state)))
-    response = make_response(redirect(_selecting_account(url) if other_account else url, code=303))
-    protect(response)
+    response = redirect_to(_selecting_account(url) if other_account else url)
     keep_browser(parts, response)
     return response
 
