@@ -55,7 +55,8 @@ def _find_credentials(loop: Loop, options: Options, verifier: Verifier) -> UserC
         return None
     from .servers.user_credentials import UserCredentials  # noqa: PLC0415 - loads what decrypts them
 
-    return UserCredentials(loop, options.credentials_urls, verifier, now=time.time)
+    variables = frozenset(options.user_credentials)
+    return UserCredentials(loop, options.credentials_urls, verifier, variables=variables, now=time.time)
 
 
 class Bridge:

@@ -164,7 +164,17 @@ class Options:
             "before a process is started for a user, ask the gateway's auth service here for the user's own "
             "credentials, which become variables of the process' environment, such as "
             "http://127.0.0.1:9000/credentials/NAME; repeatable: if one cannot be reached, the next one is asked. "
-            "Needs --require-identity; not with --isolation shared or --warm-spares",
+            "Needs --user-credential and --require-identity; not with --isolation shared or --warm-spares",
+        ),
+    ] = ()
+    user_credentials: Annotated[
+        tuple[str, ...],
+        Definition(
+            "user-credential",
+            kinds.several(kinds.VARIABLE),
+            ACCESS,
+            "a variable that --credentials-url must deliver before a process starts; repeatable, and nothing else may "
+            "be delivered",
         ),
     ] = ()
     no_identity: Annotated[

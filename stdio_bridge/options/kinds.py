@@ -22,6 +22,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _COLLECTOR = r"^https?://[^/@?#\s]+/[^?#\s]+$"
 # An address, as a name would have to be resolved while clients wait.
 _CREDENTIALS = r"^http://([0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/[!-\"$->@-~]*$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 _MAX_SECONDS = 1e9
 _MAX_COUNT = 10**11
 _MAX_DIGITS = 100
@@ -270,6 +271,14 @@ def _name(value: str) -> str:
     return value
 
 
+def _variable(value: str) -> str:
+    if not re.fullmatch(_VARIABLE, value):
+        raise InvalidValueError(
+            f"{value!r} is not the name of a variable: 1 to 100 characters out of A-Z, a-z, 0-9 and _"
+        )
+    return value
+
+
 def _assignment(value: str) -> tuple[str, str]:
     name, equals, assigned = value.partition("=")
     if not name or not equals:
@@ -324,6 +333,7 @@ RATIO = Kind(
 )
 COLLECTOR = replace(text("URL", _collector), schema={**_STRING, "pattern": _COLLECTOR})
 CREDENTIALS = replace(text("URL", _credentials), schema={**_STRING, "pattern": _CREDENTIALS})
+VARIABLE = replace(text("NAME", _variable), schema={**_STRING, "pattern": _VARIABLE})
 FLAG = Kind(from_json=_flag_from_json, schema={"type": "boolean"})
 """On the command line it stands without a value, and means true."""
 VARIABLES: Kind[Mapping[str, str]] = Kind(

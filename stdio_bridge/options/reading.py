@@ -39,7 +39,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
     values = {**in_file, **given.values}
     if given.print_tools_lock:
         # It serves no client, and one process is enough.
-        of_no_use = {*_IDENTITY, "credentials-url", "tools-lock", "warm-spares"}
+        of_no_use = {*_IDENTITY, "credentials-url", "tools-lock", "user-credential", "warm-spares"}
         values = {**{name: value for name, value in values.items() if name not in of_no_use}, "no-identity": True}
     attributes: dict[str, Any] = {options_by_name()[name].attribute: value for name, value in values.items()}
     options = Options(environment={}, print_tools_lock=given.print_tools_lock, **attributes)
@@ -73,7 +73,7 @@ def _check(options: Options) -> None:
         raise UsageError("no server command: give it after --, or as the member command of the configuration file")
     if (options.identity_key is None) == (not options.no_identity):
         raise UsageError("give either --require-identity KEYFILE or --no-identity")
-    if options.credentials_urls:
+    if options.credentials_urls or options.user_credentials:
         _check_credentials(options)
     if options.server_version in MODERN_VERSIONS:
         raise UsageError(
@@ -86,6 +86,13 @@ def _check(options: Options) -> None:
 
 
 def _check_credentials(options: Options) -> None:
+    if not options.user_credentials:
+        raise UsageError("--credentials-url: needs --user-credential NAME for each variable that is asked for there")
+    if not options.credentials_urls:
+        raise UsageError("--user-credential: needs --credentials-url, where it is asked for")
+    for name in options.user_credentials:
+        if name in options.assigned_variables:
+            raise UsageError(f"--user-credential {name}: --env sets the same variable")
     if options.identity_key is None:
         raise UsageError("--credentials-url: needs --require-identity, as credentials are asked for in a user's name")
     if options.isolation is Isolation.SHARED:

@@ -9,7 +9,7 @@ import base64
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -59,11 +59,20 @@ Taken = Callable[[Delivered | HttpError], None]
 class UserCredentials:
     """Asks the auth service, at one address after the other until one answers."""
 
-    def __init__(self, loop: Loop, urls: tuple[str, ...], verifier: Verifier, *, now: Callable[[], float]) -> None:
-        """`now` is in seconds since 1970."""
+    def __init__(
+        self,
+        loop: Loop,
+        urls: tuple[str, ...],
+        verifier: Verifier,
+        *,
+        variables: frozenset[str],
+        now: Callable[[], float],
+    ) -> None:
+        """`variables` are what each process must get, neither more nor less. `now` is in seconds since 1970."""
         self._loop = loop
         self._urls = urls
         self._verifier = verifier
+        self._variables = variables
         self._now = now
         self._fernet = Fernet(base64.urlsafe_b64encode(verifier.key_for("credentials")))
         self._limiter = StartLimiter(AT_ONCE)
@@ -114,6 +123,9 @@ class UserCredentials:
         if not is_valid:
             self._log.log(logging.ERROR, "the auth service's answer to a question for credentials is not valid")
             return _unavailable("")
+        if environment.keys() != self._variables:
+            self._log_difference(environment.keys())
+            return _unavailable("")
         if expires_at is None:
             return Delivered(environment=environment, good_for=None)
         left = expires_at - self._now()
@@ -121,6 +133,15 @@ class UserCredentials:
             self._log.log(logging.WARNING, "a user's credential has ended before a process could start with it")
             return _unavailable("")
         return Delivered(environment=environment, good_for=left - min(_AHEAD_SECONDS, left / 4))
+
+    def _log_difference(self, delivered: Collection[str]) -> None:
+        """Log which variables the auth service does not deliver, or delivers and should not."""
+        missing = [f"without {name}" for name in sorted(self._variables.difference(delivered))]
+        unknown = [f"with {name}" for name in sorted(set(delivered) - self._variables)]
+        text = (
+            "the auth service delivers a user's credentials %s: its settings are not this bridge's, so nothing starts"
+        )
+        self._log.log(logging.ERROR, text, ", ".join(missing + unknown))
 
 
 class Question:

@@ -60,7 +60,8 @@ def _served(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
     key.write_bytes(credentials.derive_key(f"identity-key:{NAME}"))
     where = f"{document['internal_url']}/credentials/{NAME}"
     try:
-        arguments = ("--require-identity", str(key), "--credentials-url", where)
+        asked = ("--credentials-url", where, "--user-credential", "TOKEN")
+        arguments = ("--require-identity", str(key), *asked)
         with Bridge(*arguments, command=LEGACY_SERVER) as bridge:
             oauth = {
                 "authorization_endpoint": f"{service.origin}/authorize",

@@ -63,7 +63,8 @@ def vaults(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             key = folder / f"{name}.key"
             key.write_bytes(credentials.derive_key(f"identity-key:{name}"))
             where = f"{document['internal_url']}/credentials/{name}"
-            arguments = ("--require-identity", str(key), "--credentials-url", where, *OPTIONS)
+            asked = ("--credentials-url", where, "--user-credential", "TOKEN")
+            arguments = ("--require-identity", str(key), *asked, *OPTIONS)
             bridge = bridges.enter_context(Bridge(*arguments, command=commands[name]))
             document["resources"][name] = {
                 "url": url,

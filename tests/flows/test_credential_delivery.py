@@ -46,7 +46,7 @@ class Bridge:
         self._audience = audience
         self._verifier = AssertionVerifier(key, now=time.time, keep_assertions=True)
         self._loop = Loop()
-        self._asks = UserCredentials(self._loop, (), self._verifier, now=time.time)
+        self._asks = UserCredentials(self._loop, (), self._verifier, variables=frozenset(BOTH), now=time.time)
         self.nonce = "nonce"
 
     def assertion(self, sub: str, sid: str, *, exp: int | None = None, audience: str | None = None) -> str:

@@ -42,7 +42,8 @@ def bridge_of(
     folder: Path, url: str, *options: str, command: tuple[str, ...] = LEGACY_SERVER, in_units: bool = False
 ) -> Iterator[Bridge]:
     (folder / "key").write_text(KEY)
-    own = ("--require-identity", str(folder / "key"), "--credentials-url", url, "--drain-timeout", "0.1", *options)
+    asked = ("--credentials-url", url, "--user-credential", "TOKEN")
+    own = ("--require-identity", str(folder / "key"), *asked, "--drain-timeout", "0.1", *options)
     with contextlib.ExitStack() as stack:
         if in_units:
             path = stack.enter_context(server_socket(folder / "server", *command))
@@ -180,6 +181,26 @@ def test_an_answer_that_is_not_valid_starts_nothing(service: CredentialService, 
         bridge.wait_for_line("ERROR .*the auth service's answer to a question for credentials is not valid")
         bridge.stop()
         assert not [line for line in bridge.lines if "token-of" in line]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("delivered", "difference"),
+    [({}, "without TOKEN"), ({"TOKEN": "token-of-ann", "NEW_TOKEN": "token-of-ann"}, "with NEW_TOKEN")],
+)
+def test_while_the_auth_service_has_other_settings_nothing_starts(
+    service: CredentialService, tmp_path: Path, era: str, delivered: dict[str, str], difference: str
+) -> None:
+    service.environments["ann"] = delivered
+    with bridge_of(tmp_path, service.url) as bridge:
+        status, headers, content = begin(bridge, era, "ann")
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+        bridge.wait_for_line(f"ERROR the auth service delivers a user's credentials {difference}: ")
+        service.give("ann")
+        assert said(Client(bridge, era, user="ann"), "token") == "token-of-ann"
+        bridge.stop()
+        assert not [line for line in [*bridge.lines, content.decode()] if "token-of" in line]
 
 
 def test_a_bridge_without_users_credentials_loads_nothing_for_them() -> None:

@@ -742,6 +742,9 @@ def test_a_bridge_reaches_the_auth_services_alone_and_only_where_users_have_cred
     assert [server for server in ("issues", "local", "notes") if asks_for_credentials(github, server)] == ["issues"]
     bridge = json.loads(github.files["mcp-oauth-gateway/bridge-issues.json"])
     assert bridge["credentials-url"] == ["http://127.0.0.1:9010/credentials/issues"]
+    assert bridge["user-credential"] == ["DRIVE_TOKEN", "TRACKER_TOKEN"]
+    assert settings_of(github).resources["issues"].user_credentials.keys() == set(bridge["user-credential"])
+    assert "user-credential" not in json.loads(github.files["mcp-oauth-gateway/bridge-notes.json"])
     hosts = load(evaluated("hosts"))
     bridge = json.loads(hosts.files["mcp-oauth-gateway/bridge-time.json"])
     assert bridge["credentials-url"] == [

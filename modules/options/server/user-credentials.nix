@@ -144,8 +144,12 @@ in
     '';
   };
 
-  # The bridge asks for them before it starts a process.
+  # The bridge asks for them before it starts a process. It knows their names, because an auth service that has not
+  # been restarted since a change delivers what there was before.
   config.settings = lib.mkIf (config.url == null) {
+    user-credential = lib.mkDefault (
+      if config.userCredentials == { } then null else lib.attrNames config.userCredentials
+    );
     credentials-url = lib.mkDefault (
       if config.userCredentials == { } then
         null

@@ -62,7 +62,7 @@ WHO = {"require-identity", "no-identity"}
 WHAT = {"command", "server-socket"}
 RULES = {"tools", "prompts", "resources"}  # see test_rules
 LOCK = {"tools-lock"}  # see test_lock_file
-CREDENTIALS = {"credentials-url"}  # only with identities, see test_user_credentials
+CREDENTIALS = {"credentials-url", "user-credential"}  # only with identities, see test_user_credentials
 WRONG: list[tuple[str, object]] = [
     ("allow-host", "a.example"),
     ("allow-host", [1]),
@@ -107,6 +107,9 @@ WRONG: list[tuple[str, object]] = [
     ("tracing-sample-ratio", "1"),
     ("tracing-sample-ratio", True),
     ("tracing-service-name", 1),
+    ("user-credential", "TOKEN"),
+    ("user-credential", ["A-B"]),
+    ("user-credential", ["A" * 101]),
     ("warm-spares", -1),
 ]
 

@@ -28,6 +28,8 @@ from tests.stdio_bridge.credential_service import WAIT_SECONDS, encrypt
 from tests.stdio_bridge.running import ECHO, KEY
 
 URL = "http://127.0.0.1:1/credentials/notes"
+ASKED = ("--credentials-url", URL, "--user-credential", "TOKEN")
+VARIABLES = frozenset({"TOKEN"})
 
 
 class Asked:
@@ -67,7 +69,7 @@ class Site:
         (folder / "key").write_text(KEY)
         self.now = 1000.0
         self.loop = Loop(lambda: self.now)
-        arguments = ["--listen", "127.0.0.1:0", "--require-identity", str(folder / "key"), "--credentials-url", URL]
+        arguments = ["--listen", "127.0.0.1:0", "--require-identity", str(folder / "key"), *ASKED]
         options = parse_options([*arguments, "--isolation", isolation, "--", *ECHO], os.environ)
         asked = Asked()
         asked.loop = self.loop
@@ -151,7 +153,7 @@ IDENTITY = Identity(user="ann", resource="https://mcp.example.com/notes/mcp", sc
 def asking() -> Iterator[UserCredentials]:
     loop = Loop()
     verifier = AssertionVerifier(KEY.encode(), now=lambda: 1000.0)
-    yield UserCredentials(loop, (URL,), verifier, now=lambda: 1000.0)
+    yield UserCredentials(loop, (URL,), verifier, variables=VARIABLES, now=lambda: 1000.0)
     loop.close()
 
 
@@ -164,7 +166,6 @@ def answered(changed: dict[str, Any], body: bytes | None = None, **headers: str)
     ("changed", "delivered"),
     [
         ({}, Delivered(environment={"TOKEN": "t"}, good_for=None)),
-        ({"environment": {}}, Delivered(environment={}, good_for=None)),
         ({"environment": {"TOKEN": "\U0001f511"}}, Delivered(environment={"TOKEN": "\U0001f511"}, good_for=None)),
         ({"expires_at": 4600}, Delivered(environment={"TOKEN": "t"}, good_for=3300.0)),
         ({"expires_at": 1400}, Delivered(environment={"TOKEN": "t"}, good_for=300.0)),
@@ -210,6 +211,25 @@ def test_an_answer_that_is_not_for_this_question_and_user_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("environment", "difference"),
+    [
+        ({}, "without TOKEN"),
+        ({"TOKEN": "secret", "OLD_TOKEN": "secret"}, "with OLD_TOKEN"),
+        ({"token": "secret", "A": "secret"}, "without TOKEN, with A, with token"),
+    ],
+)
+def test_a_process_starts_with_the_variables_that_the_bridge_names_or_not_at_all(
+    asking: UserCredentials, caplog: pytest.LogCaptureFixture, environment: dict[str, str], difference: str
+) -> None:
+    refused = asking.read(answered({"environment": environment}), IDENTITY, NONCE)
+    assert isinstance(refused, HttpError)
+    assert (refused.status, dict(refused.headers)) == ("503 Service Unavailable", {"Retry-After": "5"})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"delivers a user's credentials {difference}: its settings are not this bridge's" in line
+    assert "secret" not in line + str(refused)
+
+
+@pytest.mark.parametrize(
     ("status", "headers", "refusal", "retry_after"),
     [
         (503, {"retry-after": "7"}, "503 Service Unavailable", "7"),
@@ -241,7 +261,7 @@ def test_without_a_socket_questions_are_answered_and_hinder_no_later_ones(monkey
         listener.settimeout(WAIT_SECONDS)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/credentials/notes"
         verifier = AssertionVerifier(KEY.encode(), now=lambda: 1000.0)
-        credentials = UserCredentials(loop, (url, url), verifier, now=lambda: 1000.0)
+        credentials = UserCredentials(loop, (url, url), verifier, variables=VARIABLES, now=lambda: 1000.0)
         with monkeypatch.context() as patched:
             patched.setattr(socket, "socket", fail_to_open)
             for _ in range(2 * AT_ONCE):
@@ -282,7 +302,30 @@ def test_an_address_that_cannot_be_reached_says_nothing(asking: UserCredentials)
 )
 def test_credentials_are_refused_with_what_would_give_them_to_others(options: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        parse_options(["--listen", "127.0.0.1:0", "--credentials-url", URL, *options, "--", *ECHO], os.environ)
+        parse_options(["--listen", "127.0.0.1:0", *ASKED, *options, "--", *ECHO], os.environ)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (ASKED[:2], "--credentials-url: needs --user-credential NAME"),
+        (ASKED[2:], "--user-credential: needs --credentials-url"),
+        ((*ASKED, "--env", "TOKEN=t"), "--user-credential TOKEN: --env sets the same variable"),
+        ((*ASKED, "--user-credential", "A-B"), "'A-B' is not the name of a variable"),
+        ((*ASKED, "--user-credential", ""), "'' is not the name of a variable"),
+    ],
+)
+def test_the_variables_that_are_asked_for_are_named_and_set_by_nothing_else(
+    options: tuple[str, ...], complaint: str
+) -> None:
+    arguments = ["--listen", "127.0.0.1:0", "--require-identity", "KEY", *options, "--", *ECHO]
+    with pytest.raises(UsageError, match=complaint):
+        parse_options(arguments, os.environ)
+
+
+def test_a_lock_file_is_printed_with_the_options_of_a_bridge_whose_users_have_credentials() -> None:
+    options = parse_options(["--print-tools-lock", "--require-identity", "KEY", *ASKED, "--", *ECHO], os.environ)
+    assert (options.credentials_urls, options.user_credentials) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -294,19 +337,21 @@ def test_credentials_are_refused_with_what_would_give_them_to_others(options: tu
     ],
 )  # fmt: skip
 def test_an_address_that_would_have_to_be_looked_up_or_means_two_things_is_refused(url: str) -> None:
-    arguments = ["--listen", "127.0.0.1:0", "--require-identity", "KEY", "--credentials-url", url, "--", *ECHO]
+    arguments = ["--listen", "127.0.0.1:0", "--require-identity", "KEY", *ASKED, "--credentials-url", url, "--", *ECHO]
     with pytest.raises(UsageError, match="--credentials-url"):
         parse_options(arguments, os.environ)
 
 
 @pytest.mark.parametrize("url", [URL, "http://[::1]:9000/credentials/notes", "http://10.0.0.1/x"])
 def test_an_address_with_a_path_is_taken(url: str) -> None:
-    arguments = ["--listen", "127.0.0.1:0", "--require-identity", "KEY", "--credentials-url", url, "--", *ECHO]
-    assert parse_options(arguments, os.environ).credentials_urls == (url,)
+    arguments = ["--listen", "127.0.0.1:0", "--require-identity", "KEY", *ASKED, "--credentials-url", url, "--", *ECHO]
+    assert parse_options(arguments, os.environ).credentials_urls == (URL, url)
 
 
-def test_the_file_of_a_bridge_names_several_addresses(tmp_path: Path) -> None:
-    urls = [URL, "http://10.0.0.1:9000/credentials/notes"]
-    members = {"listen": "127.0.0.1:0", "require-identity": "KEY", "credentials-url": urls, "command": ["true"]}
+def test_the_file_of_a_bridge_names_several_addresses_and_variables(tmp_path: Path) -> None:
+    urls, variables = [URL, "http://10.0.0.1:9000/credentials/notes"], ["API_TOKEN", "API_USER"]
+    members: dict[str, object] = {"listen": "127.0.0.1:0", "require-identity": "KEY", "command": ["true"]}
+    members |= {"credentials-url": urls, "user-credential": variables}
     (tmp_path / "bridge.json").write_text(json.dumps(members))
-    assert parse_options(["--config", str(tmp_path / "bridge.json")], os.environ).credentials_urls == tuple(urls)
+    options = parse_options(["--config", str(tmp_path / "bridge.json")], os.environ)
+    assert (options.credentials_urls, options.user_credentials) == (tuple(urls), tuple(variables))
