@@ -6,24 +6,18 @@ are missing at servers that the user may use.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
 
 from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
-from auth_service.protocol import client_documents, redirect_uris
-from auth_service.protocol.display import DisplayName, display_name, display_text
+from auth_service.protocol.display import display_text
 from auth_service.protocol.errors import LoginError, PageError, ProviderRefusal, ServiceUnavailable
-from auth_service.protocol.redirect_uris import Target
-from auth_service.storage.grants import Grant, StoredGrant
 from auth_service.storage.sessions import Session
 
 from . import Endpoints, connections, credential_fields, form_parameters, provider_login, record
+from .accesses import find_accesses, find_logins
 from .browser import (
     FORM_TOKEN_FIELD,
     end_session,
@@ -35,7 +29,7 @@ from .browser import (
     start_session,
 )
 from .consent_pages import page_of_refusal
-from .pages import capitalized, moment, provider_targets, redirect_to, render_page
+from .pages import capitalized, provider_targets, redirect_to, render_page
 
 blueprint = Endpoints("account", __name__)
 
@@ -48,30 +42,6 @@ _NOTICES = frozenset(
         *("credential-removed", "credential-replaced", "credential-set", "credential-connected"),
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Access:
-    """The access of one program to one server, from all its logins together.
-
-    A program that registers at each login is a new client each time. To a user it is one program: the same name,
-    publisher and recipient of the answers.
-    """
-
-    id: str
-    """Names this access in the page's form; the same at each look, as long as there is one login."""
-    grants: tuple[StoredGrant, ...]
-    client: DisplayName
-    client_host: str | None
-    target: Target | None
-    """The recipient of the answers; None for a token that the operator has issued, and if `is_vouched`."""
-    is_vouched: bool
-    """Whether the identity provider has vouched for the user, so that there was no page here."""
-    resource_url: str
-    server: DisplayName
-    scopes: tuple[str, ...]
-    since: datetime
-    last_used: datetime | None
 
 
 @blueprint.get("/account")
@@ -162,7 +132,7 @@ def _change(parts: Parts, session: Session, form: dict[str, str]) -> Response:
     revocation = parts.revocation
     match form.get("action"):
         case "end" if "access" in form:
-            for client_id, resource_url, redirect_uri in _parts_of_access(parts, session, form["access"]):
+            for client_id, resource_url, redirect_uri in find_logins(parts, session.sub, form["access"]):
                 revocation.revoke_access(
                     session.sub, by="user", client_id=client_id, resource_url=resource_url, redirect=redirect_uri
                 )
@@ -289,7 +259,7 @@ def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = N
         form_token=form_token(parts, session),
         session=session,
         user=display_text(session.name) if session is not None else "",
-        accesses=_accesses(parts, session) if session is not None else (),
+        accesses=find_accesses(parts, session.sub) if session is not None else (),
         credentials=[(each, _token_of(parts, session, each)) for each in held] if session is not None else (),
         missing=[(each, _token_of(parts, session, each)) for each in absent] if session is not None else (),
         is_known=usable is not None,
@@ -298,48 +268,3 @@ def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = N
     )
     keep_browser(parts, response)
     return response
-
-
-def _accesses(parts: Parts, session: Session) -> tuple[Access, ...]:
-    held: dict[str, list[StoredGrant]] = {}
-    for live in parts.store.grants.find_of_user(session.sub):
-        held.setdefault(_access_id(live.grant), []).append(live)
-    accesses = [_merge(parts, access_id, grants) for access_id, grants in held.items()]
-    return tuple(sorted(accesses, key=lambda access: access.since, reverse=True))
-
-
-def _access_id(grant: Grant) -> str:
-    published = grant.client_id if client_documents.is_document_url(grant.client_id) else None
-    members = [published, grant.client_name, grant.redirect, grant.resource]
-    return hashlib.sha256(json.dumps(members).encode()).hexdigest()
-
-
-def _parts_of_access(parts: Parts, session: Session, access_id: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the client, the resource and the redirect URI of each login of an access that the user has now."""
-    for access in _accesses(parts, session):
-        if access.id == access_id:
-            grants = [live.grant for live in access.grants]
-            yield from dict.fromkeys((grant.client_id, grant.resource, grant.redirect) for grant in grants)
-
-
-def _merge(parts: Parts, access_id: str, held: list[StoredGrant]) -> Access:
-    settings = parts.settings
-    newest = max((live.grant for live in held), key=lambda grant: grant.created_at)
-    name = settings.find_resource_name(newest.resource)
-    title = newest.resource if name is None else settings.resources[name].title or name
-    uses = [live.last_used for live in held if live.last_used is not None]
-    return Access(
-        id=access_id,
-        grants=tuple(held),
-        client=display_name(newest.client_name),
-        client_host=client_documents.host_of(newest.client_id),
-        target=redirect_uris.describe_target(newest.redirect, settings.clients.redirect_schemes)
-        if newest.redirect
-        else None,
-        is_vouched=newest.needs_authentication and not newest.redirect,
-        resource_url=newest.resource,
-        server=display_name(title),
-        scopes=tuple(dict.fromkeys(scope for live in held for scope in live.grant.scope.split())),
-        since=moment(min(live.grant.created_at for live in held)),
-        last_used=moment(max(uses)) if uses else None,
-    )
