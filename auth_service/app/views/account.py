@@ -42,6 +42,8 @@ _NOTICES = frozenset(
         *("credential-removed", "credential-replaced", "credential-set", "credential-connected"),
     }
 )
+_FAULTS = frozenset({"stale", "no-cookies", "credential-problem"})
+"""The notices that say why a form has changed nothing."""
 
 
 @blueprint.get("/account")
@@ -73,7 +75,7 @@ def act(parts: Parts) -> Response:
             raise _provider_down(parts, error) from error
     if "credential" in token.content:
         return _change_credential(parts, session, token.content, form)
-    if "absent" in token.content:
+    if "missing" in token.content:
         return _set_credential(parts, session, token.content, form)
     return _change(parts, session, form)
 
@@ -151,7 +153,8 @@ def _change(parts: Parts, session: Session, form: dict[str, str]) -> Response:
 
 def _change_credential(parts: Parts, session: Session, shown: dict[str, str], form: dict[str, str]) -> Response:
     """Replace or remove the credential that the form was for, if it is still there and still what the page showed."""
-    held = next((each for each in _find_held(parts, session) if each.id == shown["credential"]), None)
+    found = credential_fields.find_held(parts, session.sub, list(parts.settings.resources))
+    held = next((each for each in found if each.id == shown["credential"]), None)
     if held is None or held.digest != shown["digest"]:
         return _render(parts, "stale")
     resource_name, variable = held.resource_name, held.variable
@@ -169,13 +172,13 @@ def _change_credential(parts: Parts, session: Session, shown: dict[str, str], fo
 
 def _set_credential(parts: Parts, session: Session, shown: dict[str, str], form: dict[str, str]) -> Response:
     """Keep or connect what the form asked for, if the user may use its server and it is still missing."""
-    found = _find_absent(parts, session, _find_usable(parts, session))
-    absent = next((each for each in found if each.id == shown["absent"]), None)
-    if absent is None or absent.digest != shown["digest"]:
+    found = credential_fields.find_missing(parts, session.sub, _find_usable(parts, session) or [])
+    missing = next((each for each in found if each.id == shown["missing"]), None)
+    if missing is None or missing.digest != shown["digest"]:
         return _render(parts, "stale")
-    resource_name, variable = absent.resource_name, absent.field.variable
+    resource_name, variable = missing.resource_name, missing.field.variable
     match form.get("action"):
-        case "set-credential" if not absent.field.is_connected:
+        case "set-credential" if not missing.field.is_connected:
             return _enter(parts, session, resource_name, variable, form, notice="credential-set")
         case "connect-credential" if parts.connections.is_connection(resource_name, variable):
             return _connect(parts, session, resource_name, variable, notice="credential-connected")
@@ -188,7 +191,7 @@ def _enter(
 ) -> Response:
     entered = credential_fields.read(parts, resource_name, [variable], form)
     if entered.problems:
-        problems = {f"{resource_name}:{variable}": entered.problems[variable]}
+        problems = {credential_fields.credential_id(resource_name, variable): entered.problems[variable]}
         return _render(parts, "credential-problem", problems=problems)
     parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
     return _back(parts, notice)
@@ -209,14 +212,8 @@ def _connect(parts: Parts, session: Session, resource_name: str, variable: str, 
     )
 
 
-def _find_held(
-    parts: Parts, session: Session, *, problems: Mapping[str, str] | None = None
-) -> list[credential_fields.Held]:
-    return credential_fields.find_held(parts, session.sub, list(parts.settings.resources), problems=problems)
-
-
 def _find_usable(parts: Parts, session: Session) -> list[str] | None:
-    """Return the servers with credentials of users that the user may use; None if the gateway does not know."""
+    """Return the servers that ask for credentials and that the user may use; None if the gateway does not know."""
     asking = {name for name, resource in parts.settings.resources.items() if resource.user_credentials}
     if not asking:
         return []
@@ -224,14 +221,10 @@ def _find_usable(parts: Parts, session: Session) -> list[str] | None:
     return None if usable is None else [name for name in usable if name in asking]
 
 
-def _find_absent(
-    parts: Parts, session: Session, usable: list[str] | None, *, problems: Mapping[str, str] | None = None
-) -> list[credential_fields.Absent]:
-    return credential_fields.find_absent(parts, session.sub, usable or [], problems=problems)
-
-
-def _token_of(parts: Parts, session: Session, shown: credential_fields.Held | credential_fields.Absent) -> str:
-    kind = "credential" if isinstance(shown, credential_fields.Held) else "absent"
+def _token_of(
+    parts: Parts, session: Session, shown: credential_fields.HeldCredential | credential_fields.MissingCredential
+) -> str:
+    kind = "credential" if isinstance(shown, credential_fields.HeldCredential) else "missing"
     content = {"sub": session.sub, kind: shown.id, "digest": shown.digest}
     return make_form_token(parts, _FORM_PURPOSE, content)
 
@@ -242,29 +235,53 @@ def _back(parts: Parts, notice: str = "") -> Response:
 
 
 def _render(parts: Parts, notice: str, *, problems: Mapping[str, str] | None = None) -> Response:
+    """Render the page, or the one to sign in. `problems` say why an entered value is not kept, by credential."""
     session = find_session(parts)
-    held = _find_held(parts, session, problems=problems) if session is not None else []
-    usable = _find_usable(parts, session) if session is not None else None
-    absent = _find_absent(parts, session, usable, problems=problems) if session is not None else []
-    resource_names = sorted({each.resource_name for each in held} | {each.resource_name for each in absent})
-    response = render_page(
+    if session is None:
+        page = _render_sign_in(parts, notice)
+    else:
+        page = _render_account(parts, session, notice, problems=problems or {})
+    keep_browser(parts, page)
+    return page
+
+
+def _render_sign_in(parts: Parts, notice: str) -> Response:
+    return render_page(
         parts,
-        "account.html" if session is not None else "sign_in.html",
-        status=400 if notice in {"stale", "no-cookies", "credential-problem"} else 200,
+        "sign_in.html",
+        status=_status(notice),
+        form_targets=provider_targets(parts),
+        action=f"{parts.settings.issuer}/account",
+        form_token=form_token(parts, None),
+        provider=parts.provider.title,
+        notice=notice,
+    )
+
+
+def _render_account(parts: Parts, session: Session, notice: str, *, problems: Mapping[str, str]) -> Response:
+    usable = _find_usable(parts, session)
+    held = credential_fields.find_held(parts, session.sub, list(parts.settings.resources), problems=problems)
+    missing = credential_fields.find_missing(parts, session.sub, usable or [], problems=problems)
+    resource_names = sorted({each.resource_name for each in held} | {each.resource_name for each in missing})
+    return render_page(
+        parts,
+        "account.html",
+        status=_status(notice),
         form_targets=(
             *(provider_targets(parts) if usable is None else ()),
             *connections.form_targets(parts, resource_names),
         ),
         action=f"{parts.settings.issuer}/account",
         form_token=form_token(parts, session),
-        session=session,
-        user=display_text(session.name) if session is not None else "",
-        accesses=find_accesses(parts, session.sub) if session is not None else (),
-        credentials=[(each, _token_of(parts, session, each)) for each in held] if session is not None else (),
-        missing=[(each, _token_of(parts, session, each)) for each in absent] if session is not None else (),
+        user=display_text(session.name),
+        accesses=find_accesses(parts, session.sub),
+        credentials=[(each, _token_of(parts, session, each)) for each in held],
+        missing=[(each, _token_of(parts, session, each)) for each in missing],
         is_known=usable is not None,
         provider=parts.provider.title,
         notice=notice,
     )
-    keep_browser(parts, response)
-    return response
+
+
+def _status(notice: str) -> int:
+    return 400 if notice in _FAULTS else 200

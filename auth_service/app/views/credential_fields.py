@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from auth_service.app.composition import Parts
@@ -21,6 +22,7 @@ from .pages import moment
 
 VALUE_FIELD: Final = "value:"
 """Before the variable's name, in the name of a field."""
+_NO_PROBLEMS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,11 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class HeldCredential:
     """A credential that the gateway keeps for a user."""
 
+    id: str
+    """Names it in the form."""
     resource_name: str
     server: DisplayName
     variable: str
@@ -48,30 +52,22 @@ class Held:
     set_at: datetime
     used_at: datetime | None
     field: Field | None
-    """What replaces it; None if the server does not ask for it any more."""
+    """The field for a new value; None if the server does not ask for this credential any more."""
     digest: str
-    """What tells what a page shows of it from everything else."""
-
-    @property
-    def id(self) -> str:
-        """Names it in the form; the name of a server has no colon."""
-        return f"{self.resource_name}:{self.variable}"
+    """The digest of what a page shows of it, by which a form is refused if that has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Absent:
-    """A credential that a server needs and the gateway does not have."""
+class MissingCredential:
+    """A credential that a server needs from a user and the gateway does not have."""
 
+    id: str
+    """Names it in the form."""
     resource_name: str
     server: DisplayName
     field: Field
     digest: str
-    """As that of `Held`."""
-
-    @property
-    def id(self) -> str:
-        """Names it in the form, as that of `Held`."""
-        return f"{self.resource_name}:{self.field.variable}"
+    """As that of `HeldCredential`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,37 +78,38 @@ class Entered:
     problems: dict[str, str]
 
 
-def describe(
-    parts: Parts, resource_name: str, variables: Sequence[str], *, problems: Mapping[str, str] | None = None
-) -> list[Field]:
-    """Return the fields for these variables of a server."""
-    wanted = parts.settings.resources[resource_name].user_credentials
-    return [
-        Field(
-            variable=variable,
-            name=VALUE_FIELD + variable,
-            label=display_text_in_full(wanted[variable].label),
-            help=split_links(display_text_in_full(wanted[variable].help or "")),
-            is_connected=wanted[variable].oauth is not None,
-            problem=(problems or {}).get(variable),
-        )
-        for variable in variables
-    ]
+def credential_id(resource_name: str, variable: str) -> str:
+    """Return the id of a credential in forms. The name of a server has no colon."""
+    return f"{resource_name}:{variable}"
+
+
+def describe(parts: Parts, resource_name: str, variable: str, *, problem: str | None = None) -> Field:
+    """Return the field for a variable that a server asks for. `problem` says why the value last sent is not kept."""
+    wanted = parts.settings.resources[resource_name].user_credentials[variable]
+    return Field(
+        variable=variable,
+        name=VALUE_FIELD + variable,
+        label=display_text_in_full(wanted.label),
+        help=split_links(display_text_in_full(wanted.help or "")),
+        is_connected=wanted.oauth is not None,
+        problem=problem,
+    )
 
 
 def find_held(
-    parts: Parts, sub: str, resource_names: Sequence[str], *, problems: Mapping[str, str] | None = None
-) -> list[Held]:
-    """Return what is kept for a user at these servers. `problems` are those of a form, by `Held.id`."""
-    found: list[Held] = []
+    parts: Parts, sub: str, resource_names: Sequence[str], *, problems: Mapping[str, str] = _NO_PROBLEMS
+) -> list[HeldCredential]:
+    """Return what is kept for a user at these servers. `problems` are those of a form, by `HeldCredential.id`."""
+    found: list[HeldCredential] = []
     for state in parts.user_credentials.find_states(sub, resource_names):
         name, variable = state.resource_name, state.variable
         resource = parts.settings.resources[name]
-        problem = (problems or {}).get(f"{name}:{variable}")
-        shown = [variable] if variable in resource.user_credentials else []
-        field = next(iter(describe(parts, name, shown, problems={variable: problem} if problem else None)), None)
+        id_ = credential_id(name, variable)
+        is_wanted = variable in resource.user_credentials
+        field = describe(parts, name, variable, problem=problems.get(id_)) if is_wanted else None
         found.append(
-            Held(
+            HeldCredential(
+                id=id_,
                 resource_name=name,
                 server=display_name(resource.title or name),
                 variable=variable,
@@ -126,28 +123,24 @@ def find_held(
     return found
 
 
-def find_absent(
-    parts: Parts,
-    sub: str,
-    resource_names: Sequence[str],
-    *,
-    problems: Mapping[str, str] | None = None,
-) -> list[Absent]:
-    """Return what these servers need of a user and is not kept. `problems` are those of a form, by `Absent.id`."""
+def find_missing(
+    parts: Parts, sub: str, resource_names: Sequence[str], *, problems: Mapping[str, str] = _NO_PROBLEMS
+) -> list[MissingCredential]:
+    """Return what these servers need from a user and is not kept. `problems` are as those of `find_held`."""
     kept = {(each.resource_name, each.variable) for each in parts.user_credentials.find_states(sub, resource_names)}
-    found: list[Absent] = []
+    found: list[MissingCredential] = []
     for name in resource_names:
         resource = parts.settings.resources[name]
         for variable in resource.user_credentials:
             if (name, variable) in kept:
                 continue
-            problem = (problems or {}).get(f"{name}:{variable}")
-            (field,) = describe(parts, name, [variable], problems={variable: problem} if problem else None)
+            id_ = credential_id(name, variable)
             found.append(
-                Absent(
+                MissingCredential(
+                    id=id_,
                     resource_name=name,
                     server=display_name(resource.title or name),
-                    field=field,
+                    field=describe(parts, name, variable, problem=problems.get(id_)),
                     digest=digest(parts, name, [variable]),
                 )
             )
@@ -155,7 +148,7 @@ def find_absent(
 
 
 def digest(parts: Parts, resource_name: str, variables: Sequence[str]) -> str:
-    """Return what tells these fields from all others; variables that the server does not have any more count too."""
+    """Return the digest of all that the settings say of these variables, also of those that they name no more."""
     wanted = parts.settings.resources[resource_name].user_credentials
     members = [
         (variable, wanted[variable].model_dump(mode="json") if variable in wanted else None) for variable in variables

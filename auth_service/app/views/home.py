@@ -16,7 +16,7 @@ from auth_service.settings import Resource
 from . import Endpoints
 from .account import HOME_FIELD, form_token
 from .browser import find_session, keep_browser
-from .credential_fields import Field, Held, describe, find_held
+from .credential_fields import Field, HeldCredential, credential_id, describe, find_held
 from .pages import provider_targets, render_page
 
 blueprint = Endpoints("home", __name__)
@@ -45,7 +45,7 @@ class Credential:
     """What a server needs from a user, and what is kept of it."""
 
     field: Field
-    held: Held | None
+    held: HeldCredential | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +117,10 @@ def visit(parts: Parts, name: str, status: str) -> Response:
     return response
 
 
-def _credentials(parts: Parts, name: str, held: Mapping[str, Held]) -> list[Credential]:
-    wanted = list(parts.settings.resources[name].user_credentials)
+def _credentials(parts: Parts, name: str, held: Mapping[str, HeldCredential]) -> list[Credential]:
     return [
-        Credential(field=field, held=held.get(f"{name}:{field.variable}")) for field in describe(parts, name, wanted)
+        Credential(field=describe(parts, name, variable), held=held.get(credential_id(name, variable)))
+        for variable in parts.settings.resources[name].user_credentials
     ]
 
 

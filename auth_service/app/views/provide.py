@@ -199,10 +199,15 @@ def _ask(
     if not missing:  # another tab was faster
         return redirect_to(_url(parts, login))
     content = {"login": login, "variables": missing, "digest": _digest(parts, waiting, requested, missing)}
-    fields = credential_fields.describe(parts, resource_name, missing, problems=problems)
-    kept = credential_fields.describe(
-        parts, resource_name, [variable for variable in resource.user_credentials if variable not in missing]
-    )
+    fields = [
+        credential_fields.describe(parts, resource_name, variable, problem=(problems or {}).get(variable))
+        for variable in missing
+    ]
+    kept = [
+        credential_fields.describe(parts, resource_name, variable)
+        for variable in resource.user_credentials
+        if variable not in missing
+    ]
     response = render_page(
         parts,
         "provide.html",
