@@ -73,7 +73,9 @@ let
     cd ${checkout}
     python -c 'import json, sys; from tests.systemd.evaluation import render_options
     sys.stdout.write(render_options(json.load(sys.stdin)))' \
-      < ${writeText "options.json" (builtins.toJSON (import ../tests/systemd/options.nix { inherit lib; }))} > $out
+      < ${
+        writeText "options.json" (builtins.toJSON (import ../tests/systemd/options.nix { inherit lib; }))
+      } > $out
     diff --unified docs/options.md $out || { echo "docs/options.md is not of these modules; run: make evaluate"; exit 1; }
   '';
 
@@ -123,21 +125,23 @@ let
       '';
     };
   # The machines of a VM test must not set `nixpkgs.overlays`, so the test's packages already have what they need.
-  testPackages = pkgs.extend (_: _: {
-    mcp-oauth-gateway = package;
-    # The same package under another name, for the test of an upgrade.
-    mcp-oauth-gateway-next = symlinkJoin {
-      name = "mcp-oauth-gateway-next";
-      paths = [ package ];
-      passthru = { inherit (package) python; };
-    };
-    hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
-    set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";
-    stand-in-collector = runModule "stand-in-collector" "tests.nixos.stand_in_collector";
-    stand-in-github = runModule "stand-in-github" "local.github";
-    stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
-    test-client = runModule "test-client" "tests.nixos.client";
-  });
+  testPackages = pkgs.extend (
+    _: _: {
+      mcp-oauth-gateway = package;
+      # The same package under another name, for the test of an upgrade.
+      mcp-oauth-gateway-next = symlinkJoin {
+        name = "mcp-oauth-gateway-next";
+        paths = [ package ];
+        passthru = { inherit (package) python; };
+      };
+      hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
+      set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";
+      stand-in-collector = runModule "stand-in-collector" "tests.nixos.stand_in_collector";
+      stand-in-github = runModule "stand-in-github" "local.github";
+      stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
+      test-client = runModule "test-client" "tests.nixos.client";
+    }
+  );
 
   certificates = callPackage ./test-certificates.nix { };
   machine = {

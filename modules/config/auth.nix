@@ -27,9 +27,11 @@ let
   connectionSecrets =
     server:
     { userCredentials, ... }:
-    lib.mapAttrsToList (name: { oauth, ... }: "user-credential-secret.${server}.${name}:${oauth.clientSecretFile}") (
-      lib.filterAttrs (_: { oauth, ... }: oauth != null && oauth.clientSecretFile != null) userCredentials
-    );
+    lib.mapAttrsToList
+      (name: { oauth, ... }: "user-credential-secret.${server}.${name}:${oauth.clientSecretFile}")
+      (
+        lib.filterAttrs (_: { oauth, ... }: oauth != null && oauth.clientSecretFile != null) userCredentials
+      );
 in
 {
   config = lib.mkIf cfg.enable {

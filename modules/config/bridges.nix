@@ -53,19 +53,23 @@ let
 
   nameOf = topology.bridgeUnit;
   socketOf = topology.bridgeSocket;
+  descriptionOf =
+    name: replica:
+    "MCP server ${name}" + lib.optionalString (replica.instance != "") " (${replica.name})";
 
   bridgeUnit =
     name: server: replica:
     let
       socket = "${socketOf name replica}.socket";
       derived = server.identityKeyFile == null;
+      keyFile = if derived then keys.identityKeyFile name else server.identityKeyFile;
       serverSocket = units.serverSocket name;
       # It asks the auth service for users' credentials.
       network = reach (lib.optionals (server.userCredentials != { }) topology.authAddresses);
       journal = lib.optional cfg.records.enable "systemd-journald@${units.callNamespace}.socket";
     in
     {
-      description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
+      description = descriptionOf name replica;
       requires = [
         socket
         "${units.serverUnit name}.socket"
@@ -112,7 +116,7 @@ let
           DynamicUser = true;
           # A net: all that clients and the server's processes send it is held within bounds of its own.
           MemoryMax = "2G";
-          OpenFile = "${escaped (if derived then keys.identityKeyFile name else server.identityKeyFile)}:identity-key:read-only";
+          OpenFile = "${escaped keyFile}:identity-key:read-only";
           # Of /run it sees the service manager, and the directory of the socket that starts the server's processes: the
           # directory, because the socket in it may be made again.
           TemporaryFileSystem = hardening.base.TemporaryFileSystem ++ [ "/run:ro" ];
@@ -134,7 +138,7 @@ let
     };
 
   socketUnit = name: _: replica: {
-    description = "MCP server ${name}${lib.optionalString (replica.instance != "") " (${replica.name})"}";
+    description = descriptionOf name replica;
     wantedBy = [ "sockets.target" ];
     onFailure = [ (units.recoveryOf (socketOf name replica)) ];
     startLimitIntervalSec = 0;
@@ -157,6 +161,16 @@ let
       )
     );
 
+  directory = mode: {
+    inherit mode;
+    user = "root";
+    group = "root";
+  };
+  emptyRoots = [
+    sandbox.emptyRoots
+  ]
+  ++ map sandbox.emptyRootOf (lib.attrNames topology.bridgedHere);
+
   # One of something per replica on this host.
   perReplica =
     nameUnit: mkUnit:
@@ -176,23 +190,17 @@ in
     # To be read; a bridge is started with the file itself, and restarted where that changes.
     environment.etc = lib.mapAttrs' (
       name: server:
-      lib.nameValuePair "mcp-oauth-gateway/bridge-${name}.json" { source = configurationFile name server; }
+      lib.nameValuePair "mcp-oauth-gateway/bridge-${name}.json" {
+        source = configurationFile name server;
+      }
     ) topology.bridgedHere;
 
-    systemd.tmpfiles.settings.mcp-oauth-gateway = {
-      "/run/mcp-oauth-gateway".d = {
-        mode = "0700";
-        user = "root";
-        group = "root";
-      };
-    }
-    // lib.genAttrs ([ sandbox.emptyRoots ] ++ map sandbox.emptyRootOf (lib.attrNames topology.bridgedHere)) (_: {
-      d = {
-        mode = "0755";
-        user = "root";
-        group = "root";
-      };
-    });
+    systemd.tmpfiles.settings.mcp-oauth-gateway = lib.mkMerge [
+      { "/run/mcp-oauth-gateway".d = directory "0700"; }
+      (lib.genAttrs emptyRoots (_: {
+        d = directory "0755";
+      }))
+    ];
 
     systemd.services =
       lib.mapAttrs' (name: _: lib.nameValuePair (keys.identityKeyUnit name) (identityUnit name)) (

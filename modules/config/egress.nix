@@ -16,7 +16,9 @@ let
     ;
   inherit (hardening) asDefaults;
 
-  proxied = lib.filterAttrs (_: server: sandbox.domainsOf server.sandbox != null) topology.bridgedHere;
+  proxied = lib.filterAttrs (
+    _: server: sandbox.domainsOf server.sandbox != null
+  ) topology.bridgedHere;
 
   proxy =
     name: server:
@@ -24,40 +26,40 @@ let
       inherit (sandbox.networks name) internet;
     in
     {
-    description = "Egress proxy of the MCP server ${name}";
-    # Connections wait in the socket meanwhile.
-    stopIfChanged = false;
-    startLimitIntervalSec = 0;
-    after = [ "nss-lookup.target" ];
-    serviceConfig = asDefaults (
-      hardening.base
-      // hardening.journal
-      // sandbox.isolated
-      # The kernel lets nothing pass to the host or to private networks, whatever address a name has.
-      // internet
-      // {
-        ExecStart = utils.escapeSystemdExecArgs (
-          [ (lib.getExe' cfg.package "mcp-egress-proxy") ]
-          ++ lib.concatMap (domain: [
-            "--domain"
-            domain
-          ]) (sandbox.domainsOf server.sandbox)
-        );
-        Slice = units.sliceOf name;
-        DynamicUser = true;
-        IPAddressDeny = internet.IPAddressDeny ++ server.sandbox.denyAddresses;
-        LimitNOFILE = 4096;
-        MemoryMax = "256M";
-        # Some look up names.
-        TasksMax = 16;
-        NoExecPaths = [
-          "/dev/shm"
-          "/tmp"
-          "/var/tmp"
-        ];
-      }
-    );
-  };
+      description = "Egress proxy of the MCP server ${name}";
+      # Connections wait in the socket meanwhile.
+      stopIfChanged = false;
+      startLimitIntervalSec = 0;
+      after = [ "nss-lookup.target" ];
+      serviceConfig = asDefaults (
+        hardening.base
+        // hardening.journal
+        // sandbox.isolated
+        # The kernel lets nothing pass to the host or to private networks, whatever address a name has.
+        // internet
+        // {
+          ExecStart = utils.escapeSystemdExecArgs (
+            [ (lib.getExe' cfg.package "mcp-egress-proxy") ]
+            ++ lib.concatMap (domain: [
+              "--domain"
+              domain
+            ]) (sandbox.domainsOf server.sandbox)
+          );
+          Slice = units.sliceOf name;
+          DynamicUser = true;
+          IPAddressDeny = internet.IPAddressDeny ++ server.sandbox.denyAddresses;
+          LimitNOFILE = 4096;
+          MemoryMax = "256M";
+          # Some look up names.
+          TasksMax = 16;
+          NoExecPaths = [
+            "/dev/shm"
+            "/tmp"
+            "/var/tmp"
+          ];
+        }
+      );
+    };
 
   socket = name: _: {
     description = "Egress proxy of the MCP server ${name}";

@@ -78,10 +78,12 @@ in
     };
 
     # Users who may read the journal may read the files.
-    systemd.tmpfiles.settings.mcp-oauth-gateway."/var/log/mcp-oauth-gateway".d = lib.mkIf cfg.logFiles.enable {
-      mode = "2750";
-      user = "root";
-      group = "systemd-journal";
+    systemd.tmpfiles.settings.mcp-oauth-gateway = lib.mkIf cfg.logFiles.enable {
+      "/var/log/mcp-oauth-gateway".d = {
+        mode = "2750";
+        user = "root";
+        group = "systemd-journal";
+      };
     };
 
     services.logrotate.settings.mcp-oauth-gateway = lib.mkIf cfg.logFiles.enable {

@@ -27,15 +27,16 @@ let
       lib.mapAttrsToList (_: host: topology.authority host.address cfg.port) (
         lib.filterAttrs (name: _: isIncluded name) (topology.hostsWith "auth")
       );
-  routers = lib.optional (topology.has "router" && metrics.enable) "127.0.0.1:${toString metrics.port}";
+  routers = lib.optional (
+    topology.has "router" && metrics.enable
+  ) "127.0.0.1:${toString metrics.port}";
   replicasOf =
     isIncluded: server: lib.filter (replica: isIncluded replica.host) (topology.replicasOf server);
   addressOf = replica: topology.authority replica.address replica.port;
   bridgesOf =
     isIncluded: servers:
     lib.mapAttrsToList (
-      server: options:
-      mkPart "bridge" { inherit server; } (map addressOf (replicasOf isIncluded options))
+      server: options: mkPart "bridge" { inherit server; } (map addressOf (replicasOf isIncluded options))
     ) servers;
   # Scraped at the status service, as a bridge that is asleep would wake; the labels are those of the bridge.
   sleepersOf =

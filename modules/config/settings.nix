@@ -63,9 +63,7 @@ let
       { backends = map urlOf replicas; }
     else
       {
-        replicas = lib.listToAttrs (
-          map (replica: lib.nameValuePair replica.name (urlOf replica)) replicas
-        );
+        replicas = lib.listToAttrs (map (replica: lib.nameValuePair replica.name (urlOf replica)) replicas);
       };
 
   connection =
@@ -152,9 +150,9 @@ let
     // lib.optionalAttrs (trusted.claims != { }) { inherit (trusted) claims; }
     // lib.optionalAttrs (trusted.scopes != [ ]) { inherit (trusted) scopes; }
     // lib.optionalAttrs (trusted.keysFile != null) {
-      jwks =
-        builtins.addErrorContext "while reading `services.mcp-oauth-gateway.trustedIssuers.${name}.keysFile`"
-          (lib.importJSON trusted.keysFile);
+      jwks = builtins.addErrorContext "while reading `services.mcp-oauth-gateway.trustedIssuers.${name}.keysFile`" (
+        lib.importJSON trusted.keysFile
+      );
     };
 in
 {
@@ -196,8 +194,12 @@ in
         );
         allowed_hosts = mkUnlessNull cfg.clientDocuments.allowedHosts;
       };
-      declared_clients = lib.mkIf (cfg.declaredClients != { }) (lib.mapAttrs (_: declaredClient) cfg.declaredClients);
-      trusted_issuers = lib.mkIf (cfg.trustedIssuers != { }) (lib.mapAttrs trustedIssuer cfg.trustedIssuers);
+      declared_clients = lib.mkIf (cfg.declaredClients != { }) (
+        lib.mapAttrs (_: declaredClient) cfg.declaredClients
+      );
+      trusted_issuers = lib.mkIf (cfg.trustedIssuers != { }) (
+        lib.mapAttrs trustedIssuer cfg.trustedIssuers
+      );
       home_page = mkDefaults {
         enabled = cfg.homePage.enable;
         inherit (cfg.homePage) public;

@@ -39,7 +39,8 @@ let
         websecure = {
           address = lib.mkDefault ":443";
           http = {
-            ${if gatewayLib.traefik.knowsAliases then "aliasHeadersStrategy" else "underscoreHeadersStrategy"} = "delete";
+            ${if gatewayLib.traefik.knowsAliases then "aliasHeadersStrategy" else "underscoreHeadersStrategy"} =
+              "delete";
             # A backend may decode these characters, and serve another path than the one that was verified.
             encodedCharacters = {
               allowEncodedSlash = false;
@@ -63,10 +64,10 @@ let
     }
 
     (lib.mkIf (cfg.trustedProxies != [ ]) {
-      entryPoints = lib.genAttrs [
-        "web"
-        "websecure"
-      ] (_: { forwardedHeaders.trustedIPs = cfg.trustedProxies; });
+      entryPoints = {
+        web.forwardedHeaders.trustedIPs = cfg.trustedProxies;
+        websecure.forwardedHeaders.trustedIPs = cfg.trustedProxies;
+      };
     })
 
     (lib.mkIf (topology.instances != [ ]) {
@@ -115,7 +116,9 @@ let
   backends = lib.concatLists (
     lib.mapAttrsToList (
       name: server:
-      lib.mapAttrsToList (setting: file: "${backendCredential name setting}:${file}") (backendFiles server)
+      lib.mapAttrsToList (setting: file: "${backendCredential name setting}:${file}") (
+        backendFiles server
+      )
     ) topology.enabled
   );
 

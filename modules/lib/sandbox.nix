@@ -7,11 +7,13 @@
 let
   inherit (hardening) base notNeeded relax;
 
-  isHome = path: lib.any (home: lib.hasPrefix home path) [
-    "/home/"
-    "/root/"
-    "/run/user/"
-  ];
+  isHome =
+    path:
+    lib.any (home: lib.hasPrefix home path) [
+      "/home/"
+      "/root/"
+      "/run/user/"
+    ];
 in
 rec {
   # What `sandbox.relaxations` of a server may name. Filters of system calls go on from that of `base`: what each names is
@@ -150,15 +152,13 @@ rec {
       none = run [ ];
 
       # A network namespace of its own without any way out, and the egress proxy's socket.
-      domains =
-        run [ ]
-        // {
-          inherit (relax.network) RestrictAddressFamilies;
-          # The directory, because the socket in it may be made again.
-          BindReadOnlyPaths = [ "${dirOf (units.egressSocket name)}:${egress.directory}" ];
-          IPAddressAllow = [ "localhost" ];
-          IPAddressDeny = [ "any" ];
-        };
+      domains = run [ ] // {
+        inherit (relax.network) RestrictAddressFamilies;
+        # The directory, because the socket in it may be made again.
+        BindReadOnlyPaths = [ "${dirOf (units.egressSocket name)}:${egress.directory}" ];
+        IPAddressAllow = [ "localhost" ];
+        IPAddressDeny = [ "any" ];
+      };
 
       internet =
         relax.network
@@ -251,8 +251,7 @@ rec {
         // lib.mergeAttrsList (map (relaxation: removeAttrs relaxation [ "BindReadOnlyPaths" ]) relaxed)
         // {
           SystemCallFilter =
-            base.SystemCallFilter
-            ++ lib.concatMap (relaxation: relaxation.SystemCallFilter or [ ]) relaxed;
+            base.SystemCallFilter ++ lib.concatMap (relaxation: relaxation.SystemCallFilter or [ ]) relaxed;
         }
         # What it makes is for its groups as well, and for itself when its user is another one some day.
         // lib.optionalAttrs (sandbox.groups != [ ]) { UMask = "0007"; }

@@ -10,7 +10,8 @@ rec {
 
   # With a single host everything listens on loopback.
   listenAddress = if isSingle || here == null then "127.0.0.1" else here.address;
-  authority = address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
+  authority =
+    address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
 
   # NixOS does not restart a socket whose address changes. With the address in its name, it stops the old socket and
   # starts the new one.
@@ -36,9 +37,9 @@ rec {
   );
 
   # Where bridges of this host reach an auth service, the nearest first.
-  authAddresses = lib.optional (has "auth") listenAddress ++ lib.remove listenAddress (
-    lib.mapAttrsToList (_: host: host.address) (hostsWith "auth")
-  );
+  authAddresses =
+    lib.optional (has "auth") listenAddress
+    ++ lib.remove listenAddress (lib.mapAttrsToList (_: host: host.address) (hostsWith "auth"));
 
   enabled = lib.filterAttrs (_: server: server.enable) cfg.servers;
   bridged = lib.filterAttrs (_: server: server.url == null) enabled;
@@ -52,17 +53,15 @@ rec {
     let
       chosen = name: _: server.hosts == null || lib.elem name server.hosts;
       hosts =
-        if isSingle then
-          { "".address = "127.0.0.1"; }
-        else
-          lib.filterAttrs chosen (hostsWith "bridges");
+        if isSingle then { "".address = "127.0.0.1"; } else lib.filterAttrs chosen (hostsWith "bridges");
       nameOf =
         host: index:
         lib.concatStringsSep "-" (
           lib.optional (host != "") host ++ lib.optional (isSingle || server.replicas > 1) (toString index)
         );
       onHost =
-        host: { address, ... }:
+        host:
+        { address, ... }:
         lib.genList (offset: {
           name = nameOf host (offset + 1);
           inherit host address offset;

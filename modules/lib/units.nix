@@ -9,8 +9,7 @@ rec {
 
   # What a server keeps. That of each user has a directory of another name: no one gets it when the servers option changes.
   stateOf =
-    name: server:
-    if server.stateDirectory == "per-user" then serverUnit name else "mcp-bridge-${name}";
+    name: server: if server.stateDirectory == "per-user" then serverUnit name else "mcp-bridge-${name}";
 
   # The egress proxy of one server, and where it listens.
   egressUnit = name: "mcp-egress-${name}";

@@ -12,7 +12,9 @@ let
   day = 24 * 3600;
 
   rate = average: burst: what: {
-    average = number average 10 "${what}: how many requests each address (each /64 in IPv6) may send per period.";
+    average =
+      number average 10
+        "${what}: how many requests each address (each /64 in IPv6) may send per period.";
     period = number 1 60 "${what}: the length of a period, in seconds.";
     burst = number burst 50 "${what}: how many requests each address may send at once.";
   };
@@ -26,7 +28,9 @@ in
       description = "Port of the auth service, to which only Traefik connects. It is on loopback, or with several hosts on {option}`hosts.<name>.address`.";
     };
 
-    workers = number 1 2 "Number of worker processes of the auth service. One process answers thousands of requests per second.";
+    workers =
+      number 1 2
+        "Number of worker processes of the auth service. One process answers thousands of requests per second.";
 
     logLevel = mkOption {
       type = types.enum [
@@ -62,9 +66,15 @@ in
     };
 
     limits = {
-      registrationsPerHour = number 60 20 "Client registrations per hour from one address (one /64 in IPv6).";
-      unusedClients = number 10000 1000 "Client registrations that have no login yet. A further registration removes the oldest one.";
-      grantsPerClient = number 50 10 "Logins of one user with one client. A further login ends the least recently used one.";
+      registrationsPerHour =
+        number 60 20
+          "Client registrations per hour from one address (one /64 in IPv6).";
+      unusedClients =
+        number 10000 1000
+          "Client registrations that have no login yet. A further registration removes the oldest one.";
+      grantsPerClient =
+        number 50 10
+          "Logins of one user with one client. A further login ends the least recently used one.";
       tokenRequestsPerMinute = number 120 60 "Token requests per minute for one client from one address.";
     };
 

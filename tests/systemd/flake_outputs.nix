@@ -12,23 +12,26 @@ let
       unions = files: if lib.all builtins.pathExists files then files else throw "no such file";
       toSource = { root, fileset }: if fileset != [ ] then root else throw "no files";
     };
-    nixosSystem = { modules }: {
+    nixosSystem = arguments: {
       config.system.build.toplevel = mkDerivation {
         name = "host";
-        complaints = complaintsOf pkgs { imports = modules; };
+        complaints = complaintsOf pkgs { imports = arguments.modules; };
       };
     };
   };
 
-  mkDerivation = attrs: attrs // {
-    type = "derivation";
-    name = attrs.name or attrs.pname;
-    outPath = "/nix/store/${lib.strings.sanitizeDerivationName (attrs.name or attrs.pname)}";
-    meta = {
-      mainProgram = "program";
-    }
-    // attrs.meta or { };
-  };
+  mkDerivation =
+    attrs:
+    attrs
+    // {
+      type = "derivation";
+      name = attrs.name or attrs.pname;
+      outPath = "/nix/store/${lib.strings.sanitizeDerivationName (attrs.name or attrs.pname)}";
+      meta = {
+        mainProgram = "program";
+      }
+      // attrs.meta or { };
+    };
   builder = attrs: mkDerivation attrs // attrs.passthru or { };
 
   # What the operator of a machine with these packages is told.
@@ -233,7 +236,9 @@ in
     input: map (package: package.name) (input.packages or [ ])
   ) checks.tests.nativeBuildInputs;
   testCommand = checks.tests.text;
-  hosts = lib.mapAttrs (_: check: check.complaints) (lib.filterAttrs (_: check: check ? complaints) checks);
+  hosts = lib.mapAttrs (_: check: check.complaints) (
+    lib.filterAttrs (_: check: check ? complaints) checks
+  );
   vmTests = lib.mapAttrs (_: check: {
     inherit (check) machines options;
   }) (lib.filterAttrs (_: check: check ? machines) checks);

@@ -88,14 +88,23 @@ let
 in
 {
   inherit (config) warnings;
-  failedAssertions = map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions);
+  failedAssertions = map (entry: entry.message) (
+    lib.filter (entry: !entry.assertion) config.assertions
+  );
 
   units =
-    lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.service" (toService name unit)) config.systemd.services
+    lib.mapAttrs' (
+      name: unit: lib.nameValuePair "${name}.service" (toService name unit)
+    ) config.systemd.services
     // lib.mapAttrs' (
       name: unit:
       lib.nameValuePair "${name}.socket" (
-        toUnit unit { Socket = { ListenStream = unit.listenStreams; } // unit.socketConfig; }
+        toUnit unit {
+          Socket = {
+            ListenStream = unit.listenStreams;
+          }
+          // unit.socketConfig;
+        }
       )
     ) config.systemd.sockets
     // lib.mapAttrs' (
@@ -107,7 +116,9 @@ in
 
   files =
     lib.mapAttrs (_: file: file.source.text or file.text) config.environment.etc
-    // lib.mapAttrs' (name: unit: lib.nameValuePair (scriptOf name unit).key (scriptOf name unit).text) scripted;
+    // lib.mapAttrs' (
+      name: unit: lib.nameValuePair (scriptOf name unit).key (scriptOf name unit).text
+    ) scripted;
 
   tmpfiles = lib.concatLists (
     lib.mapAttrsToList (

@@ -184,7 +184,9 @@ in
     networking.nameservers = strings;
 
     specialisation = mkOption {
-      type = types.attrsOf (types.submodule { options.configuration = mkOption { type = types.deferredModule; }; });
+      type = types.attrsOf (
+        types.submodule { options.configuration = mkOption { type = types.deferredModule; }; }
+      );
       default = { };
     };
 
@@ -338,7 +340,9 @@ in
     };
 
     environment.etc = {
-      "resolv.conf".text = lib.concatMapStrings (address: "nameserver ${address}\n") config.networking.nameservers;
+      "resolv.conf".text = lib.concatMapStrings (
+        address: "nameserver ${address}\n"
+      ) config.networking.nameservers;
     }
     // lib.listToAttrs (
       map (file: lib.nameValuePair file.key { inherit (file) text; }) (

@@ -23,7 +23,9 @@ let
         lib.subtractLists unknownServers client.servers
       );
       unknownScopes = lib.subtractLists known client.scopes;
-      asking = lib.filter (server: (topology.enabled.${server} or { }).userCredentials or { } != { }) client.servers;
+      asking = lib.filter (
+        server: (topology.enabled.${server} or { }).userCredentials or { } != { }
+      ) client.servers;
     in
     [
       {

@@ -34,9 +34,9 @@ let
     let
       inherit (server.${kind}) rules;
     in
-    map ({ one, other }: {
+    map (tie: {
       assertion = false;
-      message = "${option}.servers.${name}.${kind}.rules: \"${one}\" and \"${other}\" can match the same name, and neither is longer before its first `*`.";
+      message = "${option}.servers.${name}.${kind}.rules: \"${tie.one}\" and \"${tie.other}\" can match the same name, and neither is longer before its first `*`.";
     }) (tiesAmong (lib.filter (lib.hasInfix "*") (lib.attrNames rules)))
     ++ lib.concatLists (
       lib.mapAttrsToList (

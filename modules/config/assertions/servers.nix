@@ -196,14 +196,14 @@ in
       }
     ]
     ++ lib.concatLists (lib.mapAttrsToList perServer topology.enabled)
-      ++ lib.mapAttrsToList (url: names: {
-        assertion = false;
-        message = "${option}.servers: ${names} have the same URL, ${url}.";
-      }) sharedUrls
-      ++ lib.mapAttrsToList (port: names: {
-        assertion = false;
-        message = "${names}: have the same port, ${port}; change one of them.";
-      }) sharedPorts;
+    ++ lib.mapAttrsToList (url: names: {
+      assertion = false;
+      message = "${option}.servers: ${names} have the same URL, ${url}.";
+    }) sharedUrls
+    ++ lib.mapAttrsToList (port: names: {
+      assertion = false;
+      message = "${names}: have the same port, ${port}; change one of them.";
+    }) sharedPorts;
 
     warnings =
       lib.optional (topology.bridgedHere != { } && lib.versionOlder linux "6.12") ''
@@ -211,13 +211,13 @@ in
         with `sandbox.network` other than "none" could then use against each other. Use 6.12 or newer.
       ''
       ++ lib.concatLists (
-      lib.mapAttrsToList (
-        name: server:
-        lib.optional (lib.any checks.looksSecret (lib.attrNames server.environment)) ''
-          ${option}.servers.${name}.environment: a variable has the name of a secret, and its value is world-readable.
-          Put it into a file, and set `servers.${name}.environmentFile` to the path of that file.
-        ''
-      ) topology.enabled
-    );
+        lib.mapAttrsToList (
+          name: server:
+          lib.optional (lib.any checks.looksSecret (lib.attrNames server.environment)) ''
+            ${option}.servers.${name}.environment: a variable has the name of a secret, and its value is world-readable.
+            Put it into a file, and set `servers.${name}.environmentFile` to the path of that file.
+          ''
+        ) topology.enabled
+      );
   };
 }

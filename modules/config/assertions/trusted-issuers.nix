@@ -19,7 +19,9 @@ let
       );
       unknownScopes = lib.subtractLists known trusted.scopes;
       keys = lib.mapNullable lib.readFile trusted.keysFile;
-      asking = lib.filter (server: (topology.enabled.${server} or { }).userCredentials or { } != { }) trusted.servers;
+      asking = lib.filter (
+        server: (topology.enabled.${server} or { }).userCredentials or { } != { }
+      ) trusted.servers;
       same = lib.filterAttrs (
         _: other: other.issuer == trusted.issuer && other.audience == trusted.audience
       ) cfg.trustedIssuers;
@@ -70,9 +72,9 @@ let
           in
           lib.optional (lib.length parts == 1) "\"${subject}\" matches no job of GitHub"
           ++ lib.optional (isOf 2) "\"${subject}\" matches no job of GitHub, as their subjects usually go on after the repository"
-          ++ lib.optional (
-            isOf 3 && lib.last parts == "*"
-          ) "\"${subject}\" matches jobs of pull requests alone, as `*` matches no `:` of a branch, tag or environment"
+          ++
+            lib.optional (isOf 3 && lib.last parts == "*")
+              "\"${subject}\" matches jobs of pull requests alone, as `*` matches no `:` of a branch, tag or environment"
         ) trusted.subjects
       );
 in
@@ -81,7 +83,9 @@ in
     assertions = lib.concatLists (lib.mapAttrsToList of cfg.trustedIssuers);
     warnings = lib.concatLists (
       lib.mapAttrsToList doubtsAbout (
-        lib.filterAttrs (_: { issuer, ... }: issuer == "https://token.actions.githubusercontent.com") cfg.trustedIssuers
+        lib.filterAttrs (
+          _: { issuer, ... }: issuer == "https://token.actions.githubusercontent.com"
+        ) cfg.trustedIssuers
       )
     );
   };

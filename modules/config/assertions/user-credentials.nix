@@ -31,8 +31,7 @@ let
         message = "${option}.servers.${name}.userCredentials.${variable}.pattern: with `oauth` no user enters a value that could be compared.";
       }
       {
-        assertion =
-          oauth.tokenEndpointAuthMethod or null != null -> oauth.clientSecretFile or null != null;
+        assertion = oauth.tokenEndpointAuthMethod or null != null -> oauth.clientSecretFile or null != null;
         message = "${option}.servers.${name}.userCredentials.${variable}.oauth.tokenEndpointAuthMethod: needs `clientSecretFile`.";
       }
     ];

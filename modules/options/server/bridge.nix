@@ -168,8 +168,12 @@ in
     };
 
     limits = {
-      messageBytes = count (16 * 1024 * 1024) (1024 * 1024) "Size of the largest message in either direction, in bytes.";
-      sessions = count 100 500 "Processes of the server, and so sessions that have a process of their own. At the limit, a session that is not in use is ended.";
+      messageBytes = count (16 * 1024 * 1024) (
+        1024 * 1024
+      ) "Size of the largest message in either direction, in bytes.";
+      sessions =
+        count 100 500
+          "Processes of the server, and so sessions that have a process of their own. At the limit, a session that is not in use is ended.";
       sessionsPerUser = count 20 5 "Processes of the server for one user.";
       sharedSessions = count 1000 5000 "Sessions that share a process (`per-user` and `shared`).";
       sharedSessionsPerUser = count 100 20 "Sessions of one user that share a process.";
@@ -194,7 +198,9 @@ in
       };
       connections = count 4096 1024 "Open connections.";
 
-      memory = memory "2G" "512M" "Memory of one process of the server, with its children and its temporary files";
+      memory =
+        memory "2G" "512M"
+          "Memory of one process of the server, with its children and its temporary files";
 
       tasks = count 1024 256 "Processes and threads of one process of the server together.";
 
@@ -202,7 +208,9 @@ in
 
       total = {
         memory = memory "4G" "8G" "Memory of all processes of the server on one host together";
-        tasks = count 8192 2048 "Processes and threads of all processes of the server on one host together.";
+        tasks =
+          count 8192 2048
+            "Processes and threads of all processes of the server on one host together.";
         cpu = cpu "200%" "Processor time of all processes of the server on one host together";
       };
     };

@@ -115,7 +115,9 @@ in
     description = ''
       Entry of the catalogue that sets command, environment and sandbox. You can override each of them.
 
-      ${lib.concatStringsSep "\n" (lib.mapAttrsToList (entry: { summary, ... }: "- `${entry}`: ${summary}") catalogue)}
+      ${lib.concatStringsSep "\n" (
+        lib.mapAttrsToList (entry: { summary, ... }: "- `${entry}`: ${summary}") catalogue
+      )}
     '';
   };
 

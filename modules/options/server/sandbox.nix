@@ -16,25 +16,26 @@ let
       default = [ ];
       inherit example description;
     };
-  byName = types.submodule {
-    options.domains = mkOption {
-      type = types.listOf types.str;
-      example = [
-        "api.github.com"
-        "*.githubusercontent.com"
-      ];
-      description = ''
-        Names of the hosts whose port 443 the server may connect to, in lower case. `*.example.com` stands for every name
-        below `example.com`, and not for `example.com`. A proxy is the only way there, which the server finds in the
-        variable `HTTPS_PROXY`. A name with an address that `network = "internet"` does not reach leads nowhere.
-      '';
+  byName =
+    types.submodule {
+      options.domains = mkOption {
+        type = types.listOf types.str;
+        example = [
+          "api.github.com"
+          "*.githubusercontent.com"
+        ];
+        description = ''
+          Names of the hosts whose port 443 the server may connect to, in lower case. `*.example.com` stands for every name
+          below `example.com`, and not for `example.com`. A proxy is the only way there, which the server finds in the
+          variable `HTTPS_PROXY`. A name with an address that `network = "internet"` does not reach leads nowhere.
+        '';
+      };
+    }
+    // {
+      # For the message about a value of another type.
+      description = "{ domains = [ … ]; }";
+      descriptionClass = "noun";
     };
-  }
-  // {
-    # For the message about a value of another type.
-    description = "{ domains = [ … ]; }";
-    descriptionClass = "noun";
-  };
 in
 {
   options.sandbox = {
@@ -97,13 +98,19 @@ in
       description = ''
         Parts of the sandbox to switch off, because the server does not work with them.
 
-        ${lib.concatStringsSep "\n" (lib.mapAttrsToList (name: { reason, ... }: "- `${name}`: ${reason}") relaxations)}
+        ${lib.concatStringsSep "\n" (
+          lib.mapAttrsToList (name: { reason, ... }: "- `${name}`: ${reason}") relaxations
+        )}
       '';
     };
 
-    readOnlyPaths = paths [ "/home/octocat/notes" ] "Files and directories that the server may read although they are hidden: below {file}`/home`, {file}`/root` or {file}`/run/user`, or anywhere with `root = \"store\"`.";
+    readOnlyPaths =
+      paths [ "/home/octocat/notes" ]
+        "Files and directories that the server may read although they are hidden: below {file}`/home`, {file}`/root` or {file}`/run/user`, or anywhere with `root = \"store\"`.";
 
-    readWritePaths = paths [ "/srv/documents" ] "Files and directories that the server may change, if their permissions allow it.";
+    readWritePaths = paths [
+      "/srv/documents"
+    ] "Files and directories that the server may change, if their permissions allow it.";
 
     groups = mkOption {
       type = types.listOf types.str;

@@ -1,90 +1,104 @@
 # What an operator may get wrong, one thing at a time; evaluated/mistakes.json has what they are told.
 let
-  gateway = changes: { lib, ... }: {
-    services.mcp-oauth-gateway = lib.mkMerge [
+  gateway = changes: host: {
+    services.mcp-oauth-gateway = host.lib.mkMerge [
       {
         enable = true;
         domain = "mcp.example.com";
-        acme.email = lib.mkDefault "ops@example.com";
+        acme.email = host.lib.mkDefault "ops@example.com";
         identityProvider.github = {
-          clientId = lib.mkDefault "Iv1.test";
-          clientSecretFile = lib.mkDefault "/run/secrets/github";
-          allowedUsers = lib.mkDefault [ "octocat" ];
+          clientId = host.lib.mkDefault "Iv1.test";
+          clientSecretFile = host.lib.mkDefault "/run/secrets/github";
+          allowedUsers = host.lib.mkDefault [ "octocat" ];
         };
-        servers.time.enable = lib.mkDefault true;
+        servers.time.enable = host.lib.mkDefault true;
       }
-      (if lib.isFunction changes then changes lib else changes)
+      (if builtins.isFunction changes then changes host.lib else changes)
     ];
   };
-  servers = changes: gateway (lib: {
-    servers = if lib.isFunction changes then changes lib else changes;
-  });
-  client = name: client: gateway {
-    declaredClients.${name} = client;
-  };
-  issuers = names: changes: gateway (lib: {
-    trustedIssuers = lib.genAttrs names (
-      _:
-      {
-        issuer = "https://token.actions.githubusercontent.com";
-        audience = "https://mcp.example.com";
-        subjects = [ "repo:acme/app:ref:refs/heads/main" ];
-        servers = [ "time" ];
-      }
-      // changes
-    );
-  });
+  servers =
+    changes:
+    gateway (lib: {
+      servers = if lib.isFunction changes then changes lib else changes;
+    });
+  client =
+    name: client:
+    gateway {
+      declaredClients.${name} = client;
+    };
+  issuers =
+    names: changes:
+    gateway (lib: {
+      trustedIssuers = lib.genAttrs names (
+        _:
+        {
+          issuer = "https://token.actions.githubusercontent.com";
+          audience = "https://mcp.example.com";
+          subjects = [ "repo:acme/app:ref:refs/heads/main" ];
+          servers = [ "time" ];
+        }
+        // changes
+      );
+    });
   secretFile = "/run/secrets/client";
-  hosts = changes: gateway (
-    lib:
-    lib.mkMerge [
-      {
-        masterKeyFile = lib.mkDefault "/run/secrets/master-key";
-        redis.url = lib.mkDefault "rediss://redis.example.com:6379";
-        hosts = {
-          machine = {
-            address = "10.0.0.1";
-            roles = lib.mkDefault [
-              "router"
-              "auth"
-            ];
+  hosts =
+    changes:
+    gateway (
+      lib:
+      lib.mkMerge [
+        {
+          masterKeyFile = lib.mkDefault "/run/secrets/master-key";
+          redis.url = lib.mkDefault "rediss://redis.example.com:6379";
+          hosts = {
+            machine = {
+              address = "10.0.0.1";
+              roles = lib.mkDefault [
+                "router"
+                "auth"
+              ];
+            };
+            tools = {
+              address = "10.0.0.2";
+              roles = lib.mkDefault [ "bridges" ];
+            };
           };
-          tools = {
-            address = "10.0.0.2";
-            roles = lib.mkDefault [ "bridges" ];
-          };
-        };
-      }
-      (if lib.isFunction changes then changes lib else changes)
-    ]
-  );
-  traefik = version: { pkgs, ... }: {
+        }
+        (if lib.isFunction changes then changes lib else changes)
+      ]
+    );
+  traefik = version: host: {
     imports = [ (gateway { }) ];
-    services.traefik.package = pkgs.traefik // {
+    services.traefik.package = host.pkgs.traefik // {
       inherit version;
     };
   };
-  keeping = changes: servers (lib: {
-    time = lib.mkMerge [
-      { stateDirectory = "per-user"; }
-      changes
-    ];
-  });
-  asking = changes: servers (lib: {
-    time = lib.mkMerge [
-      { userCredentials.API_TOKEN.label = "Token"; }
-      changes
-    ];
-  });
-  connecting = changes: asking {
-    userCredentials.API_TOKEN.oauth = {
-      authorizationEndpoint = "https://api.example.com/authorize";
-      tokenEndpoint = "https://api.example.com/token";
-      clientId = "gateway";
-      scopes = [ "read" ];
-    }
-    // changes;
-  };
+  keeping =
+    changes:
+    servers (lib: {
+      time = lib.mkMerge [
+        { stateDirectory = "per-user"; }
+        changes
+      ];
+    });
+  asking =
+    changes:
+    servers (lib: {
+      time = lib.mkMerge [
+        { userCredentials.API_TOKEN.label = "Token"; }
+        changes
+      ];
+    });
+  connecting =
+    changes:
+    asking {
+      userCredentials.API_TOKEN.oauth = {
+        authorizationEndpoint = "https://api.example.com/authorize";
+        tokenEndpoint = "https://api.example.com/token";
+        clientId = "gateway";
+        scopes = [ "read" ];
+      }
+      // changes;
+    };
 in
 {
   none = gateway { };
@@ -136,9 +150,9 @@ in
     };
   };
   state-without-a-user-namespace = keeping { sandbox.relaxations = [ "namespaces" ]; };
-  old-systemd = { pkgs, ... }: {
+  old-systemd = host: {
     imports = [ (gateway { }) ];
-    systemd.package = pkgs.systemd // {
+    systemd.package = host.pkgs.systemd // {
       version = "256.9";
     };
   };
@@ -146,7 +160,9 @@ in
     imports = [ (gateway { }) ];
     boot.kernelPackages.kernel.version = "6.6.30";
   };
-  no-domain = gateway (lib: { domain = lib.mkForce "not a domain"; });
+  no-domain = gateway (lib: {
+    domain = lib.mkForce "not a domain";
+  });
   no-server = servers { time.enable = false; };
   client-without-id = client "Upper" {
     inherit secretFile;
@@ -369,7 +385,9 @@ in
   };
   no-public-url = servers { time.publicUrl = "http://time.example.com"; };
   url-of-a-page = servers { time.publicUrl = "https://mcp.example.com/callback"; };
-  url-of-a-callback = servers { time.publicUrl = "https://mcp.example.com/connections/callback/time/TOKEN"; };
+  url-of-a-callback = servers {
+    time.publicUrl = "https://mcp.example.com/connections/callback/time/TOKEN";
+  };
   url-with-a-dot-segment = servers { time.publicUrl = "https://mcp.example.com/x/../callback"; };
   url-with-an-escape = servers { time.publicUrl = "https://mcp.example.com/%63allback"; };
   url-of-a-page-at-another-port = servers { time.publicUrl = "https://mcp.example.com:8443/token"; };
@@ -601,9 +619,15 @@ in
     masterKeyFile = null;
     hostName = "tools";
   };
-  host-by-name = hosts (lib: { hosts.tools.address = lib.mkForce "tools.example.com"; });
-  host-at-every-address = hosts (lib: { hosts.tools.address = lib.mkForce "0.0.0.0"; });
-  same-address = hosts (lib: { hosts.tools.address = lib.mkForce "10.0.0.1"; });
+  host-by-name = hosts (lib: {
+    hosts.tools.address = lib.mkForce "tools.example.com";
+  });
+  host-at-every-address = hosts (lib: {
+    hosts.tools.address = lib.mkForce "0.0.0.0";
+  });
+  same-address = hosts (lib: {
+    hosts.tools.address = lib.mkForce "10.0.0.1";
+  });
   unknown-host-for-a-server = hosts {
     servers.time.hosts = [
       "tools"
