@@ -72,6 +72,7 @@ class LegacyEra:
 
     def _initialize(self, message: Message, response: Response, identity: Identity, record: CallRecord) -> None:
         session = self.sessions.open(identity, message)
+        self._note_access(session, identity)
         session.lease.initialize(session, message, InitializeAnswer(session, response, identity, record))
 
     def get(self, request: Request, response: Response, identity: Identity) -> None:
@@ -117,9 +118,12 @@ class LegacyEra:
 
     def _find_session(self, request: Request, identity: Identity) -> Session:
         session = self.sessions.find(request.headers.get("mcp-session-id"), identity)
+        self._note_access(session, identity)
+        return session
+
+    def _note_access(self, session: Session, identity: Identity) -> None:
         if self._policy is not None:
             session.access = self._policy.access_of(identity)
-        return session
 
     def _check_version(self, request: Request) -> None:
         # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,

@@ -1,8 +1,8 @@
 """A stdio server of one era, `legacy` or `modern`, that lists what its arguments name and answers every request.
 
 Its arguments are ERA and a JSON object: `tools`, `prompts`, `resources`, `templates` are lists of names, which it lists
-in pages of two. Each answer tells what reached the server so far: the method and the params of requests and
-notifications.
+in pages of two. With `early`, a legacy server tells of changes before it answers `initialize`. Each answer tells what
+reached the server so far: the method and the params of requests and notifications.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def handle(request: Message) -> None:
     if method == ("initialize" if ERA == "modern" else "server/discover"):
         say(id=request_id, error={"code": -32601, "message": "unknown"})
     elif method == "initialize":
+        if offered.get("early"):
+            update()
         found = {"protocolVersion": params["protocolVersion"], "capabilities": CAPABILITIES, "serverInfo": INFO}
         say(id=request_id, result=found)
     elif method == "server/discover":

@@ -431,6 +431,19 @@ def test_a_client_that_has_lost_a_scope_does_not_hear_of_what_needed_it(bridge: 
     assert heard == ["memo://public/1", "memo://public/1"]
 
 
+def test_a_client_does_not_hear_of_what_is_denied_before_its_first_request(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "bridge.json").write_text(json.dumps({**RULES, "require-identity": str(tmp_path / "key")}))
+    server = str(Path(__file__).parents[1] / "offering_server.py")
+    command = (sys.executable, server, "legacy", json.dumps({**OFFERED, "early": True}))
+    with Bridge("--config", str(tmp_path / "bridge.json"), command=command) as bridge:
+        stream = EventReader(bridge, "GET", **Client(bridge, "legacy", scope="read").headers)
+        heard = [stream.next() for _ in range(2)]
+        stream.close()
+    assert heard[0]["params"] == {"uri": "memo://public/1"}
+    assert heard[1]["method"] == "notifications/tools/list_changed"
+
+
 def listen(client: Client, uris: object) -> tuple[int, dict[str, str], Iterator[Message]]:
     message = client.modern.message("subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}})
     headers = {name.replace("_", "-"): value for name, value in client.modern.headers_for(message).items()}
