@@ -220,13 +220,13 @@ class Connections:
 
     def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
         """Remove credentials of a user; return those that were there. Tokens are revoked later, if they can be."""
-        held = self._kept.read_all(resource_name, sub)
+        # Those that are removed, and not what was read before: a renewal in between replaces them.
         removed = self._kept.remove(resource_name, sub, variables)
-        for variable in removed:
+        for variable, secret in removed.items():
             service = self._services.get((resource_name, variable))
-            if service is not None and variable in held:
-                self._revocations.add(service, held[variable].secret)
-        return removed
+            if service is not None and secret is not None:
+                self._revocations.add(service, secret)
+        return list(removed)
 
     def close(self) -> None:
         """Wait for revocations under way, for a short time."""

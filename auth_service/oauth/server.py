@@ -144,8 +144,10 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
 
     # Authorization endpoint
 
-    def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> str:
-        """Issue the code for a request. Not checked here: that the user has allowed it, and may use the resource.
+    def issue_code(self, request: AuthorizationRequest, *, sub: str, name: str) -> tuple[str, Grant]:
+        """Issue the code for a request; return it with its grant.
+
+        Not checked here: that the user has allowed it, and may use the resource.
 
         The code is bound to the client's present metadata: a client that has changed since cannot redeem it.
         """
@@ -176,7 +178,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.store.codes.add(code, record, grant)
         self.keep_credentials(grant)
         audit.record(Event.CODE_ISSUED, of=grant, scope=grant.scope, redirect=grant.redirect)
-        return code
+        return code, grant
 
     def keep_credentials(self, grant: Grant) -> None:
         """Let what the user has set for the resource of a new or renewed grant outlive that grant."""

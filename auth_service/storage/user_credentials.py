@@ -143,15 +143,19 @@ class UserCredentials:
         return bool(self._replace(keys=keys, args=[variable, former.record, "", _USED + variable]))
 
     @denies_when_unavailable
-    def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
-        """Remove credentials of a user; return those that were there."""
+    def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> dict[str, Secret | None]:
+        """Remove credentials of a user; return those that were there, None for one that cannot be decrypted."""
         key = user_credentials_key(resource_name, sub)
         with self._redis.pipeline() as transaction:
             for variable in variables:
-                transaction.hdel(key, variable)
-                transaction.hdel(key, _USED + variable)
-            answers = transaction.execute()
-        return [variable for variable, removed in zip(variables, answers[::2], strict=True) if removed]
+                transaction.hget(key, variable)
+                transaction.hdel(key, variable, _USED + variable)
+            records = cast("list[str | None]", transaction.execute()[::2])
+        return {
+            variable: self._open(resource_name, sub, variable, record)
+            for variable, record in zip(variables, records, strict=True)
+            if record is not None
+        }
 
     @denies_when_unavailable
     def read_all(self, resource_name: str, sub: str) -> dict[str, StoredSecret]:

@@ -385,6 +385,41 @@ def test_the_login_ends_with_the_session(oauth: OAuthTestClient, client_id: str,
     assert values(oauth) == {}
 
 
+def test_a_user_who_is_revoked_while_the_code_is_issued_gets_no_grant(
+    oauth: OAuthTestClient, client_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = arrive(oauth, client_id)
+    submit(oauth, oauth.follow(url), GITHUB_TOKEN=TOKEN, WIKI_KEY=SEALED)
+    server = parts_of(oauth).server
+    issue = server.issue_code
+
+    def issue_after_the_revocation(*args: Any, **named: Any) -> Any:
+        oauth.revocation.end_user(OCTOCAT, by="operator")
+        return issue(*args, **named)
+
+    monkeypatch.setattr(server, "issue_code", issue_after_the_revocation)
+    refused(oauth.follow(url), NO_LONGER)
+    assert oauth.store.grants.find_of_user(OCTOCAT) == []
+    assert not list(oauth.store.redis.scan_iter(match="consents-of-user:*"))
+
+
+def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
+    oauth: OAuthTestClient, client_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parts_of(oauth)
+    put = parts.user_credentials.put
+
+    def put_after_the_revocation(*args: Any) -> set[str]:
+        parts.revocation.end_user(OCTOCAT, by="operator")
+        parts.credential_changes.remove_all(OCTOCAT, by="operator")
+        return put(*args)
+
+    page = oauth.follow(arrive(oauth, client_id))
+    monkeypatch.setattr(parts.user_credentials, "put", put_after_the_revocation)
+    refused(submit(oauth, page, GITHUB_TOKEN=TOKEN, WIKI_KEY=SEALED), NO_LONGER)
+    assert values(oauth) == {}
+
+
 def test_an_expired_login_can_not_go_on(oauth: OAuthTestClient, client_id: str) -> None:
     url = arrive(oauth, client_id)
     page = oauth.follow(url)

@@ -240,6 +240,27 @@ def test_replacing_keeps_the_grants(oauth: OAuthTestClient, audit_log: AuditLog)
     assert "ghp_ZZ" not in str(audit_log.entries)
 
 
+@pytest.mark.parametrize("variable", ["GITHUB_TOKEN", "WIKI_KEY"])
+def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
+    oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    parts = parts_of(oauth)
+    parts.user_credentials.put("time", OCTOCAT, {"GITHUB_TOKEN": Secret(value=TOKEN)})
+    page = sign_in(oauth)
+    put = parts.user_credentials.put
+
+    def put_after_the_revocation(*args: Any) -> set[str]:
+        parts.revocation.end_user(OCTOCAT, by="operator")
+        parts.credential_changes.remove_all(OCTOCAT, by="operator")
+        return put(*args)
+
+    monkeypatch.setattr(parts.user_credentials, "put", put_after_the_revocation)
+    action = "replace-credential" if variable == "GITHUB_TOKEN" else "set-credential"
+    answer = act(oauth, fields_of(page, variable), action, **{variable: "ghp_NEWNEWNEWNEW"})
+    assert answer.status_code == 400, "the user is signed out, and nothing was changed"
+    assert values(oauth) == {}
+
+
 @pytest.mark.parametrize("value", ["", "ghp_short", "ghp_ABCDEFGHIJ\n", "x" * 5000])
 def test_a_replacement_that_cannot_be_one_changes_nothing(oauth: OAuthTestClient, value: str) -> None:
     give(oauth)

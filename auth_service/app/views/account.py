@@ -193,7 +193,8 @@ def _enter(
     if entered.problems:
         problems = {credential_fields.credential_id(resource_name, variable): entered.problems[variable]}
         return _render(parts, "credential-problem", problems=problems)
-    parts.credential_changes.put(resource_name, session.sub, session.name, entered.secrets)
+    if not credential_fields.keep(parts, resource_name, session.sub, session.name, entered.secrets):
+        return _render(parts, "stale")
     return _back(parts, notice)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from flask import Response
 
@@ -10,6 +11,7 @@ from auth_service.app.composition import Parts
 from auth_service.oauth.authorization_requests import AuthorizationRequest
 from auth_service.ops.audit import Event
 from auth_service.protocol import redirect_uris
+from auth_service.protocol.errors import PageError
 
 from . import record
 from .consent_pages import Notice, ask
@@ -34,13 +36,26 @@ def find_change(
 
 
 def send_code(
-    parts: Parts, shown: Shown, granted: AuthorizationRequest, *, sub: str, name: str, sealed_login: str
+    parts: Parts,
+    shown: Shown,
+    granted: AuthorizationRequest,
+    *,
+    sub: str,
+    name: str,
+    sealed_login: str,
+    check_user: Callable[[], None] = lambda: None,
 ) -> Response:
     """Send the browser to the client with a code, and remember the login and the consent.
 
+    `check_user` is called once there is a grant, which ends if it raises PageError.
     Not checked here: anything that `find_change` checks, and that the user may use the server.
     """
-    code = parts.server.issue_code(granted, sub=sub, name=name)
+    code, grant = parts.server.issue_code(granted, sub=sub, name=name)
+    try:
+        check_user()
+    except PageError:
+        parts.revocation.revoke_grant(grant.sid, by="gateway", reason="the user's session ended during the login")
+        raise
     parts.user_access.remember_sealed(sub, sealed_login)
     if shown.approved_by is None:
         # Not what was withheld: the user is asked for it again when it can be had.

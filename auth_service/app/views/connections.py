@@ -22,8 +22,8 @@ from auth_service.protocol.display import display_text_in_full
 from auth_service.protocol.errors import PageError, ServiceUnavailable
 from auth_service.storage.user_credentials import Secret
 
-from . import Endpoints, note, query_parameters, record
-from .browser import browser_fingerprint, find_session, is_signed_in_still, keep_browser, sends_cookies
+from . import Endpoints, credential_fields, note, query_parameters, record
+from .browser import browser_fingerprint, find_session, keep_browser, sends_cookies
 from .pages import answer_head, redirect_to
 
 blueprint = Endpoints("connections", __name__)
@@ -98,13 +98,9 @@ def callback(parts: Parts, resource_name: str, variable: str) -> Response:
             "help, tell the operator of this gateway.",
         ) from AccountRefusedError(f"the browser brought the error {known_error(parameters.get('error'))}")
     secret = _redeem(parts, attempt, label, code=parameters["code"], state=state)
-    # The user may have been revoked while the other service was asked; and once more, as that ends sessions first and
-    # then removes what is stored.
-    if is_signed_in_still(parts, attempt.sub):
-        parts.credential_changes.put(resource_name, attempt.sub, attempt.name, {variable: secret})
-        if is_signed_in_still(parts, attempt.sub):
-            return redirect_to(attempt.done)
-        parts.credential_changes.remove(resource_name, attempt.sub, [variable], by="gateway")
+    # The user may have been revoked while the other service was asked.
+    if credential_fields.keep(parts, resource_name, attempt.sub, attempt.name, {variable: secret}):
+        return redirect_to(attempt.done)
     raise _signed_out(attempt)
 
 

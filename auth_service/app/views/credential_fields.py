@@ -18,6 +18,7 @@ from auth_service.protocol.display import DisplayName, TextPart, display_name, d
 from auth_service.settings.user_credentials import MAX_VALUE_BYTES, UserCredential
 from auth_service.storage.user_credentials import Secret
 
+from .browser import is_signed_in_still
 from .pages import moment
 
 VALUE_FIELD: Final = "value:"
@@ -171,6 +172,21 @@ def read(parts: Parts, resource_name: str, variables: Sequence[str], form: Mappi
         else:
             problems[variable] = problem
     return Entered(secrets=secrets, problems=problems)
+
+
+def keep(parts: Parts, resource_name: str, sub: str, name: str, secrets: Mapping[str, Secret]) -> bool:
+    """Keep what a user has entered or connected; return False, and keep nothing, if the user's session has ended.
+
+    The user may be revoked at any moment, which ends sessions first and then removes what is stored.
+    """
+    if not secrets:
+        return True
+    if is_signed_in_still(parts, sub):
+        parts.credential_changes.put(resource_name, sub, name, secrets)
+        if is_signed_in_still(parts, sub):
+            return True
+        parts.credential_changes.remove(resource_name, sub, list(secrets), by="gateway")
+    return False
 
 
 def _find_problem(credential: UserCredential, value: str) -> str | None:

@@ -28,6 +28,7 @@ from .browser import (
     FORM_TOKEN_FIELD,
     browser_fingerprint,
     find_session,
+    is_signed_in_still,
     keep_browser,
     make_form_token,
     parse_form_token,
@@ -93,7 +94,22 @@ def show(parts: Parts) -> Response:
         return page
     granted = dataclasses.replace(requested, scopes=waiting.granted)
     newest = parts.user_access.find_newest(waiting.sub, waiting.sealed_login)
-    return send_code(parts, waiting.shown, granted, sub=waiting.sub, name=waiting.name, sealed_login=newest)
+
+    def check_user() -> None:
+        # The user may have been revoked since the session was looked up. That ends sessions first, and then the grants
+        # that there are: this one may have come too late.
+        if not is_signed_in_still(parts, waiting.sub):
+            raise _no_longer_signed_in(waiting)
+
+    return send_code(
+        parts,
+        waiting.shown,
+        granted,
+        sub=waiting.sub,
+        name=waiting.name,
+        sealed_login=newest,
+        check_user=check_user,
+    )
 
 
 @blueprint.post("/provide")
@@ -128,7 +144,8 @@ def act(parts: Parts) -> Response:
             ),
         )
     entered = credential_fields.read(parts, resource_name, asked, form)
-    parts.credential_changes.put(resource_name, waiting.sub, waiting.name, entered.secrets)
+    if not credential_fields.keep(parts, resource_name, waiting.sub, waiting.name, entered.secrets):
+        raise _no_longer_signed_in(waiting)
     missing = find_missing(parts, resource_name, waiting.sub)
     problems = {variable: text for variable, text in entered.problems.items() if variable in missing}
     if problems:
@@ -148,15 +165,19 @@ def _find(parts: Parts, login: str) -> Waiting:
     waiting = _load(found["waiting"])
     session = find_session(parts)
     if session is None or session.sub != waiting.sub:
-        raise PageError(
-            f"You are no longer signed in as {display_text(waiting.name)}",
-            "This login was for that user, who has signed out in this browser since. Nothing was allowed. Start again "
-            "from the application that you want to connect.",
-            help_clients=True,
-        )
+        raise _no_longer_signed_in(waiting)
     note_decision()
     note(user=waiting.sub, name=waiting.name)
     return waiting
+
+
+def _no_longer_signed_in(waiting: Waiting) -> PageError:
+    return PageError(
+        f"You are no longer signed in as {display_text(waiting.name)}",
+        "This login was for that user, who has signed out in this browser since. Nothing was allowed. Start again "
+        "from the application that you want to connect.",
+        help_clients=True,
+    )
 
 
 def _load(kept: Mapping[str, Any]) -> Waiting:

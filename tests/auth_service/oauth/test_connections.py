@@ -371,6 +371,23 @@ def test_a_removed_account_is_revoked_at_the_other_service(world: World) -> None
     assert world.worker.remove("time", ALICE, ["DRIVE_TOKEN"]) == []
 
 
+def test_an_account_that_is_renewed_just_before_its_removal_is_revoked_as_it_is_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = world.connect(left=10)
+    remove, renewed = world.kept.remove, []
+
+    def renew_and_remove(*args: Any) -> dict[str, Secret | None]:
+        renewed.append(world.make_worker().read_fresh("time", ALICE)["DRIVE_TOKEN"])
+        return remove(*args)
+
+    monkeypatch.setattr(world.kept, "remove", renew_and_remove)
+    assert world.worker.remove("time", ALICE, ["DRIVE_TOKEN"]) == ["DRIVE_TOKEN"]
+    (secret,) = renewed
+    assert secret.value != former.value
+    assert world.revoked() == [secret.refresh_token, secret.value]
+
+
 def test_a_removal_does_not_wait_for_the_other_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.connect()
     reached, leave = threading.Event(), threading.Event()

@@ -162,7 +162,7 @@ def test_a_malformed_record_is_as_one_that_does_not_decrypt_and_hides_no_other(
         datetime.fromtimestamp(state.set_at, UTC)  # pages and commands show it
     everyone = {(state.sub, state.variable) for state in credentials.find_all_states()}
     assert everyone == {(ALICE, "BROKEN"), (ALICE, "TOKEN"), (BOB, "TOKEN")}
-    assert credentials.remove("tickets", ALICE, ["BROKEN"]) == ["BROKEN"]
+    assert credentials.remove("tickets", ALICE, ["BROKEN"]) == {"BROKEN": None}
     assert values(credentials, "tickets", ALICE) == {"TOKEN": TOKEN}
 
 
@@ -210,10 +210,10 @@ def test_what_is_removed_is_gone_and_named(credentials: UserCredentials, connect
     credentials.put("tickets", ALICE, {"TOKEN": Secret(value=TOKEN), "WIKI": Secret(value="w")})
     credentials.put("tickets", BOB, {"TOKEN": Secret(value="b")})
     credentials.note_use("tickets", ALICE, ["TOKEN", "WIKI"])
-    assert credentials.remove("tickets", ALICE, ["CHAT", "TOKEN"]) == ["TOKEN"]
-    assert credentials.remove("tickets", ALICE, ["TOKEN"]) == []
+    assert credentials.remove("tickets", ALICE, ["CHAT", "TOKEN"]) == {"TOKEN": Secret(value=TOKEN)}
+    assert credentials.remove("tickets", ALICE, ["TOKEN"]) == {}
     assert values(credentials, "tickets", ALICE) == {"WIKI": "w"}
-    assert credentials.remove("tickets", ALICE, ["WIKI"]) == ["WIKI"]
+    assert credentials.remove("tickets", ALICE, ["WIKI"]) == {"WIKI": Secret(value="w")}
     assert not connection.exists(KEY)
     assert values(credentials, "tickets", BOB) == {"TOKEN": "b"}
 
