@@ -8,8 +8,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,10 +37,11 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class StdioServer:
-    """A server that the bridge runs."""
+    """A server that the bridge runs. `user_credentials` are labels by environment variable."""
 
     name: str
     command: tuple[str, ...]
+    user_credentials: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         port=given.port,
         state_directory=state_directory,
         traefik=given.traefik,
-        servers=(*built_in, *added),
+        servers=with_user_credentials((*built_in, *added), given.user_credential),
         github=github,
         client_documents=_client_documents(given),
         tracing=_tracing(given),
@@ -115,6 +116,28 @@ def parse_server(text: str) -> Server:
     except ValueError as error:
         raise UsageError(f"--server {text}: {error}") from error
     return StdioServer(name, (require_program(program, needed_by=f"--server {name}"), *rest))
+
+
+def with_user_credentials(servers: Sequence[Server], texts: Sequence[str]) -> tuple[Server, ...]:
+    """Add what `NAME:VARIABLE` and `NAME:VARIABLE=LABEL` ask of each user to the servers. Raises UsageError.
+
+    The settings of the auth service say which variables are allowed.
+    """
+    found = {server.name: server for server in servers}
+    for text in texts:
+        names, _, label = text.partition("=")
+        name, colon, variable = names.partition(":")
+        if not colon or not variable:
+            raise UsageError(f"--user-credential {text}: write it as NAME:VARIABLE or NAME:VARIABLE=LABEL")
+        server = found.get(name)
+        if server is None:
+            raise UsageError(f"--user-credential {text}: there is no server {name}: add it with --server")
+        if isinstance(server, HttpServer):
+            raise UsageError(f"--user-credential {text}: {name} is a URL: only the process of a command has variables")
+        if variable in server.user_credentials:
+            raise UsageError(f"--user-credential {text}: {variable} is given twice: leave one out")
+        found[name] = replace(server, user_credentials={**server.user_credentials, variable: label or variable})
+    return tuple(found.values())
 
 
 def require_program(program: str, *, needed_by: str) -> str:
@@ -203,6 +226,14 @@ def _argument_parser() -> argparse.ArgumentParser:
         default=[],
         metavar='NAME="COMMAND ARG…"|NAME=URL',
         help="a server to put behind the gateway: a stdio command, or a URL that speaks HTTP; repeatable",
+    )
+    parser.add_argument(
+        "--user-credential",
+        action="append",
+        default=[],
+        metavar="NAME:VARIABLE[=LABEL]",
+        help="ask each user for a value, such as a token, that their processes of this server get as an environment "
+        "variable; repeatable",
     )
     parser.add_argument(
         "--state-directory",

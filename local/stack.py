@@ -28,7 +28,7 @@ from auth_service.settings import (
 )
 from local.health import ask_http, ask_redis, ask_resource
 from local.launcher import current_launcher
-from local.options import SEARCH_PATH, Options, StdioServer, UsageError, require_program
+from local.options import SEARCH_PATH, HttpServer, Options, Server, StdioServer, UsageError, require_program
 from local.ports import free_ports
 from local.processes import Part
 
@@ -81,7 +81,7 @@ def prepare(options: Options) -> Stack:
     for server, port in zip(options.servers, ports, strict=True):
         if isinstance(server, StdioServer):
             _write(folder / f"identity-key-{server.name}", credentials.derive_key(f"identity-key:{server.name}"))
-            bridges.append(_bridge(server, port, folder, options.tracing))
+            bridges.append(_bridge(server, port, folder, auth_url, options.tracing))
             backends[server.name] = f"http://127.0.0.1:{port}/mcp"
         else:
             backends[server.name] = server.url
@@ -99,7 +99,14 @@ def prepare(options: Options) -> Stack:
         "limits": {"registrations_per_hour": 10_000},  # every client on this machine has the same address
         "client_documents": options.client_documents.model_dump(mode="json"),
         **({} if options.tracing is None else {"tracing": options.tracing.model_dump(mode="json")}),
-        "resources": {name: {"url": url, "backends": [backends[name]]} for name, url in resources.items()},
+        "resources": {
+            server.name: {
+                "url": resources[server.name],
+                "backends": [backends[server.name]],
+                **_user_credentials(server),
+            }
+            for server in options.servers
+        },
     }
     settings_file = _write_json(folder / "settings.json", settings)
     try:
@@ -155,13 +162,21 @@ def prepare(options: Options) -> Stack:
     )
 
 
-def _bridge(server: StdioServer, port: int, folder: Path, tracing: Tracing | None) -> Part:
+def _user_credentials(server: Server) -> dict[str, Any]:
+    if isinstance(server, HttpServer) or not server.user_credentials:
+        return {}
+    return {"user_credentials": {variable: {"label": label} for variable, label in server.user_credentials.items()}}
+
+
+def _bridge(server: StdioServer, port: int, folder: Path, auth_url: str, tracing: Tracing | None) -> Part:
     return Part(
         server.name,
         (
             *(sys.executable, "-m", "stdio_bridge", "--listen", f"127.0.0.1:{port}"),
             *("--require-identity", str(folder / f"identity-key-{server.name}")),
             *("--call-records", str(folder / "calls.jsonl"), "--server-name", server.name),
+            *(("--credentials-url", f"{auth_url}/credentials/{server.name}") if server.user_credentials else ()),
+            *(f"--user-credential={variable}" for variable in server.user_credentials),
             *(
                 ()
                 if tracing is None

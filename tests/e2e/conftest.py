@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from local.ports import free_port
 from tests.e2e.echo import EchoServer
+from tests.stdio_bridge.modern_client import LEGACY_SERVER
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 100
@@ -78,9 +80,16 @@ class RunningStack:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """The healthy stack; behind it, beside the usual servers, one that tells what reached it (`echo`)."""
+    """The healthy stack; behind it, beside the usual servers, one that tells what reached it (`echo`).
+
+    Another asks each user for a token (`vault`).
+    """
     echo = EchoServer()
-    running = RunningStack(tmp_path_factory.mktemp("stack"), "--server", f"echo={echo.url}")
+    running = RunningStack(
+        tmp_path_factory.mktemp("stack"),
+        *("--server", f"echo={echo.url}", "--server", f"vault={shlex.join(LEGACY_SERVER)}"),
+        *("--user-credential", "vault:TOKEN=Token of the vault"),
+    )
     try:
         running.wait_until_healthy()
         yield running

@@ -120,6 +120,14 @@ def test_two_users_have_their_own_tokens_in_their_own_processes(
     assert "tok_of0" not in stack.output
 
 
+def test_the_local_stack_asks_each_user_for_what_its_command_line_names(stack: RunningStack) -> None:
+    url = stack.resource("vault")
+    browser = giving("any")
+    assert Session(url, log_in(stack.issuer, url, browser=browser)).call("token") == "any"
+    assert any("Token of the vault" in page for page in browser.pages)
+    assert operate(stack, "credentials", "remove", "octocat", "vault") == 0
+
+
 def test_a_server_from_npm_finds_its_user_s_token_in_its_environment(
     stack: RunningStack, vaults: dict[str, str]
 ) -> None:

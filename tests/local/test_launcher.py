@@ -92,12 +92,31 @@ def test_a_server_may_replace_a_built_in_one() -> None:
         (["--client-documents-proxy", "http://user:secret@10.0.0.1:3128"], "write http://HOST:PORT"),
         (["--client-documents-proxy", "http://10.0.0.1:3128", "--no-client-documents"], "exclude each other"),
         (["--github-client-id", "x", "--github-client-secret-file", "x"], "add --allow-user"),
+        (["--user-credential", "time"], "write it as NAME:VARIABLE"),
+        (["--user-credential", "time:=Token"], "write it as NAME:VARIABLE"),
+        (["--user-credential", "notes:TOKEN"], "there is no server notes: add it with --server"),
+        (["--server", "wiki=http://10.0.0.5/mcp", "--user-credential", "wiki:TOKEN"], "wiki is a URL"),
+        (["--user-credential", "time:TOKEN", "--user-credential", "time:TOKEN=Token"], "TOKEN is given twice"),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert message in fails(capsys, *arguments)
+
+
+def test_a_server_has_the_credentials_that_are_named_for_it() -> None:
+    options = parse_options(["--user-credential", "time:TOKEN=Token: of yours", "--user-credential", "time:OTHER"])
+    servers = {server.name: server for server in options.servers if isinstance(server, StdioServer)}
+    assert servers["time"].user_credentials == {"TOKEN": "Token: of yours", "OTHER": "OTHER"}
+    assert servers["fetch"].user_credentials == {}
+
+
+def test_a_variable_that_decides_how_programs_start_is_no_credential(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ("--port", str(free_port()), "--state-directory", str(tmp_path / "state"))
+    assert "LD_PRELOAD" in fails(capsys, *arguments, "--user-credential", "time:LD_PRELOAD")
 
 
 def test_with_the_real_github_the_callback_url_is_said(tmp_path: Path) -> None:
