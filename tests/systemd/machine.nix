@@ -8,15 +8,13 @@ let
 
   inherit (import ./module.nix { inherit configuration lib; }) config;
 
-  # systemd's syntax: a list repeats its key, an empty one says nothing, null leaves the key out.
+  # As NixOS writes them: a list repeats its key, an empty list writes nothing, and null an empty value.
   toValue = value: if lib.isBool value then lib.boolToString value else toString value;
   toLines =
     name: attrs:
     let
       lines = lib.concatLists (
-        lib.mapAttrsToList (key: value: map (each: "${key}=${toValue each}") (lib.toList value)) (
-          lib.filterAttrs (_: value: value != null) attrs
-        )
+        lib.mapAttrsToList (key: value: map (each: "${key}=${toValue each}") (lib.toList value)) attrs
       );
     in
     lib.optionals (lines != [ ]) ([ "[${name}]" ] ++ lines);
@@ -33,6 +31,8 @@ let
       PartOf = unit.partOf;
       OnFailure = unit.onFailure;
       OnSuccess = unit.onSuccess;
+    }
+    // lib.filterAttrs (_: limit: limit != null) {
       StartLimitIntervalSec = unit.startLimitIntervalSec;
       StartLimitBurst = unit.startLimitBurst;
     }
