@@ -28,6 +28,7 @@ from auth_service.oauth.introspection import Introspection
 from auth_service.oauth.revocation import Revocation
 from auth_service.oauth.safe_fetch import SafeFetcher, make_fetcher
 from auth_service.oauth.server import AuthorizationServer
+from auth_service.oauth.settings_trust import SettingsTrust, make_trust
 from auth_service.oauth.token_grants import TOKEN_GRANTS
 from auth_service.oauth.user_access import UserAccess
 from auth_service.oauth.workloads import Workloads
@@ -218,6 +219,11 @@ class Parts:
         )
 
     @cached_property
+    def trust(self) -> SettingsTrust:
+        """What decides whether the settings still allow what workloads and declared clients were granted."""
+        return make_trust(self.settings, self.credentials)
+
+    @cached_property
     def issuer_fetcher(self) -> SafeFetcher:
         """The fetcher of trusted issuers' keys. It is another one, so that clients cannot occupy its places."""
         return make_fetcher(self.settings.client_documents)
@@ -253,6 +259,7 @@ class Parts:
             self.signing_keys,
             self.user_access,
             self.clients,
+            trust=self.trust,
             workloads=self.workloads,
             user_assertions=self.user_assertions,
             revocation=self.revocation,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from auth_service.idp import provider_name
 from auth_service.keys.signing_keys import SigningKeyError
-from auth_service.oauth import workloads
+from auth_service.oauth.settings_trust import end_untrusted
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
@@ -45,7 +45,7 @@ class Upkeep:
         self._writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")
         self._keeper = DenialKeeper(parts.denials, parts.store.redis, parts.store.grants)
         self._probe = parts.probe
-        self._end_untrusted = partial(workloads.end_untrusted, parts.settings, parts.store, parts.revocation)
+        self._end_untrusted = partial(end_untrusted, parts.trust, parts.store, parts.revocation)
 
     def is_prepared(self) -> bool:
         """Whether keys and subjects are up to date, so that this worker answers as the others do."""
@@ -64,7 +64,7 @@ class Upkeep:
             self._refresh_probe(),
             self._probe_documents(),
             self._keep_denials(),
-            self._end_untrusted_workloads(),
+            self._end_untrusted_grants(),
             self._collect_garbage(),
         )
 
@@ -132,8 +132,8 @@ class Upkeep:
                 await asyncio.to_thread(self._keeper.keep)
             await asyncio.sleep(KEEP_SECONDS)
 
-    async def _end_untrusted_workloads(self) -> None:
-        """End the grants of workloads that are trusted no more since the settings were loaded."""
+    async def _end_untrusted_grants(self) -> None:
+        """End the grants of workloads and declared clients that the settings, since they were loaded, do not allow."""
         while True:
             try:
                 await asyncio.to_thread(self._end_untrusted)

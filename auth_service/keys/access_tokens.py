@@ -46,6 +46,8 @@ class VerifiedClaims:
     expires_at: int
     grantable_scope: str = ""
     """The scopes with an allow-list that the grant lacks and that the user may still be granted."""
+    basis: str = ""
+    """That of the grant (`Grant.basis`)."""
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -71,11 +73,12 @@ def issue_access_token(
     lifetime: int,
     now: int,
     grantable_scope: str = "",
+    basis: str = "",
 ) -> str:
     """Sign an access token (RFC 9068 §2.2) for exactly one resource.
 
     `scope` is space-separated (RFC 6749 §3.3), `sid` names the grant, `lifetime` and `now` are in seconds.
-    `grantable_scope` are scopes with an allow-list that the user may be granted besides.
+    `grantable_scope` are scopes with an allow-list that the user may be granted besides. `basis` is that of the grant.
     """
     key = keys.signing_key(now=now)
     keys.on_sign(key.kid, now + lifetime)
@@ -93,6 +96,8 @@ def issue_access_token(
     }
     if grantable_scope:
         claims["grantable_scope"] = grantable_scope
+    if basis:
+        claims["basis"] = basis
     return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid})
 
 
@@ -131,7 +136,7 @@ def verify_access_token(
         raise InvalidTokenError("expired")
     # PyJWT accepts a list that contains the audience; our tokens name exactly one.
     texts = [claims[member] for member in ("sub", "name", "client_id", "scope", "aud", "sid", "jti")]
-    texts.append(claims.get("grantable_scope", ""))
+    texts += [claims.get("grantable_scope", ""), claims.get("basis", "")]
     if not all(isinstance(text, str) for text in texts):
         raise InvalidTokenError("malformed_token")
     return VerifiedClaims(
@@ -145,6 +150,7 @@ def verify_access_token(
         issued_at=int(claims["iat"]),
         expires_at=int(claims["exp"]),
         grantable_scope=claims.get("grantable_scope", ""),
+        basis=claims.get("basis", ""),
     )
 
 

@@ -69,7 +69,6 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
         target = machine_tokens.choose_target(server, workload.trusted, form)
         # Last, so that a request that is refused for another reason can be sent again.
         server.workloads.use_up(workload)
-        server.store.issuers.note(workload.name)
         client_id = client_of(workload.name)
         holder = Holder(
             user=workload.user,
@@ -77,6 +76,7 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
             client_id=client_id,
             client_name=client_id,
             needs_authentication=False,
+            basis=server.trust.basis_of_workload(workload.trusted, workload.key),
         )
         lifetime = workload.trusted.lifetime
         return machine_tokens.issue(server, holder, target, allowed=target.scope.split(), lifetime=lifetime)
@@ -113,6 +113,7 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
             client_id=client.client_id,
             client_name=client.name,
             needs_authentication=True,
+            basis=server.trust.basis_of_user_assertion(client, self.request.client_key),
         )
         lifetime = server.settings.lifetimes.access_token
         return machine_tokens.issue(server, holder, target, allowed=allowed, lifetime=lifetime)

@@ -14,7 +14,7 @@ import jwt
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
-from auth_service.protocol.jwk_sets import ALGORITHMS
+from auth_service.protocol.jwk_sets import ALGORITHMS, VerificationKey
 from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.storage.identifiers import Identifiers
 
@@ -38,6 +38,8 @@ class Authenticated:
 
     client: Client
     method: str
+    key: VerificationKey | None = None
+    """The key that has signed the client's assertion."""
 
 
 class ClientAuthenticator:
@@ -109,7 +111,7 @@ class ClientAuthenticator:
             raise _failed()
         client = self._find(subject, "private_key_jwt")
         try:
-            claims = self._verify(client, unverified, header)
+            claims, key = self._verify(client, unverified, header)
         except jwt.PyJWTError as error:
             raise _failed() from error
         except ClientDocumentError as error:
@@ -121,10 +123,12 @@ class ClientAuthenticator:
         seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
         if not self._identifiers.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
             raise OAuthError("invalid_client", "the client assertion was used before", status=401)
-        return Authenticated(client=client, method="private_key_jwt")
+        return Authenticated(client=client, method="private_key_jwt", key=key)
 
-    def _verify(self, client: Client, unverified: str, header: dict[str, Any]) -> dict[str, Any]:
-        """Return the claims of an assertion by RFC 7523 §3. Raises jwt.PyJWTError."""
+    def _verify(
+        self, client: Client, unverified: str, header: dict[str, Any]
+    ) -> tuple[dict[str, Any], VerificationKey]:
+        """Return the claims of an assertion by RFC 7523 §3, and the key that has signed it. Raises jwt.PyJWTError."""
         algorithm, kid = header.get("alg"), header.get("kid")
         agreed = client.metadata.token_endpoint_auth_signing_alg
         if algorithm not in ALGORITHMS or agreed not in {None, algorithm} or header.get("typ") not in _TYPES:
@@ -147,7 +151,7 @@ class ClientAuthenticator:
         check_assertion(claims, now=time.time(), max_seconds=MAX_ASSERTION_SECONDS, clock_seconds=CLIENT_CLOCK_SECONDS)
         if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
             raise jwt.InvalidTokenError
-        return claims
+        return claims, key
 
 
 def _failed() -> OAuthError:

@@ -18,7 +18,6 @@ from auth_service.storage.grants import Grant
 
 from .client_authentication import parse_basic
 from .server import AuthorizationServer
-from .workloads import is_trusted
 
 _INACTIVE: Final[dict[str, Any]] = {"active": False}
 
@@ -33,7 +32,6 @@ class Introspection:
 
     def __init__(self, settings: Settings, credentials: Credentials, server: AuthorizationServer) -> None:
         self._issuer = settings.issuer
-        self._settings = settings
         self._urls = {name: resource.url for name, resource in settings.resources.items()}
         self._keys = {name: derive_introspection_key(credentials, name) for name in settings.resources}
         self._server = server
@@ -68,9 +66,7 @@ class Introspection:
             return _INACTIVE if client_id is None else self._describe_refresh_token(unverified_token, client_id)
         if client_id not in {None, claims.client_id} or self._server.store.grants.find(claims.sid) is None:
             return _INACTIVE
-        if not is_trusted(
-            self._settings, client_id=claims.client_id, subject=claims.subject, resource_url=claims.audience
-        ):
+        if not self._server.trust.allows_token(claims):
             return _INACTIVE
         return self._describe_access_token(claims)
 
@@ -110,6 +106,8 @@ class Introspection:
         parsed = self._server.parse_refresh_token(unverified_token)
         grant: Grant | None = self._server.store.grants.find(parsed[0]) if parsed else None
         if parsed is None or grant is None or grant.client_id != client_id:
+            return _INACTIVE
+        if not self._server.trust.allows_grant(grant):
             return _INACTIVE
         expires_at = self._server.store.refresh_tokens.find_expiry(grant.sid, generation=parsed[1])
         if expires_at is None:

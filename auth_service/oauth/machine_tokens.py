@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
@@ -14,22 +14,7 @@ from auth_service.protocol.errors import OAuthError
 from auth_service.storage.grants import Grant, new_sid
 
 from .server import ON_THE_WAY_SECONDS, AuthorizationServer
-
-
-class Rights(Protocol):
-    """What the operator lets a machine or workload do."""
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """The servers that it may use."""
-
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        """The scopes that it may have, in addition to those that each request needs."""
-
-    @property
-    def lifetime(self) -> int:
-        """For how many seconds a token is valid."""
+from .settings_trust import Rights, note_client, scopes_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +26,8 @@ class Holder:
     client_id: str
     client_name: str
     needs_authentication: bool
+    basis: str
+    """That of the grant (`settings_trust`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +47,7 @@ def choose_target(server: AuthorizationServer, rights: Rights, form: Mapping[str
     if resource.user_credentials:
         # Without them no process starts, and the program would get tokens that are refused, again and again.
         raise OAuthError("invalid_target", "this server needs credentials that only a user can provide, in a browser")
-    may_have = [scope for scope in resource.scopes if scope in resource.required_scopes or scope in rights.scopes]
+    may_have = scopes_for(rights, resource)
     requested = scopes.grantable(scopes.parse(form.get("scope")), supported=may_have, default=may_have)
     granted = [scope for scope in may_have if scope in requested or scope in resource.required_scopes]
     return Target(resource_url=resource.url, scope=" ".join(granted))
@@ -85,7 +72,8 @@ def _find_or_make_grant(server: AuthorizationServer, holder: Holder, target: Tar
     for live in server.store.grants.find_of_user(holder.user, client_id=holder.client_id):
         grant = live.grant
         # A grant with a redirect URI is of a login with a browser, and the user may end the one without the other.
-        is_same = (grant.resource, grant.scope, grant.redirect) == (target.resource_url, target.scope, "")
+        wanted = (target.resource_url, target.scope, holder.basis, "")
+        is_same = (grant.resource, grant.scope, grant.basis, grant.redirect) == wanted
         if is_same and server.store.grants.prolong(grant, lifetime=lifetime):
             return grant
     grant = Grant(
@@ -99,7 +87,9 @@ def _find_or_make_grant(server: AuthorizationServer, holder: Holder, target: Tar
         redirect="",
         created_at=int(time.time()),
         needs_authentication=holder.needs_authentication,
+        basis=holder.basis,
     )
+    note_client(server.store, grant)
     server.store.grants.add(grant, lifetime=lifetime)
     server.revocation.revoke_surplus(grant)
     return grant

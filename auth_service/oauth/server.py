@@ -44,6 +44,7 @@ from .client_authentication import ClientAuthenticator
 from .client_lookup import ClientLookup
 from .id_jag import UserAssertions
 from .revocation import Revocation
+from .settings_trust import SettingsTrust, note_client
 from .user_access import UserAccess
 from .workloads import Workloads
 
@@ -93,6 +94,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         user_access: UserAccess,
         clients: ClientLookup,
         *,
+        trust: SettingsTrust,
         workloads: Workloads,
         user_assertions: UserAssertions | None,
         revocation: Revocation,
@@ -105,6 +107,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         self.store = store
         self.keys = keys
         self.user_access = user_access
+        self.trust = trust
         self.workloads = workloads
         self.user_assertions = user_assertions
         self.revocation = revocation
@@ -140,6 +143,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             request.form, authorization=request.headers.get("Authorization")
         )
         request.auth_method = authenticated.method
+        request.client_key = authenticated.key
         return authenticated.client
 
     # Authorization endpoint
@@ -164,6 +168,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             redirect=redirect_uris.without_port(request.redirect_uri),
             created_at=now,
             needs_authentication=not request.client.check_endpoint_auth_method("none", "token"),
+            basis=self.trust.basis_of_login(request.client, request.redirect_uri),
         )
         record = Code(
             sid=grant.sid,
@@ -175,6 +180,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
             expires_at=now + self.settings.lifetimes.authorization_code,
         )
         code = secrets.token_urlsafe(32)
+        note_client(self.store, grant)
         self.store.codes.add(code, record, grant)
         self.keep_credentials(grant)
         audit.record(Event.CODE_ISSUED, of=grant, scope=grant.scope, redirect=grant.redirect)
@@ -221,6 +227,7 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
                 lifetime=lifetime + ON_THE_WAY_SECONDS,
                 now=int(time.time()),
                 grantable_scope=self._grantable(grant, scope, allowed),
+                basis=grant.basis,
             ),
             "token_type": "Bearer",
             "expires_in": lifetime,
@@ -249,6 +256,13 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if not hmac.compare_digest(self.make_refresh_token(sid, int(generation)).encode(), unverified_token.encode()):
             return None
         return sid, int(generation)
+
+    def check_trust(self, grant: Grant) -> None:
+        """End a grant that the settings do not allow any more. Raises OAuthError then."""
+        if not self.trust.allows_grant(grant):
+            reason = "the settings do not allow it any more"
+            self.revocation.revoke_grant(grant.sid, by="gateway", reason=reason)
+            raise OAuthError("invalid_grant", "the operator has changed what this client may do: log in again")
 
     def check_resource(self, requested: str | None, granted: str) -> None:
         """Check that the `resource` of a token request, if it has one, is that of the grant (RFC 8707)."""

@@ -60,6 +60,7 @@ class AuthorizationCodeGrant(authlib_grants.AuthorizationCodeGrant):  # type: ig
         grant = server.store.grants.find(record.sid)
         if grant is None:
             raise OAuthError("invalid_grant", "the grant was revoked")
+        server.check_trust(grant)
         allowed = server.user_access.find_listed_scopes(grant)
         grant = server.narrow(grant, allowed)
         scope = " ".join(server.scopes_of(grant))
@@ -106,6 +107,7 @@ class RefreshTokenGrant(authlib_grants.RefreshTokenGrant):  # type: ignore[misc]
         presented: _PresentedToken = self.request.refresh_token
         grant = presented.grant
         # All checks of the request come before the token is used.
+        server.check_trust(grant)
         server.check_resource(form.get("resource"), grant.resource)
         if grant.needs_authentication and self.request.auth_method == "none":
             raise OAuthError("invalid_grant", "the client must authenticate, as it did when the user allowed it")
@@ -147,6 +149,7 @@ class ClientCredentialsGrant(authlib_grants.ClientCredentialsGrant):  # type: ig
             client_id=client.client_id,
             client_name=client.name,
             needs_authentication=True,
+            basis=server.trust.basis_of_machine(client, self.request.client_key),
         )
         body = machine_tokens.issue(server, holder, target, allowed=target.scope.split(), lifetime=declared.lifetime)
         self._end_if_deleted(client.client_id)

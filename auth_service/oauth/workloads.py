@@ -23,11 +23,9 @@ from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.settings import MAX_SUBJECT_LENGTH, Settings, SettingsError, TrustedIssuer
 from auth_service.storage.identifiers import Identifiers
-from auth_service.storage.store import Store
 
 from .client_authentication import CLIENT_CLOCK_SECONDS, MAX_JTI_LENGTH
 from .issuer_keys import IssuerKeys, discovery_url, fetch_keys
-from .revocation import Revocation
 from .safe_fetch import SafeFetcher
 
 MAX_ASSERTION_SECONDS: Final = 24 * 3600
@@ -35,7 +33,6 @@ MAX_ASSERTION_SECONDS: Final = 24 * 3600
 
 _TYPES: Final = (None, "JWT")
 """No other: an ID-JAG or an access token that the issuer makes too is no token of a workload (RFC 8725 §3.11)."""
-_ENDING_SECONDS: Final = 10
 _CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "iat"), but=("iat", "nbf"))
 
 
@@ -46,6 +43,8 @@ class Workload:
     name: str
     """That of the trusted issuer."""
     trusted: TrustedIssuer
+    key: VerificationKey
+    """The key that has signed the token."""
     subject: str
     assertion_id: str
     """Names the token among all that may be used once."""
@@ -77,35 +76,6 @@ def check_issuers(settings: Settings) -> None:
             raise SettingsError(f"trusted_issuers.{name}.jwks: {error}") from error
 
 
-def is_trusted(settings: Settings, *, client_id: str, subject: str, resource_url: str) -> bool:
-    """Whether a token may still be used by what the settings say now of its workload. All others may."""
-    if not client_id.startswith(WORKLOAD_PREFIX):
-        return True
-    trusted = settings.trusted_issuers.get(client_id.removeprefix(WORKLOAD_PREFIX))
-    return (
-        trusted is not None
-        and settings.find_resource_name(resource_url) in trusted.servers
-        and trusted.admits_subject(subject.removeprefix(f"{client_id}:"))
-    )
-
-
-def end_untrusted(settings: Settings, store: Store, revocation: Revocation) -> None:
-    """End the grants of workloads that the settings do not trust any more. Raises ServiceUnavailable."""
-    with store.locks.only_one("end untrusted workloads", seconds=_ENDING_SECONDS, wait=_ENDING_SECONDS):
-        for name in store.issuers.find():
-            untrusted = [
-                live.grant.sid
-                for live in store.grants.read(store.grants.find_ids_of_client(client_of(name)))
-                if not is_trusted(
-                    settings,
-                    client_id=live.grant.client_id,
-                    subject=live.grant.sub,
-                    resource_url=live.grant.resource,
-                )
-            ]
-            revocation.revoke_grants(untrusted, by="gateway", reason="the settings do not trust the workload any more")
-
-
 class Workloads:
     """Verify workloads' tokens. Methods may raise ServiceUnavailable."""
 
@@ -127,7 +97,7 @@ class Workloads:
             raise _refused("it is no JWT") from error
         name, trusted = self._find_trusted(unverified_claims)
         try:
-            claims = self._verify(trusted, unverified, header)
+            claims, key = self._verify(trusted, unverified, header)
         except jwt.PyJWTError as error:
             raise _refused(f"it is not valid: {type(error).__name__}") from error
         subject = claims["sub"]
@@ -140,6 +110,7 @@ class Workloads:
         return Workload(
             name=name,
             trusted=trusted,
+            key=key,
             subject=subject,
             assertion_id=f"workload {trusted.issuer} {_identifier(claims, unverified)}",
             expires_at=claims["exp"],
@@ -162,8 +133,10 @@ class Workloads:
             raise _refused("its issuer is not trusted, or not for its audience")
         return found
 
-    def _verify(self, trusted: TrustedIssuer, unverified: str, header: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the claims of a token by RFC 7523 §3. Raises jwt.PyJWTError."""
+    def _verify(
+        self, trusted: TrustedIssuer, unverified: str, header: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], VerificationKey]:
+        """Return the claims of a token by RFC 7523 §3, and the key that has signed it. Raises jwt.PyJWTError."""
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm not in jwk_sets.ALGORITHMS or header.get("typ") not in _TYPES:
             raise jwt.InvalidAlgorithmError
@@ -182,7 +155,7 @@ class Workloads:
             options=_CHECKS,
         )
         check_assertion(claims, now=time.time(), max_seconds=MAX_ASSERTION_SECONDS, clock_seconds=CLIENT_CLOCK_SECONDS)
-        return claims
+        return claims, key
 
     def _find_key(self, trusted: TrustedIssuer, *, kid: str | None, algorithm: str) -> VerificationKey | None:
         if trusted.jwks is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import AllowedPublicKeys, ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ALGORITHMS: Final = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
@@ -30,6 +32,11 @@ class VerificationKey:
     kid: str | None
     algorithms: tuple[str, ...]
     key: AllowedPublicKeys = field(repr=False)
+
+    @property
+    def thumbprint(self) -> str:
+        """A digest of the key alone, which is the same whatever its `kid` and in whichever form it was given."""
+        return hashlib.sha256(self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def parse(document: Any) -> tuple[VerificationKey, ...]:

@@ -32,6 +32,7 @@
 | `document-probes` | instance → what its last probe found (`oauth/document_probe.py`) | a day after the last |
 | `document-proof:INSTANCE:HOST` | that a document was fetched from there | until the next probe is due |
 | `created-clients` | client_id → a client that the operator has created (`created_clients`) | until it is deleted |
-| `workload-issuers` | names of trusted issuers for whose workloads tokens were issued (`issuers`) | for ever |
+| `workload-issuers` | names of trusted issuers for whose workloads tokens were issued (`noted_names`) | for ever |
+| `declared-clients` | names of declared clients for which grants were made (`noted_names`) | for ever |
 | `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
 """

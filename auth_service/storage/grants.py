@@ -50,6 +50,8 @@ class Grant:
     created_at: int
     needs_authentication: bool = False
     """Whether the client had to authenticate when the user allowed it. Then it always has to."""
+    basis: str = ""
+    """What was verified of a workload or of a declared client (`oauth/settings_trust.py`); empty for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ DOCUMENT_PROBES: Final = "document-probes"
 USER_CREDENTIALS_PREFIX: Final = "user-credentials:"
 CREATED_CLIENTS: Final = "created-clients"
 WORKLOAD_ISSUERS: Final = "workload-issuers"
+DECLARED_CLIENTS: Final = "declared-clients"
 
 
 def client_key(client_id: str) -> str:

@@ -12,9 +12,10 @@ from .denials import Denials
 from .documents import Documents
 from .grants import Grants
 from .identifiers import Identifiers
-from .issuers import Issuers
+from .key_names import DECLARED_CLIENTS, WORKLOAD_ISSUERS
 from .locks import Locks
 from .logins import LastLogins, PendingLogins
+from .noted_names import NotedNames
 from .pins import Pins
 from .queries import Queries
 from .quotas import Quotas
@@ -53,7 +54,8 @@ class Store:
         self.pins = Pins(self.redis)
         self.quotas = Quotas(self.redis)
         self.identifiers = Identifiers(self.redis)
-        self.issuers = Issuers(self.redis)
+        self.workload_issuers = NotedNames(self.redis, WORKLOAD_ISSUERS)
+        self.declared_clients = NotedNames(self.redis, DECLARED_CLIENTS)
         self.documents = Documents(self.redis)
         self.locks = Locks(self.redis)
         self.queries = Queries(self.redis, self.grants)

@@ -31,6 +31,7 @@ from tests.auth_service.idp.test_oidc import KEY, OTHER_KEY, StandIn, jwk
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, declared_secret
 from .test_declared_clients import Memory, authorization_of, subject_of
+from .test_settings_changes import assert_ended, assert_live
 from .test_workloads import claims_of, error_of
 
 FETCH = "https://fetch.example.com/mcp"
@@ -499,6 +500,25 @@ def test_without_the_providers_keys_nothing_is_granted(oauth: OAuthTestClient, p
     provider.answers["/tenant/jwks"] = sound
     oauth.reload()
     claims_of(exchange(oauth, assertion))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_live"),
+    [
+        ({"title": "Renamed"}, True),
+        ({"redirect_uris": []}, True),
+        ({"user_assertions": False}, False),
+        ({"secret": False, "jwks": {"keys": [jwk()]}}, False),
+        (None, False),
+    ],
+)
+def test_what_a_client_got_by_assertions_ends_when_the_settings_let_it_have_that_no_more(
+    oauth: OAuthTestClient, provider: StandIn, change: dict[str, Any] | None, is_live: bool
+) -> None:
+    token = exchange(oauth, id_jag(client_id="both"), client_id="both").get_json()["access_token"]
+    assert_live(oauth, token)
+    oauth.reload(declared_clients={"both": change})
+    (assert_live if is_live else assert_ended)(oauth, token)
 
 
 def test_a_provider_is_not_asked_about_an_assertion_of_another(oauth: OAuthTestClient, provider: StandIn) -> None:

@@ -22,7 +22,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.oauth.issuer_keys import DISCOVERY_PATH
 from auth_service.oauth.safe_fetch import SafeFetcher
-from auth_service.oauth.workloads import MAX_ASSERTION_SECONDS, check_issuers, end_untrusted
+from auth_service.oauth.workloads import MAX_ASSERTION_SECONDS, check_issuers
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import JWT_BEARER_GRANT
 from auth_service.settings import Settings, SettingsError
@@ -532,33 +532,7 @@ def test_an_issuer_that_is_not_trusted_is_never_asked(oauth: OAuthTestClient, ne
     assert net.asked_for == net.resolved == []
 
 
-# Settings that change
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"ci": None},
-        {"ci": {"servers": ["fetch"]}},
-        {"ci": {"subjects": ["repo:acme/other:ref:refs/heads/main"]}},
-    ],
-)
-def test_what_is_trusted_no_more_ends(oauth: OAuthTestClient, audit_log: AuditLog, change: dict[str, Any]) -> None:
-    token = exchange(oauth, job()).get_json()["access_token"]
-    ended = claims_of_assertion(token)["sid"]
-    kept = claims_of(exchange(oauth, pod(), resource=RESOURCE))["sid"]
-    form = {"client_id": "nightly", "client_secret": declared_secret("nightly"), "token": token}
-    end_untrusted(oauth.settings, oauth.store, oauth.revocation)
-    assert oauth.store.grants.find(ended) is not None
-    oauth.reload(trusted_issuers=change)
-    assert oauth.browser.post("/introspect", data=form, base_url=ISSUER).get_json() == {"active": False}
-    end_untrusted(oauth.settings, oauth.store, oauth.revocation)
-    assert oauth.store.grants.find(ended) is None
-    assert oauth.store.grants.find(kept) is not None
-    (revoked,) = audit_log.of(Event.GRANT_REVOKED)
-    assert (revoked["grant"], revoked["by"]) == (ended, "gateway")
-    end_untrusted(oauth.settings, oauth.store, oauth.revocation)
-    assert len(audit_log.of(Event.GRANT_REVOKED)) == 1
+# Settings
 
 
 @pytest.mark.parametrize(

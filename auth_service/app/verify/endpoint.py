@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from auth_service.app.responses import Header, Receive, Response, Send, json_response, json_rpc_response
 from auth_service.keys.access_tokens import ForgedTokenError, InvalidTokenError, VerifiedClaims, verify_access_token
 from auth_service.keys.signing_keys import SigningKeys
-from auth_service.oauth.workloads import is_trusted
+from auth_service.oauth.settings_trust import make_trust
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Credentials, Settings
 
@@ -85,7 +85,7 @@ class Verifier:
 
     def __init__(self, settings: Settings, credentials: Credentials, keys: SigningKeys, watch: GrantWatch) -> None:
         self._issuer = settings.issuer
-        self._settings = settings
+        self._trust = make_trust(settings, credentials)
         self._keys = keys
         self._watch = watch
         self._resources = {
@@ -192,9 +192,7 @@ class Verifier:
         except ForgedTokenError:
             self.cache.note_forged(digest)
             raise
-        if not is_trusted(
-            self._settings, client_id=claims.client_id, subject=claims.subject, resource_url=resource.url
-        ):
+        if not self._trust.allows_token(claims):
             raise InvalidTokenError("grant_ended")
         return self._remember(resource, claims, now=now)
 

@@ -194,39 +194,6 @@ def test_a_scope_with_an_allow_list_is_grantable_only_if_the_token_says_so(
     assert set(identity.grantable) == grantable
 
 
-TRUSTED = {
-    "issuer": "https://ci.example.com",
-    "audience": "mcp",
-    "subjects": ["repo:acme/*:ref:refs/heads/main"],
-    "servers": ["time", "wiki"],
-}
-
-
-@pytest.mark.parametrize(
-    ("trusted", "status"),
-    [
-        ({"ci": TRUSTED}, 200),
-        ({}, 401),
-        ({"other": TRUSTED}, 401),
-        ({"ci": {**TRUSTED, "servers": ["wiki"]}}, 401),
-        ({"ci": {**TRUSTED, "subjects": ["repo:acme/app:pull_request"]}}, 401),
-        ({"ci": {**TRUSTED, "subjects": ["repo:acme-evil/app:ref:refs/heads/main"]}}, 401),
-    ],
-)
-def test_a_workloads_token_is_good_while_the_settings_trust_the_workload(
-    forward_auth: VerifyClient, trusted: dict[str, Any], status: int
-) -> None:
-    sub = "workload:ci:repo:acme/app:ref:refs/heads/main"
-    token = forward_auth.token(sub=sub, name=sub, client_id="workload:ci")
-    document = forward_auth.settings.model_dump(exclude_unset=True)
-    settings = Settings.model_validate({**document, "trusted_issuers": trusted})
-    forward_auth.verifier = Verifier(settings, CREDENTIALS, forward_auth.keys, forward_auth.watch)
-    answer = forward_auth.verify(f"Bearer {token}")
-    assert answer.status == status
-    assert ("x-gateway-identity" in answer.headers) == (status == 200)
-    assert forward_auth.verifier.outcomes["time"]["passed" if status == 200 else "grant_ended"] == 1
-
-
 @pytest.mark.parametrize("sub", ["client:nightly", "workload:ci:repo:acme/app"])
 def test_a_machine_can_be_granted_nothing_beyond_its_declaration(forward_auth: VerifyClient, sub: str) -> None:
     token = forward_auth.token(sub=sub, scope="mcp read", resource=TRACKER_URL)
