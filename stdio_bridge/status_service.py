@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import os
 import select
@@ -23,6 +24,7 @@ from enum import Enum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 STATUS_OF_SLEEPER = json.dumps(
@@ -32,6 +34,9 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 _JSON = "application/json"
 _LISTEN_FD = 3
 _IDLE_SECONDS = 600
+_REQUEST_SECONDS = 10.0
+# Fewer than the unit may have tasks (modules/config/status.nix). What connects beyond waits in the socket.
+_MAX_CONNECTIONS = 64
 _BRIDGE_SECONDS = 8.0
 _SYSTEMD_SECONDS = 5.0
 # How long an answer of systemd is believed. A bridge that falls asleep in this time may be woken by a question.
@@ -218,15 +223,27 @@ def _ask(bridge: Bridge, path: str) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a socket that is handed over, until nobody has asked for some time."""
+    """Serves a socket that is handed over, until nobody has asked for some time.
+
+    A client has `request_seconds` to send its request, and as long to read the answer, however slow it is.
+    """
 
     daemon_threads = False
 
-    def __init__(self, listener: socket.socket, host: Host) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        host: Host,
+        *,
+        request_seconds: float = _REQUEST_SECONDS,
+        max_connections: int = _MAX_CONNECTIONS,
+    ) -> None:
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.host = host
+        self.request_seconds = request_seconds
+        self._room = threading.Semaphore(max_connections)
 
     def serve(self, idle_seconds: float) -> None:
         """Answer questions; return once none has come for so long. What comes later waits for the next process."""
@@ -236,12 +253,57 @@ class Server(ThreadingHTTPServer):
             self.handle_request()
         self.server_close()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client in a thread, once there is room for it."""
+        self._room.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a client, and make room for the next one."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an error, unless it is that the client has left."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Received(io.RawIOBase):
+    """What a client sends until a deadline. Each read has only the time that is left, or a slow client had no end."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what there is. Raises TimeoutError after the deadline."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
 
 class Handler(BaseHTTPRequestHandler):
     """Answers `/UNIT/statusz` and `/UNIT/metrics`."""
 
     server: Server
-    timeout = 10
+
+    def setup(self) -> None:
+        """Prepare to read a request."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Received(self.connection, self.server.request_seconds))
 
     def do_GET(self) -> None:
         """Answer for one bridge."""
@@ -264,6 +326,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.connection.settimeout(self.server.request_seconds)
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:

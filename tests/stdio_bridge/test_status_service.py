@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -201,6 +202,69 @@ def test_it_answers_at_the_paths_of_its_bridges_alone(bridges: Bridges) -> None:
     bridges.active, bridges.listening, bridges.now = "inactive", "failed", 10
     assert get("/mcp-bridge-time/metrics") == 503
     server.server_close()
+
+
+def test_a_client_that_sends_byte_by_byte_does_not_keep_it(bridges: Bridges) -> None:
+    server = Server(socket.create_server(("127.0.0.1", 0)), bridges.host, request_seconds=0.2)
+    with socket.create_connection(server.socket.getsockname(), timeout=60) as client:
+        server.handle_request()
+        client.settimeout(0.01)
+        closed = False
+        while not closed:
+            try:
+                client.sendall(b"G")
+                closed = client.recv(1) == b""
+            except TimeoutError:
+                pass
+            except OSError:
+                closed = True
+    server.server_close()
+
+
+def test_what_connects_while_there_is_no_room_waits(bridges: Bridges, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, others = threading.Semaphore(), threading.Event()
+
+    def status(_name: str) -> bytes:
+        if running.acquire(blocking=False):
+            others.wait(0.5)
+            running.release()
+        else:
+            others.set()
+        return b"{}"
+
+    monkeypatch.setattr(bridges.host, "status", status)
+    server = Server(socket.create_server(("127.0.0.1", 0)), bridges.host, max_connections=1)
+    port = server.socket.getsockname()[1]
+    clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(3)]
+    for client in clients:
+        client.request("GET", "/mcp-bridge-time/statusz")
+    for _ in clients:
+        server.handle_request()
+    assert [client.getresponse().status for client in clients] == [200, 200, 200]
+    assert not others.is_set(), "two were answered at the same time"
+    for client in clients:
+        client.close()
+    server.server_close()
+
+
+def test_a_client_that_leaves_before_its_answer_is_no_error(
+    bridges: Bridges, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left = threading.Event()
+
+    def status(_name: str) -> bytes:
+        assert left.wait(60)
+        return bytes(16 << 20)
+
+    monkeypatch.setattr(bridges.host, "status", status)
+    server = Server(socket.create_server(("127.0.0.1", 0)), bridges.host)
+    with socket.create_connection(server.socket.getsockname(), timeout=60) as client:
+        client.sendall(b"GET /mcp-bridge-time/statusz HTTP/1.0\r\n\r\n")
+        server.handle_request()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    left.set()
+    server.server_close()
+    assert capfd.readouterr().err == ""
 
 
 def test_it_ends_when_nobody_asks(bridges: Bridges) -> None:
