@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -9,15 +10,21 @@ import jwt
 
 from .jwk_sets import VerificationKey
 
+_UNCHECKED: Final[Any] = {"verify_signature": False}
 _CHECKS: Final = ("signature", "iss", "sub", "aud", "jti", "exp", "iat", "nbf")
 
 
 def read_unverified(unverified: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header and the claims of a JWT, of which nothing is checked. Raises jwt.InvalidTokenError."""
+    """Return the header and the claims of a JWT, of which nothing is checked but that all texts are Unicode.
+
+    JSON can say half of a surrogate pair, which no key of Redis can hold. Raises jwt.InvalidTokenError.
+    """
     try:
-        return jwt.get_unverified_header(unverified), jwt.decode(unverified, options={"verify_signature": False})
+        header, claims = jwt.get_unverified_header(unverified), jwt.decode(unverified, options=_UNCHECKED)
+        json.dumps([header, claims], ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # no Unicode, or nested too deeply for Python's parser
         raise jwt.DecodeError from error
+    return header, claims
 
 
 def decode(unverified: str, key: VerificationKey, **checks: Any) -> dict[str, Any]:

@@ -205,6 +205,7 @@ def _unsigned() -> str:
         lambda: assertion()[:-4] + "AAAA",
         lambda: f"{_encode({'alg': 'RS256', 'kid': '1'})}.{_base64(NESTED)}.AAAA",
         lambda: f"{_base64(NESTED)}.{assertion().split('.')[1]}.AAAA",
+        lambda: f"{_encode({'alg': 'RS256', 'kid': '1'})}.{_encode({'sub': chr(0xD800)})}.AAAA",
         lambda: "a.b.c",
         lambda: "nonsense",
     ],

@@ -38,6 +38,7 @@ def check(unverified: str) -> dict[str, Any]:
 
 def test_header_and_claims_are_read_without_a_check_of_the_signature() -> None:
     assert read_unverified(written(HEADER, '{"iss":"a"}')) == ({"alg": "ES256"}, {"iss": "a"})
+    assert read_unverified(written(HEADER, r'{"sub":"\ud83d\ude00"}'))[1] == {"sub": "\U0001f600"}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,9 @@ def test_header_and_claims_are_read_without_a_check_of_the_signature() -> None:
         written(HEADER, "[]"),
         written("[]", "{}"),
         written(HEADER, f'{{"exp":{"9" * 10_000}}}'),
+        written(HEADER, r'{"sub":"\ud800"}'),
+        written(HEADER, r'{"sub":{"\udfff":1}}'),
+        written(r'{"alg":"ES256","kid":"\ud800"}', "{}"),
         "\ud800",
         "e30.\ud800.e30",
         "a.b.c",
