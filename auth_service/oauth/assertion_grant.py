@@ -34,9 +34,9 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
 
     def validate_token_request(self) -> None:
         """Authenticate the client if the request must be of one."""
-        if "assertion" not in self.request.form:
+        if not self._unverified_assertion:
             raise OAuthError("invalid_request", "assertion is missing: send the token of a workload, or an ID-JAG")
-        if self.server.user_assertions is not None and is_id_jag(self.request.form["assertion"]):
+        if self.server.user_assertions is not None and is_id_jag(self._unverified_assertion):
             self._authenticate_client()
         else:
             self._refuse_client()
@@ -47,6 +47,11 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
         if users is not None and client is not None:
             return 200, self._issue_to_user(users, client), []
         return 200, self._issue_to_workload(), []
+
+    @property
+    def _unverified_assertion(self) -> str:
+        """The assertion. A file that it comes from may end with a line break."""
+        return self.request.form.get("assertion", "").strip()
 
     def _refuse_client(self) -> None:
         """Refuse a workload's request that names a client: no client may use its token, whatever it has registered."""
@@ -65,7 +70,7 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
 
     def _issue_to_workload(self) -> dict[str, Any]:
         server, form = self.server, self.request.form
-        workload = server.workloads.verify(form["assertion"])
+        workload = server.workloads.verify(self._unverified_assertion)
         target = machine_tokens.choose_target(server, workload.trusted, form)
         # Last, so that a request that is refused for another reason can be sent again.
         server.workloads.use_up(workload)
@@ -83,7 +88,7 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
 
     def _issue_to_user(self, users: UserAssertions, client: Client) -> dict[str, Any]:
         server = self.server
-        assertion = users.verify(self.request.form["assertion"], client_id=client.client_id)
+        assertion = users.verify(self._unverified_assertion, client_id=client.client_id)
         urls = {name: resource.url for name, resource in server.settings.resources.items()}
         name = resources.parse_resource(assertion.resource, urls, default=None)
         server.check_resource(self.request.form.get("resource"), urls[name])

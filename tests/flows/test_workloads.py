@@ -404,6 +404,14 @@ def claims_of_assertion(assertion: str) -> dict[str, Any]:
     return claims
 
 
+def test_the_line_break_of_a_file_does_no_harm_and_makes_no_other_token(oauth: OAuthTestClient) -> None:
+    assertion = pod()
+    claims_of(exchange(oauth, f"{assertion}\r\n", resource=RESOURCE))
+    assert "used before" in exchange(oauth, f" {assertion}", resource=RESOURCE).text
+    assert error_of(exchange(oauth, pod().replace(".", "\n.", 1), resource=RESOURCE)) == "invalid_grant"
+    assert error_of(exchange(oauth, "\n", resource=RESOURCE)) == "invalid_request"
+
+
 def test_a_token_without_a_jti_works_once_however_its_signature_is_written(oauth: OAuthTestClient) -> None:
     assertion = pod()
     claims_of(exchange(oauth, assertion, resource=RESOURCE))
