@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
+import jwt
 import pytest
 import requests
 from flask import Flask
@@ -40,8 +41,15 @@ from tests.in_process import InProcess
 ISSUER = "https://auth.example.com"
 GITHUB = "https://github.com"
 RESOURCE = "https://time.example.com/mcp"
+FETCH = "https://fetch.example.com/mcp"
 REDIRECT = "http://127.0.0.1:33418/callback"
 VERIFIER = "v" * 43
+SCOPES: Final = {
+    "read": {"description": "Read", "required": True},
+    "write": {"description": "Write", "required": False},
+    "admin": {"description": "Everything", "required": False, "allowed": {"users": ["octocat"]}},
+}
+"""Of a server: one that each request needs, one that is optional, and one that only octocat may have."""
 CLIENT_METADATA = ClientMetadata.model_fields.keys()
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 
@@ -117,6 +125,13 @@ class OAuthTestClient:
         """Call the token endpoint."""
         return self.app.test_client().post("/token", data=parameters, base_url=ISSUER)
 
+    def token_with_basic(self, client_id: str, secret: str, **parameters: str) -> TestResponse:
+        """Call the token endpoint as a client that authenticates with HTTP Basic."""
+        basic = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
+        return self.app.test_client().post(
+            "/token", data=parameters, headers={"Authorization": f"Basic {basic}"}, base_url=ISSUER
+        )
+
     def change_registration(self, registered: dict[str, Any], **changes: Any) -> None:
         """Let a client replace its registration (RFC 7592); None leaves a member out."""
         members = {name: value for name, value in registered.items() if name in CLIENT_METADATA | {"client_id"}}
@@ -189,6 +204,20 @@ def parameters_of(response: TestResponse) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(response.location).query, strict_parsing=True))
 
 
+def claims_of(response: TestResponse) -> dict[str, Any]:
+    """Return the claims of the access token that a response holds."""
+    assert response.status_code == 200, response.text
+    claims: dict[str, Any] = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
+    return claims
+
+
+def error_of(response: TestResponse) -> str:
+    """Return the OAuth error of a refusal."""
+    assert response.status_code in {400, 401}, response.text
+    assert "access_token" not in response.text
+    return str(response.get_json()["error"])
+
+
 def form_token_of(page: TestResponse) -> str:
     """Return the hidden field of the consent form."""
     match = re.search(r'name="ticket" value="([^"]+)"', page.text)
@@ -247,7 +276,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
             "router": {"entry_points": ["web"]},
             "resources": {
                 "time": {"url": RESOURCE, "backends": ["http://127.0.0.1:9001/mcp"]},
-                "fetch": {"url": "https://fetch.example.com/mcp", "backends": ["http://127.0.0.1:9002/mcp"]},
+                "fetch": {"url": FETCH, "backends": ["http://127.0.0.1:9002/mcp"]},
             },
         }
     )

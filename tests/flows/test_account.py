@@ -13,9 +13,7 @@ from auth_service.settings import Settings
 from local import github
 from tests.browser import Form
 
-from .conftest import GITHUB, ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient
-
-FETCH = "https://fetch.example.com/mcp"
+from .conftest import FETCH, GITHUB, ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient
 
 
 @pytest.fixture

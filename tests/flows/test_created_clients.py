@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from typing import Any
 
-import jwt
 import pytest
 from werkzeug.test import TestResponse
 
@@ -16,9 +14,8 @@ from auth_service.protocol.clients import hash_secret
 from auth_service.settings import DeclaredClient, Settings
 from auth_service.storage.created_clients import CreatedClient
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient
+from .conftest import FETCH, ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, claims_of
 
-FETCH = "https://fetch.example.com/mcp"
 SECRET = "created-secret".ljust(43, "x")
 
 
@@ -36,19 +33,7 @@ def create(oauth: OAuthTestClient, name: str = "nightly", *, of_secret: str = SE
 
 
 def ask(oauth: OAuthTestClient, client_id: str = "nightly", *, secret: str = SECRET, **form: str) -> TestResponse:
-    credentials = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
-    return oauth.browser.post(
-        "/token",
-        data={"grant_type": "client_credentials", **form},
-        headers={"Authorization": f"Basic {credentials}"},
-        base_url=ISSUER,
-    )
-
-
-def claims_of(response: TestResponse) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    decoded: dict[str, Any] = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
-    return decoded
+    return oauth.token_with_basic(client_id, secret, grant_type="client_credentials", **form)
 
 
 def test_a_created_machine_gets_tokens_at_once(oauth: OAuthTestClient) -> None:

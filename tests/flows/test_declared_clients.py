@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 import uuid
 from typing import Any
@@ -28,9 +27,19 @@ from auth_service.oauth.declared_clients import check_clients, make_clients
 from auth_service.ops.audit import Event
 from auth_service.settings import Credentials, Settings, SettingsError
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, declared_secret
+from .conftest import (
+    FETCH,
+    ISSUER,
+    REDIRECT,
+    RESOURCE,
+    SCOPES,
+    AuditLog,
+    OAuthTestClient,
+    claims_of,
+    declared_secret,
+    error_of,
+)
 
-FETCH = "https://fetch.example.com/mcp"
 KEYS: dict[str, Any] = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
@@ -48,11 +57,7 @@ def pem(key: Any) -> str:
 def settings(settings: Settings) -> Settings:
     """Several machines, and a program that logs its users in."""
     document = settings.model_dump()
-    document["resources"]["time"]["scopes"] = {
-        "read": {"description": "Read", "required": True},
-        "write": {"description": "Write", "required": False},
-        "admin": {"description": "Everything", "required": False, "allowed": {"users": ["octocat"]}},
-    }
+    document["resources"]["time"]["scopes"] = SCOPES
     document["declared_clients"] = {
         "nightly": {"secret": True, "servers": ["time"], "title": "Nightly job", "lifetime": 600},
         "both": {"secret": True, "servers": ["time", "fetch"], "scopes": ["write"]},
@@ -65,13 +70,8 @@ def settings(settings: Settings) -> Settings:
 
 def ask(oauth: OAuthTestClient, client_id: str, *, secret: str | None = None, **form: str) -> TestResponse:
     """Ask for a token with HTTP Basic."""
-    credentials = base64.b64encode(f"{client_id}:{secret or declared_secret(client_id)}".encode()).decode()
-    return oauth.browser.post(
-        "/token",
-        data={"grant_type": "client_credentials", **form},
-        headers={"Authorization": f"Basic {credentials}"},
-        base_url=ISSUER,
-    )
+    secret = secret or declared_secret(client_id)
+    return oauth.token_with_basic(client_id, secret, grant_type="client_credentials", **form)
 
 
 def assertion(client_id: str, algorithm: str, **claims: Any) -> str:
@@ -87,17 +87,6 @@ def ask_with_key(oauth: OAuthTestClient, client_assertion: str, **form: str) -> 
         client_assertion=client_assertion,
         **form,
     )
-
-
-def claims_of(response: TestResponse) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    decoded: dict[str, Any] = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
-    return decoded
-
-
-def error_of(response: TestResponse) -> str:
-    assert response.status_code in {400, 401}, response.text
-    return str(response.get_json()["error"])
 
 
 # Machines

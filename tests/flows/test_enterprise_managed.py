@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 import uuid
@@ -29,12 +28,10 @@ from auth_service.storage.user_credentials import Secret
 from tests.auth_service.idp.test_oidc import ISSUER as PROVIDER
 from tests.auth_service.idp.test_oidc import KEY, OTHER_KEY, StandIn, jwk
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, declared_secret
+from .conftest import FETCH, ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, claims_of, declared_secret, error_of
 from .test_declared_clients import Memory, authorization_of, subject_of
 from .test_settings_changes import assert_ended, assert_live
-from .test_workloads import claims_of, error_of
 
-FETCH = "https://fetch.example.com/mcp"
 USER = f"oidc:{PROVIDER}#42"
 
 
@@ -474,13 +471,7 @@ def test_a_client_for_assertions_can_not_log_users_in_or_act_for_itself(
 ) -> None:
     for redirect_uri in (REDIRECT, None):
         assert oauth.authorize("desktop", redirect_uri=redirect_uri).status_code == 400
-    basic = base64.b64encode(f"desktop:{declared_secret('desktop')}".encode()).decode()
-    response = oauth.browser.post(
-        "/token",
-        data={"grant_type": "client_credentials"},
-        headers={"Authorization": f"Basic {basic}"},
-        base_url=ISSUER,
-    )
+    response = oauth.token_with_basic("desktop", declared_secret("desktop"), grant_type="client_credentials")
     assert error_of(response) == "unauthorized_client"
 
 

@@ -21,14 +21,13 @@ from local import github
 from tests.browser import Form
 from tests.internet import Internet, internet, respond_json
 
-from .conftest import ISSUER, RESOURCE, AuditLog, OAuthTestClient, authorization_query, parameters_of
+from .conftest import FETCH, ISSUER, RESOURCE, AuditLog, OAuthTestClient, authorization_query, parameters_of
 
 SHOWN = "https://claude.ai/api/mcp/auth_callback"
 HOSTILE = "https://evil.example/callback"
 HOST = "client.example.com"
 PATH = "/oauth/client.json"
 DOCUMENT_CLIENT = f"https://{HOST}{PATH}"
-FETCH = "https://fetch.example.com/mcp"
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
 
 

@@ -28,9 +28,19 @@ from auth_service.protocol.clients import JWT_BEARER_GRANT
 from auth_service.settings import Settings, SettingsError
 from tests.internet import Internet, internet, respond, respond_json
 
-from .conftest import ISSUER, REDIRECT, RESOURCE, AuditLog, OAuthTestClient, declared_secret
+from .conftest import (
+    FETCH,
+    ISSUER,
+    REDIRECT,
+    RESOURCE,
+    SCOPES,
+    AuditLog,
+    OAuthTestClient,
+    claims_of,
+    declared_secret,
+    error_of,
+)
 
-FETCH = "https://fetch.example.com/mcp"
 HOST = "token.ci.example.com"
 CI = f"https://{HOST}"
 CLUSTER = "https://kubernetes.default.svc"
@@ -48,11 +58,7 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 def settings(settings: Settings) -> Settings:
     """Jobs of a repository, whose issuer is found by discovery, and a pod of a cluster, whose keys are in the file."""
     document = settings.model_dump()
-    document["resources"]["time"]["scopes"] = {
-        "read": {"description": "Read", "required": True},
-        "write": {"description": "Write", "required": False},
-        "admin": {"description": "Everything", "required": False, "allowed": {"users": ["octocat"]}},
-    }
+    document["resources"]["time"]["scopes"] = SCOPES
     document["trusted_issuers"] = {
         "ci": {
             "issuer": CI,
@@ -118,18 +124,6 @@ def pod(**claims: Any) -> str:
 
 def exchange(oauth: OAuthTestClient, assertion: str, **form: str) -> TestResponse:
     return oauth.token(grant_type=JWT_BEARER_GRANT, assertion=assertion, **form)
-
-
-def claims_of(response: TestResponse) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    decoded: dict[str, Any] = jwt.decode(response.get_json()["access_token"], options={"verify_signature": False})
-    return decoded
-
-
-def error_of(response: TestResponse) -> str:
-    assert response.status_code in {400, 401}, response.text
-    assert "access_token" not in response.text
-    return str(response.get_json()["error"])
 
 
 # What a workload gets
@@ -452,12 +446,8 @@ def test_no_client_may_use_the_grant_type(oauth: OAuthTestClient) -> None:
     own = {"client_id": "workload:ci"}
     for client in (secret, public, machine, own, {"client_assertion": "x"}, {"client_id": "unknown"}):
         assert error_of(exchange(oauth, job(), **client)) == "unauthorized_client"
-    basic = base64.b64encode(f"nightly:{declared_secret('nightly')}".encode()).decode()
-    response = oauth.browser.post(
-        "/token",
-        data={"grant_type": JWT_BEARER_GRANT, "assertion": job()},
-        headers={"Authorization": f"Basic {basic}"},
-        base_url=ISSUER,
+    response = oauth.token_with_basic(
+        "nightly", declared_secret("nightly"), grant_type=JWT_BEARER_GRANT, assertion=job()
     )
     assert error_of(response) == "unauthorized_client"
 
