@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import signal
@@ -10,11 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import requests
 
 from local.ports import free_port
 from tests.e2e.echo import EchoServer
+from tests.service.conftest import eventually
 from tests.stdio_bridge.modern_client import LEGACY_SERVER
 
 PROJECT = Path(__file__).parents[2]
@@ -76,6 +82,38 @@ class RunningStack:
     def resource(self, name: str) -> str:
         """Return the URL of a server."""
         return f"{self.issuer}/{name}/mcp"
+
+    def auth_service(self) -> psutil.Process:
+        """Return the parent of the auth service's workers."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just been replaced
+                if "auth_service" in process.cmdline():
+                    found.append(process)
+        return min(found, key=lambda each: each.create_time())
+
+    def load(self, settings: str) -> None:
+        """Write settings and have the auth service load them."""
+        (self.state_directory / "settings.json").write_text(settings)
+        self.auth_service().send_signal(signal.SIGHUP)
+
+    @contextlib.contextmanager
+    def serving(self, resources: dict[str, dict[str, Any]]) -> Iterator[None]:
+        """Add servers to the settings, by name, and remove them in the end. Wait each time until the router follows."""
+        former = (self.state_directory / "settings.json").read_text()
+        document: dict[str, Any] = json.loads(former)
+        document["resources"] |= resources
+        self.load(json.dumps(document))
+        self._wait_for_status(401, resources)
+        yield
+        self.load(former)
+        self._wait_for_status(404, resources)
+
+    @staticmethod
+    def _wait_for_status(status: int, resources: dict[str, dict[str, Any]]) -> None:
+        for resource in resources.values():
+            url = resource["url"]
+            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == status)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ from tests.service.conftest import eventually
 
 from .conftest import RunningStack
 from .test_clients import MemoryStorage
-from .test_reload import auth_service, load
 
 CI = "https://token.actions.githubusercontent.com"
 SUBJECT = "repo:acme/app:ref:refs/heads/main"
@@ -88,9 +87,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, provider: str) -> Iterator[R
                 "servers": ["time"],
             }
         }
-        former = {worker.pid for worker in auth_service(running).children()}
-        load(running, json.dumps(document))
-        eventually(lambda: not former & {worker.pid for worker in auth_service(running).children()})
+        former = {worker.pid for worker in running.auth_service().children()}
+        running.load(json.dumps(document))
+        eventually(lambda: not former & {worker.pid for worker in running.auth_service().children()})
         eventually(lambda: "authorization_grant_profiles_supported" in metadata(running))
         yield running
     finally:

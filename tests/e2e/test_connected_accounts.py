@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-import requests
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from werkzeug.serving import make_server
@@ -29,7 +27,6 @@ from .conftest import RunningStack
 from .flow import Tokens, initialize, log_in, refresh
 from .test_clients import Clicks, MemoryStorage
 from .test_operator import operate
-from .test_reload import load
 from .test_step_up import provider_for
 from .test_user_credentials import Session
 
@@ -53,12 +50,11 @@ def _served(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
     service.origin = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    former = (stack.state_directory / "settings.json").read_text()
-    document: dict[str, Any] = json.loads(former)
+    internal_url = json.loads((stack.state_directory / "settings.json").read_text())["internal_url"]
     key = folder / "identity.key"
     credentials = load_credentials(stack.state_directory / "credentials")
     key.write_bytes(credentials.derive_key(f"identity-key:{NAME}"))
-    where = f"{document['internal_url']}/credentials/{NAME}"
+    where = f"{internal_url}/credentials/{NAME}"
     try:
         asked = ("--credentials-url", where, "--user-credential", "TOKEN")
         arguments = ("--require-identity", str(key), *asked)
@@ -70,17 +66,13 @@ def _served(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
                 "client_id": CLIENT_ID,
                 "scopes": ["files.read"],
             }
-            document["resources"][NAME] = {
+            resource = {
                 "url": stack.resource(NAME),
                 "backends": [f"http://127.0.0.1:{bridge.port}/mcp"],
                 "user_credentials": {"TOKEN": {"label": "Drive", "oauth": oauth}},
             }
-            url = stack.resource(NAME)
-            load(stack, json.dumps(document))
-            eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 401)
-            yield Drive(url, service)
-            load(stack, former)
-            eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 404)
+            with stack.serving({NAME: resource}):
+                yield Drive(stack.resource(NAME), service)
     finally:
         server.shutdown()
         thread.join()

@@ -17,13 +17,11 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from auth_service.settings import load_credentials
-from tests.service.conftest import eventually
 from tests.stdio_bridge.modern_client import PREFIX, VERSION
 from tests.stdio_bridge.running import Bridge, rpc
 
 from .conftest import RunningStack
 from .flow import MCP_HEADERS, initialize, log_in
-from .test_reload import load
 
 SERVER = str(Path(__file__).parents[1] / "stdio_bridge/offering_server.py")
 OFFERED = {"tools": ["look", "make"]}
@@ -46,18 +44,14 @@ def limited(request: pytest.FixtureRequest, stack: RunningStack, tmp_path: Path)
     name = f"limited-{request.param}-{secrets.token_hex(4)}"
     url = stack.resource(name)
     credentials = load_credentials(stack.state_directory / "credentials")
-    former = (stack.state_directory / "settings.json").read_text()
-    document: dict[str, Any] = json.loads(former)
     (tmp_path / "key").write_bytes(credentials.derive_key(f"identity-key:{name}"))
     (tmp_path / "bridge.json").write_text(json.dumps({**OPTIONS, "require-identity": str(tmp_path / "key")}))
     command = (sys.executable, SERVER, request.param, json.dumps(OFFERED))
-    with Bridge("--config", str(tmp_path / "bridge.json"), command=command) as bridge:
-        document["resources"][name] = {"url": url, "backends": [f"http://127.0.0.1:{bridge.port}/mcp"]}
-        load(stack, json.dumps(document))
-        eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 401)
+    with (
+        Bridge("--config", str(tmp_path / "bridge.json"), command=command) as bridge,
+        stack.serving({name: {"url": url, "backends": [f"http://127.0.0.1:{bridge.port}/mcp"]}}),
+    ):
         yield url
-        load(stack, former)
-        eventually(lambda: requests.post(url, json={}, timeout=60).status_code == 404)
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 import requests
 
@@ -17,22 +14,6 @@ from tests.service.conftest import eventually
 from .conftest import RunningStack
 
 NAME = "added"
-
-
-def auth_service(stack: RunningStack) -> psutil.Process:
-    """Return the parent of the auth service's workers."""
-    found = []
-    for process in psutil.Process(stack.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just been replaced
-            if "auth_service" in process.cmdline():
-                found.append(process)
-    return min(found, key=lambda each: each.create_time())
-
-
-def load(stack: RunningStack, settings: str) -> None:
-    """Write settings and have them loaded."""
-    (stack.state_directory / "settings.json").write_text(settings)
-    auth_service(stack).send_signal(signal.SIGHUP)
 
 
 def is_routed(stack: RunningStack) -> bool:
@@ -50,19 +31,19 @@ def added(stack: RunningStack) -> Iterator[dict[str, Any]]:
         "scopes": {"added-scope": {"description": "New"}},
     }
     assert not is_routed(stack)
-    load(stack, json.dumps(document))
+    stack.load(json.dumps(document))
     yield document["resources"][NAME]
-    load(stack, former)
+    stack.load(former)
     eventually(lambda: not is_routed(stack))
 
 
 def test_a_new_server_is_reached_described_and_in_the_metadata_without_a_restart(
     stack: RunningStack, added: dict[str, Any]
 ) -> None:
-    service = auth_service(stack)
+    service = stack.auth_service()
     eventually(lambda: is_routed(stack))
     resource = requests.get(f"{stack.issuer}/.well-known/oauth-protected-resource/{NAME}/mcp", timeout=60)
     assert resource.json()["scopes_supported"] == ["added-scope"]
     server = requests.get(f"{stack.issuer}/.well-known/oauth-authorization-server", timeout=60)
     assert "added-scope" in server.json()["scopes_supported"]
-    assert auth_service(stack) == service
+    assert stack.auth_service() == service

@@ -24,13 +24,11 @@ from mcp.types import CallToolResult
 from auth_service.settings import load_credentials
 from tests.browser import Browser, Form
 from tests.peers import NODE, NPM_FOLDER
-from tests.service.conftest import eventually
 from tests.stdio_bridge.running import Bridge
 
 from .conftest import RunningStack
 from .flow import MCP_HEADERS, initialize, log_in
 from .test_clients import CLIENT_SECONDS, Clicks, MemoryStorage
-from .test_reload import load
 
 OFFERED = {"tools": ["get_issue", "create_issue", "delete_issue", "update"]}
 RULES = {
@@ -54,8 +52,7 @@ def trackers(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> I
     """
     folder: Path = tmp_path_factory.mktemp("trackers")
     credentials = load_credentials(stack.state_directory / "credentials")
-    former = (stack.state_directory / "settings.json").read_text()
-    document: dict[str, Any] = json.loads(former)
+    resources: dict[str, Any] = {}
     kinds = {"tracker": SCOPES, "team": TEAM_SCOPES}
     urls = {f"{kind}-{era}": stack.resource(f"{kind}-{era}") for kind in kinds for era in ("legacy", "modern")}
     with contextlib.ExitStack() as bridges:
@@ -67,14 +64,9 @@ def trackers(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> I
             command = (sys.executable, SERVER, era, json.dumps(OFFERED))
             bridge = bridges.enter_context(Bridge("--config", str(config), command=command))
             backends = [f"http://127.0.0.1:{bridge.port}/mcp"]
-            document["resources"][name] = {"url": url, "backends": backends, "scopes": kinds[kind]}
-        load(stack, json.dumps(document))
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
-        yield urls
-        load(stack, former)
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
+            resources[name] = {"url": url, "backends": backends, "scopes": kinds[kind]}
+        with stack.serving(resources):
+            yield urls
 
 
 @pytest.fixture(params=["legacy", "modern"])

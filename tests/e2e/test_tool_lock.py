@@ -14,13 +14,11 @@ import requests
 from auth_service import cli
 from auth_service.settings import load_credentials
 from stdio_bridge.protocol.tool_lock import render_lock
-from tests.service.conftest import eventually
 from tests.stdio_bridge.modern_client import PREFIX, VERSION
 from tests.stdio_bridge.running import Bridge
 
 from .conftest import RunningStack
 from .flow import MCP_HEADERS, initialize, log_in
-from .test_reload import load
 
 Message = dict[str, Any]
 
@@ -39,8 +37,7 @@ def locked(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder: Path = tmp_path_factory.mktemp("locked")
     (folder / "tools.lock.json").write_text(render_lock(TOOLS))
     credentials = load_credentials(stack.state_directory / "credentials")
-    former = (stack.state_directory / "settings.json").read_text()
-    document: Message = json.loads(former)
+    resources: Message = {}
     urls = {f"locked-{era}": stack.resource(f"locked-{era}") for era in ERAS}
     bridges: list[Bridge] = []
     try:
@@ -50,14 +47,9 @@ def locked(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             options = ("--require-identity", str(key), "--tools-lock", str(folder / "tools.lock.json"))
             command = (sys.executable, SERVER, name.removeprefix("locked-"), json.dumps(TOOLS))
             bridges.append(Bridge(*options, "--isolation", "shared", command=command))
-            document["resources"][name] = {"url": url, "backends": [f"http://127.0.0.1:{bridges[-1].port}/mcp"]}
-        load(stack, json.dumps(document))
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
-        yield urls
-        load(stack, former)
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
+            resources[name] = {"url": url, "backends": [f"http://127.0.0.1:{bridges[-1].port}/mcp"]}
+        with stack.serving(resources):
+            yield urls
     finally:
         for bridge in bridges:
             bridge.end()

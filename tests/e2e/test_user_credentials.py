@@ -19,7 +19,6 @@ from mcp.client.streamable_http import streamable_http_client
 from auth_service.settings import load_credentials
 from tests.browser import Browser, Form
 from tests.peers import npm_command
-from tests.service.conftest import eventually
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
 from tests.stdio_bridge.running import Bridge
 
@@ -27,7 +26,6 @@ from .conftest import RunningStack
 from .flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
 from .test_clients import Clicks, MemoryStorage
 from .test_operator import operate
-from .test_reload import load
 from .test_step_up import provider_for
 
 OPTIONS = ("--stop-timeout", "600", "--drain-timeout", "0.1")
@@ -50,8 +48,8 @@ def vaults(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The URLs of servers that need a token of each user: of each era, and one from npm."""
     folder: Path = tmp_path_factory.mktemp("vaults")
     credentials = load_credentials(stack.state_directory / "credentials")
-    former = (stack.state_directory / "settings.json").read_text()
-    document: dict[str, Any] = json.loads(former)
+    internal_url = json.loads((stack.state_directory / "settings.json").read_text())["internal_url"]
+    resources: dict[str, Any] = {}
     commands = {
         "vault-legacy": LEGACY_SERVER,
         "vault-modern": MODERN_SERVER,
@@ -62,22 +60,17 @@ def vaults(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name, url in urls.items():
             key = folder / f"{name}.key"
             key.write_bytes(credentials.derive_key(f"identity-key:{name}"))
-            where = f"{document['internal_url']}/credentials/{name}"
+            where = f"{internal_url}/credentials/{name}"
             asked = ("--credentials-url", where, "--user-credential", "TOKEN")
             arguments = ("--require-identity", str(key), *asked, *OPTIONS)
             bridge = bridges.enter_context(Bridge(*arguments, command=commands[name]))
-            document["resources"][name] = {
+            resources[name] = {
                 "url": url,
                 "backends": [f"http://127.0.0.1:{bridge.port}/mcp"],
                 "user_credentials": {"TOKEN": {"label": "Token", "pattern": "tok_[a-z0-9]+"}},
             }
-        load(stack, json.dumps(document))
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 401)  # type: ignore[misc]
-        yield urls
-        load(stack, former)
-        for url in urls.values():
-            eventually(lambda url=url: requests.post(url, json={}, timeout=60).status_code == 404)  # type: ignore[misc]
+        with stack.serving(resources):
+            yield urls
 
 
 @pytest.fixture(autouse=True)
