@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 import requests
 
+from auth_service.ops.background_queue import BackgroundQueue
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.grants import Grant
 
@@ -83,26 +84,25 @@ class RevocationNotices:
 
 
 class _Origin:
-    """The waiting notices of one origin. A thread sends them in order, and ends when none is left."""
+    """The waiting notices of one origin, which a thread sends in order."""
 
     def __init__(self, url: str, count: Callable[[str, int], None]) -> None:
         self._url = url
         self._count = count
-        self._waiting: deque[Callable[[], str]] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._queue = BackgroundQueue(
+            log,
+            f"revocation-push {url}",
+            failure=f"revocation.unheard: {url}",
+            most=MAX_WAITING,
+            drops_oldest=True,
+        )
         self._is_closing = False
 
     def add(self, sign: Callable[[], str]) -> None:
         """Send a notice after all earlier ones. It is signed when it is sent."""
-        with self._changed:
-            if len(self._waiting) == MAX_WAITING:
-                self._waiting.popleft()
-                self._count(UNDELIVERED, 1)
-                log.warning("revocation.unheard: %s: more than %d are waiting", self._url, MAX_WAITING)
-            self._waiting.append(sign)
-            if self._thread is None:
-                self._start()
+        if not self._queue.add(lambda: self._send(sign)):
+            self._count(UNDELIVERED, 1)
+            log.warning("revocation.unheard: %s: more than %d are waiting", self._url, MAX_WAITING)
 
     def begin_to_close(self) -> None:
         """Give up at the next failure."""
@@ -110,48 +110,21 @@ class _Origin:
 
     def wait_until(self, deadline: float) -> None:
         """Wait until all notices are sent, or until the deadline (monotonic clock)."""
-        with self._changed:
-            if self._changed.wait_for(lambda: self._thread is None, max(0.0, deadline - time.monotonic())):
-                return
+        if not self._queue.wait_until(deadline):
             self._drop_waiting()
             log.warning("revocation.unheard: %s: the process ends", self._url)
 
-    def _start(self) -> None:
-        # A daemon thread: a server that answers byte by byte must not keep the process from ending.
-        thread = threading.Thread(target=self._run, name=f"revocation-push {self._url}", daemon=True)
+    def _send(self, sign: Callable[[], str]) -> None:
+        is_delivered = False
         try:
-            thread.start()
-        except RuntimeError:
-            # The caller must go on to end the grant; the next notice tries again to start the thread.
-            log.exception("revocation.unheard: %s", self._url)
-        else:
-            self._thread = thread
-
-    def _run(self) -> None:
-        while (sign := self._next()) is not None:
-            try:
-                heard = _post(self._url, sign())
-            except Exception:
-                # The thread goes on, as no other sends the notices of this origin.
-                log.exception("revocation.unheard: %s", self._url)
-                heard = False
-            self._count(DELIVERED if heard else UNDELIVERED, 1)
-            if self._is_closing and not heard:
-                with self._changed:
-                    self._drop_waiting()
+            is_delivered = _post(self._url, sign())
+        finally:
+            self._count(DELIVERED if is_delivered else UNDELIVERED, 1)
+            if self._is_closing and not is_delivered:
+                self._drop_waiting()
 
     def _drop_waiting(self) -> None:
-        """Give the waiting notices up; the lock is held."""
-        self._count(UNDELIVERED, len(self._waiting))
-        self._waiting.clear()
-
-    def _next(self) -> Callable[[], str] | None:
-        with self._changed:
-            if self._waiting:
-                return self._waiting.popleft()
-            self._thread = None
-            self._changed.notify_all()
-            return None
+        self._count(UNDELIVERED, self._queue.drop_waiting())
 
 
 def _revocation_url(backend: str) -> str:

@@ -8,8 +8,7 @@ import hmac
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from auth_service.idp.connected_service import (
@@ -21,6 +20,7 @@ from auth_service.idp.connected_service import (
 )
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
+from auth_service.ops.background_queue import BackgroundQueue
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Connection, Credentials, Settings, SettingsError
 from auth_service.settings.credentials import option_of
@@ -32,12 +32,15 @@ CALLBACK_PATH: Final = "/connections/callback"
 STORE_SECONDS: Final = 12
 """For how long to try to store new tokens while Redis fails: no other worker could use the former refresh token."""
 _STORE_PAUSE_SECONDS: Final = 0.5
+"""Between two of these attempts."""
 _REFRESH_SECONDS: Final = CALL_SECONDS + STORE_SECONDS + 10
 """Longer than a refresh can take: a refresh token must not be used twice, as services then revoke all its tokens."""
 _WAIT_SECONDS: Final = 5
+"""How long a request waits while another one renews the same account."""
 MAX_WAITING: Final = 1000
 """How many revocations may wait for the other services. Above that the newest are dropped."""
 CLOSE_SECONDS: Final = 5
+"""For how many seconds a process that ends goes on with revocations."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,13 @@ class Connections:
         self._kept = kept
         self._locks = locks
         self._verifier_key = credentials.derive_key("connection-verifier")
-        self._revocations = _Revocations()
+        self._revocations = BackgroundQueue(
+            log,
+            "connection-revocations",
+            failure="a token could not be revoked",
+            most=MAX_WAITING,
+            drops_oldest=False,
+        )
 
     def is_connection(self, resource_name: str, variable: str) -> bool:
         """Whether the user connects an account for this variable, rather than pasting a value."""
@@ -196,7 +205,7 @@ class Connections:
                 time.sleep(_STORE_PAUSE_SECONDS)
                 continue
             if current is None:
-                self._revocations.add(service, renewed)
+                self._revoke_later(service, renewed)
             # Not revoked beside a newer one, which ends with it at many services. It may be this one, too: Redis may
             # have stored it without answering.
             return current is not None and current.secret == renewed
@@ -225,12 +234,18 @@ class Connections:
         for variable, secret in removed.items():
             service = self._services.get((resource_name, variable))
             if service is not None and secret is not None:
-                self._revocations.add(service, secret)
+                self._revoke_later(service, secret)
         return list(removed)
+
+    def _revoke_later(self, service: ConnectedService, secret: Secret) -> None:
+        """Revoke tokens in the background, at best: nothing waits for it, and it is not tried twice."""
+        if service.can_revoke and not self._revocations.add(lambda: _revoke(service, secret)):
+            log.warning("%s: a token is not revoked: more than %d are waiting", service.name, MAX_WAITING)
 
     def close(self) -> None:
         """Wait for revocations under way, for a short time."""
-        self._revocations.close()
+        if not self._revocations.wait_until(time.monotonic() + CLOSE_SECONDS):
+            self._revocations.drop_waiting()
 
 
 def _secret(tokens: Tokens) -> Secret:
@@ -242,63 +257,11 @@ def _secret(tokens: Tokens) -> Secret:
     )
 
 
-class _Revocations:
-    """Revocations at other services, in the background and at best: nothing waits for them, none is tried twice."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def add(self, service: ConnectedService, secret: Secret) -> None:
-        """Revoke the refresh token first, which ends its access tokens at most services, then the access token."""
-        if not service.can_revoke:
-            return
-        with self._changed:
-            if len(self._waiting) >= MAX_WAITING:
-                log.warning("%s: a token is not revoked: more than %d are waiting", service.name, MAX_WAITING)
-                return
-            self._waiting.append(lambda: _revoke(service, secret))
-            if self._thread is None:
-                self._start()
-
-    def _start(self) -> None:
-        # A daemon thread: a service that does not answer must not keep the process from ending.
-        thread = threading.Thread(target=self._run, name="connection-revocations", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # The caller must go on to remove the tokens; the next revocation tries again to start the thread.
-            log.exception("a token could not be revoked")
-        else:
-            self._thread = thread
-
-    def close(self) -> None:
-        """Wait for those that were added, at most for a few seconds."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._thread is None, CLOSE_SECONDS):
-                self._waiting.clear()
-
-    def _run(self) -> None:
-        while (revocation := self._next()) is not None:
-            revocation()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            if self._waiting:
-                return self._waiting.popleft()
-            self._thread = None
-            self._changed.notify_all()
-            return None
-
-
 def _revoke(service: ConnectedService, secret: Secret) -> None:
+    """Revoke the refresh token first, which ends its access tokens at most services, then the access token."""
     try:
         if secret.refresh_token is not None:
             service.revoke(secret.refresh_token, is_refresh_token=True)
         service.revoke(secret.value, is_refresh_token=False)
     except ServiceUnavailable:
         log.warning("%s: a token could not be revoked, and is valid there until it ends", service.name)
-    except Exception:
-        # The thread goes on, as no other revokes tokens.
-        log.exception("%s: a token could not be revoked", service.name)
