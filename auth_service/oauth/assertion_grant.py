@@ -51,7 +51,7 @@ class AssertionGrant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # Au
     @property
     def _unverified_assertion(self) -> str:
         """The assertion. A file that it comes from may end with a line break."""
-        return self.request.form.get("assertion", "").strip()
+        return str(self.request.form.get("assertion", "")).strip()
 
     def _refuse_client(self) -> None:
         """Refuse a workload's request that names a client: no client may use its token, whatever it has registered."""
