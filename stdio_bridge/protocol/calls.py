@@ -31,22 +31,23 @@ class Purpose(enum.Enum):
     """What a call is for."""
 
     CALL = enum.auto()
-    """A client's request: what else the server says may be about it."""
+    """A client's request. Other messages of the server may be about it."""
     INTERNAL = enum.auto()
-    """The bridge's own question: nothing else that the server says is about it."""
+    """The bridge's own request. No other message of the server is about it."""
     STREAM = enum.auto()
-    """A subscription: it has no time-out, and only what names it is about it."""
+    """A subscription. It has no time-out, and only messages that name it are about it."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Call:
-    """A client's request that the server has not answered yet: what is needed of it, as all of it may be large.
+    """A client's request that the server has not answered yet, without its parameters, which may be large.
 
-    `client_id` is its id as the client wrote it, as `progress_token` is its token; `subscribes_to` is a URI.
+    `request_id` and `progress_token` are those that the client wrote; the server sees `wire_id` in place of both.
+    `subscribes_to` is a URI.
     """
 
     client: Hashable
-    client_id: RequestId
+    request_id: RequestId
     method: str
     progress_token: object
     purpose: Purpose
@@ -59,20 +60,20 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class CallTimeouts:
-    """How long a call may take, in seconds: since it began or last made progress, and in all."""
+    """How long a call may take, in seconds: since it began or last made progress, and altogether."""
 
     idle: float
     total: float
 
 
 class CallsInFlight:
-    """The calls that the server has not answered, by the id that it knows them by, and by client."""
+    """The calls that the server has not answered, by the id that the server sees, and by client."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, Call] = {}
         self._of_client: dict[Hashable, dict[int, Call]] = {}
         self.requests_of_clients = 0
-        """How many of them are calls of clients, subscriptions and the bridge's own questions aside."""
+        """How many of them are calls of clients, without subscriptions and the bridge's own requests."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -116,12 +117,12 @@ class CallsInFlight:
         return list(self._of_client.get(client, {}).values())
 
     def callers(self) -> list[Hashable]:
-        """Return the clients with calls that a message can be about, the newest caller last."""
+        """Return the clients that have calls of Purpose.CALL, the newest caller last."""
         newest = {client: max(numbers) for client in self._of_client if (numbers := self._numbers_of(client))}
         return sorted(newest, key=newest.__getitem__)
 
     def only_one_of(self, client: Hashable) -> Call | None:
-        """Return the call that a message to a client goes with: its only one, if it has one."""
+        """Return the call that a message to this client is delivered with: its only call, None if it has several."""
         numbers = self._numbers_of(client)
         return self._by_id[numbers[0]] if len(numbers) == 1 else None
 

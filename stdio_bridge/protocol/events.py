@@ -18,9 +18,9 @@ class ToServer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The call is over, with this response under the client's own id.
+    """The call is over, with this response, which has the client's own id.
 
-    The outcome is there where the server has not answered, and the response is the bridge's own.
+    `outcome` is set where the server has not answered, and the bridge has made the response.
     """
 
     call: Call
@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The server says this about one call before its answer: progress, or what a subscription brings."""
+    """The server sends this for one call before its answer: progress, or a message of a subscription."""
 
     call: Call
     message: Message
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """The server asks this client something; it goes with the client's call where there is just one."""
+    """The server sends this client a request, delivered with the client's call where there is just one."""
 
     client: Hashable
     call: Call | None
@@ -47,7 +47,7 @@ class ServerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """The server notifies this client of something that names no call; it goes with the one call that there is."""
+    """The server sends this client a notification that names no call, delivered with its call if there is just one."""
 
     client: Hashable
     call: Call | None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-# Of a line that is not kept, how much of its beginning and of its end is.
+# How much is kept of the beginning and of the end of a line that is skipped.
 _END_BYTES = 200
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, with a bound on what an unfinished line may hold.
+    """Cuts a stream of bytes into lines, and bounds the memory that an unfinished line takes.
 
-    A line longer than `limit` bytes is skipped whole, up to its line break; `skipped` counts these, and `take_skipped`
-    tells how each began and ended.
+    A line longer than `limit` bytes is skipped as a whole. `skipped` counts these lines, and `take_skipped` returns the
+    beginning and the end of each.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,7 +35,7 @@ class LineSplitter:
             self._keep(rest)
 
     def flush(self) -> bytes:
-        """Return what stands after the last line break, at the end of the stream."""
+        """Return the rest of the stream after the last line break. Call it at the end of the stream."""
         return self._finish(b"")
 
     def take_skipped(self) -> list[tuple[bytes, bytes]]:

@@ -48,8 +48,8 @@ def _finite(digits: str) -> float:
     return number
 
 
-# How deep arrays and objects may be in each other. Where Python gives up depends on how deep it is in calls itself, so
-# that it could read an answer and then not write it, and its client would wait for ever.
+# How deeply arrays and objects may be nested. Python's own limit depends on the depth of its call stack: it could read
+# an answer and then fail to write it, and the client would wait for ever.
 _MAX_DEPTH = 500
 _MAX_DIGITS = 15
 # How many arrays and objects a message may hold, and how many members and elements: to read and write more would keep
@@ -57,7 +57,7 @@ _MAX_DIGITS = 15
 _MAX_CONTAINERS = 100_000
 _MAX_PARTS = 500_000
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
-# What is written was read before, or made here: it cannot hold itself.
+# The bridge has read or built every message that it writes, so none contains itself.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
@@ -87,7 +87,10 @@ def parse_with(decode: Callable[[str], Any], data: bytes, *, errors: str) -> Any
 
 
 def has_too_many_parts(data: bytes) -> bool:
-    """Count before reading, as fast as bytes can be searched. Of what is no JSON any answer will do."""
+    """Whether JSON has more arrays, objects or values than the bridge passes on.
+
+    It searches the bytes and parses nothing, so it is fast. For bytes that are not JSON, the result means nothing.
+    """
     if len(data) <= _MAX_CONTAINERS:
         return False
     containers = data.count(b"[") + data.count(b"{")
@@ -171,7 +174,7 @@ def find_number(value: object) -> int | None:
 
 
 def without_null_params(message: Message) -> Message:
-    """Leave out `params` where it is null: some clients and servers write what they do not give."""
+    """Leave out `params` where it is null: some clients and servers write null for a member that they do not use."""
     if "params" in message and message["params"] is None:
         return {name: value for name, value in message.items() if name != "params"}
     return message
@@ -214,7 +217,7 @@ def notification(method: str, params: Message) -> Message:
 
 
 def sound_error(error: Message) -> Message:
-    """Return the error object of a response with an integer for a code and a text, as each must have."""
+    """Return an error object with an integer as its code and a string as its message, which JSON-RPC requires."""
     code, text = error.get("code"), error.get("message")
     if isinstance(code, float) and code.is_integer():
         code = int(code)

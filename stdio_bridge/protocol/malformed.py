@@ -1,8 +1,8 @@
 """Reads lines of a server that are not valid JSON-RPC. No I/O.
 
-Nearly every line parses at once and never comes here. A form that an official client reads when it speaks to the server
-directly is read here too; in any other line all that is looked for is the call that it answers, so that this call can
-fail at once instead of waiting for its time-out.
+Nearly every line parses at once and never comes here. This module reads every form that an official client would accept
+from the server directly. In any other line it looks only for the id of the call that the line answers, so that this
+call fails at once and not at its time-out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from . import jsonrpc
 from .jsonrpc import InvalidMessage, Message
 
-# What stands at the two ends of a line: the work is bounded however long it is.
+# How much of each end of a line is searched, so that a long line takes no more time than a short one.
 _END_CHARACTERS = 2048
 _BEGINNING_CHARACTERS = 200
 _MAX_ID_DIGITS = 15
-# Before the JSON there may be a part of a log line that was not ended. What is longer is no such part.
+# A log line without a line break may stand in front of the JSON. Longer text is not taken for one.
 _MAX_PREFIX = 4096
-# How many objects on such a line are read: each may be as long as the line.
+# How many objects of one line are read: each may be as long as the line.
 _MAX_OBJECTS = 4
 
 _QUOTE = r"[\"']"
@@ -34,7 +34,7 @@ _OUTCOME = rf"{_QUOTE}(?:result|error){_QUOTE}\s*:"
 _ID_FIRST = re.compile(
     rf"\s*\{{\s*(?:{_VERSION_MEMBER}\s*,\s*)?{_ID_MEMBER}\s*,\s*(?:{_VERSION_MEMBER}\s*,\s*)?{_OUTCOME}"
 )
-# As `console.log` prints an object. Only where a line begins: elsewhere it may be text in a string.
+# As `console.log` prints an object. Only at the beginning of a line: elsewhere it may be text in a string.
 _ID_FIRST_UNQUOTED = re.compile(
     rf"\s*\{{\s*(?:jsonrpc: {_QUOTE}2\.0{_QUOTE}, )?id: {_ID}, (?:jsonrpc: {_QUOTE}2\.0{_QUOTE}, )?(?:result|error):"
 )
@@ -74,9 +74,9 @@ def read(line: bytes) -> object:
 
 
 def mend(value: object) -> Message | None:
-    """Return the response that a message which is none must mean; None where that is in doubt.
+    """Return the response that an invalid message must stand for; None where that is in doubt.
 
-    The Python SDK ignores members that are null, and takes an error for what counts beside a result.
+    The Python SDK ignores members that are null, and uses the error of a message that has both an error and a result.
     """
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0" or value.get("method") is not None:
         return None
@@ -97,7 +97,7 @@ def mend(value: object) -> Message | None:
 def find_answered_by(value: object) -> int | None:
     """Return the id of the call that a malformed message answers.
 
-    A log line in JSON may have an `id`, too: other members than those of a response show that it is one.
+    A log line in JSON may have an `id`, too, but also members that no response has.
     """
     if not isinstance(value, dict):
         return None
@@ -109,9 +109,9 @@ def find_answered_by(value: object) -> int | None:
 
 
 def find_answered(beginning: bytes, end: bytes, *, cut: bool = False) -> int | None:
-    """Return the id of a response that cannot be read, where one of its ends shows it as programs write it.
+    """Return the id of a response that cannot be read, where its beginning or its end has it in a usual form.
 
-    Where the line is `cut` out of a message, its end counts only if it names the version beside the id.
+    If `cut`, the two are parts of a longer line; then the end counts only if it has the version beside the id.
     """
     head = beginning[:_END_CHARACTERS].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
     if found := _ID_FIRST.match(head) or _ID_FIRST_UNQUOTED.match(head):
@@ -127,17 +127,17 @@ def find_answered(beginning: bytes, end: bytes, *, cut: bool = False) -> int | N
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Which calls a line answers that holds more than one JSON value."""
+    """The calls that a line with several JSON values answers."""
 
     at_once: frozenset[int] = frozenset()
     behind: frozenset[int] = frozenset()
 
 
 def find_answered_among(line: bytes) -> Answered:
-    """Return the calls that are answered by JSON values on a line with other text or other values.
+    """Return the calls that the JSON values of a line answer, where the line has other text or other values as well.
 
-    Messages in front, which a program wrote without line breaks or in a broken array, are surely answers. A sound
-    response `behind` something else, at the end of the line, may also be a log line about the answer.
+    Messages at its beginning, written without line breaks or in a broken array, are answers for certain (`at_once`). A
+    valid response behind something else, at the end of the line (`behind`), may also be a log line about an answer.
     """
     if jsonrpc.has_too_many_parts(line):
         return Answered()
@@ -194,6 +194,6 @@ def _end_of_match(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def beginning_of(line: bytes) -> str:
-    """How a line begins, for people."""
+    """Return the beginning of a line, for people to read."""
     shown = line[:_BEGINNING_CHARACTERS].decode("utf-8", "replace")
     return shown if len(line) <= _BEGINNING_CHARACTERS else f"{shown}…"

@@ -10,7 +10,7 @@ from .jsonrpc import Message
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 OWN_INFO = {"name": "mcp-stdio-bridge", "version": "1"}
-# Of a name or an id that a server chooses and that is remembered: a message may be far larger.
+# The longest name or id of a server's choice that the bridge remembers: a message may be far larger.
 MAX_KEPT_CHARACTERS = 256
 ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
 
@@ -19,7 +19,7 @@ ALL_VERSIONS = (*MODERN_VERSIONS, *reversed(LEGACY_VERSIONS))
 class Versions:
     """The revisions that are offered to clients, newest first, and the one that a server is initialized with.
 
-    Without the latter it is the one that its client asks for.
+    If `server` is None, the server is initialized with the revision that its client asks for.
     """
 
     offered: tuple[str, ...] = ALL_VERSIONS
@@ -32,17 +32,17 @@ class Versions:
 
     @property
     def of_own_initialize(self) -> str:
-        """What the bridge asks for when it initializes a server in its own name."""
+        """The revision that the bridge asks for when it initializes a server without a client."""
         return self.server or LEGACY_VERSIONS[-1]
 
     def to_server(self, asked: str) -> str:
-        """What a server is asked for when its client asks for this one."""
+        """The revision to ask a server for when its client asks for `asked`."""
         return self.server or (asked if asked in self.legacy else self.legacy[-1])
 
     def to_client(self, asked: object, answered: str) -> str:
-        """What a client is told that has asked for one, when the server has answered with another.
+        """The revision to answer a client that has asked for `asked`, when the server has answered `answered`.
 
-        The older one of the two, as revisions only add; and never one that is not offered.
+        The older of the two, as a newer revision only adds to it; and never one that is not offered.
         """
         wanted = asked if isinstance(asked, str) and asked in self.legacy else None
         told = wanted if wanted is not None and wanted < answered else answered
@@ -52,9 +52,9 @@ class Versions:
 HEADER_MISMATCH = -32020
 MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
-# Kept for the specification: a server of another era that uses one of these means something else by it.
+# The specification reserves these codes: a server of another era that uses one means something else by it.
 RESERVED_CODES = range(-32099, -32019)
-# What legacy servers say and modern ones must not (2026-07-28, "Error Codes").
+# Codes that legacy servers use and modern servers must not (2026-07-28, "Error Codes").
 LEGACY_RESOURCE_NOT_FOUND = -32002
 LEGACY_URL_ELICITATION_REQUIRED = -32042
 
@@ -68,7 +68,7 @@ SERVER_INFO = META_PREFIX + "serverInfo"
 
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
-# Methods that 2026-07-28 took away: never passed on, as a server of both eras might still know them.
+# Methods that 2026-07-28 removed. A modern client's are never passed on: a dual-era server might still serve them.
 REMOVED = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 # The parameter that names what a request uses, by its method.
 USED_PARAMETERS = {
@@ -78,7 +78,7 @@ USED_PARAMETERS = {
     "resources/subscribe": "uri",
     "resources/unsubscribe": "uri",
 }
-# Which parameter a request is named after, in `Mcp-Name`.
+# The parameter that `Mcp-Name` repeats, by the request's method.
 NAMED_BY = {method: parameter for method, parameter in USED_PARAMETERS.items() if method not in REMOVED}
 # Those that may be answered with InputRequiredResult (2026-07-28, "Supported Requests"): the same three.
 MAY_NEED_INPUT = frozenset(NAMED_BY)
@@ -112,8 +112,8 @@ METHODS = frozenset(
 _CLIENT_CAPABILITIES = ("elicitation", "experimental", "roots", "sampling")
 # `tasks` of 2025-11-25 is another protocol than the extension of that name.
 _SERVER_CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
-# Extensions that say all in `_meta` and in resources, so that they mean the same in both eras. Others may add result
-# types and messages, as the one for tasks does, which a client of the other era would not get as they were meant.
+# Extensions that use only `_meta` and resources, so that they mean the same in both eras. Others may add result types
+# and messages, as the extension for tasks does, and a client of the other era would misunderstand these.
 _CROSSING_EXTENSIONS = frozenset({"io.modelcontextprotocol/ui"})
 # Filter of `subscriptions/listen` -> notification, and the server's capability to send it.
 LIST_CHANGES = {
@@ -124,12 +124,12 @@ LIST_CHANGES = {
 
 
 def fold_method(method: str) -> str:
-    """Return the method that careless servers take this one for."""
+    """Return the method as a server sees it that ignores case and spaces."""
     return method.strip().lower()
 
 
 def without_task_tools(answer: Message) -> Message:
-    """Leave out of an answer to `tools/list` what only a client that knows the tasks of 2025-11-25 can call."""
+    """Remove from an answer to `tools/list` the tools that only a client with the tasks of 2025-11-25 can call."""
     result = answer.get("result")
     tools = result.get("tools") if isinstance(result, dict) else None
     if not isinstance(result, dict) or not isinstance(tools, list):
@@ -144,12 +144,12 @@ def _needs_task(tool: object) -> bool:
 
 
 def crossing_client_capabilities(declared: object) -> Message:
-    """Pick what a server of the other era can make use of among a client's capabilities."""
+    """Return those of a client's capabilities that a server of the other era understands."""
     return _crossing(declared, _CLIENT_CAPABILITIES)
 
 
 def crossing_server_capabilities(declared: object) -> Message:
-    """Pick what a client of the other era can make use of among a server's capabilities."""
+    """Return those of a server's capabilities that a client of the other era understands."""
     return _crossing(declared, _SERVER_CAPABILITIES)
 
 

@@ -1,8 +1,8 @@
 """The recipients of a server's message that names no call. No I/O.
 
-- What one user does is never told to another: where clients of several users can be meant, none is.
-- A request goes to one client, who has declared that it answers such requests; news of a user go to all their clients.
-- A resource's changes go to those who subscribed to it; changes of the lists are everyone's.
+- No user learns what another does: where a message may be for clients of several users, none of them gets it.
+- A request goes to one client that has declared support for it; a notification goes to all clients of the user.
+- A change of a resource goes to its subscribers; a change of the lists goes to every client.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from . import jsonrpc
 from .jsonrpc import Message
 
-# Subscriptions are kept for as long as their client stays: this bounds what the URIs of one client take.
+# Subscriptions are kept as long as their client stays: this bounds the memory for the URIs of one client.
 MAX_URI_BYTES = 1 << 20
 _BYTES_PER_URI = 256
 TOO_MANY_SUBSCRIPTIONS = "too many resources are subscribed to: unsubscribe from others first"
-# `tasks/` of 2025-11-25: about a request of the server's that the client runs as a task.
+# `tasks/` of 2025-11-25: the server asks about a request that the client runs as a task.
 _CAPABILITY_FOR = {
     **dict.fromkeys(("tasks/get", "tasks/result", "tasks/list", "tasks/cancel"), "tasks"),
     "sampling/createMessage": "sampling",
@@ -28,7 +28,7 @@ _CAPABILITY_FOR = {
 
 
 def declared_by(initialize: Message) -> frozenset[str]:
-    """The capabilities that a client declares, and their parts, as `elicitation.url`."""
+    """The capabilities that a client declares, and their parts, such as `elicitation.url`."""
     declared = jsonrpc.params_of(initialize).get("capabilities")
     capabilities = declared if isinstance(declared, dict) else {}
     parts = {f"{name}.{part}" for name, value in capabilities.items() if isinstance(value, dict) for part in value}
@@ -83,9 +83,9 @@ class Recipients:
         self._members.pop(client, None)
         if self._last_to_speak is client:
             self._last_to_speak = None
-        alone_in = [uri for uri in list(self._subscribers) if self.unsubscribe(client, uri)]
+        unwatched = [uri for uri in list(self._subscribers) if self.unsubscribe(client, uri)]
         del self._uri_bytes[client]
-        return alone_in
+        return unwatched
 
     def spoke(self, client: Hashable) -> None:
         """Note that a client sent a message: the server's next request may be about it."""
@@ -93,7 +93,7 @@ class Recipients:
             self._last_to_speak = client
 
     def has_room_for(self, client: Hashable, uri: str) -> bool:
-        """Whether a client may subscribe to a resource, which it may have done before."""
+        """Whether a client may subscribe to a resource. It may if it is subscribed already."""
         return client in self._subscribers.get(uri, ()) or self._uri_bytes[client] + size_of(uri) <= MAX_URI_BYTES
 
     def subscribe(self, client: Hashable, uri: str) -> None:
@@ -119,21 +119,21 @@ class Recipients:
         return uri in self._subscribers
 
     def for_update(self, uri: object) -> list[Hashable]:
-        """The clients that get the notification of a resource's change."""
+        """The clients that get the notification that this resource has changed."""
         if isinstance(uri, str) and uri in self._subscribers:
             return list(self._subscribers[uri])
         # Some servers notify without a subscription, which is harmless if there is only one client.
         return self.members if len(self._members) == 1 else []
 
-    def for_news(self, calling: Collection[Hashable]) -> list[Hashable]:
-        """The clients that a notification can be for, while these have calls in flight."""
-        meant = list(calling) or self.members
-        return meant if self._are_of_one_user(meant) else []
+    def for_notification(self, calling: Collection[Hashable]) -> list[Hashable]:
+        """The clients that get a notification that names no call; `calling` are those with calls in flight."""
+        possible = list(calling) or self.members
+        return possible if self._are_of_one_user(possible) else []
 
     def for_request(self, request: Message, calling: Collection[Hashable]) -> Hashable | None:
-        """The client that is to answer a server's request, while these have calls in flight, the newest caller last."""
+        """The client that is to answer a server's request. `calling` have calls in flight, the newest caller last."""
         needed = _needed_for(request)
-        able = [client for client in self.for_news(calling) if self._declares(client, needed)]
+        able = [client for client in self.for_notification(calling) if self._declares(client, needed)]
         if not calling and self._last_to_speak in able:
             return self._last_to_speak
         return able[-1] if able else None

@@ -146,9 +146,9 @@ class Dispatcher:
         """Let a call wait for its client until that time."""
         self._connection.wait_until(call, deadline)
 
-    def go_on(self, call: Call) -> None:
-        """Count a call's time from now, after it has waited for its client."""
-        self._connection.go_on(call, self._loop.clock())
+    def restart_timeouts(self, call: Call) -> None:
+        """Start a call's time-outs anew, after it has waited for its client."""
+        self._connection.restart_timeouts(call, self._loop.clock())
 
     def expire(self) -> int:
         """Fail the calls whose time is up, and return how many there were."""

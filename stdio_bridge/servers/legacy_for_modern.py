@@ -307,7 +307,7 @@ class LegacyCall:
             return
         self._serve(client)
         if self._call is not None:
-            self._backend.dispatcher.go_on(self._call)
+            self._backend.dispatcher.restart_timeouts(self._call)
         for key in [key for key in self._asked if key in responses]:
             del self._asked[key]
             self._backend.dispatcher.respond(self._user, jsonrpc.result(key, responses[key]))

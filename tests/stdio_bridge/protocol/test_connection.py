@@ -194,7 +194,7 @@ def test_a_call_that_waits_for_its_client_is_given_time_anew(talk: Conversation)
     talk.connection.wait_until(call, 1000)
     talk.say(500, method="notifications/progress", params={"progressToken": talk.sent[0]["id"]})
     assert talk.expire(999) == 0
-    talk.connection.go_on(call, 999)
+    talk.connection.restart_timeouts(call, 999)
     assert talk.expire(1008) == 0
     assert talk.expire(1009) == 1
 
