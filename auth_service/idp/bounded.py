@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import LoginError, ServiceUnavailable
 
 from . import IdentityProvider, Login
+from .thread_limit import ThreadLimit
 
 MAX_CONCURRENT: Final = 12
 """Per worker. An attacker can make a thread wait for the provider by an invented code."""
@@ -25,8 +25,8 @@ class BoundedProvider:
         self.title = provider.title
         self.rechecks_names = provider.rechecks_names
         self._provider = provider
-        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT)
-        self._own = threading.local()
+        self.waiting = ThreadLimit(self.title, threading.BoundedSemaphore(MAX_CONCURRENT)).waiting
+        """Counts this thread as waiting. Raises ServiceUnavailable above the limit."""
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """As the provider's, which may need its metadata first."""
@@ -46,21 +46,3 @@ class BoundedProvider:
         """As the provider's."""
         with self.waiting():
             return self._provider.identify(token, replaced=replaced)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count this thread as waiting, also while it waits for its turn.
-
-        Raises ServiceUnavailable above the limit.
-        """
-        if getattr(self._own, "is_counted", False):
-            yield
-            return
-        if not self._slots.acquire(blocking=False):
-            raise ServiceUnavailable(self.title)
-        self._own.is_counted = True
-        try:
-            yield
-        finally:
-            self._own.is_counted = False
-            self._slots.release()

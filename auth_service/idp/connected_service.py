@@ -10,8 +10,7 @@ import dataclasses
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
@@ -20,6 +19,7 @@ from auth_service.protocol.errors import GatewayError, ServiceUnavailable
 from auth_service.settings import Connection
 
 from . import http
+from .thread_limit import ThreadLimit
 
 MAX_CONCURRENT: Final = 8
 """Per worker, of all these services together: so many threads may wait for them."""
@@ -74,19 +74,18 @@ class ConnectedService:
         name: str,
         client_secret: str | None,
         callback_url: str,
-        slots: threading.BoundedSemaphore,
+        shared_limit: threading.BoundedSemaphore,
     ) -> None:
         """`name` is the key of the settings, for errors. `callback_url` is this application's alone.
 
-        `slots` are those of all services: each thread that waits takes one.
+        `shared_limit` bounds the threads that wait for all services together.
         """
         self.name = name
         self._settings = settings
         self._client_secret = client_secret
         self._callback_url = callback_url
-        self._slots = slots
-        self._own_slots = threading.BoundedSemaphore(MAX_CONCURRENT_OF_ONE)
-        self._own = threading.local()
+        self.waiting = ThreadLimit(name, threading.BoundedSemaphore(MAX_CONCURRENT_OF_ONE), shared_limit).waiting
+        """Counts this thread as waiting for the service. Raises ServiceUnavailable above a limit."""
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """Return where to send the browser (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
@@ -146,26 +145,6 @@ class ConnectedService:
         answer = self._post(endpoint, {"token": token, "token_type_hint": hint})
         if answer.status not in {200, 204}:
             raise ServiceUnavailable(self.name)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count this thread as waiting for the service. Raises ServiceUnavailable above the limit."""
-        if getattr(self._own, "is_counted", False):
-            yield
-            return
-        if not self._own_slots.acquire(blocking=False):
-            raise ServiceUnavailable(self.name)
-        try:
-            if not self._slots.acquire(blocking=False):
-                raise ServiceUnavailable(self.name)
-            self._own.is_counted = True
-            try:
-                yield
-            finally:
-                self._own.is_counted = False
-                self._slots.release()
-        finally:
-            self._own_slots.release()
 
     def _post(self, endpoint: str, form: Mapping[str, str]) -> http.Answer:
         client_id, secret = self._settings.client_id, self._client_secret

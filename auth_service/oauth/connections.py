@@ -47,14 +47,14 @@ log = logging.getLogger(__name__)
 
 def make_services(settings: Settings, credentials: Credentials) -> dict[tuple[str, str], ConnectedService]:
     """Return the services by server and variable. Raises SettingsError where a client secret is missing or useless."""
-    slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+    shared_limit = threading.BoundedSemaphore(MAX_CONCURRENT)
     return {
         (resource_name, variable): ConnectedService(
             oauth,
             name=f"resources.{resource_name}.user_credentials.{variable}.oauth",
             client_secret=_find_secret(resource_name, variable, oauth, credentials),
             callback_url=f"{settings.issuer}{CALLBACK_PATH}/{resource_name}/{variable}",
-            slots=slots,
+            shared_limit=shared_limit,
         )
         for resource_name, resource in settings.resources.items()
         for variable, oauth in resource.connections.items()

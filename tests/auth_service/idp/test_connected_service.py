@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -41,7 +42,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return made
 
 
-def make_service(*, secret: str | None = CLIENT_SECRET, **settings: Any) -> ConnectedService:
+def make_service(
+    *, secret: str | None = CLIENT_SECRET, shared_limit: threading.BoundedSemaphore | None = None, **settings: Any
+) -> ConnectedService:
     whole: dict[str, Any] = {
         "authorization_endpoint": f"{ORIGIN}/authorize",
         "token_endpoint": f"{ORIGIN}/token",
@@ -54,7 +57,7 @@ def make_service(*, secret: str | None = CLIENT_SECRET, **settings: Any) -> Conn
         name="resources.time.user_credentials.DRIVE_TOKEN.oauth",
         client_secret=secret,
         callback_url=CALLBACK,
-        slots=threading.BoundedSemaphore(connected_service.MAX_CONCURRENT),
+        shared_limit=shared_limit or threading.BoundedSemaphore(connected_service.MAX_CONCURRENT),
     )
 
 
@@ -295,19 +298,18 @@ def test_a_revocation_that_fails_is_said_to_have_failed(stand_in: StandIn) -> No
 
 
 def test_so_many_threads_wait_for_one_service_and_for_all() -> None:
-    services = [make_service() for _ in range(3)]
-    for each in services:
-        each._slots = services[0]._slots
+    shared_limit = threading.BoundedSemaphore(connected_service.MAX_CONCURRENT)
+    services = [make_service(shared_limit=shared_limit) for _ in range(3)]
     held = [each.waiting() for each in services[:2] for _ in range(connected_service.MAX_CONCURRENT_OF_ONE)]
     entered = threading.Barrier(len(held) + 1)
     leave = threading.Event()
 
-    def wait(slot: Any) -> None:
-        with slot:
+    def wait(counted: contextlib.AbstractContextManager[None]) -> None:
+        with counted:
             entered.wait(60)
             leave.wait(60)
 
-    threads = [threading.Thread(target=wait, args=(slot,)) for slot in held]
+    threads = [threading.Thread(target=wait, args=(each,)) for each in held]
     for thread in threads:
         thread.start()
     entered.wait(60)
