@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import jwt
 from auth_service.protocol import jwk_sets, redirect_uris
 from auth_service.protocol.access import Profile
 from auth_service.protocol.clients import USER_ID_PREFIXES
-from auth_service.protocol.errors import LoginError, ServiceUnavailable
+from auth_service.protocol.errors import LoginError, ServiceUnavailable, UnknownKey
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import checking_all, decode, read_unverified
 from auth_service.settings import OpenIDConnect, is_loopback_host
@@ -27,10 +28,11 @@ from . import Login, http, provider_errors, provider_name
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 CACHE_SECONDS: Final = 3600
-KEY_SET_REFRESH_SECONDS: Final = 30
-"""How long after a fetch an unknown `kid` leads to no other fetch of the key set."""
-MAX_STALE_SECONDS: Final = 24 * 3600
-"""For how long keys are used for assertions while the provider does not answer."""
+"""For how long metadata and keys are used before they are fetched again."""
+MAX_STALE_SECONDS: Final = 2 * 3600
+"""For how long they are used while they cannot be fetched again: a key that the provider has withdrawn ends by then."""
+RETRY_SECONDS: Final = 30
+"""How many seconds must pass between two fetches, which an unknown `kid` or a failure causes."""
 CLOCK_SKEW_SECONDS: Final = 30
 
 _CHECKS: Final = checking_all(required=("iss", "sub", "aud", "exp", "iat"))
@@ -46,41 +48,54 @@ T = TypeVar("T")
 
 
 class _Remembered(Generic[T]):
-    """A value that is fetched again after a while. If that fails, the last good one is used."""
+    """A value that is fetched again after a while. While that fails, the last good one is used, but not for long."""
 
-    def __init__(self, fetch: Callable[[], T]) -> None:
+    def __init__(self, fetch: Callable[[], T], *, provider: str) -> None:
+        """`provider` is what an error says is unavailable."""
         self._fetch = fetch
+        self._provider = provider
         self._lock = threading.Lock()
         self._value: T | None = None
-        self._fetched_at = self._good_at = -float("inf")
-        self._failure = (-float("inf"), "")
+        self._tried_at = self._fetched_at = self._failed_at = -float("inf")
+        self.fetches = 0
+        """How often the value was fetched."""
 
-    def get(self, *, max_age: float = CACHE_SECONDS, max_stale: float = float("inf")) -> T:
-        """Return the value, at most `max_age` seconds old if the provider answers, and else `max_stale`.
-
-        Raises ServiceUnavailable.
-        """
+    def get(self) -> T:
+        """Return the value. Raises ServiceUnavailable if there is none that is younger than MAX_STALE_SECONDS."""
         asked_at = time.monotonic()
         with self._lock:
-            failed_at, dependency = self._failure
-            if self._value is None and asked_at < failed_at:  # otherwise each waiting thread would wait as long again
-                raise ServiceUnavailable(dependency)
-            if asked_at - self._good_at >= max_stale:  # no use to wait for as long as with a good value
-                max_age = min(max_age, KEY_SET_REFRESH_SECONDS)
-            if self._value is None or time.monotonic() - self._fetched_at >= max_age:
-                try:
-                    self._value = self._fetch()
-                except ServiceUnavailable as error:
-                    if self._value is None:
-                        self._failure = time.monotonic(), error.dependency
-                        raise
-                    self._failure = time.monotonic(), error.dependency
-                    self._fetched_at = time.monotonic()
-                else:
-                    self._fetched_at = self._good_at = time.monotonic()
-            if asked_at - self._good_at >= max_stale:
-                raise ServiceUnavailable(self._failure[1])
+            if self._value is None and asked_at < self._failed_at:
+                raise ServiceUnavailable(self._provider)  # otherwise each waiting thread would wait as long again
+            is_due = asked_at - self._fetched_at >= CACHE_SECONDS and asked_at - self._tried_at >= RETRY_SECONDS
+            if self._value is None or is_due:
+                self._try_to_fetch()
+            if self._value is None or asked_at - self._fetched_at >= MAX_STALE_SECONDS:
+                raise ServiceUnavailable(self._provider)
             return self._value
+
+    def get_newer(self, known: T) -> T:
+        """Return a value that was fetched after this one, which lacks a key.
+
+        Raises ServiceUnavailable if it cannot be fetched, and UnknownKey if it is too early for that.
+        """
+        with self._lock:
+            if self._value is known:
+                left = self._tried_at + RETRY_SECONDS - time.monotonic()
+                if left > 0:
+                    raise UnknownKey(self._provider, retry_after=math.ceil(left))
+                self._try_to_fetch()
+            if self._value is None or self._value is known:
+                raise ServiceUnavailable(self._provider)
+            return self._value
+
+    def _try_to_fetch(self) -> None:
+        try:
+            self._value = self._fetch()
+        except ServiceUnavailable:
+            self._tried_at = self._failed_at = time.monotonic()
+        else:
+            self._tried_at = self._fetched_at = time.monotonic()
+            self.fetches += 1
 
 
 class OidcProvider:
@@ -99,8 +114,8 @@ class OidcProvider:
         self._callback_url = callback_url
         self._explain = partial(provider_errors.explain, provider=self.title, callback=callback_url)
         self._groups = groups
-        self._metadata = _Remembered(self._fetch_metadata)
-        self._keys = _Remembered(self._fetch_keys)
+        self._metadata = _Remembered(self._fetch_metadata, provider=self.title)
+        self._keys = _Remembered(self._fetch_keys, provider=self.title)
 
     def authorization_url(self, *, state: str, code_challenge: str) -> str:
         """Return the URL of the provider's login page. Raises ServiceUnavailable if its metadata was never fetched."""
@@ -165,13 +180,24 @@ class OidcProvider:
         """The provider's issuer."""
         return self._settings.issuer
 
-    def find_current_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
-        """Return the key that the header of an assertion names, from keys that are not too old.
+    def find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
+        """Return the key that the header of a token names; None if the provider does not have such a key.
 
-        A login asks the provider each time, so that one who is out of reach logs no user in. An assertion comes without
-        the provider, so that a key which it has withdrawn must not be used for long. Raises ServiceUnavailable.
+        Raises ServiceUnavailable if its keys are too old and cannot be fetched, and UnknownKey for a `kid` that the
+        provider may have begun to use since they were fetched.
         """
-        return self._find_key(kid=kid, algorithm=algorithm, max_stale=MAX_STALE_SECONDS)
+        fetches = self._keys.fetches
+        keys = self._keys.get()
+        found = jwk_sets.select(keys, kid=kid, algorithm=algorithm)
+        if found is not None or self._keys.fetches > fetches:
+            return found
+        try:
+            newer = self._keys.get_newer(keys)
+        except ServiceUnavailable:
+            if jwk_sets.lacks(keys, kid):
+                raise
+            return None
+        return jwk_sets.select(newer, kid=kid, algorithm=algorithm)
 
     # Asking
 
@@ -257,7 +283,7 @@ class OidcProvider:
             algorithm, kid = header.get("alg"), header.get("kid")
             if algorithm not in jwk_sets.ALGORITHMS or not (kid is None or isinstance(kid, str)):
                 raise jwt.InvalidAlgorithmError
-            if (key := self._find_key(kid=kid, algorithm=algorithm)) is None:
+            if (key := self.find_key(kid=kid, algorithm=algorithm)) is None:
                 raise jwt.InvalidKeyError
             claims = decode(
                 unverified,
@@ -274,14 +300,6 @@ class OidcProvider:
         if claims.get("azp", None if has_others else self._settings.client_id) != self._settings.client_id:
             raise LoginError("the ID token was issued to another party")
         return claims
-
-    def _find_key(self, *, kid: str | None, algorithm: str, max_stale: float = float("inf")) -> VerificationKey | None:
-        """Return the key that a header names, from a new key set if the provider has rotated its keys."""
-        for max_age in (CACHE_SECONDS, KEY_SET_REFRESH_SECONDS):
-            keys = self._keys.get(max_age=max_age, max_stale=max_stale)
-            if (key := jwk_sets.select(keys, kid=kid, algorithm=algorithm)) is not None:
-                return key
-        return None
 
     def _fetch_metadata(self) -> dict[str, Any]:
         url = self._settings.issuer.removesuffix("/") + DISCOVERY_PATH

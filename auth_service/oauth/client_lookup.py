@@ -11,7 +11,12 @@ from typing import Any, Final, TypeVar
 
 from auth_service.protocol import client_documents, jwk_sets
 from auth_service.protocol.clients import Client
-from auth_service.protocol.errors import ClientDocumentError, ClientDocumentsDisabled, ClientHostNotAllowed
+from auth_service.protocol.errors import (
+    ClientDocumentError,
+    ClientDocumentsDisabled,
+    ClientHostNotAllowed,
+    UnknownKey,
+)
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.settings import AppScheme, ClientDocuments
 from auth_service.storage.documents import Document
@@ -79,17 +84,19 @@ class ClientLookup:
         if not self._documents.enabled:
             raise ClientDocumentsDisabled
         client_documents.check_url(client_id)
-        return self._find_document(
+        client, _ = self._find_document(
             client_id,
             lambda document: client_documents.parse_client(client_id, document, apps=self._apps),
             client_id=client_id,
             max_bytes=client_documents.MAX_DOCUMENT_BYTES,
         )
+        return client
 
     def find_key(self, client: Client, *, kid: str | None, algorithm: str | None) -> VerificationKey | None:
         """Return the client's key that the header of an assertion names.
 
-        Keys rotate, so an unknown `kid` leads to another fetch of the key set, though not each time.
+        Keys rotate, so an unknown `kid` leads to another fetch of the key set, though not each time. Raises
+        UnknownKey, with the time that is left, for a `kid` that the client may have begun to use since.
         """
         metadata = client.metadata
         if metadata.jwks is not None:
@@ -97,19 +104,25 @@ class ClientLookup:
         url = metadata.jwks_uri
         if url is None:
             return None
-        found = jwk_sets.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
-        if found is None and self._store.identifiers.use_once(f"refetch {url}", seconds=KEY_SET_REFRESH_SECONDS):
+        keys, is_new = self._find_key_set(url, client)
+        if (found := jwk_sets.select(keys, kid=kid, algorithm=algorithm)) is not None:
+            return found
+        refetch = f"refetch {url}"
+        if self._store.identifiers.use_once(refetch, seconds=KEY_SET_REFRESH_SECONDS):
             self._store.documents.drop(url)
-            found = jwk_sets.select(self._find_key_set(url, client), kid=kid, algorithm=algorithm)
-        return found
+            keys, _ = self._find_key_set(url, client)
+            return jwk_sets.select(keys, kid=kid, algorithm=algorithm)
+        if jwk_sets.lacks(keys, kid) and not is_new:
+            raise UnknownKey("the client", retry_after=self._store.identifiers.seconds_left(refetch))
+        return None
 
-    def _find_key_set(self, url: str, client: Client) -> tuple[VerificationKey, ...]:
+    def _find_key_set(self, url: str, client: Client) -> tuple[tuple[VerificationKey, ...], bool]:
         return self._find_document(
             url, _parse_key_set, client_id=client.client_id, max_bytes=client_documents.MAX_KEYS_BYTES
         )
 
-    def _find_document(self, url: str, parse: Callable[[Any], T], *, client_id: str, max_bytes: int) -> T:
-        """Return the parsed document of a client, from the cache while it is fresh.
+    def _find_document(self, url: str, parse: Callable[[Any], T], *, client_id: str, max_bytes: int) -> tuple[T, bool]:
+        """Return the parsed document of a client, from the cache while it is fresh, and whether it was just fetched.
 
         A document that is refused is not kept.
         """
@@ -119,7 +132,7 @@ class ClientLookup:
             raise ClientHostNotAllowed
         kept = self._store.documents.find(url)
         if kept is not None and time.time() < kept.fresh_until:
-            return parse(json.loads(kept.body))
+            return parse(json.loads(kept.body)), False
         # Only at the client's own host: its key set may be at a host that has nothing to do with the client.
         is_known = client_documents.host_of(url) == client_documents.host_of(client_id) and (
             self._store.clients.has_logged_in(client_id)
@@ -130,8 +143,8 @@ class ClientLookup:
             with self._store.locks.only_one(f"fetch {url}", seconds=DEADLINE_SECONDS + 1, wait=DEADLINE_SECONDS + 1):
                 kept = self._store.documents.find(url)  # another request may just have fetched it
                 if kept is not None and time.time() < kept.fresh_until:
-                    return parse(json.loads(kept.body))
-                return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes)
+                    return parse(json.loads(kept.body)), True
+                return self._fetch(url, parse, kept, is_known=is_known, max_bytes=max_bytes), True
         finally:
             self._waiting[is_known].release()
 

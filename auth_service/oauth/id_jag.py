@@ -40,7 +40,7 @@ class Vouching(Protocol):
     def issuer(self) -> str:
         """The claim `iss`."""
 
-    def find_current_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
+    def find_key(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
         """Return the key that a header names. Raises ServiceUnavailable."""
 
     def profile_of(self, claims: dict[str, Any]) -> Profile:
@@ -125,7 +125,7 @@ class UserAssertions:
             raise jwt.InvalidIssuerError
         # From the provider's own key set. `jwk`, `jku`, `x5c` and `x5u` in the header are ignored.
         with self._waiting():
-            key = self._provider.find_current_key(kid=kid, algorithm=algorithm)
+            key = self._provider.find_key(kid=kid, algorithm=algorithm)
         if key is None:
             raise jwt.InvalidKeyError
         claims = decode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from typing import Any, Final
 
 from auth_service.ops.outages import Outage
 from auth_service.protocol import client_documents, jwk_sets
-from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
+from auth_service.protocol.errors import RETRY_SECONDS as SOON_SECONDS
+from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable, UnknownKey
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 
 from .safe_fetch import SafeFetcher
@@ -44,21 +46,30 @@ class IssuerKeys:
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._keys: tuple[VerificationKey, ...] = ()
         self._fetched_at = self._tried_at = -float("inf")
+        self._fetches = 0
+        """How often the keys were fetched."""
         self._outage = Outage(log, f"issuer.unavailable: the keys of {issuer}", over=f"issuer.available: {issuer}")
 
     def find(self, *, kid: str | None, algorithm: str) -> VerificationKey | None:
-        """Return the key that the header of a token names.
+        """Return the key that the header of a token names; None if the issuer does not have such a key.
 
-        Raises ServiceUnavailable if the keys are too old or do not have it, and cannot be fetched.
+        Raises ServiceUnavailable if the keys are too old and cannot be fetched, and UnknownKey for a `kid` that the
+        issuer may have begun to use since they were fetched. Both say when the keys can be fetched again.
         """
         found = self._select(kid, algorithm)
         if found is not None and time.monotonic() - self._fetched_at < FRESH_SECONDS:
             return found
+        fetches = self._fetches
         is_newest = self._renew()
-        found = self._select(kid, algorithm)
-        if found is None and not is_newest:
-            raise ServiceUnavailable(f"{self._issuer}, which publishes the keys,")
-        return found
+        if (found := self._select(kid, algorithm)) is not None:
+            return found
+        if is_newest and (self._fetches > fetches or not jwk_sets.lacks(self._keys, kid)):
+            return None
+        left = self._tried_at + RETRY_SECONDS - time.monotonic()
+        retry_after = math.ceil(left) if left > 0 else SOON_SECONDS
+        if is_newest:
+            raise UnknownKey(self._issuer, retry_after=retry_after)
+        raise ServiceUnavailable(f"{self._issuer}, which publishes the keys,", retry_after=retry_after)
 
     def _select(self, kid: str | None, algorithm: str) -> VerificationKey | None:
         if time.monotonic() - self._fetched_at >= STALE_SECONDS:
@@ -87,6 +98,7 @@ class IssuerKeys:
         else:
             self._outage.worked()
             self._keys = keys
+            self._fetches += 1
             self._tried_at = self._fetched_at = time.monotonic()
 
 

@@ -30,6 +30,16 @@ class ServiceUnavailable(GatewayError):
         self.retry_after = retry_after
 
 
+class UnknownKey(ServiceUnavailable):
+    """A token or assertion names a key that is not known, and it is too early to fetch the issuer's keys again.
+
+    The issuer may have begun to use a new key. Anyone can send such a token, so this is no outage.
+    """
+
+    def __init__(self, issuer: str, *, retry_after: int) -> None:
+        super().__init__(f"a newer key set of {issuer}", retry_after=retry_after)
+
+
 class WritesRefused(ServiceUnavailable):
     """Redis answers, but takes no writes: its disk or memory is full, or it has lost its replicas."""
 

@@ -64,6 +64,11 @@ def select(keys: tuple[VerificationKey, ...], *, kid: str | None, algorithm: str
     return fitting[0] if len(fitting) == 1 else None
 
 
+def lacks(keys: tuple[VerificationKey, ...], kid: str | None) -> bool:
+    """Whether a token's header names a key that is not among these, so that its owner may have a newer set."""
+    return kid is not None and all(key.kid != kid for key in keys)
+
+
 def _find_key(jwk: dict[str, Any]) -> VerificationKey | None:
     texts = [jwk.get(name) for name in ("kty", "crv", "kid", "use", "alg")]
     if not all(text is None or isinstance(text, str) for text in texts):

@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.app.composition import Parts
 from auth_service.app.views.browser import start_session
+from auth_service.idp.oidc import RETRY_SECONDS
 from auth_service.ops.audit import Event
 from auth_service.protocol.clients import ID_JAG_PROFILE, JWT_BEARER_GRANT
 from auth_service.settings import Settings
@@ -510,6 +511,14 @@ def test_what_a_client_got_by_assertions_ends_when_the_settings_let_it_have_that
     assert_live(oauth, token)
     oauth.reload(declared_clients={"both": change})
     (assert_live if is_live else assert_ended)(oauth, token)
+
+
+def test_an_assertion_whose_key_may_be_new_is_to_be_sent_again(oauth: OAuthTestClient, provider: StandIn) -> None:
+    claims_of(exchange(oauth, id_jag()))
+    response = exchange(oauth, sign(claims_of_assertion(), key=OTHER_KEY, kid="2"))
+    assert (response.status_code, response.get_json()["error"]) == (503, "temporarily_unavailable")
+    assert 0 < int(response.headers["Retry-After"]) <= RETRY_SECONDS
+    assert provider.asked_for("/jwks") == 1
 
 
 def test_a_provider_is_not_asked_about_an_assertion_of_another(oauth: OAuthTestClient, provider: StandIn) -> None:

@@ -20,7 +20,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_decode, base64url_encode, der_to_raw_signature, raw_to_der_signature
 from werkzeug.test import TestResponse
 
-from auth_service.oauth.issuer_keys import DISCOVERY_PATH
+from auth_service.oauth.issuer_keys import DISCOVERY_PATH, RETRY_SECONDS
 from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.oauth.workloads import MAX_ASSERTION_SECONDS, check_issuers
 from auth_service.ops.audit import Event
@@ -521,6 +521,15 @@ def test_without_usable_keys_nothing_is_granted(oauth: OAuthTestClient, net: Int
     net.pages[JWKS_PATH] = respond_json({"keys": [JWK]})
     oauth.reload()
     claims_of(exchange(oauth, assertion))  # it was not used up
+
+
+def test_a_job_whose_key_may_be_new_is_told_when_to_try_again(oauth: OAuthTestClient, net: Internet) -> None:
+    claims_of(exchange(oauth, job()))
+    response = exchange(oauth, job(key=OTHER_KEY, headers={"kid": "2"}))
+    assert (response.status_code, response.get_json()["error"]) == (503, "temporarily_unavailable")
+    assert 0 < int(response.headers["Retry-After"]) <= RETRY_SECONDS
+    assert error_of(exchange(oauth, job(algorithm="PS256"))) == "invalid_grant"
+    assert net.asked_for == [DISCOVERY_PATH, JWKS_PATH]
 
 
 def test_an_issuer_that_is_not_trusted_is_never_asked(oauth: OAuthTestClient, net: Internet) -> None:

@@ -21,6 +21,7 @@ from auth_service.protocol.errors import (
     PageError,
     ServiceUnavailable,
     TooManyRequests,
+    UnknownKey,
     oauth_text,
 )
 from auth_service.protocol.redirect_uris import TargetKind
@@ -125,7 +126,8 @@ def _show(parts: Parts, error: PageError) -> Response:
 
 
 def _render_unavailable(parts: Parts, error: ServiceUnavailable) -> Response:
-    log.error("%s", error)
+    if not isinstance(error, UnknownKey):
+        log.error("%s", error)
     _record_refusal(error)
     return statuses.respond(parts, 503, retry_after=error.retry_after)
 

@@ -24,9 +24,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
-from auth_service.idp.oidc import KEY_SET_REFRESH_SECONDS, MAX_STALE_SECONDS, OidcProvider
+from auth_service.idp.oidc import CACHE_SECONDS, MAX_STALE_SECONDS, RETRY_SECONDS, OidcProvider
 from auth_service.protocol.access import Profile
-from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable
+from auth_service.protocol.errors import LoginError, ProviderRefusal, ServiceUnavailable, UnknownKey
 from auth_service.settings import OpenIDConnect
 
 ISSUER = "https://login.example.com/tenant"
@@ -112,6 +112,19 @@ def make_provider(stand_in: StandIn, **changes: Any) -> OidcProvider:
 @pytest.fixture
 def provider(stand_in: StandIn) -> OidcProvider:
     return make_provider(stand_in)
+
+
+class Clock:
+    """The time by which the provider's keys and metadata age."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("auth_service.idp.oidc.time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
 
 
 def id_token(
@@ -246,30 +259,101 @@ def test_an_id_token_without_a_kid_is_verified_where_one_key_fits(stand_in: Stan
         finish(make_provider(stand_in))
 
 
-def test_rotated_keys_are_found_and_unknown_ones_do_not_have_the_set_fetched_each_time(
-    stand_in: StandIn, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+def refusal_of(provider: OidcProvider) -> LoginError | ServiceUnavailable:
+    with pytest.raises((LoginError, ServiceUnavailable)) as caught:
+        finish(provider)
+    assert isinstance(caught.value, LoginError | ServiceUnavailable)
+    return caught.value
+
+
+def test_a_rotated_key_is_found_and_one_that_may_be_rotated_is_not_refused(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider
 ) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr("auth_service.idp.oidc.time.monotonic", lambda: now)
     stand_in.issue(id_token(stand_in))
     finish(provider)
-    rotated = {"keys": [{**ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True), "kid": "2"}]}
+    clock.now += 10.5
+    rotated = {"keys": [{**ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True), "kid": "2", "alg": "ES256"}]}
     stand_in.answers["/tenant/jwks"] = (200, rotated)
     stand_in.issue(id_token(stand_in, key=EC_KEY, algorithm="ES256", kid="2"))
-    with pytest.raises(LoginError):
-        finish(provider)
+    refusal = refusal_of(provider)
+    assert isinstance(refusal, UnknownKey)
+    assert refusal.retry_after == RETRY_SECONDS - 10
     assert stand_in.asked_for("/jwks") == 1
-    now += 31
+    clock.now += refusal.retry_after
     assert finish(provider).profile.login == "alice"
-    for number in range(5):
-        stand_in.issue(id_token(stand_in, kid=f"unknown-{number}"))
-        with pytest.raises(LoginError):
-            finish(provider)
     assert stand_in.asked_for("/jwks") == 2
-    now += 3601
+
+
+def test_an_unknown_key_has_the_set_fetched_once_in_a_while_and_is_refused_then(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider
+) -> None:
+    for fetches in (1, 2):
+        stand_in.issue(id_token(stand_in, kid="unknown"))
+        assert isinstance(refusal_of(provider), LoginError)
+        for number in range(5):
+            stand_in.issue(id_token(stand_in, kid=f"unknown-{number}"))
+            assert isinstance(refusal_of(provider), UnknownKey)
+        assert stand_in.asked_for("/jwks") == fetches
+        clock.now += RETRY_SECONDS
+
+
+def test_a_known_key_with_another_algorithm_is_refused_at_once(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider
+) -> None:
+    stand_in.answers["/tenant/jwks"] = (200, {"keys": [{**jwk(), "alg": "RS256"}]})
+    for _ in range(2):
+        stand_in.issue(id_token(stand_in, algorithm="PS256"))
+        assert isinstance(refusal_of(provider), LoginError)
+    assert stand_in.asked_for("/jwks") == 1
+    clock.now += RETRY_SECONDS
     stand_in.answers["/tenant/jwks"] = (500, b"")
-    stand_in.issue(id_token(stand_in, key=EC_KEY, algorithm="ES256", kid="2"))
-    assert finish(provider).profile.login == "alice"  # the last good set stands in
+    assert isinstance(refusal_of(provider), LoginError)
+
+
+def test_an_unknown_key_is_not_refused_while_the_set_cannot_be_fetched(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider
+) -> None:
+    stand_in.issue(id_token(stand_in))
+    finish(provider)
+    clock.now += RETRY_SECONDS
+    stand_in.answers["/tenant/jwks"] = (500, b"")
+    stand_in.issue(id_token(stand_in, kid="2"))
+    assert isinstance(refusal_of(provider), ServiceUnavailable)
+
+
+@pytest.mark.parametrize("path", ["jwks", ".well-known/openid-configuration"])
+def test_keys_and_metadata_are_used_for_a_bounded_time_while_the_provider_is_out_of_reach(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider, path: str
+) -> None:
+    sound = stand_in.answers[f"/tenant/{path}"]
+    stand_in.issue(id_token(stand_in))
+    finish(provider)
+    asked = stand_in.asked_for(f"/{path}")
+    stand_in.answers[f"/tenant/{path}"] = (500, b"")
+    clock.now += CACHE_SECONDS - 1
+    assert finish(provider).profile.login == "alice"
+    assert stand_in.asked_for(f"/{path}") == asked
+    clock.now += 1
+    for _ in range(3):
+        assert finish(provider).profile.login == "alice", "the last good one stands in"
+    assert stand_in.asked_for(f"/{path}") == asked + 1
+    clock.now += MAX_STALE_SECONDS - CACHE_SECONDS
+    for _ in range(3):
+        assert isinstance(refusal_of(provider), ServiceUnavailable)
+    assert stand_in.asked_for(f"/{path}") == asked + 2
+    stand_in.answers[f"/tenant/{path}"] = sound
+    clock.now += RETRY_SECONDS
+    assert finish(provider).profile.login == "alice", "the provider is asked again soon"
+
+
+def test_a_key_that_the_provider_has_withdrawn_is_not_used_once_the_keys_are_fetched_again(
+    clock: Clock, stand_in: StandIn, provider: OidcProvider
+) -> None:
+    stand_in.issue(id_token(stand_in))
+    finish(provider)
+    stand_in.answers["/tenant/jwks"] = (200, {"keys": [jwk(OTHER_KEY, "2")]})
+    clock.now += CACHE_SECONDS
+    assert isinstance(refusal_of(provider), LoginError)
 
 
 def test_missing_claims_are_asked_for_and_must_be_the_same_users(stand_in: StandIn, provider: OidcProvider) -> None:
@@ -531,25 +615,3 @@ def test_the_secret_is_sent_as_the_provider_wants_it(stand_in: StandIn, methods:
     sent = stand_in.asked[1]
     assert ("Authorization" in sent.headers) is is_basic
     assert ("client_secret=secret" in str(sent.body)) is not is_basic
-
-
-def test_keys_for_assertions_are_used_for_a_bounded_time_while_the_provider_is_out_of_reach(
-    provider: OidcProvider, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr("auth_service.idp.oidc.time", SimpleNamespace(monotonic=lambda: now))
-
-    def finds() -> bool:
-        return provider.find_current_key(kid="1", algorithm="RS256") is not None
-
-    sound = stand_in.answers["/tenant/jwks"]
-    assert finds()
-    stand_in.answers["/tenant/jwks"] = (500, {})
-    now += MAX_STALE_SECONDS - 1
-    assert finds()
-    now += 1
-    with pytest.raises(ServiceUnavailable):
-        finds()
-    stand_in.answers["/tenant/jwks"] = sound
-    now += KEY_SET_REFRESH_SECONDS
-    assert finds(), "the provider is asked again soon"

@@ -25,7 +25,7 @@ from auth_service.oauth.issuer_keys import (
     fetch_keys,
 )
 from auth_service.protocol import jwk_sets
-from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable
+from auth_service.protocol.errors import ClientDocumentError, ServiceUnavailable, UnknownKey
 from auth_service.protocol.jwk_sets import VerificationKey
 from tests.internet import Answer, Internet, internet, respond, respond_json
 
@@ -89,14 +89,26 @@ def test_a_new_key_is_found_at_once_after_the_issuer_has_rotated(issuer: Issuer)
     assert issuer.has("1")
 
 
-def test_unknown_keys_cause_a_bounded_number_of_fetches(issuer: Issuer) -> None:
-    for _ in range(100):
-        assert not issuer.has("unknown")
-    assert issuer.fetches == 1
-    issuer.now += RETRY_SECONDS
-    for _ in range(100):
-        assert not issuer.has("unknown")
+def test_a_key_that_the_issuer_may_have_begun_to_use_is_not_refused(issuer: Issuer) -> None:
+    assert issuer.has("0")
+    issuer.kids = ["0", "1"]
+    issuer.now += 10.5
+    with pytest.raises(UnknownKey) as caught:
+        issuer.has("1")
+    assert (caught.value.retry_after, issuer.fetches) == (RETRY_SECONDS - 10, 1)
+    issuer.now += caught.value.retry_after
+    assert issuer.has("1")
     assert issuer.fetches == 2
+
+
+def test_unknown_keys_cause_a_bounded_number_of_fetches(issuer: Issuer) -> None:
+    for fetches in (1, 2):
+        assert not issuer.has("unknown"), "it is not in the set that was just fetched"
+        for number in range(100):
+            with pytest.raises(UnknownKey):
+                issuer.has(f"unknown-{number}")
+        assert issuer.fetches == fetches
+        issuer.now += RETRY_SECONDS
 
 
 def test_a_key_that_the_issuer_has_withdrawn_is_not_used_once_the_keys_are_fetched_again(issuer: Issuer) -> None:
@@ -132,14 +144,19 @@ def test_an_unknown_key_is_not_refused_while_the_issuer_may_have_rotated(issuer:
     assert issuer.has("0")
     issuer.is_reachable = False
     issuer.now += RETRY_SECONDS
-    with pytest.raises(ServiceUnavailable):
-        issuer.has("1")
+    for elapsed in (0, 10):
+        issuer.now += elapsed
+        with pytest.raises(ServiceUnavailable) as caught:
+            issuer.has("1")
+        assert caught.value.retry_after == RETRY_SECONDS - elapsed
     assert issuer.has("0")
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none", "RS256", "ES384"])
 def test_a_key_verifies_its_own_algorithm_only(issuer: Issuer, algorithm: str) -> None:
-    assert not issuer.has("0", algorithm)
+    for _ in range(2):
+        assert not issuer.has("0", algorithm)
+    assert issuer.fetches == 1
 
 
 def test_without_kid_the_only_key_counts(issuer: Issuer) -> None:
