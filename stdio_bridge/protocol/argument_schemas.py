@@ -1,7 +1,7 @@
-"""JSON Schemas that the arguments of a call must keep to. No I/O: no schema is ever fetched.
+"""JSON Schemas for the arguments of a call. No I/O: no schema is ever fetched.
 
-The check runs on the only thread. Arguments that it takes long to check are refused, and errors that it takes long to
-collect are not told.
+The check runs on the bridge's only thread. So it refuses arguments that would take long to check, and does not describe
+errors that would take long to collect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-# In place of the value in what the library says of it.
+# What the library's messages say in place of the value.
 _VALUE = "the value"
 _MAX_FAULTS = 5
 _MAX_FAULT_CHARACTERS = 300
@@ -46,7 +46,7 @@ _OF_VALUES = frozenset({"const", "default", "dependentRequired", "enum", "exampl
 
 
 class InvalidSchemaError(Exception):
-    """Not a JSON Schema that can be checked without asking anyone; the text says why."""
+    """Not a JSON Schema, or one that refers to another document; the text says why."""
 
 
 class ArgumentSchema:
@@ -78,9 +78,9 @@ class ArgumentSchema:
         self._max_depth = _MAX_BRANCHING_DEPTH if used & _REFERENCES and used & _BRANCHES else None
 
     def find_fault(self, arguments: object, *, explain: bool = True) -> str | None:
-        """Return what is wrong with the arguments, without any value.
+        """Return what is wrong with the arguments, None if nothing is. The text contains no value of theirs.
 
-        With `explain`, and where schema and arguments are small and plain, it names the members.
+        With `explain`, it names the members, if schema and arguments are small and simple enough.
         """
         if not isinstance(arguments, dict):
             return "arguments: must be an object"
@@ -89,14 +89,14 @@ class ArgumentSchema:
         if excess is not None:
             return f"arguments: {excess}"
         try:
-            # Half a surrogate pair has no form in UTF-8. Versions of the library up to 0.37 crash on it.
+            # UTF-8 cannot encode half a surrogate pair, on which versions of the library up to 0.37 crash.
             text = json.dumps(arguments, ensure_ascii=False)
             text.encode()
             if self._validator.is_valid(arguments):
                 return None
             is_small = len(text) <= _MAX_EXPLAINED_CHARACTERS and size.depth <= _MAX_EXPLAINED_DEPTH
             if not (explain and is_small and self._is_explained):
-                return "arguments: do not keep to the schema of the rule that decides about this call"
+                return "arguments: the schema of the rule for this call does not allow them"
             faults = itertools.islice(self._validator.iter_errors(arguments), _MAX_FAULTS)
             return "; ".join(
                 _shortened(f"{_path('arguments', fault.instance_path)}: {fault.message}") for fault in faults
@@ -105,13 +105,13 @@ class ArgumentSchema:
             return "arguments: cannot be checked against the schema"
 
     def _find_excess(self, size: _Size) -> str | None:
-        """Return what would make the check take long."""
+        """Return why the check would take long, None if it would not."""
         if size.has_huge_integer or (self._divides and size.has_huge_float):
             return "a number does not fit into 64 bits"
         if self._compares_items and size.large_integers > _MAX_LARGE_INTEGERS:
             return f"more than {_MAX_LARGE_INTEGERS} integers do not fit into 53 bits"
         if self._max_depth is not None and size.depth > self._max_depth:
-            return f"more than {self._max_depth} arrays and objects are in each other"
+            return f"arrays and objects are nested more than {self._max_depth} deep"
         return None
 
 

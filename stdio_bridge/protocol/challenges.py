@@ -1,4 +1,4 @@
-"""Refusals that lead a client to its authorization server (RFC 6750 §3, RFC 9728 §5.1)."""
+"""Refusals with a challenge, which sends a client to its authorization server (RFC 6750 §3, RFC 9728 §5.1)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def challenged(error: str, text: str, *, resource: str | None, scopes: Iterable[
 
 
 def _metadata_url(resource: str) -> str:
-    """Return where the document of a resource stands (RFC 9728 §3.1)."""
+    """Return the URL of a resource's metadata document (RFC 9728 §3.1)."""
     parts = urlsplit(resource)
     return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path}"

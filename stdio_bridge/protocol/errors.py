@@ -1,10 +1,10 @@
-"""What the bridge refuses, and how it says so."""
+"""The errors of the bridge: for operators at its start, and for clients over HTTP."""
 
 from __future__ import annotations
 
 from . import jsonrpc
 
-# After how long a client should try again where nothing says when that will help.
+# When a client should try again, if nothing tells when that will help.
 RETRY_SECONDS = 5
 
 
@@ -36,7 +36,7 @@ def bad_request(code: int, text: str, data: object = None) -> HttpError:
 
 
 def not_allowed(methods: str) -> HttpError:
-    """405, naming what is."""
+    """405, with the methods that are allowed."""
     return HttpError(
         "405 Method Not Allowed", jsonrpc.INVALID_REQUEST, f"only {methods}", headers=(("Allow", methods),)
     )

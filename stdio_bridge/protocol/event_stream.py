@@ -19,10 +19,11 @@ class Wire(Protocol):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class EventStream:
-    """Events with ids, kept until delivered and then for resuming, the oldest dropped beyond the bound of bytes.
+    """Events with ids. They are kept until they are delivered, and then for resuming, up to `max_bytes`.
 
-    An event's id is `STREAM-NUMBER`, numbers counting from 0, unique within the session. What adds an event returns the
-    requests that are dropped for it before anybody was connected to hear them: who asked would wait for ever.
+    An event's id is `STREAM-NUMBER`, where numbers count from 0; it is unique within the session. Beyond `max_bytes`
+    the oldest events are dropped. `add` returns the server's requests that are dropped before a client has got them, as
+    the server would wait for their answers for ever.
     """
 
     number: int
@@ -41,15 +42,18 @@ class EventStream:
         return self._size
 
     def add(self, message: Message, data: bytes | None = None) -> list[Message]:
-        """Append a message, encoded as `data` if it is already, and send it if a client is connected."""
-        asks = message if "method" in message and "id" in message else None
+        """Append a message, and send it if a client is connected. `data` is the encoded message, if there is one.
+
+        Returns the requests of the server that it displaces and that no client has seen.
+        """
+        request = message if "method" in message and "id" in message else None
         data = jsonrpc.encode(message) if data is None else data
-        return self._append(sse_event(data, self._event_id(self._next)), asks)
+        return self._append(sse_event(data, self._event_id(self._next)), request)
 
     def give_up(self, request: Message) -> bool:
-        """Take a server's request back. Returns False if it was sent to a client already."""
-        for position, (number, data, asks) in enumerate(self._events):
-            if asks is request and number > self._sent:
+        """Remove a server's request. Returns False if a client has got it already."""
+        for position, (number, data, kept) in enumerate(self._events):
+            if kept is request and number > self._sent:
                 del self._events[position]
                 self._size -= len(data)
                 return True
@@ -60,14 +64,14 @@ class EventStream:
         self._append(sse_priming_event(self._event_id(self._next)), None)
 
     def end(self) -> None:
-        """There will be no more events."""
+        """End the stream: there will be no more events."""
         self.ended = True
         if self.wire is not None:
             wire, self.wire = self.wire, None
             wire.finish()
 
     def attach(self, wire: Wire, after: int | None = None) -> None:
-        """Go on over this connection, with the events after that number, or those never sent."""
+        """Continue the stream on this connection, with the events after that number, or those not sent yet."""
         if self.wire is not None:
             self.wire.finish()
         self.wire = wire
@@ -80,31 +84,31 @@ class EventStream:
             self.end()
 
     def detach(self, wire: Wire) -> None:
-        """That connection is gone."""
+        """Note that this connection is gone."""
         if self.wire is wire:
             self.wire = None
 
-    def _append(self, data: bytes, asks: Message | None) -> list[Message]:
-        self._events.append((self._next, data, asks))
+    def _append(self, data: bytes, request: Message | None) -> list[Message]:
+        self._events.append((self._next, data, request))
         self._size += len(data)
         surplus = 0
         while self._size > self.max_bytes and surplus < len(self._events) - 1:
             self._size -= len(self._events[surplus][1])
             surplus += 1
         dropped, self._events[:surplus] = self._events[:surplus], []
-        unheard = self._sent
+        last_sent = self._sent
         if self.wire is not None:
             self._sent = self._next
             self.wire.write(data)
         self._next += 1
-        return [asked for number, _, asked in dropped if asked is not None and number > unheard]
+        return [request for number, _, request in dropped if request is not None and number > last_sent]
 
     def _event_id(self, number: int) -> str:
         return f"{self.number}-{number}"
 
 
 def parse_event_id(event_id: str) -> tuple[int, int] | None:
-    """Split an event id into stream and event number; None on what was never issued."""
+    """Split an event id into the numbers of its stream and event; None if it cannot be one of ours."""
     stream, dash, event = event_id.partition("-")
     if not dash or not stream.isdecimal() or not event.isdecimal() or len(event_id) > 40:
         return None

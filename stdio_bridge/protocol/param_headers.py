@@ -1,4 +1,4 @@
-"""`Mcp-Param-*`: parameters of a tool that its schema wants mirrored in headers. No I/O.
+"""`Mcp-Param-*`: headers that repeat those parameters of a tool that its schema marks for this. No I/O.
 
 2026-07-28, "Custom Headers from Tool Parameters".
 """
@@ -30,7 +30,7 @@ _MAX_SCHEMAS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Mirrored:
-    """A parameter that must also stand in a header."""
+    """A parameter that must be repeated in a header."""
 
     path: tuple[str, ...]
     name: str
@@ -42,14 +42,15 @@ class Mirrored:
 
 
 def parameter_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Pick the headers that mirror parameters."""
+    """Return the headers that repeat parameters."""
     return {name: value for name, value in headers.items() if name.startswith(_PREFIX)}
 
 
 def find_mirrored(input_schema: object) -> tuple[Mirrored, ...]:
-    """Pick the annotated parameters. None of them where one annotation is invalid: clients drop such a tool.
+    """Return the annotated parameters; none if one annotation is invalid, as clients then drop the tool.
 
-    A name with an underscore is left out: such headers are dropped on the way, so that they cannot pass for another.
+    Parameters whose header name has an underscore are left out: the HTTP parser drops such headers, so that none can
+    stand in for another.
     """
     found: dict[str, Mirrored] = {}
     for path, schema in _positions(input_schema):
@@ -65,7 +66,7 @@ def find_mirrored(input_schema: object) -> tuple[Mirrored, ...]:
 
 
 def _positions(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str, Any]]]:
-    """Each schema in a schema, with its path where `properties` alone lead to it. Raises nothing, follows no `$ref`."""
+    """Yield each schema in a schema, with its path if only `properties` lead to it, else None. Follows no `$ref`."""
     waiting: list[tuple[tuple[str, ...] | None, object]] = [((), root)]
     for _ in range(_MAX_SCHEMAS):
         if not waiting:
@@ -85,7 +86,7 @@ def _positions(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str,
 
 
 def check_mirrored(parameters: tuple[Mirrored, ...], arguments: object, headers: Mapping[str, str]) -> None:
-    """Hold headers, with names in lower case, against the arguments. Raises HttpError, 400 -32020."""
+    """Compare headers, with names in lower case, with the arguments. Raises HttpError, 400 -32020."""
     for parameter in parameters:
         value = _value_at(arguments, parameter.path)
         header = headers.get(parameter.header)

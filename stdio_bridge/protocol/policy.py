@@ -1,7 +1,8 @@
-"""Who may use which tool, prompt and resource, and how: rules, and what they decide. No I/O.
+"""The rules for tools, prompts and resources: who may use them, and with which arguments. No I/O.
 
-The exact name's rule decides; without one the rule of the pattern that matches and has the longest text before its
-first `*`, which stands for any characters; without one the default. Names are compared code point by code point.
+The rule for the exact name decides. Without one, it is the rule for a pattern that matches: the one with the longest
+text before its first `*`, which stands for any characters. Without one, it is the default. Names are compared code
+point by code point.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Primitive(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What one use needs: all of these scopes, and arguments that keep to a schema; `deny` means that no user may.
+    """What a call needs: all of these scopes, and arguments that the schema allows. `deny` forbids it to every user.
 
-    `quota` counts the uses of all that this rule decides about.
+    `quota` counts the calls of everything that this rule decides about.
     """
 
     scopes: frozenset[str] = frozenset()
@@ -40,9 +41,9 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a user may do. What does not exist for the user can be neither seen nor used.
+    """What a user may do. If not `exists`, the user can neither see it nor use it.
 
-    `missing` are scopes that the user can still be granted, out of all those that are `needed`.
+    `missing` are those of the `needed` scopes that the user lacks, and can still be granted.
     """
 
     exists: bool
@@ -56,7 +57,7 @@ class Decision:
 
 
 def unknown(primitive: Primitive, name: str) -> tuple[int, str]:
-    """Return the code and text with which the specification's servers answer for what they do not have."""
+    """Return the error code and text with which a server answers for a tool, prompt or resource that it lacks."""
     if primitive is Primitive.RESOURCES:
         return LEGACY_RESOURCE_NOT_FOUND, "Resource not found"
     return INVALID_PARAMS, f"Unknown {primitive.value.removesuffix('s')}: {name}"
@@ -77,7 +78,7 @@ class _Pattern:
     rule: Rule
 
     def matches(self, name: str) -> bool:
-        """Whether the pieces stand in the name in their order, without going over any part of it twice."""
+        """Whether the name has all pieces in their order, without overlaps."""
         first, *middle, last = self.pieces
         position, end = len(first), len(name) - len(last)
         if end < position or not name.startswith(first) or not name.endswith(last):
@@ -90,13 +91,13 @@ class _Pattern:
         return True
 
     def may_tie_with(self, other: _Pattern) -> bool:
-        """Whether one name might match both, and neither goes before the other."""
+        """Whether one name might match both patterns, and neither has precedence."""
         ends = self.pieces[-1], other.pieces[-1]
         return self.pieces[0] == other.pieces[0] and (ends[0].endswith(ends[1]) or ends[1].endswith(ends[0]))
 
 
 class _RuleSet:
-    """Rules by name in one form of the names."""
+    """Rules by name; all names are in the form that `pieces_of` and `key_of` make."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class _RuleSet:
             if len(pieces) == 1:
                 key = key_of(pieces[0])
                 if key in named:
-                    raise InvalidRulesError(f"{named[key]} and {name} name the same")
+                    raise InvalidRulesError(f"{named[key]} and {name} are the same name")
                 self._exact[key] = rule
                 named[key] = name
                 continue
@@ -128,7 +129,7 @@ class _RuleSet:
                         "longer before its *"
                     )
             self._patterns.append(pattern)
-        # The first one that matches is the one that decides.
+        # The first pattern that matches decides.
         self._patterns.sort(key=lambda pattern: -len(pattern.pieces[0]))
 
     def find(self, name: str) -> Rule:
@@ -139,18 +140,18 @@ class _RuleSet:
         return next((pattern.rule for pattern in self._patterns if pattern.matches(name)), self._default)
 
     def find_all_below(self, prefix: str) -> list[Rule]:
-        """Return every rule that may decide about a name that begins so."""
+        """Return every rule that may decide about a name with this prefix."""
         found = [rule for name, rule in self._exact.items() if name.startswith(prefix)]
         for pattern in self._patterns:
             before = pattern.pieces[0]
             if before.startswith(prefix) or prefix.startswith(before):
                 found.append(pattern.rule)
             if prefix.startswith(before) and pattern.pieces[1:] == ("",):
-                return found  # it matches all of them: nothing behind it decides
+                return found  # it matches every such name, so no later rule decides
         return [*found, self._default]
 
     def find_unmatched(self, names: Iterable[str], prefixes: Iterable[str]) -> set[str]:
-        """Return the names of the rules that match none of these names, nor anything that begins so."""
+        """Return the names of the rules that match none of these names, and no name with one of these prefixes."""
         names, prefixes = list(names), tuple(prefixes)
         keys = {self._key_of(name) for name in names}
         unmatched = {name for key, name in self._named.items() if key not in keys and not key.startswith(prefixes)}
@@ -181,9 +182,9 @@ class Rules:
 class ResourceRules(Rules):
     """The rules for resources, by their URIs.
 
-    A URI must satisfy the rule for it as it is written and the rule for its normal form, in which the rules are
-    compared, too: a server that takes two spellings for one resource does not get round a rule. A file of a host must
-    satisfy the rule for the local file, too. A URI that servers read in different ways does not exist.
+    A URI must satisfy the rule for it as it is written, and the rule for its normal form, which is compared with the
+    normal forms of the rules. So no other spelling of a resource evades its rule. A `file` URI with a host must satisfy
+    the rule for the local file as well. A URI that servers read in different ways does not exist.
     """
 
     def __init__(self, *, default: Rule, rules: Mapping[str, Rule]) -> None:
@@ -205,7 +206,7 @@ class ResourceRules(Rules):
         return rules if local == normal else (*rules, self._normal.find(local))
 
     def find_unmatched(self, names: Iterable[str], templates: Iterable[str] = ()) -> list[str]:
-        """Return the rules that match none of these URIs, nor what a template can stand for, sorted."""
+        """Return the rules that match none of these URIs, and no URI of a template, sorted."""
         names, prefixes = list(names), [template.partition("{")[0] for template in templates]
         normal = [uri for uri in map(_find_normal, names) if uri is not None]
         return sorted(
@@ -213,7 +214,7 @@ class ResourceRules(Rules):
         )
 
     def find_all_of_template(self, template: str) -> list[Rule]:
-        """Return every rule that may decide about a URI that the template stands for."""
+        """Return every rule that may decide about a URI of this template."""
         return self._rules.find_all_below(template.partition("{")[0])
 
 
@@ -225,7 +226,10 @@ def _find_normal(uri: str) -> str | None:
 
 
 def decide(rules: Iterable[Rule], *, held: frozenset[str], grantable: frozenset[str]) -> Decision:
-    """Decide about a use that must satisfy all of these, for a user who holds scopes and can be granted others."""
+    """Decide about a call that must satisfy all these rules, for a user with the scopes `held`.
+
+    `grantable` are other scopes that the user can still be granted.
+    """
     needed: frozenset[str] = frozenset()
     for rule in rules:
         if rule.deny:

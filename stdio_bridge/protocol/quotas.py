@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _MINUTE = 60.0
-# Calls that came within this time of each other leave the count together, with the last of them.
+# Calls within this time of each other count as one burst, which stays in the count until its last call is a minute old.
 _TOGETHER_SECONDS = 5.0
 _MAX_USERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many calls each user may make within any minute. `name` says of what, to a user who makes too many."""
+    """How many calls each user may make within any minute. `name` tells a user over the quota which calls it counts."""
 
     name: str
     calls_per_minute: int
@@ -23,7 +23,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Calls over a quota, for so many seconds more; None if a minute never has room for all of them together."""
+    """A quota that calls exceed, and in how many seconds they no longer would; None if they always would."""
 
     quota: Quota
     seconds: float | None
@@ -48,7 +48,7 @@ class _Window:
         self._calls = 0
 
     def seconds_until_room(self, calls: int, limit: int, now: float) -> float | None:
-        """Return how long until so many calls more are within the limit, None if they never are."""
+        """Return how many seconds until `calls` more are within the limit, None if they never are."""
         while self._bursts and now - self._bursts[0].last >= _MINUTE:
             self._calls -= self._bursts.popleft().calls
         excess = self._calls + calls - limit
@@ -98,14 +98,14 @@ class CallRates:
         return bool(self._users) and now - next(reversed(self._users.values())).last < _MINUTE
 
     def seconds_until_room(self, user: str, now: float) -> float:
-        """Return how long this user has to wait since too many others have called: none of them may be forgotten."""
+        """Return how many seconds this user must wait because the table of users is full of callers of this minute."""
         while self._users and self._seconds_of_oldest(now) <= 0:
             self._users.popitem(last=False)
         is_full = user not in self._users and len(self._users) >= self._max_users
         return self._seconds_of_oldest(now) if is_full else 0.0
 
     def find_excess(self, user: str, wanted: Mapping[Quota, int], now: float) -> Excess | None:
-        """Return the quota for whose room so many calls have to wait longest, if for any. Nothing is counted."""
+        """Return the quota that makes these calls wait longest, None if there is none. Counts nothing."""
         windows = self._users[user].windows if user in self._users else {}
         longest: Excess | None = None
         for quota, calls in wanted.items():
@@ -117,11 +117,11 @@ class CallRates:
         return longest
 
     def _seconds_of_oldest(self, now: float) -> float:
-        """How long until the last call of the user who has not called for the longest time is a minute ago."""
+        """How many seconds until the user whose last call is the oldest has made no call for a minute."""
         return _MINUTE - (now - next(iter(self._users.values())).last)
 
     def count(self, user: str, wanted: Mapping[Quota, int], now: float) -> None:
-        """Count calls that nothing has been found against."""
+        """Count calls, after `find_excess` has found nothing."""
         known = self._users.setdefault(user, _User())
         self._users.move_to_end(user)
         known.last = now

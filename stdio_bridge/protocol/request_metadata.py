@@ -1,4 +1,4 @@
-"""What a modern request says of itself, in its body and its headers, which must agree. No I/O.
+"""The metadata of a modern request, in its body and in its headers, which must agree. No I/O.
 
 2026-07-28, "Request Metadata" and "Server Validation".
 """
@@ -35,7 +35,7 @@ _ENCODED = re.compile(r"=\?base64\?(.*)\?=")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestMetadata:
-    """The request's own account of its client. The client's word alone: nothing is allowed because of it."""
+    """What the request says about its client. It is unverified: nothing is allowed because of it."""
 
     version: str
     capabilities: Message
@@ -50,12 +50,15 @@ class RequestMetadata:
 
 
 def is_modern_version(version: str | None) -> bool:
-    """Whether a version, known to us or not, is of the modern era."""
+    """Whether a version is of the modern era, whether or not the bridge knows it."""
     return version is not None and _DATED.fullmatch(version) is not None and version >= MODERN_VERSIONS[0]
 
 
 def is_modern(version_header: str | None, messages: Iterable[Message]) -> bool:
-    """Tell a POST's era: a modern client says so in the header and in each body; either is enough to be held to it."""
+    """Whether a POST is of the modern era: a modern client names its version in the header and in each message.
+
+    One of the two is enough; then the other is required.
+    """
     return is_modern_version(version_header) or any(
         PROTOCOL_VERSION in jsonrpc.meta_of(message) for message in messages
     )
@@ -128,14 +131,14 @@ def find_header_text(value: str | None) -> str | None:
         return value
     try:
         decoded = base64.b64decode(encoded[1], validate=True)
-        # Bits beyond the last byte would let two values stand for one.
+        # With unused bits set at the end, two texts would decode to the same value.
         return decoded.decode("utf-8") if base64.b64encode(decoded).decode("ascii") == encoded[1] else None
     except (binascii.Error, UnicodeDecodeError):
         return None
 
 
 def missing_capabilities(request: Message, declared: Message) -> Message:
-    """What a client would have to declare to be asked this, as capabilities; empty when it has declared it."""
+    """Return the capabilities that a client must declare to get this request, and has not declared."""
     method = request.get("method")
     params = jsonrpc.params_of(request)
     needed: dict[str, Any] = {}

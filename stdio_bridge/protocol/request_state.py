@@ -1,7 +1,7 @@
-"""`requestState`: which suspended call a retry is of, signed, since it comes back from the client. No I/O, no clock.
+"""`requestState`: a signed value that names the suspended call which a retry continues. No I/O, no clock.
 
-2026-07-28, "Multi Round-Trip Requests", server requirements 4 and 5. What is signed holds all that is verified; that a
-state is used once is for the keeper of the suspended calls to see to.
+2026-07-28, "Multi Round-Trip Requests", server requirements 4 and 5. Not checked here: that a state is used only once,
+which SuspendedCalls does.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .errors import HttpError, bad_request
 from .jsonrpc import Message
 from .signing import SIGNER_OPTIONS
 
-# Not part of what is asked for: they differ between a request and its retry.
+# Parameters that differ between a request and its retry.
 _PER_ATTEMPT = frozenset({"_meta", "inputResponses", "requestState"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The suspended call, its user and request, and until when the state is good (the caller's clock)."""
+    """What a state stands for: the suspended call, its user and request, and when it expires (the caller's clock)."""
 
     call: str
     user: str
@@ -53,7 +53,7 @@ class RequestStates:
             call, expires, binding = payload
         except (BadData, TypeError, ValueError) as error:
             raise refused("this server has not issued this requestState") from error
-        # "Clients MUST echo back the exact value": base64 has bits to spare, so that others would verify too.
+        # "Clients MUST echo back the exact value": base64 has unused bits, so that other values would verify as well.
         if self._serializer.dumps(payload) != unverified_state:
             raise refused("this server has not issued this requestState")
         if not isinstance(call, str) or binding != binding_of(user, resource, request):
@@ -64,12 +64,12 @@ class RequestStates:
 
 
 def refused(text: str) -> HttpError:
-    """400: the state or what comes with it is of no use."""
+    """400: the state, or what comes with it, cannot be used."""
     return bad_request(jsonrpc.INVALID_PARAMS, text)
 
 
 def binding_of(user: str, resource: str | None, request: Message) -> str:
-    """Return a digest of a user's request without what differs between it and its retry."""
+    """Return a digest of a user's request, without the parameters that differ between it and its retry."""
     params = {name: value for name, value in jsonrpc.params_of(request).items() if name not in _PER_ATTEMPT}
     bound = [user, resource, request["method"], params]
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()

@@ -10,9 +10,9 @@ import re
 from urllib.parse import unquote
 
 _MAX_DECODINGS = 3
-# All other clients wait while one is read.
+# Longer URIs would keep the bridge's only thread, and all other clients, waiting.
 _MAX_CHARACTERS = 1 << 16
-# A code point that no text has (Unicode, "Noncharacters"): it stands for * where a rule is brought into its form.
+# A code point that no text has (Unicode, "Noncharacters"). It stands for * while a rule's URI is normalized.
 _WILDCARD = "\ufdd0"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _DOT_SEGMENT = re.compile(r"(?:^|[/:])\.\.?(?=[/?#]|$)")
@@ -21,7 +21,7 @@ _MISSING_SLASHES = re.compile(r"(?:https?|wss?|ftp):(?!//[^/])|file:(?!//(?!//))
 _SCHEME_AND_AUTHORITY = re.compile(r"([a-z][a-z0-9+.-]*):(?://([^/?#]*))?", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21"}
 _HOST_AND_PORT = re.compile(rf"(\[[^\[\]@]*\]|[^:\[\]@]*)(?::([0-9{_WILDCARD}]*))?")
-# Parsers take a host with such an end for an IPv4 address, in many notations.
+# Parsers read a host with such an end as an IPv4 address, in many notations.
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$")
 _QUERY = re.compile(r"[?#]")
 _REPEATED_SLASHES = re.compile(r"/{2,}")
@@ -42,7 +42,7 @@ def normalize_uri(uri: str) -> str:
 
 
 def without_file_host(normal: str) -> str:
-    """Return the normal form of the local file that careless servers read for this one, of any host."""
+    """Return the normal form of a `file` URI without its host, which some servers ignore."""
     start = _SCHEME_AND_AUTHORITY.match(normal)
     return normal if start is None or start[1] != "file" else "file://" + normal[start.end() :]
 
@@ -55,7 +55,7 @@ def normalize_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def without_query(uri: str) -> str:
-    """Return what a record may hold of a URI: the rest may be what is searched for, or a secret."""
+    """Return a URI without query and fragment, which may hold search terms or secrets."""
     return _QUERY.split(uri, maxsplit=1)[0]
 
 

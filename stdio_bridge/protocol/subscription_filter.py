@@ -1,4 +1,4 @@
-"""The filter of a modern subscription: which changes its client wants and the server can tell of. No I/O."""
+"""The filter of a modern subscription: which changes its client wants, and which of them the server reports. No I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .mcp import LIST_CHANGES
 
 
 def all_list_changes(capabilities: Message) -> Message:
-    """The filter of a subscription to every list that this server says may change."""
+    """The filter of a subscription to every list whose changes this server reports."""
     return {
         name: True
         for name, (_, feature) in LIST_CHANGES.items()
@@ -17,7 +17,7 @@ def all_list_changes(capabilities: Message) -> Message:
 
 
 def honoured(wanted: Message, capabilities: Message) -> Message:
-    """The part of a subscription's filter that a server with these capabilities can keep."""
+    """The part of a subscription's filter that a server with these capabilities supports."""
     kept: Message = {
         name: True
         for name, (_, feature) in LIST_CHANGES.items()

@@ -1,4 +1,4 @@
-"""What becomes legacy: requests of a modern client, and answers and changes of a modern server. No I/O."""
+"""Translations to the legacy era: requests of a modern client, answers and changes of a modern server. No I/O."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _OF_MODERN_RESULTS = frozenset({"resultType", "ttlMs", "cacheScope"})
 
 
 def client_capabilities(metadata: RequestMetadata) -> Message:
-    """Pick what a legacy server can make use of among the client's capabilities."""
+    """Return those of the client's capabilities that a legacy server understands."""
     return crossing_client_capabilities(metadata.capabilities)
 
 
 def initialize_params(metadata: RequestMetadata | None, version: str) -> Message:
-    """Params of `initialize` in the name of a modern request's client; without one in the bridge's own."""
+    """The params of `initialize` for the client of a modern request; without a request, for the bridge itself."""
     info = metadata.client_info if metadata is not None else {}
     named = isinstance(info.get("name"), str) and isinstance(info.get("version"), str)
     return {
@@ -52,7 +52,7 @@ def initialize_result(initialize: Message, discovered: Message) -> Message:
 
 
 def request(message: Message) -> Message:
-    """A request without what only modern servers know."""
+    """A request without the members that only modern servers know."""
     params = {name: value for name, value in jsonrpc.params_of(message).items() if name not in _INPUT_PARAMS}
     meta = {name: value for name, value in jsonrpc.meta_of(message).items() if not name.startswith(META_PREFIX)}
     params.pop("_meta", None)
@@ -60,7 +60,7 @@ def request(message: Message) -> Message:
 
 
 def answer(message: Message) -> Message:
-    """An answer without what only modern clients know."""
+    """An answer without the members and error codes that only modern clients know."""
     result, error = message.get("result"), message.get("error")
     if isinstance(result, dict):
         return {**message, "result": {name: v for name, v in result.items() if name not in _OF_MODERN_RESULTS}}
@@ -70,7 +70,7 @@ def answer(message: Message) -> Message:
 
 
 def change(message: Message) -> Message:
-    """A change that a subscription has brought, as it comes without one."""
+    """A notification of a subscription as a legacy server sends it, which has no subscriptions."""
     params = dict(jsonrpc.params_of(message))
     meta = {name: value for name, value in jsonrpc.meta_of(message).items() if name != SUBSCRIPTION_ID}
     params.pop("_meta", None)

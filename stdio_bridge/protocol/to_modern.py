@@ -1,4 +1,4 @@
-"""What becomes modern: requests of a legacy client, and answers and questions of a legacy server. No I/O."""
+"""Translations to the modern era: requests of a legacy client, answers and requests of a legacy server. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .mcp import (
     crossing_server_capabilities,
 )
 
-# What a client gets that has set no level: a modern server says nothing unless it is asked to.
+# For a client that has set no level: a modern server sends no log messages unless a request sets one.
 _DEFAULT_LEVEL = "info"
 
 
@@ -37,7 +37,7 @@ def client_meta(initialize: Message) -> Message:
 
 
 def answer(message: Message, method: str, server_info: object) -> Message:
-    """The answer of a legacy server as a modern one, and complete."""
+    """The answer of a legacy server as a modern answer, with all members that one must have."""
     if "error" in message:
         return _error_from(message)
     result = message["result"]
@@ -69,7 +69,7 @@ def _error_from(message: Message) -> Message:
 
 
 def _elicitations(data: object) -> Message:
-    """The links that a 2025-11-25 server wants visited first; the call is then repeated."""
+    """The URL elicitations that a 2025-11-25 server requires before the client repeats its call."""
     wanted = data.get("elicitations") if isinstance(data, dict) else None
     if not isinstance(wanted, list):
         return {}
@@ -89,11 +89,11 @@ def input_request(request: Message) -> Message:
 
 
 def input_response(asked: Message, answer: Message) -> Message | None:
-    """A client's answer as one of `inputResponses`; None where its error leaves nothing to go on with."""
+    """A client's answer as one of `inputResponses`; None for an error that the call cannot continue with."""
     result = answer.get("result")
     if isinstance(result, dict):
         return result
-    # To an elicitation there is an answer that means none was given.
+    # An elicitation has a regular answer that means the user gave none.
     return {"action": "cancel"} if asked["method"] == "elicitation/create" else None
 
 

@@ -1,4 +1,4 @@
-"""Which parameters of which tools are mirrored in headers, as far as a server has told. No I/O."""
+"""The parameters of each tool that headers must repeat, as far as the server has listed its tools. No I/O."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import hashlib
 from .jsonrpc import Message
 from .param_headers import Mirrored, find_mirrored
 
-# What is beyond them counts as a tool without such parameters.
+# Tools beyond these bounds are treated as tools without such parameters.
 _MAX_TOOLS = 10_000
 _MAX_SIZE = 4 << 20
-# What a name costs besides its characters.
+# The memory that a name takes besides its characters.
 _SIZE_OF_NAME = 64
 
 
 class ToolCatalog:
-    """What answers to `tools/list` have shown, until the server says that its tools have changed."""
+    """What the answers to `tools/list` have said, until the server reports that its tools have changed."""
 
     def __init__(self) -> None:
-        # By digests of their names: a server chooses how long these are.
+        # By digests of their names, as a server's names may be of any length.
         self._tools: dict[bytes, tuple[Mirrored, ...]] = {}
         self._size = 0
         self.complete = False
@@ -39,14 +39,14 @@ class ToolCatalog:
             self._size = size
 
     def forget(self) -> None:
-        """The tools have changed."""
+        """Forget all tools, as they have changed."""
         self.changes += 1
         self._tools.clear()
         self._size = 0
         self.complete = False
 
     def find(self, name: object) -> tuple[Mirrored, ...] | None:
-        """Return a tool's mirrored parameters; None where its definition has to be asked for first."""
+        """Return the parameters of a tool; None if the bridge must ask for its definition first."""
         found = self._tools.get(_digest(name)) if isinstance(name, str) else None
         return () if found is None and self.complete else found
 
@@ -61,6 +61,6 @@ def _size_of(mirrored: tuple[Mirrored, ...]) -> int:
 
 
 def next_cursor(result: Message) -> str | None:
-    """Return where the list goes on."""
+    """Return the cursor of the next page, None on the last one."""
     cursor = result.get("nextCursor")
     return cursor if isinstance(cursor, str) else None

@@ -65,7 +65,7 @@ class ToolLock:
     def find_reason(self, name: str, tool: Message, *, is_repeated: bool) -> Reason | None:
         """Return why a tool of a list is hidden, None if it is not. `is_repeated`: the list has two of this name.
 
-        It takes no longer than the lock is large, whatever the list holds.
+        The time it takes depends on the size of the lock, and not on what the server has listed.
         """
         locked = self._tools.get(name)
         if locked is None:
@@ -92,7 +92,7 @@ class ToolLock:
 
 
 def definition_of(tool: Message) -> Message:
-    """Return what is locked of a tool. A member that is null is one that is absent."""
+    """Return the part of a tool's definition that is locked. A member that is null counts as absent."""
     return {name: value for name, value in tool.items() if name not in _NOT_LOCKED and value is not None}
 
 

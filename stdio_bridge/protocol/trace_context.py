@@ -1,6 +1,6 @@
 """Which trace a request belongs to: W3C Trace Context, in HTTP headers and in `_meta` (SEP-414). No I/O.
 
-A client can send both, so they say where a span belongs and nothing else.
+A client can send both, so they decide where a span belongs, and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_TRACESTATE = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceContext:
-    """A span, as others refer to it. Ids are hexadecimal."""
+    """A reference to a span. Ids are hexadecimal."""
 
     trace_id: str
     span_id: str

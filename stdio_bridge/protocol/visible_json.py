@@ -32,7 +32,7 @@ _TOKEN = re.compile(r"\\u[0-9a-f]{4}|\\.|\w+|[^\w\x00-\x7f]")
 
 
 def render(value: object, *, depth: int = 0) -> str:
-    """Return a value as canonical, readable text, as it stands that deep in another. Raises ValueError for no JSON."""
+    """Return a value as canonical, readable text, indented as at that depth. Raises ValueError if it is not JSON."""
     return "".join(_pieces(value, "\n" + depth * _INDENT))
 
 

@@ -227,7 +227,7 @@ def test_only_the_first_refusals_of_a_batch_are_explained(bridge: Bridge) -> Non
     answers = {each["id"]: each["error"] for each in client.post(calls).messages}
     assert {error["code"] for error in answers.values()} == {-32602}
     explained = 'Invalid arguments: arguments.path: the value is not of type "string"'
-    refused = "Invalid arguments: arguments: do not keep to the schema of the rule that decides about this call"
+    refused = "Invalid arguments: arguments: the schema of the rule for this call does not allow them"
     assert [answers[number]["message"] for number in range(12)] == [explained] * 10 + [refused] * 2
 
 

@@ -144,7 +144,7 @@ def test_resources_have_no_arguments(tmp_path: Path) -> None:
 
 
 def test_two_spellings_of_one_resource_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"resources: rules: memo://a and MEMO://a name the same"):
+    with pytest.raises(UsageError, match=r"resources: rules: memo://a and MEMO://a are the same name"):
         parse(tmp_path, {"resources": {"rules": {"memo://a": {}, "MEMO://a": {}}}})
 
 

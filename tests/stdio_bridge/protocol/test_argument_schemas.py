@@ -15,7 +15,7 @@ from stdio_bridge.protocol import jsonrpc
 from stdio_bridge.protocol.argument_schemas import ArgumentSchema, InvalidSchemaError
 
 SECRET = "s3cr3t-value"
-REFUSED = "arguments: do not keep to the schema of the rule that decides about this call"
+REFUSED = "arguments: the schema of the rule for this call does not allow them"
 ISSUE = {
     "type": "object",
     "required": ["title"],
@@ -252,7 +252,7 @@ def test_arguments_of_schemas_that_branch_and_refer_to_themselves_are_bounded_in
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert fault({"filter": nested(5, {"field": "a"})}, FILTER) is None
-    told = "arguments: more than 12 arrays and objects are in each other"
+    told = "arguments: arrays and objects are nested more than 12 deep"
     assert asked(monkeypatch, FILTER, {"filter": nested(6, {"field": "a"})}) == (told, 0, 0)
     lists = {"properties": {"p": {"$ref": "#/$defs/list"}}, "$defs": {"list": {"items": {"$ref": "#/$defs/list"}}}}
     assert fault({"p": nested(20, 1)}, lists) is None
