@@ -82,21 +82,22 @@ class Browser:
             if form is None or form.action is None or not form.buttons:
                 return response
             self.pages.append(response.text)
-            response = self._submit(response.url, form)
+            response = self.submit(response.url, form)
         raise AssertionError(f"no end after {MAX_STEPS} steps: {response.url}")
 
     def _get(self, url: str, *, site: str) -> requests.Response:
         headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Accept": "text/html"}
         return self.session.get(url, headers=headers, allow_redirects=False, timeout=TIMEOUT_SECONDS)
 
-    def _submit(self, page_url: str, form: Form) -> requests.Response:
+    def submit(self, page_url: str, form: Form) -> requests.Response:
+        """Fill in a form of a page, and click the button that fits; return the answer, which may be a redirect."""
         wanted = {"decision": self.decision, "login": self.login}
-        button = next((name, value) for name, value in form.buttons if wanted.get(name, value) == value)
+        clicked = dict([next(each for each in form.buttons if wanted.get(*each) == each[1])] if form.buttons else [])
         entered = {name: self.credentials[name.removeprefix("value:")] for name in form.entered}
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(page_url))
         return self.session.post(
             urljoin(page_url, form.action or ""),
-            data={**form.fields, **entered, button[0]: button[1]},
+            data={**form.fields, **entered, **clicked},
             headers={"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate", "Origin": origin},
             allow_redirects=False,
             timeout=TIMEOUT_SECONDS,

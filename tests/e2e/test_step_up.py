@@ -90,9 +90,9 @@ def calls_in(result: CallToolResult) -> list[str]:
 class Careful(Browser):
     """Approves what a page asks for, but for scopes that the user does not want to give."""
 
-    def _submit(self, page_url: str, form: Form) -> requests.Response:
+    def submit(self, page_url: str, form: Form) -> requests.Response:
         form.fields.pop("scope:write", None)
-        return super()._submit(page_url, form)
+        return super().submit(page_url, form)
 
 
 def provider_for(url: str, storage: MemoryStorage, clicks: Clicks) -> OAuthClientProvider:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import socket
 import ssl
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import requests
 from cryptography import x509
 
-from tests.browser import Browser
+from tests.browser import Browser, Form
 from tests.e2e.flow import INITIALIZE, MCP_HEADERS, SourceAddress, initialize, log_in
 
 TIMEOUT = 20  # seconds
@@ -44,33 +45,38 @@ def main() -> int:
     )
     login.add_argument("--scope", help="without it, what the server requires")
 
-    opened = steps.add_parser("open", help="print the id of a new session")
-    opened.set_defaults(run=_open)
-    refused = steps.add_parser("refused", help="print why no session could be opened")
-    refused.set_defaults(run=_refused)
-    gone = steps.add_parser("gone", help="be told that a session has ended")
-    gone.set_defaults(run=_gone)
-    end = steps.add_parser("end", help="end a session")
-    end.set_defaults(run=_end)
-    stream = steps.add_parser("stream", help="hold a session's stream open; fails when it ends")
-    stream.set_defaults(run=_stream)
-    knock = steps.add_parser("knock", help="open sessions for ever; fails when one is refused")
-    knock.set_defaults(run=_knock)
-    tools = steps.add_parser("tools", help="print the names of the tools that there are")
-    tools.set_defaults(run=_tools)
-    repeat = steps.add_parser("repeat", help="open and end sessions, one after the other")
-    repeat.set_defaults(run=_repeat)
-    repeat.add_argument("--count", type=int, required=True)
-    call = steps.add_parser("call", help="print the text of a tool's answer")
-    call.set_defaults(run=_call)
-    call.add_argument("--tool", default="get_current_time")
-    call.add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
-    for command in (opened, refused, gone, end, stream, knock, tools, repeat, call):
+    replace = steps.add_parser("replace", help="replace a credential on the account page")
+    replace.set_defaults(run=_replace)
+    replace.add_argument("issuer")
+    replace.add_argument("server", help="its name")
+    replace.add_argument("--login", default="octocat")
+    replace.add_argument("--credential", type=lambda text: text.split("=", 1), required=True, help="NAME=VALUE")
+
+    with_token = {}
+    for name, step, explanation in (
+        ("open", _open, "print the id of a new session"),
+        ("refused", _refused, "print why no session could be opened"),
+        ("unavailable", _unavailable, "be told to try again later, and print why"),
+        ("gone", _gone, "be told that a session has ended"),
+        ("end", _end, "end a session"),
+        ("stream", _stream, "hold a session's stream open; fails when it ends"),
+        ("knock", _knock, "open sessions for ever; fails when one is refused"),
+        ("tools", _tools, "print the names of the tools that there are"),
+        ("repeat", _repeat, "open and end sessions, one after the other"),
+        ("call", _call, "print the text of a tool's answer"),
+    ):
+        command = with_token[name] = steps.add_parser(name, help=explanation)
+        command.set_defaults(run=step)
         command.add_argument("resource")
         command.add_argument("--address", default="", help="of this machine, to connect from")
         command.add_argument("--token-file", type=Path, required=True, help="as `login` prints it")
-    for command in (gone, end, stream, call):
-        command.add_argument("--session-file", type=Path, help="as `open` prints it; else a session for this call")
+    with_token["repeat"].add_argument("--count", type=int, required=True)
+    with_token["call"].add_argument("--tool", default="get_current_time")
+    with_token["call"].add_argument("--arguments", type=json.loads, default={"timezone": "UTC"}, help="as JSON")
+    for name in ("gone", "end", "stream", "call"):
+        with_token[name].add_argument(
+            "--session-file", type=Path, help="as `open` prints it; else a session for this call"
+        )
 
     page = steps.add_parser("page", help="print what a URL answers; fails where it has nothing for us")
     page.set_defaults(run=_page)
@@ -110,6 +116,19 @@ def _login(options: argparse.Namespace) -> bool:
     return False
 
 
+def _replace(options: argparse.Namespace) -> bool:
+    name, value = options.credential
+    browser = Browser(login=options.login, credentials={name: value})
+    account = f"{options.issuer}/account"
+    signing_in = browser.submit(account, Form(browser.session.get(account, timeout=TIMEOUT).text))
+    browser.open(signing_in.headers["Location"], stop_at=account)
+    page = browser.session.get(account, timeout=TIMEOUT).text
+    card = re.search(rf'<li id="{options.server}-{name}">.*?</li>', page, re.DOTALL)
+    assert card is not None, page
+    replaced = browser.submit(account, Form(card[0]))
+    return replaced.headers.get("Location") != f"{account}?notice=credential-replaced"
+
+
 def _open(options: argparse.Namespace) -> bool:
     session = _Session(options)
     session.post({"method": "notifications/initialized"})
@@ -121,6 +140,12 @@ def _refused(options: argparse.Namespace) -> bool:
     answer = initialize(options.resource, options.token_file.read_text().strip())
     sys.stdout.write(answer.text)
     return "Mcp-Session-Id" in answer.headers
+
+
+def _unavailable(options: argparse.Namespace) -> bool:
+    answer = initialize(options.resource, options.token_file.read_text().strip())
+    sys.stdout.write(f"{answer.status_code} {answer.text}")
+    return answer.status_code != 503 or int(answer.headers["Retry-After"]) < 1
 
 
 def _gone(options: argparse.Namespace) -> bool:

@@ -19,7 +19,10 @@ let
           clientSecretFile = "/etc/test-secrets/github-client-secret";
           url = "https://github.example.com";
           apiUrl = "https://github.example.com";
-          allowedUsers = [ "octocat" ];
+          allowedUsers = [
+            "octocat"
+            "hubot"
+          ];
         };
         # As the test driver numbers machines: by name.
         hosts = {
@@ -48,11 +51,18 @@ let
           (lib.getExe pkgs.mcp-server-time)
           "--local-timezone=UTC"
         ];
+        # Each of its users has a token of their own. Its bridge asks another host for it.
+        servers.vault = {
+          command = [ (lib.getExe pkgs.hostile-server) ];
+          hosts = [ "tools2" ];
+          userCredentials.VAULT_TOKEN.label = "Vault token";
+        };
       };
 
       networking.hosts.${address 3} = [
         "mcp.example.com"
         "time.mcp.example.com"
+        "vault.mcp.example.com"
         "github.example.com"
       ];
       # Between the hosts only, in a network of their own.

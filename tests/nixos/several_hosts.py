@@ -1,10 +1,14 @@
 # The test driver runs this, in VMs or in containers: machines, `start_all` and `subtest` are in scope.
-
+import json
 
 ISSUER = "https://mcp.example.com"
 PORT = 22456
 TIME = "https://time.mcp.example.com/mcp"
 HOSTS = (auth1, auth2, edge, tools1, tools2)
+VAULT = "https://vault.mcp.example.com/mcp"
+STATUS = "http://192.168.1.5:9001/mcp-bridge-vault"
+PROCESSES = "systemctl list-units --all --plain --no-legend 'mcp-server-vault@*'"
+TOKENS = {login: f"token-that-belongs-to-{login}" for login in ("octocat", "hubot")}
 METRICS = "http://127.0.0.1:9099/metrics"
 CALL = f"test-client call {TIME} --token-file /root/token"
 
@@ -13,6 +17,27 @@ def wait_until_the_router_counts(host: str, *, up: bool) -> None:
     """Wait until the router sends requests to whatever is at this address, or nothing any more."""
     lines = f"test-client page {METRICS} | grep -F server_up | grep -F //{host}:"
     edge.wait_until_succeeds(f"{lines} > /root/up && ! grep -v ' {int(up)}$' /root/up")
+
+
+def open_vault(login: str) -> None:
+    """Begin a session of a user, which is a process of its own."""
+    edge.succeed(f"test-client open {VAULT} --token-file /root/vault-{login} > /root/vault-session-{login}")
+
+
+def session_in_vault(login: str) -> str:
+    """Return the options of a step in this user's session."""
+    return f"--token-file /root/vault-{login} --session-file /root/vault-session-{login}"
+
+
+def token_in_vault(login: str) -> str:
+    """Return the token that the process of this user's session has."""
+    answer = edge.succeed(f"test-client call {VAULT} {session_in_vault(login)} --tool environment --arguments '{{}}'")
+    return str(json.loads(answer)["done"]["VAULT_TOKEN"])
+
+
+def wait_for_processes_of_vault(count: int) -> None:
+    """Wait until the server has so many processes."""
+    tools2.wait_until_succeeds(f"test $({PROCESSES} | wc --lines) = {count}")
 
 
 start_all()
@@ -36,6 +61,57 @@ with subtest("a token of one auth service is good at the other"):
     assert len(keys) == 1, keys
     for _ in range(4):
         edge.succeed(CALL)
+
+with subtest("the health check finds a bridge of another host asleep, and does not wake it"):
+    check = "systemctl start mcp-gateway-health.service"
+    asleep = "grep 'server_asleep{server=\"vault\".* %d$' /var/lib/mcp-gateway-health/mcp-gateway.prom"
+    never_started = 'test -z "$(systemctl show --property=InvocationID --value mcp-bridge-vault.service)"'
+    tools2.succeed(never_started)
+    auth1.wait_until_succeeds(f"{check} && {asleep % 1}")
+    auth1.succeed(f"test-client page {STATUS}/statusz | grep '\"asleep\": true'")
+    edge.succeed(f"test-client page {STATUS}/metrics | grep 'mcp_bridge_asleep 1'")
+    tools2.succeed(never_started)
+
+with subtest("a process has what its user has entered at the login, which another host keeps"):
+    for login, token in TOKENS.items():
+        entered = f"--login {login} --credential VAULT_TOKEN={token}"
+        edge.succeed(f"test-client login {ISSUER} {VAULT} {entered} > /root/vault-{login}")
+        open_vault(login)
+    assert {login: token_in_vault(login) for login in TOKENS} == TOKENS
+    auth1.wait_until_succeeds(f"{check} && {asleep % 0}")
+    wait_for_processes_of_vault(2)
+
+with subtest("a replaced credential ends the processes of its user on another host, and no others"):
+    TOKENS["octocat"] = "another-token-of-octocat"
+    edge.succeed(f"test-client replace {ISSUER} vault --credential VAULT_TOKEN={TOKENS['octocat']}")
+    wait_for_processes_of_vault(1)
+    assert token_in_vault("hubot") == TOKENS["hubot"]
+    edge.succeed(f"test-client gone {VAULT} {session_in_vault('octocat')}")
+    open_vault("octocat")
+    assert token_in_vault("octocat") == TOKENS["octocat"]
+
+with subtest("a bridge that reaches no auth service starts no process, and its clients are told to try again"):
+    started = f"test-client page {STATUS}/metrics | grep ^mcp_bridge_spawns_total"
+    before = edge.succeed(started)
+    tools2.succeed("ip route add unreachable 192.168.1.1", "ip route add unreachable 192.168.1.2")
+    why = edge.succeed(f"test-client unavailable {VAULT} --token-file /root/vault-octocat")
+    assert "credentials cannot be had now" in why, why
+    assert edge.succeed(started) == before
+    # Processes that run go on.
+    assert {login: token_in_vault(login) for login in TOKENS} == TOKENS
+
+with subtest("it asks the next auth service where it does not reach the first, and the first again once it does"):
+    for address in ("192.168.1.2", "192.168.1.1"):
+        tools2.succeed(f"ip route delete unreachable {address}")
+        open_vault("octocat")
+        assert token_in_vault("octocat") == TOKENS["octocat"]
+
+with subtest("a removal at one host ends the processes on another, and its user is asked anew"):
+    auth2.succeed("mcp-gatewayctl credentials remove hubot vault")
+    # Those of octocat's three sessions are left.
+    wait_for_processes_of_vault(3)
+    why = edge.succeed(f"test-client refused {VAULT} --token-file /root/vault-hubot")
+    assert "log in again" in why, why
 
 with subtest("the log of each unit is in the journal of its host"):
     for auth in (auth1, auth2):
@@ -83,6 +159,10 @@ for silent in (False, True):
             for _ in range(5):
                 edge.succeed(CALL)
             edge.wait_until_succeeds(f"test-client login {ISSUER} {TIME}")
+            if dying is auth1:
+                # The bridge on another host asks it first, then the one that lives.
+                open_vault("octocat")
+                assert token_in_vault("octocat") == TOKENS["octocat"]
             wait_until_the_router_counts(address, up=False)
             if silent:
                 dying.unblock()
