@@ -22,6 +22,12 @@ settings.load_profile("busy")
 
 START_SECONDS = 60
 
+# What a shell starts in its background, or with nohup, ignores these signals, and so would each program that tests
+# start. What a process handles, its programs do not inherit.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
+
 
 class RedisServer:
     """A Redis of its own on a unix socket, which tests may stop and start again.
