@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ SUITE = json.loads((CHECKOUT / "nix/tests.json").read_text())
 LAUNCH = """
 set -eu
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
+mount -t overlay overlay -o "lowerdir=$FILES:$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
 mount -t proc proc "$FOLDER/root/proc"
 mount --rbind /dev "$FOLDER/root/dev"
 ip link set lo up
@@ -39,9 +40,8 @@ needs_root = pytest.mark.skipif(
 @needs_root
 @pytest.mark.timeout(SECONDS + 900)  # the root may have to be built first
 def test_the_package_passes_its_tests_on_the_versions_of_nixos(tmp_path: Path) -> None:
-    build = tmp_path / "upper/build"
-    for folder in (build / "checkout", tmp_path / "work", tmp_path / "root"):
-        folder.mkdir(parents=True)
+    build = tmp_path / "files/build"
+    (build / "checkout").mkdir(parents=True)
     ignored = shutil.ignore_patterns("__pycache__", "node_modules")
     for source in SUITE["sources"]:
         if (CHECKOUT / source).is_dir():
@@ -50,26 +50,39 @@ def test_the_package_passes_its_tests_on_the_versions_of_nixos(tmp_path: Path) -
             shutil.copy2(CHECKOUT / source, build / "checkout" / source)
     for path in (build, *build.rglob("*")):
         os.chown(path, 1000, 1000)
-    done = subprocess.run(
+    environment = {
+        **os.environ,
+        "LOWER": str(cached_root(CHECKOUT)),
+        "FILES": str(tmp_path / "files"),
+        "ENVIRONMENT": NIXOS_ENVIRONMENT,
+    }
+    # At once, in machines of their own, since they mostly wait.
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(_run, tests, tmp_path / str(number), environment) for number, tests in enumerate(SUITE["tests"])
+        ]
+    failed = [done for done in (run.result() for run in runs) if done.returncode != 0]
+    for part in tmp_path.iterdir():
+        shutil.rmtree(part)
+    assert not failed, "\n".join(f"{done.stdout[-20000:]}\n{done.stderr[-2000:]}" for done in failed)
+
+
+def _run(tests: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    for name in ("upper", "work", "root"):
+        (folder / name).mkdir(parents=True)
+    return subprocess.run(
         (
             *("unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", LAUNCH, "-"),
             *(f"--ignore={path}" for path in SUITE["needMcp2"]),
-            *SUITE["tests"],
+            tests,
         ),
-        env={
-            **os.environ,
-            "LOWER": str(cached_root(CHECKOUT)),
-            "FOLDER": str(tmp_path),
-            "ENVIRONMENT": NIXOS_ENVIRONMENT,
-        },
+        env={**environment, "FOLDER": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
-    shutil.rmtree(tmp_path / "upper")
-    assert done.returncode == 0, f"{done.stdout[-20000:]}\n{done.stderr[-2000:]}"
 
 
 @pytest.mark.skipif(not evaluation.can_evaluate(), reason="needs nix-instantiate and <nixpkgs/lib>")
