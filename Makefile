@@ -18,7 +18,7 @@ BENCH_PYTHON := $(patsubst bench/requirements/%.txt,.cache/bench/%/ready,$(wildc
 DEBIAN_PACKAGES := chromium chromium-driver debootstrap iproute2 nix-bin prometheus prometheus-node-exporter redis-server systemd-container wrk
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate dashboard bench debian-packages clean
+.PHONY: help run test prepare test-unit test-flows test-e2e test-clients test-browser test-systemd lint format evaluate dashboard bench debian-packages systemd-root clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,8 +26,10 @@ help: ## Say what there is
 run: .venv/local $(NPM_LOCAL)/ready ## The gateway on this machine: PORT=8080 ARGS='--server NAME="COMMAND …"'
 	@LOCAL_STACK_LAUNCHER=make exec $(BIN)/python -m local --port $(PORT) $(ARGS)
 
-test: debian-packages .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready $(NPM_CLIENTS)/ready lint ## All tests, linters and types
-	$(BIN)/pytest -ra --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+test: prepare lint ## All tests, linters and types
+	$(BIN)/pytest -ra --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+
+prepare: debian-packages systemd-root .venv/test $(MCP1)/ready $(TRAEFIK_OLDEST)/ready $(NPM_LOCAL)/ready $(NPM_TESTS)/ready $(NPM_CLIENTS)/ready ## Install what the tests need; with --jobs=4, several things at once
 
 test-unit: .venv/test $(MCP1)/ready ## What needs nothing but Python
 	$(BIN)/pytest -ra tests/auth_service tests/stdio_bridge tests/local tests/monitoring
@@ -117,6 +119,12 @@ $(NPM_BENCH)/ready: bench/npm/package-lock.json
 	  cp $(dir $<)package.json $(dir $<)package-lock.json $(@D) && \
 	  npm $(NPM_INSTALL) --prefix $(@D) --silent --no-audit --no-fund && touch $@; \
 	else echo "Node.js and npm are not installed: doing without $(dir $<)package.json" >&2; fi
+
+# Where it cannot be built, the tests that need it try again, and say why.
+systemd-root: debian-packages .venv/test
+	-@if [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then \
+	  $(BIN)/python -c 'from pathlib import Path; from tests.systemd.root import cached_root; cached_root(Path())'; \
+	fi
 
 debian-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
