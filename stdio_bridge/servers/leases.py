@@ -112,10 +112,13 @@ class Leases:
             del self._by_key[key]
 
     def end_at_once(self, user: str, reason: str) -> None:
-        """End all processes of a user, with their sessions."""
+        """End all processes of a user, with their sessions, as the user's credentials have changed.
+
+        Those that have not started ask for the credentials again, and their clients wait for that.
+        """
         self.pool.end_at_once(user, reason)
         for lease in [*self._sessions, *self._calls]:
-            if lease.user == user:
+            if lease.user == user and lease.ending:
                 lease.evict()
 
     def tick(self, now: float) -> None:

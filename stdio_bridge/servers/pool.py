@@ -96,6 +96,7 @@ class Server:
         self._is_for_user = pool.credentials is not None and identity is not None
         self._due_at: float | None = None
         self._question: Question | None = None
+        """What was asked for its user's credentials, until it starts with them."""
         if pool.credentials is not None and identity is not None:
             self._question = pool.credentials.ask(identity, self._take_credentials)
         else:
@@ -121,6 +122,21 @@ class Server:
         if answer.good_for is not None:
             self._due_at = self._pool.loop.clock() + answer.good_for
         self._ask_to_start()
+
+    def ask_again(self) -> bool:
+        """Discard its user's credentials, and ask for them anew before it starts.
+
+        False if it has none, has started or is ending, or has asked too often.
+        """
+        if self._question is None or self.stopping:
+            return False
+        again = self._question.repeat()
+        if again is None:
+            return False
+        self._question = again
+        self._environment, self._due_at = _NO_VARIABLES, None
+        self._release_permit()
+        return True
 
     def _ask_to_start(self) -> None:
         self._permit = self._pool.start_limiter.ask(self._begin, low_priority=self._spare)
@@ -176,6 +192,7 @@ class Server:
         pool = self._pool
         options = pool.options
         environment, self._environment = self._environment, _NO_VARIABLES
+        self._question = None
         try:
             self._process = ServerProcess(
                 pool.loop,
@@ -411,9 +428,12 @@ class ServerPool:
         return server
 
     def end_at_once(self, user: str, reason: str) -> None:
-        """End all processes of a user, also those that wait for their credentials, or are being ended already."""
+        """End all processes of a user, even those that are being ended already, as the user's credentials have changed.
+
+        Those that have not started ask for the credentials again, or are not started.
+        """
         for server in list(self._servers):
-            if server.user == user:
+            if server.user == user and not server.ask_again():
                 if not server.running and not server.ending:
                     server.refusal = unavailable(reason, retry_seconds=1)
                 server.stop(reason, at_once=True)

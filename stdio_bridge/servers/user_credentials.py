@@ -31,6 +31,8 @@ AT_ONCE: Final = 16
 """How many questions may be under way; more wait."""
 TOTAL_SECONDS: Final = 10.0
 """How long a process waits for its credentials. Less than `--keep-alive`, so that the refusal is an HTTP error."""
+REPEATS: Final = 2
+"""How often a question is asked anew within that time, because the credentials have changed meanwhile."""
 _ONE_SECONDS: Final = 8.0
 _CONNECT_SECONDS: Final = 1.0
 _LOGGED_PER_SECOND = 1
@@ -69,18 +71,18 @@ class UserCredentials:
         now: Callable[[], float],
     ) -> None:
         """`variables` are what each process must get, neither more nor less. `now` is in seconds since 1970."""
-        self._loop = loop
+        self.loop = loop
         self._urls = urls
         self._verifier = verifier
         self._variables = variables
         self._now = now
         self._fernet = Fernet(base64.urlsafe_b64encode(verifier.key_for("credentials")))
-        self._limiter = StartLimiter(AT_ONCE)
+        self.limiter = StartLimiter(AT_ONCE)
         self._log = LimitedLog(log, loop.clock, per_second=_LOGGED_PER_SECOND)
 
     def ask(self, identity: Identity, taken: Taken) -> Question:
         """Ask for the credentials of a user. `taken` is called once, not before this returns, unless it is given up."""
-        return Question(self, self._loop, self._limiter, identity, taken)
+        return Question(self, identity, taken, deadline=self.loop.clock() + TOTAL_SECONDS, repeats=REPEATS)
 
     def send(
         self, url_number: int, identity: Identity, nonce: str, done: Callable[[Answer | str], None]
@@ -90,7 +92,7 @@ class UserCredentials:
             return None
         body = self._verifier.sign_credential_request(identity.assertion or "", nonce)
         return Post(
-            self._loop, self._urls[url_number], body, done, seconds=_ONE_SECONDS, connect_seconds=_CONNECT_SECONDS
+            self.loop, self._urls[url_number], body, done, seconds=_ONE_SECONDS, connect_seconds=_CONNECT_SECONDS
         )
 
     def read(self, answer: Answer | str, identity: Identity, nonce: str) -> Delivered | HttpError | None:
@@ -148,35 +150,51 @@ class Question:
     """A question under way."""
 
     def __init__(
-        self, credentials: UserCredentials, loop: Loop, limiter: StartLimiter, identity: Identity, taken: Taken
+        self, credentials: UserCredentials, identity: Identity, taken: Taken, *, deadline: float, repeats: int
     ) -> None:
+        """`deadline` is of the loop's clock. `repeats` is how often it may be asked anew."""
         self._credentials = credentials
-        self._loop = loop
+        self._loop = loop = credentials.loop
         self._identity = identity
-        self._taken: Taken | None = taken
+        self._taken = taken
+        self._deadline = deadline
+        self._repeats = repeats
+        self._is_over = False
         self._nonce = secrets.token_urlsafe(24)
         self._post: Post | None = None
         self._url_number = 0
-        self._timer = loop.call_later(TOTAL_SECONDS, lambda: self._finish(_unavailable("")))
+        self._timer = loop.call_later(deadline - loop.clock(), lambda: self._finish(_unavailable("")))
         self._permit: StartPermit | None = None
         # Not at once: nothing is answered before `ask` returns.
-        loop.call_soon(lambda: self._begin(limiter))
+        loop.call_soon(self._begin)
 
     def cancel(self) -> None:
-        """Give it up: whatever the answer is, it is not used. Harmless when it is over."""
-        self._taken = None
+        """Give it up: no answer is used any more. Harmless when it is over."""
+        self._is_over = True
         self._timer.cancel()
         if self._post is not None:
             self._post.cancel()
         if self._permit is not None:
             self._permit.release()
 
-    def _begin(self, limiter: StartLimiter) -> None:
-        if self._taken is not None:
-            self._permit = limiter.ask(self._send)
+    def repeat(self) -> Question | None:
+        """Give it up, and ask anew for the same process, as an answer may be of the time before a change.
+
+        None where it has been asked often enough, or the time in which it has to be answered is over.
+        """
+        self.cancel()
+        if not self._repeats or self._loop.clock() >= self._deadline:
+            return None
+        return Question(
+            self._credentials, self._identity, self._taken, deadline=self._deadline, repeats=self._repeats - 1
+        )
+
+    def _begin(self) -> None:
+        if not self._is_over:
+            self._permit = self._credentials.limiter.ask(self._send)
 
     def _send(self) -> None:
-        if self._taken is None:
+        if self._is_over:
             return
         try:
             self._post = self._credentials.send(self._url_number, self._identity, self._nonce, self._read)
@@ -197,10 +215,9 @@ class Question:
             self._finish(result)
 
     def _finish(self, result: Delivered | HttpError) -> None:
-        taken = self._taken
-        self.cancel()
-        if taken is not None:
-            taken(result)
+        if not self._is_over:
+            self.cancel()
+            self._taken(result)
 
 
 def _is_environment(value: object) -> bool:

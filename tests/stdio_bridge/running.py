@@ -27,9 +27,11 @@ ROOT = Path(__file__).parents[2]
 class Bridge:
     """A bridge in front of a server, by its HTTP."""
 
-    def __init__(self, *options: str, command: tuple[str, ...] = ECHO) -> None:
-        """An empty command is for options that say where the server is."""
-        arguments = [sys.executable, "-m", "stdio_bridge", "--listen", "127.0.0.1:0", *options]
+    def __init__(
+        self, *options: str, command: tuple[str, ...] = ECHO, program: tuple[str, ...] = ("-m", "stdio_bridge")
+    ) -> None:
+        """An empty command is for options that say where the server is. `program` is what Python runs."""
+        arguments = [sys.executable, *program, "--listen", "127.0.0.1:0", *options]
         if command:
             arguments += ["--", *command]
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from local.ports import free_port
+from stdio_bridge.servers.user_credentials import REPEATS
 from tests.stdio_bridge.credential_service import WAIT_SECONDS, CredentialService, credential_service
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
 from tests.stdio_bridge.running import KEY, ROOT, Bridge, assertion, rpc, signed
@@ -31,6 +32,16 @@ CHALLENGE = (
 )
 
 
+# A bridge that waits for credentials as long as a busy machine needs.
+PATIENT = """
+import sys
+from stdio_bridge import __main__
+from stdio_bridge.servers import user_credentials
+user_credentials.TOTAL_SECONDS = user_credentials._ONE_SECONDS = 600.0
+sys.exit(__main__.main(["--keep-alive", "600", *sys.argv[1:]]))
+"""
+
+
 @pytest.fixture
 def service() -> Iterator[CredentialService]:
     with credential_service() as running:
@@ -39,7 +50,12 @@ def service() -> Iterator[CredentialService]:
 
 @contextlib.contextmanager
 def bridge_of(
-    folder: Path, url: str, *options: str, command: tuple[str, ...] = LEGACY_SERVER, in_units: bool = False
+    folder: Path,
+    url: str,
+    *options: str,
+    command: tuple[str, ...] = LEGACY_SERVER,
+    in_units: bool = False,
+    is_patient: bool = False,
 ) -> Iterator[Bridge]:
     (folder / "key").write_text(KEY)
     asked = ("--credentials-url", url, "--user-credential", "TOKEN")
@@ -49,7 +65,8 @@ def bridge_of(
             path = stack.enter_context(server_socket(folder / "server", *command))
             yield stack.enter_context(Bridge(*own, "--server-socket", str(path), command=()))
         else:
-            yield stack.enter_context(Bridge(*own, command=command))
+            program = ("-c", PATIENT) if is_patient else ("-m", "stdio_bridge")
+            yield stack.enter_context(Bridge(*own, command=command, program=program))
 
 
 def begin(bridge: Bridge, era: str, user: str) -> tuple[int, dict[str, str], bytes]:
@@ -217,21 +234,59 @@ def test_the_next_address_is_asked_where_one_cannot_be_reached(service: Credenti
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("isolation", ["per-session", "per-user"])
-def test_an_answer_that_is_under_way_when_the_credential_changes_is_not_used(
+def test_a_process_that_waits_for_its_credential_while_it_is_replaced_gets_the_new_one(
     service: CredentialService, tmp_path: Path, isolation: str, era: str
 ) -> None:
     service.give("ann")
     service.held.add("ann")
-    with bridge_of(tmp_path, service.url, "--isolation", isolation) as bridge:
+    with bridge_of(tmp_path, service.url, "--isolation", isolation, is_patient=True) as bridge:
         with in_background(bridge, era, "ann") as answered:
             assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            service.environments["ann"] = {"TOKEN": "another"}
             tell(bridge, "ann")
             assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            assert metric(bridge, "mcp_bridge_spawns_total") == 0
+            service.held.clear()
+        assert answered[0][0] == 200
+        (server,) = psutil.Process(bridge.process.pid).children()
+        assert server.environ()["TOKEN"] == "another"
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_client_whose_credential_is_removed_while_its_process_waits_for_it_is_sent_to_log_in(
+    service: CredentialService, tmp_path: Path, era: str
+) -> None:
+    service.give("ann")
+    service.held.add("ann")
+    with bridge_of(tmp_path, service.url, is_patient=True) as bridge:
+        with in_background(bridge, era, "ann") as answered:
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            del service.environments["ann"]
+            tell(bridge, "ann")
+            assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+            service.held.clear()
+        assert (answered[0][0], answered[0][1]["www-authenticate"]) == (401, CHALLENGE)
+        assert metric(bridge, "mcp_bridge_spawns_total") == 0
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("isolation", ["per-session", "per-user"])
+def test_a_credential_that_changes_too_often_while_a_process_waits_for_it_is_not_waited_for(
+    service: CredentialService, tmp_path: Path, isolation: str, era: str
+) -> None:
+    service.give("ann")
+    service.held.add("ann")
+    with bridge_of(tmp_path, service.url, "--isolation", isolation, is_patient=True) as bridge:
+        with in_background(bridge, era, "ann") as answered:
+            for _ in range(1 + REPEATS):
+                assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
+                tell(bridge, "ann")
+                assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
         assert answered[0][0] in (404, 503)
         assert metric(bridge, "mcp_bridge_spawns_total") == 0
-        service.environments["ann"] = {"TOKEN": "another"}
         service.held.clear()
-        assert said(Client(bridge, era, user="ann"), "token") == "another"
+        assert said(Client(bridge, era, user="ann"), "token") == "token-of-ann"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -240,15 +295,16 @@ def test_another_user_s_process_is_neither_waited_for_nor_taken_over(
 ) -> None:
     service.give("ann", "bob")
     service.held.add("ann")
-    with bridge_of(tmp_path, service.url, "--isolation", "per-user") as bridge:
+    with bridge_of(tmp_path, service.url, "--isolation", "per-user", is_patient=True) as bridge:
         with in_background(bridge, era, "ann") as of_ann:
             assert service.asked.get(timeout=WAIT_SECONDS) == "ann"
             assert said(Client(bridge, era, user="bob"), "token") == "token-of-bob"
-            tell(bridge, "ann")
-            assert service.abandoned.get(timeout=WAIT_SECONDS) == "ann"
-        assert of_ann[0][0] in (404, 503)
-        assert metric(bridge, "mcp_bridge_spawns_total") == 1
-        service.held.clear()
+            assert service.asked.get(timeout=WAIT_SECONDS) == "bob"
+            tell(bridge, "bob")
+            assert metric(bridge, "mcp_bridge_spawns_total") == 1
+            service.held.clear()
+        assert of_ann[0][0] == 200
+        assert service.asked.empty()
         assert said(Client(bridge, era, user="ann"), "token") == "token-of-ann"
 
 

@@ -6,13 +6,14 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from stdio_bridge.http.identity import AssertionVerifier, Identity
+from stdio_bridge.io.child_process import Child
 from stdio_bridge.io.event_loop import Loop
 from stdio_bridge.io.http_post import Answer
 from stdio_bridge.io.metrics import Registry
@@ -23,7 +24,14 @@ from stdio_bridge.servers.leases import Leases
 from stdio_bridge.servers.pool import ServerPool
 from stdio_bridge.servers.session_lease import SessionLease
 from stdio_bridge.servers.suspended_calls import SuspendedCalls
-from stdio_bridge.servers.user_credentials import AT_ONCE, Delivered, UserCredentials
+from stdio_bridge.servers.user_credentials import (
+    AT_ONCE,
+    REPEATS,
+    TOTAL_SECONDS,
+    Delivered,
+    Question,
+    UserCredentials,
+)
 from tests.stdio_bridge.credential_service import WAIT_SECONDS, encrypt
 from tests.stdio_bridge.running import ECHO, KEY
 
@@ -32,17 +40,40 @@ ASKED = ("--credentials-url", URL, "--user-credential", "TOKEN")
 VARIABLES = frozenset({"TOKEN"})
 
 
-class Asked:
-    """In place of the auth service: answers at once, with what lasts for an hour."""
+class AuthService:
+    """In place of the auth service: answers at once, with a token that lasts for an hour, and changes when a test says.
+
+    While it is `silent`, it answers nothing. `repeats` is how often a question may be asked anew.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.token = "first"
+        self.is_silent = False
+        self.repeats = 1
+        self.asked = 0
 
     def ask(self, identity: Identity, taken: Callable[[Delivered | HttpError], None]) -> Asked:
-        self.loop.call_soon(lambda: taken(Delivered(environment={"TOKEN": identity.user}, good_for=3600.0)))
-        return self
+        return Asked(self, taken, self.repeats)
+
+
+class Asked:
+    def __init__(self, service: AuthService, taken: Callable[[Delivered | HttpError], None], repeats: int) -> None:
+        self._service = service
+        self._taken = taken
+        self._repeats = repeats
+        self._is_over = False
+        service.asked += 1
+        delivered = Delivered(environment={"TOKEN": service.token}, good_for=3600.0)
+        if not service.is_silent:
+            service.loop.call_soon(lambda: None if self._is_over else taken(delivered))
 
     def cancel(self) -> None:
-        """It is over."""
+        self._is_over = True
 
-    loop: Loop
+    def repeat(self) -> Asked | None:
+        self.cancel()
+        return Asked(self._service, self._taken, self._repeats - 1) if self._repeats else None
 
 
 class SessionOf:
@@ -65,15 +96,24 @@ class SessionOf:
 
 
 class Site:
-    def __init__(self, folder: Path, isolation: str) -> None:
+    def __init__(self, folder: Path, isolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "key").write_text(KEY)
         self.now = 1000.0
         self.loop = Loop(lambda: self.now)
         arguments = ["--listen", "127.0.0.1:0", "--require-identity", str(folder / "key"), *ASKED]
-        options = parse_options([*arguments, "--isolation", isolation, "--", *ECHO], os.environ)
-        asked = Asked()
-        asked.loop = self.loop
-        self.pool = ServerPool(self.loop, options, Registry(), credentials=asked)  # type: ignore[arg-type]
+        arguments += ["--isolation", isolation, "--starts-at-once", "1"]
+        options = parse_options([*arguments, "--", *ECHO], os.environ)
+        self.service = AuthService(self.loop)
+        self.pool = ServerPool(self.loop, options, Registry(), credentials=self.service)  # type: ignore[arg-type]
+        self.started: list[tuple[str, str]] = []
+        """The user and the token of each process that was started."""
+        start_child = self.pool.start_child
+
+        def start(user: str, credentials: Mapping[str, str]) -> Child:
+            self.started.append((user, credentials["TOKEN"]))
+            return start_child(user, credentials)
+
+        monkeypatch.setattr(self.pool, "start_child", start)
         suspended = SuspendedCalls(b"k" * 32, seconds=60, clock=self.loop.clock)
         self.leases = Leases(self.pool, EraCache(versions=options.versions), suspended)
 
@@ -94,10 +134,9 @@ class Site:
 
 
 @pytest.fixture(params=["per-session", "per-user"])
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(tmp_path, request.param)
+def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site(tmp_path, request.param, monkeypatch)
     yield site
-    site.pool.end_at_once("ann", "the test is over")
     site.pool.stop("the test is over")
     while len(site.pool):
         site.now += 1  # what waits for a time need not wait for it
@@ -135,6 +174,42 @@ def test_a_process_with_a_running_call_goes_on_and_gets_no_new_session(site: Sit
     site.leases.tick(site.now)
     assert (lease.ending, session.has_ended, replies) == (True, False, [])
     assert site.open("ann")[0] is not lease
+
+
+def test_a_process_that_waits_for_its_credentials_when_they_change_starts_with_the_new_ones(site: Site) -> None:
+    site.service.is_silent = True
+    lease, session = site.open("ann")
+    site.service.is_silent, site.service.token = False, "second"
+    site.leases.end_at_once("ann", "a change")
+    site.turn_until(lambda: site.started)
+    assert site.started == [("ann", "second")]
+    assert (lease.ending, session.has_ended, site.service.asked) == (False, False, 2)
+
+
+def test_a_process_that_waits_for_its_turn_when_its_credentials_change_starts_with_the_new_ones(site: Site) -> None:
+    site.open("bob")
+    site.turn_until(lambda: site.started)  # it starts for 10 s, in which no other one does
+    lease, session = site.open("ann")
+    site.turn_until(lambda: site.pool.start_limiter.waiting)
+    site.service.token = "second"
+    site.leases.end_at_once("ann", "a change")
+    assert site.pool.start_limiter.waiting == 0
+    site.turn_until(lambda: site.pool.start_limiter.waiting)
+    site.now += 10
+    site.turn_until(lambda: len(site.started) == 2)
+    assert site.started == [("bob", "first"), ("ann", "second")]
+    assert (lease.ending, session.has_ended, site.service.asked) == (False, False, 3)
+
+
+def test_a_process_whose_credentials_change_too_often_is_not_started(site: Site) -> None:
+    site.service.is_silent = True
+    lease, session = site.open("ann")
+    site.leases.end_at_once("ann", "a change")
+    assert (lease.ending, session.has_ended) == (False, False)
+    site.leases.end_at_once("ann", "a change")
+    assert (lease.ending, session.has_ended) == (True, True)
+    site.turn_until(lambda: len(site.pool) == 0)
+    assert (site.started, site.service.asked) == ([], 2)
 
 
 def test_nothing_starts_for_a_user_in_the_name_of_another_or_of_none(site: Site) -> None:
@@ -290,6 +365,100 @@ def test_what_is_missing_leads_to_a_login_that_asks_for_the_scopes_that_the_toke
 
 def test_an_address_that_cannot_be_reached_says_nothing(asking: UserCredentials) -> None:
     assert asking.read("Connection refused", IDENTITY, NONCE) is None
+
+
+class Sent:
+    """In place of a request that is under way: what it asks, and who gets the answer."""
+
+    def __init__(self, url_number: int, identity: Identity, nonce: str, done: Callable[[Answer | str], None]) -> None:
+        self.nonce = nonce
+        self.done = done
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def answer(self, token: str) -> None:
+        self.done(answered({"nonce": self.nonce, "environment": {"TOKEN": token}}))
+
+
+class Asking:
+    """A question, by a clock that the test sets, and the requests that were sent for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.sent: list[Sent] = []
+        self.answers: list[str] = []
+        self.loop = Loop(lambda: self.now)
+        verifier = AssertionVerifier(KEY.encode(), now=lambda: 1000.0)
+        credentials = UserCredentials(self.loop, (URL,), verifier, variables=VARIABLES, now=lambda: 1000.0)
+        monkeypatch.setattr(credentials, "send", self._send)
+        self.question = credentials.ask(IDENTITY, self._take)
+        self.turn()
+
+    def _send(self, *values: Any) -> Sent:
+        self.sent.append(Sent(*values))
+        return self.sent[-1]
+
+    def _take(self, answer: Delivered | HttpError) -> None:
+        self.answers.append(answer.status if isinstance(answer, HttpError) else answer.environment["TOKEN"])
+
+    def turn(self) -> None:
+        self.loop.stop()  # it waits for nothing
+        self.loop.turn()
+
+
+@pytest.fixture
+def asking_slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
+    asking = Asking(monkeypatch)
+    yield asking
+    asking.question.cancel()
+    asking.loop.close()
+
+
+def test_of_a_question_that_is_asked_anew_only_the_last_answer_is_used(asking_slowly: Asking) -> None:
+    again = asking_slowly.question.repeat()
+    assert again is not None
+    asking_slowly.turn()
+    first, second = asking_slowly.sent
+    assert (first.is_cancelled, second.is_cancelled, first.nonce != second.nonce) == (True, False, True)
+    first.answer("first")
+    assert asking_slowly.answers == []
+    second.answer("second")
+    second.answer("third")
+    assert asking_slowly.answers == ["second"]
+
+
+def test_a_question_whose_answer_is_not_used_yet_can_be_asked_anew(asking_slowly: Asking) -> None:
+    asking_slowly.sent[0].answer("first")
+    assert asking_slowly.question.repeat() is not None
+    asking_slowly.turn()
+    asking_slowly.sent[1].answer("second")
+    assert asking_slowly.answers == ["first", "second"]
+
+
+def test_a_question_is_asked_anew_a_few_times_alone(asking_slowly: Asking) -> None:
+    question: Question | None = asking_slowly.question
+    for _ in range(REPEATS):
+        assert question is not None
+        question = question.repeat()
+        asking_slowly.turn()
+    assert question is not None
+    assert question.repeat() is None
+    assert [sent.is_cancelled for sent in asking_slowly.sent] == [True] * (1 + REPEATS)
+    asking_slowly.sent[-1].answer("last")
+    assert asking_slowly.answers == []
+
+
+def test_a_question_that_is_asked_anew_has_no_more_time_than_the_first(asking_slowly: Asking) -> None:
+    asking_slowly.now += TOTAL_SECONDS - 1
+    again = asking_slowly.question.repeat()
+    assert again is not None
+    asking_slowly.turn()
+    asking_slowly.now += 1
+    asking_slowly.turn()
+    assert asking_slowly.answers == ["503 Service Unavailable"]
+    assert again.repeat() is None
 
 
 @pytest.mark.parametrize(
