@@ -1,4 +1,4 @@
-"""The server's process, however it is started: spoken to in lines, watched, and ended. All on the loop's thread."""
+"""A server process: writes and reads its lines, notices its exit, and ends it. All on the loop's thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEPT_LINE_CHARACTERS = 500
 _LOGGED_LINES_PER_SECOND = 100
 _LOGGED_NON_JSON_BYTES = 200
 _END_GRACE_SECONDS = 0.2
-# Shorter texts are no secrets, and common in what is no secret.
+# Shorter texts are hardly secrets, and occur in many other texts.
 _MIN_SECRET_BYTES = 4
 _REDACTED = b"[redacted]"
 UNFIT_VALUE = "a variable of its environment is one that no process can have"
@@ -39,7 +39,7 @@ class SpawnError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """How a server ended, for people."""
+    """How a server ended, for people to read."""
 
     reason: str
     stderr: tuple[str, ...]
@@ -47,8 +47,8 @@ class Exit:
 
     def __str__(self) -> str:
         wrote = f"; it last wrote: {' | '.join(self.stderr)}" if self.stderr else ""
-        said = f"; and on stdout: {' | '.join(self.stdout)}" if self.stdout else ""
-        return f"{self.reason}{wrote}{said}"
+        non_json = f"; and on stdout: {' | '.join(self.stdout)}" if self.stdout else ""
+        return f"{self.reason}{wrote}{non_json}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Traffic:
 
 
 class Child(Protocol):
-    """A server that has been started: the bridge's ends of its pipes, and what can be done to it."""
+    """A server that has been started: the bridge's ends of its pipes, and how to watch and end it."""
 
     stdin: IO[bytes]
     stdout: IO[bytes]
@@ -96,14 +96,14 @@ class _Stderr:
 
     def feed(self, data: bytes) -> None:
         for line in self._lines.feed(data) if data else (self._lines.flush(),):
-            self._tell_of_skipped()
+            self._log_skipped()
             if line:
                 text = self._redact(line).decode("utf-8", "replace")
                 self.last.append(text[:_KEPT_LINE_CHARACTERS])
                 self._journal.log(logging.INFO, "%s", text)
-        self._tell_of_skipped()
+        self._log_skipped()
 
-    def _tell_of_skipped(self) -> None:
+    def _log_skipped(self) -> None:
         if self._lines.take_skipped():
             self._journal.log(logging.WARNING, "left out a line of more than %d bytes on stderr", _STDERR_LINE_BYTES)
 
@@ -111,10 +111,9 @@ class _Stderr:
 class ServerProcess:
     """One running server.
 
-    `on_line` gets each line of its stdout, `on_skipped` the beginning and the end of one that is too long; `on_exit` is
-    called once, after the last line. What it logs is bounded by the allowance of all of the server's processes.
-    `start` starts it; `name` is what the log calls it. What it writes is logged without the `secrets` that it has.
-    Raises SpawnError when it cannot be started.
+    `start` starts it; `name` is its name in the log. `on_line` gets each line of its stdout, `on_skipped` the beginning
+    and the end of a line that is too long; `on_exit` is called once, after the last line. The log has its stderr,
+    without the `secrets`, and within the `allowance` that all processes of the server share. Raises SpawnError.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class ServerProcess:
 
     @property
     def stopping(self) -> bool:
-        """Whether it is being ended, for whatever reason."""
+        """Whether it is being ended, for any reason."""
         return self._stopping is not None
 
     @property
@@ -163,14 +162,14 @@ class ServerProcess:
         return self._writer.unsent
 
     def write(self, line: bytes) -> None:
-        """Send one line. A server that reads nothing while the bound of unsent bytes is passed is ended."""
+        """Send one line. A server that leaves more unread than the limit of unsent bytes is ended."""
         self._traffic.to_server.add(len(line) + 1)
         self._writer.write(line + b"\n")
         if self._writer.unsent > self._limits.max_unsent_bytes:
             self.stop("it had left too much of its input unread")
 
     def log_non_json(self, problem: str, line: bytes) -> None:
-        """Log that a line of its stdout was skipped, and keep it for people if it is no message gone wrong."""
+        """Log that a line of its stdout was skipped. Unless it looks like a message, keep it to explain an exit."""
         line = self._redact(line)
         if line and not line.lstrip().startswith((b"{", b"[")):
             self._last_non_json.append(line[:_KEPT_LINE_CHARACTERS].decode("utf-8", "replace"))
@@ -178,7 +177,7 @@ class ServerProcess:
         self._journal.log(logging.WARNING, "skipped a line on stdout: %s: %r", problem, start)
 
     def stop(self, reason: str) -> None:
-        """End it: stdin closed, then SIGTERM, then SIGKILL, a third of the time apart. `on_exit` follows."""
+        """End it: close its stdin, send SIGTERM a third of the time later, then SIGKILL. `on_exit` follows."""
         if self._stopping is not None:
             return
         self._stopping = reason
@@ -210,7 +209,7 @@ class ServerProcess:
             self._stop_soon("it had closed its stdout")
 
     def _stop_soon(self, reason: str) -> None:
-        # A server that hears or says nothing more is of no use. It usually is ending: then its status says more.
+        # A server without one of its pipes cannot go on. Usually it is exiting, and then its status tells more.
         self._loop.call_later(_END_GRACE_SECONDS, lambda: self.stop(reason))
 
     def _ended(self, reason: str) -> None:
@@ -225,9 +224,9 @@ class ServerProcess:
 
 
 def forms_of(secret: str) -> set[bytes]:
-    """Return how programs write a secret: as it is, in JSON, in a URL, and in Base64. Empty for what is too short.
+    """Return the forms in which programs write a secret: plain, in JSON, in URLs and in Base64. Empty if it is short.
 
-    Not found by these: a part of it, and Base64 of a longer text.
+    They do not match a part of the secret, nor Base64 of a longer text that contains it.
     """
     plain = secret.encode("utf-8", "surrogateescape")
     if len(plain) < _MIN_SECRET_BYTES:
@@ -239,6 +238,6 @@ def forms_of(secret: str) -> set[bytes]:
     return {plain, *(text.encode("utf-8", "surrogateescape") for text in texts), *coded}
 
 
-def tell_status(status: int) -> str:
-    """Return for people what os.waitstatus_to_exitcode says."""
+def describe_status(status: int) -> str:
+    """Describe the result of os.waitstatus_to_exitcode, for people to read."""
     return f"exited with status {status}" if status >= 0 else f"was ended by signal {-status}"

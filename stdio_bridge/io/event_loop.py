@@ -1,7 +1,7 @@
-"""The one thread that does all I/O: sockets and pipes by epoll, timers, and calls from elsewhere.
+"""The event loop of the one thread that does all I/O: sockets and pipes by epoll, and timers.
 
-waitress' own loop asks every open connection for its wishes at each turn, which costs a millisecond with two
-thousand idle streams. This one asks only those that something happened to.
+waitress' own loop asks every open connection at each turn what it waits for, which takes a millisecond with two
+thousand idle streams. This loop asks only connections that had an event.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
-        """Make it never happen; harmless when it has."""
+        """Cancel the call; does nothing if it has happened."""
         self.action = None
 
 
 class Loop(MutableMapping[int, Pollable]):
-    """A mapping of file descriptors to what handles them, and the loop over it.
+    """A mapping of file descriptors to their handlers, and the loop that calls these.
 
-    It is a mapping because that is what waitress registers its sockets in.
+    It is a mapping because waitress registers its sockets in one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -97,11 +97,11 @@ class Loop(MutableMapping[int, Pollable]):
         self._soon.append(action)
 
     def stop(self) -> None:
-        """Let `run` return at its next turn."""
+        """Make `run` return after this turn."""
         self._stopped = True
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Run until `stop` is called."""
         while not self._stopped:
             self.turn()
 
@@ -136,7 +136,7 @@ class Loop(MutableMapping[int, Pollable]):
             handler.handle_close()
         except Exception:
             log.exception("a connection that failed cannot be closed")
-            # It would be reported again at once, and for ever.
+            # epoll would report it again at once, for ever.
             if self._handlers.get(fd) is handler:
                 del self[fd]
 

@@ -1,4 +1,4 @@
-"""One HTTP request of the bridge's own, on the loop: it waits for nothing, and needs no thread."""
+"""An HTTP request that the bridge itself makes, on the event loop: it never blocks, and needs no thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InvalidAnswerError(Exception):
 
 
 class Post:
-    """A POST to an address. `done` is called once: with the answer, or with what went wrong, in words."""
+    """A POST request. `done` is called once: with the answer, or with a text that says what went wrong."""
 
     accepting = False
 
@@ -45,9 +45,9 @@ class Post:
         seconds: float,
         connect_seconds: float,
     ) -> None:
-        """`url` names an IP address, as a name would have to be resolved, which waits. Raises OSError without a socket.
+        """Raises OSError if no socket can be made. `url` has an IP address, as resolving a name would block.
 
-        A host without power does not refuse connections: `connect_seconds` is how long it may take to accept one.
+        `connect_seconds` bounds the time for connecting: a host that is switched off does not refuse connections.
         """
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -67,13 +67,13 @@ class Post:
         except BlockingIOError:
             loop[self._fd] = self
         except OSError as error:
-            reason = _tell(error)
+            reason = _describe(error)
             loop.call_soon(lambda: self._end(reason))
         else:
             loop[self._fd] = self
 
     def cancel(self) -> None:
-        """Give it up: `done` is not called. Harmless when it is over."""
+        """Cancel it, so that `done` is not called. Does nothing if it is over."""
         if self._is_over:
             return
         self._is_over = True
@@ -89,18 +89,18 @@ class Post:
             self.cancel()
             self._done(result)
 
-    # As the loop sees it
+    # What the loop calls
 
     def readable(self) -> bool:
-        """Always: that the other side has closed the connection is read, too."""
+        """Always, as reading also tells that the other side has closed the connection."""
         return True
 
     def writable(self) -> bool:
-        """While something is to be sent."""
+        """Whether something is to be sent."""
         return bool(self._unsent)
 
     def handle_write_event(self) -> None:
-        """Send what there is room for."""
+        """Send as much as the socket takes."""
         if self._is_over:
             return
         self._connecting.cancel()
@@ -109,7 +109,7 @@ class Post:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._end(_tell(error))
+            self._end(_describe(error))
 
     def handle_read_event(self) -> None:
         """Read a part of the answer, which may be its last."""
@@ -120,7 +120,7 @@ class Post:
         except BlockingIOError:
             return
         except OSError as error:
-            self._end(_tell(error))
+            self._end(_describe(error))
             return
         self._received += data
         try:
@@ -155,7 +155,7 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
         raise InvalidAnswerError("the answer is not HTTP")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     length = headers.get("content-length", "")
-    # The auth service says how long its answers are. Of one without a length it would be unknown whether it is whole.
+    # The auth service sends the length of its answers. Without a length, a truncated answer would go unnoticed.
     if not length.isdecimal() or "transfer-encoding" in headers:
         raise InvalidAnswerError("the answer does not say how long it is")
     if len(length) > _MAX_LENGTH_DIGITS:
@@ -167,5 +167,5 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
     return Answer(status=int(status[:3]), headers=headers, body=rest[: int(length)])
 
 
-def _tell(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__

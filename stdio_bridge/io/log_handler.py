@@ -16,9 +16,9 @@ _ENTRY_BYTES = 200
 
 
 class LineFormatter(logging.Formatter):
-    """Makes one line of a message, whatever text servers and clients have put into it.
+    """Makes one line of a message, whatever characters servers and clients have put into it.
 
-    A journal takes NUL for the end of an entry, and what begins the next one for its priority.
+    For a journal, NUL would end the entry, and the next text could begin with a priority of its own.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -31,7 +31,7 @@ class LineFormatter(logging.Formatter):
 
 
 def _escape(text: str) -> str:
-    """Return a text without the characters that end a line or an entry, move a cursor, or change its direction."""
+    """Escape the characters that end a line or an entry, move the cursor, or change the direction of text."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -59,7 +59,7 @@ class StderrHandler(logging.Handler):
             # stderr is closed: there is no place to report it.
             self._rest = b""
         else:
-            # A line that was begun is ended before another begins.
+            # The rest of a line is written before the next line.
             end = data.find(b"\n", max(written - 1, 0)) + 1
             self._rest = data[written:end]
             self._dropped = data.count(b"\n", end)
@@ -71,9 +71,10 @@ class StderrHandler(logging.Handler):
 
 
 class Allowance:
-    """How many bytes may be written to the journal: so many at once, and so many more each second.
+    """How many bytes may be written to the journal: `at_once`, and `per_second` more each second.
 
-    Each line counts for more than its text. What others share the journal with would go if there were no bound.
+    Each line also counts for the bytes of its entry. Without this bound, a server could displace the entries of other
+    programs from the journal.
     """
 
     def __init__(self, clock: Callable[[], float], *, per_second: int, at_once: int) -> None:
@@ -96,7 +97,7 @@ class Allowance:
 
 
 class LimitedLog:
-    """Logs no more than so many lines a second, and how many it left out: others decide how often there is a cause."""
+    """Logs at most `per_second` lines a second, and how many it left out. For events that clients or servers cause."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class LimitedLog:
         allowance: Allowance | None = None,
         source: Callable[[], str] | None = None,
     ) -> None:
-        """The allowance, which others may share, bounds bytes besides. `source` begins each line."""
+        """`allowance` also bounds the bytes, and several logs may share it. Each line begins with `source`."""
         self._logger = logger
         self._clock = clock
         self._per_second = per_second

@@ -17,12 +17,12 @@ class Counter:
         self.value = 0.0
 
     def add(self, amount: float = 1) -> None:
-        """Grow."""
+        """Add to the number."""
         self.value += amount
 
 
 class Histogram:
-    """How often a duration was at most so long. Seconds."""
+    """A distribution of durations, in seconds."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -30,7 +30,7 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self._sum += seconds
         self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
 
@@ -46,14 +46,14 @@ class Histogram:
 
 
 class Counters:
-    """Numbers that only grow, by the values of labels. Who adds sees to it that there are not too many."""
+    """Numbers that only grow, by the values of labels. The caller bounds how many different values there are."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = labels
         self._values: dict[tuple[str, ...], float] = {}
 
     def add(self, *values: str, amount: float = 1) -> None:
-        """Grow; there is a value for each label, which may be any text. An amount of 0 makes the number known."""
+        """Add to the number with these values of the labels. An amount of 0 makes the number appear on the page."""
         self._values[values] = self._values.get(values, 0) + amount
 
     def samples(self) -> Iterator[tuple[str, float]]:
@@ -63,7 +63,7 @@ class Counters:
 
 
 class Histograms:
-    """Histograms by the value of one label. Who observes sees to it that there are not too many."""
+    """Histograms by the value of one label. The caller bounds how many different values there are."""
 
     def __init__(self, label: str, bounds: Sequence[float]) -> None:
         self._label = label
@@ -71,7 +71,7 @@ class Histograms:
         self._histograms: dict[str, Histogram] = {}
 
     def observe(self, value: str, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         histogram = self._histograms.get(value)
         if histogram is None:
             histogram = self._histograms[value] = Histogram(self._bounds)
@@ -84,7 +84,7 @@ class Histograms:
 
 
 def render_labels(names: Sequence[str], values: Sequence[str]) -> str:
-    """Return labels as they stand between the braces, with what would end a value escaped."""
+    """Return labels as they are written between braces. Their values are escaped."""
     return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True))
 
 

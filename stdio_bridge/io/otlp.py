@@ -1,7 +1,7 @@
-"""Sends spans to a collector (OTLP over HTTP). Only imported where there is one, as this loads OpenTelemetry's SDK.
+"""Sends spans to a collector (OTLP over HTTP). Imported only if there is a collector, as it loads OpenTelemetry's SDK.
 
-A thread of the SDK sends them in batches. The event loop never waits for it: while the collector takes nothing, spans
-are dropped beyond a bound (2048; the SDK's variables `OTEL_BSP_…` apply).
+A thread of the SDK sends them in batches. The event loop never waits for it: while the collector accepts nothing, spans
+beyond a bound are dropped (2048; the SDK's variables `OTEL_BSP_…` apply).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tracer:
         """Start the thread that sends them. `endpoint` is the collector's URL for traces."""
         self._processor = BatchSpanProcessor(_Exporter(endpoint))
         provider = TracerProvider(
-            sampler=sampling.ALWAYS_ON,  # it is decided before a span is made
+            sampler=sampling.ALWAYS_ON,  # the caller has decided before it begins a span
             resource=_describe(service_name),
             shutdown_on_exit=False,
         )
@@ -68,14 +68,14 @@ class Tracer:
         )
 
     def close(self) -> None:
-        """Send what is left, and end the thread; wait no longer than a bounded time."""
+        """Send the remaining spans and end the thread, within a bounded time."""
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         closing.join(_FLUSH_SECONDS)
 
 
 def _describe(service_name: str) -> Resource:
-    """Say what sends the spans. `Resource.create` would start threads for that: more than a bridge's unit may have."""
+    """Return what spans say about this service. `Resource.create` would start more threads than the unit allows."""
     about = {"service.name": service_name, "telemetry.sdk.language": "python", "telemetry.sdk.name": "opentelemetry"}
     return OTELResourceDetector().detect().merge(Resource(about))
 
@@ -88,7 +88,7 @@ class OpenSpan:
 
     @property
     def context(self) -> TraceContext:
-        """How others refer to it."""
+        """The reference to it, for other programs."""
         own = self._span.get_span_context()
         return TraceContext(
             trace_id=format_trace_id(own.trace_id),
@@ -98,7 +98,7 @@ class OpenSpan:
         )
 
     def end(self, attributes: Mapping[str, str], *, is_error: bool) -> None:
-        """End it. An error has no text: a server's could hold anything."""
+        """End it. An error has no text, as the text of a server's error could contain anything."""
         self._span.set_attributes(attributes)
         if is_error:
             self._span.set_status(StatusCode.ERROR)
@@ -116,16 +116,16 @@ def _remote(span: TraceContext) -> SpanContext:
 
 
 class _Exporter(SpanExporter):
-    """Sends batches, and logs once when the collector no longer takes them."""
+    """Sends batches. Logs when the collector begins to fail, and when it works again."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_SECONDS)
         self._is_down = False
         # The SDK logs each attempt, and each span that is dropped.
-        self._complaints = _LastMessage()
+        self._last_message = _LastMessage()
         sdk_log = logging.getLogger("opentelemetry")
-        sdk_log.handlers = [self._complaints]
+        sdk_log.handlers = [self._last_message]
         sdk_log.propagate = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -133,7 +133,7 @@ class _Exporter(SpanExporter):
         result = self._exporter.export(spans)
         is_down = result is not SpanExportResult.SUCCESS
         if is_down and not self._is_down:
-            log.warning("the collector %s takes no traces: %s", self._endpoint, self._complaints.text)
+            log.warning("the collector %s takes no traces: %s", self._endpoint, self._last_message.text)
         elif self._is_down and not is_down:
             log.warning("the collector %s takes traces again", self._endpoint)
         self._is_down = is_down

@@ -1,4 +1,4 @@
-"""Pipes to and from a server process, as the event loop sees them."""
+"""Pipes to and from a server process, for the event loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import IO
 
 from .event_loop import Loop
 
-# What a pipe holds. For more than 128 KiB, malloc may ask the kernel for memory at each read (M_MMAP_THRESHOLD).
+# The size of a pipe. From 128 KiB on, malloc may ask the kernel for memory at each read (M_MMAP_THRESHOLD).
 _READ_BYTES = 64 * 1024
 _DRAIN_READS = 1024
 
 
 class Pipe:
-    """One end of a pipe, as the loop sees it."""
+    """One end of a pipe, for the event loop."""
 
     accepting = False
 
@@ -47,7 +47,7 @@ class Pipe:
 
 
 class Reader(Pipe):
-    """Reads a pipe into a function until its end, which is given as empty bytes."""
+    """Reads a pipe and passes its bytes to `take`; empty bytes mean its end."""
 
     def __init__(self, loop: Loop, stream: IO[bytes], take: Callable[[bytes], None]) -> None:
         super().__init__(loop, stream)
@@ -65,7 +65,7 @@ class Reader(Pipe):
         self.close()
 
     def drain(self) -> None:
-        """Read what is there now, within bounds: a descendant may have escaped the group and go on writing."""
+        """Read what is there now, within a bound: a descendant outside the process group may go on writing."""
         for _ in range(_DRAIN_READS):
             if not self._read_once():
                 return
@@ -86,11 +86,11 @@ class Reader(Pipe):
 
 
 class Writer(Pipe):
-    """Writes to a pipe without ever waiting. `unread` is called when the other end is closed."""
+    """Writes to a pipe and never blocks. `on_closed` is called when the other end is closed."""
 
-    def __init__(self, loop: Loop, stream: IO[bytes], unread: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, stream: IO[bytes], on_closed: Callable[[], None]) -> None:
         super().__init__(loop, stream)
-        self._unread = unread
+        self._on_closed = on_closed
         self._unsent = bytearray()
         self._ending = False
 
@@ -99,7 +99,7 @@ class Writer(Pipe):
         return len(self._unsent)
 
     def readable(self) -> bool:
-        # There is never anything to read, but epoll reports the closing of the other end only for what it watches.
+        # There is never anything to read, but epoll reports the closing of the other end only for watched descriptors.
         return True
 
     def writable(self) -> bool:
@@ -107,7 +107,7 @@ class Writer(Pipe):
 
     def handle_close(self) -> None:
         self.close()
-        self._unread()
+        self._on_closed()
 
     def write(self, data: bytes) -> None:
         if self.closed or self._ending:

@@ -1,4 +1,4 @@
-"""Writes records to a journal or a file. What neither takes at once waits within a bound: no caller waits."""
+"""Writes records to a journal or a file, and never blocks: records that cannot be written yet wait, within a bound."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Destination(Protocol):
         """Write without waiting. Returns how many bytes are written. Raises OSError."""
 
     def wait(self, seconds: float) -> None:
-        """Let each `write` wait for so long from now on."""
+        """Let each `write` block for at most so long from now on."""
 
     def close(self) -> None:
         """Release it."""
@@ -50,7 +50,8 @@ class Journal:
     def __init__(self, path: Path, *, identifier: str) -> None:
         """`path` is the journal's socket for standard output."""
         self._path = path
-        # Unit, which only root may name; priority; whether lines begin with one; and three ways to forward them.
+        # After the identifier: the unit, which only root may set; the priority; whether lines begin with a priority;
+        # and three flags for forwarding.
         self._head = f"{identifier}\n\n6\n0\n0\n0\n0\n".encode("ascii")
         self._socket: socket.socket | None = None
         self._seconds = 0.0
@@ -72,14 +73,14 @@ class Journal:
         try:
             connected.settimeout(self._seconds)
             connected.connect(str(self._path))
-            connected.send(self._head)  # the first that is sent, so that there is room
+            connected.send(self._head)  # the socket's buffer is empty, so it fits
         except OSError:
             connected.close()
             raise
         return connected
 
     def wait(self, seconds: float) -> None:
-        """Let each `write` wait for so long from now on."""
+        """Let each `write` block for at most so long from now on."""
         self._seconds = seconds
         if self._socket is not None:
             self._socket.settimeout(seconds)
@@ -92,7 +93,7 @@ class Journal:
 
 
 class File:
-    """A file with a record on each line, for its owner alone."""
+    """A file with a record on each line, which only its owner may read."""
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises OSError."""
@@ -103,7 +104,7 @@ class File:
         return os.write(self._descriptor, data)
 
     def wait(self, seconds: float) -> None:
-        """Do nothing: a file lets no one wait."""
+        """Do nothing: writing to a file does not block."""
 
     def close(self) -> None:
         """Close it."""
@@ -111,7 +112,7 @@ class File:
 
 
 def open_destination(target: RecordsTarget | None, *, identifier: str) -> Destination | None:
-    """Return where records go, if they are to be written. Raises UsageError for a file that cannot be opened."""
+    """Open the destination of records, if there is one. Raises UsageError for a file that cannot be opened."""
     if target is None:
         return None
     if target.is_journal:
@@ -123,7 +124,7 @@ def open_destination(target: RecordsTarget | None, *, identifier: str) -> Destin
 
 
 class RecordWriter:
-    """Writes records in order. Those that do not fit into the bound are lost, and counted."""
+    """Writes records in order. Records beyond the bound of those that wait are lost, and counted."""
 
     def __init__(self, destination: Destination, loop: Loop, lost: Counter) -> None:
         self._destination = destination
@@ -135,7 +136,7 @@ class RecordWriter:
         self._is_retrying = False
 
     def write(self, lines: Iterable[bytes]) -> None:
-        """Write lines, or let them wait for those before them."""
+        """Write lines, or append them to those that wait."""
         for line in lines:
             self._waiting.append(line)
             self._bytes += len(line)
@@ -159,7 +160,7 @@ class RecordWriter:
                 self._log.log(logging.WARNING, "records of calls cannot be written, and wait: %s", error)
 
     def _take(self, written: int) -> None:
-        """Remove what is written from what waits. The rest of a line goes on in the next turn."""
+        """Remove what is written from what waits. The rest of a line is written next time."""
         self._bytes -= written
         while written:
             first = self._waiting.popleft()
@@ -168,9 +169,9 @@ class RecordWriter:
                 return
             written -= len(first)
 
-    def _lose_while(self, is_to_lose: Callable[[], bool]) -> None:
+    def _lose_while(self, condition: Callable[[], bool]) -> None:
         before = len(self._waiting)
-        while is_to_lose():
+        while condition():
             self._bytes -= len(self._waiting.pop())
         self._lost.add(before - len(self._waiting))
         self._log.log(logging.ERROR, "records of calls were lost")

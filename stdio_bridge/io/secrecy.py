@@ -1,4 +1,4 @@
-"""Keeping what the bridge knows from the servers that it starts, which run as the same user."""
+"""Protects the bridge's secrets from the servers that it starts, which run as the same user."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import resource
 from stdio_bridge.protocol.errors import UsageError
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
-# core(5): no dump, not even to a program that collects them. 0 would forbid those to files alone.
+# core(5): the limit 1 also forbids dumps to a program that collects them; 0 forbids only dumps to files.
 _NO_CORE_DUMP = 1
 
 
 def hide_memory() -> None:
-    """Keep other processes of the same user out of this one: its memory, environment, descriptors, and core dumps.
+    """Keep other processes of the same user from this one's memory, environment, descriptors and core dumps.
 
-    The kernel takes such a process for root's in ptrace(2) and in all of /proc/PID that shows what is inside. It holds
-    until the next execve, so that the servers are as they would be without. Raises UsageError.
+    For ptrace(2) and /proc/PID, the kernel then treats this process as one of root's. That ends at the next execve, so
+    that it does not change the servers. Raises UsageError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
@@ -26,5 +26,5 @@ def hide_memory() -> None:
 
 
 def forbid_core_dumps() -> None:
-    """Let the servers that are started from now on leave no core dumps, in which their users' credentials would be."""
+    """Forbid core dumps of servers that are started from now on, as these would contain their users' credentials."""
     resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE_DUMP, _NO_CORE_DUMP))

@@ -1,4 +1,4 @@
-"""A server as a child process of the bridge's own."""
+"""A server as a child process of the bridge."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from .child_process import UNFIT_VALUE, SpawnError, tell_status
+from .child_process import UNFIT_VALUE, SpawnError, describe_status
 from .event_loop import Loop
 from .pipes import Pipe
 
 
 class SpawnedChild:
-    """A child process in a process group of its own. `open_files` is its soft limit, whatever the bridge's own is.
-
-    Raises SpawnError when it cannot be started.
-    """
+    """A child process in a process group of its own, with `open_files` as its soft limit. Raises SpawnError."""
 
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str], directory: str | None, open_files: int
@@ -49,7 +46,7 @@ class SpawnedChild:
     def watch(self, loop: Loop, ended: Callable[[str], None]) -> None:
         """Call `ended` once, with how it ended."""
         try:
-            self._watch = _ExitWatch(loop, self._process.pid, lambda: ended(tell_status(self._reap())))
+            self._watch = _ExitWatch(loop, self._process.pid, lambda: ended(describe_status(self._reap())))
         except OSError as error:
             self._abandon()
             raise SpawnError(f"{self._program}: cannot be watched: {error.strerror}") from error

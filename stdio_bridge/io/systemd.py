@@ -1,4 +1,4 @@
-"""systemd's two small protocols: handing over of sockets and files, and notification of readiness.
+"""Two protocols of systemd: it hands over sockets and files, and programs notify it of their state.
 
 sd_listen_fds(3), sd_notify(3).
 """
@@ -21,7 +21,7 @@ _FIRST_FD = 3
 
 
 class HandedOver:
-    """The descriptors that systemd hands over to this process, each to be taken once. Raises UsageError."""
+    """The descriptors that systemd hands over to this process. Each can be taken once. Raises UsageError."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._descriptors: list[tuple[str, int]] = []
@@ -31,18 +31,19 @@ class HandedOver:
         if not self._count.isdecimal():
             raise UsageError(f"LISTEN_FDS={self._count}: is not a number")
         count = int(self._count)
-        # Counted from the end, where files are: a socket is named after its unit, which may have colons in its name.
+        # Names are assigned from the end, where those of the files are: a socket has the name of its unit, which may
+        # contain colons.
         names = [""] * count + environment.get("LISTEN_FDNAMES", "").split(":")
         for number in range(count):
             fd = _FIRST_FD + number
             try:
-                os.set_inheritable(fd, False)  # not for the processes that the bridge starts
+                os.set_inheritable(fd, False)  # so that processes which the bridge starts do not get it
             except OSError as error:
                 raise UsageError(f"LISTEN_FDS={self._count}: file descriptor {fd} is not open") from error
             self._descriptors.append((names[number - count], fd))
 
     def take_socket(self) -> socket.socket | None:
-        """Return the listening socket, None where nothing is handed over. Raises UsageError on none and on several."""
+        """Return the listening socket, None if systemd hands over nothing. Raises UsageError for several sockets."""
         if not self._descriptors:
             return None
         sockets = [fd for _, fd in self._descriptors if _is_socket(fd)]

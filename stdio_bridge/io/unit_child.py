@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from . import server_init
-from .child_process import UNFIT_VALUE, SpawnError, tell_status
+from .child_process import UNFIT_VALUE, SpawnError, describe_status
 from .event_loop import Loop
 
 # The server has another user than the bridge; programs open /dev/stdin, /dev/stdout and /dev/stderr by their names.
@@ -24,16 +24,16 @@ _LIMITS_MET = {
 class UnitChild:
     """A server behind a socket with `Accept=yes`. Its first process, `server_init`, does what the bridge asks for.
 
-    The bridge has no power over the unit but by the connection: with it, the unit ends. `environment` is added to the
-    unit's. `user` is the digest of the user that it is for; a unit that keeps files for each user gives it that user's,
-    and none where there is no user. Raises SpawnError when it cannot be asked for.
+    The bridge controls the unit through the connection only: when it closes the connection, the unit ends.
+    `environment` is added to the unit's. `user` is the digest of the user that the process is for; in a unit with files
+    for each user it sees the files of this user, and none if there is no user. Raises SpawnError.
     """
 
     def __init__(self, path: Path, *, environment: Mapping[str, str], user: str) -> None:
         with contextlib.ExitStack() as undo:
             try:
                 self._connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-                # Where too many connections wait it fails at once.
+                # If too many connections wait, connecting fails at once.
                 self._connection.setblocking(False)
                 self._connection.connect(str(path))
                 (its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr) = (_make_pipe(undo) for _ in range(3))
@@ -92,28 +92,28 @@ class _Watch:
             report = b""
         del self._loop[self._fd]
         self._connection.close()
-        self._ended(_tell(report.decode("utf-8", "replace")))
+        self._ended(_describe(report.decode("utf-8", "replace")))
 
     def handle_write_event(self) -> None: ...
 
     def handle_close(self) -> None:
-        # A hang-up comes with the report, or instead of one.
+        # A hang-up comes together with the report, or in place of it.
         if self._fd in self._loop:
             self.handle_read_event()
 
     def order(self, order: bytes) -> None:
-        """Give an order to a server that has not ended."""
+        """Send an order for a server that has not ended."""
         with contextlib.suppress(OSError):  # it is ending by itself
             self._connection.send(order)
 
 
-def _tell(report: str) -> str:
+def _describe(report: str) -> str:
     if report.startswith(server_init.FAILED):
         return f"cannot be started: {report.removeprefix(server_init.FAILED)}"
     if not report.startswith(server_init.EXITED):
-        return "was ended with its unit, of which the system's journal tells more"
+        return "was ended with its unit: see the unit's entries in the system's journal"
     status, *limits = report.removeprefix(server_init.EXITED).split()
-    return ": ".join([tell_status(int(status)), *(_LIMITS_MET[limit] for limit in limits)])
+    return ": ".join([describe_status(int(status)), *(_LIMITS_MET[limit] for limit in limits)])
 
 
 def _make_pipe(undo: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:

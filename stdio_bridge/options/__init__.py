@@ -1,4 +1,4 @@
-"""What the bridge is told, on the command line and in its configuration file: one definition for each option."""
+"""The options of the bridge, on the command line and in its configuration file: one definition for each."""
 
 from .definitions import DEFAULT_ENVIRONMENT, Isolation, Options, RecordedArguments
 from .kinds import DescriptorName, RecordsTarget

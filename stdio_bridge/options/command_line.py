@@ -74,7 +74,7 @@ the options, or what they name, are unusable.
 
 @dataclass(frozen=True, kw_only=True)
 class CommandLine:
-    """What stands on the command line. `values` has what is given there, by the name of the option."""
+    """The parsed command line. `values` has the options that it gives, by name."""
 
     values: Mapping[str, object]
     config: Path | None
@@ -83,14 +83,14 @@ class CommandLine:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing a usage page in front of the one line that matters."""
+    """Raises an error, where argparse would print the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 class _Version(argparse.Action):
-    """Prints the version, which is looked up only when it is asked for."""
+    """Prints the version."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib import metadata  # noqa: PLC0415 - a megabyte that a running bridge has no use for
@@ -112,7 +112,7 @@ class _Schema(argparse.Action):
 
 
 def read_command_line(arguments: Sequence[str]) -> CommandLine:
-    """Read the command line. Raises UsageError; prints what was asked for and exits on --help and its like."""
+    """Read the command line. Raises UsageError. Exits after --help and other options that only print something."""
     own, command = _split(arguments)
     try:
         parsed = vars(_make_parser().parse_args(own))
@@ -176,7 +176,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     flag, kind = f"--{option.definition.name}", option.definition.kind
-    # What is not given is not there: it may be in the file.
+    # No default here: an option that the command line leaves out may be in the file.
     common: dict[str, Any] = {"dest": option.definition.name, "default": argparse.SUPPRESS, "help": _help(option)}
     if kind.from_text is None:
         group.add_argument(flag, action="store_true", **common)

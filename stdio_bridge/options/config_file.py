@@ -58,7 +58,7 @@ def _property(option: Option) -> dict[str, object]:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415 - only for who has mistyped
+    import difflib  # noqa: PLC0415 - only needed for a mistyped name
 
     written = re.sub(r"(?<=[a-z])(?=[A-Z])|_", "-", name).lower()
     nearest = difflib.get_close_matches(written, known, n=1)

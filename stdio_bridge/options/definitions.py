@@ -42,7 +42,7 @@ class Isolation(enum.Enum):
 
 
 class RecordedArguments(enum.Enum):
-    """What a record of a call has of the call's arguments."""
+    """How much of a call's arguments is in the record of the call."""
 
     NONE = "none"
     DIGEST = "digest"
@@ -61,12 +61,13 @@ class Definition:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the bridge is told, validated. Seconds and bytes.
+    """All options, validated. Times are in seconds, sizes in bytes.
 
-    `print_tools_lock` is what to do instead of serving. `listen` is a host and a port, a path, or None where systemd
-    hands over a socket. `replica` is empty or a name.
-    A server is started by its `command`, in `directory` and with the soft limit `open_files`, whatever the bridge
-    raises its own to; or by a connection to `server_socket`, and then `environment` comes on top of its unit's.
+    With `print_tools_lock` the bridge prints a lock file and serves nothing. `listen` is a host and a port, a path, or
+    None where systemd hands over a socket. `replica` is empty or a name.
+
+    The bridge starts a server by its `command`, in `directory` and with the soft limit `open_files`, which is the limit
+    that the bridge itself began with. Or it connects to `server_socket`; then `environment` is added to the unit's.
     """
 
     command: Annotated[
@@ -461,7 +462,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """An option with its field of Options. `default` is None where there is none, or it is found out at the start."""
+    """An option with its field of Options. `default` is None if there is none, or if it is only known at run time."""
 
     attribute: str
     definition: Definition
@@ -475,12 +476,12 @@ def options_by_name() -> Mapping[str, Option]:
     found: dict[str, Option] = {}
     for each in fields(Options):
         for definition in getattr(hints[each.name], "__metadata__", ()):
-            found[definition.name] = Option(attribute=each.name, definition=definition, default=_told(each.default))
+            found[definition.name] = Option(attribute=each.name, definition=definition, default=_shown(each.default))
     return found
 
 
-def _told(default: object) -> object:
-    """What the operator is told of a default: empty ones mean that there is none."""
+def _shown(default: object) -> object:
+    """Return a default as --help and the schema show it; None for an empty one."""
     if isinstance(default, enum.Enum):
         return default.value
     return None if default is MISSING or default is False or default in ("", ()) else default

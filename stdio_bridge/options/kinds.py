@@ -15,12 +15,12 @@ T = TypeVar("T")
 E = TypeVar("E", bound=enum.Enum)
 
 DescriptorName = NewType("DescriptorName", str)
-"""What a unit calls a file that it hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""
+"""The name of a file that systemd hands over: `OpenFile=PATH:NAME`, see systemd.service(5)."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-# Without a user, query and fragment; with a path.
+# With a path; without a user, a query and a fragment.
 _COLLECTOR = r"^https?://[^/@?#\s]+/[^?#\s]+$"
-# An address, as a name would have to be resolved while clients wait.
+# With an IP address: the bridge would have to resolve a name while its clients wait.
 _CREDENTIALS = r"^http://([0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/[!-\"$->@-~]*$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 _MAX_SECONDS = 1e9
@@ -36,8 +36,8 @@ class InvalidValueError(Exception):
 class Kind(Generic[T]):
     """One way to write a value. Both readers raise InvalidValueError.
 
-    `from_text` reads what follows one `--NAME`; None where nothing does. `collect` makes one value of several, where
-    `--NAME` can be repeated.
+    `from_text` reads the text after `--NAME`; it is None for an option without a value. `collect` combines the values
+    of an option that can be repeated.
     """
 
     from_json: Callable[[object], T]
@@ -48,7 +48,7 @@ class Kind(Generic[T]):
 
 
 def text(metavar: str, parse: Callable[[str], T]) -> Kind[T]:
-    """A value that is written alike in both places."""
+    """A value that is the same text on the command line and in the file."""
     return Kind(metavar=metavar, from_text=parse, from_json=lambda value: parse(_string(value)), schema=_STRING)
 
 
@@ -88,17 +88,17 @@ def several(kind: Kind[T]) -> Kind[tuple[T, ...]]:
 
 def count(*, at_least: int) -> Kind[int]:
     """A whole number."""
-    what = "a positive whole number" if at_least else "a whole number"
+    description = "a positive whole number" if at_least else "a whole number"
 
     def from_text(value: str) -> int:
         number = _find_number(value)
         if number is None or not at_least <= number < _MAX_COUNT:
-            raise InvalidValueError(f"{value!r} is not {what}")
+            raise InvalidValueError(f"{value!r} is not {description}")
         return number
 
     def from_json(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < _MAX_COUNT:
-            raise InvalidValueError(f"{value!r} is not {what}")
+            raise InvalidValueError(f"{value!r} is not {description}")
         return value
 
     return Kind(
@@ -114,43 +114,23 @@ def _find_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
-def _seconds_from_text(value: str) -> float:
-    try:
-        return _seconds_from_json(float(value))
-    except ValueError as error:
-        raise InvalidValueError(f"{value!r} is not a positive number of seconds") from error
+def _number(
+    metavar: str, description: str, contains: Callable[[float], bool], bounds: Mapping[str, float]
+) -> Kind[float]:
+    """A number that need not be whole; `bounds` say in the schema what `contains` checks."""
 
+    def from_json(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not contains(value):
+            raise InvalidValueError(f"{value!r} is not {description}")
+        return float(value)
 
-def _seconds_from_json(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MAX_SECONDS:
-        raise InvalidValueError(f"{value!r} is not a positive number of seconds")
-    return float(value)
+    def from_text(value: str) -> float:
+        try:
+            return from_json(float(value))
+        except ValueError as error:
+            raise InvalidValueError(f"{value!r} is not {description}") from error
 
-
-def _seconds_or_none_from_text(value: str) -> float:
-    try:
-        return _seconds_or_none_from_json(float(value))
-    except ValueError as error:
-        raise InvalidValueError(f"{value!r} is not a number of seconds") from error
-
-
-def _seconds_or_none_from_json(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MAX_SECONDS:
-        raise InvalidValueError(f"{value!r} is not a number of seconds")
-    return float(value)
-
-
-def _ratio_from_text(value: str) -> float:
-    try:
-        return _ratio_from_json(float(value))
-    except ValueError as error:
-        raise InvalidValueError(f"{value!r} is not a number from 0 to 1") from error
-
-
-def _ratio_from_json(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise InvalidValueError(f"{value!r} is not a number from 0 to 1")
-    return float(value)
+    return Kind(metavar=metavar, from_text=from_text, from_json=from_json, schema={"type": "number", **bounds})
 
 
 def _flag_from_json(value: object) -> bool:
@@ -221,7 +201,7 @@ def _credentials(value: str) -> str:
 
 
 def _origin(value: str) -> str:
-    """An origin as browsers write it: without a path, and without the port that its scheme has anyway."""
+    """An origin as browsers write it: without a path, and without its scheme's default port."""
     if value in ("*", "null"):
         return value
     found = re.fullmatch(
@@ -238,7 +218,7 @@ def _origin(value: str) -> str:
 
 
 def _host(value: str) -> str:
-    """The name or address in a Host header, where a port and the brackets of an IPv6 address do not count."""
+    """The name or address in a Host header, without a port and without the brackets of an IPv6 address."""
     lower = value.lower()
     if found := re.fullmatch(r"\[([0-9a-f:.*]+)\](?::[0-9*]+)?|([0-9a-f.]*:[0-9a-f:.*]*:[0-9a-f:.*]*)", lower):
         return _shortest(found[1] or found[2], value)
@@ -313,24 +293,19 @@ KEY_FILE = text("KEYFILE", _key_file)
 NAME = replace(text("NAME", _name), schema={**_STRING, "pattern": "^[a-z0-9-]{1,63}$"})
 COUNT = count(at_least=1)
 COUNT_OR_NONE = count(at_least=0)
-SECONDS = Kind(
-    metavar="SECONDS",
-    from_text=_seconds_from_text,
-    from_json=_seconds_from_json,
-    schema={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": _MAX_SECONDS},
+SECONDS = _number(
+    "SECONDS",
+    "a positive number of seconds",
+    lambda seconds: 0 < seconds < _MAX_SECONDS,
+    {"exclusiveMinimum": 0, "exclusiveMaximum": _MAX_SECONDS},
 )
-SECONDS_OR_NONE = Kind(
-    metavar="SECONDS",
-    from_text=_seconds_or_none_from_text,
-    from_json=_seconds_or_none_from_json,
-    schema={"type": "number", "minimum": 0, "exclusiveMaximum": _MAX_SECONDS},
+SECONDS_OR_NONE = _number(
+    "SECONDS",
+    "a number of seconds",
+    lambda seconds: 0 <= seconds < _MAX_SECONDS,
+    {"minimum": 0, "exclusiveMaximum": _MAX_SECONDS},
 )
-RATIO = Kind(
-    metavar="RATIO",
-    from_text=_ratio_from_text,
-    from_json=_ratio_from_json,
-    schema={"type": "number", "minimum": 0, "maximum": 1},
-)
+RATIO = _number("RATIO", "a number from 0 to 1", lambda ratio: 0 <= ratio <= 1, {"minimum": 0, "maximum": 1})
 COLLECTOR = replace(text("URL", _collector), schema={**_STRING, "pattern": _COLLECTOR})
 CREDENTIALS = replace(text("URL", _credentials), schema={**_STRING, "pattern": _CREDENTIALS})
 VARIABLE = replace(text("NAME", _variable), schema={**_STRING, "pattern": _VARIABLE})

@@ -1,4 +1,4 @@
-"""The option that names a lock file: its value is what the file holds. A configuration file may hold that itself."""
+"""The option that names a lock file: its value is the contents of that file, or of the configuration file itself."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .command_line import read_command_line
 from .config_file import read_config
 from .definitions import DEFAULT_ENVIRONMENT, Isolation, Options, options_by_name
 
-# Never passed on, whatever is allowed: they speak of the bridge's own process.
+# Never passed on, even if --pass-env names them: they describe the bridge's own process.
 _NEVER_PASSED = (
     "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
     "MAINPID", "MANAGERPID", "NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
@@ -27,27 +27,27 @@ _IDENTITY = frozenset({"require-identity", "no-identity"})
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """Read the command line and the file that it names; what stands on the command line wins.
+    """Read the command line and the file that it names. The command line takes precedence.
 
-    Raises UsageError. Prints what was asked for and exits on --help and its like, and exits on --check.
+    Raises UsageError. Exits after --check, and after --help and other options that only print something.
     """
     given = read_command_line(arguments)
     in_file = {} if given.config is None else read_config(given.config)
     if _IDENTITY & given.values.keys():
-        # They exclude each other: the command line replaces whichever the file has.
+        # The two exclude each other, so that one on the command line replaces the other in the file.
         in_file = {name: value for name, value in in_file.items() if name not in _IDENTITY}
     values = {**in_file, **given.values}
     if given.print_tools_lock:
-        # It serves no client, and one process is enough.
-        of_no_use = {*_IDENTITY, "credentials-url", "tools-lock", "user-credential", "warm-spares"}
-        values = {**{name: value for name, value in values.items() if name not in of_no_use}, "no-identity": True}
+        # It serves no client, and starts one process only.
+        ignored = {*_IDENTITY, "credentials-url", "tools-lock", "user-credential", "warm-spares"}
+        values = {**{name: value for name, value in values.items() if name not in ignored}, "no-identity": True}
     attributes: dict[str, Any] = {options_by_name()[name].attribute: value for name, value in values.items()}
     options = Options(environment={}, print_tools_lock=given.print_tools_lock, **attributes)
     _check(options)
     if given.check:
         sys.exit(0)
     if options.no_identity:
-        # Without identities everyone is one user, who must not be held to one user's share.
+        # Without identities all clients are one user, whom the limits for one user must not restrict.
         options = replace(
             options,
             max_sessions_per_user=options.max_sessions,

@@ -1,4 +1,4 @@
-"""How the rules for tools, prompts and resources are written, which is in the configuration file alone."""
+"""How the configuration file writes the rules for tools, prompts and resources. The command line has none."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _arguments(value: object) -> ArgumentSchema:
 
 
 def _kind(primitive: Primitive, of: type[R]) -> Kind[R]:
-    """Who may use what: a default, and rules by name or pattern. In the file alone."""
+    """A default, and rules by name or pattern."""
 
     def from_json(value: object) -> R:
         members = _object(value, "default", "rules")

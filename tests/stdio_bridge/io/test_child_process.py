@@ -346,7 +346,7 @@ def test_a_unit_ends_with_the_connection_whatever_it_ignores(in_unit: Start, tmp
 def test_a_unit_that_ends_without_a_report_ends_the_process_at_once(in_unit: Start) -> None:
     with running(in_unit(shell("echo $PPID; exec sleep 1000"))) as server:
         psutil.Process(int(server.wait_for_lines(1)[0])).kill()
-        assert server.wait_for_exit() == "was ended with its unit, of which the system's journal tells more"
+        assert server.wait_for_exit() == "was ended with its unit: see the unit's entries in the system's journal"
 
 
 @needs_setpriv
@@ -520,7 +520,7 @@ def test_limits_that_a_unit_has_met_are_counted_by_its_control_group(
         ("exited -9 memory", "was ended by signal 9: its unit ran out of the memory that it may have"),
         ("exited 1 tasks", "exited with status 1: its unit had as many tasks as it may have"),
         ("failed wiki: Permission denied", "cannot be started: wiki: Permission denied"),
-        ("", "was ended with its unit, of which the system's journal tells more"),
+        ("", "was ended with its unit: see the unit's entries in the system's journal"),
     ],
 )
 def test_people_are_told_what_a_unit_reports(report: str, told: str) -> None:
