@@ -124,7 +124,9 @@ def test_a_header_that_is_none_by_its_syntax_is_refused_or_dropped(
         assert_true_identity(answer, identity_of(stack, tokens))
 
 
-@pytest.mark.parametrize("name", [*sorted(IDENTITY), "Authorization", "X-Forwarded-For", "X-Forwarded-Uri"])
+@pytest.mark.parametrize(
+    "name", [*sorted(IDENTITY), "Authorization", "X-Forwarded-For", "X-Forwarded-Method", "X-Forwarded-Uri"]
+)
 def test_a_header_named_in_connection_is_not_missing_behind(
     stack: RunningStack, tokens: Tokens, bearer: str, name: str
 ) -> None:

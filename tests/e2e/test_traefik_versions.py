@@ -19,7 +19,9 @@ def test_a_login_and_a_call_work_and_forged_names_are_dropped_on_the_oldest_trae
     try:
         running.wait_until_healthy()
         tokens = log_in(running.issuer, running.resource("echo"))
-        answer = initialize(running.resource("echo"), tokens.access_token, {"X_User_Id": "forged"})
+        # `/verify` takes no token without the forwarded headers that the client names as those of its connection.
+        forged = {"X_User_Id": "forged", "Connection": "keep-alive, X-Forwarded-Method, X-Forwarded-Uri"}
+        answer = initialize(running.resource("echo"), tokens.access_token, forged)
         assert answer.status_code == 200
         names = {name.lower() for name, _ in answer.json()["headers"]}
         assert "x-gateway-identity" in names

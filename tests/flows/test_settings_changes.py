@@ -92,7 +92,8 @@ def verify(oauth: OAuthTestClient, token: str) -> int:
         raise AssertionError("the body is never read")
 
     async def ask() -> None:
-        headers = [(b"authorization", f"Bearer {token}".encode()), (b"x-forwarded-method", b"POST")]
+        forwarded = [(b"x-forwarded-method", b"POST"), (b"x-forwarded-uri", b"/mcp")]
+        headers = [(b"authorization", f"Bearer {token}".encode()), *forwarded]
         try:
             await verifier({"path": "/verify/time", "headers": headers}, receive, send)
         finally:

@@ -35,6 +35,11 @@ WAIT_SECONDS = 60
 WORKERS = 3
 
 
+def forward_auth_headers(token: str) -> dict[str, str]:
+    """Return what Traefik's ForwardAuth sends for a request with a token."""
+    return {"Authorization": f"Bearer {token}", "X-Forwarded-Method": "POST", "X-Forwarded-Uri": "/time/mcp"}
+
+
 class Connection:
     """A connection that stays open, so that one worker answers all of its requests."""
 
@@ -43,7 +48,7 @@ class Connection:
 
     def verify(self, token: str) -> int:
         """Return the status that ForwardAuth gets for a token."""
-        return self.get("/verify/time", {"Authorization": f"Bearer {token}", "X-Forwarded-Uri": "/time/mcp"})
+        return self.get("/verify/time", forward_auth_headers(token))
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> int:
         """Return the status of a GET request."""

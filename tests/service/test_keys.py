@@ -17,7 +17,7 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.settings import Credentials, Lifetimes
 from tests.e2e.flow import Tokens, refresh
 
-from .conftest import Place, Service, eventually
+from .conftest import Place, Service, eventually, forward_auth_headers
 
 MASTER_KEY = b"m" * 40
 
@@ -56,7 +56,7 @@ class Traffic(threading.Thread):
             for _ in range(30):
                 verified = requests.get(
                     f"http://127.0.0.1:{self._service.port}/verify/time",
-                    headers={"Authorization": f"Bearer {body['access_token']}"},
+                    headers=forward_auth_headers(body["access_token"]),
                     timeout=60,
                 )
                 if verified.status_code != 200:

@@ -22,7 +22,7 @@ from local import github
 from tests.browser import Browser, Form
 from tests.e2e.flow import REDIRECT_URI, log_in, obtain_code, refresh
 
-from .conftest import Place, Service
+from .conftest import Place, Service, forward_auth_headers
 
 SECRET_PARAMETERS = {
     *("code", "state", "code_verifier", "refresh_token", "access_token", "client_secret", "token", "ticket"),
@@ -164,7 +164,7 @@ def use_everything(service: Service) -> None:
     basic = (registered["client_id"], registered["client_secret"])
     requests.post(f"{service.issuer}/token", data={"grant_type": "x"}, auth=basic, timeout=60)
     verify = f"http://127.0.0.1:{service.port}/verify/time"
-    bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+    bearer = forward_auth_headers(tokens["access_token"])
     assert requests.get(verify, headers=bearer, timeout=60).status_code == 200
     refreshed = service.post(
         "/token", {**proof, "grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
@@ -194,8 +194,8 @@ def misuse_everything(service: Service, place: Place) -> None:
     get = partial(requests.get, timeout=60)
     verify = f"http://127.0.0.1:{service.port}/verify/time"
     for authorization in (token, f"Basic {token}", f"Bearer {token}x", f"Bearer {token} {token}"):
-        get(verify, headers={"Authorization": authorization})
-    get(verify, headers={"Authorization": f"Bearer {token}", "X-Forwarded-Uri": f"/mcp?access_token={token}"})
+        get(verify, headers=forward_auth_headers(token) | {"Authorization": authorization})
+    get(verify, headers=forward_auth_headers(token) | {"X-Forwarded-Uri": f"/mcp?access_token={token}"})
     get(f"{service.issuer}/callback", params={"code": token, "state": secrets.token_urlsafe(32)})
     get(f"{service.issuer}/authorize", params={"client_id": token, "state": secrets.token_urlsafe(32)})
     get(f"{service.issuer}/{token}")

@@ -11,7 +11,7 @@ import pytest
 from local.ports import free_port
 from tests.otlp import SOON, Collector
 
-from .conftest import Connection, Place, Service, eventually
+from .conftest import Connection, Place, Service, eventually, forward_auth_headers
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 DOWN = "WARNING auth_service.ops.otlp: tracing.down: "
@@ -29,7 +29,7 @@ def start(place: Place, endpoint: str, *, ratio: float = 1.0, workers: int = 1) 
 
 def verify(service: Service, token: str, traceparent: str | None = None) -> int | None:
     connection = Connection(service.port)
-    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-Uri": "/time/mcp"}
+    headers = forward_auth_headers(token)
     try:
         return connection.get(
             "/verify/time", headers if traceparent is None else {**headers, "Traceparent": traceparent}

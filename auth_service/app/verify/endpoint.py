@@ -45,7 +45,7 @@ class MethodNotAllowedError(Exception):
 
 
 class MalformedRequestError(Exception):
-    """The request has a token or a path in a form that is refused. The text is for the client."""
+    """The request has a token, a path or forwarded headers in a form that is refused. The text is for the client."""
 
     def __init__(self, text: str, *, status: int = 400) -> None:
         super().__init__(text)
@@ -123,17 +123,27 @@ class Verifier:
 
     @staticmethod
     def _find_authorization(resource: ProtectedResource, headers: list[Header]) -> bytes | None:
-        """Return the one Authorization header. Raises MalformedRequestError, MethodNotAllowedError."""
+        """Return the one Authorization header. Raises MalformedRequestError, MethodNotAllowedError.
+
+        With a token, the router must say which method and URL the client has sent: without them nothing is checked.
+        """
         authorization: bytes | None = None
+        has_uri = has_method = False
         for name, value in headers:
             if name == b"authorization":
                 if authorization is not None:
                     raise MalformedRequestError("more than one Authorization header")
                 authorization = value
-            elif name == b"x-forwarded-uri" and value != resource.usual_uri:
-                check_forwarded_uri(value)
-            elif name == b"x-forwarded-method" and value not in METHODS:
-                raise MethodNotAllowedError
+            elif name == b"x-forwarded-uri":
+                has_uri = True
+                if value != resource.usual_uri:
+                    check_forwarded_uri(value)
+            elif name == b"x-forwarded-method":
+                has_method = True
+                if value not in METHODS:
+                    raise MethodNotAllowedError
+        if authorization is not None and not (has_uri and has_method):
+            raise MalformedRequestError("the router does not say which method and URL the request has")
         return authorization
 
     async def _decide(self, resource: ProtectedResource, authorization: bytes) -> Response:

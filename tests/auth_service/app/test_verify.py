@@ -86,7 +86,9 @@ class VerifyClient:
         }
         return issue_access_token(self.keys, **{**claims, **changes})
 
-    def verify(self, *authorization: str, name: str = "time", uri: str = "/mcp", method: str = "POST") -> Answer:
+    def verify(
+        self, *authorization: str, name: str = "time", uri: str | None = "/mcp", method: str | None = "POST"
+    ) -> Answer:
         sent: list[MutableMapping[str, Any]] = []
 
         async def send(message: MutableMapping[str, Any]) -> None:
@@ -96,7 +98,8 @@ class VerifyClient:
             raise AssertionError("the body is never read")
 
         headers = [(b"authorization", value.encode("latin-1")) for value in authorization]
-        headers += [(b"x-forwarded-method", method.encode()), (b"x-forwarded-uri", uri.encode("latin-1"))]
+        forwarded = {b"x-forwarded-method": method, b"x-forwarded-uri": uri}
+        headers += [(header, value.encode("latin-1")) for header, value in forwarded.items() if value is not None]
         scope = {"path": f"/verify/{name}", "headers": headers}
         self.runner.run(self.verifier(scope, receive, send))
         headers_sent = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
@@ -148,6 +151,20 @@ def test_no_other_method_passes(forward_auth: VerifyClient, method: str) -> None
         assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, OPTIONS, POST")
         assert not {"authorization", "x-gateway-identity"} & set(answer.headers)
     assert forward_auth.verifier.outcomes["time"]["method_not_allowed"] == 2
+
+
+@pytest.mark.parametrize("missing", [{"method": None}, {"uri": None}, {"method": None, "uri": None}])
+def test_no_token_passes_without_the_method_and_url_that_the_router_adds(
+    forward_auth: VerifyClient, missing: dict[str, Any]
+) -> None:
+    token = f"Bearer {forward_auth.token()}"
+    assert forward_auth.verify(token).status == 200  # the token is remembered now
+    answer = forward_auth.verify(token, **missing)
+    assert answer.status == 400
+    assert 'error="invalid_request"' in answer.headers["www-authenticate"]
+    assert not {"authorization", "x-gateway-identity"} & set(answer.headers)
+    assert forward_auth.verifier.outcomes["time"]["malformed_request"] == 1
+    assert forward_auth.verify(**missing).status == 401, "without a token it is refused in any case"
 
 
 @pytest.mark.parametrize(
