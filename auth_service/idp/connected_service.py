@@ -22,10 +22,14 @@ from . import http
 from .thread_limit import ThreadLimit
 
 MAX_CONCURRENT: Final = 8
-"""Per worker, of all these services together: so many threads may wait for them."""
+"""How many threads of a worker may wait for all these services together."""
 MAX_CONCURRENT_OF_ONE: Final = 4
+"""How many of them may wait for one service."""
 CALL_SECONDS: Final = 20
-"""How long a call, and each read of it, may take. An answer that is not waited for may replace a refresh token."""
+"""How long a call, and each read of it, may take.
+
+That is long, as an answer that comes too late may hold the only refresh token that still works.
+"""
 MAX_TOKEN_BYTES: Final = 6000
 """A bridge hands at most 128 KiB over to a process: twenty of these, with their names."""
 
@@ -45,7 +49,7 @@ _KNOWN: Final = _ENDED | {
     *("incorrect_client_credentials", "redirect_uri_mismatch", "application_suspended", "unverified_user_email"),
     *("bad_client_secret", "bad_redirect_uri", "invalid_client_id", "ratelimited"),
 }
-"""Errors that may be named in a log: in the place of an error code could stand a token."""
+"""Errors that a log may name. Others are not quoted, as a token could stand in their place."""
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +180,7 @@ class ConnectedService:
     def _explain(self, error: object) -> AccountRefusedError | ServiceUnavailable:
         if isinstance(error, str) and error in _ENDED:
             return AccountRefusedError(f"{self.name}: {error}")
-        # Only the operator can mend a wrong client secret, so it ends nothing.
+        # Such as a wrong client secret, which only the operator can mend: the user's account stays.
         log.error("%s: the token endpoint answered with the error %s", self.name, known_error(error))
         return ServiceUnavailable(self.name)
 

@@ -1,4 +1,4 @@
-"""Accounts at other services that users have connected: their tokens are kept, refreshed and revoked here."""
+"""Users' accounts at other services: connect one, keep its tokens fresh, and revoke them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ STORE_SECONDS: Final = 12
 _STORE_PAUSE_SECONDS: Final = 0.5
 """Between two of these attempts."""
 _REFRESH_SECONDS: Final = CALL_SECONDS + STORE_SECONDS + 10
-"""Longer than a refresh can take: a refresh token must not be used twice, as services then revoke all its tokens."""
+"""How long the lock is held at most, which is longer than a refresh can take.
+
+Services that see a refresh token twice revoke all tokens that came of it.
+"""
 _WAIT_SECONDS: Final = 5
 """How long a request waits while another one renews the same account."""
 MAX_WAITING: Final = 1000
-"""How many revocations may wait for the other services. Above that the newest are dropped."""
+"""How many revocations may wait for other services. Above that, new ones are dropped."""
 CLOSE_SECONDS: Final = 5
 """For how many seconds a process that ends goes on with revocations."""
 
@@ -81,13 +84,13 @@ class Connections:
         self,
         settings: Settings,
         credentials: Credentials,
-        kept: UserCredentials,
+        user_credentials: UserCredentials,
         locks: Locks,
     ) -> None:
         """Raises SettingsError as `make_services`."""
         self._settings = settings
         self._services = make_services(settings, credentials)
-        self._kept = kept
+        self._user_credentials = user_credentials
         self._locks = locks
         self._verifier_key = credentials.derive_key("connection-verifier")
         self._revocations = BackgroundQueue(
@@ -142,7 +145,7 @@ class Connections:
         """
         found = {
             variable: self._renew(resource_name, sub, variable, stored)
-            for variable, stored in self._kept.read_all(resource_name, sub).items()
+            for variable, stored in self._user_credentials.read_all(resource_name, sub).items()
         }
         return {variable: secret for variable, secret in found.items() if secret is not None}
 
@@ -151,13 +154,13 @@ class Connections:
         if service is None or not (stored.secret.has_ended or stored.secret.is_due):
             return stored.secret
         try:
-            return self._renew_alone(service, resource_name, sub, variable, stored)
+            return self._renew_under_lock(service, resource_name, sub, variable, stored)
         except ServiceUnavailable:
             if stored.secret.has_ended:
                 raise
             return stored.secret  # it is good for a while
 
-    def _renew_alone(
+    def _renew_under_lock(
         self, service: ConnectedService, resource_name: str, sub: str, variable: str, seen: StoredSecret
     ) -> Secret | None:
         """Renew a token unless another worker has just done so, or the user has connected another account."""
@@ -166,12 +169,12 @@ class Connections:
         )
         # A request that waits for another one of the user counts as waiting for the service.
         with service.waiting(), lock:
-            while (stored := self._kept.read_all(resource_name, sub).get(variable)) is not None:
+            while (stored := self._user_credentials.read_all(resource_name, sub).get(variable)) is not None:
                 if stored.record != seen.record and not stored.secret.has_ended:
                     return stored.secret
                 renewed = self._refresh(service, stored.secret)
                 if renewed is None:
-                    if self._kept.discard(resource_name, sub, variable, stored):
+                    if self._user_credentials.discard(resource_name, sub, variable, stored):
                         self._note_end(resource_name, sub, variable)
                         return None
                 elif self._store(service, resource_name, sub, variable, former=stored, renewed=renewed):
@@ -195,9 +198,9 @@ class Connections:
         until = time.monotonic() + STORE_SECONDS
         while True:
             try:
-                if self._kept.renew(resource_name, sub, variable, former, renewed):
+                if self._user_credentials.renew(resource_name, sub, variable, former, renewed):
                     return True
-                current = self._kept.read_all(resource_name, sub).get(variable)
+                current = self._user_credentials.read_all(resource_name, sub).get(variable)
             except ServiceUnavailable:
                 if time.monotonic() >= until:
                     log.error("%s: new tokens of a user could not be stored, only used once", service.name)
@@ -206,8 +209,8 @@ class Connections:
                 continue
             if current is None:
                 self._revoke_later(service, renewed)
-            # Not revoked beside a newer one, which ends with it at many services. It may be this one, too: Redis may
-            # have stored it without answering.
+            # If the user has connected another account meanwhile, these tokens are not revoked: at many services that
+            # would end the newer ones too. What is there may also be this secret, stored by Redis without an answer.
             return current is not None and current.secret == renewed
 
     def _note_end(self, resource_name: str, sub: str, variable: str) -> None:
@@ -230,7 +233,7 @@ class Connections:
     def remove(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
         """Remove credentials of a user; return those that were there. Tokens are revoked later, if they can be."""
         # Those that are removed, and not what was read before: a renewal in between replaces them.
-        removed = self._kept.remove(resource_name, sub, variables)
+        removed = self._user_credentials.remove(resource_name, sub, variables)
         for variable, secret in removed.items():
             service = self._services.get((resource_name, variable))
             if service is not None and secret is not None:

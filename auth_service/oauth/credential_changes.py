@@ -54,7 +54,8 @@ class CredentialChanges:
             return
         replaced = self._credentials.put(resource_name, sub, secrets)
         if replaced:
-            # Where nothing was replaced, no process has it, and a notice would meet the first one that starts with it.
+            # Where nothing was replaced, no process has a former value, and the notice could end the first process that
+            # has the new one.
             self._end_processes(resource_name, sub)
         for variable in secrets:
             event = Event.CREDENTIAL_REPLACED if variable in replaced else Event.CREDENTIAL_SET

@@ -59,8 +59,8 @@ class UserAccess:
         """Keep a login of this user as `remember` does."""
         self._store.last_logins.keep(sub, sealed_login)
 
-    def find_newest(self, sub: str, sealed_login: str) -> str:
-        """Return a login that has waited, or the user's last one if that came later."""
+    def choose_newer_login(self, sub: str, sealed_login: str) -> str:
+        """Return a login that has waited for credentials, or the user's last login if that is newer."""
         last = self._store.last_logins.find(sub)
         waited, kept = self._open(sealed_login), self._open(last)
         is_later = waited is not None and kept is not None and kept["at"] > waited["at"]

@@ -29,16 +29,16 @@ KEPT_SECONDS: Final = 7 * 24 * 3600
 RENEW_AHEAD_SECONDS: Final = 300
 """How long before its end a value is renewed, or a quarter of its lifetime if that is less.
 
-As early as a bridge ends the processes that started with a new one, and no earlier: some services end the former token
-at once.
+A bridge gives no client a process whose value ends sooner than that. So few use the former token when a new one is
+obtained: some services end the former one at once.
 """
 _NONCE_BYTES: Final = 12
 _MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError)
-"""What reading a record raises that this service has not written so."""
-_END_OF_TIME: Final = 1 << 37
-"""In seconds since 1970: greater numbers are no dates."""
+"""What is raised where a record is read that this service has not written."""
+_MAX_SECONDS: Final = 1 << 37
+"""Greater numbers are no times in seconds since 1970."""
 _USED: Final = "used "
-"""Before a variable's name, in the name of the member with the time of its last use."""
+"""Begins the name of the hash member that holds the time of a variable's last use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Secret:
         return self.refresh_token is not None and self.expires_at is not None and self.expires_at - ahead <= time.time()
 
     @property
-    def is_over(self) -> bool:
+    def is_unusable(self) -> bool:
         """Whether the value has ended, and nothing renews it."""
         return self.refresh_token is None and self.has_ended
 
@@ -75,7 +75,7 @@ class StoredSecret:
 
     secret: Secret
     record: str = field(repr=False)
-    """The encrypted record, which tells this secret from those before and after it."""
+    """The encrypted record. Each time that a secret is stored, the record is another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,8 @@ class UserCredentials:
     ) -> None:
         """Share a connection pool. `derive_key` returns 64 hexadecimal digits for each purpose.
 
-        `grant_lifetime` is how many seconds a grant outlives its last use. `sources` says where what users connect
-        comes from, by server and variable; all else is pasted.
+        `grant_lifetime` is how many seconds a grant outlives its last use. `sources` names the service that a
+        connected account is at, by server and variable; users paste the values of all other variables.
         """
         self._redis = connection
         self._derive_key = derive_key
@@ -117,7 +117,7 @@ class UserCredentials:
     def put(self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret]) -> set[str]:
         """Store what a user has just entered or connected; return the variables where something was there before.
 
-        It ends soon if the user gets no grant.
+        It is kept for KEPT_SECONDS, and for longer if the user gets a grant.
         """
         key = user_credentials_key(resource_name, sub)
         now = int(time.time())
@@ -176,11 +176,11 @@ class UserCredentials:
         }
 
     def find_missing(self, resource_name: str, sub: str, variables: Collection[str]) -> list[str]:
-        """Return those of these variables for which a user has nothing that can be decrypted, and used or renewed."""
+        """Return those of these variables whose value is not there, cannot be decrypted, or has ended for good."""
         if not variables:
             return []
         held = self.read_all(resource_name, sub)
-        return [variable for variable in variables if variable not in held or held[variable].secret.is_over]
+        return [variable for variable in variables if variable not in held or held[variable].secret.is_unusable]
 
     @denies_when_unavailable
     def find_states(self, sub: str, resource_names: Collection[str]) -> list[CredentialState]:
@@ -208,7 +208,7 @@ class UserCredentials:
 
     @denies_when_unavailable
     def note_use(self, resource_name: str, sub: str, variables: Collection[str]) -> None:
-        """Note that a process has been given these, which keeps them as a grant's use does."""
+        """Note that a process has been given these variables, and keep them for as long as a grant that is in use."""
         self._note_use(
             keys=[user_credentials_key(resource_name, sub)],
             args=[int(time.time()), self._lifetime, _USED, *variables],
@@ -223,7 +223,7 @@ class UserCredentials:
 
     @denies_when_unavailable
     def end_soon(self, resource_name: str, sub: str) -> None:
-        """Let the credentials of a user end who has no grant of the server any more, unless the user gets one."""
+        """Keep a user's credentials for KEPT_SECONDS at most, as the user's last grant of the server has ended."""
         self._shorten(keys=[user_credentials_key(resource_name, sub)], args=[KEPT_SECONDS])
 
     @property
@@ -233,20 +233,22 @@ class UserCredentials:
     def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, *, set_at: int) -> str:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         cipher = self._cipher(resource_name, sub)
-        sealed = cipher.encrypt(nonce, json.dumps(asdict(secret)).encode(), self._bound(resource_name, sub, variable))
+        content = json.dumps(asdict(secret)).encode()
+        sealed = cipher.encrypt(nonce, content, self._associated_data(resource_name, sub, variable))
         return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
 
     def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:
-        cipher, bound = self._cipher(resource_name, sub), self._bound(resource_name, sub, variable)
+        cipher = self._cipher(resource_name, sub)
+        associated_data = self._associated_data(resource_name, sub, variable)
         try:
             sealed = base64.b64decode(json.loads(record)["sealed"])
-            content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+            content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], associated_data)
         except (InvalidTag, *_MALFORMED):  # of another master key or source, or copied here
             return None
         return Secret(**json.loads(content))
 
-    def _bound(self, resource_name: str, sub: str, variable: str) -> bytes:
-        """Return what a record belongs to, which its encryption authenticates."""
+    def _associated_data(self, resource_name: str, sub: str, variable: str) -> bytes:
+        """Return what a record belongs to. It is no part of the record, and the record opens with no other (AEAD)."""
         source = self._sources.get((resource_name, variable), ())
         return json.dumps([resource_name, sub, variable, *source]).encode()
 
@@ -280,4 +282,4 @@ def _find_time(value: object) -> int | None:
         seconds = int(str(value))
     except ValueError:
         return None
-    return seconds if 0 <= seconds < _END_OF_TIME else None
+    return seconds if 0 <= seconds < _MAX_SECONDS else None

@@ -110,19 +110,19 @@ def _consume(parts: Parts, state: str) -> Attempt:
     if kept is not None:
         return Attempt(**kept["attempt"])
     if state:
-        # Another browser has approved what this one began. It shows state and code in its address bar, with which the
-        # first one could still connect the other user's account.
+        # The browser that began has sent its URL of the other service to this one, whose user has approved. This one
+        # shows state and code in its address bar. With them the first browser could connect this user's account.
         parts.store.pending_connections.drop(state)
     if not sends_cookies(parts):
         raise PageError(
             "This browser sent no cookie",
-            "An account must be connected in the browser in which that began, which a cookie tells. Nothing was kept. "
-            f"Allow cookies for {parts.host}, then start again.",
+            "An account must be connected in the browser in which you began, which the gateway recognizes by a cookie. "
+            f"Nothing was kept. Allow cookies for {parts.host}, then start again.",
         )
     raise PageError(
         "This account cannot be connected now",
-        "It is connected already, took too long, or that began in another browser. Nothing was kept. Start again from "
-        "the page that asked for the account.",
+        "It is connected already, the attempt took too long, or it began in another browser. Nothing was kept. Start "
+        "again from the page that asked for the account.",
     )
 
 
@@ -142,7 +142,8 @@ def _redeem(parts: Parts, attempt: Attempt, label: str, *, code: str, state: str
         raise _failed(
             attempt,
             f"{label} could not be connected",
-            "The other service took its own answer back, as after a long wait. Nothing was kept. Please try again.",
+            "The other service no longer accepts what it sent you back with, perhaps because it took too long. Nothing "
+            "was kept. Please try again.",
         ) from error
     except ServiceUnavailable as error:
         if error.dependency != parts.connections.name_of(attempt.resource_name, attempt.variable):

@@ -42,10 +42,10 @@ def deliver(parts: Parts, name: str) -> Response:
     secrets = parts.connections.read_fresh(name, grant.sub)
     missing = [variable for variable in resource.user_credentials if variable not in secrets]
     if missing:
-        # With a live grant the client would only refresh its token, and no page would ask the user. A process of
-        # another client of the user may have what was there, and must not go on with it once the user has provided
-        # another one. Bridges hear of that after the end of the grant, or this client would be told that only its
-        # session ended, and right after it, or they would end the process of the client's next login.
+        # The grant ends: with a live one the client would only refresh its token, and no page would ask the user. The
+        # user's other processes end, too: they may have the former value, and must not use it once the user has
+        # provided a new one. That notice comes after the one about the grant, so that this client is told to log in
+        # again, and not that its session has ended; and right after it, before the client's next login has a process.
         parts.revocation.revoke_grant(
             grant.sid,
             by="gateway",
@@ -53,8 +53,8 @@ def deliver(parts: Parts, name: str) -> Response:
             notify=lambda: parts.notices.end_processes(name, grant.sub),
         )
         return _refuse(grant, f"missing: {', '.join(missing)}")
-    # A removal ends the grants, too. Either that is seen here, or the bridge gets the notice that follows the removal,
-    # and discards this answer.
+    # The user may have removed a credential since it was read. A removal ends the user's grants, too. Either that is
+    # seen here, or the bridge gets the notice that follows the removal, and discards this answer.
     if parts.store.grants.find(grant.sid) is None:
         return _refuse(grant, "the grant has ended")
     environment = {variable: secrets[variable].value for variable in resource.user_credentials}

@@ -93,7 +93,7 @@ def show(parts: Parts) -> Response:
     if (page := find_change(parts, waiting.shown, requested, waiting.scopes)) is not None:
         return page
     granted = dataclasses.replace(requested, scopes=waiting.granted)
-    newest = parts.user_access.find_newest(waiting.sub, waiting.sealed_login)
+    newest = parts.user_access.choose_newer_login(waiting.sub, waiting.sealed_login)
 
     def check_user() -> None:
         # The user may have been revoked since the session was looked up. That ends sessions first, and then the grants
