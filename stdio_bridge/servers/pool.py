@@ -139,7 +139,7 @@ class Server:
         return True
 
     def _ask_to_start(self) -> None:
-        self._permit = self._pool.start_limiter.ask(self._begin, low_priority=self._spare)
+        self._permit = self._pool.start_limiter.ask(self._begin, user=self.user)
 
     def is_due(self, now: float) -> bool:
         """Whether it should end once it is idle, as its user's credential is about to end."""
@@ -211,9 +211,12 @@ class Server:
                 secrets=tuple(environment.values()),
             )
         except Exception as error:
-            log.error("%s: %s", self._name, error, exc_info=not isinstance(error, SpawnError))
+            if isinstance(error, SpawnError):
+                pool.crash_log.log(logging.ERROR, "%s: %s", self._name, error)
+            else:
+                log.exception("%s cannot be started", self._name)
             self.stopping = True
-            pool.failed_at = pool.loop.clock()
+            self._note_failed_start()
             pool.crashes.add()
             pool.loop.call_soon(lambda: self._end("cannot be started"))
             return
@@ -224,6 +227,11 @@ class Server:
         unwritten, self._unwritten = self._unwritten, []
         for line in unwritten:
             self._process.write(line)
+
+    def _note_failed_start(self) -> None:
+        """Let readiness know, unless a user's own credential may be the reason, which says nothing about the server."""
+        if not self._is_for_user:
+            self._pool.failed_at = self._pool.loop.clock()
 
     def _release_permit(self) -> None:
         if self._permit_timer is not None:
@@ -257,8 +265,8 @@ class Server:
     def _exited(self, exit_: Exit) -> None:
         if not self.stopping:
             self._pool.crashes.add()
-            if not self.heard and not self._is_for_user:
-                self._pool.failed_at = self._pool.loop.clock()
+            if not self.heard:
+                self._note_failed_start()
             self._pool.crash_log.log(logging.WARNING, "%s: the server %s", self._name, exit_)
         self._end(str(exit_))
 

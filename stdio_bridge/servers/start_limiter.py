@@ -12,11 +12,12 @@ log = logging.getLogger(__name__)
 class StartPermit:
     """The right to start one process: waited for, held while the process starts, and released."""
 
-    __slots__ = ("_granted", "_limiter")
+    __slots__ = ("_granted", "_limiter", "user")
 
-    def __init__(self, limiter: StartLimiter, granted: Callable[[], None]) -> None:
+    def __init__(self, limiter: StartLimiter, granted: Callable[[], None], user: str | None) -> None:
         self._limiter = limiter
         self._granted = granted
+        self.user = user
 
     def grant(self) -> None:
         """Let it start; called by the limiter."""
@@ -28,23 +29,31 @@ class StartPermit:
 
 
 class StartLimiter:
-    """Gives a bounded number of permits, in the order they were asked for; low priority comes after all others."""
+    """Gives a bounded number of permits: to users in turn, and to each in the order of asking.
+
+    So a user who asks for many, or whose processes take long to start, does not make other users wait for all of them.
+    What is for no user comes after all users.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._had: set[StartPermit] = set()
-        self._waiting: collections.deque[StartPermit] = collections.deque()
-        self._low_priority: collections.deque[StartPermit] = collections.deque()
+        # The users in the order of their turns; each has a permit that waits.
+        self._turns: dict[str, collections.deque[StartPermit]] = {}
+        self._for_no_user: collections.deque[StartPermit] = collections.deque()
 
     @property
     def waiting(self) -> int:
-        """How many wait, without those of low priority."""
-        return len(self._waiting)
+        """How many wait that are for a user."""
+        return sum(map(len, self._turns.values()))
 
-    def ask(self, granted: Callable[[], None], *, low_priority: bool = False) -> StartPermit:
-        """Call `granted` when it may start, which may be before this returns."""
-        permit = StartPermit(self, granted)
-        (self._low_priority if low_priority else self._waiting).append(permit)
+    def ask(self, granted: Callable[[], None], *, user: str | None) -> StartPermit:
+        """Call `granted` when it may start, which may be before this returns. A spare process has no user."""
+        permit = StartPermit(self, granted, user)
+        if user is None:
+            self._for_no_user.append(permit)
+        else:
+            self._turns.setdefault(user, collections.deque()).append(permit)
         self._serve()
         return permit
 
@@ -54,13 +63,25 @@ class StartLimiter:
             self._had.remove(permit)
             self._serve()
             return
-        for queue in (self._waiting, self._low_priority):
-            if permit in queue:
-                queue.remove(permit)
+        queue = self._for_no_user if permit.user is None else self._turns.get(permit.user)
+        if queue is None or permit not in queue:
+            return
+        queue.remove(permit)
+        if permit.user is not None and not queue:
+            del self._turns[permit.user]
+
+    def _take_next(self) -> StartPermit | None:
+        if not self._turns:
+            return self._for_no_user.popleft() if self._for_no_user else None
+        user = next(iter(self._turns))
+        queue = self._turns.pop(user)
+        permit = queue.popleft()
+        if queue:
+            self._turns[user] = queue  # behind all other users
+        return permit
 
     def _serve(self) -> None:
-        while len(self._had) < self._count and (self._waiting or self._low_priority):
-            permit = (self._waiting or self._low_priority).popleft()
+        while len(self._had) < self._count and (permit := self._take_next()) is not None:
             self._had.add(permit)
             try:
                 permit.grant()

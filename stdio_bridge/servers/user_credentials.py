@@ -191,7 +191,7 @@ class Question:
 
     def _begin(self) -> None:
         if not self._is_over:
-            self._permit = self._credentials.limiter.ask(self._send)
+            self._permit = self._credentials.limiter.ask(self._send, user=self._identity.user)
 
     def _send(self) -> None:
         if self._is_over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -95,13 +96,14 @@ def test_whatever_prevents_a_start_the_server_ends_and_the_next_one_may_start(
         site.start()
         site.turn_until(lambda: len(site.ended) == 2)
     assert site.ended == ["cannot be started"] * 2
+    assert site.pool.failed_at > -math.inf
     assert len(site.pool) == 0
     assert site.start().running
 
 
 def test_one_that_is_stopped_in_the_turn_in_which_it_could_start_starts_no_process(site: Site) -> None:
     others = children()
-    permit = site.pool.start_limiter.ask(lambda: None)
+    permit = site.pool.start_limiter.ask(lambda: None, user="u")
     server = site.start()
     server.stop("nobody wants it")
     permit.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -210,6 +211,23 @@ def test_a_process_whose_credentials_change_too_often_is_not_started(site: Site)
     assert (lease.ending, session.has_ended) == (True, True)
     site.turn_until(lambda: len(site.pool) == 0)
     assert (site.started, site.service.asked) == ([], 2)
+
+
+def test_a_credential_with_which_no_process_can_start_fails_its_user_alone(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.service.token = "t" * 10**6  # more than a process may get
+    lease, session = site.open("ann")
+    site.turn_until(lambda: session.has_ended)
+    assert lease.ending
+    assert site.pool.failed_at == -math.inf
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("process 1 of ann: ")
+    assert line.endswith("cannot be started: Argument list too long")
+    site.service.token = "short"
+    lease, session = site.open("bob")
+    site.turn_until(lambda: site.pool.spawns.value == 1)
+    assert (lease.ending, session.has_ended) == (False, False)
 
 
 def test_nothing_starts_for_a_user_in_the_name_of_another_or_of_none(site: Site) -> None:
