@@ -16,7 +16,7 @@ from auth_service.oauth.settings_trust import end_untrusted
 from auth_service.ops.outages import Outage
 from auth_service.protocol.errors import ServiceUnavailable, WritesRefused
 from auth_service.storage.denial_keeper import KEEP_SECONDS, DenialKeeper
-from auth_service.storage.subjects import Subjects
+from auth_service.storage.subject_renaming import SubjectRenaming
 
 from .composition import Parts
 
@@ -39,7 +39,7 @@ class Upkeep:
         self._keys = parts.signing_keys
         self._rotation = parts.rotation
         self._keys_are_agreed = False
-        self._subjects = Subjects(parts.store.redis)
+        self._subjects = SubjectRenaming(parts.store.redis)
         self._subjects_are_named = False
         self._provider_name = provider_name(parts.settings.identity_provider)
         self._writes = Outage(log, "redis.full: it takes no writes", over="redis.writes-again")

@@ -9,9 +9,9 @@
 | `grant:SID` | a grant (`grants`); its access tokens are valid while it exists | a refresh token lifetime |
 | `refresh:SID` | the grant's refresh generation (`refresh_tokens`), and when former ones were used | as the grant |
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by last use | as their last grant |
-| `login-of-user:SUB` | the provider's token of the user, encrypted (`logins`) | as their last grant |
+| `login-of-user:SUB` | the provider's token of the user, encrypted (`last_logins`) | as their last grant |
 | `user-credentials:NAME:SUB` | what a user has set for a server, encrypted (`user_credentials`) | a week after grants |
-| `login:HASH` | an authorization request during the login at the identity provider | 10 minutes |
+| `login:HASH` | an authorization request during the login at the identity provider (`attempts`) | 10 minutes |
 | `logins` | the hashes of these, by the time of the redirect there | a day after the newest |
 | `waiting-login:HASH` | a complete login for which the user is asked for credentials | 30 minutes |
 | `connection:HASH` | why a browser was sent to a service where the user connects an account | 10 minutes |
@@ -34,5 +34,5 @@
 | `created-clients` | client_id → a client that the operator has created (`created_clients`) | until it is deleted |
 | `workload-issuers` | names of trusted issuers for whose workloads tokens were issued (`noted_names`) | for ever |
 | `declared-clients` | names of declared clients for which grants were made (`noted_names`) | for ever |
-| `subjects-name-servers` | set once the subjects have their present form (`subjects`) | for ever |
+| `subjects-name-servers` | set once the subjects have their present form (`subject_renaming`) | for ever |
 """

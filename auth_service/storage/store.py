@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from auth_service.settings import Settings
 
+from .attempts import Attempts
 from .clients import Clients
 from .codes import Codes
 from .consents import Consents
@@ -13,8 +14,8 @@ from .documents import Documents
 from .grants import Grants
 from .identifiers import Identifiers
 from .key_names import DECLARED_CLIENTS, WORKLOAD_ISSUERS
+from .last_logins import LastLogins
 from .locks import Locks
-from .logins import LastLogins, PendingLogins
 from .noted_names import NotedNames
 from .pins import Pins
 from .queries import Queries
@@ -47,9 +48,9 @@ class Store:
         self.consents = Consents(self.redis)
         self.created_clients = CreatedClients(self.redis)
         self.sessions = Sessions(self.redis)
-        self.pending_logins = PendingLogins(self.redis)
-        self.waiting_logins = PendingLogins(self.redis, kind="waiting-login")
-        self.pending_connections = PendingLogins(self.redis, kind="connection")
+        self.pending_logins = Attempts(self.redis, kind="login")
+        self.waiting_logins = Attempts(self.redis, kind="waiting-login")
+        self.pending_connections = Attempts(self.redis, kind="connection")
         self.last_logins = LastLogins(self.redis, grant_lifetime=lifetimes.refresh_token)
         self.pins = Pins(self.redis)
         self.quotas = Quotas(self.redis)

@@ -11,7 +11,7 @@ import redis
 
 from auth_service.idp import provider_name
 from auth_service.settings import GitHub, OpenIDConnect
-from auth_service.storage.subjects import MARKER, Subjects
+from auth_service.storage.subject_renaming import MARKER, SubjectRenaming
 from tests.conftest import RedisServer
 
 from .conftest import ISSUER, REDIRECT, RESOURCE, OAuthTestClient, authorization_query
@@ -70,7 +70,7 @@ def test_what_an_earlier_version_holds_of_an_enterprise_servers_users_goes_on(
     code = oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     issued = oauth.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
     before = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter()}
-    assert Subjects(connection).name_servers(NAMED) == 4
+    assert SubjectRenaming(connection).name_servers(NAMED) == 4
     after = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter() if key != MARKER}
     assert {key.replace("github", NAMED): entry[1] for key, entry in before.items()} == {
         key: entry[1] for key, entry in after.items()
@@ -101,12 +101,12 @@ def test_going_over_to_another_server_mixes_nobody_up(
     second = SERVER if first == "https://github.com" else "https://github.com"
     names = {"https://github.com": "github", SERVER: NAMED}
     use(oauth, first, monkeypatch)
-    Subjects(connection).name_servers(names[first])
+    SubjectRenaming(connection).name_servers(names[first])
     client_id = oauth.register(redirect_uris=[REDIRECT, HTTPS_REDIRECT])["client_id"]
     code = oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     issued = oauth.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
     use(oauth, second, monkeypatch)
-    assert Subjects(connection).name_servers(names[second]) == 0, "nobody is renamed a second time"
+    assert SubjectRenaming(connection).name_servers(names[second]) == 0, "nobody is renamed a second time"
     oauth.browser = oauth.new_browser()
     oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     assert oauth.store.pins.find(names[first]) == {"octocat": f"{names[first]}:583231"}
@@ -125,7 +125,7 @@ def test_of_all_who_start_at_once_one_renames(
 
     def start(_: int) -> int:
         with redis_server.client() as own:
-            return Subjects(own).name_servers(NAMED)
+            return SubjectRenaming(own).name_servers(NAMED)
 
     with ThreadPoolExecutor(12) as pool:
         assert sorted(pool.map(start, range(12))) == [0] * 11 + [4]
@@ -142,7 +142,7 @@ def test_entries_written_meanwhile_are_merged_and_a_pin_stays_with_its_user(
     oauth.browser = oauth.new_browser()
     oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     connection.hset(f"pins:{NAMED}", "octocat", f"{NAMED}:1")
-    Subjects(connection).name_servers(NAMED)
+    SubjectRenaming(connection).name_servers(NAMED)
     assert len(oauth.store.grants.find_of_user(f"{NAMED}:583231")) == 2
     assert connection.zcard(f"sessions-of-user:{NAMED}:583231") == 2
     assert connection.hlen(f"approvals-of-user:{NAMED}:583231") == 2
@@ -155,7 +155,7 @@ def test_users_of_github_com_and_openid_connect_are_not_renamed(
     oauth.obtain_code(oauth.register(client_name='"sub": "github:1"')["client_id"])
     before = sorted(connection.scan_iter())
     for provider in ("github", "oidc:https://login.example.com"):
-        assert Subjects(connection).name_servers(provider) == 0
+        assert SubjectRenaming(connection).name_servers(provider) == 0
         assert sorted(key for key in connection.scan_iter() if key != MARKER) == before
         connection.delete(MARKER)
 
@@ -163,6 +163,6 @@ def test_users_of_github_com_and_openid_connect_are_not_renamed(
 def test_a_name_in_a_grant_is_no_subject(oauth: OAuthTestClient, connection: redis.Redis) -> None:
     name = '", "sub": "github:1'
     oauth.obtain_code(oauth.register(client_name=name)["client_id"])
-    Subjects(connection).name_servers(NAMED)
+    SubjectRenaming(connection).name_servers(NAMED)
     (live,) = oauth.store.grants.find_of_user(f"{NAMED}:583231")
     assert (live.grant.sub, live.grant.client_name) == (f"{NAMED}:583231", name)

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
-from auth_service.storage import logins
+from auth_service.storage import attempts
 from auth_service.storage.grants import new_sid
 from tests.conftest import RedisServer
 
@@ -171,7 +171,7 @@ def test_a_flood_evicts_the_oldest_unused_clients_and_none_that_has_been_used(
 def test_a_flood_of_logins_that_nobody_finishes_is_bounded_and_leaves_the_newest(
     oauth: OAuthTestClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logins, "MAX_LOGINS", 10)
+    monkeypatch.setattr(attempts, "MAX_ATTEMPTS", 10)
     client_id = oauth.register()["client_id"]
     page = oauth.authorize(client_id)
     sent = [oauth.decide(page) for _ in range(30)]

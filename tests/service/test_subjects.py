@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auth_service.storage.subjects import MARKER
+from auth_service.storage.subject_renaming import MARKER
 
 from .conftest import Place, eventually
 

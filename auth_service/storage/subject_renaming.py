@@ -16,11 +16,11 @@ from .redis_client import denies_when_unavailable
 from .scripts import RENAME
 
 MARKER: Final = "subjects-name-servers"
-"""The marker: no user has a subject of the former form, or must lose it."""
+"""The key that is set once the subjects are renamed."""
 
 
-class Subjects:
-    """The subjects in Redis. Raises ServiceUnavailable when Redis does not answer."""
+class SubjectRenaming:
+    """Renames subjects in Redis. Raises ServiceUnavailable when Redis does not answer."""
 
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
@@ -33,5 +33,5 @@ class Subjects:
         `provider` is the prefix of the configured provider's subjects.
         """
         server = provider if provider.startswith("github:") else ""
-        in_pattern = server.replace("%", "%%")  # where Lua puts it in the place of something
-        return max(cast("int", self._rename(keys=[MARKER], args=[server, in_pattern])), 0)
+        in_replacement = server.replace("%", "%%")  # Lua's gsub reads `%` in a replacement as a reference
+        return max(cast("int", self._rename(keys=[MARKER], args=[server, in_replacement])), 0)
