@@ -7,14 +7,14 @@ import contextlib
 import logging
 import socket
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 from stdio_bridge.io.log_handler import LimitedLog
 
 from .connect_request import ESTABLISHED, Refusal, Target, parse_request
+from .control_groups import find_control_group
 from .domains import Domains
-from .holders import holder_of
 
 MAX_CONNECTIONS = 512
 HEAD_SECONDS = 10.0
@@ -42,23 +42,63 @@ async def connect(target: Target) -> Streams:
 
 
 class _Connection:
-    """One connection of a client, and when something was last passed on in it."""
+    """One connection of a client, and the control group of the session that it belongs to."""
 
-    def __init__(self, client: socket.socket, holder: Hashable) -> None:
+    def __init__(self, client: socket.socket, control_group: int | None) -> None:
         self.socket = client
-        self.holder = holder
+        self.control_group = control_group
         self.task: asyncio.Task[None] | None = None
-        self.touch()
+        self.used_at = time.monotonic()
 
-    def touch(self) -> None:
-        """Something was passed on."""
-        self.active_at = time.monotonic()
+
+class _Connections:
+    """The connections of each session, with the least recently used one first."""
+
+    def __init__(self) -> None:
+        self._by_session: dict[int | None, dict[_Connection, None]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[_Connection]:
+        for session in self._by_session.values():
+            yield from session
+
+    def add(self, connection: _Connection) -> None:
+        self._by_session.setdefault(connection.control_group, {})[connection] = None
+        self._count += 1
+
+    def discard(self, connection: _Connection) -> None:
+        session = self._by_session.get(connection.control_group, {})
+        if connection not in session:
+            return
+        del session[connection]
+        self._count -= 1
+        if not session:
+            del self._by_session[connection.control_group]
+
+    def touch(self, connection: _Connection) -> None:
+        """Something was passed on in it, so that it is the most recently used one."""
+        connection.used_at = time.monotonic()
+        session = self._by_session.get(connection.control_group, {})
+        if connection in session:
+            del session[connection]
+            session[connection] = None
+
+    def least_needed(self) -> _Connection:
+        """Return the least recently used connection of the session that has most of them.
+
+        Of several sessions with as many, it is the session whose connection was not used for longest.
+        """
+        oldest = [(len(session), next(iter(session))) for session in self._by_session.values()]
+        return max(oldest, key=lambda each: (each[0], -each[1].used_at))[1]
 
 
 class EgressProxy:
     """Serves the processes of one server.
 
-    Beyond `max_connections` it closes one to make room: of the holder that has most of them, the one that was used
+    Beyond `max_connections` it closes one to make room: of the session that has most of them, the one that was used
     least recently. So a session that floods the proxy loses its own connections.
     """
 
@@ -68,17 +108,17 @@ class EgressProxy:
         refusals: LimitedLog,
         *,
         connect: Callable[[Target], Awaitable[Streams]] = connect,
-        holder_of: Callable[[socket.socket], Hashable] = holder_of,
+        find_control_group: Callable[[socket.socket], int | None] = find_control_group,
         max_connections: int = MAX_CONNECTIONS,
         head_seconds: float = HEAD_SECONDS,
     ) -> None:
         self._domains = domains
         self._refusals = refusals
         self._connect = connect
-        self._holder_of = holder_of
+        self._find_control_group = find_control_group
         self._max_connections = max_connections
         self._head_seconds = head_seconds
-        self._connections: set[_Connection] = set()
+        self._connections = _Connections()
         self._in_use = asyncio.Event()
         self._unused = asyncio.Event()
         self._unused.set()
@@ -109,21 +149,19 @@ class EgressProxy:
             client, _ = listener.accept()
         except OSError:
             return  # it has gone
-        if len(self._connections) >= self._max_connections:
-            self._close_one()
-        connection = _Connection(client, self._holder_of(client))
+        connection = _Connection(client, self._find_control_group(client))
         self._connections.add(connection)
+        if len(self._connections) > self._max_connections:
+            self._close(self._connections.least_needed())
         self._unused.clear()
         self._in_use.set()
         connection.task = asyncio.create_task(self._serve(connection))
         connection.task.add_done_callback(lambda _: self._forget(connection))
 
-    def _close_one(self) -> None:
-        count = Counter(each.holder for each in self._connections)
-        least_needed = min(self._connections, key=lambda each: (-count[each.holder], each.active_at))
-        self._connections.discard(least_needed)
-        if least_needed.task is not None:
-            least_needed.task.cancel()
+    def _close(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+        if connection.task is not None:
+            connection.task.cancel()
 
     def _forget(self, connection: _Connection) -> None:
         connection.socket.close()
@@ -146,7 +184,7 @@ class EgressProxy:
                     while await reader.read(_BUFFER_BYTES):
                         pass
             else:
-                await _pass_on_both_ways(connection, (reader, writer), upstream)
+                await _pass_on_both_ways((reader, writer), upstream, partial(self._connections.touch, connection))
         except (OSError, EOFError):
             pass  # the client has gone, or has asked for nothing in time
         finally:
@@ -175,15 +213,15 @@ class EgressProxy:
             raise Refusal("502 Bad Gateway", f"{target.name} cannot be reached: {error.strerror or error}.") from None
 
 
-async def _pass_on_both_ways(connection: _Connection, client: Streams, upstream: Streams) -> None:
+async def _pass_on_both_ways(client: Streams, upstream: Streams, touch: Callable[[], None]) -> None:
     (from_client, to_client), (from_upstream, to_upstream) = client, upstream
     try:
         for writer in (to_client, to_upstream):
             writer.transport.set_write_buffer_limits(_BUFFER_BYTES)
         to_client.write(ESTABLISHED)
         async with asyncio.TaskGroup() as both:
-            both.create_task(_pass_on(connection, from_client, to_upstream))
-            both.create_task(_pass_on(connection, from_upstream, to_client))
+            both.create_task(_pass_on(from_client, to_upstream, touch))
+            both.create_task(_pass_on(from_upstream, to_client, touch))
         for writer in (to_client, to_upstream):
             writer.close()
             await writer.wait_closed()
@@ -193,9 +231,9 @@ async def _pass_on_both_ways(connection: _Connection, client: Streams, upstream:
         to_upstream.transport.abort()
 
 
-async def _pass_on(connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, touch: Callable[[], None]) -> None:
     while data := await reader.read(_BUFFER_BYTES):
-        connection.touch()
+        touch()
         writer.write(data)
         await writer.drain()
     writer.write_eof()

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def main() -> int:
     listen = steps.add_parser("listen", help="accept connections at every address")
     listen.set_defaults(run=_listen)
     listen.add_argument("port", type=int)
+    listen.add_argument("--echo", action="store_true", help="send back what comes, and close nothing")
 
     options = parser.parse_args()
     return int(options.run(options))
@@ -212,7 +214,17 @@ def _page(options: argparse.Namespace) -> bool:
 def _listen(options: argparse.Namespace) -> bool:
     with socket.create_server(("", options.port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         while True:
-            listener.accept()[0].close()
+            accepted, _ = listener.accept()
+            if options.echo:
+                threading.Thread(target=_echo, args=[accepted], daemon=True).start()
+            else:
+                accepted.close()
+
+
+def _echo(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        while data := connection.recv(4096):
+            connection.sendall(data)
 
 
 class _Session:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -107,14 +108,28 @@ def _connect_unix(path: str) -> str:
     return path
 
 
-def _flood(path: str, count: int) -> int:
-    """Open connections to a socket, and keep them: with the beginning of a request, and nothing after it."""
-    for _ in range(count):
-        LISTENERS.append(socket.socket(socket.AF_UNIX))
-        LISTENERS[-1].settimeout(TIMEOUT)
-        LISTENERS[-1].connect(path)
-        LISTENERS[-1].sendall(b"CONNECT ")
-    return count
+def _flood(path: str, processes: int, count: int) -> int:
+    """Let processes open so many connections to a socket each, and keep them: with the beginning of a request."""
+    reader, writer = os.pipe()
+    for _ in range(processes):
+        if not os.fork():
+            try:
+                for _ in range(count):
+                    LISTENERS.append(socket.socket(socket.AF_UNIX))
+                    LISTENERS[-1].settimeout(RENDER_TIMEOUT)
+                    LISTENERS[-1].connect(path)
+                    with contextlib.suppress(OSError):  # it has been closed already
+                        LISTENERS[-1].sendall(b"CONNECT ")
+                os.write(writer, b".")
+                signal.pause()
+            finally:
+                os._exit(1)
+    os.close(writer)
+    opened = 0
+    while opened < processes and (done := os.read(reader, processes)):
+        opened += len(done)
+    os.close(reader)
+    return opened * count
 
 
 def _ask_proxy(request: str, path: str | None = None) -> str:
@@ -124,6 +139,24 @@ def _ask_proxy(request: str, path: str | None = None) -> str:
         connection.connect(path or ("127.0.0.1", urlsplit(os.environ["HTTPS_PROXY"]).port))
         connection.sendall(f"{request}\r\n\r\n".encode())
         return connection.makefile("rb").readline().decode().strip()
+
+
+def _open_tunnel(request: str, path: str) -> str:
+    """Open a tunnel through the egress proxy, and keep it; return the first line of the answer."""
+    LISTENERS.append(socket.socket(socket.AF_UNIX))
+    LISTENERS[-1].settimeout(RENDER_TIMEOUT)
+    LISTENERS[-1].connect(path)
+    LISTENERS[-1].sendall(f"{request}\r\n\r\n".encode())
+    answer = LISTENERS[-1].recv(1000)
+    while answer and not answer.endswith(b"\r\n\r\n"):
+        answer += LISTENERS[-1].recv(1000)
+    return answer.partition(b"\r\n")[0].decode()
+
+
+def _use_tunnel(text: str) -> str:
+    """Send something through the tunnel that was opened last; return what comes back."""
+    LISTENERS[-1].sendall(text.encode())
+    return LISTENERS[-1].recv(1000).decode()
 
 
 def _fetch(url: str) -> str:
@@ -387,6 +420,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "log": _log,
     "mapped": _mapped,
     "open_files": _open_files,
+    "open_tunnel": _open_tunnel,
     "processes": _processes,
     "read": _read,
     "read_parent": _read_parent,
@@ -399,6 +433,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
     "system_call": _system_call,
     "system_call_of_x32": _system_call_of_x32,
     "uncover": _uncover,
+    "use_tunnel": _use_tunnel,
     "write": _write,
     "write_to_all_pipes": _write_to_all_pipes,
 }

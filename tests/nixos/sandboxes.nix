@@ -163,7 +163,7 @@ in
         pkgs.iproute2
         pkgs.test-client
       ];
-      script = "exec ip netns exec internet test-client listen 443";
+      script = "exec ip netns exec internet test-client listen 443 --echo";
     };
   };
 }

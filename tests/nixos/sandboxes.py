@@ -170,17 +170,81 @@ with subtest("a server's proxy is there for this server alone, and at no port of
     machine.fail("setpriv --reuid=65534 --clear-groups test -S /run/mcp-oauth-gateway/egress/domains/socket")
     machine.fail("ss --listening --tcp --numeric --no-header | grep :3128")
 
-with subtest("sessions of a server with domains share no loopback, and none keeps the proxy from another"):
+with subtest("sessions of a server with domains share no loopback"):
     open_session(PROXIED, "flooding")
     open_session(PROXIED, "using")
     assert attempt_in("flooding", PROXIED, ("listen", {"address": "7001"})) == ["7001"]
     by_port = ("connect", {"host": "127.0.0.1", "port": 7001})
     assert attempt_in("using", PROXIED, by_port) == [None]
     assert attempt_in("flooding", PROXIED, by_port) != [None]
-    for _round in range(7):
-        assert attempt_in("flooding", PROXIED, ("flood", {"path": "/run/mcp-egress/socket", "count": 100})) == [100]
+
+PROXY_UNIT = "mcp-egress-domains.service"
+SOCKET = "/run/mcp-egress/socket"
+# More than the proxy has room for, by more processes than the other session has connections.
+FLOOD = ("flood", {"path": SOCKET, "processes": 100, "count": 8})
+
+
+def replace_program(unit: str, code: str, *arguments: object, settings: str = "") -> None:
+    """Let a unit run Python code with the gateway's modules instead of its own program, in the same sandbox."""
+    start = machine.succeed(f"systemctl cat mcp-server-{PROXIED}@.service | sed --quiet 's/^ExecStart=//p'").split()
+    init = next(word for word in start if word.endswith("/server_init.py"))
+    modules = init.removesuffix("/stdio_bridge/io/server_init.py")
+    code = f"import sys; sys.path.insert(0, {modules!r}); {code}"
+    command = " ".join([f'{start[0]} -c "{code}"', *map(str, arguments)])
+    drop_in = f"/run/systemd/system/{unit}.d"
+    machine.succeed(
+        f"mkdir --parents {drop_in}",
+        f"cat > {drop_in}/program.conf << 'END'\n[Service]\nExecStart=\nExecStart={command}\n{settings}\nEND",
+        "systemctl daemon-reload",
+    )
+
+
+def flood_beside_a_tunnel() -> None:
+    """Let a session flood the proxy, and the other one go on with what it has."""
+    tunnel = ("open_tunnel", {"request": CONNECT, "path": SOCKET})
+    assert attempt_in("using", PROXIED, tunnel) == [ESTABLISHED]
+    assert attempt_in("flooding", PROXIED, FLOOD) == [800]
     assert attempt_in("using", PROXIED, ("ask_proxy", {"request": CONNECT})) == [ESTABLISHED]
+    assert attempt_in("using", PROXIED, ("use_tunnel", {"text": "still here"})) == ["still here"]
+
+
+with subtest("no session of a server with domains keeps the proxy from another, by many processes either"):
+    flood_beside_a_tunnel()
+
+with subtest("in the proxy's sandbox the kernel tells the session of a process, and a search finds the same"):
+    machine.succeed(f"systemctl cat {PROXY_UNIT} > /run/systemd/system/probe.service")
+    release = machine.succeed("uname --kernel-release").split(".")
+    asks = (int(release[0]), int(release[1])) >= (6, 13)
+    probe = (
+        "import os; from stdio_bridge.egress import control_groups as groups; pid, expected = map(int, sys.argv[1:]);"
+        " assert groups.search_control_group(pid) == expected;"
+        + (" assert groups.ask_for_control_group(os.pidfd_open(pid)) == expected" if asks else "")
+    )
+    for unit in units_of(PROXIED):
+        group = machine.succeed(f"systemctl show --property=ControlGroup --value {unit}").strip()
+        number = machine.succeed(f"stat --format=%i /sys/fs/cgroup{group}").strip()
+        replace_program("probe.service", probe, processes_of(unit)[0], number, settings="Type=oneshot")
+        machine.succeed("systemctl start probe.service")
+    replace_program("probe.service", probe, 1, number, settings="Type=oneshot")
+    machine.fail("systemctl start probe.service")
+
+with subtest("nor where the kernel is too old to tell the session of a process"):
     close_sessions(PROXIED)
+    program, *domains = machine.succeed(f"systemctl cat {PROXY_UNIT} | sed --quiet 's/^ExecStart=//p'").split()
+    assert "mcp-egress-proxy" in program, program
+    old = (
+        "from stdio_bridge.egress import __main__, control_groups;"
+        # Such a kernel knows no request of this number either.
+        " control_groups._GET_INFO = 0; sys.exit(__main__.main())"
+    )
+    replace_program(PROXY_UNIT, old, *domains)
+    machine.succeed(f"systemctl stop {PROXY_UNIT}")
+    open_session(PROXIED, "flooding")
+    open_session(PROXIED, "using")
+    flood_beside_a_tunnel()
+    close_sessions(PROXIED)
+    machine.succeed(f"rm -r /run/systemd/system/{PROXY_UNIT}.d /run/systemd/system/probe.service*")
+    machine.succeed("systemctl daemon-reload", f"systemctl stop {PROXY_UNIT}")
 
 with subtest("a proxy is exposed no more than it needs, and starts again at the next request however it ended"):
     machine.succeed("systemd-analyze security --no-pager --threshold=15 mcp-egress-domains.service")

@@ -94,7 +94,7 @@ async def serving(
     domains: tuple[str, ...] = ("api.github.com",),
     max_connections: int = 100,
     head_seconds: float = LIMIT,
-    holder_of: Callable[[socket.socket], object] = lambda _: None,
+    find_control_group: Callable[[socket.socket], int | None] = lambda _: None,
 ) -> AsyncIterator[Running]:
     echoes: list[asyncio.Task[None]] = []
     asked: list[Target] = []
@@ -112,7 +112,7 @@ async def serving(
         Domains(domains),
         LimitedLog(log, time.monotonic, per_second=1000),
         connect=reach or reach_upstream,
-        holder_of=holder_of,
+        find_control_group=find_control_group,
         max_connections=max_connections,
         head_seconds=head_seconds,
     )
@@ -247,8 +247,8 @@ def process_of(client: socket.socket) -> int:
     return pid
 
 
-def test_a_holder_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path) -> None:
-    """Although those of the other one have been idle for longer."""
+def test_a_session_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path) -> None:
+    """Although those of the other session have been idle for longer."""
     flood = (
         "import socket, sys\n"
         "opened = []\n"
@@ -260,7 +260,7 @@ def test_a_holder_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path
     )
 
     async def scenario() -> None:
-        async with serving(tmp_path, max_connections=10, holder_of=process_of) as running:
+        async with serving(tmp_path, max_connections=10, find_control_group=process_of) as running:
             mine = [await running.open_tunnel() for _ in range(4)]
             flooding = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -276,6 +276,39 @@ def test_a_holder_that_floods_the_proxy_loses_its_own_connections(tmp_path: Path
                 writer.write(b"z")
                 assert await reader.readexactly(1) == b"z"
             await flooding.communicate(b"")
+
+    asyncio.run(scenario())
+
+
+def test_a_session_with_most_connections_makes_room_for_its_own_new_one(tmp_path: Path) -> None:
+    """With as many as another session it would take from the other one, whose connections are older."""
+    groups = iter([1, 1, 2, 2, 2])
+
+    async def scenario() -> None:
+        async with serving(tmp_path, max_connections=4, find_control_group=lambda _: next(groups)) as running:
+            others = [await running.open_tunnel() for _ in range(2)]
+            first, second, third = [await running.open_tunnel() for _ in range(3)]
+            assert await first[0].read() == b""
+            for reader, writer in (*others, second, third):
+                writer.write(b"z")
+                assert await reader.readexactly(1) == b"z"
+
+    asyncio.run(scenario())
+
+
+def test_of_sessions_with_as_many_connections_the_least_recently_used_one_makes_room(tmp_path: Path) -> None:
+    groups = iter([1, 2, 3])
+
+    async def scenario() -> None:
+        async with serving(tmp_path, max_connections=2, find_control_group=lambda _: next(groups)) as running:
+            first, second = [await running.open_tunnel() for _ in range(2)]
+            first[1].write(b"x")
+            assert await first[0].readexactly(1) == b"x"
+            third = await running.open_tunnel()
+            assert await second[0].read() == b""
+            for reader, writer in (first, third):
+                writer.write(b"z")
+                assert await reader.readexactly(1) == b"z"
 
     asyncio.run(scenario())
 
