@@ -34,7 +34,7 @@ MAX_TOKEN_BYTES: Final = 6000
 """A bridge hands at most 128 KiB over to a process: twenty of these, with their names."""
 
 _VISIBLE = re.compile(r"[!-~]+")
-_ENDED: Final = frozenset(
+ACCOUNT_REFUSED: Final = frozenset(
     {
         *("invalid_grant", "access_denied", "interaction_required", "login_required", "consent_required"),
         *("bad_refresh_token", "bad_verification_code"),  # GitHub
@@ -43,12 +43,25 @@ _ENDED: Final = frozenset(
     }
 )
 """Errors of the token endpoint after which only the user can connect the account again."""
-_KNOWN: Final = _ENDED | {
-    *("invalid_client", "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_grant_type"),
-    *("unsupported_response_type", "server_error", "temporarily_unavailable", "slow_down"),
-    *("incorrect_client_credentials", "redirect_uri_mismatch", "application_suspended", "unverified_user_email"),
-    *("bad_client_secret", "bad_redirect_uri", "invalid_client_id", "ratelimited"),
-}
+CLIENT_REFUSED: Final = frozenset(
+    {
+        *("invalid_client", "unauthorized_client"),
+        *("incorrect_client_credentials", "application_suspended"),  # GitHub
+        *("bad_client_secret", "invalid_client_id"),  # Slack
+    }
+)
+"""Errors of the token endpoint that say that the client or its secret is wrong."""
+REDIRECT_REFUSED: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
+"""Errors of the token endpoint that say that the callback URL is not registered: GitHub's, Slack's."""
+_KNOWN: Final = (
+    ACCOUNT_REFUSED
+    | CLIENT_REFUSED
+    | REDIRECT_REFUSED
+    | {
+        *("invalid_request", "invalid_scope", "unsupported_grant_type", "unsupported_response_type"),
+        *("server_error", "temporarily_unavailable", "slow_down", "ratelimited", "unverified_user_email"),
+    }
+)
 """Errors that a log may name. Others are not quoted, as a token could stand in their place."""
 
 log = logging.getLogger(__name__)
@@ -87,7 +100,8 @@ class ConnectedService:
         self.name = name
         self._settings = settings
         self._client_secret = client_secret
-        self._callback_url = callback_url
+        self.callback_url = callback_url
+        self.token_endpoint = settings.token_endpoint
         self.waiting = ThreadLimit(name, threading.BoundedSemaphore(MAX_CONCURRENT_OF_ONE), shared_limit).waiting
         """Counts this thread as waiting for the service. Raises ServiceUnavailable above a limit."""
 
@@ -97,7 +111,7 @@ class ConnectedService:
             **self._settings.authorization_parameters,
             "response_type": "code",
             "client_id": self._settings.client_id,
-            "redirect_uri": self._callback_url,
+            "redirect_uri": self.callback_url,
             "state": state,
             "code_challenge": code_challenge,
             "code_challenge_method": "S256",
@@ -120,7 +134,7 @@ class ConnectedService:
             {
                 "grant_type": "authorization_code",
                 "code": code,
-                "redirect_uri": self._callback_url,
+                "redirect_uri": self.callback_url,
                 "code_verifier": code_verifier,
             }
         )
@@ -134,6 +148,19 @@ class ConnectedService:
         if tokens.refresh_token is not None:
             return tokens
         return dataclasses.replace(tokens, refresh_token=refresh_token)
+
+    def try_code(self, code: str) -> tuple[int, str | None]:
+        """Return how the token endpoint refuses a code that it has not issued: its status, and its error if it has one.
+
+        Raises ServiceUnavailable if no whole answer comes.
+        """
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": code}
+        answer = self._post(self._settings.token_endpoint, {**form, "redirect_uri": self.callback_url})
+        try:
+            error = _read(answer).get("error")
+        except ServiceUnavailable:
+            error = None  # it speaks no OAuth
+        return answer.status, None if error is None else known_error(error)
 
     @property
     def can_revoke(self) -> bool:
@@ -178,7 +205,7 @@ class ConnectedService:
         return tokens
 
     def _explain(self, error: object) -> AccountRefusedError | ServiceUnavailable:
-        if isinstance(error, str) and error in _ENDED:
+        if isinstance(error, str) and error in ACCOUNT_REFUSED:
             return AccountRefusedError(f"{self.name}: {error}")
         # Such as a wrong client secret, which only the operator can mend: the user's account stays.
         log.error("%s: the token endpoint answered with the error %s", self.name, known_error(error))

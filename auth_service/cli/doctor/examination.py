@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import requests
+
 from auth_service.backends import health, surveys
 from auth_service.backends.assertions import derive_identity_key
 from auth_service.keys.signing_keys import SigningKeys
@@ -12,7 +14,7 @@ from auth_service.oauth.revocation import Revocation
 from auth_service.settings import Credentials, Settings
 from auth_service.storage.store import Store
 
-from . import authorization_server, dependencies, servers, web
+from . import authorization_server, connections, dependencies, servers, web
 from .findings import Finding, run
 
 
@@ -28,6 +30,7 @@ def examine(
         yield run("identity provider", partial(dependencies.check_identity_provider, http, settings, credentials))
         for name, trusted in settings.trusted_issuers.items():
             yield run(f"trusted issuer {name}", partial(dependencies.check_trusted_issuer, settings, trusted))
+        yield from examine_connections(http, settings, credentials)
         yield run("service", partial(authorization_server.check_service, http, settings))
         yield run("router", partial(authorization_server.check_issuer, http, settings))
         yield run("signing keys", partial(authorization_server.check_keys, http, settings, keys))
@@ -48,3 +51,14 @@ def examine(
             yield run(
                 f"request {name}", partial(servers.check_request, http, settings, store, revocation, keys, name=name)
             )
+
+
+def examine_connections(http: requests.Session, settings: Settings, credentials: Credentials) -> Iterator[Finding]:
+    """Check each service at which users connect their accounts."""
+    if not any(resource.connections for resource in settings.resources.values()):
+        return
+    yield run("connections", partial(connections.check_secrets, settings, credentials))
+    for (name, variable), service in connections.find_services(settings, credentials).items():
+        of = f"{name}.{variable}"
+        yield run(f"authorization endpoint {of}", partial(connections.check_authorization_endpoint, http, service))
+        yield run(f"token endpoint {of}", partial(connections.check_token_endpoint, service))
