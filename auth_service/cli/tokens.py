@@ -7,6 +7,7 @@ import time
 
 import click
 
+from auth_service.idp import provider_name
 from auth_service.keys.access_tokens import issue_access_token
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
@@ -54,6 +55,7 @@ def issue(
         raise click.UsageError(f"{user}: is no user id: write PROVIDER:ID, such as github:583231, or headless:NAME")
     url = operator.resource_url(server)
     supported = operator.settings.resources[operator.resource_name(url)].scopes
+    _refuse_where_users_give_credentials(operator, user, operator.resource_name(url))
     if unknown := [scope for scope in scopes if scope not in supported]:
         raise click.UsageError(f"{unknown[0]}: no scope of that server; its scopes: {', '.join(supported)}")
     now = int(time.time())
@@ -88,3 +90,18 @@ def issue(
         print_json({**members, "expires_at": timestamp(now + lifetime)})
     else:
         click.echo(access_token)
+
+
+def _refuse_where_users_give_credentials(operator: Operator, user: str, server: str) -> None:
+    """Refuse a token with which no process would ever start, as its user cannot log in and give what the server needs.
+
+    Raises click.UsageError.
+    """
+    wanted = operator.settings.resources[server].user_credentials
+    provider = provider_name(operator.settings.identity_provider)
+    if wanted and not user.startswith((f"{provider}:", f"{provider}#")):
+        raise click.UsageError(
+            f"{user}: cannot use {server}, which needs {', '.join(wanted)} of each user. Only users who can log in "
+            f"give that, at {operator.settings.issuer}/account: name one of them ({provider}…). For a program without "
+            "a user, offer the server once more without userCredentials, with the program's own credential."
+        )

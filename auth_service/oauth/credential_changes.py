@@ -74,11 +74,14 @@ class CredentialChanges:
         return Removal(variables=removed, ended_grants=ended)
 
     def remove_all(self, sub: str, *, by: str) -> None:
-        """Remove all credentials of a user, by a scan of all keys, and end the user's grants at their servers."""
+        """Remove all credentials of a user, and end the user's grants at their servers.
+
+        Those for a server that the operator has removed are removed too: the server may come back.
+        """
         held: dict[str, list[str]] = {}
-        for state in self._credentials.find_all_states():
-            if state.sub == sub:
-                held.setdefault(state.resource_name, []).append(state.variable)
+        servers = self._credentials.find_servers().union(self._settings.resources)
+        for state in self._credentials.find_states(sub, sorted(servers)):
+            held.setdefault(state.resource_name, []).append(state.variable)
         for resource_name, variables in held.items():
             self.remove(resource_name, sub, variables, by=by)
 

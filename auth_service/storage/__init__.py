@@ -11,6 +11,7 @@
 | `grants-of-user:SUB`, `grants-of-client:ID` | grant ids by last use | as their last grant |
 | `login-of-user:SUB` | the provider's token of the user, encrypted (`last_logins`) | as their last grant |
 | `user-credentials:NAME:SUB` | what a user has set for a server, encrypted (`user_credentials`) | a week after grants |
+| `credential-servers` | names of servers for which users have set something (`user_credentials`) | for ever |
 | `login:HASH` | an authorization request during the login at the identity provider (`attempts`) | 10 minutes |
 | `logins` | the hashes of these, by the time of the redirect there | a day after the newest |
 | `waiting-login:HASH` | a complete login for which the user is asked for credentials | 30 minutes |

@@ -20,7 +20,7 @@ import redis
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .key_names import USER_CREDENTIALS_PREFIX, user_credentials_key
+from .key_names import CREDENTIAL_SERVERS, USER_CREDENTIALS_PREFIX, user_credentials_key
 from .redis_client import BATCH, denial, denies_when_unavailable, prolong
 from .scripts import NOTE_CREDENTIAL_USE, REPLACE_CREDENTIAL, SHORTEN
 
@@ -126,6 +126,7 @@ class UserCredentials:
                 transaction.hset(key, variable, self._seal(resource_name, sub, variable, secret, set_at=now))
                 transaction.hdel(key, _USED + variable)
             prolong(transaction, key, lifetime=KEPT_SECONDS)
+            transaction.sadd(CREDENTIAL_SERVERS, resource_name)
             are_new = transaction.execute()[::2]
         return {variable for variable, is_new in zip(secrets_by_variable, are_new, strict=False) if not is_new}
 
@@ -194,6 +195,11 @@ class UserCredentials:
             for name, members in zip(resource_names, answers, strict=True)
             for state in _states(name, sub, members)
         ]
+
+    @denies_when_unavailable
+    def find_servers(self) -> set[str]:
+        """Return the names of all servers for which a user has ever set something, also of those that are removed."""
+        return cast("set[str]", self._redis.smembers(CREDENTIAL_SERVERS))
 
     def find_all_states(self) -> Iterator[CredentialState]:
         """Find what may be shown of all credentials by a scan, for operators and never for a request of a client."""

@@ -421,6 +421,13 @@ def test_a_trusted_issuer_that_admits_too_much_or_nothing_is_refused(
         load(tmp_path, {**MINIMAL, "trusted_issuers": {"ci": {**ISSUER, **change}}})
 
 
+def test_a_workload_may_not_have_a_server_that_needs_credentials_of_its_users(tmp_path: Path) -> None:
+    document = copy.deepcopy(MINIMAL) | {"trusted_issuers": {"ci": ISSUER}}
+    document["resources"]["time"]["user_credentials"] = {"TOKEN": {"label": "Token"}}
+    with pytest.raises(SettingsError, match=r"trusted_issuers\.ci\.servers: time needs user_credentials"):
+        load(tmp_path, document)
+
+
 def test_two_trusted_issuers_are_told_apart_by_issuer_and_audience(tmp_path: Path) -> None:
     both = {"ci": ISSUER, "deploy": {**ISSUER, "audience": "deploy"}}
     load(tmp_path, {**MINIMAL, "trusted_issuers": both})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from werkzeug.test import TestResponse
@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
 from auth_service.settings import Settings
-from auth_service.storage.key_names import user_credentials_key
+from auth_service.storage.key_names import CREDENTIAL_SERVERS, user_credentials_key
 from auth_service.storage.user_credentials import KEPT_SECONDS, Secret
 from tests.browser import Form
 
@@ -259,6 +259,35 @@ def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
     answer = act(oauth, fields_of(page, variable), action, **{variable: "ghp_NEWNEWNEWNEW"})
     assert answer.status_code == 400, "the user is signed out, and nothing was changed"
     assert values(oauth) == {}
+
+
+def test_all_credentials_of_a_user_are_removed_without_a_look_at_those_of_others(
+    oauth: OAuthTestClient, monkeypatch: pytest.MonkeyPatch, audit_log: AuditLog
+) -> None:
+    parts = parts_of(oauth)
+    secret = {"GITHUB_TOKEN": Secret(value=TOKEN)}
+    for server, sub in [("time", OCTOCAT), ("removed", OCTOCAT), ("time", "github:7"), ("removed", "github:7")]:
+        parts.user_credentials.put(server, sub, secret)
+
+    def scan(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("all keys are scanned")
+
+    with monkeypatch.context() as here:
+        here.setattr(type(parts.store.redis), "scan_iter", scan)
+        here.setattr(type(parts.store.redis), "scan", scan)
+        parts.credential_changes.remove_all(OCTOCAT, by="operator")
+    for server in ("time", "removed"):
+        assert parts.user_credentials.read_all(server, OCTOCAT) == {}
+        assert parts.user_credentials.read_all(server, "github:7") != {}
+    assert sorted(entry["resource"] for entry in audit_log.of(Event.CREDENTIAL_REMOVED)) == [RESOURCE, "removed"]
+
+
+def test_credentials_of_an_earlier_version_are_removed_too(oauth: OAuthTestClient) -> None:
+    parts = parts_of(oauth)
+    parts.user_credentials.put("time", OCTOCAT, {"GITHUB_TOKEN": Secret(value=TOKEN)})
+    parts.store.redis.delete(CREDENTIAL_SERVERS)  # which that version did not keep
+    parts.credential_changes.remove_all(OCTOCAT, by="operator")
+    assert parts.user_credentials.read_all("time", OCTOCAT) == {}
 
 
 @pytest.mark.parametrize("value", ["", "ghp_short", "ghp_ABCDEFGHIJ\n", "x" * 5000])

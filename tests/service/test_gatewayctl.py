@@ -345,6 +345,30 @@ def test_a_headless_token_passes_is_a_grant_and_can_be_revoked(
     connection.close()
 
 
+@pytest.fixture
+def asking(service: Service, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The commands, with settings in which the server asks its users for a credential."""
+    document = json.loads((service.log.parent / "settings.json").read_text())
+    document["resources"]["time"]["user_credentials"] = {"TIME_TOKEN": {"label": "Token"}}
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(document))
+    monkeypatch.setenv("MCP_GATEWAY_SETTINGS", str(path))
+    return run
+
+
+@pytest.mark.parametrize("user", ["headless:ci", "client:nightly", "workload:ci:repo", "oidc:https://x#7"])
+def test_no_token_is_issued_to_a_user_who_cannot_give_what_the_server_asks_for(
+    asking: Run, service: Service, user: str
+) -> None:
+    told = asking("token", "issue", "--user", user, "--server", "time", status=2)
+    assert all(text in told for text in (user, "TIME_TOKEN", f"{service.issuer}/account", "userCredentials"))
+    assert asking("grants", "list") == []
+
+
+def test_a_token_is_issued_to_a_user_who_can_give_the_credential(asking: Run) -> None:
+    assert asking("token", "issue", "--user", "github:583231", "--server", "time")["access_token"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -11,7 +11,7 @@ import redis
 
 from auth_service.protocol.errors import ServiceUnavailable
 from auth_service.settings import Credentials
-from auth_service.storage.key_names import user_credentials_key
+from auth_service.storage.key_names import CREDENTIAL_SERVERS, user_credentials_key
 from auth_service.storage.user_credentials import KEPT_SECONDS, Secret, UserCredentials
 from tests.conftest import RedisServer
 
@@ -176,8 +176,9 @@ def test_a_stolen_redis_shows_no_value(credentials: UserCredentials, connection:
     secret = Secret(value=TOKEN, refresh_token="rt-of-alice", expires_at=1_912_345_678)
     credentials.put("tickets", ALICE, {"TOKEN": secret})
     credentials.note_use("tickets", ALICE, ["TOKEN"])
-    stolen = "".join(repr(connection.hgetall(key)) for key in connection.scan_iter())
+    stolen = "".join(repr(connection.hgetall(key)) for key in connection.scan_iter(_type="hash"))
     assert "TOKEN" in stolen
+    assert connection.smembers(CREDENTIAL_SERVERS) == {"tickets"}
     for text in (TOKEN, "rt-of-alice", "1912345678", TOKEN.encode().hex()):
         assert text not in stolen
 
