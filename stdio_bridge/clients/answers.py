@@ -45,16 +45,16 @@ class _Response:
         return self._stream
 
     def send(self, message: Message) -> None:
-        """Say something before the answer, which makes it a stream."""
+        """Send a message before the answer, which makes the response a stream."""
         if not self.is_lost:
             self._session.deliver(self._begin(), message)
         elif message["method"] != "notifications/progress":
-            # The client's GET stream can still bring it; progress would be of a request that the client has given up.
+            # The client can still get it on its GET stream. Progress is useless to a client that has left its request.
             self._session.receive(message)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the client left before the answer became a stream, so that it cannot resume it."""
+        """Whether the client left before the response became a stream, so that it cannot resume it."""
         return self._stream is None and self._response.finished
 
     def _end(self, stream: EventStream) -> None:
@@ -73,7 +73,7 @@ class Answer(_Response):
         return [self]
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Answer. The outcome is there where the answer is the bridge's own."""
+        """Answer. `outcome` is set if the bridge has made the answer itself."""
         if self.is_lost:
             self._record.answered(message, outcome or CallOutcome.CLIENT_GONE, bytes_out=0)
             return
@@ -98,7 +98,7 @@ class _Batch(_Response):
         return list(self.unanswered)
 
     def answer(self, reply: _BatchReply, message: Message) -> int:
-        """Answer one of the requests. Returns the number of bytes of JSON, none where the client is lost."""
+        """Answer one of the requests. Returns the number of bytes of JSON that the client gets."""
         del self.unanswered[reply]
         if self.is_lost:
             return 0
@@ -118,7 +118,7 @@ class _BatchReply:
         self._record = record
 
     def send(self, message: Message) -> None:
-        """Say something before the answer."""
+        """Send a message before the answer."""
         self._batch.send(message)
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
@@ -158,7 +158,7 @@ class InitializeAnswer(Answer):
         return stream
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Answer, and end the server if it refused."""
+        """Answer, and end the session if the server refused."""
         self._session.version = _negotiated_version(message)
         if self._session.version is None:
             self._headers = []

@@ -1,8 +1,7 @@
 """Records of calls as JSON: one line for each, in ASCII, of a few KiB at most (docs/calls.md).
 
-What clients, servers and identity providers have named is cut and escaped, so that no name can end the line, hide in
-it, or reorder it on a terminal. Nothing of arguments is in it unless the operator asks for that, nothing of results
-ever.
+Names that clients, servers and identity providers choose are truncated and escaped, so that no name can end the line,
+hide in it, or reorder it on a terminal. A record has arguments only if the operator asks for them, and never results.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from stdio_bridge.protocol.trace_context import find_trace_context
 from .call_records import CallEnd, CallRecord
 from .record_allowances import RecordAllowances
 
-# Calls that end at about the same time are written together, which takes half of the time.
+# Records of calls that end at about the same time are written together, which takes half the time.
 _DELAY_SECONDS = 0.05
 _MAX_DELAYED = 64
 _MAX_CHARACTERS = 300
-# Of a text as it is written, with its escapes.
+# The longest text with its escapes.
 _MAX_ESCAPED = 900
 _LONGEST_ESCAPE = len(r"\ud83d\ude00")
 # Bytes of JSON, and of its beginning where it is longer.
 _MAX_ARGUMENTS = 4096
 _MAX_BEGINNING = 1024
 _REMEMBERED = 1024
-# What the name that a request gives is called.
+# The member of the record for the name in a request, by method.
 _NAMES = {"tools/call": "tool", "prompts/get": "prompt"}
 _encode = json.JSONEncoder(ensure_ascii=True).encode
 
@@ -55,9 +54,9 @@ class CallLog:
         key: bytes,
         unrecorded: Counter,
     ) -> None:
-        """`server` is the server's name; the key is that of digests of arguments.
+        """`server` is the server's name; `key` is the key for digests of arguments.
 
-        `unrecorded` counts the records that are not written since their user has had too many.
+        `unrecorded` counts the records that are not written, because their user has caused too many.
         """
         self._writer = writer
         self._loop = loop
@@ -71,13 +70,13 @@ class CallLog:
         self._date = ""
 
     def begin(self, record: CallRecord, message: Message) -> CallEnd:
-        """Return what notes the end of the call."""
+        """Return the function to call at the end of the call."""
         if self._arguments is RecordedArguments.NONE:
             return self._end
         arguments = jsonrpc.params_of(message).get("arguments")
-        return functools.partial(self._end, arguments=self._told_of(arguments) if isinstance(arguments, dict) else "")
+        return functools.partial(self._end, arguments=self._render(arguments) if isinstance(arguments, dict) else "")
 
-    def _told_of(self, arguments: Message) -> str:
+    def _render(self, arguments: Message) -> str:
         if self._arguments is RecordedArguments.DIGEST:
             canonical = json.dumps(arguments, sort_keys=True, separators=(",", ":")).encode("ascii")
             return f',"arguments_digest":"{hmac.digest(self._key, canonical, hashlib.sha256).hex()}"'
@@ -117,12 +116,12 @@ class CallLog:
         ).encode("ascii")
 
     def _make_head(self, key: tuple[str | None, ...]) -> str:
-        """Return the members that are the same in many lines."""
+        """Return the members that many lines have in common."""
         user, grant, client, login, method, name = key
         named = _named(str(method), name)
         values = {"server": self._server, "user": user, "login": login, "client": client, "grant": grant, **named}
         head = ",".join(f'"{member}":{_quoted(value)}' for member, value in values.items() if value)
-        # A long name is not kept: it would stay at its whole length.
+        # Not with a long name, which would stay in memory in its full length.
         if sum(map(len, filter(None, key))) <= 4 * _MAX_CHARACTERS:
             if len(self._heads) >= _REMEMBERED:
                 self._heads.clear()
@@ -130,7 +129,7 @@ class CallLog:
         return head
 
     def close(self) -> None:
-        """Write what waits to be written, and log what was left out."""
+        """Write the records that wait, and log how many were left out."""
         self._allowances.report()
         self._write()
         self._writer.close()

@@ -1,4 +1,4 @@
-"""Metrics of calls, by method, tool and outcome, with a bounded number of labels whatever clients and servers do."""
+"""Metrics of calls, by method, tool and outcome. The number of labels is bounded, whatever clients and servers send."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .call_records import CallEnd, CallRecord
 
 MAX_TOOLS = 200
 MAX_NAME_LENGTH = 128
-"""Longer names of tools than MCP has."""
+"""The longest name of a tool that gets a label; MCP allows no longer names."""
 OTHER = "other"
 """A method or tool that has no label of its own."""
 
@@ -23,7 +23,7 @@ _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class CallMetrics:
     """Counts the ends of calls.
 
-    A tool has a label of its own once a call of it was successful: names that clients invent fill no table.
+    A tool gets a label of its own after its first successful call, so that invented names take no memory.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -34,13 +34,13 @@ class CallMetrics:
             "mcp_bridge_tool_seconds", "From a call of a tool until its end, if it was not denied", "tool", _BOUNDS
         )
         self._denied = registry.counters("mcp_bridge_denied_total", "Requests that were denied", ["reason"])
-        # A first denial would not count as an increase, if its counter began with it.
+        # Prometheus would not see the first denial as an increase if the counter began with it.
         for reason in ("rule", "insufficient_scope", "over_quota"):
             self._denied.add(reason, amount=0)
         self._tools: set[str] = set()
 
     def begin(self, record: CallRecord, message: Message) -> CallEnd | None:
-        """Have the end counted."""
+        """Return the function that counts the end of the call."""
         return self._end
 
     def _end(self, record: CallRecord) -> None:
@@ -64,7 +64,7 @@ class CallMetrics:
             or not name
             or len(self._tools) >= MAX_TOOLS
             or len(name) > MAX_NAME_LENGTH
-            # Such as surrogates, which UTF-8 has no form for, and what turns a line around.
+            # Such as surrogates, which UTF-8 cannot encode, and characters that change the direction of text.
             or not name.isprintable()
             or name == OTHER
         ):

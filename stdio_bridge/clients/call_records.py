@@ -1,6 +1,6 @@
-"""One record of each request of a client, from its arrival to its one end, for those who observe calls.
+"""A record of each request of a client, from its arrival to its end, for the observers of calls.
 
-Observers are told when a call begins and when it ends. A bridge without observers makes no records.
+Observers are called when a call begins and when it ends. A bridge without observers makes no records.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from stdio_bridge.protocol.mcp import LISTEN, USED_PARAMETERS, fold_method
 from .request_body import Body
 
 _OUTCOMES = {"403": CallOutcome.DENIED, "429": CallOutcome.OVER_QUOTA}
-# The largest whole number that every reader of JSON takes for what it is; a server may name any code.
+# The largest whole number that every reader of JSON reads exactly; a server may send any code.
 _MAX_CODE = 2**53 - 1
 
 
 class CallRecord:
-    """What is known of one request. Method, name and trace context are the client's own text, of any length.
+    """The record of one request. Method, name and trace context are the client's own text, of any length.
 
     `began_at` is in seconds since 1970; `seconds`, `outcome`, `error_code` and `bytes_out` are set at the end. Bytes
-    are those of the request and of its answer as JSON. `traceparent` is the header, or else the member of `_meta`.
+    are those of the request and of its answer as JSON. `traceparent` is that of the header, or else that of `_meta`.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class CallRecord:
         began_at: float,
         clock: Callable[[], float],
     ) -> None:
-        """`traceparent` is the header."""
+        """`traceparent` is the value of the header."""
         params = message.get("params")
         self.identity = identity
         self.method: str = message["method"]
@@ -80,11 +80,11 @@ class CallRecord:
         self._started = clock()
 
     def observe(self, end: CallEnd) -> None:
-        """Have a function called at the end."""
+        """Call this function at the end."""
         self._ends += (end,)
 
     def answered(self, answer: Message, outcome: CallOutcome | None = None, *, bytes_out: int) -> None:
-        """End with an answer: what it says is the outcome, unless the bridge made it for a reason of its own."""
+        """End with an answer. It determines the outcome, unless the bridge made it and `outcome` is set."""
         if "error" in answer:
             self.end(outcome or CallOutcome.ERROR, error_code=answer["error"].get("code"), bytes_out=bytes_out)
         elif outcome is None and self.method == "tools/call" and answer["result"].get("isError") is True:
@@ -93,16 +93,16 @@ class CallRecord:
             self.end(outcome or CallOutcome.OK, bytes_out=bytes_out)
 
     def refused(self, error: HttpError) -> None:
-        """End with an HTTP error: the server has not seen the request."""
+        """End with an HTTP error. The server has not got the request."""
         if self.outcome is None:
             self.was_refused = True
         body = error.message["error"]
         self.end(_OUTCOMES.get(error.status[:3], CallOutcome.ERROR), error_code=body["code"])
 
     def left(self, *, is_connected: bool) -> None:
-        """End without an answer: the client has left, or the bridge has ended the response that it still waits for.
+        """End without an answer: the client has left, or, if it `is_connected`, the bridge has ended its response.
 
-        A client that closes its subscription ends it in the way that the protocol has for that.
+        A client that closes the response of a subscription ends it as the protocol intends, so the outcome is OK.
         """
         if is_connected:
             self.end(CallOutcome.CANCELLED)
@@ -127,14 +127,14 @@ CallEnd = Callable[[CallRecord], None]
 
 
 class CallObserver(Protocol):
-    """One who wants to know of calls."""
+    """Observes the beginning and the end of calls."""
 
     def begin(self, record: CallRecord, message: Message) -> CallEnd | None:
-        """Take note of a request, and return what is to be called at its end. The message is not to be kept."""
+        """Note a request, and return the function to call at its end. Observers must not keep the message."""
 
 
 class _Unobserved(CallRecord):
-    """Stands for every request of a bridge without observers."""
+    """The one record for all requests of a bridge without observers."""
 
     __slots__ = ()
 
@@ -149,7 +149,7 @@ class _Unobserved(CallRecord):
 
 
 class CallRecords:
-    """Begins the records of one bridge, and ends those that nothing else has ended when it stops."""
+    """Begins the records of one bridge. When the bridge stops, it ends those that have not ended."""
 
     def __init__(
         self, observers: Sequence[CallObserver], *, clock: Callable[[], float], time: Callable[[], float]
@@ -170,7 +170,7 @@ class CallRecords:
         try:
             self._begin(body, identity, header, records)
         except Exception:
-            # Those who were told of a beginning are told of an end.
+            # Observers that have seen the beginning must see the end.
             for record in records:
                 record.end(CallOutcome.ERROR, error_code=jsonrpc.INTERNAL_ERROR)
             raise

@@ -1,8 +1,8 @@
 """A span for each traced request of a client, with the attributes of OpenTelemetry's conventions for MCP.
 
-The parent is the span in the HTTP header `traceparent`, which is the gateway's, and only without one the span in the
-request's `_meta`. Otherwise the latter becomes a link: a client chooses neither the gateway's trace nor what is traced.
-Spans hold nothing of arguments, results and error texts, and no user.
+The parent is the span in the HTTP header `traceparent`, which the gateway sets, and the span in the request's `_meta`
+becomes a link; without the header, the span in `_meta` is the parent. So a client chooses neither the gateway's trace
+nor what is traced. Spans contain no arguments, results, error texts or users.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .request_body import Body
 if TYPE_CHECKING:
     from stdio_bridge.io.otlp import OpenSpan, Tracer
 
-# How many traces more than their part of all requests may be sampled in a row.
+# How many traces beyond the ratio may be sampled in a row.
 _BURST = 1000.0
 _MAX_TEXT = 256
-# What may be part of a span's name: clients can send anything, and each name is a line of its own in a backend.
+# What a span's name may contain: clients can send anything, and tracing backends keep each name separately.
 _METHOD = re.compile(r"[A-Za-z0-9_/$.-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_/.-]{1,128}")
 _OTHER = "_OTHER"
 _URI = "mcp.resource.uri"
-# Of names that are also in the span's name. All others are URIs.
+# The attributes for names that are also part of the span's name. All other names are URIs.
 _NAME_ATTRIBUTES = {"tools/call": "gen_ai.tool.name", "prompts/get": "gen_ai.prompt.name"}
 
 
 class Sampler:
-    """Decides which requests are traced: as their senders do, but no more than the ratio of all requests.
+    """Decides which requests are traced: those that their senders trace, but at most the ratio of all requests.
 
-    Traefik follows what a client says in `traceparent`. So a client could have each of its requests traced.
+    Traefik follows the `traceparent` of clients, so that without the bound a client could have all its requests traced.
     """
 
     def __init__(self, ratio: float) -> None:
@@ -78,9 +78,9 @@ class CallSpans:
         self._tracer: Tracer = Tracer(endpoint, options.tracing_service_name)
 
     def begin(self, request: Request, body: Body, records: Sequence[CallRecord]) -> Body:
-        """Begin the spans of a body's requests. Returns the body that tells the server of them."""
+        """Begin the spans of a body's requests. Returns the body with these spans in `_meta`, for the server."""
         header = find_trace_context(request.headers.get(TRACEPARENT), request.headers.get(TRACESTATE))
-        # In place of each request, wherever it stands among the messages.
+        # The new message in place of each request.
         traced = {
             id(message): self._begin_one(request, message, header, record)
             for message, record in zip(body.requests, records, strict=True)

@@ -49,7 +49,7 @@ class LegacyEra:
         if body.batch and session.version != _BATCH_VERSION:
             raise bad_request(jsonrpc.INVALID_REQUEST, "batches are part of MCP 2025-03-26 only")
         refusals = _admit(session, body)
-        # Made before anything is sent, as a server may answer at once.
+        # The replies must exist before a request is sent, as a server may answer at once.
         replies = iter(replies_to(session, response, identity, records, batch=body.batch))
         for position, message in enumerate(body.messages):
             kind = jsonrpc.kind_of(message)
@@ -58,7 +58,7 @@ class LegacyEra:
                 if position in refusals:
                     reply.finish(refusals[position], CallOutcome.DENIED)
                 elif fold_method(message["method"]) == LISTEN:
-                    # Of the modern era only. A modern server would take it, without regard to rules.
+                    # This method is modern only. A modern server would accept it, past the rules.
                     text = "Method not found"
                     reply.finish(jsonrpc.error(message["id"], jsonrpc.METHOD_NOT_FOUND, text), CallOutcome.ERROR)
                 else:
@@ -99,13 +99,13 @@ class LegacyEra:
         """Whether a request is unanswered, including those that wait for their client's input."""
         return any(session.busy for session in self.sessions.all())
 
-    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+    def end_responses(self, is_invalid: Callable[[Identity], bool], reason: str) -> None:
         """End every open response of an identity that is no longer valid."""
-        self.sessions.end_responses(ended, reason)
+        self.sessions.end_responses(is_invalid, reason)
 
-    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+    def end_streams(self, is_expired: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has expired."""
-        self.sessions.end_streams(ended)
+        self.sessions.end_streams(is_expired)
 
     def tick(self, now: float) -> None:
         """End the sessions that have been idle for too long."""
@@ -126,8 +126,8 @@ class LegacyEra:
             session.access = self._policy.access_of(identity)
 
     def _check_version(self, request: Request) -> None:
-        # Never -32022 where legacy clients are served: one of both eras would take that for a modern server's answer,
-        # and not fall back.
+        # Not -32022 if legacy clients are served: a dual-era client would take it for a modern server's answer, and not
+        # fall back.
         version = request.headers.get("mcp-protocol-version")
         if not self._versions.legacy:
             raise not_allowed("POST")

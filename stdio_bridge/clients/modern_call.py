@@ -90,7 +90,7 @@ class ModernCall:
             self._response.write(sse_event(jsonrpc.encode(message)))
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Answer. Does nothing when the client is gone. The outcome is there where the answer is the bridge's own."""
+        """Answer. Does nothing if the client is gone. `outcome` is set if the bridge has made the answer itself."""
         self._held_by.release(self._response)
         result = message.get("result")
         if isinstance(result, dict):

@@ -86,13 +86,13 @@ class ModernEra:
         """Whether a request is unanswered, including those that wait for the handshake with their server."""
         return bool(self._open)
 
-    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+    def end_responses(self, is_invalid: Callable[[Identity], bool], reason: str) -> None:
         """End every open response of an identity that is no longer valid, which cancels its request."""
-        self._open.end(ended, reason)
+        self._open.end(is_invalid, reason)
 
-    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+    def end_streams(self, is_expired: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has expired."""
-        self._open.end_streams(ended)
+        self._open.end_streams(is_expired)
 
     def keep_alive(self) -> None:
         """Write a comment on every open stream, and begin those that were silent since the last call."""

@@ -1,7 +1,7 @@
-"""Which tools, prompts and resources a request's user may see and use: nothing else reaches the server.
+"""Applies the rules for tools, prompts and resources: only what the user of a request may use reaches the server.
 
-What is decided is what is passed on: messages as they were read, whose duplicate members and escapes are gone. A method
-of these parts of MCP that is not known here is refused, as it could name a tool in a way that nothing here looks at.
+The bridge passes on the parsed message that it has checked, without duplicate members and escapes. It refuses unknown
+methods of these parts of MCP, as they could name a tool in a way that it does not check.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stdio_bridge.protocol.recipients import MAX_URI_BYTES, size_of
 
 from .quotas import Quotas, RunningCalls, is_call
 
-# Requests that use one thing, and the parameter that names it.
+# Requests that use one tool, prompt or resource, and the parameter that names it.
 _USES = {method: (Primitive(method.partition("/")[0]), parameter) for method, parameter in USED_PARAMETERS.items()}
 # Requests for lists, the member of the result that is the list, and the member that names each of its elements.
 _LISTS = {
@@ -31,7 +31,7 @@ _LISTS = {
     "resources/list": (Primitive.RESOURCES, "resources", "uri"),
     "resources/templates/list": (Primitive.RESOURCES, "resourceTemplates", "uriTemplate"),
 }
-# Requests whose answers concern us, by what they tell of.
+# Requests whose answers are filtered or noted, by what their answers contain.
 _ANSWERED = {
     **{method: primitive for method, (primitive, _, _) in _LISTS.items()},
     "resources/read": Primitive.RESOURCES,
@@ -41,24 +41,24 @@ _ANSWERED = {
 _ABOUT_ONE_TASK = frozenset({"tasks/get", "tasks/result", "tasks/cancel", "tasks/update"})
 _COMPLETE = "completion/complete"
 _KNOWN = frozenset({*_LISTS, "tasks/list"})
-# Where the methods are that can name something, by what it is.
+# The first parts of methods that can name a tool, prompt or resource.
 _NAMESPACES = {
     Primitive.TOOLS: frozenset({"tools", "tasks", "subscriptions"}),
     Primitive.PROMPTS: frozenset({"prompts", "completion", "subscriptions"}),
     Primitive.RESOURCES: frozenset({"resources", "completion", "subscriptions"}),
 }
-# Members of a subscription's filter that name something; the second is of the extension for tasks.
+# Members of a subscription's filter that name resources and tasks; the second is of the extension for tasks.
 _SUBSCRIPTIONS = "resourceSubscriptions"
 _TASK_IDS = "taskIds"
 _ALLOWED = Decision(exists=True)
-# Of one batch: to collect errors takes longer than to check.
+# How many refusals of one batch name the members: collecting errors takes longer than checking.
 _MAX_EXPLAINED_REFUSALS = 10
 _MAX_TASKS_PER_USER = 1000
 _MAX_TASKS = 100_000
 
 
 class _Refused(Exception):
-    """The server is not asked, and this is the answer."""
+    """The request must not reach the server; this is the error to answer with."""
 
     def __init__(self, code: int, text: str, data: object = None) -> None:
         super().__init__(text)
@@ -67,7 +67,7 @@ class _Refused(Exception):
 
 
 class Policy:
-    """The rules and quotas of one bridge, and the rules that the calls were held to which began its users' tasks."""
+    """The rules and quotas of one bridge, and for each task the rules of the call that began it."""
 
     def __init__(
         self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None, quotas: Quotas
@@ -87,17 +87,17 @@ class Policy:
         return Access(self, identity)
 
     def remembers_users(self, now: float) -> bool:
-        """Whether a user would have other rights if this were forgotten: calls of the last minute, or tasks."""
+        """Whether it has calls of the last minute or tasks, without which users would have other rights."""
         return bool(self.known_tasks) or self.quotas.rates.counts_at(now)
 
     def learn_task(self, user: str, result: Message, rules: Iterable[Rule]) -> None:
-        """Note the rules that a call was held to, if its result is a task. One with a long id stays unknown."""
+        """Note the rules that a call had to satisfy, if its result is a task. Tasks with long ids stay unknown."""
         task = result.get("task", result)
         task_id = task.get("taskId") if isinstance(task, dict) else None
         if isinstance(task_id, str) and len(task_id) <= MAX_KEPT_CHARACTERS:
             tasks = self._tasks.setdefault(user, {})
             self.known_tasks += task_id not in tasks
-            # Processes may give the same id to tasks of several tools.
+            # Several processes may use the same id for tasks of different tools.
             tasks[task_id] = tasks.get(task_id, frozenset()).union(rules)
             if len(tasks) > _MAX_TASKS_PER_USER:
                 self._forget_oldest_of(user)
@@ -117,7 +117,7 @@ class Policy:
 
 
 def find_policy(options: Options, registry: Registry, *, clock: Callable[[], float]) -> Policy | None:
-    """Return the policy, or None where there are neither rules nor quotas, and so nothing is to be done."""
+    """Return the policy, None if there are neither rules nor quotas."""
     running = None if options.max_calls_per_user is None else RunningCalls(options.max_calls_per_user)
     quotas = Quotas(calls_per_minute=options.calls_per_minute, running=running, clock=clock)
     policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources, quotas=quotas)
@@ -140,9 +140,9 @@ class Access:
     # Requests
 
     def check(self, messages: Sequence[Message]) -> Mapping[int, Message]:
-        """Return the answers to those of the messages that must not reach the server, by their positions.
+        """Return the answers to those messages that must not reach the server, by their positions.
 
-        Raises HttpError, and then none must: 403 where the user can still be granted the scopes that are missing.
+        Raises HttpError 403 if the user can still be granted scopes that are missing; then no message may reach it.
         """
         refusals: dict[int, Message] = {}
         needed: frozenset[str] = frozenset()
@@ -163,9 +163,9 @@ class Access:
         return refusals
 
     def admit(self, messages: Sequence[Message], refused: Container[int] = ()) -> None:
-        """Count the calls that are to reach the server now. Raises HttpError if any is over a quota or limit.
+        """Count the calls that will reach the server now. Raises HttpError if one is over a quota or limit.
 
-        `refused` are the positions of messages that do not reach it.
+        `refused` are the positions of messages that do not reach the server.
         """
         begun = [(position, message) for position, message in enumerate(messages) if is_call(message)]
         calls = [(message, self._rules_for(message)) for position, message in begun if position not in refused]
@@ -173,7 +173,7 @@ class Access:
             self.policy.quotas.admit(self.identity.user, calls, begun=len(begun))
 
     def narrowed(self, message: Message) -> Message:
-        """Return a subscription without what does not exist for the user, or is not known to be decided about."""
+        """Return a subscription without what does not exist for the user, and without unknown members."""
         params = jsonrpc.params_of(message)
         wanted = params.get("notifications")
         if message["method"] != LISTEN or not self.policy.rules or not isinstance(wanted, dict):
@@ -192,7 +192,7 @@ class Access:
             if primitive not in self.policy.rules:
                 return _ALLOWED
             decision = self._use(primitive, _string(params, member, f"params.{member}"))
-            # To hear less needs no scope.
+            # Ending a subscription needs no scope.
             return decision if method != "resources/unsubscribe" else _ALLOWED
         if method in _KNOWN or fold_method(method).partition("/")[0] not in self.policy.namespaces:
             return _ALLOWED
@@ -230,12 +230,12 @@ class Access:
         return decision
 
     def _complete(self, params: Message) -> Decision:
-        """Decide about a completion, which tells of what it is for: all of what it can be for must be allowed."""
+        """Decide about a completion, which reveals something of a prompt or resource: the user must have access to it."""
         ref = params.get("ref")
         if not isinstance(ref, dict):
             raise _Refused(jsonrpc.INVALID_PARAMS, "params.ref must be an object")
         rules: list[Rule] = []
-        # Whatever its type says: a server may look at the other member alone.
+        # Both members are checked, whatever `type` says: a server may ignore it and use the other one.
         if self.policy.prompts is not None and "name" in ref:
             rules += self.policy.prompts.find(_string(ref, "name", "params.ref.name"))
         if self.policy.resources is not None and "uri" in ref:
@@ -285,7 +285,7 @@ class Access:
         return decide(rules, held=self.identity.scopes, grantable=self.identity.grantable)
 
     def _insufficient_scope(self, needed: frozenset[str]) -> HttpError:
-        """403 that names every scope the next token should have: clients ask for those of the challenge alone."""
+        """403 with every scope that the next token needs, as clients request only the scopes of the challenge."""
         return challenged(
             "insufficient_scope",
             "the access token lacks a scope that this needs",
@@ -296,13 +296,13 @@ class Access:
     # Answers
 
     def changes_answer_to(self, request: Message) -> bool:
-        """Whether a legacy client's request has an answer that `answered` may change, or learn from."""
+        """Whether `answered` must see the answer to this request of a legacy client."""
         method = request["method"]
         is_task = method == "tools/call" and "task" in jsonrpc.params_of(request)
         return is_task or method in _LISTS or method == "tasks/list"
 
     def answered(self, request: Message, answer: Message) -> Message:
-        """Return the answer to a request without what does not exist for the user, and as this user's alone."""
+        """Return the answer to a request without what does not exist for the user, marked as private to the user."""
         result, method = answer.get("result"), request["method"]
         if not isinstance(result, dict):
             return answer
@@ -329,7 +329,7 @@ class Access:
         return {**answer, "result": result}
 
     def shows(self, message: Message) -> bool:
-        """Whether a message of the server may reach the user: not what says that a resource has changed."""
+        """Whether a message may reach the user: it does not if it reports a change of a resource they may not read."""
         if self.policy.resources is None or message.get("method") != "notifications/resources/updated":
             return True
         uri = jsonrpc.params_of(message).get("uri")

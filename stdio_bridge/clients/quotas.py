@@ -1,7 +1,7 @@
 """Quotas and limits of calls: which messages they count, and the answer to a call that is over one.
 
-A call is a request that uses a tool, a prompt or a resource. All that comes with it is part of it: its task, its
-cancellation, and its repetition with the input that the server has asked for.
+A call is a request that uses a tool, a prompt or a resource. Its task, its cancellation, and its repetition with the
+input that the server has asked for are part of the same call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stdio_bridge.protocol.request_state import binding_of
 from .call_records import CallEnd, CallRecord
 
 _CALLS = frozenset({"tools/call", "prompts/get", "resources/read"})
-# What only a repetition has (2026-07-28, "Multi Round-Trip Requests").
+# Parameters that only a repetition has (2026-07-28, "Multi Round-Trip Requests").
 _OF_REPETITION = frozenset({"inputResponses", "requestState"})
 _MAX_REPETITIONS_PER_USER = 1000
 _MAX_REPETITIONS = 10_000
@@ -35,7 +35,7 @@ def is_call(message: Message) -> bool:
 
 
 class RunningCalls:
-    """How many calls of each user are not over: an observer of calls, which holds a user to a limit."""
+    """Observes calls, counts those of each user that are not over, and enforces a limit on them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -56,7 +56,7 @@ class RunningCalls:
             del self._running[user]
 
     def admit(self, user: str, *, begun: int, wanted: int) -> None:
-        """Let a user make so many of the calls that have just begun. Raises HttpError if they are over the limit."""
+        """Admit `wanted` of the `begun` calls that have just begun. Raises HttpError if they exceed the limit."""
         limit = f"the limit of unanswered calls to this server is {self._limit} per user"
         if wanted > self._limit:
             raise bad_request(jsonrpc.INVALID_REQUEST, f"the batch is too large: {limit}")
@@ -65,7 +65,7 @@ class RunningCalls:
 
 
 class Quotas:
-    """The quotas of one bridge, and what its users have used of them. `running` counts the calls that are not over."""
+    """The quotas of one bridge, and the calls that its users have made. `running` counts the unfinished ones."""
 
     def __init__(
         self, *, calls_per_minute: int | None, running: RunningCalls | None = None, clock: Callable[[], float]
@@ -76,8 +76,8 @@ class Quotas:
         )
         self._clock = clock
         self.rates = CallRates()
-        # How often a user may repeat a call, as the server has answered it with questions. With other arguments, or
-        # another state than the answer had, it is another call. Of each user the oldest is first.
+        # How often each user may repeat a call that the server has answered with a request for input, the oldest first.
+        # A request with other arguments, or with another state than that of the answer, is another call.
         self._repetitions: dict[str, collections.OrderedDict[str, int]] = {}
         self._kept_repetitions = 0
 
@@ -87,9 +87,9 @@ class Quotas:
         return bool(self._of_server) or self.running is not None
 
     def admit(self, user: str, calls: Sequence[tuple[Message, Iterable[Rule]]], *, begun: int) -> None:
-        """Count calls, each with the rules for what it uses. Raises HttpError on any over a quota: none is counted.
+        """Count calls, each with the rules for what it uses. Raises HttpError if one is over a quota, and counts none.
 
-        `begun` is how many calls have come with them, those among them that are refused for another reason included.
+        `begun` is the number of calls in the same POST, including those that are refused for another reason.
         """
         if self.running is not None:
             self.running.admit(user, begun=begun, wanted=len(calls))
@@ -117,7 +117,10 @@ class Quotas:
                 self._forget_repetition(user, key)
 
     def _is_repetition(self, user: str, message: Message, repeated: list[str]) -> bool:
-        """Whether the server's answer lets the user repeat this call. Adds its key to those that do."""
+        """Whether this repeats a call that the server has answered with a request for input.
+
+        If so, its key is appended to `repeated`.
+        """
         if not _OF_REPETITION & jsonrpc.params_of(message).keys():
             return False
         key = _key(user, message, jsonrpc.params_of(message).get("requestState"))
@@ -128,7 +131,7 @@ class Quotas:
         return True
 
     def answered(self, user: str, request: Message, result: Message) -> None:
-        """Expect a call again that the server has answered with questions."""
+        """Note that the user may repeat a call, if the server has answered it with a request for input."""
         if result.get("resultType") != "input_required" or not is_call(request):
             return
         key = _key(user, request, result.get("requestState"))
@@ -150,7 +153,7 @@ class Quotas:
 
 
 def _key(user: str, request: Message, state: object) -> str:
-    """Return what a repetition must have in common with the call and its answer."""
+    """Return a digest of what a repetition has in common with the call and its answer."""
     digest = hashlib.sha256(binding_of(user, None, request).encode())
     digest.update(jsonrpc.encode(state))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How many records each user may have of requests that no server has carried out, or that use nothing.
+"""Limits the records that each user can cause by requests that are refused, or that use no tool, prompt or resource.
 
 Such requests cost a client almost nothing. Without a bound, one user could fill the journal with them, and push the
 records of executed calls out of it.
@@ -27,7 +27,7 @@ _NOT_EXECUTED = frozenset({CallOutcome.DENIED, CallOutcome.OVER_QUOTA})
 
 
 class _User:
-    """What is left for a user since a time, and how many requests had no record since the last summary."""
+    """What a user has left, since when, and how many requests had no record since the last summary."""
 
     __slots__ = ("left", "since", "unrecorded")
 
@@ -38,17 +38,17 @@ class _User:
 
 
 class RecordAllowances:
-    """The allowances of one bridge's users. What is over one is counted, and logged once a minute for each user."""
+    """The allowances of one bridge's users. Requests beyond one are counted, and logged once a minute for each user."""
 
     def __init__(self, loop: Loop, unrecorded: Counter) -> None:
         self._loop = loop
         self._unrecorded = unrecorded
-        # By the time of their last request that an allowance is for.
+        # In the order of their last limited request.
         self._users: collections.OrderedDict[str, _User] = collections.OrderedDict()
         self._will_report = False
 
     def admit(self, record: CallRecord) -> bool:
-        """Whether to write the record of a request that has ended. Those of executed calls always are."""
+        """Whether to write the record of a request that has ended. Records of executed calls are always written."""
         if not is_limited(record):
             return True
         now, name = self._loop.clock(), record.identity.user
@@ -76,12 +76,12 @@ class RecordAllowances:
 
 
 def is_limited(record: CallRecord) -> bool:
-    """Whether an allowance is for this request: it was refused, or uses no tool, prompt or resource."""
+    """Whether the allowance counts this request: it was refused, or it uses no tool, prompt or resource."""
     return record.outcome in _NOT_EXECUTED or record.was_refused or fold_method(record.method) not in NAMED_BY
 
 
 def _report(name: str, user: _User) -> None:
     if user.unrecorded:
-        text = "%d requests of %s have no record: too many were refused, or use nothing"
+        text = "%d requests of %s have no record: too many were refused, or used no tool, prompt or resource"
         log.warning(text, user.unrecorded, ascii(name[:_MAX_CHARACTERS]))
         user.unrecorded = 0

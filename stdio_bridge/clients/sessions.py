@@ -56,7 +56,7 @@ class Session:
         self.grant = identity.grant
         self._knows_tasks = "tasks" in declared_by(initialize)
         self.version: str | None = None
-        # By the newest token that its client has shown; None where there are no rules.
+        # What its user may do by the newest token; None if there are neither rules nor quotas.
         self.access: Access | None = None
         self.last_used = pool.loop.clock()
         self.open = OpenResponses()
@@ -70,7 +70,7 @@ class Session:
         self.lease.join(self, user=user, initialize=initialize)
 
     def request(self, message: Message, reply: Reply) -> None:
-        """Pass a request of its client on."""
+        """Pass on a request of its client."""
         if not self._knows_tasks and message["method"] == "tools/list":
             reply = _ChangedReply(reply, without_task_tools)
         if self.access is not None and self.access.changes_answer_to(message):
@@ -78,13 +78,13 @@ class Session:
         self.lease.backend.request(self, message, reply)
 
     def stop(self, reason: str) -> None:
-        """End the session, which is unknown from now on, and its server if no other session can use it."""
+        """End the session, so that its id is unknown from now on, and its server if no other session can use it."""
         self._sessions.forget(self)
         self.lease.leave(self, reason)
         self._end()
 
     def lease_ended(self) -> None:
-        """The server is gone, and with it the session."""
+        """End the session, as its server is gone."""
         self._sessions.forget(self)
         self._end()
 
@@ -100,7 +100,7 @@ class Session:
         self.deliver(self._streams[_STANDALONE], message)
 
     def open_stream(self, response: Response, identity: Identity, last_event_id: str | None) -> None:
-        """Serve the GET stream, or go on with the stream that `last_event_id` is of. Raises HttpError."""
+        """Serve the GET stream, or resume the stream of `last_event_id`. Raises HttpError."""
         number, after = _STANDALONE, None
         if last_event_id is not None:
             parsed = parse_event_id(last_event_id)
@@ -126,9 +126,9 @@ class Session:
         return stream
 
     def deliver(self, stream: EventStream, message: Message, data: bytes | None = None) -> None:
-        """Put a message on a stream, encoded as `data` if it is already.
+        """Put a message on a stream. `data` is the encoded message, if there is one.
 
-        A server's request that is not fetched in time is refused: the server goes on.
+        A request of the server that no client fetches in time is refused, so that the server can continue.
         """
         if self.access is not None and not self.access.shows(message):
             return
@@ -142,15 +142,15 @@ class Session:
             self._refuse(request)
 
     def _refuse(self, request: Message) -> None:
-        # Not at once: the backend may be asking this client at the moment.
+        # Not at once: the backend may be in the middle of sending this client a request.
         reason = "the client has no open stream to be asked on"
         self._sessions.pool.loop.call_soon(lambda: self.lease.backend.unheard(self, request, reason))
 
     def end_stream(self, stream: EventStream) -> None:
-        """End a stream, which can still be resumed; the oldest that have ended make room for it."""
+        """End a stream. It can still be resumed, until newer streams take its place."""
         stream.end()
         if not self._sessions.knows(self):
-            return  # the session has ended, and nothing of it can be resumed
+            return  # the session has ended, so that no stream of it can be resumed
         self._ended.append(stream)
         self.ended_bytes += stream.size
         self._sessions.ended_bytes += stream.size
@@ -159,7 +159,7 @@ class Session:
         self._sessions.bound_ended()
 
     def forget_oldest(self) -> None:
-        """Forget the stream that ended first, which can then not be resumed."""
+        """Forget the stream that ended first, so that it can no longer be resumed."""
         oldest = self._ended.popleft()
         self.ended_bytes -= oldest.size
         self._sessions.ended_bytes -= oldest.size
@@ -172,8 +172,8 @@ class Session:
 
     def _close_early(self, response: Response, stream: EventStream) -> None:
         stream.detach(response)
-        # Has no effect if the client has left. "If the server does close the connection prior to terminating the SSE
-        # stream, it SHOULD send an SSE event with a standard retry field before closing".
+        # "If the server does close the connection prior to terminating the SSE stream, it SHOULD send an SSE event with
+        # a standard retry field before closing". This has no effect if the client has left.
         if self._knows_empty_events:
             response.write(SSE_RETRY)
 
@@ -190,10 +190,10 @@ class Session:
     def idle_since(self) -> float | None:
         """When it was last used; None while it begins, a call is not over, or a response is open.
 
-        A call that waits for its client keeps a session in use only while that client has a response open: a client may
-        come back with its answer, but one that has left for good must not lock its user out.
+        A call that waits for its client keeps the session in use only while the client has a response open. The client
+        may still come back with an answer, but a client that never does must not use up its user's sessions.
         """
-        # A response that was finished by the server's answer needs no holding.
+        # The server's answer may have finished a response.
         self.open.sweep()
         is_abandoned = self.version is not None and self.lease.backend.waits_for(self)
         return None if self.open or (self.busy and not is_abandoned) else self.last_used
@@ -213,7 +213,7 @@ class Session:
 
 
 class _ChangedReply:
-    """A reply without what its client cannot use, or may not."""
+    """A reply that removes from the answer what its client cannot use, or may not use."""
 
     def __init__(self, reply: Reply, change: Callable[[Message], Message]) -> None:
         self._reply = reply
@@ -237,7 +237,7 @@ class Sessions:
         registry.gauge("mcp_bridge_sessions", "Open sessions", lambda: len(self._sessions))
 
     def open(self, identity: Identity, initialize: Message) -> Session:
-        """Begin a session for the client that sends this `initialize`. Raises HttpError when there are too many."""
+        """Open a session for the client that sent this `initialize`. Raises HttpError if there are too many."""
         options = self.pool.options
         if options.isolation is not Isolation.PER_SESSION:
             # With per-session isolation the limits of processes limit sessions too.
@@ -248,15 +248,15 @@ class Sessions:
         return session
 
     def find(self, session_id: str | None, identity: Identity) -> Session:
-        """Return the user's session. Raises HttpError: 400 or 421 without an id, 404 on another's or an ended one.
+        """Return the user's session. Raises HttpError: 400 or 421 without an id, 404 for another user's or ended one.
 
-        Some clients lose the id, but not their token: without one it is the newest session of the token's own grant.
+        Some clients lose the id, but not their token: without an id it is the newest session of the token's grant.
         """
         session = self._newest_of(identity) if session_id is None else self._sessions.get(session_id)
         if session_id is None and session is None:
             text = f"{SESSION_HEADER} is missing: initialize first"
             if identity.grant is not None and self.pool.options.replica:
-                # Another replica may have its session: the router asks them in turn.
+                # Another replica may have the session: the router tries one after the other.
                 raise HttpError("421 Misdirected Request", jsonrpc.INVALID_REQUEST, text)
             raise bad_request(jsonrpc.INVALID_REQUEST, text)
         if session is None or session.user != identity.user or session.version is None:
@@ -286,7 +286,7 @@ class Sessions:
         return session.id in self._sessions
 
     def bound_ended(self) -> None:
-        """Keep all ended streams within their bound: forget the oldest stream of the session that keeps most."""
+        """Keep ended streams within their bound: forget the oldest stream of the session with the most bytes."""
         while self.ended_bytes > _MAX_ENDED_BYTES_IN_ALL:
             max(self._sessions.values(), key=lambda session: session.ended_bytes).forget_oldest()
 
@@ -294,12 +294,12 @@ class Sessions:
         """Return every session."""
         return list(self._sessions.values())
 
-    def end_responses(self, ended: Callable[[Identity], bool], reason: str) -> None:
+    def end_responses(self, is_invalid: Callable[[Identity], bool], reason: str) -> None:
         """End every open response of an identity that is no longer valid."""
         for session in self.all():
-            session.open.end(ended, reason)
+            session.open.end(is_invalid, reason)
 
-    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+    def end_streams(self, is_expired: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has expired."""
         for session in self.all():
-            session.open.end_streams(ended)
+            session.open.end_streams(is_expired)

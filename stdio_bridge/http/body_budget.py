@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Hashable, Mapping
 
-# Smaller bodies are not counted: nearly all are, and the limit on connections bounds them.
+# Smaller bodies are not counted: most bodies are smaller, and the limit on connections bounds their sum.
 SMALL_BYTES = 64 * 1024
 
 

@@ -1,4 +1,4 @@
-"""One connection: its requests in order, what its client has not read yet, and when it is dropped."""
+"""One HTTP connection: its requests in order, the output that its client has not read, and when it is dropped."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .parser import HttpParser
 log = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 30.0
-# Each time that a client's unread output has grown by two to the power of this, all clients' is added up.
+# When the unread output of one client passes a multiple of 2 to the power of this, the output of all is checked.
 _LOOK_EVERY_BITS = 16
-# How long a streamed answer to a large request is held back: Go's reverse proxy cuts an answer off that begins before
-# the proxy has found the end of the request (docs/contracts.md, "Why requests are read to their end").
+# How long a streamed answer to a large request is delayed: Go's reverse proxy truncates an answer that begins before
+# the proxy has read the end of the request (docs/contracts.md, "Why requests are read to their end").
 _HOLD_SECONDS = 0.005
 # How many rounds of maintenance a request may take to arrive: waitress' own time-out restarts with each byte.
 _MAX_ROUNDS_FOR_A_REQUEST = 4
 
 
 class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
-    """Answers what the parser refuses (too large, malformed) in the application's form."""
+    """Answers requests that the parser refuses (too large, malformed), in the application's form."""
 
     def __init__(self, channel: Channel, parsed: Any) -> None:
         super().__init__(channel, parsed)
-        # What could not be parsed has no version; RFC 9110 §2.5: a response is of the server's own.
+        # A request that cannot be parsed has no version. RFC 9110 §2.5: a response has the server's own version.
         self.version = "1.1"
 
     def execute(self) -> None:
@@ -47,7 +47,7 @@ class _RefusalTask(ErrorTask):  # type: ignore[misc] # waitress is untyped
 
 
 class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
-    """One connection."""
+    """One HTTP connection."""
 
     error_task_class = _RefusalTask
     parser_class = HttpParser
@@ -61,7 +61,7 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # One thread does everything; locks of its own would cost each idle connection a kilobyte.
+        # There is one thread only; locks of its own would take a kilobyte for each idle connection.
         self.requests_lock = self.outbuf_lock = self._lock
 
     def service(self) -> None:
@@ -85,7 +85,7 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
             self._fail(response)
 
     def _hold(self) -> None:
-        """Send nothing for a moment. Not needed for a chunked request: its end reaches the proxy first."""
+        """Send nothing for a moment. A chunked request does not need this: the proxy has read its end before."""
         self._held = True
         self._map.call_later(_HOLD_SECONDS, self.release)
 
@@ -99,10 +99,10 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         return not self._held and bool(super().writable())
 
     def _linger(self) -> None:
-        """Close the connection of a refused request, but leave its client time to read the reason.
+        """Close the connection of a refused request, after its client has had time to read the refusal.
 
-        Closing with input unread resets the connection, and the refusal is lost with it (RFC 9112 §9.6): a client
-        whose body is too large has most of it still to send.
+        Closing it with unread input would reset it, and the client would lose the refusal (RFC 9112 §9.6): a client
+        with too large a body is still sending most of it.
         """
         self._map.touch(self._fileno)
         if self.socket is None or self.total_outbufs_len:
@@ -140,7 +140,7 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         self._map.touch(self._fileno)
 
     def write_soon(self, data: bytes) -> int:
-        """Send what the socket takes and keep the rest, up to the limit: past it the client is dropped."""
+        """Send what the socket takes, and keep the rest. A client with more unread output than the limit is dropped."""
         if not self.connected:
             raise ClientDisconnected
         size = len(data)
@@ -165,7 +165,7 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
         return size
 
     def drop_if_slow(self) -> None:
-        """Drop a client that takes minutes to send one request; others would have to wait for its connection."""
+        """Drop a client that takes minutes to send one request, as other clients may need its connection."""
         waiting = self.request is not None and not self.requests
         self._rounds = self._rounds + 1 if waiting and self.request is self._unfinished else 0
         self._unfinished = self.request
@@ -189,6 +189,6 @@ class Channel(HTTPChannel):  # type: ignore[misc] # waitress is untyped
             self.request.close()
             self.request = None
         self.requests = []
-        self._map.touch(server_fd)  # it may accept again
+        self._map.touch(server_fd)  # the server may accept again
         if response is not None:
             response.disconnected()

@@ -1,4 +1,4 @@
-"""One request and its response, which anything may complete later."""
+"""One HTTP request and its response, which may be completed later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Headers = list[tuple[str, str]]
 
 
 class Request:
-    """One HTTP request, whole. Names of headers are in lower case; values of repeated ones are joined by commas."""
+    """A complete HTTP request. Header names are in lower case; values of repeated headers are joined by commas."""
 
     __slots__ = ("_parsed", "headers", "method", "path")
 
@@ -27,15 +27,15 @@ class Request:
         self.headers: Mapping[str, str] = normal_headers(parsed.headers)
 
     def body(self) -> bytes:
-        """Read the body, once: it is not kept while the request is answered. The server's limit bounds its size."""
+        """Return the body. It can be read once, as it is not kept. The server's limit bounds its size."""
         body: bytes = self._parsed.take_body()
         return body
 
 
 class Response:
-    """The answer to one request: either `reply` once, or `start` and then `write` until `finish`.
+    """The response to one request: call either `reply` once, or `start`, `write` and at last `finish`.
 
-    Writing to a client that is gone does nothing; `on_disconnect` tells of it, once, unless the response was finished.
+    Writing to a client that is gone does nothing. `on_disconnect` is called once when the client leaves before the end.
     """
 
     __slots__ = ("_task", "finished", "headers", "on_disconnect", "started")
@@ -69,7 +69,7 @@ class Response:
         self.started = True
         self._task.response_headers = headers + self.headers
         self._task.send(data)
-        # They are not needed any more, and a stream may be open for days.
+        # Free the memory: nothing needs these headers now, and a stream may be open for days.
         self._task.request.headers = {}
 
     def write(self, data: bytes) -> None:
@@ -109,8 +109,8 @@ class ResponseTask(Task):  # type: ignore[misc] # waitress is untyped
         self.channel.write_soon(head + data)
 
     def set_close_on_finish(self) -> None:
-        # waitress closes a connection after each chunked response; HTTP/1.1 does not ask for that, and a client
-        # whose calls are answered by event streams would connect again for each.
+        # waitress closes a connection after each chunked response. HTTP/1.1 does not require that, and a client whose
+        # calls are answered by event streams would have to connect again for each call.
         if not self.chunked_response:
             super().set_close_on_finish()
 

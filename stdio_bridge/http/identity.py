@@ -1,4 +1,4 @@
-"""Who a request is from: the gateway's signed assertion, and nothing else."""
+"""The identity of a request's user, from the gateway's signed assertion and nothing else."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _CACHED_ASSERTIONS = 1024
 class Identity:
     """A verified user, and how its client was let in. `expires` is in seconds since 1970; None means never.
 
-    `scopes` are those that were granted, `grantable` others that the user can still be granted. `assertion` is what
-    says all this, where users' credentials are asked for.
+    `scopes` are those that were granted, `grantable` others that the user can still be granted. `assertion` is kept
+    only if the bridge asks for users' credentials, as it proves who the user is.
     """
 
     user: str
@@ -72,7 +72,7 @@ class Verifier(Protocol):
         """Return the body of a request for the credentials of the user of that assertion. Raises HttpError."""
 
     def key_for(self, purpose: str) -> bytes:
-        """Return a key for something that this bridge signs for itself, or shares with the gateway."""
+        """Return a key for this purpose: for values that only the bridge itself reads, or that the gateway reads."""
 
 
 class NoVerifier:
@@ -88,11 +88,11 @@ class NoVerifier:
 
     def check_survey(self, body: bytes) -> None:
         """Refuse: without a key no operator can be verified."""
-        raise _forbidden("this bridge tells nobody what its server offers: it was started with --no-identity")
+        raise _forbidden("this bridge answers no survey: it was started with --no-identity")
 
     def sign_credential_request(self, assertion: str, nonce: str) -> bytes:
         """Refuse: without a key no user has credentials."""
-        raise _forbidden("this bridge asks for no user's credentials: it was started with --no-identity")
+        raise _forbidden("this bridge has no credentials of users: it was started with --no-identity")
 
     def key_for(self, purpose: str) -> bytes:
         """Return a random key."""
@@ -100,18 +100,18 @@ class NoVerifier:
 
 
 class AssertionVerifier:
-    """Believes assertions signed with the server's key, no older than a minute and not past the token's end.
+    """Accepts assertions signed with the server's key, up to a minute old, and until the token expires.
 
-    The clocks of two hosts differ, and a request takes its time from the check to here. So a signature a few seconds in
-    the future is believed, and so is a token that ended a few seconds ago. It had not ended when the gateway let it
-    pass, and a client that is refused here does not refresh: only the gateway's answer leads it to its authorization
-    server.
+    The clocks of two hosts differ, and a request takes some time from the gateway's check to the bridge. So a signature
+    a few seconds in the future is accepted, and so is a token that expired a few seconds ago. The token was valid at
+    the gateway's check, and a client that the bridge refuses would not refresh it: only a challenge of the gateway
+    sends it to its authorization server.
 
     Not checked: `aud`. The key is the server's own, so an assertion made for another server does not verify.
     """
 
     def __init__(self, key: bytes, *, now: Callable[[], float], keep_assertions: bool = False) -> None:
-        """With `keep_assertions`, an identity has its assertion."""
+        """With `keep_assertions`, identities contain their assertions."""
         self._key = key
         self._keep_assertions = keep_assertions
         self._credential_requests = _serializer(key, "mcp-oauth-gateway.credential-request")
@@ -163,9 +163,9 @@ class AssertionVerifier:
         return verified
 
     def parse_revocation(self, body: bytes) -> Revoked:
-        """Return what a revocation notice is about. Raises HttpError, also on an old one about a user.
+        """Return what a revocation notice is about. Raises HttpError, also for an old notice about a user.
 
-        One about a grant is good for ever, as a grant that has ended does not come back. A user does.
+        A notice about a grant never becomes too old, as a grant that has ended stays ended. A user can log in again.
         """
         claims, signed_at = _load(self._revocations, body.decode("latin-1"))
         grant, user = claims.get("sid"), claims.get("sub")
@@ -214,7 +214,7 @@ def _text_in(value: object) -> str | None:
 
 
 def _scopes_in(value: object) -> frozenset[str]:
-    """Read scopes as an assertion lists them; an older gateway leaves some out, which allows less."""
+    """Read the scopes of an assertion. An older gateway leaves some claims out, which allows less."""
     return frozenset(value.split(" ")) - {""} if isinstance(value, str) else frozenset()
 
 
@@ -229,7 +229,7 @@ def load_verifier(
     now: Callable[[], float],
     keep_assertions: bool = False,
 ) -> Verifier:
-    """Make the verifier for the key in that file; without one everyone is trusted. Raises UsageError."""
+    """Make the verifier for the key in that file; without a file, one that accepts every request. Raises UsageError."""
     if source is None:
         return NoVerifier()
     hide_memory()  # before the key is in it

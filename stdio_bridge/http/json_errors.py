@@ -1,4 +1,4 @@
-"""Errors as clients get them: an HTTP status, and a JSON-RPC error for a body."""
+"""Error responses: an HTTP status, and a JSON-RPC error as the body."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ JSON_HEADERS: Headers = [("Content-Type", "application/json")]
 
 
 def reply_error(response: Response, error: HttpError, request_id: RequestId | None = None) -> None:
-    """Answer a request with an error, under the id that the error has or else this one."""
+    """Answer a request with an error, whose JSON-RPC id is `request_id` if that is given."""
     headers, body = _render(error, request_id)
     response.reply(error.status, headers, body)
 
 
 def render_error(status: str, text: str) -> tuple[Headers, bytes]:
-    """Return headers and body for what the HTTP server answers by itself, before the application has seen a request."""
+    """Return headers and body for a request that the HTTP server answers itself, without the application."""
     if status.startswith("503 "):
         return _render(unavailable(text))
     code = jsonrpc.INTERNAL_ERROR if status.startswith("500 ") else jsonrpc.INVALID_REQUEST

@@ -23,7 +23,7 @@ _OTHER_FILES = 64
 
 
 class Listener:
-    """A listening socket. `inherited` says that systemd keeps it open for the next process."""
+    """A listening socket. If `inherited`, systemd keeps it open for the next process."""
 
     def __init__(self, sock: socket.socket, *, inherited: bool) -> None:
         self.socket = sock
@@ -42,7 +42,7 @@ class Listener:
         return f"http://{host}:{name[1]}/mcp"
 
     def remove(self) -> None:
-        """Remove the path of a unix socket of our own, unless another process has replaced it."""
+        """Remove the path of the bridge's own unix socket, unless another process has replaced it."""
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_ino == self._inode:
@@ -50,7 +50,7 @@ class Listener:
 
 
 def open_listener(options: Options, handed_over: HandedOver) -> Listener:
-    """Take the socket that is handed over, or listen where the options say. Raises UsageError."""
+    """Take the socket that systemd hands over, or listen at the address of the options. Raises UsageError."""
     inherited = handed_over.take_socket()
     if inherited is not None:
         if options.listen is not None:
@@ -84,7 +84,7 @@ def _listen_on_path(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket without a listener, as a killed bridge leaves it."""
+    """Remove a socket without a listener, which a killed bridge leaves behind."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Open responses: each ends when its user's token expires or its grant is revoked."""
+"""The open responses, which end when their user's token expires or their grant is revoked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Held:
 
 
 class OpenResponses:
-    """Responses that are not finished, each with its verified user and what to do when its client leaves."""
+    """The responses that are not finished, each with its verified user and a callback for when its client leaves."""
 
     def __init__(self) -> None:
         self._held: dict[Response, _Held] = {}
@@ -41,11 +41,11 @@ class OpenResponses:
 
     @property
     def streams(self) -> int:
-        """How many are event streams now."""
+        """How many are event streams."""
         return sum(response.started for response in self._held)
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until the last of their tokens expires; `now` is in seconds since 1970."""
+        """Seconds until the last of their tokens has expired; `now` is in seconds since 1970."""
         return max((_seconds_left(held.identity, now) for held in self._held.values()), default=0.0)
 
     def hold(
@@ -55,15 +55,15 @@ class OpenResponses:
         gone: Callable[[], None],
         begin: Callable[[], object] | None = None,
     ) -> None:
-        """Remember a response; `gone` is called when its client leaves, or its identity is no longer valid.
+        """Keep a response; `gone` is called when its client leaves, or when its identity is no longer valid.
 
-        `begin` makes it a stream, if it can be one and is silent for too long.
+        `begin` turns it into a stream; it is called if nothing has been sent for too long.
         """
         self._held[response] = _Held(identity, gone, begin)
         response.on_disconnect = lambda: self._lose(response)
 
     def release(self, response: Response) -> None:
-        """Forget a response that is finished."""
+        """Remove a response that is finished."""
         self._held.pop(response, None)
 
     def _lose(self, response: Response) -> None:
@@ -71,14 +71,14 @@ class OpenResponses:
         if held is not None:
             held.gone()
 
-    def end(self, ended: Callable[[Identity], bool], reason: str) -> None:
+    def end(self, is_invalid: Callable[[Identity], bool], reason: str) -> None:
         """End every response of an identity that is no longer valid.
 
-        One that has not begun is refused as the next request will be, so that its client logs in again.
+        A response that has not begun is refused like the client's next request, so that the client logs in again.
         """
         self.sweep()
         for response, held in list(self._held.items()):
-            if not ended(held.identity):
+            if not is_invalid(held.identity):
                 continue
             self._lose(response)
             if response.started:
@@ -88,28 +88,28 @@ class OpenResponses:
                 error = challenged("invalid_token", reason, resource=identity.resource, scopes=identity.scopes)
                 reply_error(response, error)
 
-    def end_streams(self, ended: Callable[[Identity], bool]) -> None:
+    def end_streams(self, is_expired: Callable[[Identity], bool]) -> None:
         """End every event stream whose token has expired.
 
-        A call that has not become a stream goes on to its own time limit: it was allowed when it came, and its client
-        could neither resume it nor know whether to call again.
+        A call that is not a stream continues until its own time-out: it was allowed when it came, and its client could
+        neither resume it nor know whether to repeat it.
         """
         self.sweep()
         for response, held in list(self._held.items()):
-            if response.started and ended(held.identity):
+            if response.started and is_expired(held.identity):
                 self._lose(response)
                 response.finish()
 
     def sweep(self) -> None:
-        """Forget responses that are finished, such as a stream that was resumed on another connection."""
+        """Remove responses that are finished, such as a stream that was resumed on another connection."""
         for response in [response for response in self._held if response.finished]:
             self.release(response)
 
     def keep_alive(self) -> None:
-        """Write a comment on every open stream, and begin each response that was silent since the last call.
+        """Write a comment on every open stream, and begin each response on which nothing was sent since the last call.
 
-        A proxy may take a silent connection for dead. That loses an answer, and to a modern server it is a cancelled
-        request.
+        A proxy may close a silent connection. Then the client loses the answer, and a modern server takes the request
+        for cancelled.
         """
         self.sweep()
         silent = {response for response in self._held if not response.started}

@@ -1,7 +1,7 @@
-"""Which origins and hosts a request may name.
+"""The allow-lists for the Origin and Host headers of requests.
 
-A page can make a browser send requests to any address, and can have its own name point to one ("DNS rebinding"), so
-both are held to an allow-list (2026-07-28, "Security Warning").
+A web page can make a browser send requests to any address, and can make its own host name resolve to any address ("DNS
+rebinding"). So both headers are checked (2026-07-28, "Security Warning").
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ _PREFLIGHT: Headers = [
 
 
 class OriginCheck:
-    """The allow-lists. Without an identity, loopback hosts are allowed always, loopback origins where none is named.
+    """The allow-lists.
 
-    With an identity everything is allowed where nothing is named.
+    Without identity assertions, loopback hosts are always allowed, and loopback origins if no origin is configured. The
+    responses then have CORS headers.
 
-    With an identity the gateway has seen to it already: a page cannot make a browser send a bearer token. It also tells
-    browsers what pages may do; without one that is told here.
+    With identity assertions, every host and origin is allowed if none is configured: the gateway has checked a bearer
+    token, which a web page cannot make a browser send. The gateway also sets the CORS headers.
     """
 
     def __init__(self, options: Options) -> None:
@@ -71,7 +72,7 @@ class OriginCheck:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), exposed]
 
     def _refuse(self, header: str, value: str, option: str) -> HttpError:
-        # Any client can cause this: log at most one line each second.
+        # Any client can cause this log line, so there is at most one each second.
         self._log.log(
             logging.WARNING, "refused a request: %s %r is not allowed by %s", header, value[:_LONGEST], option
         )
@@ -109,7 +110,7 @@ def _host_of(url: str) -> str:
 
 
 def _is_loopback(name: str) -> bool:
-    # All below `localhost` are (RFC 6761 §6.3): desktop programs that are web pages have such a name.
+    # All names below `localhost` are (RFC 6761 §6.3). Desktop programs with web pages use such names.
     return name in _LOOPBACK_NAMES or name.endswith(".localhost")
 
 

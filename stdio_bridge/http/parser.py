@@ -1,6 +1,6 @@
-"""waitress' parser, remembering what heads mean: a client sends the same one again and again, but for its length.
+"""waitress' parser with a cache of parsed heads, as clients send the same head again and again, except for the length.
 
-It also refuses what the head alone shows to be too much, or to have two meanings.
+It also refuses requests that, by their head, are too large or ambiguous.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .body_budget import SMALL_BYTES
 
 _REMEMBERED = 128
 _LONGEST = 4096
-# One line as clients write it, without a continuation. Anything else about lengths stays in the head, for waitress to
-# judge.
+# The line as clients write it, without a continuation. Every other form of a length stays in the head, and waitress
+# decides about it.
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,9})(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
-# What waitress reads from a head, besides the headers and the length.
-_LEARNT = (
+# What waitress parses from a head, besides the headers and the length.
+_PARSED = (
     "first_line", "command", "request_uri", "version", "proxy_scheme", "proxy_netloc", "path", "query", "fragment",
     "url_scheme", "connection_close",
 )  # fmt: skip
@@ -35,9 +35,9 @@ def _normal_name(name: str) -> str:
 
 
 def normal_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers with names in lower case, as `mcp-method`, from waitress' form of them, `MCP_METHOD`.
+    """Return headers with names in lower case, such as `mcp-method`, from waitress' form, such as `MCP_METHOD`.
 
-    The parser drops names with an underscore on the wire, so they cannot stand in for another.
+    The parser drops headers whose names contain an underscore, so none can stand in for another header.
     """
     return {_normal_name(name): value for name, value in headers.items()}
 
@@ -50,10 +50,10 @@ class Busy(Error):  # type: ignore[misc] # waitress is untyped
 
 
 class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
-    """Parses a head the first time, and reuses the result when the same bytes come again.
+    """Parses a head the first time, and reuses the result for the same bytes.
 
-    Only a head that waitress has accepted is remembered, without its one Content-Length line, and only where that line
-    alone says how long the body is. So a second such line, or chunks, are judged by waitress each time.
+    It remembers a head only if waitress has accepted it, and if one Content-Length line alone gives the length of the
+    body; it leaves that line out. So waitress itself decides about a second such line, or chunks, each time.
     """
 
     _known: dict[bytes, tuple[dict[str, Any], dict[str, str]]] = {}  # noqa: RUF012 - shared by all connections
@@ -75,8 +75,8 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
             if not (self.chunked or self.expect_continue):
                 self._remember(head)
             return
-        learnt, headers = known
-        self.__dict__.update(learnt)
+        parsed, headers = known
+        self.__dict__.update(parsed)
         digits = found[1].decode("ascii")
         self.headers = {**headers, "CONTENT_LENGTH": digits}
         self.content_length = int(digits)
@@ -87,8 +87,8 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
 
     def _parse_unknown(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        # "ought to be handled as an error": what stands in front of us may have gone by the other one (RFC 9112 §6.3).
-        # waitress takes the one away where it knows what that means, which HTTP/1.0 does not.
+        # "ought to be handled as an error": a proxy in front may have used the other header (RFC 9112 §6.3). waitress
+        # removes Transfer-Encoding where it understands it, which is not the case in HTTP/1.0.
         if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
             raise ParsingError("Transfer-Encoding must stand alone, and in HTTP/1.1")
         if self.chunked:
@@ -98,7 +98,7 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
 
     def _take_room_for_all(self) -> None:
         if self.content_length >= self.adj.max_request_body_size:
-            # waitress refuses it; without asking for it first.
+            # waitress refuses the request. It must not ask for the body before.
             self.expect_continue = False
         elif not self._take_room(self.content_length):
             self.error = _busy()
@@ -107,7 +107,7 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
             self.expect_continue = False
 
     def _take_room(self, size: int) -> bool:
-        """Take room for a body of that size; it is given back when the request is answered."""
+        """Reserve room for a body of that size, until the request is answered."""
         body_budget = self.adj.body_budget
         if not self._room:
             self._owner = body_budget.owner_of(normal_headers(self.headers))
@@ -117,14 +117,14 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
         return True
 
     def take_body(self) -> bytes:
-        """Return the body, which is not kept."""
+        """Return the body, and release it."""
         body: bytes = self.get_body_stream().read()
         super().close()
         self.body_rcv = None
         return body
 
     def close(self) -> None:
-        """The request is answered, or never will be."""
+        """Release what the request holds: it is answered, or never will be."""
         super().close()
         if self._room:
             self.adj.body_budget.give_back(self._owner, self._room)
@@ -133,11 +133,11 @@ class HttpParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
     def _remember(self, head: bytes) -> None:
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[head] = {name: getattr(self, name) for name in _LEARNT}, dict(self.headers)
+        self._known[head] = {name: getattr(self, name) for name in _PARSED}, dict(self.headers)
 
 
 class _CountedChunks(ChunkedReceiver):  # type: ignore[misc] # waitress is untyped
-    """Reads chunks while there is room for their sum."""
+    """Reads chunks as long as there is room for all of them together."""
 
     error: Error | None
 

@@ -1,10 +1,10 @@
-"""waitress, with responses that are written later.
+"""An HTTP server made of waitress, with responses that are written later.
 
-waitress ties a worker thread to every open response. Here a request is handed to the application on the loop's own
-thread, together with a `Response` that anything may complete later, so a waiting response costs a socket and a few
-objects. What is subclassed of waitress 3.0 is its channel (channel.py), task (exchange.py) and parser (parser.py): the
-buffers, the server sockets and the header writer are used as they are. tests/stdio_bridge/http/test_server.py holds
-the assumptions.
+waitress needs a worker thread for every open response. Here the loop's own thread passes each request to the
+application, together with a `Response` that any code may complete later, so that an open response takes only a socket
+and a few objects. Of waitress 3.0, the channel (channel.py), the task (exchange.py) and the parser (parser.py) are
+subclassed; its buffers, server sockets and header writer are used as they are. tests/stdio_bridge/http/test_server.py
+checks what this relies on.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class _InlineDispatcher:
 
 
 class HttpServer:
-    """Serves an application on sockets that already listen or are bound.
+    """Serves an application on a socket that already listens or is bound.
 
-    `render_error` makes the headers and the body of what never reaches the application, from a status and a text.
+    `render_error` makes headers and body for requests that never reach the application, from a status and a text.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class HttpServer:
             _dispatcher=_InlineDispatcher(loop),
             sockets=[listener],
             backlog=4096,
-            # An early look at the next request is also how a disconnect is noticed while one is being answered.
+            # Reading ahead is also how a disconnect is noticed while a request is being answered.
             channel_request_lookahead=1,
-            connection_limit=_UNLIMITED,  # it would count whatever the loop watches, the pipes to servers as well
+            connection_limit=_UNLIMITED,  # it would also count the pipes to servers, which the same loop watches
             max_request_body_size=max_body_bytes + 1,
             max_request_header_size=64 * 1024,
             inbuf_overflow=_UNLIMITED,  # a sandbox may have no place for temporary files
             outbuf_overflow=_UNLIMITED,
-            outbuf_high_watermark=_UNLIMITED,  # waitress would wait there; write_soon drops instead
+            outbuf_high_watermark=_UNLIMITED,  # waitress would block; write_soon drops the connection instead
             recv_bytes=65536,
             log_socket_errors=False,
             ident=None,
@@ -129,8 +129,8 @@ class HttpServer:
         try:
             return self._accept_one()
         except OSError as error:
-            # No descriptor is left, most likely. The connection goes on waiting, and asking for it again at once would
-            # take a whole core.
+            # Most likely no descriptor is left. The connection stays in the queue, and trying again at once would keep
+            # a core busy.
             log.warning("no connection can be accepted: %s", error.strerror)
             self._set_accepting(accepting=False)
             self._loop.call_later(_NO_ROOM_SECONDS, lambda: self._set_accepting(accepting=not self._stopped_accepting))
@@ -143,7 +143,7 @@ class HttpServer:
 
     @property
     def wake(self) -> Callable[[], None]:
-        """Make the loop take a turn; callable from signal handlers."""
+        """A function that wakes the loop, and that signal handlers may call."""
         pull: Callable[[], None] = self._server.pull_trigger
         return pull
 

@@ -258,7 +258,7 @@ def test_requests_that_cost_nothing_have_a_bounded_number_of_records(
     recording.log.close()
     assert recording.memory.written.count(b"\n") == 100 + 10 + 15
     assert [record.getMessage() for record in caplog.records] == [
-        "10 requests of 'github:1' have no record: too many were refused, or use nothing"
+        "10 requests of 'github:1' have no record: too many were refused, or used no tool, prompt or resource"
     ]
 
 
