@@ -1,1 +1,1 @@
-"""The side that the bridge starts: processes, who uses them, and how they are spoken to."""
+"""Server processes: how they start and end, who uses them, and how the bridge speaks with them."""

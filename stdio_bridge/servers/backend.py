@@ -21,7 +21,7 @@ class Reply(Protocol):
         """Send a message before the answer."""
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Answer. The outcome is there where the server has not answered, and the answer is the bridge's own."""
+        """Answer. `outcome` is set if the server has not answered, and the bridge has made the answer itself."""
 
 
 class InitializeReply(Reply, Protocol):
@@ -32,23 +32,23 @@ class InitializeReply(Reply, Protocol):
 
 
 class Client(Protocol):
-    """A client for which a backend speaks to the server."""
+    """A client of a backend."""
 
     def __hash__(self) -> int: ...
 
     def receive(self, message: Message) -> None:
-        """Take a message of the server that belongs to no call."""
+        """Deliver a message of the server that belongs to no call."""
 
 
 class SessionClient(Client, Occupant, Protocol):
     """A session of a legacy client."""
 
     def lease_ended(self) -> None:
-        """The server is gone, and with it the session."""
+        """End the session, as its server is gone."""
 
 
 class ModernCaller(Reply, Protocol):
-    """A modern client's call, which stands alone: it is its own client. `on_gone` is called when that leaves."""
+    """A modern client's call, which stands alone. `on_gone` is called when its client leaves."""
 
     identity: Identity
     message: Message
@@ -86,23 +86,23 @@ ClientT_contra = TypeVar("ClientT_contra", contravariant=True)
 
 
 class Backend(Protocol[ClientT_contra]):
-    """One server as clients of one era know it, whatever era it speaks itself.
+    """Serves clients of one era from one server, whose era may be another.
 
-    There are three: `passthrough`, where both speak the same, `legacy_for_modern` and `modern_for_legacy`.
+    There are three: `passthrough`, where both have the same era, `legacy_for_modern` and `modern_for_legacy`.
     """
 
     def request(self, client: ClientT_contra, message: Message, reply: Reply) -> None:
-        """Have a request answered. Raises HttpError."""
+        """Answer a request. Raises HttpError."""
 
     def leave(self, client: ClientT_contra) -> None:
-        """Forget a client: what it asked for is cancelled."""
+        """Remove a client, and cancel its requests."""
 
 
 class SessionBackend(Backend[SessionClient], Protocol):
-    """A backend of sessions, whose clients also notify and answer the server."""
+    """A backend for sessions. Their clients also send notifications and responses to the server."""
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get the messages that name no call. `initialize` is the client's request."""
+        """Add a client, so that it gets messages that name no call. `initialize` is the client's request."""
 
     def notify(self, client: SessionClient, message: Message) -> None:
         """Pass a client's notification on."""
@@ -111,23 +111,23 @@ class SessionBackend(Backend[SessionClient], Protocol):
         """Pass a client's answer on."""
 
     def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
-        """Answer a request of the server that did not reach the client, or end what needs the answer."""
+        """Handle that a request of the server did not reach the client: refuse it, or fail the call that needs it."""
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """Note that the client can get that reply no more."""
+        """Note that this reply can no longer reach the client."""
 
     def has_calls_of(self, client: SessionClient) -> bool:
         """Whether a call of this client is in flight."""
 
     def waits_for(self, client: SessionClient) -> bool:
-        """Whether the server has asked this client something, and waits for its answer."""
+        """Whether a request of the server to this client is unanswered."""
 
     def fail(self, reason: str) -> None:
-        """The server is gone. Fail what waits for clients; the connection fails the calls in flight."""
+        """The server is gone. Fail the calls that wait for clients; the connection fails those in flight."""
 
 
 class CallBackend(Backend[ModernCaller], Protocol):
-    """A backend of calls that stand alone, subscriptions among them."""
+    """A backend for calls that stand alone, including subscriptions."""
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
         """List the tools for the bridge itself, and clear the catalog when they change."""
@@ -140,4 +140,4 @@ class CallBackend(Backend[ModernCaller], Protocol):
         """End every subscription, as "Graceful Closure" has it."""
 
     def fail(self, reason: str) -> None:
-        """The server is gone, and every subscription with it: its client has to begin another."""
+        """The server is gone. End every subscription, so that its client begins another."""

@@ -1,4 +1,4 @@
-"""Delivers what a server's connection answers its inputs with: to the server's process, or to the client concerned."""
+"""Delivers the events of a server's connection to the server's process and to the clients."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Gate(Protocol):
-    """What clients' messages pass on their way to a server, and its answers on their way back."""
+    """Checks the messages of clients on their way to a server, and changes its answers on their way back."""
 
     def admits(self, message: Message) -> bool:
-        """Whether a client's message goes to the server now. What does not is answered or passed on later, or dropped.
+        """Whether a client's message goes to the server now. If not, the gate answers, drops or later passes it on.
 
         A request has the connection's own id.
         """
@@ -41,21 +41,21 @@ class Gate(Protocol):
         """Return the answer to a client's request as the client is to have it."""
 
     def hear(self, message: Message) -> None:
-        """Take notice of a message of the server."""
+        """Note a message of the server."""
 
     @property
     def held_bytes(self) -> int:
-        """How large the messages are that are to be passed on later."""
+        """How many bytes the messages have that the gate will pass on later."""
 
 
 class Dispatcher:
     """One server's conversation, for the backend that speaks with it.
 
-    `write` sends a message to the server; `note_dropped` and `closed` are told why a message went no further, and why
-    the server is gone.
+    `write` sends a message to the server. `note_dropped` gets the reason why a message was dropped, `closed` the reason
+    why the server is gone.
 
-    Events are delivered one at a time. What is delivered may lead to another input: the connection takes that at once,
-    and its events wait for their turn. Nothing is delivered before `request` returns.
+    Events are delivered one at a time. A delivery may cause another input: the connection takes it at once, and its
+    events wait until their turn. Nothing is delivered before `request` returns.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Dispatcher:
     # What clients do.
 
     def join(self, client: Client, *, user: object = "", capabilities: frozenset[str] | None = None) -> None:
-        """Let this client get the messages of the server that name no call.
+        """Add a client of this user, so that it gets messages of the server that name no call.
 
-        It is the user's, and is asked only for what it has declared; None means for anything.
+        The server may ask it only for what its `capabilities` declare; None allows any request.
         """
         self._connection.join(client, user=user, capabilities=capabilities)
 
     def leave(self, client: Client) -> None:
-        """Forget a client: its calls are cancelled and fail, what it was asked is answered with an error."""
+        """Remove a client: cancel its calls, and answer the server's requests to it with an error."""
         self._take(self._connection.leave(client))
 
     def request(self, client: Client, message: Message, reply: Reply, purpose: Purpose = Purpose.CALL) -> Call:
@@ -96,7 +96,7 @@ class Dispatcher:
         return self._expect(call, reply, events, self.gate)
 
     def ask(self, method: str, params: Message, answered: Callable[[Message], None]) -> Call:
-        """Ask the server something for the bridge itself, which no gate holds back."""
+        """Send a request of the bridge itself to the server, past the gate."""
         call, events = self._connection.ask(method, params, self._loop.clock())
         return self._expect(call, _AnswerTo(answered), events, gate=None)
 
@@ -108,15 +108,15 @@ class Dispatcher:
         return call
 
     def pass_on(self, message: Message) -> None:
-        """Write a client's message that a gate has held back."""
+        """Write a client's message that the gate has held back."""
         self._write(message)
 
     def answer(self, response: Message, outcome: CallOutcome) -> None:
-        """Answer a client's request in the server's place; a response to one that is over does nothing."""
+        """Answer a client's request in the server's place. Does nothing if it is over."""
         self._take(self._connection.answer(response, outcome))
 
     def tell(self, method: str) -> None:
-        """Notify the server in the bridge's own name."""
+        """Send a notification of the bridge itself to the server."""
         self._write({"jsonrpc": "2.0", "method": method})
 
     def notify(self, client: Client, message: Message) -> None:
@@ -128,11 +128,11 @@ class Dispatcher:
         self._take(self._connection.respond(client, message))
 
     def refuse(self, client: Client, request: Message, text: str) -> None:
-        """Answer a server's request with an error, for the client."""
+        """Answer a request of the server with an error, in place of the client that it was sent to."""
         self._take(self._connection.refuse(client, request, text))
 
     def cancel(self, call: Call, reason: object = None) -> None:
-        """Give a call up: the server is told, a late answer is dropped, its reply hears nothing more."""
+        """Cancel a call: tell the server, and drop the answer if it still comes."""
         self._replies.pop(call, None)
         self._take(self._connection.cancel(call, reason))
 
@@ -140,10 +140,10 @@ class Dispatcher:
         """Drop a message of the server."""
         self._take([dropped(message, reason)])
 
-    # What time and the server do.
+    # Time, and what the server does.
 
     def wait_until(self, call: Call, deadline: float) -> None:
-        """Let a call wait for its client until that time."""
+        """Set the deadline of a call that waits for its client."""
         self._connection.wait_until(call, deadline)
 
     def restart_timeouts(self, call: Call) -> None:
@@ -157,7 +157,7 @@ class Dispatcher:
         return sum(isinstance(event, Answer) for event in events)
 
     def receive(self, message: Message) -> None:
-        """Take a message of the server. Raises InvalidMessage on what is none; nothing has happened then."""
+        """Take a message of the server. Raises InvalidMessage, and then nothing has changed."""
         events = self._connection.receive(message, self._loop.clock())
         if self.gate is not None:
             self.gate.hear(message)
@@ -168,10 +168,10 @@ class Dispatcher:
         self._take(self._connection.fail(wire_id, text))
 
     def close(self, reason: str) -> None:
-        """The server is gone: every call in flight fails, and each later one, and says why."""
+        """Note that the server is gone: every call in flight fails with this reason, and so does each later one."""
         self._take(self._connection.close(reason))
 
-    # What there is.
+    # The state.
 
     @property
     def ended(self) -> bool:
@@ -180,17 +180,17 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """How many calls the server has not answered, subscriptions and our own questions aside."""
+        """How many calls the server has not answered, without subscriptions and the bridge's own requests."""
         return self._connection.in_flight
 
     @property
     def unanswered(self) -> int:
-        """How many requests of whatever kind the server has not answered."""
+        """How many requests of any kind the server has not answered."""
         return self._connection.unanswered
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is going on that a client could wait for. Subscriptions are for others to count."""
+        """Whether no call and no request of the server is unanswered. Subscriptions do not count here."""
         return self._connection.idle
 
     def has_calls_of(self, client: Client) -> bool:
@@ -198,7 +198,7 @@ class Dispatcher:
         return self._connection.has_calls_of(client)
 
     def waits_for(self, client: Client) -> bool:
-        """Whether the server has asked this client something, and waits for its answer."""
+        """Whether a request of the server to this client is unanswered."""
         return self._connection.waits_for(client)
 
     # Delivery.
@@ -223,7 +223,7 @@ class Dispatcher:
             try:
                 self._deliver(self._events.popleft())
             except Exception:
-                # It concerns one client: all others are told what is meant for them.
+                # The failure concerns one client. All others must still get their messages.
                 log.exception("a message could not be delivered")
         self._delivering = False
 
@@ -247,19 +247,19 @@ class Dispatcher:
         elif isinstance(event, Dropped):
             self._note_dropped(event.reason)
         elif isinstance(event, Closed) and self._events:
-            self._events.append(event)  # after what the last answers have led to
+            self._events.append(event)  # after the events that the last answers have caused
         elif isinstance(event, Closed):
             self._closed(event.reason)
 
 
 class _AnswerTo:
-    """Gives an answer to a function, and takes no notice of what comes before it."""
+    """Passes an answer to a function, and ignores messages before it."""
 
     def __init__(self, answered: Callable[[Message], None]) -> None:
         self._answered = answered
 
     def send(self, message: Message) -> None:
-        """Take no notice."""
+        """Ignore it."""
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
         """Pass the answer on."""

@@ -1,4 +1,4 @@
-"""What is ended to make room when a limit is reached: sessions that are not in use. No I/O, no clock."""
+"""Chooses which session or process ends to make room when a limit is reached. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNKNOWN_SECONDS = 60.0
 
 
 class Occupant(Protocol):
-    """What counts to a user's limit: a session, or a server process."""
+    """What a user's limit counts: a session, or a server process."""
 
     @property
     def user(self) -> str:
@@ -29,7 +29,7 @@ class Occupant(Protocol):
         """About how long a call or a stream still needs it; infinite if that is unknown."""
 
     def evict(self) -> None:
-        """End, so that another can take the place."""
+        """End, to make room for another."""
 
 
 class Idling(Protocol):
@@ -62,7 +62,7 @@ class Bounds:
 
 
 class Full(Exception):
-    """Nothing can make room: all that might is in use. `retry_seconds` says when that may have changed."""
+    """Everything that could make room is in use. After `retry_seconds` that may have changed."""
 
     def __init__(self, *, of_user: bool, retry_seconds: int) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ _O = TypeVar("_O", bound=Occupant)
 
 
 def find_victim(occupants: Iterable[_O], user: str, bounds: Bounds) -> _O | None:
-    """Return what has to end before the user can have one more place; None where a place is free. Raises Full.
+    """Return the occupant that must end before the user can have one more; None if there is room. Raises Full.
 
-    At a user's bound it is their own least recently used one that is idle. At the bound of all it is one of the user
-    who holds most, and never of a user who holds less than the one who asks.
+    It is always one that is idle, the least recently used. At the bound of one user it is the user's own. At the bound
+    of all users it is one of the user with the most occupants, and never of a user with fewer than `user` has.
     """
     held: dict[str, list[_O]] = collections.defaultdict(list)
     for occupant in occupants:
@@ -89,7 +89,7 @@ def find_victim(occupants: Iterable[_O], user: str, bounds: Bounds) -> _O | None
     elif sum(map(len, held.values())) < bounds.in_all:
         return None
     else:
-        # Of two who hold the same number, the one who asks gives way first.
+        # If others have as many as `user`, `user` comes first.
         candidates = sorted(held, key=lambda name: (len(held[name]), name == user), reverse=True)
         candidates = [name for name in candidates if len(held[name]) >= own]
     for name in candidates:

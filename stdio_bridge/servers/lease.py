@@ -29,7 +29,7 @@ class ServerLease(abc.ABC):
     def __init__(
         self, parts: LeaseParts, user: str, identity: Identity, *, forget: Callable[[ServerLease], None]
     ) -> None:
-        """`forget` is called when the server ends. `identity` is of the client that it is started for."""
+        """`forget` is called when the server ends. `identity` is that of the client that the server is started for."""
         self._parts = parts
         self._forget = forget
         self.user = user
@@ -59,7 +59,7 @@ class ServerLease(abc.ABC):
     @property
     @abc.abstractmethod
     def seconds_in_use(self) -> float:
-        """About how long it is still in use; infinite if that is unknown."""
+        """About how long it will be in use; infinite if that is unknown."""
 
     def evict(self) -> None:
         """End the server, so that another can start."""
@@ -71,4 +71,4 @@ class ServerLease(abc.ABC):
 
     @abc.abstractmethod
     def _ended(self, reason: str) -> None:
-        """The server is gone."""
+        """Handle that the server is gone."""

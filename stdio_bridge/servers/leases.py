@@ -25,9 +25,9 @@ _EVERYONE = ""
 class Key:
     """The key of a shared server.
 
-    Sessions share one of their user's or of everyone's. Calls that stand alone have others, as a legacy server learns
-    once what its client can do and asks for no more: a client that declares something else is better served by another
-    process than by errors. `capabilities` are those of such a client; a modern server serves all of them.
+    Sessions share a server of their user, or of all users. Calls that stand alone have servers of their own: a legacy
+    server learns the capabilities of its client once, so a client with other capabilities gets another process and not
+    errors. `capabilities` are those of such a client; a modern server serves clients with any.
     """
 
     user: str
@@ -46,7 +46,7 @@ class Leases:
         self._by_key: dict[Key, ServerLease] = {}
 
     def of_session(self, identity: Identity, initialize: Message) -> SessionLease:
-        """Return the server that a new session belongs to, by the isolation that is asked for. Raises HttpError."""
+        """Return the lease for a new session, as the isolation mode requires. Raises HttpError."""
         user = identity.user
         isolation = self.pool.options.isolation
         if isolation is Isolation.PER_SESSION:
@@ -66,10 +66,10 @@ class Leases:
         return lease
 
     def serve(self, client: ModernCaller) -> None:
-        """Have a call answered by a server of its user. Raises HttpError when none has room or may start.
+        """Answer a call by a server of its user. Raises HttpError if no server has room or may start.
 
-        Isolation between sessions is isolation between users here, as calls that stand alone are of no session; a
-        shared server is one process for all that declare the same.
+        Calls that stand alone have no session, so isolation per session is isolation per user here. With `shared`, all
+        clients with the same capabilities share one process.
         """
         key = self._key_of(client)
         lease = self._by_key.get(key)
@@ -92,9 +92,9 @@ class Leases:
         return Key(user=user, of_calls=True, capabilities=declared)
 
     def _serve_all_capabilities(self, lease: CallLease) -> None:
-        """Let a server that turns out to be modern serve its user, whatever capabilities the client declares.
+        """Let a server that turns out to be modern serve all clients of its user, whatever their capabilities.
 
-        Where another one does so already, it gets no new calls, and ends when it is idle.
+        If the user has such a server already, this one gets no new calls, and ends when it is idle.
         """
         self._take_out(lease)
         self._by_key.setdefault(Key(user=lease.user, of_calls=True), lease)
@@ -122,13 +122,13 @@ class Leases:
                 lease.evict()
 
     def tick(self, now: float) -> None:
-        """End idle servers and sessions, and calls whose client has not come back in time."""
+        """End idle servers and sessions, and suspended calls whose client has not retried in time."""
         self._parts.suspended_calls.tick(now)
         for lease in [*self._sessions, *self._calls]:
             lease.tick(now)
 
     def close(self) -> None:
-        """End what would last: subscriptions, and calls that wait for their client."""
+        """End what would not end by itself: subscriptions, and calls that wait for their client."""
         self._parts.suspended_calls.close()
         for lease in list(self._calls):
             lease.close()

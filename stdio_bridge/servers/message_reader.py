@@ -1,4 +1,4 @@
-"""Reads a server's messages from its lines. A line that is none fails the call that it would have answered."""
+"""Reads a server's messages from its lines. A line that is no message fails the call that it should have answered."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _BEHIND_SECONDS = 5.0
 class MessageReader:
     """Reads the lines of one server's stdout.
 
-    `skipped` counts the lines that were no message, and `log_skipped` gets each with its problem. `on_message` gets the
-    time of each message.
+    `skipped` counts the lines that were not a message, and `log_skipped` gets each of them with its problem.
+    `on_message` gets the time of each message.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class MessageReader:
         self._on_message = on_message
 
     def take(self, line: bytes) -> None:
-        """Pass on what a line says, or fail the call that it would have answered."""
+        """Pass on the message of a line, or fail the call that it should have answered."""
         try:
             value = jsonrpc.parse_json(line)
         except InvalidMessage:
@@ -59,15 +59,15 @@ class MessageReader:
             except InvalidMessage as error:
                 self._take_malformed(message, line, str(error), now, shown=not isinstance(value, list))
             except Exception:
-                # One message that cannot be handled is no reason to end the conversation with all others.
+                # One such message must not end the conversation of all clients.
                 log.exception("a message of the server could not be handled")
             else:
                 self._on_message(now)
 
     def _take_malformed(self, value: object, line: bytes, problem: str, now: float, *, shown: bool) -> None:
-        """Take a JSON value that is no message for what it must mean, or fail the call that it answers.
+        """Take an invalid message for the response that it must stand for, or fail the call that it answers.
 
-        The line is shown to the call's client unless it holds other messages, which may be for other clients.
+        The error quotes the line only if the line has no other messages, which may be for other clients.
         """
         mended = malformed.mend(value)
         if mended is not None:
@@ -78,24 +78,24 @@ class MessageReader:
         self._fail(malformed.find_answered_by(value), problem, line if shown else None)
 
     def _take_unreadable(self, line: bytes, problem: str) -> None:
-        """Fail the call that a line answers which cannot be read, rather than let it wait."""
+        """Fail the calls that an unreadable line answers, so that they do not wait for their time-outs."""
         self._skip(problem, line)
         among = malformed.find_answered_among(line)
         first = malformed.find_answered(line, b"")
         for answered in among.at_once | {malformed.find_answered(line, line)}:
-            # Only the call that the line begins with gets its beginning: the rest may answer other clients.
+            # Only the call at the beginning of the line gets the beginning: the rest may answer other clients.
             self._fail(answered, problem, line if answered == first else None)
         for behind in among.behind:
             self._fail_later(behind)
 
     def _fail_later(self, answered: int) -> None:
-        # A log line about an answer comes with the answer itself, which is to be waited for; and what stands in front
-        # may be about any client, so that none of it is shown.
+        # It may be a log line about an answer that comes soon: wait for that. The text in front may be about any
+        # client, so the error does not quote it.
         problem = "it does not begin its line"
         self._loop.call_later(_BEHIND_SECONDS, lambda: self._fail(answered, problem, None))
 
     def take_too_long(self, beginning: bytes, end: bytes) -> None:
-        """Fail the call that a line answers which is too long."""
+        """Fail the call that a too long line answers."""
         self._skipped.add()
         problem = f"it has more than {self._max_line_bytes} bytes"
         self._fail(malformed.find_answered(beginning, end, cut=True), problem, None)

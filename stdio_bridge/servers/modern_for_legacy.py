@@ -1,4 +1,4 @@
-"""Legacy sessions at a modern server: the bridge emulates a session by requests that stand alone."""
+"""Legacy sessions at a modern server: the bridge emulates each session, and sends requests that stand alone."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ModernForLegacy:
         self._sessions: dict[SessionClient, EmulatedSession] = {}
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get the messages that name no call. `initialize` is the client's request."""
+        """Add a client, so that it gets messages that name no call. `initialize` is the client's request."""
         self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
         self.take_over(client, initialize)
 
     def take_over(self, client: SessionClient, initialize: Message) -> None:
-        """Serve a client that has joined the server before it was known to be modern."""
+        """Serve a client that joined before the server was known to be modern."""
         session = self._sessions[client] = EmulatedSession(
             client,
             self._dispatcher,
@@ -47,14 +47,14 @@ class ModernForLegacy:
         session.subscribe()
 
     def leave(self, client: SessionClient) -> None:
-        """Forget a client: its calls are cancelled."""
+        """Remove a client, and cancel its calls."""
         session = self._sessions.pop(client, None)
         if session is not None:
             session.end()
         self._dispatcher.leave(client)
 
     def request(self, client: SessionClient, message: Message, reply: Reply) -> None:
-        """Answer a request, or have the server answer it."""
+        """Answer a request, or pass it on to the server."""
         self._sessions[client].request(message, reply)
 
     def notify(self, client: SessionClient, message: Message) -> None:
@@ -66,12 +66,12 @@ class ModernForLegacy:
         self._sessions[client].respond(message)
 
     def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
-        """Fail the call that needs the answer to a request that did not reach the client."""
+        """Fail the call that waits for the answer to a request which did not reach the client."""
         if (session := self._sessions.get(client)) is not None:
             session.unheard(request["id"], reason)
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """Note that the client can get that reply no more."""
+        """Note that this reply can no longer reach the client."""
         if (session := self._sessions.get(client)) is not None:
             session.lose(reply)
 
@@ -81,7 +81,7 @@ class ModernForLegacy:
         return self._dispatcher.has_calls_of(client) or (session is not None and session.is_asking)
 
     def waits_for(self, client: SessionClient) -> bool:
-        """Whether the server has asked this client something, and waits for its answer."""
+        """Whether a request of the server to this client is unanswered."""
         session = self._sessions.get(client)
         return self._dispatcher.waits_for(client) or (session is not None and session.is_asking)
 
@@ -126,7 +126,7 @@ class EmulatedSession:
         return f"i{self._next_id}"
 
     def lacks(self, request: Message) -> Message:
-        """The capabilities that this request needs and the client has not declared."""
+        """The capabilities that this request needs, and that the client has not declared."""
         return missing_capabilities(request, self._meta[CLIENT_CAPABILITIES])
 
     # What the client does
@@ -139,14 +139,14 @@ class EmulatedSession:
             self._listen(wanted)
 
     def request(self, message: Message, reply: Reply) -> None:
-        """Answer a request, or have the server answer it."""
+        """Answer a request, or pass it on to the server."""
         match message["method"]:
             case "ping":
                 reply.finish(jsonrpc.result(message["id"], {}))
             case "logging/setLevel":
                 self._set_level(message, reply)
             case "resources/subscribe" | "resources/unsubscribe":
-                self._watch(message, reply)
+                self._change_subscription(message, reply)
             case _:
                 self.loops[InputRequiredLoop(self, message, reply, self._meta)] = None
 
@@ -159,7 +159,7 @@ class EmulatedSession:
             text = f"level must be one of {', '.join(LOG_LEVELS)}"
             reply.finish(jsonrpc.error(message["id"], jsonrpc.INVALID_PARAMS, text))
 
-    def _watch(self, message: Message, reply: Reply) -> None:
+    def _change_subscription(self, message: Message, reply: Reply) -> None:
         uri = jsonrpc.params_of(message).get("uri")
         if not isinstance(uri, str):
             reply.finish(jsonrpc.error(message["id"], jsonrpc.INVALID_PARAMS, "params.uri must be a string"))
@@ -180,7 +180,7 @@ class EmulatedSession:
         return self.dispatcher.request(self, message, self, Purpose.STREAM)
 
     def notify(self, message: Message) -> None:
-        """Take a notification. Only a cancellation means something to a modern server."""
+        """Take a notification. A modern server knows only cancellations."""
         if message["method"] != "notifications/cancelled":
             return
         request_id = jsonrpc.params_of(message).get("requestId")
@@ -189,7 +189,7 @@ class EmulatedSession:
         self.dispatcher.notify(self.client, message)
 
     def respond(self, message: Message) -> None:
-        """Take an answer to something that the client was asked."""
+        """Take the client's answer to a request of the server."""
         request_id = message.get("id")
         input_loop = self.asked.pop(request_id, None) if isinstance(request_id, str) else None
         if input_loop is not None:
@@ -200,12 +200,12 @@ class EmulatedSession:
         self.loops.pop(ended, None)
 
     def lose(self, reply: Reply) -> None:
-        """Note that the client can get that reply no more."""
+        """Note that this reply can no longer reach the client."""
         for input_loop in self.loops:
             input_loop.lose(reply)
 
     def unheard(self, request_id: str, reason: str) -> None:
-        """Fail the request whose question did not reach the client: the server is not asked again."""
+        """Fail the call that waits for the answer to this request, which did not reach the client."""
         input_loop = self.asked.get(request_id)
         if input_loop is not None:
             input_loop.fail(reason)
@@ -216,31 +216,31 @@ class EmulatedSession:
         self.dispatcher.leave(self)
 
     def fail(self, reason: str, outcome: CallOutcome) -> None:
-        """Fail each request that waits for the client's answer to a question."""
+        """Fail each call that waits for an answer of the client."""
         for input_loop in set(self.asked.values()):
             input_loop.fail(reason, outcome)
 
-    # What its subscriptions bring
+    # The messages of its subscriptions
 
     def receive(self, message: Message) -> None:
         """Ignore messages that name no subscription."""
 
     def send(self, message: Message) -> None:
-        """Pass a change on, but not the acknowledgement, which legacy clients do not know."""
+        """Pass changes on, but not the acknowledgement, which legacy clients do not know."""
         if message["method"] != "notifications/subscriptions/acknowledged":
             self.client.receive(to_legacy.change(message))
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Ignore the end of a subscription: a legacy client cannot be told."""
+        """Ignore the end of a subscription, as there is no message that tells a legacy client."""
 
 
 class State(enum.Enum):
-    """Where a request is."""
+    """The state of a client's request."""
 
     AT_SERVER = enum.auto()
     """The server works on it."""
     WAITING = enum.auto()
-    """The client is to answer what the server wants to know."""
+    """It waits for input of the client, which the server needs."""
     OVER = enum.auto()
 
 
@@ -248,9 +248,9 @@ class Input(enum.Enum):
     """What happens to a request."""
 
     INPUT_REQUIRED = enum.auto()
-    """The server wants to know something first."""
+    """The server needs input first."""
     GIVEN = enum.auto()
-    """The client has answered all of it."""
+    """The client has given all input."""
     END = enum.auto()
     """There is an answer, or there will be none."""
 
@@ -277,7 +277,7 @@ class InputRequiredLoop:
         self._request_state: object = None
         self._timer: Timer | None = None
         self._is_lost = False
-        self._put({})
+        self._send({})
 
     @property
     def request_id(self) -> RequestId:
@@ -286,22 +286,22 @@ class InputRequiredLoop:
         return request_id
 
     def _take(self, what: Input) -> bool:
-        """Change the state. Returns whether the input comes in time."""
+        """Change the state. Returns False if the input comes too late."""
         following = TRANSITIONS[self._state].get(what)
         if following is not None:
             self._state = following
         return following is not None
 
     def lose(self, reply: Reply) -> None:
-        """Note that the client can get that reply no more: its request is not sent to the server again."""
+        """Note that this reply can no longer reach the client, so that its request is not sent again."""
         self._is_lost = self._is_lost or reply is self._reply
 
-    def _put(self, more: Message) -> None:
-        message = {**self._message, "params": {**jsonrpc.params_of(self._message), **more}}
+    def _send(self, parameters: Message) -> None:
+        message = {**self._message, "params": {**jsonrpc.params_of(self._message), **parameters}}
         self._session.dispatcher.request(self._session.client, message, self)
 
     def send(self, message: Message) -> None:
-        """Pass on what comes before the answer; a modern server asks nothing this way."""
+        """Pass on a message before the answer; a modern server sends no requests."""
         if "id" in message:
             self._session.dispatcher.refuse(self._session.client, message, "servers send no requests in 2026-07-28")
         else:
@@ -341,23 +341,23 @@ class InputRequiredLoop:
             for request_id, (_, asked) in list(self._wanted.items()):
                 if request_id in self._wanted:
                     self._reply.send(to_legacy.server_request(request_id, asked))
-            self._go_on()
+            self._retry_when_complete()
 
     def answered(self, request_id: str, answer: Message) -> None:
-        """The client has answered one of the questions."""
+        """Take the client's answer to one of the server's requests."""
         key, asked = self._wanted.pop(request_id)
         response = to_modern.input_response(asked, answer)
         if response is None:
             self.fail(f"the client did not answer {asked['method']}")
         else:
             self._given[key] = response
-            self._go_on()
+            self._retry_when_complete()
 
-    def _go_on(self) -> None:
+    def _retry_when_complete(self) -> None:
         if not self._wanted and self._take(Input.GIVEN):
             self._stop_timer()
             state = {} if self._request_state is None else {"requestState": self._request_state}
-            self._put({"inputResponses": self._given, **state} if self._given else state)
+            self._send({"inputResponses": self._given, **state} if self._given else state)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -367,7 +367,7 @@ class InputRequiredLoop:
         self.fail("the client did not answer in time", CallOutcome.TIMEOUT)
 
     def fail(self, reason: str, outcome: CallOutcome | None = None) -> None:
-        """Give up waiting for the client."""
+        """Fail the request, and wait no longer for the client."""
         self._stop_timer()
         for request_id in self._wanted:
             self._session.asked.pop(request_id, None)

@@ -1,4 +1,4 @@
-"""Requests for a server of their client's own era: passed on as they are."""
+"""Backends for a server of the same era as its clients: messages are passed on as they are."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .handshake import own_meta
 
 
 class SessionPassthrough:
-    """Legacy sessions at a legacy server. The connection keeps the clients apart."""
+    """Legacy sessions at a legacy server."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Let this client get the messages that name no call. `initialize` is the client's request."""
+        """Add a client, so that it gets messages that name no call. `initialize` is the client's request."""
         self._dispatcher.join(client, user=user, capabilities=declared_by(initialize))
 
     def request(self, client: SessionClient, message: Message, reply: Reply) -> None:
@@ -31,7 +31,7 @@ class SessionPassthrough:
         self._dispatcher.request(client, message, reply)
 
     def leave(self, client: SessionClient) -> None:
-        """Forget a client: its calls are cancelled."""
+        """Remove a client, and cancel its calls."""
         self._dispatcher.leave(client)
 
     def notify(self, client: SessionClient, message: Message) -> None:
@@ -43,22 +43,22 @@ class SessionPassthrough:
         self._dispatcher.respond(client, message)
 
     def unheard(self, client: SessionClient, request: Message, reason: str) -> None:
-        """Answer a request that did not reach the client."""
+        """Refuse a request of the server that did not reach the client."""
         self._dispatcher.refuse(client, request, reason)
 
     def lose(self, client: SessionClient, reply: Reply) -> None:
-        """Do nothing: the server answers the call nevertheless."""
+        """Do nothing: the call continues."""
 
     def has_calls_of(self, client: SessionClient) -> bool:
         """Whether a call of this client is in flight."""
         return self._dispatcher.has_calls_of(client)
 
     def waits_for(self, client: SessionClient) -> bool:
-        """Whether the server has asked this client something, and waits for its answer."""
+        """Whether a request of the server to this client is unanswered."""
         return self._dispatcher.waits_for(client)
 
     def fail(self, reason: str) -> None:
-        """All calls are in flight until they are answered: nothing else waits."""
+        """Do nothing: the connection fails all calls."""
 
 
 class CallPassthrough:
@@ -81,20 +81,20 @@ class CallPassthrough:
         self._calls[client] = user, call
 
     def leave(self, client: ModernCaller) -> None:
-        """The client has left: the server is told."""
+        """Cancel the call of a client that has left."""
         user, call = self._calls.pop(client)
         user.callers.remove(client)
         self._dispatcher.cancel(call, "the client disconnected")
 
     def answered(self, client: ModernCaller, message: Message) -> Message:
-        """Forget a call that is over. Returns the answer as its client is to have it."""
+        """Forget a call that is over. Returns the answer for its client."""
         user, _ = self._calls.pop(client)
         user.callers.remove(client)
         result = message.get("result")
         if isinstance(result, dict) and client.method == "tools/list":
             self._tools.learn(result)
         elif isinstance(result, dict) and client.method == "server/discover":
-            # What the bridge serves, natively or not, is what a client in front of it can use.
+            # A client can use every revision that the bridge offers, whether or not the server speaks it.
             return jsonrpc.result(client.id, {**result, "supportedVersions": list(self._versions.offered)})
         return message
 
@@ -110,7 +110,7 @@ class CallPassthrough:
 
     @property
     def idle(self) -> bool:
-        """The bridge's own subscription hears of changes only; the connection counts the rest."""
+        """Whether no client has a call or a subscription."""
         return not self._calls
 
     def close(self) -> None:
@@ -120,11 +120,11 @@ class CallPassthrough:
             client.end_subscription()
 
     def fail(self, reason: str) -> None:
-        """The connection has seen to it: here a subscription is a call, too."""
+        """Do nothing: a subscription is a call here, and the connection fails all calls."""
 
 
 class _User:
-    """One user, as the connection's client: takes the messages that may be about several of its calls."""
+    """One user, who is the connection's client: gets the messages that may be about any of the user's calls."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -143,7 +143,7 @@ class _User:
 
 
 class _Answer:
-    """Brings a modern server's answer to a call."""
+    """Passes a modern server's answer on to a call."""
 
     def __init__(self, backend: CallPassthrough, user: _User, client: ModernCaller, reply: Reply) -> None:
         self._backend = backend
@@ -152,7 +152,7 @@ class _Answer:
         self._reply = reply
 
     def send(self, message: Message) -> None:
-        """Pass on what comes before the answer."""
+        """Pass on a message before the answer."""
         if "id" in message:
             self._user.receive(message)
         else:
@@ -178,4 +178,4 @@ class _ToolsWatch:
             self._tools.forget()
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Ignore that the server keeps no such subscription."""
+        """Ignore that the server does not support this subscription."""

@@ -1,4 +1,4 @@
-"""Readiness: whether the server answers, from its recent messages or by asking it."""
+"""Readiness: whether the server answers, known from its recent messages or found out by a request."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .pool import Server, ServerPool
 
 _PROBE_SECONDS = 30.0
 _PING_SECONDS = 5.0
-# How long one answer is believed. Longer with each in a row: a probe of an idle bridge costs a process.
+# How long one answer is taken for valid. It is doubled with each further answer, as a probe of an idle bridge starts a
+# process.
 _FIRST_BELIEF_SECONDS = 30.0
 _LAST_BELIEF_SECONDS = 600.0
-# How a server that only speaks the modern era says so. It answers, which is all that is asked.
+# The error codes of a modern-only server to `initialize`. It has answered, so it is ready.
 _MODERN_ONLY = frozenset({jsonrpc.METHOD_NOT_FOUND, UNSUPPORTED_VERSION})
 
 
@@ -36,8 +37,8 @@ class Readiness:
     def answer(self, response: Response) -> None:
         """Reply 200 if the server answers, 503 if it does not. Raises HttpError while the bridge stops.
 
-        Where users have credentials, no process can be started to ask it, and what a user's process does says more of
-        that user's credentials: there it is ready while the bridge serves.
+        If users provide credentials, no process can be started for a probe, and a failure of a user's process may be
+        due to that user's credentials. Then the bridge is ready as long as it runs.
         """
         if self._pool.closed:
             raise stopping()
@@ -58,7 +59,7 @@ class Readiness:
     def describe(self) -> bytes:
         """Return, as JSON, how many seconds ago a server last answered, was last needed, and ended before it answered.
 
-        For who asks often and must start nothing: null means not since the bridge was started.
+        null means: not since the bridge was started. This starts no process, so that it can be asked often.
         """
         now = self._loop.clock()
         times = {
@@ -83,7 +84,7 @@ class Readiness:
         server.dispatcher.ask("ping", {}, lambda _: self._pinged(timer))
 
     def _pinged(self, timer: Timer) -> None:
-        # Any answer will do, but the answer to an earlier ping comes too late.
+        # Any answer to this ping counts, also an error. An answer to an earlier ping is too late.
         if self._ping_timer is timer:
             self._ping_timer = None
             timer.cancel()
@@ -97,7 +98,7 @@ class Readiness:
         """Start a server to ask it. A later probe waits for the same server if it takes long to start."""
 
         def ended(_: str) -> None:
-            """The question hears of it as of an error."""
+            """Do nothing: the handshake gets an error."""
 
         def answered(outcome: Outcome) -> None:
             self._starting = None
@@ -111,7 +112,7 @@ class Readiness:
             self._done(ready=False)
             return
         self._starting = server
-        era_cache = EraCache(versions=self._pool.options.versions)  # of which nothing is to be learnt
+        era_cache = EraCache(versions=self._pool.options.versions)  # a new one, which is not kept
         initialize = own_initialize(None, era_cache.versions)
         Handshake(server.dispatcher, self._loop, era_cache, initialize, answered).begin_only()
         self._loop.call_later(_PROBE_SECONDS, self._give_up)

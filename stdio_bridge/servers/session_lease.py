@@ -21,8 +21,8 @@ _INITIALIZED = "notifications/initialized"
 class SessionLease(ServerLease):
     """A server of one session, or of several.
 
-    The first session's `initialize` is what the server sees. The others get the same answer, except that one who asks
-    for an older revision that the bridge knows is given it: revisions only add.
+    The server gets the first session's `initialize`. The other sessions get the same answer; one that asks for an older
+    revision that the bridge knows gets this revision, as a newer one only adds to it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class SessionLease(ServerLease):
         self._clients: dict[SessionClient, Message] = {}
         super().__init__(parts, user, identity, forget=forget)
         self.exclusive = exclusive
-        # A server is taken for a legacy one until the handshake shows that it is not.
+        # The server is treated as legacy until the handshake shows that it is modern.
         self.backend: SessionBackend = SessionPassthrough(self.dispatcher)
         self._versions = parts.era_cache.versions
         self._result: Message | None = None
@@ -47,19 +47,19 @@ class SessionLease(ServerLease):
         self._told_initialized = False
 
     def is_left_for(self, user: str, initialize: Message) -> bool:
-        """Whether it is still starting for a client that has left, and fits this `initialize`."""
+        """Whether its client has left while it was starting, and this `initialize` is the same."""
         abandoned = self.exclusive and not self._clients and not self.ending
         return abandoned and self.user == user and self._asked_with == _asked_with(initialize)
 
     def join(self, client: SessionClient, *, user: str, initialize: Message) -> None:
-        """Serve one more session."""
+        """Add a session."""
         self._clients[client] = initialize
         self.backend.join(client, user=user, initialize=initialize)
 
     def leave(self, client: SessionClient, reason: str) -> None:
-        """Remove a session, whose calls fail. Its server ends with it, or when it is idle if it is shared.
+        """Remove a session, whose calls fail. Its server ends as well; a shared server ends when it is idle.
 
-        A server that is still starting goes on: its client may have given up waiting and come back.
+        A server that is still starting continues, as its client may come back after its own time-out.
         """
         if client not in self._clients:
             return
@@ -103,7 +103,7 @@ class SessionLease(ServerLease):
             client.lease_ended()
 
     def notify(self, client: SessionClient, message: Message) -> None:
-        """Pass a session's notification on; that it is initialized is told once."""
+        """Pass a session's notification on. The server gets `notifications/initialized` only once."""
         if message["method"] == _INITIALIZED:
             if self._told_initialized:
                 return
@@ -113,7 +113,7 @@ class SessionLease(ServerLease):
     # The handshake
 
     def initialize(self, client: SessionClient, message: Message, reply: InitializeReply) -> None:
-        """Answer a session's `initialize`, with what the server says or has said to the first."""
+        """Answer a session's `initialize` with the server's answer to the first session's."""
         if self._result is not None:
             reply.finish(self._answer(message, self._result))
         elif self._handshake is not None:
@@ -143,7 +143,7 @@ class SessionLease(ServerLease):
                 waits.refuse(asked["id"], self._server.refusal)
             return
         if isinstance(outcome, Failed):
-            # A client of both eras would take a code of the modern one for a modern server's.
+            # A dual-era client would take a modern error code for that of a modern server.
             self._refused(message, reply, to_legacy.answer({**outcome.message, "id": message["id"]}), outcome.outcome)
             return
         self._handshake = None
@@ -154,7 +154,7 @@ class SessionLease(ServerLease):
             waits.finish(self._answer(asked, self._result))
 
     def _open(self, initialize: Message, outcome: Outcome) -> Message:
-        """Return the result of `initialize`; a modern server's is made of its own account."""
+        """Return the result of `initialize`; for a modern server, it is made from the result of `server/discover`."""
         if isinstance(outcome, Initialized):
             return outcome.result
         discovered = outcome.discovered or {} if isinstance(outcome, Modern) else {}
@@ -173,7 +173,7 @@ class SessionLease(ServerLease):
             for _, asked, waits in waiting:
                 waits.finish({**refusal, "id": asked["id"]}, outcome)
         elif waiting:
-            # The server may accept the next one: it may ask for another revision, for example.
+            # The server may accept the next session's request, which may ask for another revision, for example.
             self._waiting = waiting[1:]
             _, asked, waits = waiting[0]
             self._begin(asked, waits)
@@ -181,7 +181,7 @@ class SessionLease(ServerLease):
             self._server.stop("it refused to initialize")
 
     def _answer(self, initialize: Message, result: Message) -> Message:
-        """A session's answer, from the server's to the first: in the session's own revision where that is older."""
+        """The answer to a session, made from the server's first answer, with the session's revision if it is older."""
         version = result.get("protocolVersion")
         if isinstance(version, str):
             asked = jsonrpc.params_of(initialize).get("protocolVersion")

@@ -1,4 +1,4 @@
-"""`subscriptions/listen` in front of a legacy server, whose changes come to every client that it knows."""
+"""`subscriptions/listen` for a legacy server, which sends changes to every client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .dispatcher import Dispatcher
 
 
 class Subscriptions:
-    """The open subscriptions of one server, and the connection's client that hears of changes for all of them."""
+    """The open subscriptions of one server. For all of them, it is one client of the connection."""
 
     def __init__(self, dispatcher: Dispatcher, capabilities: Message, tools: ToolCatalog) -> None:
         self._dispatcher = dispatcher
@@ -31,7 +31,7 @@ class Subscriptions:
         return len(self._open)
 
     def open(self, client: ModernCaller) -> None:
-        """Begin a subscription: the acknowledgement is the first that it brings."""
+        """Begin a subscription. Its first message is the acknowledgement."""
         wanted = jsonrpc.params_of(client.message).get("notifications")
         if not isinstance(wanted, dict):
             client.fail(jsonrpc.INVALID_PARAMS, "params.notifications must be an object")
@@ -63,7 +63,7 @@ class Subscriptions:
             client.end_subscription()
 
     def fail(self, text: str) -> None:
-        """End them all with an error, so that their clients do not take it for the end of all changes."""
+        """End them all with an error, so that their clients subscribe again."""
         opened, self._open = self._open, {}
         for client in opened:
             client.fail(jsonrpc.INTERNAL_ERROR, text, outcome=CallOutcome.SERVER_EXIT)
@@ -72,7 +72,7 @@ class Subscriptions:
         self._dispatcher.ask(method, {"uri": uri}, lambda _: None)
 
     def receive(self, message: Message) -> None:
-        """Take a change, or what else has no call."""
+        """Deliver a change; refuse a request that belongs to no call."""
         if "id" in message:
             self._dispatcher.refuse(self, message, "there is no call whose client could be asked")
             return

@@ -1,4 +1,4 @@
-"""The survey of what a server offers, to a client that can do everything: asked of a process of its own, unfiltered."""
+"""The survey: what a server offers to a client with all capabilities, unfiltered, asked of a process of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .pool import Server, ServerPool
 SECONDS = 60.0
 _MAX_PAGES = 1000
 _MAX_BYTES = 32 << 20
-# A server may offer more to a client that can be asked something.
+# A server may offer more to a client that supports these.
 _CAPABILITIES: Message = {
     "elicitation": {"form": {}, "url": {}},
     "roots": {"listChanged": True},
     "sampling": {"tools": {}},
 }
-# What is asked for each part of MCP, and the member of the result that is the list.
+# The requests for each primitive, and the member of the result that is the list.
 _LISTS = {
     Primitive.TOOLS: (("tools/list", "tools"),),
     Primitive.PROMPTS: (("prompts/list", "prompts"),),
@@ -37,20 +37,20 @@ _LISTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Offers:
-    """What a server lists, as it is written, by the member that lists it. `era` is the one that it was asked in."""
+    """What a server lists, unchanged, by the member of the result. `era` is that of the requests."""
 
     era: str
     lists: dict[str, list[object]] = field(default_factory=dict)
 
     def texts(self, member: str, name: str) -> Iterator[str]:
-        """Yield one member of everything in a list, where it is a text."""
+        """Yield the member `name` of each element of a list, if it is a string."""
         for each in self.lists.get(member, ()):
             if isinstance(each, dict) and isinstance(text := each.get(name), str):
                 yield text
 
 
 class SurveyError(Exception):
-    """The server did not tell; the text says why."""
+    """The server did not answer as needed; the text says why."""
 
 
 Done = Callable[[Offers | SurveyError], None]
@@ -59,7 +59,7 @@ Done = Callable[[Offers | SurveyError], None]
 def report_in_steps(
     offers: Offers, *, lock: ToolLock | None, rules: Mapping[Primitive, Rules]
 ) -> Generator[None, None, Message]:
-    """Return what the operator is told: the lock file of the tools, what differs, and the rules that match nothing."""
+    """Return the operator's report: the lock file of the tools, what differs, and the rules that match nothing."""
     tools = offers.lists["tools"]
     text, problem = None, None
     try:
@@ -96,10 +96,10 @@ def _describe(difference: Difference) -> Message:
 
 
 class Surveys:
-    """All surveys of one bridge, of which one runs at a time: who asks meanwhile gets its result."""
+    """The surveys of one bridge. One runs at a time; a survey that is requested meanwhile gets the same result."""
 
     def __init__(self, loop: Loop, pool: ServerPool, versions: Versions, primitives: Iterable[Primitive]) -> None:
-        """Tools are always asked for, the rest where it is named."""
+        """Tools are always listed, prompts and resources if `primitives` has them."""
         self._loop = loop
         self._pool = pool
         self._versions = versions
@@ -108,7 +108,7 @@ class Surveys:
         self._waiting: list[Done] = []
 
     def begin(self, done: Done) -> None:
-        """Find out what the server offers."""
+        """Begin a survey, and pass its result to `done`."""
         self._waiting.append(done)
         if len(self._waiting) == 1:
             _Survey(self._loop, self._pool, self._versions, self._questions, self._finish).start()
@@ -127,7 +127,7 @@ class _Survey:
     ) -> None:
         self._loop = loop
         self._pool = pool
-        self._era_cache = EraCache(versions=versions)  # of which nothing is to be learnt
+        self._era_cache = EraCache(versions=versions)  # a new one, which is not kept
         self._questions = list(questions)
         self._done = done
         self._server: Server | None = None

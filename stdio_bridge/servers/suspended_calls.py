@@ -1,4 +1,4 @@
-"""Suspended calls: they wait until their client retries with the input that a legacy server asked for."""
+"""Suspended calls, which wait until their client retries with the input that a legacy server has asked for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class SuspendedCall(Protocol):
     """A call that can wait for a retry."""
 
     def resume(self, modern_call: ModernCaller, responses: Message) -> None:
-        """Go on, for the retry."""
+        """Continue, and answer the retry."""
 
     def abandon(self) -> None:
-        """Give up: the client has not come back in time."""
+        """Cancel the call: its client has not retried in time."""
 
 
 class SuspendedCalls:
@@ -39,13 +39,13 @@ class SuspendedCalls:
         return len(self._suspended)
 
     def has_room_for(self, identity: Identity) -> bool:
-        """Whether this user may have one more call wait."""
+        """Whether one more call of this user may wait."""
         return (
             not self._closed and sum(user == identity.user for _, user, _ in self._suspended.values()) < _MAX_PER_USER
         )
 
     def suspend(self, call: SuspendedCall, modern_call: ModernCaller) -> str:
-        """Keep a call and return the state that brings it back."""
+        """Keep a call, and return the state with which a retry continues it."""
         key = secrets.token_urlsafe(16)
         expires = self._clock() + self._seconds
         self._suspended[key] = expires, modern_call.identity.user, call
@@ -54,7 +54,7 @@ class SuspendedCalls:
         return self._states.sign(claim)
 
     def consume(self, unverified_state: object, modern_call: ModernCaller) -> SuspendedCall:
-        """Take a call out. Raises HttpError on a state that is not good, or no longer."""
+        """Remove and return a call. Raises HttpError if the state is not valid, or no longer."""
         now = self._clock()
         user, resource = modern_call.identity.user, modern_call.identity.resource
         key = self._states.verify(unverified_state, user=user, resource=resource, request=modern_call.message, now=now)
@@ -64,14 +64,14 @@ class SuspendedCalls:
         return found[2]
 
     def tick(self, now: float) -> None:
-        """Give up the calls whose client has not come back in time."""
+        """Cancel the calls whose client has not retried in time."""
         for key, (expires, _, call) in list(self._suspended.items()):
             if expires <= now:
                 del self._suspended[key]
                 call.abandon()
 
     def close(self) -> None:
-        """Give up all calls, and suspend no more: retries are refused from now on."""
+        """Cancel all calls and suspend no more, so that retries are refused from now on."""
         self._closed = True
         suspended, self._suspended = self._suspended, {}
         for _, _, call in suspended.values():

@@ -1,4 +1,4 @@
-"""Checks a modern client's `tools/call` against the tool's definition, and asks the server for one it does not know."""
+"""Checks the headers of a modern client's `tools/call` against the tool's definition, for which it asks the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_PAGES = 100
 
 
 class ToolLookup:
-    """The calls of one server that wait for the tools' definitions."""
+    """The calls to one server that wait for the definitions of its tools."""
 
     def __init__(self, backend: CallBackend, tools: ToolCatalog, go_on: Callable[[ModernCaller], None]) -> None:
         """`go_on` gets each call whose headers agree with its arguments."""
@@ -47,7 +47,7 @@ class ToolLookup:
             self._go_on(client)
 
     def leave(self, client: ModernCaller) -> bool:
-        """The client has left. Returns whether its call has waited here."""
+        """Remove the call of a client that has left. Returns whether it waited here."""
         if client not in self._waiting:
             return False
         self._waiting.remove(client)
@@ -58,7 +58,7 @@ class ToolLookup:
 
         def answered(answer: Message) -> None:
             if changes != self._tools.changes and pages < _MAX_PAGES:
-                # The pages before this one have been forgotten.
+                # The tools have changed, and the catalog has forgotten the earlier pages.
                 self._ask(None, pages + 1)
                 return
             result = answer.get("result")
@@ -67,7 +67,7 @@ class ToolLookup:
             if following is not None and pages < _MAX_PAGES:
                 self._ask(following, pages + 1, changes)
                 return
-            # A server that lists no tools has no annotated ones. Its own answer to the call says the rest.
+            # An error counts as an empty list: the server's own answer to the call says what is wrong.
             self._tools.complete = True
             self._is_asking = False
             waiting, self._waiting = self._waiting, []

@@ -23,9 +23,10 @@ _Spare = TypeVar("_Spare", bound=Spare)
 
 
 class WarmPool(Generic[_Spare]):
-    """Keeps that many servers started, and replaces those that are used or die.
+    """Keeps `count` servers started, and replaces those that are used or die.
 
-    A server that dies before it is used is replaced later and later, so that a broken one does not keep a core busy.
+    After each server that dies unused, it waits longer before it starts the next, so that a broken server does not keep
+    a core busy.
     """
 
     def __init__(self, loop: Loop, count: int, begin: Callable[[Callable[[str], None]], _Spare]) -> None:
