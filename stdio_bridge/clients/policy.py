@@ -230,7 +230,7 @@ class Access:
         return decision
 
     def _complete(self, params: Message) -> Decision:
-        """Decide about a completion. The user must be allowed to use what it completes, as it reveals something of that."""
+        """Decide about a completion. It reveals something of a prompt or resource, which must be allowed."""
         ref = params.get("ref")
         if not isinstance(ref, dict):
             raise _Refused(jsonrpc.INVALID_PARAMS, "params.ref must be an object")
