@@ -196,7 +196,7 @@ class ConnectedService:
             log.error("%s: the token endpoint answered %d", self.name, answer.status)
             raise ServiceUnavailable(self.name)
         document = _read(answer)
-        error = document.get("error")
+        error = document.get("error") or None  # some services send an empty one with their tokens
         if error is not None or answer.status >= 400 or document.get("ok") is False:
             raise self._explain(error)
         if (tokens := _find_tokens(document)) is None:

@@ -199,6 +199,8 @@ def answer_json(document: object, status: int = 200) -> Response:
         ({"access_token": "a", "refresh_token": None}, Tokens(access_token="a")),
         ({"access_token": "a", "refresh_token": ""}, Tokens(access_token="a")),
         ({"access_token": "a", "token_type": "bot", "error": None}, Tokens(access_token="a")),
+        ({"access_token": "a", "error": ""}, Tokens(access_token="a")),
+        ({"access_token": "a", "error": False}, Tokens(access_token="a")),
         (
             {"ok": True, "authed_user": {"access_token": "u", "refresh_token": "r", "expires_in": 5}},
             Tokens(access_token="u", refresh_token="r", lifetime=5),
