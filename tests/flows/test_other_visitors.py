@@ -21,14 +21,37 @@ def begin(oauth: OAuthTestClient) -> str:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_a_callback_without_the_browsers_cookie_uses_up_no_login(oauth: OAuthTestClient, method: str) -> None:
+def test_a_program_that_opens_the_callback_uses_up_no_login(oauth: OAuthTestClient, method: str) -> None:
     callback = begin(oauth)
     for visitor in (oauth.app.test_client(use_cookies=False), oauth.new_browser()):
         answer = visitor.open(callback, method=method, base_url=ISSUER)
         assert answer.location is None
+    assert "code" in parameters_of(oauth.follow(callback))
+
+
+@pytest.mark.parametrize("has_cookie", [True, False])
+def test_another_browser_that_opens_the_callback_ends_the_login(oauth: OAuthTestClient, has_cookie: bool) -> None:
+    """Its user may have been sent there by an attacker, who began the login and now asks for the URL."""
+    callback, own = begin(oauth), begin(oauth)
     other = oauth.new_browser()
-    other.set_cookie("__Host-mcp-gateway-browser", "x" * 43, domain="auth.example.com", secure=True)
-    assert other.open(callback, method=method, base_url=ISSUER).location is None
+    if has_cookie:
+        other.set_cookie("__Host-mcp-gateway-browser", "x" * 43, domain="auth.example.com", secure=True)
+    headers = {} if has_cookie else {"Sec-Fetch-Mode": "navigate"}
+    answer = other.get(callback, headers=headers, base_url=ISSUER)
+    assert (answer.status_code, answer.location) == (400, None)
+    late = oauth.follow(callback)
+    assert (late.status_code, late.location) == (400, None), (
+        "the browser that began it cannot go on as the other's user"
+    )
+    assert "code" in parameters_of(oauth.follow(own)), "another login of that browser goes on"
+
+
+@pytest.mark.parametrize("state", ["", "x", "x" * 43])
+def test_a_browser_with_an_unknown_state_ends_no_login(oauth: OAuthTestClient, state: str) -> None:
+    callback = begin(oauth)
+    other = oauth.new_browser()
+    headers = {"Sec-Fetch-Mode": "navigate"}
+    assert other.get("/callback", query_string={"state": state}, headers=headers, base_url=ISSUER).status_code == 400
     assert "code" in parameters_of(oauth.follow(callback))
 
 

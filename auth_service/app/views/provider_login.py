@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from flask import Response
+from flask import Response, request
 
 from auth_service.app.composition import Parts
 from auth_service.idp import Login
@@ -50,6 +50,10 @@ def send(parts: Parts, attempt: Attempt, *, other_account: bool = False) -> Resp
 def consume(parts: Parts, state: str) -> Attempt:
     """Return why this browser was sent away, once. Raises PageError if it was another browser, or too long ago."""
     login = parts.store.pending_logins.consume(state, browser=browser_fingerprint(parts)) if state else None
+    if login is None and state and _is_of_a_browser(parts):
+        # An attacker may have begun the login and sent the provider's URL to this user. The address bar of this browser
+        # shows state and code now. If the user hands them over, the attacker could go on as this user.
+        parts.store.pending_logins.drop(state)
     if login is None or "shown" not in login["attempt"]:  # from an earlier version, before the update
         raise cannot_be_continued(parts)
     attempt = login["attempt"]
@@ -58,6 +62,11 @@ def consume(parts: Parts, state: str) -> Attempt:
         scopes=tuple(attempt["scopes"]),
         home=attempt.get("home", False),
     )
+
+
+def _is_of_a_browser(parts: Parts) -> bool:
+    """Whether a browser opens this page, and not a program that looks at each URL of its users, which has no cookie."""
+    return sends_cookies(parts) or request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 def cannot_be_continued(parts: Parts) -> PageError:
