@@ -6,6 +6,7 @@ thousand idle streams. This loop asks only connections that had an event.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -73,7 +74,8 @@ class Loop(MutableMapping[int, Pollable]):
         del self._handlers[fd]
         self._touched.discard(fd)
         if self._registered.pop(fd, 0):
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # one that was closed before is not registered any more
+                self._epoll.unregister(fd)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._handlers)
@@ -172,16 +174,24 @@ class Loop(MutableMapping[int, Pollable]):
             handler = self._handlers.get(fd)
             if handler is None:
                 continue
-            wanted = select.EPOLLIN if handler.readable() else 0
-            if not handler.accepting and handler.writable():
-                wanted |= select.EPOLLOUT
-            current = self._registered.get(fd, 0)
-            if wanted == current:
-                continue
-            if not current:
-                self._epoll.register(fd, wanted)
-            elif not wanted:
-                self._epoll.unregister(fd)
-            else:
-                self._epoll.modify(fd, wanted)
-            self._registered[fd] = wanted
+            try:
+                self._wait_for(fd, handler)
+            except Exception:
+                log.exception("a connection cannot be waited for")
+                self._close(fd, handler)
+
+    def _wait_for(self, fd: int, handler: Pollable) -> None:
+        """Wait for what a handler wants of its descriptor. Raises OSError if epoll takes no such descriptor."""
+        wanted = select.EPOLLIN if handler.readable() else 0
+        if not handler.accepting and handler.writable():
+            wanted |= select.EPOLLOUT
+        current = self._registered.get(fd, 0)
+        if wanted == current:
+            return
+        if not current:
+            self._epoll.register(fd, wanted)
+        elif not wanted:
+            self._epoll.unregister(fd)
+        else:
+            self._epoll.modify(fd, wanted)
+        self._registered[fd] = wanted
