@@ -43,6 +43,8 @@ _SYSTEMD_SECONDS = 5.0
 _BELIEF_SECONDS = 1.0
 _MAX_BYTES = 16 << 20
 _ADDED = frozenset({"counter", "histogram"})
+# What a server's tools are does not change while its bridge is asleep. All other gauges are about what runs.
+_KEPT_GAUGES = frozenset({"mcp_bridge_hidden_tools"})
 
 
 class State(Enum):
@@ -77,19 +79,24 @@ class Metric:
 
 
 def parse_page(text: str) -> dict[str, Metric]:
-    """Read a page in Prometheus' text format, as bridges write it. Raises ValueError."""
+    """Read a page in Prometheus' text format, as bridges write it. Raises ValueError.
+
+    A sample belongs to the description before it, or where there is none of its name, to a metric of unknown kind.
+    """
     metrics: dict[str, Metric] = {}
     name = ""
     for line in text.splitlines():
-        if line.startswith("# "):
-            _, word, name, rest = line.split(" ", 3)
+        if line.startswith(("# HELP ", "# TYPE ")):
+            _, word, name, rest = (*line.split(" ", 3), "")[:4]
             metric = metrics.setdefault(name, Metric())
             metric.head.append(line)
             if word == "TYPE":
                 metric.kind = rest
-        elif line:
+        elif line and not line.startswith("#"):
             sample, _, value = line.rpartition(" ")
-            metrics[name].samples[sample] = float(value)
+            if not name or not sample.startswith(name):
+                name = sample.partition("{")[0]
+            metrics.setdefault(name, Metric()).samples[sample] = float(value)
     return metrics
 
 
@@ -125,13 +132,14 @@ class Counters:
         )
 
     def render(self, *, asleep: bool) -> bytes:
-        """Write the page as it was seen last."""
+        """Write the page as it was seen last. While the bridge is asleep, nothing runs: then such gauges are 0."""
         lines = []
         for name, metric in self._latest.items():
             before = self._before.get(name, {})
+            is_over = asleep and metric.kind == "gauge" and name not in _KEPT_GAUGES
             lines += metric.head
             for sample in {**metric.samples, **before}:
-                value = metric.samples.get(sample, 0.0) + before.get(sample, 0.0)
+                value = 0.0 if is_over else metric.samples.get(sample, 0.0) + before.get(sample, 0.0)
                 lines.append(f"{sample} {value:.15g}")
         lines += [
             "# HELP mcp_bridge_asleep Whether the bridge has exited because nobody uses it",
@@ -169,7 +177,7 @@ class Host:
             if state is not State.ASLEEP:
                 try:
                     counters.update(_ask(self.bridges[name], "/metrics").decode(), invocation)
-                except (ValueError, KeyError) as error:
+                except ValueError as error:
                     raise Unavailable("the bridge answered something else than metrics") from error
             return counters.render(asleep=state is State.ASLEEP)
 

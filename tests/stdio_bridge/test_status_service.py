@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from stdio_bridge import status_service
-from stdio_bridge.status_service import Bridge, Counters, Host, Server, Unavailable
+from stdio_bridge.status_service import Bridge, Counters, Host, Server, Unavailable, parse_page
 from tests.stdio_bridge.running import ROOT
 
 UNIT, SOCKET = "mcp-bridge-time.service", "mcp-bridge-time.socket"
@@ -152,12 +152,43 @@ def test_counters_go_on_over_sleep_and_gauges_do_not(bridges: Bridges) -> None:
     assert (seen[calls], seen[sessions], seen["mcp_bridge_start_seconds_count"]) == (1, 2, 3)
     bridges.active = "inactive"
     asleep = bridges.metrics()
-    assert asleep == {**seen, "mcp_bridge_asleep": 1}
+    assert asleep == {**seen, sessions: 0, "mcp_bridge_asleep": 1}
     bridges.active, bridges.invocation = "active", "i2"
     bridges.page = PAGE.format(calls=1, sessions=0, starts=1)
     again = bridges.metrics()
     assert (again[calls], again[sessions], again["mcp_bridge_start_seconds_count"]) == (2, 0, 4)
     assert bridges.metrics() == again
+
+
+def test_what_a_lock_hides_is_still_shown_of_a_bridge_that_sleeps() -> None:
+    counters = Counters()
+    hidden = 'mcp_bridge_hidden_tools{reason="new"} 3'
+    counters.update(f"# TYPE mcp_bridge_hidden_tools gauge\n{hidden}\n", "i1")
+    assert hidden in counters.render(asleep=True).decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("", []),
+        ("# EOF\n# a comment\n#\n", []),
+        ("a_total 1\n", ["a_total 1"]),
+        ('a_total{b="c d"} 1\n', ['a_total{b="c d"} 1']),
+        ("# HELP a\n# TYPE a\na 1\n", ["# HELP a", "# TYPE a", "a 1"]),
+        ("# HELP a An a\na 1\nb 2\n", ["# HELP a An a", "a 1", "b 2"]),
+        ("# TYPE a counter\n# TYPE b gauge\nb 2\n", ["# TYPE a counter", "# TYPE b gauge", "b 2"]),
+    ],
+)
+def test_a_page_that_lacks_descriptions_kinds_or_samples_is_shown_as_it_is(page: str, lines: list[str]) -> None:
+    counters = Counters()
+    counters.update(page, "i1")
+    assert counters.render(asleep=False).decode().splitlines()[:-3] == lines
+
+
+@pytest.mark.parametrize("page", ["no metrics", "a", "a one", "# TYPE a counter\na", "a\n"])
+def test_a_page_without_a_number_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_page(page)
 
 
 def test_a_counter_that_the_next_bridge_has_not_yet_is_still_shown() -> None:
