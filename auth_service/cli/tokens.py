@@ -8,7 +8,7 @@ import time
 import click
 
 from auth_service.idp import provider_name
-from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.access_tokens import issue_for_grant
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.storage.grants import Grant, new_sid
@@ -71,17 +71,8 @@ def issue(
         created_at=now,
     )
     operator.open_audit_log()
-    access_token = issue_access_token(
-        operator.signing_keys,
-        issuer=operator.settings.issuer,
-        sub=grant.sub,
-        name=grant.name,
-        client_id=grant.client_id,
-        scope=grant.scope,
-        resource=grant.resource,
-        sid=grant.sid,
-        lifetime=lifetime,
-        now=now,
+    access_token = issue_for_grant(
+        operator.signing_keys, grant, issuer=operator.settings.issuer, lifetime=lifetime, now=now
     )
     operator.store.grants.add(grant, lifetime=lifetime)
     audit.record(Event.TOKEN_ISSUED, of=grant, scope=grant.scope, by=BY, reason=label)

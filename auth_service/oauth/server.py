@@ -26,7 +26,7 @@ from authlib.oauth2 import AuthorizationServer as AuthlibServer
 from authlib.oauth2 import OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
-from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.access_tokens import issue_for_grant
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.ops import audit
 from auth_service.ops.audit import Event
@@ -215,19 +215,14 @@ class AuthorizationServer(AuthlibServer):  # type: ignore[misc]  # Authlib ships
         if lifetime is None:
             lifetime = self.settings.lifetimes.access_token
         response: dict[str, Any] = {
-            "access_token": issue_access_token(
+            "access_token": issue_for_grant(
                 self.keys,
+                grant,
                 issuer=self.settings.issuer,
-                sub=grant.sub,
-                name=grant.name,
-                client_id=grant.client_id,
                 scope=scope,
-                resource=grant.resource,
-                sid=grant.sid,
                 lifetime=lifetime + ON_THE_WAY_SECONDS,
                 now=int(time.time()),
                 grantable_scope=self._grantable(grant, scope, allowed),
-                basis=grant.basis,
             ),
             "token_type": "Bearer",
             "expires_in": lifetime,

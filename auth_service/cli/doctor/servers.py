@@ -11,7 +11,7 @@ import requests
 from auth_service.backends import health
 from auth_service.backends.surveys import Answer, NoBridgeError, Survey, SurveyError
 from auth_service.cli import tools
-from auth_service.keys.access_tokens import issue_access_token
+from auth_service.keys.access_tokens import issue_for_grant
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops.logs import escape
@@ -139,18 +139,7 @@ def check_request(
     )
     store.grants.add(grant, lifetime=PROBE_SECONDS)
     try:
-        token = issue_access_token(
-            keys,
-            issuer=settings.issuer,
-            sub=grant.sub,
-            name=grant.name,
-            client_id=grant.client_id,
-            scope=grant.scope,
-            resource=resource.url,
-            sid=grant.sid,
-            lifetime=PROBE_SECONDS,
-            now=now,
-        )
+        token = issue_for_grant(keys, grant, issuer=settings.issuer, lifetime=PROBE_SECONDS, now=now)
         headers = {**health.HEADERS, "Authorization": f"Bearer {token}"}
         call = _ask_for_no_session if resource.user_credentials else _open_session
         return call(http, resource.url, headers)
