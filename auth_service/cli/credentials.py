@@ -13,14 +13,13 @@ from .operator import (
     BY,
     Operator,
     as_json,
-    is_user_id,
     oldest_first,
     print_record,
     print_records,
     timestamp,
     with_operator,
 )
-from .users import find_by_name
+from .users import find_subject
 
 
 @click.group(short_help="What users have given to servers that act for them.")
@@ -38,7 +37,7 @@ def credentials() -> None:
 @as_json
 def list_(operator: Operator, *, user: str | None, server: str | None, as_json: bool) -> None:
     """List which users have set which credentials."""
-    subject = None if user is None else _find_subject(operator, user)
+    subject = None if user is None else find_subject(operator, user)
     found: Iterator[CredentialState] = (
         each
         for each in operator.parts.user_credentials.find_all_states()
@@ -67,7 +66,7 @@ def remove(operator: Operator, *, user: str, server: str, credential: str | None
     The user's grants and processes there end at once. USER is an id (github:583231) or a login name. The next login
     asks the user again.
     """
-    subject = _find_subject(operator, user)
+    subject = find_subject(operator, user)
     held = [state.variable for state in operator.parts.user_credentials.find_states(subject, [server])]
     wanted = held if credential is None else [each for each in held if each == credential]
     if not wanted:
@@ -82,10 +81,6 @@ def remove(operator: Operator, *, user: str, server: str, credential: str | None
         "ended_grants": len(removal.ended_grants),
     }
     print_record(record, as_json=as_json)
-
-
-def _find_subject(operator: Operator, user: str) -> str:
-    return user if is_user_id(user) else find_by_name(operator, user)
 
 
 def _describe(state: CredentialState) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def revoke(operator: Operator, *, user: str, as_json: bool) -> None:
     USER is an id (github:583231) or a login name. A user who is still on an allow-list can log in again: remove the
     user from the lists first, and reload the service.
     """
-    subject = user if is_user_id(user) else find_by_name(operator, user)
+    subject = find_subject(operator, user)
 
     def end(access: Revocation) -> list[Grant]:
         ended = access.end_user(subject, by=BY)
@@ -94,8 +94,13 @@ def unpin(operator: Operator, *, name: str, as_json: bool) -> None:
     print_record({"name": fold(name), "user": subject}, as_json=as_json)
 
 
-def find_by_name(operator: Operator, name: str) -> str:
-    """Return the id of the user with that login name, or the text itself if it is an id. Raises click errors."""
+def find_subject(operator: Operator, user: str) -> str:
+    """Return the id of a user who is named by id or login name. Raises click.ClickException."""
+    return user if is_user_id(user) else _find_by_name(operator, user)
+
+
+def _find_by_name(operator: Operator, name: str) -> str:
+    """Return the id of the user with that login name, or the text itself if it has a colon, as ids have."""
     ids = {own[-1].grant.sub for own in operator.store.queries.users() if own[-1].grant.name == name}
     if len(ids) > 1:
         raise click.UsageError(f"{name}: several users have that login name: {', '.join(sorted(ids))}")
