@@ -22,7 +22,7 @@ from tests.browser import Form
 from tests.connected_service import CLIENT_ID, CLIENT_SECRET, ORIGIN, StandIn, create_app, query_of
 from tests.in_process import InProcess
 
-from .conftest import ISSUER, AuditLog, OAuthTestClient, merged, parameters_of
+from .conftest import ISSUER, REDIRECT, AuditLog, OAuthTestClient, merged, parameters_of
 
 OCTOCAT, HUBOT = "github:583231", "github:480938"
 CALLBACK = f"{ISSUER}/connections/callback/time/DRIVE_TOKEN"
@@ -372,6 +372,30 @@ def test_a_server_that_asks_for_the_account_no_more_gets_none(
     oauth.reload(resources={"time": {"user_credentials": None}})
     refused(oauth, oauth.follow(url), "does not ask for this account any more")
     assert drive.requests == []
+
+
+@pytest.mark.parametrize(
+    ("change", "is_asked"),
+    [
+        ({"token_endpoint": f"{OTHER}/token"}, True),
+        ({"client_id": "another-application"}, True),
+        ({"authorization_endpoint": f"{ORIGIN}/login"}, False),
+        ({"revocation_endpoint": f"{ORIGIN}/end"}, False),
+        ({"scopes": ["files.write"]}, False),
+        ({"token_endpoint_auth_method": "client_secret_post"}, False),
+    ],
+)
+def test_an_account_of_another_service_or_application_is_to_be_connected_again(
+    oauth: OAuthTestClient, drive: StandIn, client_id: str, change: dict[str, Any], is_asked: bool
+) -> None:
+    oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))
+    assert held(oauth)
+    oauth.reload(resources={"time": {"user_credentials": {"DRIVE_TOKEN": {"oauth": change}}}})
+    assert bool(held(oauth)) is not is_asked
+    returned = oauth.follow(oauth.log_in(oauth.decide(oauth.authorize(client_id))))
+    assert urlsplit(returned.location).path == ("/provide" if is_asked else urlsplit(REDIRECT).path)
+    # The record stays until it is replaced or removed, or the user has no grant for a while.
+    assert len(parts_of(oauth).user_credentials.find_states(OCTOCAT, ["time"])) == 1
 
 
 def test_a_replaced_account_is_noted_as_that(
