@@ -10,7 +10,6 @@ import jwt
 
 from .jwk_sets import VerificationKey
 
-_UNCHECKED: Final[Any] = {"verify_signature": False}
 _CHECKS: Final = ("signature", "iss", "sub", "aud", "jti", "exp", "iat", "nbf")
 
 
@@ -20,7 +19,8 @@ def read_unverified(unverified: str) -> tuple[dict[str, Any], dict[str, Any]]:
     JSON can say half of a surrogate pair, which no key of Redis can hold. Raises jwt.InvalidTokenError.
     """
     try:
-        header, claims = jwt.get_unverified_header(unverified), jwt.decode(unverified, options=_UNCHECKED)
+        header = jwt.get_unverified_header(unverified)
+        claims = jwt.decode(unverified, options={"verify_signature": False})
         json.dumps([header, claims], ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # no Unicode, or nested too deeply for Python's parser
         raise jwt.DecodeError from error
