@@ -92,6 +92,10 @@ let
         message = "${option}.servers.${name}.idleExit: must be 0 with several replicas, which the router's checks keep awake.";
       }
       {
+        assertion = server.url == null -> server.settings.idle-exit or null == server.idleExit;
+        message = "${option}.servers.${name}.settings.idle-exit: set `idleExit` instead, by which the status service knows that the bridge may sleep.";
+      }
+      {
         assertion = server.workingDirectory != null -> lib.hasPrefix "/" server.workingDirectory;
         message = "${option}.servers.${name}.workingDirectory: \"${toString server.workingDirectory}\" is not an absolute path.";
       }

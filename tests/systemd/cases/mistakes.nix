@@ -412,6 +412,19 @@ in
       idleExit = 600;
     };
   };
+  sleep-that-the-status-service-does-not-know-of = servers {
+    time = {
+      idleExit = 0;
+      settings.idle-exit = 600;
+    };
+  };
+  sleep-that-is-left-out = servers { time.settings.idle-exit = null; };
+  sleep-that-is-said-twice = servers {
+    time = {
+      idleExit = 60;
+      settings.idle-exit = 60;
+    };
+  };
   sleep-of-replicas = servers {
     time = {
       replicas = 2;
