@@ -14,18 +14,16 @@ import jwt
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol.clients import Client
 from auth_service.protocol.errors import ClientDocumentError, OAuthError, ServiceUnavailable
-from auth_service.protocol.jwk_sets import ALGORITHMS, VerificationKey
+from auth_service.protocol.jwk_sets import VerificationKey
 from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.storage.identifiers import Identifiers
 
+from .assertions import CLIENT_CLOCK_SECONDS, MAX_JTI_LENGTH, read_header, use_once
 from .client_lookup import ClientLookup
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_ASSERTION_SECONDS: Final = 3600
 """How far in the future an assertion may expire, and how old it may be."""
-CLIENT_CLOCK_SECONDS: Final = 60 + CLOCK_SKEW_SECONDS
-"""How far the clock of a client may be ahead, as users' machines are not exact. The expiry is checked exactly."""
-MAX_JTI_LENGTH: Final = 256
 
 _TYPES: Final = (None, "JWT", "client-authentication+jwt")
 # `check_assertion` checks the others, with more leeway than the expiry has.
@@ -118,10 +116,9 @@ class ClientAuthenticator:
             if error.is_transient:
                 raise ServiceUnavailable("a client's key set") from error
             raise OAuthError("invalid_client", f"the client's keys: {error}", status=401) from error
-        # Last, after all other checks, so that only the holder of the key can use up an identifier.
-        # Remembered until no host accepts it any more, even if the clock of the host is late.
-        seconds = int(claims["exp"] - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
-        if not self._identifiers.use_once(f"assertion {client.client_id} {claims['jti']}", seconds=seconds):
+        # After all other checks, so that only the holder of the key can use up an identifier.
+        assertion_id = f"assertion {client.client_id} {claims['jti']}"
+        if not use_once(self._identifiers, assertion_id, expires_at=claims["exp"]):
             raise OAuthError("invalid_client", "the client assertion was used before", status=401)
         return Authenticated(client=client, method="private_key_jwt", key=key)
 
@@ -129,13 +126,9 @@ class ClientAuthenticator:
         self, client: Client, unverified: str, header: dict[str, Any]
     ) -> tuple[dict[str, Any], VerificationKey]:
         """Return the claims of an assertion by RFC 7523 §3, and the key that has signed it. Raises jwt.PyJWTError."""
-        algorithm, kid = header.get("alg"), header.get("kid")
-        agreed = client.metadata.token_endpoint_auth_signing_alg
-        if algorithm not in ALGORITHMS or agreed not in {None, algorithm} or header.get("typ") not in _TYPES:
+        algorithm, kid = read_header(header, types=_TYPES)
+        if client.metadata.token_endpoint_auth_signing_alg not in {None, algorithm}:
             raise jwt.InvalidAlgorithmError
-        if not (kid is None or isinstance(kid, str)):
-            raise jwt.InvalidKeyError
-        # From the client's own metadata. `jwk`, `jku` and `x5u` in the header are ignored.
         if (key := self._clients.find_key(client, kid=kid, algorithm=algorithm)) is None:
             raise jwt.InvalidKeyError
         claims = decode(

@@ -17,14 +17,14 @@ from typing import Any, Final, Protocol
 import jwt
 
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
-from auth_service.protocol import jwk_sets
 from auth_service.protocol.access import Profile
-from auth_service.protocol.errors import LoginError, OAuthError
+from auth_service.protocol.errors import LoginError
 from auth_service.protocol.jwk_sets import VerificationKey
 from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.storage.identifiers import Identifiers
 
-from .client_authentication import CLIENT_CLOCK_SECONDS, MAX_ASSERTION_SECONDS, MAX_JTI_LENGTH
+from .assertions import CLIENT_CLOCK_SECONDS, MAX_JTI_LENGTH, read_header, refused, use_once
+from .client_authentication import MAX_ASSERTION_SECONDS
 
 TYPE: Final = "oauth-id-jag+jwt"
 
@@ -88,16 +88,16 @@ class UserAssertions:
             claims = self._verify(unverified)
             profile = self._provider.profile_of(claims)
         except jwt.PyJWTError as error:
-            raise _refused(f"it is not valid: {type(error).__name__}") from error
+            raise refused(f"it is not valid: {type(error).__name__}") from error
         except LoginError as error:
-            raise _refused("it has no usable sub") from error
+            raise refused("it has no usable sub") from error
         if claims["client_id"] != client_id:
-            raise _refused("it is for another client")
+            raise refused("it is for another client")
         resource, scope = claims["resource"], claims.get("scope")
         if not isinstance(resource, str) or not isinstance(scope, str | None):
-            raise _refused("its resource and scope must be strings")
+            raise refused("its resource and scope must be strings")
         if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
-            raise _refused("its jti is empty or too long")
+            raise refused("its jti is empty or too long")
         return UserAssertion(
             profile=profile,
             resource=resource,
@@ -108,22 +108,15 @@ class UserAssertions:
 
     def use_up(self, assertion: UserAssertion) -> None:
         """Use up a verified assertion. Raises OAuthError `invalid_grant` if it was used before, at any worker."""
-        # Remembered until no host accepts it any more, even if the clock of the host is late.
-        seconds = int(assertion.expires_at - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
-        if not self._identifiers.use_once(assertion.assertion_id, seconds=seconds):
-            raise _refused("it was used before: get a new one")
+        if not use_once(self._identifiers, assertion.assertion_id, expires_at=assertion.expires_at):
+            raise refused("it was used before: get a new one")
 
     def _verify(self, unverified: str) -> dict[str, Any]:
         """Return the claims of an assertion (the draft; RFC 7523 §3). Raises jwt.PyJWTError."""
         header, unverified_claims = read_unverified(unverified)
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in jwk_sets.ALGORITHMS or header.get("typ") != TYPE:
-            raise jwt.InvalidAlgorithmError
-        if not (kid is None or isinstance(kid, str)):
-            raise jwt.InvalidKeyError
+        algorithm, kid = read_header(header, types=(TYPE,))
         if unverified_claims.get("iss") != self._provider.issuer:  # before anything is fetched
             raise jwt.InvalidIssuerError
-        # From the provider's own key set. `jwk`, `jku`, `x5c` and `x5u` in the header are ignored.
         with self._waiting():
             key = self._provider.find_key(kid=kid, algorithm=algorithm)
         if key is None:
@@ -146,9 +139,5 @@ def is_id_jag(unverified: str) -> bool:
     try:
         header, _ = read_unverified(unverified)
     except jwt.InvalidTokenError as error:
-        raise _refused("it is no JWT") from error
+        raise refused("it is no JWT") from error
     return header.get("typ") == TYPE
-
-
-def _refused(reason: str) -> OAuthError:
-    return OAuthError("invalid_grant", f"the assertion is not accepted: {reason}")

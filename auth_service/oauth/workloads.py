@@ -18,13 +18,13 @@ import jwt
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
 from auth_service.protocol import client_documents, jwk_sets
 from auth_service.protocol.clients import WORKLOAD_PREFIX
-from auth_service.protocol.errors import ClientDocumentError, OAuthError
+from auth_service.protocol.errors import ClientDocumentError
 from auth_service.protocol.jwk_sets import KeySetError, VerificationKey
 from auth_service.protocol.jwt_checks import check_assertion, checking_all, decode, read_unverified
 from auth_service.settings import MAX_SUBJECT_LENGTH, Settings, SettingsError, TrustedIssuer
 from auth_service.storage.identifiers import Identifiers
 
-from .client_authentication import CLIENT_CLOCK_SECONDS, MAX_JTI_LENGTH
+from .assertions import CLIENT_CLOCK_SECONDS, MAX_JTI_LENGTH, read_header, refused, use_once
 from .issuer_keys import IssuerKeys, discovery_url, fetch_keys
 from .safe_fetch import SafeFetcher
 
@@ -94,19 +94,19 @@ class Workloads:
         try:
             header, unverified_claims = read_unverified(unverified)
         except jwt.InvalidTokenError as error:
-            raise _refused("it is no JWT") from error
+            raise refused("it is no JWT") from error
         name, trusted = self._find_trusted(unverified_claims)
         try:
             claims, key = self._verify(trusted, unverified, header)
         except jwt.PyJWTError as error:
-            raise _refused(f"it is not valid: {type(error).__name__}") from error
+            raise refused(f"it is not valid: {type(error).__name__}") from error
         subject = claims["sub"]
         if not (0 < len(subject) <= MAX_SUBJECT_LENGTH and subject.isprintable()):
-            raise _refused("its subject is too long, or not printable")
+            raise refused("its subject is too long, or not printable")
         if not trusted.admits_subject(subject):
-            raise _refused(f"no workload with the subject {subject} may use this gateway")
+            raise refused(f"no workload with the subject {subject} may use this gateway")
         if not trusted.has_claims(claims):
-            raise _refused(f"{subject} lacks a claim, or has another value of one, that this gateway demands")
+            raise refused(f"{subject} lacks a claim, or has another value of one, that this gateway demands")
         return Workload(
             name=name,
             trusted=trusted,
@@ -118,31 +118,24 @@ class Workloads:
 
     def use_up(self, workload: Workload) -> None:
         """Use up a verified token. Raises OAuthError `invalid_grant` if it was used before, at any worker or host."""
-        # Remembered until no host accepts it any more, even if the clock of the host is late.
-        seconds = int(workload.expires_at - time.time()) + 2 * CLOCK_SKEW_SECONDS + 1
-        if not self._identifiers.use_once(workload.assertion_id, seconds=seconds):
-            raise _refused("it was used before: get a new one")
+        if not use_once(self._identifiers, workload.assertion_id, expires_at=workload.expires_at):
+            raise refused("it was used before: get a new one")
 
     def _find_trusted(self, unverified_claims: Mapping[str, Any]) -> tuple[str, TrustedIssuer]:
         issuer, audience = unverified_claims.get("iss"), unverified_claims.get("aud")
         if isinstance(audience, list) and len(audience) == 1:
             audience = audience[0]
         if not isinstance(issuer, str) or not isinstance(audience, str):
-            raise _refused("it must have one issuer and one audience")
+            raise refused("it must have one issuer and one audience")
         if (found := self._trusted.get((issuer, audience))) is None:
-            raise _refused("its issuer is not trusted, or not for its audience")
+            raise refused("its issuer is not trusted, or not for its audience")
         return found
 
     def _verify(
         self, trusted: TrustedIssuer, unverified: str, header: Mapping[str, Any]
     ) -> tuple[dict[str, Any], VerificationKey]:
         """Return the claims of a token by RFC 7523 §3, and the key that has signed it. Raises jwt.PyJWTError."""
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in jwk_sets.ALGORITHMS or header.get("typ") not in _TYPES:
-            raise jwt.InvalidAlgorithmError
-        if not (kid is None or isinstance(kid, str)):
-            raise jwt.InvalidKeyError
-        # From the issuer's own key set. `jwk`, `jku`, `x5c` and `x5u` in the header are ignored.
+        algorithm, kid = read_header(header, types=_TYPES)
         if (key := self._find_key(trusted, kid=kid, algorithm=algorithm)) is None:
             raise jwt.InvalidKeyError
         claims = decode(
@@ -171,9 +164,5 @@ def _identifier(claims: Mapping[str, Any], token: str) -> str:
     if "jti" not in claims:
         return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     if not 0 < len(claims["jti"]) <= MAX_JTI_LENGTH:
-        raise _refused("its jti is empty or too long")
+        raise refused("its jti is empty or too long")
     return f"jti {claims['jti']}"
-
-
-def _refused(reason: str) -> OAuthError:
-    return OAuthError("invalid_grant", f"the assertion is not accepted: {reason}")

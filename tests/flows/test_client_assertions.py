@@ -21,7 +21,8 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
 from auth_service.keys.signing_keys import CLOCK_SKEW_SECONDS
-from auth_service.oauth.client_authentication import CLIENT_CLOCK_SECONDS, JWT_BEARER
+from auth_service.oauth.assertions import CLIENT_CLOCK_SECONDS
+from auth_service.oauth.client_authentication import JWT_BEARER
 from auth_service.oauth.client_lookup import KEY_SET_REFRESH_SECONDS
 from auth_service.oauth.safe_fetch import SafeFetcher
 from auth_service.settings import Settings
