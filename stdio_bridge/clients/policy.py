@@ -6,6 +6,7 @@ methods of these parts of MCP, as they could name a tool in a way that it does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,8 @@ _ALLOWED = Decision(exists=True)
 _MAX_EXPLAINED_REFUSALS = 10
 _MAX_TASKS_PER_USER = 1000
 _MAX_TASKS = 100_000
+# How long a task keeps the bridge awake at most, whatever its server promises.
+_MAX_TASK_SECONDS = 86_400
 
 
 class _Refused(Exception):
@@ -70,7 +73,13 @@ class Policy:
     """The rules and quotas of one bridge, and for each task the rules of the call that began it."""
 
     def __init__(
-        self, *, tools: Rules | None, prompts: Rules | None, resources: ResourceRules | None, quotas: Quotas
+        self,
+        *,
+        tools: Rules | None,
+        prompts: Rules | None,
+        resources: ResourceRules | None,
+        quotas: Quotas,
+        clock: Callable[[], float],
     ) -> None:
         self.tools = tools
         self.prompts = prompts
@@ -78,6 +87,8 @@ class Policy:
         self.quotas = quotas
         self._tasks: dict[str, dict[str, frozenset[Rule]]] = {}
         self.known_tasks = 0
+        self._clock = clock
+        self._last_task_ends = -math.inf
         given = {Primitive.TOOLS: tools, Primitive.PROMPTS: prompts, Primitive.RESOURCES: resources}
         self.rules: Mapping[Primitive, Rules] = {each: rules for each, rules in given.items() if rules is not None}
         self.namespaces = frozenset[str]().union(*(_NAMESPACES[each] for each in self.rules))
@@ -87,8 +98,11 @@ class Policy:
         return Access(self, identity)
 
     def remembers_users(self, now: float) -> bool:
-        """Whether it has calls of the last minute or tasks, without which users would have other rights."""
-        return bool(self.known_tasks) or self.quotas.rates.counts_at(now)
+        """Whether users would have other rights without what it has learnt: calls of the last minute, and live tasks.
+
+        A task lives for the time that its server has named, and for a day at most. Its rules are kept beyond that.
+        """
+        return now < self._last_task_ends or self.quotas.rates.counts_at(now)
 
     def learn_task(self, user: str, result: Message, rules: Iterable[Rule]) -> None:
         """Note the rules that a call had to satisfy, if its result is a task. Tasks with long ids stay unknown."""
@@ -99,6 +113,7 @@ class Policy:
             self.known_tasks += task_id not in tasks
             # Several processes may use the same id for tasks of different tools.
             tasks[task_id] = tasks.get(task_id, frozenset()).union(rules)
+            self._last_task_ends = max(self._last_task_ends, self._clock() + _lifetime_of(task))
             if len(tasks) > _MAX_TASKS_PER_USER:
                 self._forget_oldest_of(user)
             elif self.known_tasks > _MAX_TASKS:
@@ -116,11 +131,21 @@ class Policy:
         return self._tasks.get(user, {}).get(task_id) if isinstance(task_id, str) else None
 
 
+def _lifetime_of(task: Message) -> float:
+    """Return for how many seconds a task can still be asked for. Without a `ttl`, in milliseconds, it has no end."""
+    ttl = task.get("ttl")
+    if not isinstance(ttl, int | float) or isinstance(ttl, bool) or not ttl >= 0:
+        return _MAX_TASK_SECONDS
+    return min(ttl, _MAX_TASK_SECONDS * 1000) / 1000
+
+
 def find_policy(options: Options, registry: Registry, *, clock: Callable[[], float]) -> Policy | None:
     """Return the policy, None if there are neither rules nor quotas."""
     running = None if options.max_calls_per_user is None else RunningCalls(options.max_calls_per_user)
     quotas = Quotas(calls_per_minute=options.calls_per_minute, running=running, clock=clock)
-    policy = Policy(tools=options.tools, prompts=options.prompts, resources=options.resources, quotas=quotas)
+    policy = Policy(
+        tools=options.tools, prompts=options.prompts, resources=options.resources, quotas=quotas, clock=clock
+    )
     if not policy.rules and not quotas.hold_for_all:
         return None
     registry.gauge("mcp_bridge_known_tasks", "Tasks whose rules the bridge keeps", lambda: policy.known_tasks)

@@ -101,6 +101,13 @@ def test_what_a_client_would_miss_keeps_it_awake(use: Callable[[Sleeper], None])
     assert sleeper.advance(600) == []
 
 
+def test_a_task_keeps_it_awake_for_as_long_as_it_lives() -> None:
+    sleeper = Sleeper("--idle-exit", "10", *RULES)
+    sleeper.bridge._policy.learn_task("u", {"task": {"taskId": "1", "ttl": 60_000}}, ())
+    assert sleeper.advance(68) == []
+    assert sleeper.advance(5)
+
+
 def test_calls_that_a_quota_counts_keep_it_awake_for_their_minute() -> None:
     sleeper = Sleeper("--idle-exit", "10", *RULES)
     count_call(sleeper)

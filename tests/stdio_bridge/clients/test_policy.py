@@ -536,9 +536,40 @@ def test_a_task_needs_what_its_tool_needs(bridge: Bridge, task_client: Client, m
     assert_unknown(task_client.send(method, {"taskId": "task of drop"}), "Task not found")
 
 
+def policy_of(tools: Rules) -> Policy:
+    return Policy(tools=tools, prompts=None, resources=None, quotas=NO_QUOTAS, clock=lambda: 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"),
+    [
+        ({"ttl": 60_000}, 60),
+        ({"ttl": 500.0}, 0.5),
+        ({"ttl": 0}, 0),
+        ({"ttl": None}, 86_400),
+        ({}, 86_400),
+        ({"ttl": 10**400}, 86_400),
+        ({"ttl": -1}, 86_400),
+        ({"ttl": True}, 86_400),
+        ({"ttl": "60000"}, 86_400),
+        ({"ttl": float("nan")}, 86_400),
+    ],
+)
+def test_a_task_is_remembered_for_as_long_as_it_lives_and_for_a_day_at_most(
+    ttl: dict[str, object], seconds: float
+) -> None:
+    policy = policy_of(Rules(default=Rule(), rules={}))
+    assert not policy.remembers_users(1000)
+    policy.learn_task("u", {"task": {"taskId": "1", **ttl}}, [Rule()])
+    policy.learn_task("u", {"resultType": "task", "taskId": "2", "ttl": 0}, [Rule()])
+    assert policy.remembers_users(1000 + 0.9 * seconds) == (seconds > 0)
+    assert not policy.remembers_users(1000 + seconds)
+    assert policy.find_task("u", "1") == frozenset({Rule()})
+
+
 def test_a_task_id_that_several_tools_share_needs_what_all_of_them_need() -> None:
     rules = {"look": Rule(), "create": Rule(scopes=frozenset({"write"}))}
-    policy = Policy(tools=Rules(default=Rule(deny=True), rules=rules), prompts=None, resources=None, quotas=NO_QUOTAS)
+    policy = policy_of(Rules(default=Rule(deny=True), rules=rules))
 
     def tell(tool: str) -> None:
         request = rpc("tools/call", {"name": tool})
@@ -556,7 +587,7 @@ def test_a_task_id_that_several_tools_share_needs_what_all_of_them_need() -> Non
 
 
 def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> None:
-    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
+    policy = policy_of(Rules(default=Rule(), rules={}))
     for user, number in [("other", -1), *(("u", number) for number in range(1001))]:
         policy.learn_task(user, {"task": {"taskId": str(number)}}, [Rule()])
     assert policy.find_task("u", "0") is None
@@ -566,7 +597,7 @@ def test_the_tasks_of_one_user_are_bounded_and_are_not_those_of_another() -> Non
 
 
 def test_a_task_with_a_long_id_is_not_kept_and_stays_hidden() -> None:
-    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
+    policy = policy_of(Rules(default=Rule(), rules={}))
     access = policy.access_of(Identity(user="u"))
     for length, refused in [(256, False), (257, True)]:
         task_id = "x" * length
@@ -583,7 +614,7 @@ def test_the_tasks_of_all_users_are_bounded_and_the_user_with_most_loses_its_old
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stdio_bridge.clients.policy._MAX_TASKS", 4)
-    policy = Policy(tools=Rules(default=Rule(), rules={}), prompts=None, resources=None, quotas=NO_QUOTAS)
+    policy = policy_of(Rules(default=Rule(), rules={}))
 
     def known(user: str) -> list[int]:
         return [number for number in range(10) if policy.find_task(user, str(number)) is not None]

@@ -268,6 +268,7 @@ def access_of(
         prompts=None,
         resources=None if resources is None else ResourceRules(default=Rule(), rules=resources),
         quotas=Quotas(calls_per_minute=calls_per_minute, clock=clock),
+        clock=clock,
     )
     return policy.access_of(Identity(user="u"))
 
