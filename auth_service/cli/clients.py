@@ -18,18 +18,8 @@ from auth_service.settings import DeclaredClient, Settings, SettingsError
 from auth_service.storage.created_clients import CreatedClient
 from auth_service.storage.queries import OtherClient, RegisteredClient
 
-from .operator import (
-    BY,
-    Operator,
-    as_json,
-    end_grants,
-    oldest_first,
-    parse_lifetime,
-    print_record,
-    print_records,
-    timestamp,
-    with_operator,
-)
+from .operator import BY, Operator, as_json, end_grants, parse_lifetime, with_operator
+from .output import oldest_first, print_record, print_records, timestamp
 
 
 @click.group()

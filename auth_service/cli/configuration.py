@@ -8,7 +8,7 @@ import click
 
 from auth_service.settings import Settings, load_settings
 
-from .operator import print_json
+from .output import print_json
 
 
 @click.command()

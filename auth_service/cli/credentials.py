@@ -9,16 +9,8 @@ import click
 
 from auth_service.storage.user_credentials import CredentialState
 
-from .operator import (
-    BY,
-    Operator,
-    as_json,
-    oldest_first,
-    print_record,
-    print_records,
-    timestamp,
-    with_operator,
-)
+from .operator import BY, Operator, as_json, with_operator
+from .output import oldest_first, print_record, print_records, timestamp
 from .users import find_subject
 
 

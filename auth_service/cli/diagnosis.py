@@ -15,16 +15,8 @@ from auth_service.settings import SettingsError, load_identity_key, load_setting
 
 from .doctor.examination import examine
 from .doctor.findings import Finding, Status
-from .operator import (
-    Operator,
-    as_json,
-    load_derivable,
-    master_key_option,
-    print_json,
-    print_record,
-    settings_option,
-    with_operator,
-)
+from .operator import Operator, as_json, load_derivable, master_key_option, settings_option, with_operator
+from .output import print_json, print_record
 
 _COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
 

@@ -10,19 +10,8 @@ import click
 from auth_service.oauth.revocation import Revocation
 from auth_service.storage.grants import Grant, StoredGrant
 
-from .operator import (
-    BY,
-    IdCommand,
-    Operator,
-    as_json,
-    end_grants,
-    is_user_id,
-    oldest_first,
-    print_record,
-    print_records,
-    timestamp,
-    with_operator,
-)
+from .operator import BY, IdCommand, Operator, as_json, end_grants, is_user_id, with_operator
+from .output import oldest_first, print_record, print_records, timestamp
 
 
 @click.group(short_help="What users allow clients.")

@@ -15,17 +15,8 @@ from auth_service.keys.signing_key_rotation import PUBLICATION_SECONDS, KeyInUse
 from auth_service.oauth.introspection import derive_introspection_key
 from auth_service.settings import Credentials, SettingsError
 
-from .operator import (
-    IdCommand,
-    Operator,
-    as_json,
-    load_derivable,
-    master_key_option,
-    print_record,
-    print_records,
-    timestamp,
-    with_operator,
-)
+from .operator import IdCommand, Operator, as_json, load_derivable, master_key_option, with_operator
+from .output import print_record, print_records, timestamp
 
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

@@ -1,15 +1,12 @@
-"""What all commands use: the parts of the gateway, and how results are printed."""
+"""What all commands use: the parts of the gateway, common options, and what ends grants."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -21,7 +18,7 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.credential_changes import CredentialChanges
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops import audit
-from auth_service.ops.logs import AuditHandler, LineFormatter, escape
+from auth_service.ops.logs import AuditHandler, LineFormatter
 from auth_service.protocol.clients import USER_ID_PREFIXES
 from auth_service.protocol.errors import PartlyRefused
 from auth_service.settings import (
@@ -36,15 +33,13 @@ from auth_service.settings import (
 from auth_service.storage.grants import Grant
 from auth_service.storage.store import Store
 
+from .output import print_record
+
 DEFAULT_SETTINGS: Final = Path("/etc/mcp-oauth-gateway/settings.json")
 DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
 """The directory where systemd keeps them for the running service."""
 SYSLOG: Final = Path("/dev/log")
 BY: Final = "operator"
-MAX_SORTED: Final = 10_000
-"""How many records are sorted. More are printed in the order in which Redis finds them."""
-_PAGE: Final = 1000
-
 _HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
 """An id of a grant or key that begins with a hyphen; longer than any option."""
 
@@ -209,61 +204,6 @@ def open_audit_log(audit_socket: str | None) -> None:
     audit.log.setLevel(logging.INFO)
 
 
-def print_json(document: Any) -> None:
-    """Print a document as JSON."""
-    click.echo(json.dumps(document, indent=2))
-
-
-def oldest_first(found: Iterator[T], age: Callable[[T], int]) -> Iterator[T]:
-    """Sort the records, unless there are too many for memory: then yield them in the order found."""
-    held = list(itertools.islice(found, MAX_SORTED + 1))
-    if len(held) <= MAX_SORTED:
-        held.sort(key=age)
-    return itertools.chain(held, found)
-
-
-def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print records one by one as JSON, or as a table; `columns` maps members to headings."""
-    remaining = iter(records)
-    pages = iter(lambda: list(itertools.islice(remaining, _PAGE)), [])
-    if as_json:
-        _print_list(pages)
-    else:
-        _print_table(pages, columns)
-
-
-def _print_list(pages: Iterable[list[Mapping[str, Any]]]) -> None:
-    separator = "["
-    for page in pages:
-        click.echo(separator + "\n  " + ",\n  ".join(map(json.dumps, page)), nl=False)
-        separator = ","
-    click.echo("[]" if separator == "[" else "\n]")
-
-
-def _print_table(pages: Iterable[list[Mapping[str, Any]]], columns: Mapping[str, str]) -> None:
-    """Print the pages of a table. A column is as wide as its widest cell so far: later cells are not known yet."""
-    headings = [list(columns.values())]
-    widths = [0] * len(columns)
-    for page in pages:
-        rows = [*headings, *([_cell(record[member]) for member in columns] for record in page)]
-        headings = []
-        widths = [max(width, *map(len, cells)) for width, cells in zip(widths, zip(*rows, strict=True), strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        click.echo("\n".join(lines))
-    if headings:
-        click.echo("none")
-
-
-def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print one record with all its members."""
-    if as_json:
-        print_json(record)
-        return
-    width = max(len(member) for member in record)
-    for member, value in record.items():
-        click.echo(f"{member.replace('_', ' '):{width}}  {_cell(value)}".rstrip())
-
-
 def is_user_id(text: str) -> bool:
     """Whether a text is a user's id. A colon alone is not enough: OpenID Connect login names may have one too."""
     return text.startswith(USER_ID_PREFIXES)
@@ -304,19 +244,3 @@ def parse_lifetime(_context: click.Context, _parameter: click.Parameter, value: 
     if not seconds:
         raise click.BadParameter(f"{value}: is no duration; write it as 3600, 90m, 12h or 30d")
     return seconds
-
-
-def timestamp(seconds: float | None) -> str | None:
-    """Return a time as ISO 8601, in UTC, to the second."""
-    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
-
-
-def _cell(value: Any) -> str:
-    """Return a value as the text of a cell, without control characters that a client or user may have chosen."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return ", ".join(_cell(each) for each in value) or "-"
-    return escape(str(value))

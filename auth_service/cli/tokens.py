@@ -13,7 +13,8 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.storage.grants import Grant, new_sid
 
-from .operator import BY, Operator, as_json, parse_lifetime, print_json, timestamp, with_operator
+from .operator import BY, Operator, as_json, parse_lifetime, with_operator
+from .output import print_json, timestamp
 
 CLIENT_ID = "mcp-gatewayctl"
 _SUBJECT = re.compile(r"[a-z0-9-]{1,32}:[!-~]{1,200}")

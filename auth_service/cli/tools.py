@@ -15,7 +15,8 @@ from auth_service.backends.surveys import Answer, Change, Survey
 from auth_service.ops.logs import escape
 from auth_service.settings import load_settings
 
-from .operator import as_json, load_derivable, master_key_option, print_json, settings_option
+from .operator import as_json, load_derivable, master_key_option, settings_option
+from .output import print_json
 
 P = ParamSpec("P")
 _MAX_NAMED = 20

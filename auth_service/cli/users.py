@@ -13,18 +13,8 @@ from auth_service.ops.audit import Event
 from auth_service.protocol.access import fold
 from auth_service.storage.grants import Grant, StoredGrant
 
-from .operator import (
-    BY,
-    Operator,
-    as_json,
-    end_grants,
-    is_user_id,
-    oldest_first,
-    print_record,
-    print_records,
-    timestamp,
-    with_operator,
-)
+from .operator import BY, Operator, as_json, end_grants, is_user_id, with_operator
+from .output import oldest_first, print_record, print_records, timestamp
 
 
 @click.group()
