@@ -47,6 +47,19 @@ rec {
   # A server without scopes of its own has `mcp`.
   scopesOf = server: if server.scopes == { } then [ "mcp" ] else lib.attrNames server.scopes;
 
+  # What an operator names for a program without a user, a list of servers and one of scopes: those that do not exist,
+  # and the servers that need credentials which only a user can provide.
+  mistakenAccess =
+    { servers, scopes, ... }:
+    let
+      known = lib.intersectLists (lib.attrNames enabled) servers;
+    in
+    {
+      unknownServers = lib.subtractLists known servers;
+      unknownScopes = lib.subtractLists (lib.concatMap (server: scopesOf enabled.${server}) known) scopes;
+      needUsers = lib.filter (server: enabled.${server}.userCredentials != { }) known;
+    };
+
   # Every bridge of one server: { name, host, address, port, offset, instance }.
   replicasOf =
     server:

@@ -18,14 +18,7 @@ let
         client.jwksUrl
         client.secretFile
       ];
-      unknownServers = lib.filter (server: !(topology.enabled ? ${server})) client.servers;
-      known = lib.concatMap (server: topology.scopesOf topology.enabled.${server}) (
-        lib.subtractLists unknownServers client.servers
-      );
-      unknownScopes = lib.subtractLists known client.scopes;
-      asking = lib.filter (
-        server: (topology.enabled.${server} or { }).userCredentials or { } != { }
-      ) client.servers;
+      inherit (topology.mistakenAccess client) needUsers unknownScopes unknownServers;
     in
     [
       {
@@ -62,8 +55,8 @@ let
         message = "${option}.declaredClients.${name}.servers: \"${toString unknownServers}\" is not in `servers`.";
       }
       {
-        assertion = asking == [ ];
-        message = "${option}.declaredClients.${name}.servers: \"${toString asking}\" needs `userCredentials`, which only users can provide.";
+        assertion = needUsers == [ ];
+        message = "${option}.declaredClients.${name}.servers: \"${toString needUsers}\" needs `userCredentials`, which only users can provide.";
       }
       {
         assertion = unknownServers != [ ] || client.redirectUris != [ ] || unknownScopes == [ ];

@@ -13,15 +13,8 @@ let
   of =
     name: trusted:
     let
-      unknownServers = lib.filter (server: !(topology.enabled ? ${server})) trusted.servers;
-      known = lib.concatMap (server: topology.scopesOf topology.enabled.${server}) (
-        lib.subtractLists unknownServers trusted.servers
-      );
-      unknownScopes = lib.subtractLists known trusted.scopes;
+      inherit (topology.mistakenAccess trusted) needUsers unknownScopes unknownServers;
       keys = lib.mapNullable lib.readFile trusted.keysFile;
-      asking = lib.filter (
-        server: (topology.enabled.${server} or { }).userCredentials or { } != { }
-      ) trusted.servers;
       same = lib.filterAttrs (
         _: other: other.issuer == trusted.issuer && other.audience == trusted.audience
       ) cfg.trustedIssuers;
@@ -40,8 +33,8 @@ let
         message = "${option}.${name}.servers: \"${toString unknownServers}\" is not in `servers`.";
       }
       {
-        assertion = asking == [ ];
-        message = "${option}.${name}.servers: \"${toString asking}\" needs `userCredentials`, which only users can provide.";
+        assertion = needUsers == [ ];
+        message = "${option}.${name}.servers: \"${toString needUsers}\" needs `userCredentials`, which only users can provide.";
       }
       {
         assertion = unknownServers != [ ] || unknownScopes == [ ];
