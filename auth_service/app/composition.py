@@ -149,7 +149,7 @@ class Parts:
             self.store,
             grants_per_client=self.settings.limits.grants_per_client,
             notify=self.notices,
-            last_ended={
+            after_last_grant={
                 resource.url: partial(self._forget_user_at, name)
                 for name, resource in self.settings.resources.items()
                 if resource.user_credentials

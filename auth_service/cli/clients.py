@@ -105,7 +105,9 @@ def create(
         server_urls={name: operator.settings.resources[name].url for name in checked.servers},
     )
     if client in operator.settings.declared_clients or not operator.store.created_clients.add(created):
-        raise click.ClickException(f"{client}: there is such a client already; `mcp-gatewayctl clients show {client}`")
+        raise click.ClickException(
+            f"{client}: this client exists already; `mcp-gatewayctl clients show {client}` shows it"
+        )
     operator.open_audit_log()
     audit.record(Event.CLIENT_REGISTERED, client=client, name=title or client, by=BY)
     print_record({"client": client, "secret": secret}, as_json=as_json)

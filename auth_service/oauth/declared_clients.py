@@ -53,9 +53,9 @@ def make_clients(settings: Settings, credentials: Credentials) -> dict[str, Clie
 
 
 def find_created(store: Store, settings: Settings, client_id: str) -> Client | None:
-    """Return a client that the operator has created by command, without servers whose names have come to be others'.
+    """Return a client that the operator has created by command.
 
-    Raises ServiceUnavailable.
+    It has lost a server whose name the settings now give to another URL. Raises ServiceUnavailable.
     """
     created = store.created_clients.find(client_id)
     if created is None:

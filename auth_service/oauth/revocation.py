@@ -29,17 +29,17 @@ class Revocation:
         *,
         grants_per_client: int,
         notify: Callable[[Grant], None],
-        last_ended: Mapping[str, Callable[[str], None]] = MappingProxyType({}),
+        after_last_grant: Mapping[str, Callable[[str], None]] = MappingProxyType({}),
     ) -> None:
         """`notify` tells the bridges of each grant that has ended.
 
-        A user has at most `grants_per_client` grants for one client. `last_ended` has, by a resource's URL, what is to
-        be done for a user whose last grant there has ended.
+        A user has at most `grants_per_client` grants for one client. `after_last_grant` has functions by the URL of a
+        resource: each is called with the user whose last grant there has ended.
         """
         self._store = store
         self._grants_per_client = grants_per_client
         self._notify = notify
-        self._last_ended = last_ended
+        self._after_last_grant = after_last_grant
         self.deferred = 0
         """How many grants it has ended while Redis took no writes. They are denied until Redis has removed them."""
 
@@ -68,15 +68,15 @@ class Revocation:
                 audit.record(Event.GRANT_REVOKED, of=grant, by=by, reason=reason)
                 self._notify(grant)
             ended += ending.grants
-        self._tell_of_last_grants(ended)
+        self._act_after_last_grants(ended)
         notify()
         if ended:
             time.sleep(REVOCATION_SECONDS)
         return ended
 
-    def _tell_of_last_grants(self, ended: list[Grant]) -> None:
+    def _act_after_last_grants(self, ended: list[Grant]) -> None:
         for sub, resource_url in sorted({(grant.sub, grant.resource) for grant in ended}):
-            if (act := self._last_ended.get(resource_url)) is None:
+            if (act := self._after_last_grant.get(resource_url)) is None:
                 continue
             # The grants have ended whatever Redis says now: where it says nothing, the user has none.
             with contextlib.suppress(ServiceUnavailable):
@@ -97,7 +97,7 @@ class Revocation:
         Raises PartlyRefused if Redis keeps the registration because it takes no writes.
         """
         refusals: list[WritesRefused] = []
-        with _going_on(refusals):
+        with _collecting(refusals):
             if self._store.clients.remove(client_id) or self._store.created_clients.remove(client_id):
                 audit.record(Event.CLIENT_DELETED, client=client_id, by=by)
         sids = self._store.grants.find_ids_of_client(client_id)
@@ -119,7 +119,7 @@ class Revocation:
         writes.
         """
         refusals: list[WritesRefused] = []
-        with _going_on(refusals):
+        with _collecting(refusals):
             if self._store.consents.forget(sub, client_id=client_id, resource_url=resource_url):
                 audit.record(Event.CONSENT_WITHDRAWN, user=sub, client=client_id, resource=resource_url, by=by)
         sids = [
@@ -132,15 +132,15 @@ class Revocation:
     def end_user(self, sub: str, *, by: str) -> list[Grant]:
         """End access as `revoke_access` does, and all browser sessions of the user. Raises PartlyRefused too."""
         refusals: list[WritesRefused] = []
-        with _going_on(refusals):
+        with _collecting(refusals):
             self._store.sessions.end_all(sub)
             audit.record(Event.SESSION_ENDED, user=sub, by=by, reason="the user's access was ended")
         return _unless_refused(self.revoke_access(sub, by=by), refusals)
 
 
 @contextmanager
-def _going_on(refusals: list[WritesRefused]) -> Iterator[None]:
-    """Note that Redis takes no writes, and go on, as grants can be ended all the same."""
+def _collecting(refusals: list[WritesRefused]) -> Iterator[None]:
+    """Collect the error that Redis takes no writes, so that the caller goes on to end grants, which needs none."""
     try:
         yield
     except WritesRefused as refusal:

@@ -1,7 +1,7 @@
-"""Patterns of pasted values: a subset of regular expressions that is matched in a time that no value can stretch.
+"""Patterns of pasted values: a subset of regular expressions, matched in bounded time whatever the value is.
 
 They have literals, `.`, `[...]`, `\\d`, `\\w`, `\\` before punctuation, groups, `|`, and the quantifiers `?`, `*`, `+`
-and `{m,n}`. A pattern is of the whole value; `^` at its beginning and `$` at its end change nothing.
+and `{m,n}`. A pattern describes the whole value; `^` at its beginning and `$` at its end change nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ValuePattern:
             raise ValueError("is empty: leave it out to allow any value")
         self._node = _Parser(body).parse()
         if _steps(self._node) > _MAX_STEPS:
-            raise ValueError("repeats too much inside of what is repeated")
+            raise ValueError("repeats too much: it has repetitions within repetitions")
 
     def matches(self, value: str) -> bool:
         """Whether the whole value is as the pattern says. Longer values than the longest do not match."""
@@ -136,7 +136,7 @@ class _Parser:
         if self._rest == "$":
             return node
         if self._rest:
-            raise self._fault(f"{self._rest[0]} has nothing to close" if self._rest[0] == ")" else "$ is not its end")
+            raise self._fault(") closes no group" if self._rest[0] == ")" else "$ is supported only at the end")
         return node
 
     @property
@@ -170,7 +170,7 @@ class _Parser:
         if character == "(":
             self._at += 2 if self._rest.startswith("?:") else 0
             if self._rest.startswith("?"):
-                raise self._fault("(? is not supported, but for a group (?:...)")
+                raise self._fault("of the groups that begin with (?, only (?:...) is supported")
             self._depth += 1
             if self._depth > _MAX_DEPTH:
                 raise self._fault(f"its groups are more than {_MAX_DEPTH} deep")
@@ -187,7 +187,7 @@ class _Parser:
             return _Characters(self._escaped())
         if character in _SPECIAL:
             self._at -= 1
-            raise self._fault(f"{character} must stand behind a backslash, or elsewhere")
+            raise self._fault(f"{character} has no meaning here: to match it, write a backslash before it")
         return _Characters(((character, character),))
 
     def _escaped(self) -> _Ranges:
@@ -204,7 +204,7 @@ class _Parser:
         ranges: list[tuple[str, str]] = []
         while (first := self._take()) != "]":
             if first == "[":
-                raise self._fault("[ in a class must stand behind a backslash")
+                raise self._fault("write a backslash before [ in a class")
             found = self._escaped() if first == "\\" else ((first, first),)
             if self._rest.startswith("-") and not self._rest.startswith("-]") and len(found) == 1:
                 self._at += 1

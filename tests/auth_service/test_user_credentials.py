@@ -130,9 +130,9 @@ def test_names_that_decide_how_programs_start_are_refused(name: str) -> None:
 
 @pytest.mark.skipif(not CHECKS.exists(), reason="the source of the package has no module")
 def test_the_module_refuses_the_same_names() -> None:
-    _, found, rest = CHECKS.read_text().partition("startsPrograms = matches (lib.concatStrings [")
+    found = re.search(r"startsPrograms = matches \(\s*lib\.concatStrings \[(.*?)\n\s*\]", CHECKS.read_text(), re.DOTALL)
     assert found
-    assert "".join(re.findall(r'"([^"]*)"', rest.partition("]);")[0])) == STARTS_PROGRAMS.pattern
+    assert "".join(re.findall(r'"([^"]*)"', found[1])) == STARTS_PROGRAMS.pattern
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_an_empty_pattern_is_refused(pattern: str) -> None:
 
 
 def test_a_group_with_a_flag_is_named() -> None:
-    with pytest.raises(ValueError, match=r"is no pattern: \(\? is not supported"):
+    with pytest.raises(ValueError, match=r"is no pattern: .* only \(\?:...\) is supported"):
         ValuePattern("(?i)abc")
 
 

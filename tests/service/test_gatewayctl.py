@@ -176,7 +176,7 @@ def test_a_created_client_gets_a_token_by_the_secret_that_is_shown_once(
     assert tuple(shown[each] for each in members) == ("nightly", "Job", "created", "client_secret_basic", 1, None)
     assert shown in run("clients", "list", creating)
     assert created["secret"] not in json.dumps(run("clients", "list", creating))
-    assert "there is such a client already" in run("clients", "create", "nightly", "--server", "time", status=1)
+    assert "this client exists already" in run("clients", "create", "nightly", "--server", "time", status=1)
     assert service.post("/token", form).status_code == 200, "its secret is the first one"
     assert run("clients", "delete", "nightly") == {"client": "nightly", "ended_grants": 1}
     assert service.post("/token", form).status_code == 401
@@ -223,7 +223,7 @@ def test_a_client_is_created_with_a_key_and_then_has_no_secret(run: Run, creatin
         (("https://a.example/x", "--server", "time"), "https://a.example/x", 2),
         (("workload:ci", "--server", "time"), "workload:ci", 2),
         (("time", "--server", "time"), "has the name of a server", 2),
-        (("portal", "--server", "time"), "there is such a client already", 1),
+        (("portal", "--server", "time"), "this client exists already", 1),
         (("nightly", "--server", "time", "--public-key", "/etc/hostname"), "must be a public key in PEM", 2),
     ],
 )
