@@ -66,6 +66,11 @@ class Resource(Model):
     network: Literal["none", "domains", "internet", "full"] | None = Field(
         default=None, description="What the server's sandbox lets it reach, as the home page shows it."
     )
+    egress_socket: str | None = Field(
+        default=None,
+        pattern="^/",
+        description="Where the egress proxy of the server listens on this host, for `mcp-gatewayctl doctor`.",
+    )
     scopes: dict[ScopeName, Scope] = Field(
         default={"mcp": Scope(description="Use this server's tools and read its data")}, min_length=1
     )

@@ -593,6 +593,13 @@ def test_an_egress_proxy_reaches_what_a_server_on_the_internet_reaches() -> None
     assert "Slice=mcp-gateway-domains.slice" in lines
 
 
+def test_the_doctor_is_told_where_the_egress_proxies_of_this_host_listen() -> None:
+    configuration = load(evaluated("sandboxes"))
+    told = {name: each.egress_socket for name, each in settings_of(configuration).resources.items()}
+    (socket,) = (line for line in configuration.units["mcp-egress-domains.socket"] if line.startswith("ListenStream="))
+    assert told == dict.fromkeys(told) | {"domains": socket.removeprefix("ListenStream=")}
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_socket_is_started_again_when_it_fails_however_often(name: str) -> None:
     for configuration in load_machines(evaluated(name)).values():

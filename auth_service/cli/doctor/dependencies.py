@@ -12,6 +12,7 @@ from auth_service.oauth.issuer_keys import fetch_keys
 from auth_service.oauth.safe_fetch import make_fetcher
 from auth_service.protocol import jwk_sets
 from auth_service.protocol.errors import ClientDocumentError, WritesRefused
+from auth_service.protocol.jwk_sets import KeySetError
 from auth_service.settings import Credentials, GitHub, OpenIDConnect, Settings, TrustedIssuer
 from auth_service.storage.grants import new_sid
 from auth_service.storage.store import Store
@@ -20,6 +21,11 @@ from .findings import TIMEOUT_SECONDS, CheckFailed, Status
 from .web import get_json
 
 OLDEST_REDIS: Final = (6, 2)
+_COMPARE_ISSUER: Final = "Write identity_provider.issuer exactly as the provider does, including a slash at the end."
+_PUBLISH_KEYS: Final = (
+    "Users of declared clients with user_assertions (userAssertions) get no token: the provider must publish the keys "
+    "with which it signs their assertions."
+)
 
 
 def check_redis(settings: Settings, store: Store) -> str:
@@ -64,7 +70,8 @@ def check_identity_provider(http: requests.Session, settings: Settings, credenti
     """Check that the identity provider answers, and knows this gateway where it says so."""
     provider = settings.identity_provider
     if isinstance(provider, OpenIDConnect):
-        return _check_openid(http, provider)
+        vouches = any(client.user_assertions for client in settings.declared_clients.values())
+        return _check_openid(http, provider, vouches=vouches)
     return _check_github(http, provider, credentials)
 
 
@@ -86,15 +93,28 @@ def _check_github(http: requests.Session, provider: GitHub, credentials: Credent
     return f"{provider.api_url} answers, and accepts the client's secret"
 
 
-def _check_openid(http: requests.Session, provider: OpenIDConnect) -> str:
+def _check_openid(http: requests.Session, provider: OpenIDConnect, *, vouches: bool) -> str:
+    """Check the discovery document, and the keys where the provider vouches for users of declared clients (ID-JAG)."""
     url = f"{provider.issuer.removesuffix('/')}/.well-known/openid-configuration"
-    document = get_json(http, url)
+    document = get_json(http, url, advice=_COMPARE_ISSUER)
     if document.get("issuer") != provider.issuer:
         raise CheckFailed(
             f"{url} names the issuer {document.get('issuer')}",
-            "Write identity_provider.issuer exactly as the provider does, including a slash at the end.",
+            _COMPARE_ISSUER,
         )
-    return f"{provider.issuer} is found"
+    if not vouches:
+        return f"{provider.issuer} is found"
+    jwks_uri = document.get("jwks_uri")
+    try:
+        if not isinstance(jwks_uri, str):
+            raise KeySetError("has no jwks_uri in the discovery document")
+        keys = jwk_sets.parse(get_json(http, jwks_uri, advice=_PUBLISH_KEYS))
+    except KeySetError as error:
+        raise CheckFailed(
+            f"{provider.issuer}: its key set {error}",
+            _PUBLISH_KEYS,
+        ) from error
+    return f"{provider.issuer} is found, with {len(keys)} keys for the assertions of its users"
 
 
 def check_trusted_issuer(settings: Settings, trusted: TrustedIssuer) -> str:

@@ -38,6 +38,12 @@ def examine(
         yield run("client documents", partial(authorization_server.check_client_documents, http, settings))
         for host, port in sorted(authorization_server.tls_hosts(settings)):
             yield run(f"certificate {host}", partial(authorization_server.check_certificate, host, port))
+        # Before a request wakes the bridges.
+        for name, resource in settings.resources.items():
+            for endpoint in resource.status_urls:
+                yield run(f"status {name}", partial(servers.check_status, http, resource, endpoint))
+            if resource.egress_socket is not None:
+                yield run(f"egress {name}", partial(servers.check_egress, name, resource.egress_socket))
         identity_keys = {name: derive_identity_key(credentials, name) for name in settings.resources}
         for result in health.check_each(settings, identity_keys):
             yield run(f"bridge {result.name}", partial(servers.check_backend, result))

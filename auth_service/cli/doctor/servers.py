@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from typing import Final
 
 import requests
 
-from auth_service.backends import health
+from auth_service.backends import bridge_status, health
 from auth_service.backends.surveys import Answer, NoBridgeError, Survey, SurveyError
 from auth_service.cli import tools
 from auth_service.keys.access_tokens import issue_for_grant
@@ -16,11 +17,11 @@ from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.revocation import Revocation
 from auth_service.ops.logs import escape
 from auth_service.protocol.metadata import protected_resource_url
-from auth_service.settings import Settings
+from auth_service.settings import Resource, Settings
 from auth_service.storage.grants import Grant, new_sid
 from auth_service.storage.store import Store
 
-from .findings import LOG_COMMAND, TIMEOUT_SECONDS, CheckFailed, Status
+from .findings import LOG_COMMAND, TIMEOUT_SECONDS, CheckFailed, Status, explain
 from .web import get_json
 
 PROBE_SECONDS: Final = 60
@@ -34,6 +35,42 @@ def check_backend(result: health.Result) -> str:
             f"See its log: {LOG_COMMAND} --unit=mcp-bridge-{result.name}; a server given by its URL has its own",
         )
     return f"{result.endpoint} answers, {result.seconds:.2f} s"
+
+
+def check_status(http: requests.Session, resource: Resource, endpoint: str) -> str:
+    """Check that the status service answers for a bridge."""
+    url = resource.status_urls[endpoint]
+    try:
+        status = bridge_status.ask(http, resource, endpoint, timeout=TIMEOUT_SECONDS)
+    except bridge_status.UNREACHABLE as error:
+        raise CheckFailed(
+            f"{url}: {explain(error)}",
+            "The home page shows no state of the server, and the health check wakes its bridge. See systemctl status "
+            "mcp-gateway-status.socket on the host of the bridge; from other hosts, statusPort must be reachable.",
+            status=Status.WARNING,
+        ) from error
+    return f"{url} answers: the bridge {'sleeps' if status is not None and status.asleep else 'runs'}"
+
+
+def check_egress(name: str, path: str) -> str:
+    """Check that the egress proxy of a server answers, and refuses a name that no list has."""
+    advice = (
+        "Without it the server reaches none of its sandbox.network.domains. See systemctl status "
+        f"mcp-egress-{name}.socket mcp-egress-{name}.service, and {LOG_COMMAND} --unit=mcp-egress-{name}"
+    )
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT_SECONDS)
+            connection.connect(path)
+            connection.sendall(b"CONNECT doctor.invalid:443 HTTP/1.1\r\n\r\n")
+            with connection.makefile("rb") as reader:
+                answer = reader.readline(100)
+    except OSError as error:
+        raise CheckFailed(f"{path}: {explain(error)}", advice) from error
+    if not answer.startswith(b"HTTP/1.1 403 "):
+        said = escape(answer.decode("latin-1").strip()) or "nothing"
+        raise CheckFailed(f"{path} answers {said} to a name that no list has", advice)
+    return f"{path} answers, and refuses a name that is not in sandbox.network.domains"
 
 
 def check_tools(answer: Answer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 import requests
 
@@ -18,19 +18,21 @@ def connect() -> requests.Session:
     return http
 
 
-def get_json(http: requests.Session, url: str) -> dict[str, Any]:
+_OF_THE_GATEWAY: Final = (
+    "The router has no route for it, or another program listens there. See that the host name leads to this gateway, "
+    "and that Traefik polls /routes."
+)
+
+
+def get_json(http: requests.Session, url: str, *, advice: str = _OF_THE_GATEWAY) -> dict[str, Any]:
     """Return the object at a URL. Raises CheckFailed."""
     answer = http.get(url, timeout=TIMEOUT_SECONDS, allow_redirects=False)
     if answer.status_code != 200:
-        raise CheckFailed(
-            f"{url} answers {answer.status_code}",
-            "The router has no route for it, or another program listens there. See that the host name leads to "
-            "this gateway, and that Traefik polls /routes.",
-        )
+        raise CheckFailed(f"{url} answers {answer.status_code}", advice)
     try:
         document = answer.json()
     except ValueError as error:  # also of numbers with more digits than Python reads
-        raise CheckFailed(f"{url} is not JSON", "Something else answers there.") from error
+        raise CheckFailed(f"{url} is not JSON", advice) from error
     if not isinstance(document, dict):
-        raise CheckFailed(f"{url} is no JSON object", "Something else answers there.")
+        raise CheckFailed(f"{url} is no JSON object", advice)
     return document

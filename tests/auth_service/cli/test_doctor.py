@@ -22,9 +22,9 @@ from jwt.algorithms import ECAlgorithm
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from auth_service.cli.doctor import authorization_server
+from auth_service.cli.doctor import authorization_server, dependencies, web
 from auth_service.cli.doctor.examination import examine as run_all
-from auth_service.cli.doctor.findings import CheckFailed, Finding, Status
+from auth_service.cli.doctor.findings import CheckFailed, Finding, Status, run
 from auth_service.keys.signing_keys import SigningKeys
 from auth_service.oauth.issuer_keys import DISCOVERY_PATH
 from auth_service.oauth.revocation import Revocation
@@ -74,6 +74,7 @@ class Outside:
             },
             "/jwks": self.jwks,
             "/internal/readyz": {"redis": True},
+            "/statusz/time": {"mcp-stdio-bridge": {"answered": 1.5, "needed": 2.5, "failed": None}},
         }
         if request.path in documents:
             return Response(json.dumps(documents[request.path]), mimetype="application/json")
@@ -108,26 +109,67 @@ def client_documents() -> dict[str, Any]:
     return {}
 
 
+class Proxy:
+    """The egress proxy of a server: it answers each request with `answer`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        self.asked: list[bytes] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    self.asked.append(connection.recv(1000))
+                    connection.sendall(self.answer)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[Proxy]:
+    made = Proxy(tmp_path / "proxy")
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def examine(
-    outside: Outside, net: Internet, client_documents: dict[str, Any], redis_url: str, tmp_path: Path
+    outside: Outside, proxy: Proxy, net: Internet, client_documents: dict[str, Any], redis_url: str
 ) -> Iterator[Callable[[], dict[str, Finding]]]:
     settings = Settings.model_validate(
         {
             "issuer": outside.url,
             "identity_provider": {"type": "github", "client_id": "app", "url": outside.url, "api_url": outside.url},
             "redis_url": redis_url,
-            "state_directory": str(tmp_path),
+            "state_directory": str(proxy.path.parent),
             "internal_url": f"{outside.url}/internal",
             "router": {"entry_points": ["web"]},
             "client_documents": client_documents,
             "trusted_issuers": {
                 "ci": {"issuer": ISSUER, "audience": "mcp", "subjects": ["repo:acme/app"], "servers": ["time"]}
             },
-            "resources": {"time": {"url": f"{outside.url}/mcp", "backends": [f"{outside.url}/backend"]}},
+            "resources": {
+                "time": {
+                    "url": f"{outside.url}/mcp",
+                    "backends": [f"{outside.url}/backend"],
+                    "status_urls": {f"{outside.url}/backend": f"{outside.url}/statusz/time"},
+                    "egress_socket": str(proxy.path),
+                }
+            },
         }
     )
-    keys = SigningKeys(tmp_path / "keys", CREDENTIALS)
+    keys = SigningKeys(proxy.path.parent / "keys", CREDENTIALS)
     outside.jwks = keys.jwks()
     store = Store(settings)
     revocation = Revocation(store, grants_per_client=1, notify=lambda _grant: None)
@@ -199,6 +241,118 @@ def test_a_service_that_does_not_offer_what_can_be_fetched_is_named(
 def test_what_the_settings_say_of_documents_is_told(examine: Callable[[], dict[str, Finding]], text: str) -> None:
     found = examine()["client documents"]
     assert (found.status, found.text) == (Status.OK, text)
+
+
+def test_a_status_service_that_answers_tells_whether_the_bridge_sleeps(
+    examine: Callable[[], dict[str, Finding]], outside: Outside
+) -> None:
+    assert examine()["status time"].text == f"{outside.url}/statusz/time answers: the bridge runs"
+    asleep = {"answered": None, "needed": None, "failed": None, "asleep": True}
+    outside.change("GET", "/statusz/time", 200, {"mcp-stdio-bridge": asleep})
+    found = examine()["status time"]
+    assert (found.status, found.text) == (Status.OK, f"{outside.url}/statusz/time answers: the bridge sleeps")
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, ""), (200, "<html>"), (200, {})])
+def test_a_status_service_that_does_not_answer_is_a_warning(
+    examine: Callable[[], dict[str, Finding]], outside: Outside, status: int, body: Any
+) -> None:
+    outside.change("GET", "/statusz/time", status, body)
+    found = examine()["status time"]
+    assert found.status is Status.WARNING
+    assert "cannot be reached: no bridge answers, for which the status service was asked" in found.text
+    assert "mcp-gateway-status.socket" in (found.advice or "")
+
+
+def test_an_egress_proxy_that_refuses_an_unknown_name_is_well(
+    examine: Callable[[], dict[str, Finding]], proxy: Proxy
+) -> None:
+    assert examine()["egress time"].status is Status.OK
+    assert proxy.asked == [b"CONNECT doctor.invalid:443 HTTP/1.1\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 Connection established\r\n\r\n", "answers HTTP/1.1 200 Connection established to"),
+        (b"\x1b[2J\n", "answers \\x1b[2J to"),
+        (b"", "answers nothing to"),
+    ],
+)
+def test_another_answer_of_an_egress_proxy_is_a_problem(
+    examine: Callable[[], dict[str, Finding]], proxy: Proxy, answer: bytes, said: str
+) -> None:
+    proxy.answer = answer
+    found = examine()["egress time"]
+    assert found.status is Status.PROBLEM
+    assert said in found.text
+    assert "mcp-egress-time.socket" in (found.advice or "")
+
+
+def test_an_egress_proxy_that_is_not_there_is_a_problem(
+    examine: Callable[[], dict[str, Finding]], proxy: Proxy
+) -> None:
+    proxy.path.unlink()
+    found = examine()["egress time"]
+    assert found.status is Status.PROBLEM
+    assert "No such file or directory" in found.text
+    assert "mcp-egress-time.socket" in (found.advice or "")
+
+
+def examine_provider(outside: Outside, *, vouches: bool) -> Finding:
+    """Check an OpenID Connect provider, which vouches for users of a declared client or for none."""
+    client = {
+        "secret": True,
+        "user_assertions": vouches,
+        "redirect_uris": ["https://desktop.example.com/callback"],
+    }
+    settings = Settings.model_validate(
+        {
+            "issuer": outside.url,
+            "identity_provider": {"type": "oidc", "client_id": "app", "issuer": outside.url, "title": "SSO"},
+            "redis_url": "unix:///nowhere",
+            "state_directory": "/nowhere",
+            "router": {"entry_points": ["web"]},
+            "declared_clients": {"desktop": client},
+            "resources": {"time": {"url": f"{outside.url}/mcp", "backends": [f"{outside.url}/backend"]}},
+        }
+    )
+    with web.connect() as http:
+        return run("", lambda: dependencies.check_identity_provider(http, settings, CREDENTIALS))
+
+
+OPENID_DOCUMENT = ("GET", "/.well-known/openid-configuration")
+
+
+def test_a_provider_that_vouches_for_users_must_publish_its_keys(outside: Outside) -> None:
+    key = {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True), "kid": "1"}
+    outside.change(*OPENID_DOCUMENT, 200, {"issuer": outside.url, "jwks_uri": f"{outside.url}/keys"})
+    outside.change("GET", "/keys", 200, {"keys": [key]})
+    assert examine_provider(outside, vouches=True).text == (
+        f"{outside.url} is found, with 1 keys for the assertions of its users"
+    )
+    for status, body, text in (
+        (200, {"keys": []}, "its key set holds no key of an accepted algorithm"),
+        (200, "<html>", "/keys is not JSON"),
+        (404, "", "/keys answers 404"),
+    ):
+        outside.change("GET", "/keys", status, body)
+        found = examine_provider(outside, vouches=True)
+        assert found.status is Status.PROBLEM
+        assert text in found.text
+        assert "userAssertions" in (found.advice or "")
+        assert examine_provider(outside, vouches=False).text == f"{outside.url} is found"
+
+
+def test_a_provider_without_a_key_set_or_with_another_issuer_is_a_problem(outside: Outside) -> None:
+    outside.change(*OPENID_DOCUMENT, 200, {"issuer": outside.url})
+    assert "has no jwks_uri" in examine_provider(outside, vouches=True).text
+    assert examine_provider(outside, vouches=False).status is Status.OK
+    for status, body, text in ((200, {"issuer": "x"}, "names the issuer x"), (404, "", "answers 404")):
+        outside.change(*OPENID_DOCUMENT, status, body)
+        found = examine_provider(outside, vouches=False)
+        assert (found.status, text in found.text) == (Status.PROBLEM, True)
+        assert "identity_provider.issuer" in (found.advice or "")
 
 
 RESOURCE_DOCUMENT = ("GET", "/.well-known/oauth-protected-resource/mcp")
