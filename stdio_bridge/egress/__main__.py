@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from stdio_bridge.io.log_handler import Allowance, LimitedLog, StderrHandler
 from stdio_bridge.io.systemd import HandedOver
@@ -18,10 +17,10 @@ from stdio_bridge.protocol.errors import UsageError
 
 from .domains import Domains, InvalidDomainError
 from .proxy import EgressProxy
+from .upstream import Upstream
 
 _NAME = "mcp-egress-proxy"
 _DOMAIN = "--domain"
-_RESOLVER_THREADS = 8
 # Of what is refused. Servers decide how often that is, and others share the journal.
 _LINES_PER_SECOND = 10
 _BYTES_PER_SECOND = 1024
@@ -66,10 +65,10 @@ def _take_listener() -> socket.socket:
 
 
 async def _serve(domains: Domains, listener: socket.socket, idle_seconds: float) -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_RESOLVER_THREADS))
     allowance = Allowance(time.monotonic, per_second=_BYTES_PER_SECOND, at_once=_BYTES_AT_ONCE)
     refusals = LimitedLog(log, time.monotonic, per_second=_LINES_PER_SECOND, allowance=allowance)
-    await EgressProxy(domains, refusals).serve(listener, idle_seconds=idle_seconds)
+    with Upstream() as upstream:
+        await EgressProxy(domains, refusals, connect=upstream.connect).serve(listener, idle_seconds=idle_seconds)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,25 +21,12 @@ MAX_CONNECTIONS = 512
 HEAD_SECONDS = 10.0
 # Also for addresses that the kernel lets nothing pass to: it tells nobody.
 _CONNECT_SECONDS = 10.0
+# For what was sent to a side that has ended.
+_CLOSE_SECONDS = 10.0
 # What the proxy keeps of one direction of one tunnel.
 _BUFFER_BYTES = 16 * 1024
-# The address of the other family is tried beside the first one after this time (RFC 8305, section 8).
-_NEXT_ADDRESS_SECONDS = 0.25
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def connect(target: Target) -> Streams:
-    """Connect to a target. Raises OSError.
-
-    The last dot keeps the resolver from adding search domains, which would make another name. Which addresses may be
-    reached is up to the kernel: the unit of the proxy sends nothing to private ones.
-    """
-    reader, writer = await asyncio.open_connection(
-        f"{target.name}.", target.port, limit=_BUFFER_BYTES, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS
-    )
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return reader, writer
 
 
 class _Connection:
@@ -107,7 +95,7 @@ class EgressProxy:
         domains: Domains,
         refusals: LimitedLog,
         *,
-        connect: Callable[[Target], Awaitable[Streams]] = connect,
+        connect: Callable[[Target, int | None], Awaitable[socket.socket]],
         find_control_group: Callable[[socket.socket], int | None] = find_control_group,
         max_connections: int = MAX_CONNECTIONS,
         head_seconds: float = HEAD_SECONDS,
@@ -174,7 +162,7 @@ class EgressProxy:
         reader, writer = await asyncio.open_connection(sock=connection.socket, limit=_BUFFER_BYTES)
         try:
             try:
-                upstream = await self._reach(await self._read_request(reader))
+                upstream = await self._reach(await self._read_request(reader), connection.control_group)
             except Refusal as refusal:
                 self._refusals.log(logging.WARNING, "refused: %s", refusal)
                 writer.write(refusal.render())
@@ -184,7 +172,9 @@ class EgressProxy:
                     while await reader.read(_BUFFER_BYTES):
                         pass
             else:
-                await _pass_on_both_ways((reader, writer), upstream, partial(self._connections.touch, connection))
+                await _pass_on_both_ways(
+                    connection.socket, (reader, writer), upstream, partial(self._connections.touch, connection)
+                )
         except (OSError, EOFError):
             pass  # the client has gone, or has asked for nothing in time
         finally:
@@ -199,11 +189,11 @@ class EgressProxy:
             raise Refusal("431 Request Header Fields Too Large", "The head of the request is too large.") from None
         return parse_request(head, self._domains)
 
-    async def _reach(self, target: Target) -> Streams:
+    async def _reach(self, target: Target, session: int | None) -> Streams:
         """Raises Refusal."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                return await self._connect(target)
+                connected = await self._connect(target, session)
         except TimeoutError:
             raise Refusal(
                 "504 Gateway Timeout",
@@ -211,24 +201,45 @@ class EgressProxy:
             ) from None
         except OSError as error:
             raise Refusal("502 Bad Gateway", f"{target.name} cannot be reached: {error.strerror or error}.") from None
+        return await asyncio.open_connection(sock=connected, limit=_BUFFER_BYTES)
 
 
-async def _pass_on_both_ways(client: Streams, upstream: Streams, touch: Callable[[], None]) -> None:
-    (from_client, to_client), (from_upstream, to_upstream) = client, upstream
+async def _pass_on_both_ways(
+    client: socket.socket, client_streams: Streams, upstream: Streams, touch: Callable[[], None]
+) -> None:
+    (from_client, to_client), (from_upstream, to_upstream) = client_streams, upstream
     try:
         for writer in (to_client, to_upstream):
             writer.transport.set_write_buffer_limits(_BUFFER_BYTES)
         to_client.write(ESTABLISHED)
-        async with asyncio.TaskGroup() as both:
-            both.create_task(_pass_on(from_client, to_upstream, touch))
-            both.create_task(_pass_on(from_upstream, to_client, touch))
+        async with asyncio.TaskGroup() as tunnel:
+            sending = tunnel.create_task(_pass_on(from_client, to_upstream, touch))
+            receiving = tunnel.create_task(_pass_on(from_upstream, to_client, touch))
+            leaving = tunnel.create_task(_end_with_client(client, sending, receiving))
+            receiving.add_done_callback(lambda _: leaving.cancel())
         for writer in (to_client, to_upstream):
             writer.close()
-            await writer.wait_closed()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await writer.wait_closed()
     except* OSError:
         pass  # one side has gone, and so does the other
     finally:
         to_upstream.transport.abort()
+
+
+async def _end_with_client(client: socket.socket, sending: asyncio.Task[None], receiving: asyncio.Task[None]) -> None:
+    """Stop receiving when a client has closed its connection, and not only the half by which it sends."""
+    await asyncio.wait([sending])  # to await it would end it with this
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    with select.epoll() as watched:
+        watched.register(client.fileno(), 0)  # and so EPOLLHUP alone
+        loop.add_reader(watched.fileno(), closed.set)
+        try:
+            await closed.wait()
+        finally:
+            loop.remove_reader(watched.fileno())
+    receiving.cancel()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, touch: Callable[[], None]) -> None:

@@ -242,9 +242,18 @@ with subtest("nor where the kernel is too old to tell the session of a process")
     open_session(PROXIED, "flooding")
     open_session(PROXIED, "using")
     flood_beside_a_tunnel()
-    close_sessions(PROXIED)
     machine.succeed(f"rm -r /run/systemd/system/{PROXY_UNIT}.d /run/systemd/system/probe.service*")
-    machine.succeed("systemctl daemon-reload", f"systemctl stop {PROXY_UNIT}")
+    machine.succeed("systemctl daemon-reload", "systemctl daemon-reload")
+
+with subtest("a proxy that has been running since before two reloads still reaches none of the host's own addresses"):
+    of_this_host = [name_of(address) for address in ("192.31.196.1", "2620:4f:8000::1")]
+    got = attempt_in(
+        "using", PROXIED, *(("ask_proxy", {"request": f"CONNECT {name}:443 HTTP/1.1"}) for name in of_this_host)
+    )
+    assert got == ["HTTP/1.1 502 Bad Gateway"] * 2, got
+    assert attempt_in("using", PROXIED, ("use_tunnel", {"text": "and here"})) == ["and here"]
+    close_sessions(PROXIED)
+    machine.succeed(f"systemctl stop {PROXY_UNIT}")
     # At its second reload systemd loses which network interfaces a running unit may use: SECURITY.md.
     for server in ON_THE_INTERNET:
         close_sessions(server)
