@@ -1,11 +1,11 @@
-"""Decide whether the settings still allow what a workload or a declared client was granted.
+"""Decide whether the present settings allow what a workload or a declared client was granted earlier.
 
-A grant of theirs has a *basis*: what was verified when it was made, such as the issuer and the claims of a workload's
-token, or the key of a client. Its access tokens carry the basis too, so that each worker decides by its own settings,
-without Redis. A token or grant is refused if the settings now demand something that its basis lacks. Settings that
-demand less than before end nothing.
+Such a grant has a *basis*: what was verified when it was made. Of a workload it is the issuer, the audience, the claims
+that the settings demanded, and the key; of a client it is its key or secret, or the redirect URI of a user's login. The
+grant's access tokens carry the basis, so that each worker decides by its own settings, without Redis. A token or grant
+is refused if the settings now demand something that its basis lacks. Settings that demand less than before end nothing.
 
-The basis consists of keyed digests: a token shows no claim's value, and nobody can try guesses of a secret on it.
+The basis consists of keyed digests. So a token shows no value of a claim, and does not help to guess a secret.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class SettingsTrust:
         return self._proof(client, key) if self._is_declared(client) else ""
 
     def basis_of_user_assertion(self, client: Client, key: VerificationKey | None) -> str:
-        """Return the basis of what a client is granted by an assertion about a user, beside that assertion."""
+        """Return the basis of what a client is granted by an assertion about a user (ID-JAG)."""
         return f"{self._proof(client, key)} {self._digest('user assertion')}" if self._is_declared(client) else ""
 
     def basis_of_login(self, client: Client, redirect_uri: str) -> str:
-        """Return the basis of what a user grants a client, whose key or secret each refresh demands anew."""
+        """Return the basis of what a user grants a client. It has no key or secret, which each refresh demands."""
         return self._of_redirect_uri(redirect_uri) if self._is_declared(client) else ""
 
     def allows_token(self, claims: VerifiedClaims) -> bool:
@@ -109,19 +109,25 @@ class SettingsTrust:
             return (
                 trusted is not None
                 and self._may_have(trusted, resource_url, scope)
-                and trusted.admits_subject(subject.removeprefix(f"{client_id}:"))
-                and self._demands(trusted) <= verified
-                and (trusted.jwks is None or not verified.isdisjoint(self._keys_of(trusted.jwks)))
+                and self._admits_workload(trusted, subject.removeprefix(f"{client_id}:"), verified)
             )
         client = self._declared.get(client_id)
         if client is None or client.declared is None:
-            return not verified  # otherwise the settings have declared the client when it got this
-        declared = client.declared
+            return not verified  # a basis is left of a declaration that is gone
         if subject == user_of(client_id):
-            return self._may_have(declared, resource_url, scope) and not verified.isdisjoint(self._proofs(client))
+            return self._may_have(client.declared, resource_url, scope) and self._has_proof(client, verified)
         if self._digest("user assertion") in verified:
-            return declared.user_assertions and not verified.isdisjoint(self._proofs(client))
-        return not verified.isdisjoint(map(self._of_redirect_uri, declared.redirect_uris))
+            return client.declared.user_assertions and self._has_proof(client, verified)
+        return not verified.isdisjoint(map(self._of_redirect_uri, client.declared.redirect_uris))
+
+    def _admits_workload(self, trusted: TrustedIssuer, subject: str, verified: frozenset[str]) -> bool:
+        """Whether the token of a workload, of which this was verified, would be accepted by this entry now."""
+        has_key = trusted.jwks is None or not verified.isdisjoint(self._keys_of(trusted.jwks))
+        return trusted.admits_subject(subject) and self._demands(trusted) <= verified and has_key
+
+    def _has_proof(self, client: Client, verified: frozenset[str]) -> bool:
+        """Whether the client has authenticated with what the settings accept now."""
+        return not verified.isdisjoint(self._proofs(client))
 
     def _may_have(self, rights: Rights, resource_url: str, scope: str) -> bool:
         name = self._settings.find_resource_name(resource_url)
@@ -130,7 +136,7 @@ class SettingsTrust:
         return set(scope.split()) <= set(scopes_for(rights, self._settings.resources[name]))
 
     def _is_declared(self, client: Client) -> bool:
-        """Whether the settings declare the client. One that was created by command changes only by being deleted."""
+        """Whether the settings declare the client. No settings change one that was created by command."""
         return client.client_id in self._declared
 
     # What was verified
@@ -141,14 +147,14 @@ class SettingsTrust:
         return {self._digest("issuer", trusted.issuer), self._digest("audience", trusted.audience), *claims}
 
     def _proof(self, client: Client, key: VerificationKey | None) -> str:
-        """Return the proof of being this client that it has just given, by this key if it is not by a secret."""
+        """Return what a client has just authenticated with: this key, or else its secret or the URL of its keys."""
         if key is not None and client.metadata.jwks is not None:
             return self._of_key(key)
-        (proof,) = self._proofs(client)
-        return proof
+        (only,) = self._proofs(client)
+        return only
 
     def _proofs(self, client: Client) -> set[str]:
-        """Return the proofs of being this client that the settings accept."""
+        """Return what the settings let a client authenticate with."""
         metadata = client.metadata
         if metadata.jwks is not None:
             return self._keys_of(metadata.jwks)

@@ -1,4 +1,4 @@
-"""What workloads and declared clients were granted, after the operator has changed what the settings let them do."""
+"""Grants and tokens of workloads and declared clients after the operator has changed the settings."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def assert_live(oauth: OAuthTestClient, token: str) -> None:
         {"jwks": {"keys": [jwk(1, kid="0")]}},
     ],
 )
-def test_what_a_workload_may_no_longer_do_ends_at_once(
+def test_a_grant_of_a_workload_that_the_settings_allow_no_more_ends_at_once(
     oauth: OAuthTestClient, audit_log: AuditLog, change: dict[str, Any]
 ) -> None:
     token = token_of(ask_as_job(oauth))
@@ -223,9 +223,7 @@ def test_what_a_workload_may_no_longer_do_ends_at_once(
 
 
 @pytest.mark.parametrize("change", [{"ci": None}, {"ci": None, "other": {"audience": "mcp"}}])
-def test_what_the_workloads_of_a_removed_or_renamed_entry_were_granted_ends_at_once(
-    oauth: OAuthTestClient, change: dict[str, Any]
-) -> None:
+def test_grants_of_workloads_end_with_their_entry_or_its_name(oauth: OAuthTestClient, change: dict[str, Any]) -> None:
     token = token_of(ask_as_job(oauth))
     entry = oauth.settings.model_dump(exclude_unset=True, mode="json")["trusted_issuers"]["ci"]
     oauth.reload(trusted_issuers={name: None if each is None else entry | each for name, each in change.items()})
@@ -243,7 +241,9 @@ def test_what_the_workloads_of_a_removed_or_renamed_entry_were_granted_ends_at_o
         {"lifetime": 60},
     ],
 )
-def test_what_a_workload_may_still_do_goes_on(oauth: OAuthTestClient, change: dict[str, Any]) -> None:
+def test_a_grant_of_a_workload_that_the_settings_still_allow_goes_on(
+    oauth: OAuthTestClient, change: dict[str, Any]
+) -> None:
     token = token_of(ask_as_job(oauth))
     oauth.reload(trusted_issuers={"ci": change})
     assert_live(oauth, token)
@@ -310,7 +310,7 @@ def test_a_token_shows_no_claim_of_the_workload(oauth: OAuthTestClient) -> None:
         {"servers": [], "scopes": [], "redirect_uris": [REDIRECT]},
     ],
 )
-def test_what_a_machine_may_no_longer_do_ends_at_once(
+def test_a_grant_of_a_machine_that_the_settings_allow_no_more_ends_at_once(
     oauth: OAuthTestClient, audit_log: AuditLog, change: dict[str, Any] | None
 ) -> None:
     load_secrets(oauth, keyed=declared_secret("keyed"))  # for the case in which it has one later
@@ -331,20 +331,22 @@ def test_what_a_machine_may_no_longer_do_ends_at_once(
         {"title": "Renamed"},
     ],
 )
-def test_what_a_machine_may_still_do_goes_on(oauth: OAuthTestClient, change: dict[str, Any]) -> None:
+def test_a_grant_of_a_machine_that_the_settings_still_allow_goes_on(
+    oauth: OAuthTestClient, change: dict[str, Any]
+) -> None:
     token = token_of(ask_with_key(oauth))
     oauth.reload(declared_clients={"keyed": change})
     assert_live(oauth, token)
 
 
-def test_a_scope_that_only_some_requests_need_now_is_the_machines_no_more(oauth: OAuthTestClient) -> None:
+def test_a_machine_loses_a_scope_that_not_every_request_needs_any_more(oauth: OAuthTestClient) -> None:
     token = token_of(ask_with_secret(oauth))
     assert claims_of(token)["scope"] == "read"
     oauth.reload(resources={"time": {"scopes": {"read": {"required": False}}}})
     assert_ended(oauth, token)
 
 
-def test_of_two_keys_the_one_that_stays_keeps_its_tokens(oauth: OAuthTestClient) -> None:
+def test_removing_one_of_two_keys_ends_the_tokens_of_that_key_alone(oauth: OAuthTestClient) -> None:
     oauth.reload(declared_clients={"keyed": {"jwks": {"keys": [jwk(0), jwk(1)]}}})
     former, newer = token_of(ask_with_key(oauth)), token_of(ask_with_key(oauth, key=1))
     oauth.reload(declared_clients={"keyed": {"jwks": {"keys": [jwk(1)]}}})
@@ -352,7 +354,7 @@ def test_of_two_keys_the_one_that_stays_keeps_its_tokens(oauth: OAuthTestClient)
     assert_live(oauth, newer)
 
 
-def test_a_new_secret_ends_what_the_former_one_has_got(oauth: OAuthTestClient) -> None:
+def test_a_new_secret_ends_the_tokens_of_the_former_one(oauth: OAuthTestClient) -> None:
     token = token_of(ask_with_secret(oauth))
     assert_live(oauth, token)
     load_secrets(oauth, nightly="x" * 40)
@@ -360,7 +362,7 @@ def test_a_new_secret_ends_what_the_former_one_has_got(oauth: OAuthTestClient) -
     assert_live(oauth, token_of(ask_with_secret(oauth, secret="x" * 40)))
 
 
-def test_keys_at_another_url_end_what_those_at_the_former_have_got(oauth: OAuthTestClient) -> None:
+def test_another_url_of_keys_ends_the_tokens_of_the_former_ones(oauth: OAuthTestClient) -> None:
     url = "https://keyed.example.com/jwks"
     oauth.reload(declared_clients={"keyed": {"jwks": None, "jwks_url": url}})
     client = parts_of(oauth).clients.find("keyed")
@@ -436,7 +438,7 @@ def refresh(oauth: OAuthTestClient, client_id: str, tokens: dict[str, Any], **se
         {"redirect_uris": None, "jwks": JWKS, "servers": ["time"]},
     ],
 )
-def test_what_users_allowed_a_program_ends_if_they_could_not_allow_it_any_more(
+def test_a_grant_of_a_user_ends_if_the_program_can_not_log_in_so_any_more(
     oauth: OAuthTestClient, change: dict[str, Any] | None
 ) -> None:
     tokens = log_in(oauth, "editor")
@@ -446,7 +448,7 @@ def test_what_users_allowed_a_program_ends_if_they_could_not_allow_it_any_more(
 
 
 @pytest.mark.parametrize("change", [{"redirect_uris": [REDIRECT]}, {"title": "Renamed"}])
-def test_what_users_allowed_a_program_goes_on_if_they_still_could(
+def test_a_grant_of_a_user_goes_on_if_the_program_can_still_log_in_so(
     oauth: OAuthTestClient, change: dict[str, Any]
 ) -> None:
     tokens = log_in(oauth, "editor")
@@ -486,7 +488,7 @@ def test_users_of_programs_that_register_are_not_concerned(oauth: OAuthTestClien
 
 
 @pytest.mark.parametrize("ask", [ask_as_job, ask_with_key, ask_with_secret])
-def test_what_an_earlier_version_granted_a_machine_ends_and_a_new_token_is_good(
+def test_grants_of_machines_from_an_earlier_version_end_and_new_tokens_are_good(
     oauth: OAuthTestClient, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = earlier(oauth, lambda: token_of(ask(oauth)), monkeypatch)
