@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from auth_service.settings import load_credentials
+from local.ports import free_port
 from tests.browser import Browser, Form
 from tests.peers import npm_command
+from tests.service.conftest import eventually
 from tests.stdio_bridge.modern_client import LEGACY_SERVER, MODERN_SERVER
 from tests.stdio_bridge.running import Bridge
 
-from .conftest import RunningStack
+from .conftest import PROJECT, RunningStack
 from .flow import MCP_HEADERS, Tokens, initialize, log_in, refresh
 from .test_clients import Clicks, MemoryStorage
 from .test_operator import operate
@@ -83,6 +87,39 @@ def _no_one_has_any(stack: RunningStack, vaults: dict[str, str]) -> Iterator[Non
     for name in vaults:
         for login in ("octocat", "hubot"):
             operate(stack, "credentials", "remove", login, name)
+
+
+class OtherAuthService:
+    """An auth service on another host: with the Redis and the keys of the stack, and with one server more."""
+
+    def __init__(self, stack: RunningStack, folder: Path) -> None:
+        self._settings = folder / "settings.json"
+        self._credentials = stack.state_directory / "credentials"
+        self._document: dict[str, Any] = json.loads((stack.state_directory / "settings.json").read_text())
+        address = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{address}"
+        self._document |= {"listen": address, "internal_url": self.url, "workers": 1}
+        self._document["state_directory"] = str(folder / "state")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, resources: dict[str, Any]) -> None:
+        """Start it with these servers, and wait until it answers."""
+        self._settings.write_text(json.dumps({**self._document, "resources": resources}))
+        files = ("--settings", str(self._settings), "--credentials", str(self._credentials))
+        self._process = subprocess.Popen((sys.executable, "-m", "auth_service", *files), cwd=PROJECT)
+        eventually(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/readyz", timeout=WAIT_SECONDS).status_code == 200
+        return False
+
+    def stop(self) -> None:
+        """Stop it; nothing happens if it does not run."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(WAIT_SECONDS)
+            self._process = None
 
 
 class Session:
@@ -152,6 +189,43 @@ def test_a_removal_ends_the_processes_and_leads_the_client_back_to_the_page(
     browser = giving("tok_3")
     assert Session(url, log_in(stack.issuer, url, browser=browser)).call("token") == "tok_3"
     assert times_asked(browser) == 1
+
+
+def test_no_process_starts_while_the_auth_service_that_its_bridge_asks_is_down(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    name = "vault-elsewhere"
+    url = stack.resource(name)
+    key = tmp_path / "identity.key"
+    key.write_bytes(load_credentials(stack.state_directory / "credentials").derive_key(f"identity-key:{name}"))
+    other = OtherAuthService(stack, tmp_path)
+    asked = ("--credentials-url", f"{other.url}/credentials/{name}", "--user-credential", "TOKEN")
+    with contextlib.ExitStack() as cleanup:
+        bridge = cleanup.enter_context(Bridge("--require-identity", str(key), *asked, *OPTIONS, command=LEGACY_SERVER))
+        resource = {
+            "url": url,
+            "backends": [f"http://127.0.0.1:{bridge.port}/mcp"],
+            "user_credentials": {"TOKEN": {"label": "Token"}},
+        }
+        cleanup.callback(other.stop)
+        other.start({name: resource})
+        cleanup.enter_context(stack.serving({name: resource}))
+        tokens = log_in(stack.issuer, url, browser=giving("tok_1"))
+        session = Session(url, tokens)
+        processes = psutil.Process(bridge.process.pid).children(recursive=True)
+        assert session.call("pid") in {each.pid for each in processes}
+
+        other.stop()
+        refused = initialize(url, tokens.access_token)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert "credentials cannot be had now" in refused.json()["error"]["message"]
+        assert psutil.Process(bridge.process.pid).children(recursive=True) == processes
+        assert session.call("token") == "tok_1", "a process that runs goes on"
+
+        other.start({name: resource})
+        assert Session(url, tokens).call("token") == "tok_1"
+        assert operate(stack, "credentials", "remove", "octocat", name) == 0
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
