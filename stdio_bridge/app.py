@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
-# Questions that do not keep an idle bridge awake.
+# Requests for these paths do not keep an idle bridge awake.
 _NO_USE = frozenset({"/healthz", "/metrics", "/revocations", "/statusz"})
-# How much of a report is written before others have their turn.
+# How many steps of a report are done before the loop handles other events.
 _STEPS_AT_ONCE = 20
 # After this time the bridge exits even if a process has not ended, or a client has not read its output.
 _LAST_SECONDS = 2.0
@@ -175,7 +175,7 @@ class Bridge:
         try:
             if self._spans is not None:
                 body = self._spans.begin(request, body, records)
-            # A running call may need its client's answers and notifications to finish.
+            # Responses and notifications still pass, as a running call may need them to finish.
             if self._draining and body.requests:
                 raise stopping()
             era = self._modern if self._modern.claims(request, body) else self._legacy
@@ -190,7 +190,7 @@ class Bridge:
                 record.end(CallOutcome.ERROR, error_code=jsonrpc.INTERNAL_ERROR)
             raise
 
-    # What the gateway and the operator ask
+    # Requests of the gateway and of the operator
 
     def _revocation(self, request: Request, response: Response) -> None:
         if request.method != "POST":
@@ -279,7 +279,7 @@ class Bridge:
             era.keep_alive()
 
     def close(self) -> None:
-        """End the records of the calls that are still unanswered, and write and send what waits for that."""
+        """End the records of unanswered calls, and write the remaining records and spans."""
         self._records.close()
         if self._call_log is not None:
             self._call_log.close()

@@ -22,7 +22,7 @@ from .tool_lookup import ToolLookup
 
 
 class CallLease(ServerLease):
-    """A server that is kept running for modern calls. They wait here until its handshake is over."""
+    """A server that runs for modern calls. They wait here until its handshake is over."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class CallLease(ServerLease):
         return Handshake(self.dispatcher, parts.pool.loop, parts.era_cache, self._initialize, self._handshake_done)
 
     def serve(self, client: ModernCaller) -> None:
-        """Answer a call, as soon as the handshake is over."""
+        """Answer a call, once the handshake is over."""
         self.last_used = self._parts.pool.loop.clock()
         client.on_gone = lambda: self._leave(client)
         if self._backend is None or self._lookup is None:

@@ -1,4 +1,4 @@
-"""The handshake: which era of MCP a server speaks, found out once, and the initialization of each process."""
+"""The handshake: finds out once which era of MCP the server speaks, and initializes each process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ServerEra(enum.Enum):
 
 @dataclass(kw_only=True)
 class EraCache:
-    """What is known about the server's command. It stays true while the bridge runs."""
+    """The era of the server, which does not change while the bridge runs."""
 
     era: ServerEra | None = None
     versions: Versions = field(default_factory=Versions)
@@ -51,10 +51,10 @@ class EraCache:
         return None if self.era is None else self.era is not ServerEra.LEGACY
 
     def learn(self, *, modern: bool, only: bool = False) -> None:
-        """Note what a handshake has shown.
+        """Note the result of a handshake.
 
-        A server that serves modern requests is taken to serve legacy ones as well, until it has shown that it serves
-        modern ones `only`.
+        A server that serves modern requests is assumed to serve legacy ones as well, until a handshake shows that it
+        serves modern ones `only`.
         """
         if only:
             self.era = ServerEra.MODERN
@@ -65,7 +65,7 @@ class EraCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Modern:
-    """The server serves modern requests. `discovered` is its own account, where it was asked for it."""
+    """The server serves modern requests. `discovered` is the result of `server/discover`, if it was asked."""
 
     discovered: Message | None
 
@@ -79,7 +79,7 @@ class Initialized:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The server speaks neither era: its error response, or the bridge's own for one that has not answered."""
+    """The server speaks neither era. `message` is its error response, or the bridge's own if it has not answered."""
 
     message: Message
     outcome: CallOutcome | None
@@ -87,30 +87,30 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Gone:
-    """The server ended over `server/discover`. Another process is to be initialized at once."""
+    """The process ended on `server/discover`. The caller must start another one, and call `begin_again`."""
 
 
 Outcome = Modern | Initialized | Failed | Gone
 
 
 class State(enum.Enum):
-    """What the server has been asked and has not answered, and the four ends."""
+    """The requests that the server has not answered yet, and the four results."""
 
     NEW = enum.auto()
     DISCOVERING = enum.auto()
-    """It is asked for its account of itself; `initialize` may follow."""
+    """`server/discover` is sent; `initialize` may follow."""
     DISCOVERING_STILL = enum.auto()
-    """It has not answered that in time, and is asked to initialize as well."""
+    """`server/discover` was not answered in time, so `initialize` is sent as well."""
     REFUSED_EARLY = enum.auto()
-    """It refused to initialize, and has not answered the first question yet."""
+    """`initialize` was refused, and `server/discover` is not answered yet."""
     INITIALIZING = enum.auto()
-    """It is asked to initialize: a refusal may show that it is modern."""
+    """`initialize` is sent; the error may show that the server is modern."""
     INITIALIZING_FIRST = enum.auto()
-    """It is asked to initialize; the question for its account of itself may follow."""
+    """`initialize` is sent; `server/discover` may follow."""
     INITIALIZING_ONLY = enum.auto()
-    """It is asked to initialize, and nothing else comes into question."""
+    """`initialize` is sent, and nothing follows."""
     DISCOVERING_LAST = enum.auto()
-    """It is asked for its account of itself, and nothing follows."""
+    """`server/discover` is sent, and nothing follows."""
     MODERN = enum.auto()
     INITIALIZED = enum.auto()
     FAILED = enum.auto()
@@ -118,16 +118,16 @@ class State(enum.Enum):
 
 
 class Input(enum.Enum):
-    """What the server answers, or that it does not."""
+    """The answers of the server, or their absence."""
 
     DISCOVERED = enum.auto()
-    """`server/discover`: it is modern."""
+    """`server/discover`: an answer that shows a modern server."""
     NOT_DISCOVERED = enum.auto()
-    """`server/discover`: anything else."""
+    """`server/discover`: any other answer."""
     ENDED = enum.auto()
-    """`server/discover`: its process has ended."""
+    """`server/discover`: the process has ended."""
     SLOW = enum.auto()
-    """`server/discover`: nothing, for long."""
+    """`server/discover`: no answer in time."""
     ACCEPTED = enum.auto()
     """`initialize`: a result."""
     NAMED_MODERN = enum.auto()
@@ -136,7 +136,7 @@ class Input(enum.Enum):
     """`initialize`: another error."""
 
 
-# An input that a state does not name changes nothing: it comes too late.
+# An input that a state does not list comes too late, and changes nothing.
 TRANSITIONS: dict[State, dict[Input, State]] = {
     State.DISCOVERING: {
         Input.DISCOVERED: State.MODERN,
@@ -189,14 +189,14 @@ _OWN = frozenset({State.DISCOVERING_STILL, State.INITIALIZING})
 class Handshake:
     """The handshake with a server that has just started. No other code initializes a server.
 
-    For a modern client it is asked for its era if that is unknown, and initialized if that is legacy. A server that
-    does not know `server/discover` may answer any error, or nothing: both mean legacy (2026-07-28, "stdio", "Backward
-    Compatibility"). A modern one may only be slow to start; so an answer that comes after the time-out still counts,
-    and so does -32022 in answer to `initialize`. There are also legacy ones that end at any first request but
+    For a modern client, the bridge sends `server/discover` if it does not know the era, and initializes a legacy
+    server. A server that does not know `server/discover` may answer with any error, or not at all: both mean legacy
+    (2026-07-28, "stdio", "Backward Compatibility"). A modern server may only be slow to start: so a late answer still
+    counts, and so does -32022 in answer to `initialize`. Some legacy servers end at any first request other than
     `initialize`.
 
-    For a legacy client it is initialized with what that client sends. One that refuses and answers `server/discover` is
-    modern only, which is remembered for all that follow.
+    For a legacy client, the bridge passes on that client's `initialize`. A server that refuses it and answers
+    `server/discover` is modern only, which the bridge remembers.
     """
 
     def __init__(
@@ -209,9 +209,9 @@ class Handshake:
         *,
         before: Callable[[Message], None] | None = None,
     ) -> None:
-        """`initialize` is the request to send; `before` hears what the server says before it answers that.
+        """`initialize` is the request to send; `before` gets the messages that the server sends before its answer.
 
-        Without it the request is the bridge's own, and nothing that the server says is about it.
+        Without `before`, it is the bridge's own request, and no other message of the server is about it.
         """
         self._dispatcher = dispatcher
         self._loop = loop
@@ -233,7 +233,7 @@ class Handshake:
             self._enter(State.MODERN if self._era_cache.modern else State.INITIALIZING)
 
     def begin_again(self) -> None:
-        """Initialize a second process, after the first ended over `server/discover`."""
+        """Initialize a second process, after the first one ended on `server/discover`."""
         self._enter(State.INITIALIZING)
 
     def begin_for_legacy(self) -> None:
@@ -245,16 +245,16 @@ class Handshake:
             self._enter(State.INITIALIZING_ONLY if is_legacy else State.INITIALIZING_FIRST)
 
     def begin_only(self) -> None:
-        """Initialize it, to see whether it answers. Nothing is learnt of its era."""
+        """Initialize it, to see whether it answers, and learn nothing about its era."""
         self._enter(State.INITIALIZING_ONLY)
 
     # What the server answers
 
     def receive(self, message: Message) -> None:
-        """Take no notice of what the server says before it is initialized to no one in particular."""
+        """Ignore messages that belong to no call, as there is no session yet."""
 
     def send(self, message: Message) -> None:
-        """Pass on what comes before the answer to `initialize`."""
+        """Pass on a message before the answer to `initialize`."""
         if self._before is not None:
             self._before(message)
 
@@ -269,7 +269,7 @@ class Handshake:
 
     def _take_discovery(self, answer: Message) -> None:
         self._discovery = answer
-        # A session needs the server's account of itself: -32022, enough for requests that stand alone, is none.
+        # A session needs the result of `server/discover`; for requests that stand alone, the error -32022 is enough.
         is_enough = isinstance(answer.get("result"), dict) or self._state is not State.DISCOVERING_LAST
         if is_enough and is_modern_discovery(answer):
             self._take(Input.DISCOVERED)
@@ -295,7 +295,7 @@ class Handshake:
         if self._state is State.GONE:
             self._done(Gone())
         elif self._state is State.FAILED:
-            # Of two refusals the one of `initialize` tells more.
+            # If both were refused, the error of `initialize` says more.
             refusal = self._initialized or self._discovery
             if "error" not in refusal:
                 text = "the MCP server serves no version of MCP that the bridge knows"
@@ -314,13 +314,13 @@ class Handshake:
 
 
 def own_initialize(metadata: RequestMetadata | None, versions: Versions) -> Message:
-    """The bridge's own `initialize`, in the name of a modern request's client or in that of none."""
+    """The bridge's own `initialize`, for the client of a modern request, or for the bridge itself."""
     params = initialize_params(metadata, versions.of_own_initialize)
     return {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
 
 
 def own_meta() -> Message:
-    """The `_meta` of a modern request of the bridge's own."""
+    """The `_meta` of the bridge's own modern requests."""
     return {
         PROTOCOL_VERSION: MODERN_VERSIONS[-1],
         CLIENT_INFO: OWN_INFO,
@@ -329,7 +329,7 @@ def own_meta() -> Message:
 
 
 def is_modern_discovery(answer: Message) -> bool:
-    """Whether an answer to `server/discover` shows a server that we can speak to in the modern era."""
+    """Whether an answer to `server/discover` shows that the server speaks a modern version which the bridge knows."""
     result = answer.get("result")
     if not isinstance(result, dict):
         return _is_modern_refusal(answer)
@@ -338,7 +338,7 @@ def is_modern_discovery(answer: Message) -> bool:
 
 
 def _is_modern_refusal(answer: Message) -> bool:
-    """An UnsupportedProtocolVersionError that names a version we can speak."""
+    """Whether it is an UnsupportedProtocolVersionError with a modern version that the bridge knows."""
     error = answer.get("error")
     if not isinstance(error, dict) or error.get("code") != UNSUPPORTED_VERSION:
         return False

@@ -51,7 +51,7 @@ class LegacyForModern:
         self._calls: dict[ModernCaller, LegacyCall] = {}
 
     def request(self, client: ModernCaller, message: Message, reply: Reply) -> None:
-        """Have a call answered. Raises HttpError on an invalid retry."""
+        """Answer a call. Raises HttpError for an invalid retry."""
         params = jsonrpc.params_of(message)
         if client.method == "server/discover":
             answer = jsonrpc.result(client.id, self._discovery)
@@ -64,18 +64,18 @@ class LegacyForModern:
             self._call(client)
 
     def leave(self, client: ModernCaller) -> None:
-        """The client has left, which cancels its call or ends its subscription."""
+        """Cancel the call, or end the subscription, of a client that has left."""
         call = self._calls.get(client)
         if call is not None:
             call.leave()
         else:
             self._subscriptions.leave(client)
 
-    def waits(self, client: ModernCaller, call: LegacyCall) -> None:
-        """Note which call answers this client."""
+    def add_waiting(self, client: ModernCaller, call: LegacyCall) -> None:
+        """Note that this client waits for this call."""
         self._calls[client] = call
 
-    def waits_no_more(self, client: ModernCaller) -> None:
+    def remove_waiting(self, client: ModernCaller) -> None:
         """Forget a client that has its answer, or has left."""
         self._calls.pop(client, None)
 
@@ -89,18 +89,18 @@ class LegacyForModern:
         user = self._users.setdefault(client.identity.user, _User(self.dispatcher))
         call = LegacyCall(self, user, client)
         level = client.metadata.log_level
-        if level is not None and "logging" in self._capabilities and self._is_news(level):
+        if level is not None and "logging" in self._capabilities and self._is_lower(level):
             self._log_level = level
             self.dispatcher.ask("logging/setLevel", {"level": level}, lambda _: call.begin(client.message))
         else:
             call.begin(client.message)
 
-    def _is_news(self, level: str) -> bool:
+    def _is_lower(self, level: str) -> bool:
         """Whether this level is lower than the server's; messages below a call's own level are left out later."""
         return self._log_level is None or LOG_LEVELS.index(level) < LOG_LEVELS.index(self._log_level)
 
     def list_tools(self, page: Message, answered: Callable[[Message], None]) -> None:
-        """List the tools for the bridge itself; the catalog is told of changes elsewhere."""
+        """List the tools for the bridge itself. Subscriptions reports changes to the catalog."""
         self.dispatcher.ask("tools/list", page, answered)
 
     @property
@@ -113,12 +113,12 @@ class LegacyForModern:
         self._subscriptions.close()
 
     def fail(self, reason: str) -> None:
-        """End every subscription with an error; the dispatcher has seen to the calls."""
+        """End every subscription with an error. The connection fails the calls."""
         self._subscriptions.fail(f"the MCP server {reason}")
 
 
 class _User:
-    """One user, as the connection's client: finds which of its calls a message of the server is about."""
+    """One user, who is the connection's client: finds the user's call that a message of the server is about."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -144,16 +144,16 @@ class _User:
 
 
 class State(enum.Enum):
-    """Where a call is."""
+    """The state of a call."""
 
     NEW = enum.auto()
-    """The server has not been asked yet."""
+    """It is not sent to the server yet."""
     AT_SERVER = enum.auto()
     """The server works on it, and its client waits."""
     SUSPENDED = enum.auto()
-    """The server waits for answers of the client, which has been told to retry with them."""
+    """The server waits for input, with which the client is to retry."""
     ANSWERED = enum.auto()
-    """The server has answered without the input: its answer waits for the retry."""
+    """The server has answered without the input. The answer waits for the retry."""
     OVER = enum.auto()
 
 
@@ -162,16 +162,16 @@ class Input(enum.Enum):
 
     BEGIN = enum.auto()
     ASK = enum.auto()
-    """The client is told what the server asks it."""
+    """The client gets the server's requests for input."""
     RETRY = enum.auto()
-    """The client comes back."""
+    """The client retries."""
     ANSWER = enum.auto()
     """The server has answered."""
     GIVE_UP = enum.auto()
-    """The client has left, comes back no more, or cannot answer."""
+    """The client has left, has not retried in time, or cannot answer."""
 
 
-# An input that a state does not name changes nothing: it comes too late.
+# An input that a state does not list comes too late, and changes nothing.
 TRANSITIONS: dict[State, dict[Input, State]] = {
     State.NEW: {Input.BEGIN: State.AT_SERVER, Input.GIVE_UP: State.OVER},
     State.AT_SERVER: {Input.ASK: State.SUSPENDED, Input.ANSWER: State.OVER, Input.GIVE_UP: State.OVER},
@@ -182,9 +182,9 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 
 
 class LegacyCall:
-    """A call of a legacy server, suspended while its client is asked: it may outlast the request that began it.
+    """A modern client's call at a legacy server. It is suspended while the client is asked for input, between requests.
 
-    A client waits while it is NEW or AT_SERVER, and no other time. The request, which may be large, is not kept.
+    A client waits for it only while it is NEW or AT_SERVER. The request, which may be large, is not kept.
     """
 
     def __init__(self, backend: LegacyForModern, user: _User, client: ModernCaller) -> None:
@@ -200,7 +200,7 @@ class LegacyCall:
         self._serve(client)
 
     def _take(self, what: Input) -> State | None:
-        """Change the state. Returns the previous one, or None where the input comes too late."""
+        """Change the state. Returns the previous one, None if the input comes too late."""
         previous, following = self._state, TRANSITIONS[self._state].get(what)
         if following is None:
             return None
@@ -209,13 +209,13 @@ class LegacyCall:
 
     def _serve(self, client: ModernCaller) -> None:
         self._client = client
-        self._backend.waits(client, self)
+        self._backend.add_waiting(client, self)
 
     def _release(self) -> ModernCaller | None:
-        """Return the client that has waited, which waits no more."""
+        """Return the client that has waited, if there is one. It waits no longer."""
         client, self._client = self._client, None
         if client is not None:
-            self._backend.waits_no_more(client)
+            self._backend.remove_waiting(client)
         return client
 
     def begin(self, request: Message) -> None:
@@ -227,7 +227,7 @@ class LegacyCall:
     # What the server says
 
     def wants(self, message: Message) -> bool:
-        """Whether a client waits that wants this message."""
+        """Whether a client waits, and wants this message."""
         return self._client is not None and self._client.wants(message)
 
     def may_be_asked(self, request: Message) -> bool:
@@ -235,7 +235,7 @@ class LegacyCall:
         return self._client is not None and not missing_capabilities(request, self._client.metadata.capabilities)
 
     def send(self, message: Message) -> None:
-        """Take what comes before the answer."""
+        """Take a message before the answer."""
         if "id" in message:
             self._ask(message)
         elif message["method"] == "notifications/cancelled":
@@ -244,7 +244,7 @@ class LegacyCall:
             self._client.send(told)
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Take the answer; without a client that waits it is kept for the retry."""
+        """Take the answer. If no client waits, keep it for the retry."""
         self._user.calls.remove(self)
         self._call = None
         self._refuse_questions("the call is over")
@@ -296,12 +296,12 @@ class LegacyCall:
         )
 
     def withdraw(self, key: object) -> None:
-        """The server no longer wants this answered."""
+        """Remove a request that the server has cancelled."""
         if isinstance(key, str):
             self._asked.pop(key, None)
 
     def resume(self, client: ModernCaller, responses: Message) -> None:
-        """Pass the client's answers on; ask again for those that are missing."""
+        """Pass the client's answers on, and ask again for missing ones."""
         if self._take(Input.RETRY) is State.ANSWERED:
             self._deliver({**self._answer, "id": client.id}, client)
             return
@@ -317,11 +317,11 @@ class LegacyCall:
     # When the client does not come back
 
     def leave(self) -> None:
-        """The client has disconnected, which cancels its request."""
+        """Cancel the call, as the client has disconnected."""
         self._give_up("the client disconnected")
 
     def abandon(self) -> None:
-        """The client did not come back in time."""
+        """Cancel the call, as the client did not retry in time."""
         self._give_up("the client did not answer in time")
 
     def _give_up(self, reason: str) -> None:
@@ -342,7 +342,7 @@ class LegacyCall:
 
 
 def _for_client(message: Message, client: ModernCaller) -> Message | None:
-    """Give progress the token of the request that waits now, which may be a retry."""
+    """Give progress the token of the request that waits now, which may be the retry."""
     if message["method"] != "notifications/progress":
         return message
     token = jsonrpc.meta_of(client.message).get("progressToken")

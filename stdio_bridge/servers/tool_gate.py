@@ -1,7 +1,7 @@
-"""Holds one server process to the lock of its tools: clients see and call only tools that are as they were reviewed.
+"""Applies the lock of a server's tools to one process: clients see and call only tools that the operator has reviewed.
 
-Before the first use of a tool the bridge asks the process for all of its tools, as the client that uses it would, and
-again after each change that the process reports. A list of tools reaches its client without those that differ.
+Before the first use of a tool, the bridge asks the process for all of its tools with the capabilities of the client,
+and again after each change that the process reports. It removes tools that differ from the lists that clients get.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LIST = "tools/list"
 _CHANGED = "notifications/tools/list_changed"
 _MAX_PAGES = 1000
 _MAX_BYTES = 32 << 20
-# How many lists of one process are remembered: a modern server may have other tools for each set of capabilities.
+# How many lists of one process are kept: a modern server may have different tools for each set of capabilities.
 _MAX_VIEWS = 32
 _MAX_NAMED = 1000
 _LOGGED_PER_SECOND = 10
@@ -58,7 +58,7 @@ class HiddenTools:
         return {reason.value: self._counts[reason] for reason in HIDING}
 
     def note(self, listing: Listing) -> None:
-        """Take a complete list. What was not hidden, or for another reason, is logged."""
+        """Take a complete list. Logs each tool that was not hidden before, or was hidden for another reason."""
         hidden = listing.reasons
         for name, reason in hidden.items():
             if self._hidden.get(name) is not reason:
@@ -70,9 +70,9 @@ class HiddenTools:
 
 @dataclass(kw_only=True)
 class Listing:
-    """All tools of a process, as they come page by page.
+    """All tools of a process, filled page by page.
 
-    `allowed` and `hidden` are in the lock. `new` are some of those that are not, by how their names begin.
+    `allowed` and `hidden` have tools that are in the lock. `new` has the beginnings of names of some that are not.
     """
 
     lock: ToolLock
@@ -105,7 +105,7 @@ class Listing:
             self._hide(name, reason)
 
     def _add_new(self, name: str) -> None:
-        """Count a tool that the lock does not have. One with a long name counts each time that it comes."""
+        """Count a tool that the lock does not have. One with a long name may be counted more than once."""
         if name not in self.new:
             self.counts[Reason.NEW] += 1
         if len(self.new) < _MAX_NAMED:
@@ -119,13 +119,13 @@ class Listing:
 
 
 class ToolGate:
-    """What of clients' messages about tools may reach one server process, and what of its lists they get."""
+    """Checks the messages of clients about tools on their way to one process, and filters its lists of tools."""
 
     def __init__(self, dispatcher: Dispatcher, hidden_tools: HiddenTools) -> None:
         self._dispatcher = dispatcher
         self._hidden_tools = hidden_tools
         self._lock = hidden_tools.lock
-        # Complete lists, by who has asked for them.
+        # Complete lists, by the capabilities that they were requested with.
         self._views: dict[str, Listing] = {}
         self._waiting: dict[str, dict[int, Message]] = {}
         self._sizes: dict[int, int] = {}
@@ -146,7 +146,7 @@ class ToolGate:
         if method == _LIST:
             return self._find_view(message) is not None
         if method.strip().lower().partition("/")[0] == "tools":
-            # It might use a tool in a way that is not known here.
+            # An unknown method might use a tool.
             self._refuse(message, jsonrpc.METHOD_NOT_FOUND, "Method not found")
             return False
         return True
@@ -177,7 +177,7 @@ class ToolGate:
         return False
 
     def _find_view(self, message: Message) -> Listing | None:
-        """Return what the sender of a request has; without it the request waits until the server has told."""
+        """Return the list for the sender of a request. If there is none yet, the request waits for it."""
         key = _key_of(message)
         view = self._views.get(key)
         if view is None:
@@ -189,23 +189,23 @@ class ToolGate:
         return view
 
     def _refuse(self, message: Message, code: int, text: str, outcome: CallOutcome = CallOutcome.DENIED) -> None:
-        # Not at once: nothing is delivered before the request has been taken.
+        # Not at once: nothing may be delivered before `Dispatcher.request` has returned.
         response = jsonrpc.error(message["id"], code, text)
         self._hidden_tools.loop.call_soon(lambda: self._dispatcher.answer(response, outcome))
 
     # What the server has
 
     def _list(self, key: str, message: Message) -> None:
-        """Ask for all tools, as the sender of the message would."""
+        """Ask for all tools, with the capabilities of the message's sender."""
         params: Message = {}
         capabilities = jsonrpc.meta_of(message).get(CLIENT_CAPABILITIES)
         if PROTOCOL_VERSION in jsonrpc.meta_of(message):
             params["_meta"] = {**own_meta(), CLIENT_CAPABILITIES: capabilities}
             self._watch()
-        _Question(self, self._dispatcher, key, params, Listing(lock=self._lock)).ask()
+        _ListRequest(self, self._dispatcher, key, params, Listing(lock=self._lock)).ask()
 
     def _watch(self) -> None:
-        """Subscribe to changes: a modern server reports none without that."""
+        """Subscribe to changes, which a modern server does not report otherwise."""
         if not self._is_watching:
             self._is_watching = True
             params = {"notifications": {"toolsListChanged": True}, "_meta": own_meta()}
@@ -218,12 +218,12 @@ class ToolGate:
         return self._changes
 
     def listed(self, key: str, listing: Listing) -> None:
-        """Take a complete list, and go on with the requests that have waited for it."""
+        """Take a complete list, and continue the requests that have waited for it."""
         while len(self._views) >= _MAX_VIEWS:
             del self._views[next(iter(self._views))]
         self._views[key] = listing
         self._hidden_tools.note(listing)
-        listing.new.clear()  # they have been noted, and nothing else asks about them
+        listing.new.clear()  # they are logged, and not needed any more
         for message in self._take_waiting(key):
             if self.admits(message):
                 self._dispatcher.pass_on(message)
@@ -242,11 +242,11 @@ class ToolGate:
 
     @property
     def held_bytes(self) -> int:
-        """How large the requests are that wait for a list."""
+        """How many bytes the requests have that wait for a list."""
         return sum(self._sizes.values())
 
     def hear(self, message: Message) -> None:
-        """Take notice of a message of the server."""
+        """Note a message of the server."""
         if message.get("method") == _CHANGED:
             self._forget()
 
@@ -273,13 +273,13 @@ class ToolGate:
         if shows and any(view.hidden.get(name) is Reason.DUPLICATE for view in views):
             return False
         if shows != any(name in view.allowed for view in views):
-            # The server has changed it without a word: it is asked again before the next call.
+            # The server has changed the tool without a notification. The bridge asks again before the next call.
             self._forget()
         return shows
 
 
-class _Question:
-    """Asks a server for its tools, page after page, from the beginning where they change meanwhile."""
+class _ListRequest:
+    """Asks a server for its tools page by page, and begins again if they change meanwhile."""
 
     def __init__(self, gate: ToolGate, dispatcher: Dispatcher, key: str, params: Message, listing: Listing) -> None:
         self._gate = gate
@@ -295,7 +295,7 @@ class _Question:
         """Ask for the page that begins there."""
         self._pages += 1
         if self._pages > _MAX_PAGES or self._bytes > _MAX_BYTES:
-            self._gate.not_listed(self._key, "it lists too many, or they change all the time")
+            self._gate.not_listed(self._key, "it lists too many, or changes them all the time")
             return
         page = {} if cursor is None else {"cursor": cursor}
         self._dispatcher.ask(_LIST, {**self._params, **page}, self._take)
@@ -322,7 +322,7 @@ class _Question:
 
 
 class _Watch:
-    """The bridge's own subscription to changes of the tools: the gate hears of them as of all that the server says."""
+    """The bridge's own subscription to changes of the tools. The gate sees them in `hear`, like every message."""
 
     def receive(self, message: Message) -> None:
         """Ignore messages that name no subscription."""
@@ -331,14 +331,14 @@ class _Watch:
         """Ignore what the subscription brings."""
 
     def finish(self, message: Message, outcome: CallOutcome | None = None) -> None:
-        """Ignore that the server keeps no such subscription."""
+        """Ignore that the server does not support this subscription."""
 
 
 _WATCH = _Watch()
 
 
 def _key_of(message: Message) -> str:
-    """Name who asks, as far as a server can tell: a modern one by the capabilities in each request."""
+    """Return a key for the list that a sender gets: a modern server may choose it by the sender's capabilities."""
     meta = jsonrpc.meta_of(message)
     if PROTOCOL_VERSION not in meta:
         return ""

@@ -135,7 +135,7 @@ def test_a_server_whose_tools_change_all_the_time_is_not_asked_for_ever(talk: Co
         talk.dispatcher.receive(CHANGED)
         talk.answer(LOOK)
     assert talk.methods() == ["tools/list"] * 1000
-    text = "the MCP server's tools cannot be compared: it lists too many, or they change all the time"
+    text = "the MCP server's tools cannot be compared: it lists too many, or changes them all the time"
     assert talk.client.answers[-1]["error"]["message"] == text
 
 
@@ -284,7 +284,7 @@ def test_a_list_of_too_many_bytes_is_not_read_to_its_end(talk: Conversation, mon
     for page in range(3):
         talk.answer(LOOK if page == 0 else {"name": "x"}, {"name": "y" * 1000}, nextCursor="more")
     assert talk.methods()[4:] == ["tools/list"] * 3
-    text = "the MCP server's tools cannot be compared: it lists too many, or they change all the time"
+    text = "the MCP server's tools cannot be compared: it lists too many, or changes them all the time"
     assert talk.client.answers[-1]["error"]["message"] == text
 
 
