@@ -14,7 +14,7 @@ from .app import Bridge
 from .http.body_budget import BodyBudget
 from .http.identity import IDENTITY_HEADER, Verifier, load_verifier
 from .http.json_errors import render_error
-from .http.listener import make_room, open_listener
+from .http.listener import Listener, make_room, open_listener
 from .http.server import HttpServer
 from .io.event_loop import Loop
 from .io.log_handler import StderrHandler
@@ -63,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), handlers=[StderrHandler()])
     loop = Loop()
     bridge = Bridge(loop, options, verifier, call_records=call_records)
-    server = HttpServer(
+    _serve(loop, bridge, _make_server(loop, bridge, options, verifier, listener), listener)
+    return 0
+
+
+def _make_server(loop: Loop, bridge: Bridge, options: Options, verifier: Verifier, listener: Listener) -> HttpServer:
+    return HttpServer(
         bridge,
         loop,
         listener.socket,
@@ -74,31 +79,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_connections=make_room(options),
         render_error=render_error,
     )
-    bridge.flushed = lambda: server.flushed
+
+
+def _serve(loop: Loop, bridge: Bridge, server: HttpServer, listener: Listener) -> None:
+    """Serve until a signal, or until the bridge is idle for long enough, and release everything."""
     notifier = Notifier(os.environ)
 
     def drain() -> None:
         notifier.tell("STOPPING=1")
         if listener.inherited:
-            server.stop_accepting()  # the next process accepts what comes from now on
+            server.stop_accepting()  # the next process accepts later connections
         bridge.drain()
 
     def fall_asleep() -> None:
         if server.is_awaited:
             return
         log.info("asleep: the next request starts the bridge")
-        # Nothing is accepted from here on. What connects meanwhile waits in the socket, for which systemd starts the
+        # From here on the bridge accepts no connection. Later ones wait in the socket, for which systemd starts the
         # next process.
         server.stop_accepting()
         notifier.tell("STOPPING=1")
         loop.stop()
 
-    bridge.fall_asleep = fall_asleep
-
     def stop(_signal: int, _frame: object) -> None:
         loop.call_soon(drain)
         server.wake()
 
+    bridge.flushed = lambda: server.flushed
+    bridge.fall_asleep = fall_asleep
     # nohup starts it with SIGHUP ignored, and that must stay so.
     stopping = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     for number in stopping:
@@ -106,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _keep_watchdog_quiet(loop, notifier)
     log.info("serving %s", listener.url)
     notifier.tell("READY=1")
-    # What is there by now stays: collecting what parsing the command line left, and never looking through it again.
+    # Collect the garbage of parsing the command line, and exempt all remaining objects from later collections.
     gc.collect()
     gc.freeze()
     loop.run()
@@ -117,7 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bridge.close()
     listener.remove()
     loop.close()
-    return 0
 
 
 def _print_tools_lock(options: Options) -> int:
@@ -158,7 +165,7 @@ def _make_body_budget(options: Options, verifier: Verifier) -> BodyBudget:
             return None  # such requests are refused once they are read, and share one budget
 
     in_all = _MAX_BODIES_FACTOR * options.max_message_bytes
-    # Without identities everyone is one user, who must not be held to one user's share.
+    # Without identities all clients are one user, whom the limit for one user must not restrict.
     of_one = _MAX_BODIES_OF_ONE_FACTOR * options.max_message_bytes if options.identity_key else in_all
     return BodyBudget(max_bytes=in_all, max_bytes_of_one=of_one, owner_of=owner_of)
 
