@@ -1,14 +1,15 @@
 """The first process of a unit that runs one server process for the bridge.
 
-systemd starts it for each connection to the server's socket (`Accept=yes`). It gets the pipes that become the server's
-standard input, output and error, and variables of its environment, over that connection; starts the server; reaps what
-the server leaves behind; does what the bridge orders; and says how the server ended. When it ends, by itself or because
-the bridge has closed the connection, systemd ends whatever is left in the unit.
+systemd starts it for each connection to the server's socket (`Accept=yes`). Over that connection it gets the pipes for
+the server's standard input, output and error, and variables for its environment. It starts the server, reaps orphaned
+processes, carries out the bridge's orders, and reports how the server ended. When it ends, by itself or because the
+bridge has closed the connection, systemd ends all other processes of the unit.
 
-Run as a script (`python3 -I -S server_init.py COMMAND ARG…`): it imports nothing of the package, nor pathlib, to start
-fast and to take little memory as long as the server runs. After `--per-user DIRECTORY`, the server sees of this
-directory the part of its user alone, in the directory's place. For that the unit lends CAP_SYS_ADMIN in a user
-namespace of its own, which no server gets.
+Run it as a script: `python3 -I -S server_init.py [--per-user DIRECTORY] [--relay PORT PROGRAM PATH] COMMAND ARG…`. It
+imports nothing of the package, nor pathlib, so that it starts fast and takes little memory. With `--per-user`, the
+server sees, in place of the directory, the subdirectory of its user; for that the unit gives this process CAP_SYS_ADMIN
+in a user namespace of the unit, and the server does not get it. With `--relay`, the program passes on connections from
+a port of loopback to the socket at that path.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ KILL = b"kill"
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 MAX_REPORT_BYTES = 4096
 PIPES = 3
-# How a report begins. What follows: text for people, the exit status as os.waitstatus_to_exitcode has it.
+# How a report begins. A text for people follows, or the exit status as os.waitstatus_to_exitcode returns it.
 FAILED = "failed "
 EXITED = "exited "
-# What may follow the exit status: a limit that the unit has met.
+# What may follow the exit status: a limit that the unit has reached.
 OUT_OF_MEMORY = "memory"
 TOO_MANY_TASKS = "tasks"
 
@@ -53,19 +54,19 @@ _PER_USER = "--per-user"
 _CGROUPS = "/sys/fs/cgroup"
 _RELAY = "--relay"
 _RELAY_ADDRESS = "127.0.0.1"
-# They speak of this process, not of the server.
+# They describe this process, not the server.
 _NEVER_PASSED = (
     "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
     "MAINPID", "MANAGERPID", "NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
 )  # fmt: skip
-# Ignored here, by Python or by systemd; the server gets the defaults.
+# Signals that are ignored here, by Python or by systemd. The server gets their default actions.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 def pack(environment: Mapping[str, str], user: str) -> bytes:
-    """Return the first message of the bridge, which comes with the three descriptors. Raises OSError and ValueError.
+    """Return the bridge's first message, which it sends with the three descriptors. Raises OSError and ValueError.
 
-    `user` names a user in hexadecimal digits; it is empty where there is none.
+    `user` names a user in hexadecimal digits; it is empty if there is none.
     """
     variables = [f"{name}={value}" for name, value in environment.items()]
     if any("\0" in variable for variable in variables):
@@ -77,53 +78,40 @@ def pack(environment: Mapping[str, str], user: str) -> bytes:
 
 
 def main(command: list[str]) -> int:
-    """Run one server process. Returns the exit status, which is no concern of the server's."""
+    """Run one server process. Returns this process' own exit status."""
     directory, relay = None, None
     if command[0] == _PER_USER:
         _, directory, *command = command
     if command[0] == _RELAY:
         _, *relay = command[:4]
         command = command[4:]
-    # The server has the same user: it must not get at the connection, nor change what this process does.
+    # The server runs as the same user. It must not reach the connection, nor manipulate this process.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         return 1
-    _keep_to_itself(libc)
+    _enter_landlock_domain(libc)
     os.set_inheritable(_CONNECTION_FD, False)
     with socket.socket(fileno=_CONNECTION_FD) as bridge:
         packed, pipes, _, _ = socket.recv_fds(bridge, MAX_ENVIRONMENT_BYTES, PIPES)
         if len(pipes) != PIPES:
-            return 0  # the bridge has given up
+            return 0  # the bridge has closed the connection
         for pipe in pipes:
             os.set_inheritable(pipe, False)
         user, *variables = os.fsdecode(packed).split("\0")
         given = dict(each.split("=", 1) for each in variables if each)
-        if directory is not None:
-            try:
-                _show_only(libc, directory, user)
-            except OSError as error:
-                _report(bridge, f"{FAILED}{directory}: {error.strerror}")
-                return 0
-        if relay is not None:
-            try:
-                _start_relay(*relay)
-            except OSError as error:
-                _report(bridge, f"{FAILED}{' '.join(relay)}: {error.strerror}")
-                return 0
-        own = {name: value for name, value in os.environ.items() if name not in _NEVER_PASSED}
-        children = _watch_children()
+        step = ""
         try:
-            server = os.posix_spawnp(
-                command[0],
-                command,
-                {**own, **given},
-                file_actions=[(os.POSIX_SPAWN_DUP2, pipe, number) for number, pipe in enumerate(pipes)],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_RESTORED,
-            )
+            if directory is not None:
+                step = directory
+                _show_only(libc, directory, user)
+            if relay is not None:
+                step = " ".join(relay)
+                _start_relay(*relay)
+            step = command[0]
+            children = _watch_children()
+            server = _spawn(command, given, pipes)
         except OSError as error:
-            _report(bridge, f"{FAILED}{command[0]}: {error.strerror}")
+            _report(bridge, f"{FAILED}{step}: {error.strerror}")
             return 0
         for pipe in pipes:
             os.close(pipe)
@@ -134,11 +122,25 @@ def main(command: list[str]) -> int:
     return 0
 
 
-def _keep_to_itself(libc: ctypes.CDLL) -> None:
-    """Keep this process and its children from other units of the user: a domain of Landlock's, where Linux has 6.12.
+def _spawn(command: list[str], variables: Mapping[str, str], pipes: list[int]) -> int:
+    """Start the server. Raises OSError."""
+    own = {name: value for name, value in os.environ.items() if name not in _NEVER_PASSED}
+    return os.posix_spawnp(
+        command[0],
+        command,
+        {**own, **variables},
+        file_actions=[(os.POSIX_SPAWN_DUP2, pipe, number) for number, pipe in enumerate(pipes)],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_RESTORED,
+    )
 
-    They may not signal or trace a process outside, or look into it in /proc, nor connect to its abstract sockets, which
-    a namespace of the network would share.
+
+def _enter_landlock_domain(libc: ctypes.CDLL) -> None:
+    """Isolate this process and its children from other units of the same user, by Landlock. Needs Linux 6.12.
+
+    They can then not signal or trace processes outside the domain, nor read what /proc protects of them, nor connect to
+    their abstract sockets, which units in one network namespace share.
     """
     handled = (ctypes.c_uint64 * 3)(0, 0, _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL)  # files, TCP ports, scopes
     domain = libc.syscall(_LANDLOCK_CREATE_RULESET, handled, ctypes.sizeof(handled), 0)
@@ -149,10 +151,10 @@ def _keep_to_itself(libc: ctypes.CDLL) -> None:
 
 
 def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
-    """Put what a user has in a directory in its place, nothing where there is no user, and drop all capabilities.
+    """Mount a user's subdirectory over a directory, an empty one if there is no user, and drop all capabilities.
 
-    Nobody in this mount namespace can take it away again, which would need a capability: neither the server nor, where
-    it may make them, user namespaces of its own, in which the kernel locks the mounts of this one. Raises OSError.
+    To remove the mount, a process in this mount namespace would need a capability, which the server does not have. If
+    it may make user namespaces of its own, the kernel locks the mount in them. Raises OSError.
     """
     working_directory = os.getcwd()
     _checked(libc.unshare(_CLONE_NEWNS))
@@ -164,17 +166,17 @@ def _show_only(libc: ctypes.CDLL, directory: str, user: str) -> None:
         _checked(libc.mount(b".", target, None, _MS_BIND, None))
     else:
         _checked(libc.mount(b"none", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0700"))
-    # What it was in may have been covered.
+    # The mount may cover the working directory.
     os.chdir(working_directory)
     _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-    # Header and sets: of this process, none.
+    # The header names this process; the sets are empty.
     _checked(libc.capset(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)))
 
 
 def _start_relay(port: str, program: str, path: str) -> None:
-    """Start the program with a listening socket, as systemd hands one over: sd_listen_fds(3). Raises OSError.
+    """Start the program with a listening socket, handed over as systemd does it: sd_listen_fds(3). Raises OSError.
 
-    It may do nothing that the server may not. What it logs is up to the server, and so goes nowhere.
+    It has the same sandbox as the server. Its log goes to /dev/null, as the server decides what is in it.
     """
     with socket.create_server((_RELAY_ADDRESS, int(port))) as listener:
         if os.fork() == 0:
@@ -189,7 +191,7 @@ def _start_relay(port: str, program: str, path: str) -> None:
 
 
 def _enter(own: str) -> None:
-    """Make a directory the working directory, a new one where there is none. Raises OSError, also for a symlink."""
+    """Create a directory if it is missing, and change to it. Raises OSError, also for a symbolic link."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(own, mode=0o700)
     entered = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -206,7 +208,7 @@ def _checked(returned: int) -> None:
 
 
 def find_limits_met(cgroup: str) -> list[str]:
-    """Return which limits of its control group the unit has met, where the kernel counts that."""
+    """Return the limits that the unit has reached, as far as the kernel counts this in its control group."""
     counted = ((OUT_OF_MEMORY, "memory.events", "oom_kill"), (TOO_MANY_TASKS, "pids.events", "max"))
     return [limit for limit, file, event in counted if _count(f"{cgroup}/{file}", event) > 0]
 
@@ -221,7 +223,7 @@ def _count(file: str, event: str) -> int:
 
 
 def _find_cgroup() -> str:
-    # Of cgroup2, whose entry begins so whatever others there are.
+    # The entry of cgroup2 begins with 0::, and there may be others.
     for line in _read("/proc/self/cgroup").splitlines():
         if line.startswith("0::/"):
             return _CGROUPS + line.removeprefix("0::")
@@ -234,21 +236,21 @@ def _read(path: str) -> str:
 
 
 def _watch_children() -> socket.socket:
-    """Return what is readable when a child has ended."""
+    """Return a socket that is readable when a child has ended."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(os.dup(writer.fileno()))
     writer.close()
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # systemd sends it to all processes of a unit that it stops: the server's answer to it is to be reported.
+    # When systemd stops a unit, it sends SIGTERM to all processes. This one must still report how the server ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # As the first process of a namespace it is not ended by what it does not handle.
+    # The kernel sends the first process of a PID namespace no signal that it does not handle.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return reader
 
 
 def _wait(bridge: socket.socket, children: socket.socket, server: int) -> int | None:
-    """Do what the bridge orders until the server has ended. Returns its status, None where the bridge has gone."""
+    """Carry out the bridge's orders until the server ends. Returns its status, None if the bridge is gone."""
     poll = select.poll()
     poll.register(bridge, select.POLLIN)
     poll.register(children, select.POLLIN)
@@ -277,7 +279,7 @@ def _receive(bridge: socket.socket) -> bytes:
 
 
 def _reap(server: int) -> int | None:
-    """Reap all that has ended: the server's orphans are this process' children. Returns the server's status."""
+    """Reap all children that have ended, orphans of the server among them. Returns the server's status."""
     ended = None
     with contextlib.suppress(ChildProcessError):
         while (child := os.waitpid(-1, os.WNOHANG))[0]:
@@ -287,8 +289,8 @@ def _reap(server: int) -> int | None:
 
 
 def _kill(server: int) -> None:
-    # In a PID namespace of its own it sees no other processes but the unit's. Elsewhere, systemd looks for those that
-    # have left the group.
+    # In a PID namespace of its own it sees only the processes of the unit. Without one, systemd ends those that have
+    # left the process group.
     with contextlib.suppress(ProcessLookupError):
         if os.getpid() == 1:
             os.kill(-1, signal.SIGKILL)
@@ -297,7 +299,7 @@ def _kill(server: int) -> None:
 
 
 def _report(bridge: socket.socket, report: str) -> None:
-    with contextlib.suppress(OSError):  # the bridge has gone
+    with contextlib.suppress(OSError):  # the bridge is gone
         bridge.send(report.encode("utf-8", "replace")[:MAX_REPORT_BYTES])
 
 
