@@ -218,7 +218,7 @@ def test_an_answer_is_good_once(oauth: OAuthTestClient, drive: StandIn, client_i
     assert len(drive.requests) == 1
 
 
-def test_a_link_scanner_uses_nothing_up(oauth: OAuthTestClient, drive: StandIn, client_id: str) -> None:
+def test_a_head_request_ends_no_attempt(oauth: OAuthTestClient, drive: StandIn, client_id: str) -> None:
     url = drive.approve(leave(oauth, arrive(oauth, client_id)))
     assert oauth.browser.head(url, base_url=ISSUER).data == b""
     assert drive.requests == []
@@ -472,7 +472,7 @@ def test_the_page_says_that_an_account_is_connected_while_something_is_missing(
         assert "<strong>Connected.</strong>" not in oauth.follow(url).text
 
 
-def test_an_account_that_is_not_replaced_after_all_stays(
+def test_an_account_stays_if_the_user_declines_to_replace_it(
     oauth: OAuthTestClient, drive: StandIn, client_id: str
 ) -> None:
     oauth.follow(drive.approve(leave(oauth, arrive(oauth, client_id))))

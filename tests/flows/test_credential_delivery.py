@@ -153,7 +153,7 @@ def test_the_answer_says_when_the_first_of_the_credentials_ends(parts: Parts, br
     assert delivered.good_for == 3700
 
 
-def test_where_one_is_missing_the_grant_ends_so_that_the_user_is_asked(
+def test_a_missing_credential_ends_the_grant_so_that_the_user_is_asked(
     parts: Parts, bridge: Bridge, audit_log: AuditLog
 ) -> None:
     allow(parts, ANN, "a")
@@ -170,7 +170,7 @@ def test_where_one_is_missing_the_grant_ends_so_that_the_user_is_asked(
     assert (entry["user"], entry["reason"]) == (ANN, "missing: API_USER")
 
 
-def test_where_one_is_missing_no_process_goes_on_with_what_was_there(parts: Parts, bridge: Bridge) -> None:
+def test_a_missing_credential_ends_the_processes_that_have_the_former_value(parts: Parts, bridge: Bridge) -> None:
     """Else a client that joins one of another client later would act with the former account of the user."""
     told = cast(ToldBridges, parts.notices).ended
     for sub, sid in ((ANN, "a1"), (ANN, "a2"), (BOB, "b")):
@@ -275,7 +275,7 @@ def test_one_server_cannot_ask_for_what_a_user_has_given_to_another(app: Flask, 
 
 
 @pytest.mark.parametrize("name", ["unknown", "time"])
-def test_there_is_nothing_to_ask_for_where_users_have_no_credentials(oauth: OAuthTestClient, name: str) -> None:
+def test_a_server_without_credentials_of_users_is_not_found(oauth: OAuthTestClient, name: str) -> None:
     bridge = Bridge(oauth.app, name=name)
     assert bridge.request(ANN, "a").status_code == 404
     bridge.close()

@@ -208,7 +208,9 @@ def answer_json(document: object, status: int = 200) -> Response:
         ({"access_token": "bot", "authed_user": {"access_token": "u"}}, Tokens(access_token="bot")),
     ],
 )
-def test_odd_answers_are_read_as_what_they_must_mean(stand_in: StandIn, document: object, tokens: Tokens) -> None:
+def test_answers_that_differ_from_the_specification_are_read(
+    stand_in: StandIn, document: object, tokens: Tokens
+) -> None:
     stand_in.on_token = lambda: answer_json(document)
     assert make_service().redeem(code="c", code_verifier=VERIFIER) == tokens
 
@@ -299,7 +301,7 @@ def test_a_revocation_that_fails_is_said_to_have_failed(stand_in: StandIn) -> No
     assert [path for path, _ in stand_in.requests] == ["/revoke"]
 
 
-def test_so_many_threads_wait_for_one_service_and_for_all() -> None:
+def test_the_threads_that_wait_for_one_service_and_for_all_are_limited() -> None:
     shared_limit = threading.BoundedSemaphore(connected_service.MAX_CONCURRENT)
     services = [make_service(shared_limit=shared_limit) for _ in range(3)]
     held = [each.waiting() for each in services[:2] for _ in range(connected_service.MAX_CONCURRENT_OF_ONE)]

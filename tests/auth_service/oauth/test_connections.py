@@ -148,7 +148,7 @@ def test_a_token_is_renewed_before_it_ends(world: World) -> None:
     assert world.refreshes() == 1
 
 
-def test_a_pasted_value_is_as_it_was(world: World) -> None:
+def test_a_pasted_value_is_never_renewed(world: World) -> None:
     world.kept.put("time", ALICE, {"API_TOKEN": Secret(value="pasted")})
     assert world.worker.read_fresh("time", ALICE) == {"API_TOKEN": Secret(value="pasted")}
 

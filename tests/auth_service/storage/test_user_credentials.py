@@ -101,7 +101,9 @@ def test_a_copied_record_does_not_decrypt(
     assert values(credentials, "tickets", ALICE) == {"TOKEN": TOKEN}
 
 
-def test_names_that_run_together_are_told_apart(credentials: UserCredentials, connection: redis.Redis) -> None:
+def test_the_split_of_a_key_between_server_and_user_counts(
+    credentials: UserCredentials, connection: redis.Redis
+) -> None:
     credentials.put("a", "b:c", {"TOKEN": Secret(value=TOKEN)})
     connection.copy(user_credentials_key("a", "b:c"), user_credentials_key("ab", "c"))
     assert credentials.read_all("ab", "c") == {}
@@ -199,7 +201,7 @@ def test_no_repr_shows_a_value(credentials: UserCredentials) -> None:
     assert "sealed" not in shown
 
 
-def test_a_new_value_takes_the_place_of_the_former(credentials: UserCredentials) -> None:
+def test_a_new_value_replaces_the_former(credentials: UserCredentials) -> None:
     credentials.put("tickets", ALICE, {"TOKEN": Secret(value=TOKEN), "WIKI": Secret(value="w")})
     credentials.note_use("tickets", ALICE, ["TOKEN"])
     credentials.put("tickets", ALICE, {"TOKEN": Secret(value="new")})
@@ -306,14 +308,14 @@ def test_it_ends_soon_after_the_last_grant_and_lives_on_after_a_new_one(
     assert connection.ttl(KEY) > GRANT_LIFETIME
 
 
-def test_nothing_is_made_where_nothing_is_set(credentials: UserCredentials, connection: redis.Redis) -> None:
+def test_no_key_is_made_for_a_user_who_has_set_nothing(credentials: UserCredentials, connection: redis.Redis) -> None:
     credentials.keep("tickets", ALICE)
     credentials.note_use("tickets", ALICE, ["TOKEN"])
     credentials.end_soon("tickets", ALICE)
     assert list(connection.scan_iter()) == []
 
 
-def test_without_redis_nothing_is_said_to_be_missing(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_without_redis_no_credential_counts_as_missing(tmp_path_factory: pytest.TempPathFactory) -> None:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     client = server.client()
