@@ -43,7 +43,7 @@ _SYSTEMD_SECONDS = 5.0
 _BELIEF_SECONDS = 1.0
 _MAX_BYTES = 16 << 20
 _ADDED = frozenset({"counter", "histogram"})
-# What a server's tools are does not change while its bridge is asleep. All other gauges are about what runs.
+# Hidden tools stay hidden while the bridge is asleep. All other gauges count what runs in it.
 _KEPT_GAUGES = frozenset({"mcp_bridge_hidden_tools"})
 
 
@@ -81,7 +81,7 @@ class Metric:
 def parse_page(text: str) -> dict[str, Metric]:
     """Read a page in Prometheus' text format, as bridges write it. Raises ValueError.
 
-    A sample belongs to the description before it, or where there is none of its name, to a metric of unknown kind.
+    A sample without a description of its name before it makes a metric of unknown kind.
     """
     metrics: dict[str, Metric] = {}
     name = ""
@@ -132,14 +132,14 @@ class Counters:
         )
 
     def render(self, *, asleep: bool) -> bytes:
-        """Write the page as it was seen last. While the bridge is asleep, nothing runs: then such gauges are 0."""
+        """Write the page as it was seen last, but with the gauges of what runs at 0 while the bridge is asleep."""
         lines = []
         for name, metric in self._latest.items():
             before = self._before.get(name, {})
-            is_over = asleep and metric.kind == "gauge" and name not in _KEPT_GAUGES
+            is_zero = asleep and metric.kind == "gauge" and name not in _KEPT_GAUGES
             lines += metric.head
             for sample in {**metric.samples, **before}:
-                value = 0.0 if is_over else metric.samples.get(sample, 0.0) + before.get(sample, 0.0)
+                value = 0.0 if is_zero else metric.samples.get(sample, 0.0) + before.get(sample, 0.0)
                 lines.append(f"{sample} {value:.15g}")
         lines += [
             "# HELP mcp_bridge_asleep Whether the bridge has exited because nobody uses it",

@@ -56,7 +56,7 @@ _ALLOWED = Decision(exists=True)
 _MAX_EXPLAINED_REFUSALS = 10
 _MAX_TASKS_PER_USER = 1000
 _MAX_TASKS = 100_000
-# How long a task keeps the bridge awake at most, whatever its server promises.
+# A task keeps the bridge awake for no longer than this.
 _MAX_TASK_SECONDS = 86_400
 
 
@@ -98,9 +98,9 @@ class Policy:
         return Access(self, identity)
 
     def remembers_users(self, now: float) -> bool:
-        """Whether users would have other rights without what it has learnt: calls of the last minute, and live tasks.
+        """Whether it remembers calls of the last minute, or a task that has not expired.
 
-        A task lives for the time that its server has named, and for a day at most. Its rules are kept beyond that.
+        A task expires after the time that its server has named, or a day if that is longer. Its rules are kept longer.
         """
         return now < self._last_task_ends or self.quotas.rates.counts_at(now)
 
@@ -132,7 +132,7 @@ class Policy:
 
 
 def _lifetime_of(task: Message) -> float:
-    """Return for how many seconds a task can still be asked for. Without a `ttl`, in milliseconds, it has no end."""
+    """Return after how many seconds a task expires, by its `ttl` in milliseconds; without one it never would."""
     ttl = task.get("ttl")
     if not isinstance(ttl, int | float) or isinstance(ttl, bool) or not ttl >= 0:
         return _MAX_TASK_SECONDS

@@ -52,7 +52,7 @@ class Server:
     """One process of the server's command, and its dispatcher. What is written waits until the process may start.
 
     `user` is empty where it is for several. A spare process starts before a user needs it, and gets one by `adopt`.
-    Where users have credentials, a process for the user of an identity waits for theirs before it asks to start.
+    If users have credentials, a process for a user waits for the user's credentials before it asks to start.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Server:
         self._is_for_user = pool.credentials is not None and identity is not None
         self._due_at: float | None = None
         self._question: Question | None = None
-        """What was asked for its user's credentials, until it starts with them."""
+        """The question for its user's credentials; None without one, and after the start."""
         if pool.credentials is not None and identity is not None:
             self._question = pool.credentials.ask(identity, self._take_credentials)
         else:
@@ -108,7 +108,7 @@ class Server:
         self.occupant = occupant
         self._on_end = on_end
         self._asked_at = self._pool.loop.clock()
-        # With a user's own credentials, what follows says more of these than of the server.
+        # What a process does with its user's credentials may be due to these, and not to the server.
         if not self._is_for_user:
             self._pool.asked_at = self._asked_at
 
@@ -124,9 +124,9 @@ class Server:
         self._ask_to_start()
 
     def ask_again(self) -> bool:
-        """Discard its user's credentials, and ask for them anew before it starts.
+        """Discard its user's credentials, and ask for them again before it starts.
 
-        False if it has none, has started or is ending, or has asked too often.
+        Returns False if it is not waiting to start with any, or has asked too often.
         """
         if self._question is None or self.stopping:
             return False
@@ -229,7 +229,7 @@ class Server:
             self._process.write(line)
 
     def _note_failed_start(self) -> None:
-        """Let readiness know, unless a user's own credential may be the reason, which says nothing about the server."""
+        """Count it against the server's readiness, unless the reason may be the credentials of its user."""
         if not self._is_for_user:
             self._pool.failed_at = self._pool.loop.clock()
 

@@ -32,26 +32,26 @@ class StartLimiter:
     """Gives a bounded number of permits: to users in turn, and to each in the order of asking.
 
     So a user who asks for many, or whose processes take long to start, does not make other users wait for all of them.
-    What is for no user comes after all users.
+    A start without a user, which is that of a spare process, comes after all others.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._had: set[StartPermit] = set()
-        # The users in the order of their turns; each has a permit that waits.
+        self._held: set[StartPermit] = set()
+        # By user, in the order in which the users have their turns. Each list has at least one permit that waits.
         self._turns: dict[str, collections.deque[StartPermit]] = {}
-        self._for_no_user: collections.deque[StartPermit] = collections.deque()
+        self._spare: collections.deque[StartPermit] = collections.deque()
 
     @property
     def waiting(self) -> int:
-        """How many wait that are for a user."""
+        """How many wait, without those of spare processes."""
         return sum(map(len, self._turns.values()))
 
     def ask(self, granted: Callable[[], None], *, user: str | None) -> StartPermit:
         """Call `granted` when it may start, which may be before this returns. A spare process has no user."""
         permit = StartPermit(self, granted, user)
         if user is None:
-            self._for_no_user.append(permit)
+            self._spare.append(permit)
         else:
             self._turns.setdefault(user, collections.deque()).append(permit)
         self._serve()
@@ -59,11 +59,11 @@ class StartLimiter:
 
     def give_back(self, permit: StartPermit) -> None:
         """Take a permit back, or off its queue."""
-        if permit in self._had:
-            self._had.remove(permit)
+        if permit in self._held:
+            self._held.remove(permit)
             self._serve()
             return
-        queue = self._for_no_user if permit.user is None else self._turns.get(permit.user)
+        queue = self._spare if permit.user is None else self._turns.get(permit.user)
         if queue is None or permit not in queue:
             return
         queue.remove(permit)
@@ -72,7 +72,7 @@ class StartLimiter:
 
     def _take_next(self) -> StartPermit | None:
         if not self._turns:
-            return self._for_no_user.popleft() if self._for_no_user else None
+            return self._spare.popleft() if self._spare else None
         user = next(iter(self._turns))
         queue = self._turns.pop(user)
         permit = queue.popleft()
@@ -81,11 +81,11 @@ class StartLimiter:
         return permit
 
     def _serve(self) -> None:
-        while len(self._had) < self._count and (permit := self._take_next()) is not None:
-            self._had.add(permit)
+        while len(self._held) < self._count and (permit := self._take_next()) is not None:
+            self._held.add(permit)
             try:
                 permit.grant()
             except Exception:
                 # The other processes must start all the same, and who asks or releases now has not failed.
                 log.exception("a start failed")
-                self._had.discard(permit)
+                self._held.discard(permit)

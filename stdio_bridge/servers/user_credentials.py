@@ -1,6 +1,6 @@
-"""Users' own credentials: asked of the auth service for each process that starts for a user, and kept by nothing here.
+"""Users' own credentials: the bridge asks the auth service for them before it starts a process, and keeps none.
 
-Only imported where there are any, as this loads what decrypts them.
+Imported only if users have credentials, as it loads the package that decrypts them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AT_ONCE: Final = 16
 TOTAL_SECONDS: Final = 10.0
 """How long a process waits for its credentials. Less than `--keep-alive`, so that the refusal is an HTTP error."""
 REPEATS: Final = 2
-"""How often a question is asked anew within that time, because the credentials have changed meanwhile."""
+"""How often the bridge asks again within that time if the credentials change while a process waits for them."""
 _ONE_SECONDS: Final = 8.0
 _CONNECT_SECONDS: Final = 1.0
 _LOGGED_PER_SECOND = 1
@@ -55,11 +55,11 @@ class Delivered:
     good_for: float | None
 
 
-Taken = Callable[[Delivered | HttpError], None]
+Done = Callable[[Delivered | HttpError], None]
 
 
 class UserCredentials:
-    """Asks the auth service, at one address after the other until one answers."""
+    """Asks the auth service for users' credentials. If an address cannot be reached, it asks the next one."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class UserCredentials:
         variables: frozenset[str],
         now: Callable[[], float],
     ) -> None:
-        """`variables` are what each process must get, neither more nor less. `now` is in seconds since 1970."""
+        """An answer must have exactly these `variables`. `now` is in seconds since 1970."""
         self.loop = loop
         self._urls = urls
         self._verifier = verifier
@@ -80,9 +80,9 @@ class UserCredentials:
         self.limiter = StartLimiter(AT_ONCE)
         self._log = LimitedLog(log, loop.clock, per_second=_LOGGED_PER_SECOND)
 
-    def ask(self, identity: Identity, taken: Taken) -> Question:
-        """Ask for the credentials of a user. `taken` is called once, not before this returns, unless it is given up."""
-        return Question(self, identity, taken, deadline=self.loop.clock() + TOTAL_SECONDS, repeats=REPEATS)
+    def ask(self, identity: Identity, done: Done) -> Question:
+        """Ask for the credentials of a user. `done` is called once, after this has returned, unless it is cancelled."""
+        return Question(self, identity, done, deadline=self.loop.clock() + TOTAL_SECONDS, repeats=REPEATS)
 
     def send(
         self, url_number: int, identity: Identity, nonce: str, done: Callable[[Answer | str], None]
@@ -96,7 +96,7 @@ class UserCredentials:
         )
 
     def read(self, answer: Answer | str, identity: Identity, nonce: str) -> Delivered | HttpError | None:
-        """Return what an answer says; None where another address may say more."""
+        """Return the credentials or the refusal that an answer means; None if the next address is to be asked."""
         if isinstance(answer, str):
             self._log.log(logging.WARNING, "the auth service cannot be asked for a user's credentials: %s", answer)
             return None
@@ -110,7 +110,7 @@ class UserCredentials:
         return _unavailable(answer.headers.get("retry-after", ""))
 
     def _open(self, body: bytes, identity: Identity, nonce: str) -> Delivered | HttpError:
-        """Return what was encrypted for this bridge, in answer to this question and about this user alone."""
+        """Decrypt an answer, and check that it is for this bridge, this question and this user, and is complete."""
         try:
             content = json.loads(self._fernet.decrypt(json.loads(body)["credentials"]))
             named, environment, expires_at = content["sub"], content["environment"], content["expires_at"]
@@ -147,16 +147,16 @@ class UserCredentials:
 
 
 class Question:
-    """A question under way."""
+    """A question for the credentials of one user, for one process."""
 
     def __init__(
-        self, credentials: UserCredentials, identity: Identity, taken: Taken, *, deadline: float, repeats: int
+        self, credentials: UserCredentials, identity: Identity, done: Done, *, deadline: float, repeats: int
     ) -> None:
-        """`deadline` is of the loop's clock. `repeats` is how often it may be asked anew."""
+        """`deadline` is a time of the loop's clock. `repeats` is how often `repeat` may ask again."""
         self._credentials = credentials
         self._loop = loop = credentials.loop
         self._identity = identity
-        self._taken = taken
+        self._done = done
         self._deadline = deadline
         self._repeats = repeats
         self._is_over = False
@@ -169,7 +169,7 @@ class Question:
         loop.call_soon(self._begin)
 
     def cancel(self) -> None:
-        """Give it up: no answer is used any more. Harmless when it is over."""
+        """End it: no answer is used from now on. Does nothing if it is over."""
         self._is_over = True
         self._timer.cancel()
         if self._post is not None:
@@ -178,15 +178,15 @@ class Question:
             self._permit.release()
 
     def repeat(self) -> Question | None:
-        """Give it up, and ask anew for the same process, as an answer may be of the time before a change.
+        """Cancel it and ask again for the same process, as the credentials have changed since it was asked.
 
-        None where it has been asked often enough, or the time in which it has to be answered is over.
+        Returns None if it has been repeated too often, or if its time is over.
         """
         self.cancel()
         if not self._repeats or self._loop.clock() >= self._deadline:
             return None
         return Question(
-            self._credentials, self._identity, self._taken, deadline=self._deadline, repeats=self._repeats - 1
+            self._credentials, self._identity, self._done, deadline=self._deadline, repeats=self._repeats - 1
         )
 
     def _begin(self) -> None:
@@ -217,7 +217,7 @@ class Question:
     def _finish(self, result: Delivered | HttpError) -> None:
         if not self._is_over:
             self.cancel()
-            self._taken(result)
+            self._done(result)
 
 
 def _is_environment(value: object) -> bool:
