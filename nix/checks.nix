@@ -136,7 +136,9 @@ let
       };
       hostile-server = runModule "hostile-server" "tests.nixos.hostile_server";
       set-dns-record = runModule "set-dns-record" "tests.nixos.dns_record";
+      stand-in-backend = runModule "stand-in-backend" "tests.nixos.stand_in_backend";
       stand-in-collector = runModule "stand-in-collector" "tests.nixos.stand_in_collector";
+      stand-in-drive = runModule "stand-in-drive" "tests.nixos.stand_in_drive";
       stand-in-github = runModule "stand-in-github" "local.github";
       stand-in-resolver = runModule "stand-in-resolver" "tests.nixos.stand_in_resolver";
       test-client = runModule "test-client" "tests.nixos.client";
@@ -148,8 +150,9 @@ let
     imports = [ ../modules ];
     security.pki.certificateFiles = [ "${certificates}/server.crt" ];
     environment.etc = {
-      "test-certificates/server.crt".source = "${certificates}/server.crt";
-      "test-certificates/server.key".source = "${certificates}/server.key";
+      "test-certificates".source = certificates;
+      "test-secrets/backend-token".text = "the-gateways-own-token";
+      "test-secrets/drive-client-secret".text = "s3cret of the/application";
       "test-secrets/github-client-secret".text = "s3cret";
       "test-secrets/master-key".text = lib.concatStrings (lib.replicate 32 "test");
     };

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import ssl
 import threading
@@ -65,21 +66,23 @@ class Authority:
         """Return what a client that trusts this authority, and no other, verifies with."""
         return ssl.create_default_context(cadata=self.certificate.decode())
 
-    def server_context(self, *hosts: str, days: int = 1) -> ssl.SSLContext:
-        """Return what a server for those hosts serves with; negative days: expired."""
+    def issue(self, *names: str, days: int = 1) -> bytes:
+        """Return a new key and its certificate with those names, as PEM; negative days: expired."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         certificate = (
             self._builder(subject, key.public_key(), days=days)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        file = self._directory / f"{hosts[0]}-{certificate.serial_number}.pem"
-        file.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.public_bytes(Encoding.PEM)
-        )
+        private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return private_key + certificate.public_bytes(Encoding.PEM)
+
+    def server_context(self, *hosts: str, days: int = 1) -> ssl.SSLContext:
+        """Return what a server for those hosts serves with; negative days: expired."""
+        file = self._directory / f"{hosts[0]}-{secrets.token_hex(8)}.pem"
+        file.write_bytes(self.issue(*hosts, days=days))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
         return context

@@ -39,6 +39,12 @@ let
       readOnlyPaths = [ "/opt" ];
     };
   };
+  backends = {
+    wiki = { };
+    unidentified.urlClientCertificate = null;
+    mistrusted.urlCaFile = "/etc/test-certificates/server.crt";
+    unknown.urlCaFile = null;
+  };
 in
 {
   imports = [ ./full_flow.nix ];
@@ -73,17 +79,51 @@ in
         inherit command;
         userCredentials.VAULT_TOKEN.label = "Vault token";
       };
-    };
+      # Each of its users has connected an account, and has files of their own.
+      drive = {
+        inherit command;
+        stateDirectory = "per-user";
+        userCredentials.DRIVE_TOKEN = {
+          label = "Drive";
+          oauth = {
+            authorizationEndpoint = "https://drive.example.com/authorize";
+            tokenEndpoint = "https://drive.example.com/token";
+            revocationEndpoint = "https://drive.example.com/revoke";
+            clientId = "gateway";
+            clientSecretFile = "/etc/test-secrets/drive-client-secret";
+            scopes = [ "files.read" ];
+          };
+        };
+      };
+    }
+    # At a URL, where the gateway alone is let in. Of all but the first, something is missing or is another.
+    // lib.mapAttrs (
+      path: changes:
+      {
+        url = "https://backend.mcp.example.com:8443/${path}";
+        urlCredentialFile = "/etc/test-secrets/backend-token";
+        urlClientCertificate = {
+          certFile = "/etc/test-certificates/gateway.pem";
+          keyFile = "/etc/test-certificates/gateway.pem";
+        };
+        urlCaFile = "/etc/test-certificates/private-ca.pem";
+      }
+      // changes
+    ) backends;
   services.mcp-oauth-gateway.identityProvider.github.allowedUsers = [ "hubot" ];
-  networking.hosts."127.0.0.1" = map (name: "${name}.mcp.example.com") (
-    lib.attrNames sandboxes
-    ++ [
-      "album"
-      "diary"
-      "keeper"
-      "vault"
-    ]
-  );
+  networking.hosts."127.0.0.1" =
+    map (name: "${name}.mcp.example.com") (
+      lib.attrNames (sandboxes // backends)
+      ++ [
+        "album"
+        "backend"
+        "diary"
+        "drive"
+        "keeper"
+        "vault"
+      ]
+    )
+    ++ [ "drive.example.com" ];
   systemd.tmpfiles.settings.sandboxes."/opt".d = {
     mode = "0755";
     user = "root";
@@ -91,7 +131,27 @@ in
   };
   networking.nameservers = [ "127.0.0.53" ];
 
+  services.traefik.dynamicConfigOptions.http = {
+    routers.drive = {
+      rule = "Host(`drive.example.com`)";
+      entryPoints = [ "websecure" ];
+      tls = { };
+      service = "drive";
+    };
+    services.drive.loadBalancer.servers = [ { url = "http://127.0.0.1:8091"; } ];
+  };
+
   systemd.services = {
+    stand-in-drive = {
+      description = "Where users have the accounts that they connect";
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig.ExecStart = "${lib.getExe pkgs.stand-in-drive} --listen 127.0.0.1:8091 --origin https://drive.example.com --callback-url https://mcp.example.com/connections/callback/drive/DRIVE_TOKEN";
+    };
+    stand-in-backend = {
+      description = "Servers at a URL";
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig.ExecStart = "${lib.getExe pkgs.stand-in-backend} --port 8443 --certificate /etc/test-certificates/backend.pem --authority /etc/test-certificates/private-ca.pem";
+    };
     stand-in-resolver = {
       description = "Name server for which every name is one address of the internet, or the one that it says";
       wantedBy = [ "multi-user.target" ];

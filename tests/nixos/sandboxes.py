@@ -726,6 +726,77 @@ with subtest("vault: a bridge that is killed leaves no process, and its successo
 
 close_sessions("vault")
 
+DRIVE = "https://drive.mcp.example.com/mcp"
+
+
+def connect(login: str) -> str:
+    """Log a user in, who connects an account on the way, and open a session; return the token that its process has."""
+    machine.succeed(f"test-client login https://mcp.example.com {DRIVE} --login {login} > /root/token-{login}-drive")
+    open_session("drive", f"{login}-drive", token=f"{login}-drive")
+    (environment,) = in_drive(login, ("environment", {}))
+    return str(environment["DRIVE_TOKEN"])
+
+
+def in_drive(login: str, *attempts: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Let the process of a user try things."""
+    return attempt_in(f"{login}-drive", "drive", *attempts, token=f"{login}-drive")
+
+
+# What the other service says of an access token: whose it is, or that it is not good.
+ACCOUNT = "test-client page http://127.0.0.1:8091/tokens"
+
+with subtest("drive: a process has the token of the account that its user has connected, and the files of its user"):
+    connected = {login: connect(login) for login in TOKENS}
+    assert len(set(connected.values())) == len(TOKENS)
+    written = "/var/lib/mcp-server-drive/mine"
+    assert in_drive("octocat", ("write", {"path": written})) == [written]
+    assert in_drive("hubot", ("read", {"path": written})) == [None]
+    machine.succeed("journalctl --namespace=* --no-pager --output=json --all > /root/journals")
+    for token in connected.values():
+        for place in ("/root/journals", kept):
+            machine.fail(f"grep --recursive --text --quiet '{token}' {place}")
+        machine.succeed(f"{ACCOUNT}/{token} | grep ada")
+
+with subtest("drive: a removal ends the processes of its user, and the token at the other service"):
+    machine.succeed("mcp-gatewayctl credentials remove octocat drive")
+    machine.wait_until_succeeds(
+        "test $(systemctl list-units --all --plain --no-legend 'mcp-server-drive@*' | wc --lines) = 1"
+    )
+    machine.wait_until_fails(f"{ACCOUNT}/{connected['octocat']}")
+    machine.succeed(f"{ACCOUNT}/{connected['hubot']}")
+    assert in_drive("hubot", ("environment", {}))[0]["DRIVE_TOKEN"] == connected["hubot"]
+    why = machine.succeed(f"test-client refused {DRIVE} --token-file /root/token-octocat-drive")
+    assert "log in again" in why, why
+
+with subtest("drive: the next login connects an account anew, and the process finds the files of its user"):
+    assert connect("octocat") not in connected.values()
+    assert in_drive("octocat", ("read", {"path": written})) == ["written\n"]
+
+close_sessions("drive")
+
+
+def log_in_at(server: str) -> str:
+    """Log in at a server at a URL; return the options of a step as this client."""
+    url = f"https://{server}.mcp.example.com/mcp"
+    machine.succeed(f"test-client login https://mcp.example.com {url} > /root/token-{server}")
+    return f"{url} --token-file /root/token-{server}"
+
+
+with subtest("a server at a URL gets no request if either side does not believe the other's certificate"):
+    for server in ("unidentified", "mistrusted", "unknown"):
+        machine.succeed(f"test-client refused {log_in_at(server)}")
+
+with subtest("a server at a URL gets the gateway's own token and certificate, and never the user's token"):
+    described = machine.succeed(f"test-client call {log_in_at('wiki')} --tool request")
+    seen = json.loads(described)
+    assert seen["headers"]["Authorization"] == "Bearer the-gateways-own-token"
+    assert seen["client"] == "gateway"
+    assert seen["asked"] == ["/wiki"], "the others have got no request"
+    assert machine.succeed("cat /root/token-wiki").strip() not in described
+    machine.succeed("journalctl --namespace=* --no-pager --output=json --all > /root/journals")
+    for place in ("/root/journals", kept):
+        machine.fail(f"grep --recursive --text --quiet 'the-gateways-own-token' {place}")
+
 # Containers may have no such controllers.
 controllers = set(machine.succeed("cat /sys/fs/cgroup/cgroup.controllers").split())
 open_session("none", "alice")

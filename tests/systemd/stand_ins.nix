@@ -13,6 +13,24 @@ let
     type = types.anything;
     default = { };
   };
+  # What a unit has for systemd: definitions of a key add up where one is a list, as NixOS merges them.
+  keys = mkOption {
+    type = types.attrsOf (
+      lib.mkOptionType {
+        name = "value of a systemd key";
+        merge =
+          location: definitions:
+          let
+            values = map (each: each.value) definitions;
+          in
+          if lib.any lib.isList values then
+            lib.concatMap lib.toList values
+          else
+            lib.mergeEqualOption location definitions;
+      }
+    );
+    default = { };
+  };
   strings = mkOption {
     type = types.listOf types.str;
     default = [ ];
@@ -20,7 +38,7 @@ let
 
   unitOptions = {
     description = mkOption { type = types.str; };
-    unitConfig = anything;
+    unitConfig = keys;
     startLimitIntervalSec = mkOption {
       type = types.nullOr types.int;
       default = null;
@@ -261,7 +279,7 @@ in
         default = pkgs.systemd;
       };
       services = mkUnits {
-        serviceConfig = anything;
+        serviceConfig = keys;
         environment = mkOption {
           type = types.attrsOf types.str;
           default = { };
@@ -291,12 +309,12 @@ in
           default = [ ];
         };
       };
-      timers = mkUnits { timerConfig = anything; };
+      timers = mkUnits { timerConfig = keys; };
       sockets = mkUnits {
         listenStreams = strings;
-        socketConfig = anything;
+        socketConfig = keys;
       };
-      slices = mkUnits { sliceConfig = anything; };
+      slices = mkUnits { sliceConfig = keys; };
       tmpfiles.settings = anything;
     };
   };

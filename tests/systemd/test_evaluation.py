@@ -615,7 +615,8 @@ def test_every_socket_is_started_again_when_it_fails_however_often(name: str) ->
 def test_the_files_of_each_user_are_shown_by_the_units_first_process_which_alone_has_the_capability_to() -> None:
     units = load(evaluated("sandboxes")).units
     lent = {"AmbientCapabilities=CAP_SYS_ADMIN", "CapabilityBoundingSet=CAP_SYS_ADMIN", "RestrictNamespaces=mnt"}
-    for server in ("diary", "album"):
+    kept_apart = ("diary", "album", "drive")
+    for server in kept_apart:
         lines = units[f"mcp-server-{server}@.service"]
         assert {*lent, "PrivateUsers=true", "NoNewPrivileges=true", f"StateDirectory=mcp-server-{server}"} <= set(lines)
         assert [line for line in lines if line.startswith("SystemCallFilter")][-1] == "SystemCallFilter=mount capset"
@@ -624,7 +625,7 @@ def test_the_files_of_each_user_are_shown_by_the_units_first_process_which_alone
     others = [
         lines
         for unit, lines in units.items()
-        if unit.startswith("mcp-") and "diary" not in unit and "album" not in unit
+        if unit.startswith("mcp-") and not any(server in unit for server in kept_apart)
     ]
     assert len(others) > 20
     assert not any(lent & set(lines) or "per-user" in "".join(lines) for lines in others)
@@ -660,6 +661,7 @@ def test_one_mistake_is_one_complaint() -> None:
         "several-hosts",
         "state-of-each-user",
         "credentials-of-users",
+        "credentials-beside-files-of-each-user",
         "client-with-its-public-key",
         "issuer-with-keys",
         "issuer-with-usual-subjects",

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.internet import key_usage_of_authority
+from tests.internet import Authority, key_usage_of_authority
 from tests.systemd import deployment
 from tests.systemd.container import Container
 from tests.systemd.driver import QemuMachine, run_script
@@ -42,7 +42,7 @@ def deployed(scenario: str, folder: Path) -> Iterator[dict[str, QemuMachine]]:
     configurations = deployment.load_machines(EVALUATED / f"{scenario}.json")
     lower = cached_root(CHECKOUT)
     names = {name for each in configurations.values() for names in each.hosts.values() for name in names}
-    secrets = _secrets(lower, sorted(names))
+    secrets = _secrets(lower, sorted(names), folder)
     # As NixOS' test driver numbers them: by name, from 1.
     addresses = {name: f"192.168.1.{number}" for number, name in enumerate(sorted(configurations), 1)}
     with contextlib.ExitStack() as cleanup:
@@ -126,8 +126,12 @@ def test_certificates_are_obtained_by_each_kind_of_challenge(tmp_path: Path) -> 
         run_script(SCENARIOS / "acme.py", machines)
 
 
-def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
-    """Return the files of a self-signed certificate that the machines trust, and the application's secret."""
+def _secrets(root: Path, names: list[str], folder: Path) -> dict[str, bytes]:
+    """Return the files of certificates and secrets.
+
+    The machines trust one certificate, which is self-signed, and no authority of the others.
+    """
+    authority = Authority(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
@@ -152,6 +156,11 @@ def _secrets(root: Path, names: list[str]) -> dict[str, bytes]:
     return {
         "etc/test-certificates/server.crt": pem,
         "etc/test-certificates/server.key": private,
+        "etc/test-certificates/private-ca.pem": authority.certificate,
+        "etc/test-certificates/backend.pem": authority.issue("backend.mcp.example.com"),
+        "etc/test-certificates/gateway.pem": authority.issue("gateway"),
+        "etc/test-secrets/backend-token": b"the-gateways-own-token\n",
+        "etc/test-secrets/drive-client-secret": b"s3cret of the/application\n",
         "etc/test-secrets/github-client-secret": b"s3cret\n",
         "etc/test-secrets/master-key": b"0123456789abcdef" * 4,
         str(BUNDLE): (root / BUNDLE).read_bytes() + pem,

@@ -121,6 +121,10 @@ in
     userCredentials.API_TOKEN.label = "Token";
     stateDirectory = true;
   };
+  credentials-beside-files-of-each-user = asking {
+    userCredentials.API_TOKEN.label = "Token";
+    stateDirectory = "per-user";
+  };
   credential-of-no-variable = asking { userCredentials."API-TOKEN".label = "Token"; };
   credential-that-starts-programs = asking { userCredentials.LD_PRELOAD.label = "Token"; };
   credential-that-is-set = asking {
