@@ -119,9 +119,12 @@ let
     // lib.optionalAttrs (server.scopes != { }) { scopes = lib.mapAttrs (_: scope) server.scopes; }
     // lib.optionalAttrs (server.description != null) { inherit (server) description; }
     // lib.optionalAttrs (server.url == null) { network = gatewayLib.sandbox.networkOf server.sandbox; }
-    // lib.optionalAttrs (topology.bridgedHere ? ${name} && gatewayLib.sandbox.domainsOf server.sandbox != null) {
-      egress_socket = gatewayLib.units.egressSocket name;
-    }
+    //
+      lib.optionalAttrs
+        (topology.bridgedHere ? ${name} && gatewayLib.sandbox.domainsOf server.sandbox != null)
+        {
+          egress_socket = gatewayLib.units.egressSocket name;
+        }
     // lib.optionalAttrs (allowed server != { }) { allowed = allowed server; }
     // lib.optionalAttrs (server.userCredentials != { }) {
       user_credentials = lib.mapAttrs (_: userCredential) server.userCredentials;
