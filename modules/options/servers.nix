@@ -19,6 +19,7 @@ in
         ./server/bridged.nix
         ./server/catalogue.nix
         ./server/command.nix
+        ./server/limits.nix
         ./server/records.nix
         ./server/rules.nix
         ./server/sandbox.nix
