@@ -117,7 +117,7 @@ $(NPM_BENCH)/ready: bench/npm/package-lock.json
 	@mkdir -p $(@D)
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
 	  cp $(dir $<)package.json $(dir $<)package-lock.json $(@D) && \
-	  npm $(NPM_INSTALL) --prefix $(@D) --silent --no-audit --no-fund && touch $@; \
+	  npm $(NPM_INSTALL) --prefix $(@D) --loglevel=error --no-audit --no-fund >/dev/null && touch $@; \
 	else echo "Node.js and npm are not installed: doing without $(dir $<)package.json" >&2; fi
 
 # Where it cannot be built, the tests that need it try again, and say why.
