@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from auth_service.settings import ClientDocuments, Tracing
+from auth_service.settings import ClientDocuments, Tracing, VariableName
 from local.launcher import current_launcher
 
 PROJECT = Path(__file__).parent.parent
@@ -119,10 +119,7 @@ def parse_server(text: str) -> Server:
 
 
 def with_user_credentials(servers: Sequence[Server], texts: Sequence[str]) -> tuple[Server, ...]:
-    """Add what `NAME:VARIABLE` and `NAME:VARIABLE=LABEL` ask of each user to the servers. Raises UsageError.
-
-    The settings of the auth service say which variables are allowed.
-    """
+    """Add what `NAME:VARIABLE` and `NAME:VARIABLE=LABEL` ask of each user to the servers. Raises UsageError."""
     found = {server.name: server for server in servers}
     for text in texts:
         names, _, label = text.partition("=")
@@ -136,8 +133,18 @@ def with_user_credentials(servers: Sequence[Server], texts: Sequence[str]) -> tu
             raise UsageError(f"--user-credential {text}: {name} is a URL: only the process of a command has variables")
         if variable in server.user_credentials:
             raise UsageError(f"--user-credential {text}: {variable} is given twice: leave one out")
+        _check_variable(variable, given_as=f"--user-credential {text}")
         found[name] = replace(server, user_credentials={**server.user_credentials, variable: label or variable})
     return tuple(found.values())
+
+
+def _check_variable(name: str, *, given_as: str) -> None:
+    """Raise UsageError if the settings of the auth service do not allow a variable."""
+    try:
+        TypeAdapter(VariableName).validate_python(name)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        raise UsageError(f"{given_as}: {name}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def require_program(program: str, *, needed_by: str) -> str:

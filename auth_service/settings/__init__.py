@@ -15,7 +15,7 @@ from .limits import Lifetimes, RateLimit
 from .resources import BackendTls, Resource, Scope
 from .tracing import Tracing
 from .trusted_issuers import MAX_SUBJECT_LENGTH, TrustedIssuer
-from .user_credentials import Connection, UserCredential
+from .user_credentials import Connection, UserCredential, VariableName
 from .values import SettingsError, is_loopback_host
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Tracing",
     "TrustedIssuer",
     "UserCredential",
+    "VariableName",
     "is_loopback_host",
     "load_credentials",
     "load_identity_key",

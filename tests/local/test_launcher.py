@@ -97,6 +97,11 @@ def test_a_server_may_replace_a_built_in_one() -> None:
         (["--user-credential", "notes:TOKEN"], "there is no server notes: add it with --server"),
         (["--server", "wiki=http://10.0.0.5/mcp", "--user-credential", "wiki:TOKEN"], "wiki is a URL"),
         (["--user-credential", "time:TOKEN", "--user-credential", "time:TOKEN=Token"], "TOKEN is given twice"),
+        (
+            ["--user-credential", "time:LD_PRELOAD=x"],
+            "--user-credential time:LD_PRELOAD=x: LD_PRELOAD: is a variable that",
+        ),
+        (["--user-credential", "time:MY-TOKEN"], "--user-credential time:MY-TOKEN: MY-TOKEN: String should match"),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(
@@ -110,13 +115,6 @@ def test_a_server_has_the_credentials_that_are_named_for_it() -> None:
     servers = {server.name: server for server in options.servers if isinstance(server, StdioServer)}
     assert servers["time"].user_credentials == {"TOKEN": "Token: of yours", "OTHER": "OTHER"}
     assert servers["fetch"].user_credentials == {}
-
-
-def test_a_variable_that_decides_how_programs_start_is_no_credential(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    arguments = ("--port", str(free_port()), "--state-directory", str(tmp_path / "state"))
-    assert "LD_PRELOAD" in fails(capsys, *arguments, "--user-credential", "time:LD_PRELOAD")
 
 
 def test_with_the_real_github_the_callback_url_is_said(tmp_path: Path) -> None:
