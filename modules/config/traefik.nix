@@ -71,7 +71,11 @@ let
     })
 
     (lib.mkIf (topology.instances != [ ]) {
-      entryPoints.${internal}.address = loopback cfg.port;
+      entryPoints.${internal} = {
+        address = loopback cfg.port;
+        # Only Traefik itself asks here: /verify needs the method and the URL that it forwards.
+        forwardedHeaders.trustedIPs = [ "127.0.0.1/32" ];
+      };
     })
 
     (lib.mkIf cfg.metrics.enable {

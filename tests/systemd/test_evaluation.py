@@ -631,6 +631,15 @@ def test_the_files_of_each_user_are_shown_by_the_units_first_process_which_alone
     assert not any(lent & set(lines) or "per-user" in "".join(lines) for lines in others)
 
 
+def test_the_routers_own_entry_point_alone_keeps_the_method_and_url_that_it_forwards_to_verify() -> None:
+    files = load_machines(evaluated("several_hosts"))["edge"].files
+    (static,) = [tomllib.loads(text) for name, text in files.items() if name.endswith("-static.toml")]
+    entry_points = static["entryPoints"]
+    assert entry_points["mcp-internal"]["address"].startswith("127.0.0.1:")
+    assert entry_points["mcp-internal"]["forwardedHeaders"] == {"trustedIPs": ["127.0.0.1/32"]}
+    assert [name for name, each in entry_points.items() if "forwardedHeaders" in each] == ["mcp-internal"]
+
+
 def test_what_a_server_is_given_is_not_read_as_a_specifier() -> None:
     assert 'Environment="PERCENT=100%%"' in load(evaluated("github")).units["mcp-server-notes@.service"]
 
