@@ -116,9 +116,21 @@ class UserAccess:
             )
         ]
 
-    def find_usable_by_last_login(self, sub: str, login: str) -> list[str] | None:
-        """Return the names of the resources that a user may use by the last login, for a page; None without one."""
-        profile = self.find_last_profile(sub, login)
+    def seal_profile(self, profile: Profile) -> str | None:
+        """Return what the pages keep of a user who signs in, encrypted; None for a user who may use nothing."""
+        return self._seal(self._memberships_of(profile)) if self.find_usable(profile) else None
+
+    def find_usable_when_signed_in(self, sub: str, login: str) -> list[str] | None:
+        """Return the names of the resources that a user with a browser session may use, for a page; None if unknown.
+
+        The present lists decide, by what the provider has said last. Without a profile that is the last login, which
+        there is as long as the user has a grant.
+        """
+        kept = self._open(self._store.sessions.find_profile(sub))
+        if kept is None or kept["asked"] != self._asked:
+            profile = self.find_last_profile(sub, login)
+        else:
+            profile = _as_remembered(sub, login, kept)
         return None if profile is None else self.find_usable(profile)
 
     def find_sign_ons(
@@ -162,8 +174,10 @@ class UserAccess:
             return frozenset()
         if kept["token"] is None:
             # Without a token of the provider, what it said at the login counts for a while.
-            is_recent = time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user
-            return self.find_allowed(_as_remembered(grant.sub, grant.name, kept), name) if is_recent else frozenset()
+            if time.time() < kept["at"] + self._settings.lifetimes.unconfirmed_user:
+                return self.find_allowed(_as_remembered(grant.sub, grant.name, kept), name)
+            self._store.sessions.forget_profile(grant.sub)
+            return frozenset()
         profile = self._identify_again(grant.sub)
         return frozenset() if profile is None else self.find_allowed(profile, name)
 
@@ -219,12 +233,14 @@ class UserAccess:
     def _identify_again(self, sub: str) -> Profile | None:
         """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token.
 
-        What it says of memberships is kept in place of what it said at the last login.
+        What it says of memberships is kept in place of what it said at the last login. The pages forget a user whom it
+        refuses.
         """
         lock = self._store.locks.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
         # A request that waits for another one of the user counts as waiting for the provider.
         with self._provider.waiting(), lock:
             known: set[str] = set()
+            shown = self._store.sessions.find_profile(sub)
             # Again only if the user has just logged in again, which may have ended the former token.
             while (sealed := self._store.last_logins.find(sub)) is not None:
                 kept = self._open(sealed)
@@ -241,7 +257,10 @@ class UserAccess:
                     break
                 if kept != kept | self._memberships_of(profile):
                     self._keep_memberships(profile, known)
+                if shown is not None:
+                    self._store.sessions.replace_profile(sub, shown, by=self._seal(self._memberships_of(profile)))
                 return profile
+            self._store.sessions.forget_profile(sub)
             return None
 
     def _replace(self, sub: str, sealed: str, kept: dict[str, Any], known: set[str], token: str) -> None:

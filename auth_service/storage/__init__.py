@@ -20,6 +20,7 @@
 | `waiting-logins` | the hashes of these, by the time of the login | a day after the newest |
 | `session:HASH` | the user who is signed in (`sessions`) | `lifetimes.session` at most |
 | `sessions-of-user:SUB` | the hashes of these, by their end | as the last of them |
+| `profile-of-user:SUB` | the user's memberships, encrypted, for pages (`sessions`) | as the newest of them |
 | `approvals-of-user:SUB` | digest → remembered consent and its time (`consents`) | 90 days after the last one |
 | `pins:PROVIDER` | login name → subject that first used it (`pins`) | for ever |
 | `quota:NAME:HASH` | the count of a quota in the current window (`quotas`) | one window |

@@ -25,7 +25,7 @@ from .key_names import (
     user_index,
 )
 from .redis_client import BATCH, denial, denies_when_unavailable, is_refusal, prolong
-from .scripts import DROP_LOGIN, PROLONG_GRANT, READ_GRANTS, REPLACE
+from .scripts import DROP_WITH_LAST, PROLONG_GRANT, READ_GRANTS, REPLACE
 
 REVOCATION_SECONDS: Final = 0.1
 """How long a worker may use its knowledge of a live grant. A revocation waits for so long."""
@@ -230,7 +230,7 @@ class Grants:
             for index, own in entries.items():
                 pipeline.zrem(index, *own)
             for sub in {grant.sub for grant in alive}:
-                pipeline.eval(DROP_LOGIN, 2, user_index(sub), login_key(sub))
+                pipeline.eval(DROP_WITH_LAST, 2, user_index(sub), login_key(sub))
             if self._is_replicated:
                 pipeline.wait(1, _REPLICATION_MILLISECONDS)
             answers = pipeline.execute()

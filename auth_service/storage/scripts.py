@@ -145,9 +145,9 @@ prolong(KEYS[1], ARGV[2])
 # KEYS any · ARGV lifetime
 SHORTEN: Final = "if redis.call('TTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], ARGV[1]) end"
 
-# At once, or it could be the login of a grant that has come in between.
-# KEYS index of the user, login
-DROP_LOGIN: Final = "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) end"
+# At once, or it could be of a grant or session that has come in between.
+# KEYS index of the user's grants or sessions, what is kept of the user while there is one
+DROP_WITH_LAST: Final = "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) end"
 
 # Answers 0 for a use that counts, else the seconds to wait, of which Redis' TTL says 0 for less than half a second.
 # KEYS quota · ARGV limit, window

@@ -1,4 +1,8 @@
-"""Browser sessions."""
+"""Browser sessions, and what the gateway's pages know of a user who is signed in.
+
+That is kept apart from the login that grants depend on (`last_logins`), so that the pages still know it after the
+user's last grant has ended. It is not part of a session: what the provider says later replaces it for all of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ import redis
 from auth_service.protocol.clients import hash_secret
 
 from .redis_client import denies_when_unavailable, prolong
+from .scripts import DROP_WITH_LAST, REPLACE
 
 MAX_SESSIONS: Final = 50
 """The limit for one user; the oldest end first."""
@@ -34,10 +39,14 @@ class Sessions:
     def __init__(self, connection: redis.Redis) -> None:
         """Share a connection pool."""
         self._redis = connection
+        self._replace = connection.register_script(REPLACE)
 
     @denies_when_unavailable
-    def start(self, *, sub: str, name: str, lifetime: int) -> str:
-        """Start a session and return its new secret. A secret of the browser is never used (session fixation)."""
+    def start(self, *, sub: str, name: str, sealed_profile: str | None, lifetime: int) -> str:
+        """Start a session and return its new secret. A secret of the browser is never used (session fixation).
+
+        The profile takes the place of the former one; with None there is none any more.
+        """
         secret = secrets.token_urlsafe(32)
         now = int(time.time())
         session = Session(sub=sub, name=name, created_at=now)
@@ -47,6 +56,10 @@ class Sessions:
             transaction.zremrangebyscore(index, "-inf", now)
             transaction.zadd(index, {hash_secret(secret): now + lifetime})
             prolong(transaction, index, lifetime=lifetime)
+            if sealed_profile is None:
+                transaction.delete(_profile_key(sub))
+            else:
+                transaction.set(_profile_key(sub), sealed_profile, ex=lifetime)
             transaction.zrange(index, 0, -MAX_SESSIONS - 1)
             surplus = cast("list[str]", transaction.execute()[-1])
         self._end(sub, surplus)
@@ -70,11 +83,27 @@ class Sessions:
         """End all sessions of a user."""
         self._end(sub, cast("list[str]", self._redis.zrange(_session_index(sub), 0, -1)))
 
+    @denies_when_unavailable
+    def find_profile(self, sub: str) -> str | None:
+        """Return the encrypted profile of a user who is signed in."""
+        return cast("str | None", self._redis.get(_profile_key(sub)))
+
+    @denies_when_unavailable
+    def replace_profile(self, sub: str, sealed_profile: str, *, by: str) -> None:
+        """Replace a profile for the rest of its life, unless the user has signed in again."""
+        self._replace(keys=[_profile_key(sub)], args=[sealed_profile, by])
+
+    @denies_when_unavailable
+    def forget_profile(self, sub: str) -> None:
+        """Forget the profile of a user. The sessions stay."""
+        self._redis.delete(_profile_key(sub))
+
     def _end(self, sub: str, hashes: list[str]) -> None:
         if hashes:
             with self._redis.pipeline() as transaction:
                 transaction.delete(*map(_session_key, hashes))
                 transaction.zrem(_session_index(sub), *hashes)
+                transaction.eval(DROP_WITH_LAST, 2, _session_index(sub), _profile_key(sub))
                 transaction.execute()
 
 
@@ -84,3 +113,7 @@ def _session_key(hash_: str) -> str:
 
 def _session_index(sub: str) -> str:
     return f"sessions-of-user:{sub}"
+
+
+def _profile_key(sub: str) -> str:
+    return f"profile-of-user:{sub}"

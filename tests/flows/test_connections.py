@@ -299,7 +299,8 @@ def test_a_user_who_has_signed_out_meanwhile_connects_nothing(
 ) -> None:
     url = drive.approve(leave(oauth, arrive(oauth, client_id)))
     account = oauth.browser.get("/account", base_url=ISSUER)
-    signed_out = Form(account.text).fields | {"action": "sign-out"}
+    (form,) = (each for each in account.text.split("<form") if 'value="sign-out"' in each)
+    signed_out = Form(f"<form{form}").fields | {"action": "sign-out"}
     assert oauth.browser.post("/account", data=signed_out, base_url=ISSUER).status_code == 303
     refused(oauth, oauth.follow(url), "no longer signed in as the same user")
 
@@ -420,7 +421,7 @@ def test_a_removed_account_is_revoked_at_the_other_service(
 def open_account(oauth: OAuthTestClient) -> tuple[TestResponse, dict[str, str]]:
     """Return the account page, and the fields of the form with its button to connect again."""
     page = oauth.browser.get("/account", base_url=ISSUER)
-    (form,) = (each for each in page.text.split("<form") if 'value="connect-credential"' in each)
+    (form,) = (each for each in page.text.split("<form") if "Connect again</button>" in each)
     return page, Form(f"<form{form}").fields | {"action": "connect-credential"}
 
 

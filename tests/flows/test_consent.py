@@ -342,7 +342,9 @@ def test_the_remembered_consents_of_a_user_are_limited(oauth: OAuthTestClient, r
         with time_machine.travel(1_800_000_000 + number):
             oauth.store.consents.remember("github:1", consent)
     sessions = oauth.store.sessions
-    secrets = [sessions.start(sub="github:1", name="x", lifetime=60) for _ in range(MAX_SESSIONS + 5)]
+    secrets = [
+        sessions.start(sub="github:1", name="x", sealed_profile=None, lifetime=60) for _ in range(MAX_SESSIONS + 5)
+    ]
     with redis_server.client() as redis:
         assert redis.hlen("approvals-of-user:github:1") == MAX_CONSENTS
         assert redis.zcard("sessions-of-user:github:1") == MAX_SESSIONS

@@ -23,6 +23,7 @@ from auth_service.app.composition import Parts
 from auth_service.app.views.browser import start_session
 from auth_service.idp.oidc import RETRY_SECONDS
 from auth_service.ops.audit import Event
+from auth_service.protocol.access import Profile
 from auth_service.protocol.clients import ID_JAG_PROFILE, JWT_BEARER_GRANT
 from auth_service.settings import Settings
 from auth_service.storage.user_credentials import Secret
@@ -193,7 +194,8 @@ def test_grants_are_one_for_each_client_and_visible_and_ended_on_the_account_pag
     assert first["sid"] == second["sid"]
     with oauth.app.test_request_context(base_url=ISSUER):
         response = oauth.app.make_response("")
-        start_session(cast(Parts, oauth.app.extensions["gateway"]), response, sub=USER, name="alice")
+        profile = Profile(subject=USER, login="alice")
+        start_session(cast(Parts, oauth.app.extensions["gateway"]), response, profile)
     name, value = response.headers["Set-Cookie"].partition(";")[0].split("=", 1)
     oauth.browser.set_cookie(name, value, domain="auth.example.com", secure=True)
     page = oauth.browser.get("/account", base_url=ISSUER)

@@ -70,7 +70,7 @@ def test_what_an_earlier_version_holds_of_an_enterprise_servers_users_goes_on(
     code = oauth.obtain_code(client_id, redirect_uri=HTTPS_REDIRECT)
     issued = oauth.redeem(client_id, code, redirect_uri=HTTPS_REDIRECT).get_json()
     before = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter()}
-    assert SubjectRenaming(connection).name_servers(NAMED) == 4
+    assert SubjectRenaming(connection).name_servers(NAMED) == 5
     after = {key: (connection.ttl(key), connection.type(key)) for key in connection.scan_iter() if key != MARKER}
     assert {key.replace("github", NAMED): entry[1] for key, entry in before.items()} == {
         key: entry[1] for key, entry in after.items()
@@ -128,7 +128,7 @@ def test_of_all_who_start_at_once_one_renames(
             return SubjectRenaming(own).name_servers(NAMED)
 
     with ThreadPoolExecutor(12) as pool:
-        assert sorted(pool.map(start, range(12))) == [0] * 11 + [4]
+        assert sorted(pool.map(start, range(12))) == [0] * 11 + [5]
     assert len(oauth.store.grants.find_of_user(f"{NAMED}:583231")) == 5
     assert not list(connection.scan_iter("*github:5*"))
 

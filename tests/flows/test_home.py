@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -73,6 +74,33 @@ def test_a_user_on_no_list_is_told_so_and_nothing_is_kept_about_them(oauth: OAut
     assert "If that\n  shows none, ask the operator of this gateway." in page.text
     assert RESOURCE not in page.text
     assert not list(oauth.store.redis.scan_iter(login_key("*")))
+    assert not list(oauth.store.redis.scan_iter("profile-of-user:*"))
+
+
+def test_a_user_without_grants_sees_what_the_present_lists_open_while_signed_in(oauth: OAuthTestClient) -> None:
+    sign_in(oauth)
+    oauth.store.redis.delete(login_key("github:583231"))
+    assert "fetch.example.com" in open_home(oauth).text
+    oauth.reload(resources={"fetch": {"allowed": {"users": ["hubot"]}}})
+    page = open_home(oauth).text
+    assert RESOURCE in page
+    assert "fetch" not in page
+    oauth.browser = oauth.new_browser()
+    assert RESOURCE not in open_home(oauth).text
+
+
+def test_a_sign_in_of_a_user_who_may_use_nothing_forgets_what_an_earlier_one_showed(oauth: OAuthTestClient) -> None:
+    oauth.reload(allowed={"users": [], "organizations": ["acme"]}, resources={"fetch": {"allowed": None}})
+    assert RESOURCE in sign_in(oauth, "hubot").text
+    former = oauth.browser
+    oauth.store.redis.delete(login_key("github:480938"))
+    oauth.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in oauth.stand_in.users]
+    oauth.browser = oauth.new_browser()
+    assert RESOURCE not in sign_in(oauth, "hubot").text
+    oauth.browser = former
+    page = open_home(oauth).text
+    assert "You are signed in as" in page
+    assert RESOURCE not in page
 
 
 def test_looking_pins_no_login_name(oauth: OAuthTestClient) -> None:
@@ -113,6 +141,7 @@ def test_the_page_says_whether_a_server_answers(
 def test_after_the_profile_has_gone_a_signed_in_user_is_asked_to_sign_in_again(oauth: OAuthTestClient) -> None:
     sign_in(oauth)
     oauth.store.redis.delete(login_key("github:583231"))
+    oauth.store.sessions.forget_profile("github:583231")
     page = open_home(oauth)
     assert "The gateway does not know now which servers are open to you. Sign in again to see them." in page.text
     assert "Sign in again with GitHub" in page.text

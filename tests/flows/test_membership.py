@@ -9,7 +9,7 @@ import pytest
 from auth_service.settings import Settings
 from local import github
 
-from .conftest import OAuthTestClient
+from .conftest import ISSUER, RESOURCE, OAuthTestClient
 
 
 @pytest.fixture
@@ -29,8 +29,12 @@ def test_a_member_may_refresh_until_the_membership_ends(oauth: OAuthTestClient) 
 
     refreshed = refresh(issued["refresh_token"])
     assert "access_token" in refreshed
+    assert RESOURCE in oauth.browser.get("/", base_url=ISSUER).text
     oauth.stand_in.users[:] = [replace(user, organizations=(), teams=()) for user in oauth.stand_in.users]
     assert refresh(refreshed["refresh_token"])["error"] == "invalid_grant"
+    page = oauth.browser.get("/", base_url=ISSUER).text
+    assert "You are signed in as" in page
+    assert RESOURCE not in page
 
 
 def test_refreshing_grants_nothing_while_github_does_not_answer_and_costs_nothing_after(oauth: OAuthTestClient) -> None:

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from auth_service.app.composition import Parts
 from auth_service.ops.audit import Event
 from auth_service.settings import Settings
-from auth_service.storage.key_names import CREDENTIAL_SERVERS, user_credentials_key
+from auth_service.storage.key_names import CREDENTIAL_SERVERS, login_key, user_credentials_key
 from auth_service.storage.user_credentials import KEPT_SECONDS, Secret
 from tests.browser import Form
 
@@ -194,10 +194,24 @@ def test_a_form_for_what_is_missing_is_shown_again_if_its_texts_have_changed(oau
     assert values(oauth) == {}
 
 
-def test_after_the_last_grant_a_user_signs_in_again_to_see_what_is_missing(oauth: OAuthTestClient) -> None:
+def test_what_is_removed_with_the_last_grant_can_be_set_again_at_once(oauth: OAuthTestClient) -> None:
     give(oauth)
     obtain_tokens(oauth)
-    act(oauth, fields_of(open_account(oauth), "WIKI_KEY"), "remove-credential")
+    page = oauth.follow(act(oauth, fields_of(open_account(oauth), "WIKI_KEY"), "remove-credential").location)
+    assert "Removed." in page.text
+    assert "No application has access." in page.text
+    assert "Sign in again" not in page.text
+    assert act(oauth, fields_of(page, "WIKI_KEY"), "set-credential", WIKI_KEY="new").status_code == 303
+    assert values(oauth) == {"GITHUB_TOKEN": TOKEN, "WIKI_KEY": "new"}
+
+
+def test_after_the_profile_has_gone_a_user_signs_in_again_to_see_what_is_missing(oauth: OAuthTestClient) -> None:
+    sign_in(oauth)
+    fields = fields_of(open_account(oauth), "WIKI_KEY")
+    oauth.store.redis.delete(login_key(OCTOCAT))
+    oauth.store.sessions.forget_profile(OCTOCAT)
+    assert act(oauth, fields, "set-credential", WIKI_KEY="late").status_code == 400
+    assert values(oauth) == {}
     page = open_account(oauth)
     assert "Sign in again to see what they need" in page.text
     assert "https://github.com" in page.headers["Content-Security-Policy"].partition("form-action ")[2]
@@ -207,7 +221,7 @@ def test_after_the_last_grant_a_user_signs_in_again_to_see_what_is_missing(oauth
     assert oauth.follow(oauth.log_in(sent)).status_code == 303
     page = open_account(oauth)
     assert act(oauth, fields_of(page, "WIKI_KEY"), "set-credential", WIKI_KEY="new").status_code == 303
-    assert values(oauth) == {"GITHUB_TOKEN": TOKEN, "WIKI_KEY": "new"}
+    assert values(oauth) == {"WIKI_KEY": "new"}
 
 
 def test_removing_ends_the_grants_at_that_server_alone(oauth: OAuthTestClient, audit_log: AuditLog) -> None:

@@ -105,7 +105,7 @@ def finish_sign_in(parts: Parts, parameters: dict[str, str], *, home: bool) -> R
     if parts.user_access.find_usable(profile):  # nothing is kept about people who may use no server
         parts.user_access.remember(login)
     response = redirect_to(f"{parts.settings.issuer}/") if home else _back(parts)
-    start_session(parts, response, sub=profile.subject, name=profile.login)
+    start_session(parts, response, profile)
     return response
 
 
@@ -218,7 +218,7 @@ def _find_usable(parts: Parts, session: Session) -> list[str] | None:
     asking = {name for name, resource in parts.settings.resources.items() if resource.user_credentials}
     if not asking:
         return []
-    usable = parts.user_access.find_usable_by_last_login(session.sub, session.name)
+    usable = parts.user_access.find_usable_when_signed_in(session.sub, session.name)
     return None if usable is None else [name for name in usable if name in asking]
 
 

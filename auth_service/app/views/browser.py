@@ -23,6 +23,7 @@ from itsdangerous import BadData, BadTimeSignature, SignatureExpired, URLSafeTim
 
 from auth_service.app.composition import Parts
 from auth_service.keys.serializers import make_serializer
+from auth_service.protocol.access import Profile
 from auth_service.protocol.errors import PageError
 from auth_service.storage.sessions import Session
 
@@ -70,12 +71,17 @@ def is_signed_in_still(parts: Parts, sub: str) -> bool:
     return session is not None and session.sub == sub
 
 
-def start_session(parts: Parts, response: Response, *, sub: str, name: str) -> None:
+def start_session(parts: Parts, response: Response, profile: Profile) -> None:
     """Sign this browser in, and end the session that it had."""
     sessions = parts.store.sessions
     if (former := _session_secret(parts)) is not None:
         sessions.end(former)
-    secret = sessions.start(sub=sub, name=name, lifetime=parts.settings.lifetimes.session)
+    secret = sessions.start(
+        sub=profile.subject,
+        name=profile.login,
+        sealed_profile=parts.user_access.seal_profile(profile),
+        lifetime=parts.settings.lifetimes.session,
+    )
     _set_cookie(parts, response, "session", secret)
 
 

@@ -71,7 +71,7 @@ def _finish_authorization(parts: Parts, shown: Shown, scopes: tuple[str, ...], l
         if provide.find_missing(parts, granted.resource_name, sub)
         else send_code(parts, shown, granted, sub=sub, name=name, sealed_login=sealed)
     )
-    start_session(parts, response, sub=sub, name=name)
+    start_session(parts, response, login.profile)
     return response
 
 

@@ -68,7 +68,7 @@ def show(parts: Parts) -> Response:
     session = find_session(parts)
     usable: list[str] | None = None
     if session is not None:
-        usable = parts.user_access.find_usable_by_last_login(session.sub, session.name)
+        usable = parts.user_access.find_usable_when_signed_in(session.sub, session.name)
     elif parts.settings.home_page.public:
         usable = list(parts.settings.resources)
     shown = usable or []

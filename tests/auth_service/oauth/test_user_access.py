@@ -197,6 +197,119 @@ def test_without_anything_to_ask_with_the_last_login_counts_for_a_day(store: Sto
     assert provider.asked_with == []
 
 
+def start_session(store: Store, users: UserAccess, profile: Profile) -> str:
+    return store.sessions.start(
+        sub=profile.subject, name=profile.login, sealed_profile=users.seal_profile(profile), lifetime=3600
+    )
+
+
+def find_shown(users: UserAccess) -> list[str] | None:
+    return users.find_usable_when_signed_in(ALICE.subject, "alice")
+
+
+def test_pages_show_what_the_present_lists_open_after_the_last_grant_has_ended(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    assert find_shown(users) is None
+    grant = add_grant(store, users, Login(profile=MEMBER, token="t"))
+    start_session(store, users, MEMBER)
+    revoke(store, grant.sid)
+    assert store.last_logins.find(ALICE.subject) is None
+    assert find_shown(users) == ["time"]
+    closed = {"mcp": {"description": "All", "required": True, "allowed": {"users": ["someone-else"]}}}
+    assert find_shown(make_users(store, Provider(), closed, groups=["staff"])) == []
+    assert find_shown(make_users(store, Provider(), groups=["admins"])) is None, "the provider was not asked about it"
+
+
+def test_the_profile_for_pages_is_encrypted_and_has_no_token(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    start_session(store, users, MEMBER)
+    kept = store.sessions.find_profile(ALICE.subject)
+    assert kept is not None
+    assert "staff" not in kept
+    assert (users._open(kept) or {}).keys() == {"asked", "organizations", "teams", "groups"}
+
+
+def test_the_profile_for_pages_ends_with_the_last_session(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    first, second = (start_session(store, users, MEMBER) for _ in range(2))
+    assert store.redis.ttl(f"profile-of-user:{ALICE.subject}") > 0
+    store.sessions.end(first)
+    assert find_shown(users) == ["time"]
+    store.sessions.end(second)
+    assert find_shown(users) is None
+    start_session(store, users, MEMBER)
+    store.sessions.end_all(ALICE.subject)
+    assert find_shown(users) is None
+
+
+def test_a_user_who_may_use_nothing_has_no_profile_for_pages(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    start_session(store, users, MEMBER)
+    start_session(store, users, ALICE)
+    assert store.sessions.find_profile(ALICE.subject) is None
+    assert find_shown(users) is None
+
+
+def test_pages_go_by_what_the_provider_says_at_a_refresh(store: Store) -> None:
+    provider = Provider()
+    scopes = {"mcp": {"description": "All", "required": True, "allowed": {"groups": ["staff"]}}}
+    users = make_users(store, provider, scopes, users=["alice"])
+    grant = add_grant(store, users, Login(profile=MEMBER, token="t"))
+    start_session(store, users, MEMBER)
+    store.redis.expire(f"profile-of-user:{ALICE.subject}", 60)
+    assert users.recheck_scopes(grant)
+    assert find_shown(users) == ["time"]
+    provider.answer = lambda token: Login(profile=ALICE, token=token)
+    assert not users.recheck_scopes(grant)
+    revoke(store, grant.sid)
+    assert find_shown(users) == []
+    assert 0 < store.redis.ttl(f"profile-of-user:{ALICE.subject}") <= 60, "a refresh prolongs nothing"
+
+
+def test_pages_forget_a_user_whom_the_provider_refuses(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, users=["alice"])
+    grant = add_grant(store, users, Login(profile=ALICE, token="t"))
+    start_session(store, users, ALICE)
+
+    def refuse(_token: str) -> Login:
+        raise LoginError("gone")
+
+    provider.answer = refuse
+    assert not users.recheck_scopes(grant)
+    revoke(store, grant.sid)
+    assert find_shown(users) is None
+
+
+def test_pages_forget_a_user_of_whom_nothing_was_said_for_a_day(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        grant = add_grant(store, users, Login(profile=MEMBER, token=None))
+        start_session(store, users, MEMBER)
+        clock.shift(24 * 3600 - 1)
+        assert users.recheck_scopes(grant)
+        assert find_shown(users) == ["time"]
+        clock.shift(1)
+        assert not users.recheck_scopes(grant)
+        revoke(store, grant.sid)
+        assert find_shown(users) is None
+
+
+def test_a_refresh_does_not_replace_what_a_later_sign_in_has_said(store: Store) -> None:
+    provider = Provider()
+    users = make_users(store, provider, groups=["staff"])
+    grant = add_grant(store, users, Login(profile=MEMBER, token="t"))
+    start_session(store, users, MEMBER)
+
+    def answer(token: str) -> Login:
+        start_session(store, users, ALICE)
+        return Login(profile=MEMBER, token=token)
+
+    provider.answer = answer
+    assert users.recheck_scopes(grant)
+    assert store.sessions.find_profile(ALICE.subject) is None
+
+
 def test_a_replaced_token_is_the_one_to_ask_with_next(store: Store) -> None:
     provider = Provider()
     provider.answer = lambda token: Login(profile=MEMBER, token=token + "+")
