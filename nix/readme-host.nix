@@ -11,8 +11,8 @@
       clientSecretFile = "/run/secrets/github-client-secret";
       allowedUsers = [ "octocat" ]; # empty everywhere = nobody gets in
     };
-    servers.fetch.enable = true; # from the catalogue: https://fetch.mcp.example.com/mcp
-    servers.time.command = [ (lib.getExe pkgs.mcp-server-time) ]; # any stdio server
+    servers.time.enable = true; # from the catalogue: https://time.mcp.example.com/mcp
+    servers.clock.command = [ (lib.getExe pkgs.mcp-server-time) ]; # any stdio server, under any name
     servers.wiki.url = "http://10.0.0.5:3000/mcp"; # already speaks HTTP
   };
 }

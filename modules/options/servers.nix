@@ -35,8 +35,8 @@ in
     default = { };
     example = lib.literalExpression ''
       {
-        fetch.enable = true; # from the catalogue
-        time.command = [ (lib.getExe pkgs.mcp-server-time) ];
+        time.enable = true; # from the catalogue
+        clock.command = [ (lib.getExe pkgs.mcp-server-time) ];
         wiki.url = "http://10.0.0.5:3000/mcp";
       }
     '';
