@@ -13,8 +13,8 @@ in
               type = types.str;
               example = "10.0.0.2";
               description = ''
-                IP address at which the other hosts reach this one. Requests between hosts are signed but not encrypted:
-                use a private network, such as WireGuard, and open the ports only there.
+                IP address at which the other hosts reach this one. The parts of the gateway talk plain HTTP: use a private
+                network, such as WireGuard, and open the ports only there.
               '';
             };
 

@@ -91,6 +91,7 @@ in
   "coreutils"
   "findutils"
   "git"
+  "github-mcp-server"
   "gnugrep"
   "gnused"
   "hostile-server"

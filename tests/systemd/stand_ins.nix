@@ -192,6 +192,10 @@ in
       type = types.listOf types.port;
       default = [ ];
     };
+    networking.firewall.interfaces = mkOption {
+      type = types.attrsOf types.anything;
+      default = { };
+    };
 
     networking.hosts = mkOption {
       type = types.attrsOf (types.listOf types.str);
