@@ -144,7 +144,12 @@ def _check_variable(name: str, *, given_as: str) -> None:
         TypeAdapter(VariableName).validate_python(name)
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise UsageError(f"{given_as}: {name}: {first['msg'].removeprefix('Value error, ')}") from error
+        if first["type"] == "value_error":
+            raise UsageError(f"{given_as}: {name} {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(
+            f"{given_as}: {name} is no name of a variable: use letters, digits and underscores, with no digit at the "
+            "beginning, at most 100"
+        ) from error
 
 
 def require_program(program: str, *, needed_by: str) -> str:

@@ -99,9 +99,14 @@ def test_a_server_may_replace_a_built_in_one() -> None:
         (["--user-credential", "time:TOKEN", "--user-credential", "time:TOKEN=Token"], "TOKEN is given twice"),
         (
             ["--user-credential", "time:LD_PRELOAD=x"],
-            "--user-credential time:LD_PRELOAD=x: LD_PRELOAD: is a variable that",
+            "--user-credential time:LD_PRELOAD=x: LD_PRELOAD is a variable that decides how programs start",
         ),
-        (["--user-credential", "time:MY-TOKEN"], "--user-credential time:MY-TOKEN: MY-TOKEN: String should match"),
+        (
+            ["--user-credential", "time:1BAD"],
+            "--user-credential time:1BAD: 1BAD is no name of a variable: use letters, digits and underscores",
+        ),
+        (["--user-credential", "time:MY-TOKEN"], "MY-TOKEN is no name of a variable"),
+        (["--user-credential", f"time:{'A' * 101}"], "at most 100"),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(
