@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any, Final, TextIO
 
 import click
 from pydantic import ValidationError
@@ -18,8 +19,18 @@ from auth_service.settings import DeclaredClient, Settings, SettingsError
 from auth_service.storage.created_clients import CreatedClient
 from auth_service.storage.queries import OtherClient, RegisteredClient
 
-from .operator import BY, Operator, as_json, end_grants, parse_lifetime, with_operator
+from .operator import BY, FOR_NO_USER, Operator, as_json, end_grants, parse_lifetime, with_operator
 from .output import oldest_first, print_record, print_records, timestamp
+
+_OPTIONS: Final = {
+    "servers": "--server",
+    "scopes": "--scope",
+    "lifetime": "--lifetime",
+    "redirect_uris": "--redirect-uri",
+    "public_key": "--public-key",
+    "title": "--title",
+}
+"""The options of `create` by the members of a declared client."""
 
 
 @click.group()
@@ -87,8 +98,16 @@ def create(
 
     It lasts until `clients delete`. CLIENT is its client id: lower-case letters, digits and hyphens.
     """
+    if bool(servers) == bool(redirect_uris):
+        raise click.UsageError(
+            "give either --server, for a client without a user, or --redirect-uri, for one with users"
+        )
+    if scopes and not servers:
+        raise click.UsageError("--scope goes with --server: users decide which scopes a client with users gets")
+    names = [operator.resource_name(operator.resource_url(server)) for server in servers]
+    _refuse_where_users_give_credentials(operator, client, names)
     declared = {
-        "servers": [operator.resource_name(operator.resource_url(server)) for server in servers],
+        "servers": names,
         "scopes": scopes,
         "redirect_uris": redirect_uris,
         **({"lifetime": lifetime} if servers else {}),
@@ -113,6 +132,16 @@ def create(
     print_record({"client": client, "secret": secret}, as_json=as_json)
 
 
+def _refuse_where_users_give_credentials(operator: Operator, client: str, servers: Sequence[str]) -> None:
+    """Refuse a client with which no process would ever start. Raises click.UsageError."""
+    for server in servers:
+        if wanted := operator.settings.resources[server].user_credentials:
+            raise click.UsageError(
+                f"{client}: cannot use {server}, which needs {', '.join(wanted)} of each user: a client that is "
+                f"created with --server has no user. {FOR_NO_USER}"
+            )
+
+
 def _check(operator: Operator, name: str, declared: dict[str, Any]) -> DeclaredClient:
     """Return the declaration, checked as one of the settings is. Raises click.UsageError."""
     document = operator.settings.model_dump(mode="json", exclude_unset=True)
@@ -126,12 +155,20 @@ def _check(operator: Operator, name: str, declared: dict[str, Any]) -> DeclaredC
                 f"{name}: is no client id: use lower-case letters, digits and inner hyphens, at most 63"
             ) from error
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise click.UsageError(
-            f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        message = f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        raise click.UsageError(_in_words_of_the_command(message, name)) from error
     except SettingsError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(_in_words_of_the_command(str(error), name)) from error
     return settings.declared_clients[name]
+
+
+def _in_words_of_the_command(message: str, name: str) -> str:
+    """Return a message about the declaration with the option of `create` in the place of the key in the settings."""
+    path, _, rest = message.partition(": ")
+    if path == f"declared_clients.{name}":
+        return f"{name}: {rest}"
+    key = path.removeprefix(f"declared_clients.{name}.").partition(".")[0]
+    return f"{_OPTIONS[key]}: {rest}" if path != key and key in _OPTIONS else message
 
 
 @clients.command()

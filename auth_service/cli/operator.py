@@ -40,6 +40,11 @@ DEFAULT_CREDENTIALS: Final = Path("/run/credentials/mcp-auth-service.service")
 """The directory where systemd keeps them for the running service."""
 SYSLOG: Final = Path("/dev/log")
 BY: Final = "operator"
+FOR_NO_USER: Final = (
+    "For a program without a user, offer the server once more without userCredentials, with the program's own "
+    "credential."
+)
+"""What to do if a program without a user is to use a server that needs something of each user."""
 _HYPHENATED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{21,}")
 """An id of a grant or key that begins with a hyphen; longer than any option."""
 

@@ -13,7 +13,7 @@ from auth_service.ops import audit
 from auth_service.ops.audit import Event
 from auth_service.storage.grants import Grant, new_sid
 
-from .operator import BY, Operator, as_json, parse_lifetime, with_operator
+from .operator import BY, FOR_NO_USER, Operator, as_json, parse_lifetime, with_operator
 from .output import print_json, timestamp
 
 CLIENT_ID = "mcp-gatewayctl"
@@ -94,6 +94,5 @@ def _refuse_where_users_give_credentials(operator: Operator, user: str, server: 
     if wanted and not user.startswith((f"{provider}:", f"{provider}#")):
         raise click.UsageError(
             f"{user}: cannot use {server}, which needs {', '.join(wanted)} of each user. Only users who can log in "
-            f"give that, at {operator.settings.issuer}/account: name one of them ({provider}…). For a program without "
-            "a user, offer the server once more without userCredentials, with the program's own credential."
+            f"give that, at {operator.settings.issuer}/account: name one of them ({provider}…). {FOR_NO_USER}"
         )

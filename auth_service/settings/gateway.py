@@ -169,7 +169,7 @@ class Settings(Model):
     def _check_declared_client(self, name: str, client: DeclaredClient) -> None:
         if name in self.resources:
             raise ValueError(
-                f"declared_clients.{name} has the name of a server, which is its identifier at /introspect"
+                f"declared_clients.{name}: has the name of a server, which is its identifier at /introspect"
             )
         if client.user_assertions and not isinstance(self.identity_provider, OpenIDConnect):
             raise ValueError(

@@ -212,25 +212,32 @@ def test_a_client_is_created_with_a_key_and_then_has_no_secret(run: Run, creatin
 @pytest.mark.parametrize(
     ("arguments", "text", "status"),
     [
-        (("nightly",), "must have either servers", 2),
+        (("nightly",), "give either --server, for a client without a user, or --redirect-uri", 2),
         (("nightly", "--server", "other"), "no server has that name", 2),
-        (("nightly", "--server", "time", "--scope", "other"), "none of its servers has the scope other", 2),
+        (("nightly", "--server", "time", "--scope", "other"), "--scope: none of its servers has the scope other", 2),
+        (("nightly", "--redirect-uri", "https://a.example/", "--scope", "mcp"), "--scope goes with --server", 2),
         (("nightly", "--server", "time", "--lifetime", "2d"), "lifetime", 2),
-        (("nightly", "--server", "time", "--redirect-uri", "https://a.example/"), "must have either servers", 2),
-        (("nightly", "--redirect-uri", "http://evil.example/callback"), "redirect_uris", 2),
+        (("nightly", "--server", "time", "--redirect-uri", "https://a.example/"), "give either --server", 2),
+        (("nightly", "--redirect-uri", "http://evil.example/callback"), "--redirect-uri: ", 2),
         (("Nightly", "--server", "time"), "Nightly: is no client id: use lower-case letters, digits", 2),
         (("mcp_x", "--server", "time"), "mcp_x: is no client id", 2),
         (("https://a.example/x", "--server", "time"), "https://a.example/x", 2),
         (("workload:ci", "--server", "time"), "workload:ci", 2),
-        (("time", "--server", "time"), "has the name of a server", 2),
+        (("time", "--server", "time"), "time: has the name of a server", 2),
         (("portal", "--server", "time"), "this client exists already", 1),
-        (("nightly", "--server", "time", "--public-key", "/etc/hostname"), "must be a public key in PEM", 2),
+        (
+            ("nightly", "--server", "time", "--public-key", "/etc/hostname"),
+            "--public-key: must be a public key in PEM",
+            2,
+        ),
     ],
 )
 def test_a_client_that_could_not_be_declared_is_not_created(
     run: Run, creating: str, arguments: tuple[str, ...], text: str, status: int
 ) -> None:
-    assert text in run("clients", "create", *arguments, creating, status=status)
+    refused = run("clients", "create", *arguments, creating, status=status)
+    assert text in refused
+    assert "declared_clients" not in refused
     assert "created" not in {each["kind"] for each in run("clients", "list", creating)}
 
 
@@ -363,6 +370,21 @@ def test_no_token_is_issued_to_a_user_who_cannot_give_what_the_server_asks_for(
     told = asking("token", "issue", "--user", user, "--server", "time", status=2)
     assert all(text in told for text in (user, "TIME_TOKEN", f"{service.issuer}/account", "userCredentials"))
     assert asking("grants", "list") == []
+
+
+def test_no_client_without_a_user_is_created_for_a_server_that_asks_users_for_something(asking: Run) -> None:
+    told = asking("clients", "create", "nightly", "--server", "time", status=2)
+    assert "nightly: cannot use time, which needs TIME_TOKEN of each user" in told
+    assert "offer the server once more without userCredentials" in told
+    assert "user_credentials" not in told
+    assert "declared_clients" not in told
+    assert "nightly" not in {each["client"] for each in asking("clients", "list")}
+
+
+def test_a_client_with_users_is_created_though_a_server_asks_them_for_something(asking: Run) -> None:
+    given = ("--redirect-uri", "https://portal.example/callback")
+    assert asking("clients", "create", "portal", *given)["secret"]
+    assert asking("clients", "delete", "portal") == {"client": "portal", "ended_grants": 0}
 
 
 def test_a_token_is_issued_to_a_user_who_can_give_the_credential(asking: Run) -> None:
