@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from auth_service.oauth.document_probe import find_problems, targets_of
 from auth_service.oauth.safe_fetch import make_fetcher
 from auth_service.protocol.client_programs import describe_clients
 from auth_service.settings import ClientDocuments
+from local.launcher import current_launcher
 from local.options import UsageError, parse_options
 from local.processes import Console, Part, Processes
 from local.stack import Stack, prepare
@@ -115,13 +117,21 @@ def _explain_documents(documents: ClientDocuments) -> str:
 
 
 def _instructions(stack: Stack) -> str:
-    """Return what to paste into each client for the first server, and the URLs of the others."""
+    """Return what to paste into each client for the first server, the URLs of the others, and how to operate it."""
     (first, url), *others = stack.resources.items()
     home = f"The home page, which shows this for every server: {stack.issuer}/"
     lines = ["", describe_clients(first, url), "", home, ""]
     if others:
         lines += ["The other servers:", *(f"{name} {other}" for name, other in others), ""]
-    return "\n".join([*lines, f"Who may log in: {', '.join(stack.users)}", ""])
+    lines += [f"Who may log in: {', '.join(stack.users)}", ""]
+    settings, credentials = shlex.quote(str(stack.settings_file)), shlex.quote(str(stack.credentials_directory))
+    lines += [
+        "How to operate it, in another terminal:",
+        f"export MCP_GATEWAY_SETTINGS={settings} CREDENTIALS_DIRECTORY={credentials}",
+        f"{current_launcher().gatewayctl} --help",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ class Launcher:
     """How the user gets another Traefik."""
     memory: str
     """What the server `memory` needs."""
+    gatewayctl: str
+    """How the user calls `mcp-gatewayctl`, without its arguments."""
 
 
 _LAUNCHERS = {
@@ -25,12 +27,14 @@ _LAUNCHERS = {
         port="PORT=",
         traefik="run `make clean`, then `make run` again",
         memory="it needs Node.js and npm: install them, then `make run` again",
+        gatewayctl=".venv/bin/mcp-gatewayctl",
     ),
     "nix": Launcher(
         command="nix run .#local --",
         port="--port",
         traefik="run `nix flake update nixpkgs`, or name another with --traefik",
         memory="it needs mcp-server-memory and node",
+        gatewayctl="nix run . --",
     ),
 }
 _MODULE = Launcher(
@@ -38,6 +42,7 @@ _MODULE = Launcher(
     port="--port",
     traefik="name another with --traefik",
     memory="it needs mcp-server-memory and node on the PATH",
+    gatewayctl="python -m auth_service.cli",
 )
 
 

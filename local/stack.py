@@ -48,6 +48,8 @@ class Stack:
     resources: dict[str, str]
     client_documents: ClientDocuments
     users: tuple[str, ...]
+    settings_file: Path
+    credentials_directory: Path
 
     @property
     def part_names(self) -> list[str]:
@@ -159,6 +161,8 @@ def prepare(options: Options) -> Stack:
         resources=resources,
         client_documents=options.client_documents,
         users=users,
+        settings_file=settings_file,
+        credentials_directory=folder / "credentials",
     )
 
 

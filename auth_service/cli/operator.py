@@ -68,13 +68,30 @@ class Operator:
     @functools.cached_property
     def settings(self) -> Settings:
         """The settings."""
-        return load_settings(self._settings_file)
+        try:
+            return load_settings(self._settings_file)
+        except SettingsError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise SettingsError(
+                    f"{error}: name the gateway's settings.json with --settings FILE, and the directory of its "
+                    "credentials with --credentials DIR"
+                ) from error
+            raise
 
     @functools.cached_property
     def parts(self) -> Parts:
         """The parts of the service."""
         directory = self._credentials_directory
-        return Parts(self.settings, lambda: load_credentials(directory), redis_password=load_redis_password(directory))
+        return Parts(self.settings, self._load_credentials, redis_password=load_redis_password(directory))
+
+    def _load_credentials(self) -> Credentials:
+        directory = self._credentials_directory
+        try:
+            return load_credentials(directory)
+        except SettingsError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise SettingsError(f"{error}: name the directory of the credentials with --credentials DIR") from error
+            raise
 
     @property
     def store(self) -> Store:

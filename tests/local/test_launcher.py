@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import socket
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from auth_service import cli
 from auth_service.settings import ClientDocuments
-from local.__main__ import _explain_documents, main
+from local.__main__ import _explain_documents, _instructions, main
 from local.options import HttpServer, StdioServer, UsageError, parse_options, parse_server
 from local.ports import free_port
 from local.stack import find_bundled_redis, prepare
@@ -179,6 +181,28 @@ def test_hints_fit_how_the_stack_was_started(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         arguments = ("--port", str(listener.getsockname()[1]), "--state-directory", str(tmp_path))
         assert fails(capsys, *arguments).endswith(f"choose another with {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "command"),
+    [("make", ".venv/bin/mcp-gatewayctl"), ("nix", "nix run . --"), ("", "python -m auth_service.cli")],
+)
+def test_how_to_operate_the_stack_is_said_with_its_paths(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, launcher: str, command: str
+) -> None:
+    monkeypatch.setenv("LOCAL_STACK_LAUNCHER", launcher)
+    folder = tmp_path / "its state"
+    said = _instructions(prepare(parse_options(["--port", str(free_port()), "--state-directory", str(folder)])))
+    _, _, hint = said.partition("Who may log in: octocat, hubot\n\nHow to operate it, in another terminal:\n")
+    export, call = hint.strip().split("\n")
+    assert call == f"{command} --help"
+    word, *variables = shlex.split(export)
+    assert word == "export"
+    for name, _, value in (each.partition("=") for each in variables):
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    assert cli.main(["users", "list"]) == 1, "Redis does not run"
+    assert "Redis is unavailable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -571,8 +571,16 @@ def test_what_cannot_be_read_is_one_clear_line(
     service: Service, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = run("grants", "list", "--settings", str(tmp_path / "none.json"), status=2)
-    assert missing == f"mcp-gatewayctl: {tmp_path / 'none.json'}: cannot be read: No such file or directory\n"
-    assert "the credential cannot be read" in run("keys", "list", "--credentials", str(tmp_path), status=2)
+    assert missing == (
+        f"mcp-gatewayctl: {tmp_path / 'none.json'}: cannot be read: No such file or directory: name the gateway's "
+        "settings.json with --settings FILE, and the directory of its credentials with --credentials DIR\n"
+    )
+    unreadable = run("keys", "list", "--settings", str(tmp_path), status=2)
+    assert "cannot be read: Is a directory\n" in unreadable
+    missing = run("keys", "list", "--credentials", str(tmp_path), status=2)
+    assert "the credential cannot be read" in missing
+    assert missing.endswith("name the directory of the credentials with --credentials DIR\n")
+    assert missing.count("\n") == 1
     document = json.loads((service.log.parent / "settings.json").read_text())
     elsewhere = tmp_path / "settings.json"
     elsewhere.write_text(json.dumps({**document, "redis_url": f"unix://{tmp_path}/none.sock"}))
