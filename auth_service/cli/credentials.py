@@ -37,12 +37,14 @@ def list_(operator: Operator, *, user: str | None, server: str | None, as_json: 
     )
     columns = {
         "user": "USER",
+        "name": "NAME",
         "server": "SERVER",
         "credential": "CREDENTIAL",
         "set_at": "SET",
         "last_used": "LAST USED",
     }
-    records = (_describe(each) for each in oldest_first(found, lambda each: each.set_at))
+    names: dict[str, str | None] = {}
+    records = (_describe(operator, each, names) for each in oldest_first(found, lambda each: each.set_at))
     print_records(records, columns, as_json=as_json)
 
 
@@ -75,9 +77,18 @@ def remove(operator: Operator, *, user: str, server: str, credential: str | None
     print_record(record, as_json=as_json)
 
 
-def _describe(state: CredentialState) -> dict[str, Any]:
+def _describe(operator: Operator, state: CredentialState, names: dict[str, str | None]) -> dict[str, Any]:
+    """Return the members of a credential that are printed; `names` are those of users that are known already."""
+    name = state.name
+    if name is None:  # an earlier version has stored it
+        if state.sub not in names:
+            names[state.sub] = next(
+                (each.grant.name for each in operator.store.queries.grants_of_user(state.sub)), None
+            )
+        name = names[state.sub]
     return {
         "user": state.sub,
+        "name": name,
         "server": state.resource_name,
         "credential": state.variable,
         "set_at": timestamp(state.set_at),

@@ -90,15 +90,25 @@ def find_subject(operator: Operator, user: str) -> str:
 
 
 def _find_by_name(operator: Operator, name: str) -> str:
-    """Return the id of the user with that login name, or the text itself if it has a colon, as ids have."""
+    """Return the id of the user with that login name, or the text itself if it has a colon, as ids have.
+
+    It is the user of grants, or one who has none and has set a credential.
+    """
     ids = {own[-1].grant.sub for own in operator.store.queries.users() if own[-1].grant.name == name}
+    ids = ids or {each.sub for each in operator.parts.user_credentials.find_all_states() if each.name == name}
     if len(ids) > 1:
         raise click.UsageError(f"{name}: several users have that login name: {', '.join(sorted(ids))}")
     if not ids and ":" not in name:
         raise click.ClickException(
-            f"{name}: no user with that login name has a grant; name a user without grants by id"
+            f"{name}: no user with that login name has a grant or a credential: name the user by id, such as "
+            f"{_example_id(operator)}"
         )
     return next(iter(ids), name)
+
+
+def _example_id(operator: Operator) -> str:
+    provider = operator.settings.identity_provider
+    return f"{provider_name(provider)}:583231" if provider.type == "github" else f"{provider_name(provider)}#SUBJECT"
 
 
 def _describe(operator: Operator, own: list[StoredGrant]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class CredentialChanges:
         """Keep what a user has entered or connected, in the place of what was there."""
         if not secrets:
             return
-        replaced = self._credentials.put(resource_name, sub, secrets)
+        replaced = self._credentials.put(resource_name, sub, secrets, name=name)
         if replaced:
             # Where nothing was replaced, no process has a former value, and the notice could end the first process that
             # has the new one.

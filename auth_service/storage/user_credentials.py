@@ -3,7 +3,7 @@
 A value is stored encrypted only, under a key that is derived from the master key for one server and one user. Its
 variable and the service that gave it are bound to it as well. So a record that is copied to another user, server or
 variable is of no use there, nor is an account at a service that the operator has replaced by another one.
-A reader of Redis sees which variables each user has set, and when.
+A reader of Redis sees which variables each user has set, and when, and the login name.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class CredentialState:
     resource_name: str
     sub: str
     variable: str
+    name: str | None
+    """The user's login name when it was set; None if an earlier version has stored it."""
     set_at: int
     used_at: int | None
 
@@ -114,16 +116,20 @@ class UserCredentials:
         self._shorten = connection.register_script(SHORTEN)
 
     @denies_when_unavailable
-    def put(self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret]) -> set[str]:
+    def put(
+        self, resource_name: str, sub: str, secrets_by_variable: Mapping[str, Secret], *, name: str | None = None
+    ) -> set[str]:
         """Store what a user has just entered or connected; return the variables where something was there before.
 
-        It is kept for KEPT_SECONDS, and for longer if the user gets a grant.
+        It is kept for KEPT_SECONDS, and for longer if the user gets a grant. `name` is the user's login name.
         """
         key = user_credentials_key(resource_name, sub)
-        now = int(time.time())
+        shown: dict[str, str | int] = {"set_at": int(time.time())}
+        if name is not None:
+            shown["name"] = name
         with self._redis.pipeline() as transaction:
             for variable, secret in secrets_by_variable.items():
-                transaction.hset(key, variable, self._seal(resource_name, sub, variable, secret, set_at=now))
+                transaction.hset(key, variable, self._seal(resource_name, sub, variable, secret, shown))
                 transaction.hdel(key, _USED + variable)
             prolong(transaction, key, lifetime=KEPT_SECONDS)
             transaction.sadd(CREDENTIAL_SERVERS, resource_name)
@@ -133,7 +139,7 @@ class UserCredentials:
     @denies_when_unavailable
     def renew(self, resource_name: str, sub: str, variable: str, former: StoredSecret, secret: Secret) -> bool:
         """Replace a secret by the one that renews it; return False if the user has changed or removed it meanwhile."""
-        record = self._seal(resource_name, sub, variable, secret, set_at=_find_set_at(former.record))
+        record = self._seal(resource_name, sub, variable, secret, _find_shown(former.record))
         keys = [user_credentials_key(resource_name, sub)]
         return bool(self._replace(keys=keys, args=[variable, former.record, record]))
 
@@ -236,12 +242,13 @@ class UserCredentials:
     def _lifetime(self) -> int:
         return self._grant_lifetime + KEPT_SECONDS
 
-    def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, *, set_at: int) -> str:
+    def _seal(self, resource_name: str, sub: str, variable: str, secret: Secret, shown: Mapping[str, str | int]) -> str:
+        """Return the record of a secret; `shown` is what may be shown of it."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         cipher = self._cipher(resource_name, sub)
         content = json.dumps(asdict(secret)).encode()
         sealed = cipher.encrypt(nonce, content, self._associated_data(resource_name, sub, variable))
-        return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), "set_at": set_at})
+        return json.dumps({"sealed": base64.b64encode(nonce + sealed).decode(), **shown})
 
     def _open(self, resource_name: str, sub: str, variable: str, record: str) -> Secret | None:
         cipher = self._cipher(resource_name, sub)
@@ -266,21 +273,28 @@ class UserCredentials:
 def _states(resource_name: str, sub: str, members: Mapping[str, str]) -> Iterator[CredentialState]:
     for variable, record in sorted(members.items()):
         if not variable.startswith(_USED):
+            shown = _find_shown(record)
             yield CredentialState(
                 resource_name=resource_name,
                 sub=sub,
                 variable=variable,
-                set_at=_find_set_at(record),
+                name=cast("str | None", shown.get("name")),
+                set_at=cast("int", shown["set_at"]),
                 used_at=_find_time(members.get(_USED + variable)),
             )
 
 
-def _find_set_at(record: str) -> int:
-    """Return when a secret was set; 0 if its record is malformed, which must not hide those of others."""
+def _find_shown(record: str) -> dict[str, str | int]:
+    """Return what may be shown of a record: when it was set, and the user's name if it is there.
+
+    The time of a malformed record is 0, and it has no name: it must not hide those of others.
+    """
     try:
-        return _find_time(json.loads(record)["set_at"]) or 0
-    except _MALFORMED:
-        return 0
+        members = json.loads(record)
+        set_at, name = _find_time(members["set_at"]) or 0, members.get("name")
+    except (*_MALFORMED, AttributeError):
+        return {"set_at": 0}
+    return {"set_at": set_at, **({"name": name} if isinstance(name, str) else {})}
 
 
 def _find_time(value: object) -> int | None:

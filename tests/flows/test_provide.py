@@ -411,10 +411,10 @@ def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
     parts = parts_of(oauth)
     put = parts.user_credentials.put
 
-    def put_after_the_revocation(*args: Any) -> set[str]:
+    def put_after_the_revocation(*args: Any, **named: Any) -> set[str]:
         parts.revocation.end_user(OCTOCAT, by="operator")
         parts.credential_changes.remove_all(OCTOCAT, by="operator")
-        return put(*args)
+        return put(*args, **named)
 
     page = oauth.follow(arrive(oauth, client_id))
     monkeypatch.setattr(parts.user_credentials, "put", put_after_the_revocation)
@@ -547,7 +547,7 @@ def test_an_unexpected_error_does_not_show_a_value(
 ) -> None:
     page = oauth.follow(arrive(oauth, client_id))
     oauth.app.config["PROPAGATE_EXCEPTIONS"] = False
-    monkeypatch.setattr(parts_of(oauth).user_credentials, "put", lambda *arguments: arguments[9])
+    monkeypatch.setattr(parts_of(oauth).user_credentials, "put", lambda *arguments, **_: arguments[9])
     answer = submit(oauth, page, GITHUB_TOKEN=TOKEN, WIKI_KEY=SEALED)
     assert answer.status_code == 500
     assert "IndexError" in caplog.text

@@ -263,10 +263,10 @@ def test_nothing_is_kept_for_a_user_who_is_revoked_meanwhile(
     page = sign_in(oauth)
     put = parts.user_credentials.put
 
-    def put_after_the_revocation(*args: Any) -> set[str]:
+    def put_after_the_revocation(*args: Any, **named: Any) -> set[str]:
         parts.revocation.end_user(OCTOCAT, by="operator")
         parts.credential_changes.remove_all(OCTOCAT, by="operator")
-        return put(*args)
+        return put(*args, **named)
 
     monkeypatch.setattr(parts.user_credentials, "put", put_after_the_revocation)
     action = "replace-credential" if variable == "GITHUB_TOKEN" else "set-credential"

@@ -269,7 +269,7 @@ def test_a_user_loses_everything_at_once_on_every_worker(service: Service, run: 
     for connection in connections:
         connection.close()
     assert run("users", "list") == []
-    assert "without grants by id" in run("users", "revoke", "octocat", status=1)
+    assert "name the user by id" in run("users", "revoke", "octocat", status=1)
     assert run("users", "revoke", "github:583231")["ended_grants"] == 0
 
 
@@ -453,10 +453,13 @@ def test_tables_are_for_people(service: Service, run: Run) -> None:
     assert run("grants", "list", "--user", "nobody", plain=True) == "none\n"
 
 
-def keep_credentials(connection: redis.Redis, sub: str, *variables: str, server: str = "time") -> UserCredentials:
+def keep_credentials(
+    connection: redis.Redis, sub: str, *variables: str, server: str = "time", name: str | None = None
+) -> UserCredentials:
     keys = Credentials(client_secret="", master_key=b"m" * 40)
     kept = UserCredentials(connection, derive_key=keys.derive_key, grant_lifetime=100, sources={})
-    kept.put(server, sub, {variable: Secret(value="a-value-that-is-never-shown") for variable in variables})
+    secrets = {variable: Secret(value="a-value-that-is-never-shown") for variable in variables}
+    kept.put(server, sub, secrets, name=name)
     return kept
 
 
@@ -474,6 +477,8 @@ def test_credentials_are_listed_without_their_values(service: Service, run: Run,
     }
     assert all(each["set_at"] for each in listed)
     assert [each["credential"] for each in listed if each["last_used"]] == ["A_TOKEN"]
+    # What an earlier version has stored has no name, so it is that of the user's grants.
+    assert {(each["user"], each["name"]) for each in listed} == {("github:583231", "octocat"), ("github:7", None)}
     for of_octocat in (("--user", "octocat"), ("--user", "github:583231"), ("--server", "time")):
         assert len(run("credentials", "list", *of_octocat)) == 2
     table = run("credentials", "list", plain=True)
@@ -514,6 +519,23 @@ def test_a_user_whose_access_is_ended_loses_all_credentials(
     assert run("users", "revoke", "octocat") == {"user": "github:583231", "ended_grants": 1}
     assert [each["user"] for each in run("credentials", "list")] == ["github:7"]
     assert [entry["event"] for entry in audit_log].count("credential.removed") == 3
+
+
+def test_a_user_who_has_credentials_and_no_grant_is_found_by_name(run: Run, behind_its_back: redis.Redis) -> None:
+    keep_credentials(behind_its_back, "github:480938", "A_TOKEN", "B_TOKEN", name="hubot")
+    keep_credentials(behind_its_back, "github:7", "A_TOKEN", name="seven")
+    assert [each["name"] for each in run("credentials", "list", "--user", "hubot")] == ["hubot", "hubot"]
+    assert "hubot" in run("credentials", "list", plain=True)
+    assert run("credentials", "remove", "hubot", "time", "A_TOKEN")["user"] == "github:480938"
+    assert run("users", "revoke", "hubot") == {"user": "github:480938", "ended_grants": 0}
+    told = run("credentials", "remove", "hubot", "time", status=1)
+    assert "hubot: no user with that login name has a grant or a credential: name the user by id, such as " in told
+    assert "github:583231" in told
+    assert [each["user"] for each in run("credentials", "list")] == ["github:7"]
+    keep_credentials(behind_its_back, "github:8", "A_TOKEN", name="seven")
+    told = run("credentials", "remove", "seven", "time", status=2)
+    assert "several users have that login name: github:7, github:8" in told
+    assert len(run("credentials", "list")) == 2
 
 
 def test_credentials_of_a_server_that_is_gone_can_be_removed(run: Run, behind_its_back: redis.Redis) -> None:

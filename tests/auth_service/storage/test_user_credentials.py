@@ -274,6 +274,23 @@ def test_pages_and_operators_see_when_and_never_what(credentials: UserCredential
     assert len(make(connection, master_key=b"n" * 32).find_states(ALICE, ["tickets"])) == 2
 
 
+def test_the_name_of_the_user_is_shown_until_something_is_set_without_one(
+    credentials: UserCredentials, connection: redis.Redis
+) -> None:
+    def names() -> dict[str, str | None]:
+        return {state.variable: state.name for state in credentials.find_all_states()}
+
+    secret = Secret(value="a", refresh_token="r")
+    credentials.put("tickets", ALICE, {"TOKEN": secret, "WIKI": secret}, name="alice")
+    former = credentials.read_all("tickets", ALICE)["WIKI"]
+    assert credentials.renew("tickets", ALICE, "WIKI", former, Secret(value="b", refresh_token="r"))
+    assert names() == {"TOKEN": "alice", "WIKI": "alice"}
+    assert credentials.read_all("tickets", ALICE)["WIKI"].secret.value == "b"
+    credentials.put("tickets", ALICE, {"TOKEN": secret})
+    connection.hset(KEY, mapping={"NUMBER": '{"set_at": 1, "name": 7}', "LIST": "[]", "TEXT": "x"})
+    assert names() == {"TOKEN": None, "WIKI": "alice", "NUMBER": None, "LIST": None, "TEXT": None}
+
+
 def test_what_is_set_without_a_grant_ends_soon(credentials: UserCredentials, connection: redis.Redis) -> None:
     credentials.put("tickets", ALICE, {"TOKEN": Secret(value=TOKEN)})
     assert KEPT_SECONDS - 60 < connection.ttl(KEY) <= KEPT_SECONDS
