@@ -117,8 +117,12 @@ class UserAccess:
         ]
 
     def seal_profile(self, profile: Profile) -> str | None:
-        """Return what the pages keep of a user who signs in, encrypted; None for a user who may use nothing."""
-        return self._seal(self._memberships_of(profile)) if self.find_usable(profile) else None
+        """Return what the pages keep of a user who signs in, encrypted.
+
+        None for a user who may use nothing, unless an earlier login is kept, whose memberships are not shown any more.
+        """
+        is_known = self.find_usable(profile) or self._store.last_logins.find(profile.subject) is not None
+        return self._seal(self._memberships_of(profile)) if is_known else None
 
     def find_usable_when_signed_in(self, sub: str, login: str) -> list[str] | None:
         """Return the names of the resources that a user with a browser session may use, for a page; None if unknown.

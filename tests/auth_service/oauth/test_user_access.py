@@ -307,7 +307,17 @@ def test_a_refresh_does_not_replace_what_a_later_sign_in_has_said(store: Store) 
 
     provider.answer = answer
     assert users.recheck_scopes(grant)
-    assert store.sessions.find_profile(ALICE.subject) is None
+    assert find_shown(users) == []
+
+
+def test_a_sign_in_counts_for_pages_more_than_the_login_of_the_grants(store: Store) -> None:
+    users = make_users(store, Provider(), groups=["staff"])
+    add_grant(store, users, Login(profile=MEMBER, token="t"))
+    assert find_shown(users) == ["time"]
+    start_session(store, users, ALICE)
+    assert find_shown(users) == []
+    start_session(store, users, MEMBER)
+    assert find_shown(users) == ["time"]
 
 
 def test_a_replaced_token_is_the_one_to_ask_with_next(store: Store) -> None:
