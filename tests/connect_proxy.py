@@ -23,6 +23,8 @@ class ConnectProxy:
         self._target = host, port
         self._listener = socket.create_server(("127.0.0.1", listen))
         self._sockets: list[socket.socket] = []
+        self._is_closed = False
+        self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -38,6 +40,8 @@ class ConnectProxy:
 
     def close(self) -> None:
         """End every connection and thread."""
+        with self._lock:
+            self._is_closed = True
         for each in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -52,8 +56,18 @@ class ConnectProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._sockets.append(client)
+            if not self._keep(client):
+                return
             self._start(self._serve, client)
+
+    def _keep(self, made: socket.socket) -> bool:
+        """Let `close` end this connection, or end it if that has begun."""
+        with self._lock:
+            if not self._is_closed:
+                self._sockets.append(made)
+                return True
+        made.close()
+        return False
 
     def _start(self, target: object, *arguments: socket.socket) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
@@ -73,9 +87,9 @@ class ConnectProxy:
                 client.shutdown(socket.SHUT_RDWR) if self.answer else client.recv(1)
                 return
             there = socket.create_connection(self._target)
-            self._sockets.append(there)
-            self._start(_copy, there, client)
-            _copy(client, there)
+            if self._keep(there):
+                self._start(_copy, there, client)
+                _copy(client, there)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
