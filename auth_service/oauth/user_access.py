@@ -237,8 +237,8 @@ class UserAccess:
     def _identify_again(self, sub: str) -> Profile | None:
         """Ask the provider about the user; None if it refuses. One request at a time, as it may replace the token.
 
-        What it says of memberships is kept in place of what it said at the last login. The pages forget a user whom it
-        refuses.
+        What it says of memberships is kept in place of what it said at the last login. If it refuses the user, the
+        pages forget the user.
         """
         lock = self._store.locks.only_one(f"identify {sub}", seconds=_IDENTIFY_SECONDS, wait=_WAIT_SECONDS)
         # A request that waits for another one of the user counts as waiting for the provider.

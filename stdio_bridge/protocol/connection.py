@@ -165,7 +165,7 @@ class Connection:
         call.deadline = deadline
 
     def restart_timeouts(self, call: Call, now: float) -> None:
-        """Start a call's time-outs anew, after it has waited for its client."""
+        """Restart a call's time-outs after it has waited for its client."""
         call.deadline = now + self._timeouts.idle
         call.last_deadline = now + self._timeouts.total
 

@@ -147,7 +147,7 @@ class Dispatcher:
         self._connection.wait_until(call, deadline)
 
     def restart_timeouts(self, call: Call) -> None:
-        """Start a call's time-outs anew, after it has waited for its client."""
+        """Restart a call's time-outs after it has waited for its client."""
         self._connection.restart_timeouts(call, self._loop.clock())
 
     def expire(self) -> int:

@@ -768,7 +768,7 @@ with subtest("drive: a removal ends the processes of its user, and the token at 
     why = machine.succeed(f"test-client refused {DRIVE} --token-file /root/token-octocat-drive")
     assert "log in again" in why, why
 
-with subtest("drive: the next login connects an account anew, and the process finds the files of its user"):
+with subtest("drive: the next login connects an account again, and the process finds the files of its user"):
     assert connect("octocat") not in connected.values()
     assert in_drive("octocat", ("read", {"path": written})) == ["written\n"]
 

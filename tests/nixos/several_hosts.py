@@ -106,7 +106,7 @@ with subtest("it asks the next auth service where it does not reach the first, a
         open_vault("octocat")
         assert token_in_vault("octocat") == TOKENS["octocat"]
 
-with subtest("a removal at one host ends the processes on another, and its user is asked anew"):
+with subtest("a removal at one host ends the processes on another, and its user is asked again"):
     auth2.succeed("mcp-gatewayctl credentials remove hubot vault")
     # Those of octocat's three sessions are left.
     wait_for_processes_of_vault(3)

@@ -62,6 +62,18 @@ class Running:
         return answer.partition(b"\r\n")[0].decode()
 
 
+class Upstream:
+    """Connects each tunnel to a socket, of which it keeps the other end."""
+
+    def __init__(self) -> None:
+        self.ends: list[Streams] = []
+
+    async def reach(self, _target: Target, _session: int | None) -> socket.socket:
+        near, far = socket.socketpair()
+        self.ends.append(await asyncio.open_connection(sock=far))
+        return near
+
+
 async def close(*writers: asyncio.StreamWriter) -> None:
     """Close connections, and wait until they are."""
     for writer in writers:
@@ -208,51 +220,41 @@ def test_a_name_that_leads_nowhere_is_refused(tmp_path: Path, error: OSError, st
 
 
 def test_a_tunnel_ends_with_either_side(tmp_path: Path) -> None:
-    ends: list[Streams] = []
-
-    async def reach(_target: Target, _session: int | None) -> socket.socket:
-        near, far = socket.socketpair()
-        ends.append(await asyncio.open_connection(sock=far))
-        return near
+    upstream = Upstream()
 
     async def scenario() -> None:
-        async with serving(tmp_path, reach=reach) as running:
+        async with serving(tmp_path, reach=upstream.reach) as running:
             _, writer = await running.open_tunnel()
             writer.transport.abort()
-            assert await ends[0][0].read() == b""
+            assert await upstream.ends[0][0].read() == b""
             reader, writer = await running.open_tunnel()
-            ends[1][1].transport.abort()
+            upstream.ends[1][1].transport.abort()
             assert await reader.read() == b""
-            await close(*(each for _, each in ends))
+            await close(*(each for _, each in upstream.ends))
 
     asyncio.run(scenario())
 
 
 def test_a_side_that_has_sent_all_still_receives(tmp_path: Path) -> None:
-    ends: list[Streams] = []
-
-    async def reach(_target: Target, _session: int | None) -> socket.socket:
-        near, far = socket.socketpair()
-        ends.append(await asyncio.open_connection(sock=far))
-        return near
+    upstream = Upstream()
 
     async def scenario() -> None:
-        async with serving(tmp_path, reach=reach) as running:
+        async with serving(tmp_path, reach=upstream.reach) as running:
             reader, writer = await running.open_tunnel()
-            from_client, to_client = ends[0]
+            from_client, to_client = upstream.ends[0]
             to_client.write_eof()
             assert await reader.read() == b""
             writer.write(b"x" * 100_000)
             writer.write_eof()
             assert len(await from_client.read()) == 100_000
             reader, writer = await running.open_tunnel()
-            from_client, to_client = ends[1]
+            from_client, to_client = upstream.ends[1]
             writer.write_eof()
             assert await from_client.read() == b""
             to_client.write(b"y" * 100_000)
             to_client.write_eof()
             assert len(await reader.read()) == 100_000
-            await close(*(each for _, each in ends))
+            await close(*(each for _, each in upstream.ends))
 
     asyncio.run(scenario())
 

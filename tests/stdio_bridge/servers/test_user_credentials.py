@@ -44,7 +44,7 @@ VARIABLES = frozenset({"TOKEN"})
 class AuthService:
     """In place of the auth service: answers at once, with a token that lasts for an hour, and changes when a test says.
 
-    While it is `silent`, it answers nothing. `repeats` is how often a question may be asked anew.
+    While it is `silent`, it answers nothing. `repeats` is how often a question may be asked again.
     """
 
     def __init__(self, loop: Loop) -> None:
